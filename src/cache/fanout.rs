@@ -1,0 +1,307 @@
+//! Several stores side by side, each with its share of the keys.
+//!
+//! The file `fanout` in the directory says how many there are and how keys are spread, so that two programs
+//! that disagree are told, instead of excluding nothing.
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 8 | magic `slabfan\0` |
+//! | 8 | 4 | format version |
+//! | 12 | 4 | shards |
+//! | 16 | 16 | seed of the key hash |
+//! | 32 | 4 | CRC-32 of the bytes before |
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::cache::{Cache, Options};
+use crate::error::{Error, Result};
+use crate::os::file;
+use crate::store::check::CheckReport;
+use crate::store::hash::hash;
+use crate::store::open::{self, FANOUT, Settings};
+use crate::store::rebuild::RepairReport;
+use crate::types::KeyInfo;
+
+const MAGIC: [u8; 8] = *b"slabfan\0";
+const FORMAT_VERSION: u32 = 1;
+const RECORD_BYTES: usize = 36;
+/// Each shard costs a mapping and three descriptors in every process.
+const SHARDS_MAX: usize = 256;
+/// Guards the making of the record; only ever locked.
+const ATTACH: &str = "attach";
+
+/// Keys spread over several independent stores in one directory, by a hash that is stored there. Everything
+/// that takes a [`Cache`] takes it as well.
+///
+/// Making and removing keys in different shards never waits for each other. Taking and giving back do not
+/// anyway: for most programs, a plain [`Cache`] is as good.
+#[derive(Clone)]
+pub struct FanoutCache {
+    shards: Arc<[Cache]>,
+    seed: [u64; 2],
+    path: Arc<Path>,
+}
+
+/// What the file `fanout` says.
+struct Record {
+    shards: usize,
+    seed: [u64; 2],
+}
+
+impl FanoutCache {
+    /// Opens the cache in the directory `path` with that many shards, 1 to 256, making what is missing.
+    ///
+    /// # Errors
+    ///
+    /// `ConfigMismatch` if it was made with another number; `NotAStore` if the directory is a plain
+    /// [`Cache`]; otherwise as for [`Cache::open`].
+    pub fn open(path: impl AsRef<Path>, shards: usize) -> Result<FanoutCache> {
+        Options::default().open_fanout(path, Some(shards))
+    }
+
+    /// What can be chosen before opening; ends in [`open_fanout`](Options::open_fanout).
+    pub fn options() -> Options {
+        Options::default()
+    }
+
+    /// Whether the directory `path` holds a `FanoutCache`.
+    pub fn is_at(path: impl AsRef<Path>) -> bool {
+        path.as_ref().join(FANOUT).is_file()
+    }
+
+    /// Repairs every shard. See [`Cache::repair`].
+    pub fn repair(path: impl AsRef<Path>) -> Result<RepairReport> {
+        let path = path.as_ref();
+        let record = read_record(path)?
+            .ok_or_else(|| open::not_a_store(path, "it has no finished fanout file"))?;
+        let mut report = RepairReport::default();
+        for number in 0..record.shards {
+            report.merge(Cache::repair(shard_path(path, number))?);
+        }
+        Ok(report)
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How many shards there are.
+    pub fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// For how many keys it was made, all shards together.
+    pub fn capacity(&self) -> usize {
+        self.shards.iter().map(Cache::capacity).sum()
+    }
+
+    /// Removes every key that carries `tag`. See [`Cache::evict`].
+    pub fn evict(&self, tag: impl AsRef<[u8]>) -> Result<usize> {
+        crate::Keyspace::evict(self, tag)
+    }
+
+    /// Removes a key. See [`Cache::remove`].
+    pub fn remove(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        crate::Keyspace::remove(self, key)
+    }
+
+    /// Removes every key. See [`Cache::clear`].
+    pub fn clear(&self) -> Result<usize> {
+        crate::Keyspace::clear(self)
+    }
+
+    /// All keys and how they stand. See [`Cache::keys`].
+    pub fn keys(&self) -> Result<Vec<KeyInfo>> {
+        crate::Keyspace::keys(self)
+    }
+
+    /// One key and how it stands. See [`Cache::key`].
+    pub fn key(&self, key: impl AsRef<[u8]>) -> Result<Option<KeyInfo>> {
+        crate::Keyspace::key(self, key)
+    }
+
+    /// How many keys there are. See [`Cache::len`].
+    pub fn len(&self) -> Result<usize> {
+        crate::Keyspace::len(self)
+    }
+
+    /// Whether there are no keys.
+    pub fn is_empty(&self) -> Result<bool> {
+        crate::Keyspace::is_empty(self)
+    }
+
+    /// Verifies every shard. See [`Cache::check`].
+    pub fn check(&self) -> Result<CheckReport> {
+        crate::Keyspace::check(self)
+    }
+
+    pub(super) fn shard_caches(&self) -> &[Cache] {
+        &self.shards
+    }
+
+    pub(super) fn shard_of(&self, key: &[u8]) -> &Cache {
+        // Another seed than that of the shards: with the same one, each would use a part of its buckets.
+        let at = hash(self.seed, key) % self.shards.len() as u64;
+        &self.shards[at as usize]
+    }
+}
+
+impl fmt::Debug for FanoutCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FanoutCache")
+            .field("path", &self.path)
+            .field("shards", &self.shards())
+            .finish()
+    }
+}
+
+/// Opens the `FanoutCache` in `dir`.
+pub(super) fn open(dir: &Path, settings: &Settings, wanted: Option<usize>) -> Result<FanoutCache> {
+    if let Some(shards) = wanted.filter(|n| !(1..=SHARDS_MAX).contains(n)) {
+        let what = format!("a FanoutCache has 1 to {SHARDS_MAX} shards, not {shards}");
+        return Err(Error::Invalid { what });
+    }
+    open::prepare_dir(dir, settings)?;
+    let dir = std::path::absolute(dir).map_err(|e| Error::io("find", dir, e))?;
+    let record = match read_record(&dir)? {
+        Some(record) => record,
+        None => make_record(&dir, settings, wanted)?,
+    };
+    if let Some(expected) = wanted.filter(|n| *n != record.shards) {
+        return Err(Error::ConfigMismatch {
+            what: "shards",
+            of: dir.display().to_string(),
+            found: record.shards as u64,
+            expected: expected as u64,
+        });
+    }
+    let mut of_shard = settings.clone();
+    of_shard.capacity = settings
+        .capacity
+        .map(|keys| keys.div_ceil(record.shards).max(1));
+    let shards = (0..record.shards).map(|number| {
+        let store = open::open(&shard_path(&dir, number), &of_shard)?;
+        Ok(Cache { store })
+    });
+    Ok(FanoutCache {
+        shards: shards.collect::<Result<_>>()?,
+        seed: record.seed,
+        path: dir.into(),
+    })
+}
+
+fn shard_path(dir: &Path, number: usize) -> PathBuf {
+    dir.join(format!("{number:03}"))
+}
+
+/// `None`: it is not there, or not finished.
+fn read_record(dir: &Path) -> Result<Option<Record>> {
+    let path = dir.join(FANOUT);
+    let bytes = match std::fs::read(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(|e| Error::io("read", &path, e))?,
+    };
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let damaged = |what: &str| Error::Corrupt {
+        path: path.clone(),
+        what: what.to_string(),
+    };
+    let bytes: [u8; RECORD_BYTES] = bytes
+        .try_into()
+        .map_err(|_| damaged("it has the wrong length"))?;
+    let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap_or_default());
+    let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap_or_default());
+    if bytes[..8] != MAGIC {
+        return Err(open::not_a_store(
+            dir,
+            "its fanout file does not begin as one",
+        ));
+    }
+    if u32_at(8) != FORMAT_VERSION {
+        return Err(Error::Version {
+            path,
+            found: u32_at(8),
+            supported: FORMAT_VERSION,
+        });
+    }
+    let shards = u32_at(12) as usize;
+    if crc32fast::hash(&bytes[..32]) != u32_at(32) || !(1..=SHARDS_MAX).contains(&shards) {
+        return Err(damaged("it fails its checksum"));
+    }
+    Ok(Some(Record {
+        shards,
+        seed: [u64_at(16), u64_at(24)],
+    }))
+}
+
+/// Makes the record, unless somebody else does so first. Written aside and renamed into place, under a lock,
+/// so that nobody ever sees half of it or two of them.
+fn make_record(dir: &Path, settings: &Settings, wanted: Option<usize>) -> Result<Record> {
+    if dir.join(open::SLAB).exists() {
+        return Err(open::not_a_store(
+            dir,
+            "it holds a plain Cache, to be opened as such",
+        ));
+    }
+    let Some(shards) = wanted.filter(|_| settings.create) else {
+        return Err(open::not_a_store(dir, "it holds no FanoutCache"));
+    };
+    refuse_strangers(dir)?;
+    let attach_path = dir.join(ATTACH);
+    let io = |action, path: &Path| {
+        let path = path.to_path_buf();
+        move |e| Error::io(action, &path, e)
+    };
+    let attach = file::open(&attach_path, true, settings.mode).map_err(io("open", &attach_path))?;
+    fs2::FileExt::lock_exclusive(&attach).map_err(io("lock", &attach_path))?;
+    if let Some(record) = read_record(dir)? {
+        return Ok(record);
+    }
+    let seed = [open::random(dir)?, open::random(dir)?];
+    let (new, path) = (dir.join("fanout.new"), dir.join(FANOUT));
+    write_record(&new, &encode(shards as u32, seed), settings.mode).map_err(io("write", &new))?;
+    std::fs::rename(&new, &path).map_err(io("write", &path))?;
+    Ok(Record { shards, seed })
+}
+
+fn encode(shards: u32, seed: [u64; 2]) -> [u8; RECORD_BYTES] {
+    let mut bytes = [0; RECORD_BYTES];
+    bytes[..8].copy_from_slice(&MAGIC);
+    bytes[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+    bytes[12..16].copy_from_slice(&shards.to_le_bytes());
+    bytes[16..24].copy_from_slice(&seed[0].to_le_bytes());
+    bytes[24..32].copy_from_slice(&seed[1].to_le_bytes());
+    let crc = crc32fast::hash(&bytes[..32]);
+    bytes[32..].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+fn write_record(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let mut file: File = file::open(path, true, mode)?;
+    file.set_len(0)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// As for a plain store: a directory with other things in it does not become a cache by a slip.
+fn refuse_strangers(dir: &Path) -> Result<()> {
+    let entries = std::fs::read_dir(dir).map_err(|e| Error::io("read", dir, e))?;
+    for entry in entries {
+        let name = entry.map_err(|e| Error::io("read", dir, e))?.file_name();
+        if name != ATTACH && name != "fanout.new" && name != FANOUT {
+            let why = format!(
+                "it has {} in it, and no fanout file",
+                name.to_string_lossy()
+            );
+            return Err(open::not_a_store(dir, &why));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,166 @@
+//! The places where keys live: one store, or several side by side.
+
+mod fanout;
+mod keyspace;
+mod options;
+
+pub use fanout::FanoutCache;
+pub use keyspace::Keyspace;
+pub use options::Options;
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::store::Store;
+use crate::store::check::CheckReport;
+use crate::store::rebuild::{self, RepairReport};
+use crate::types::KeyInfo;
+
+/// A store of keys in a directory, open in this process and in any number of others.
+///
+/// Cheap to clone; clones and further openings of the same directory share one mapping. Closed when the
+/// last clone, and the last handle and guard made from it, are dropped.
+///
+/// # If the process dies
+///
+/// The kernel marks it dead at once. What it held goes to the next who asks, who is told; what it was
+/// changing is finished or undone by the next who comes near.
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> slablock::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let dir = dir.path().join("store");
+/// let cache = slablock::Cache::open(&dir)?;
+/// let lock = slablock::Lock::new(&cache, "report");
+/// let guard = lock.acquire()?;
+/// assert!(lock.locked()?);
+/// guard.release()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Cache {
+    pub(crate) store: Arc<Store>,
+}
+
+impl Cache {
+    /// Opens the store in the directory `path`, making what is missing. The same as
+    /// `Cache::options().open(path)`.
+    ///
+    /// # Errors
+    ///
+    /// `NotAStore` if `path` is a file, a directory with other things in it, or a `FanoutCache`; `Version`,
+    /// `Corrupt`, `UnsupportedFs`, `TooManyParticipants`, `NoSpace`, `Io`.
+    ///
+    /// # Blocking
+    ///
+    /// Waits while another process initialises or repairs the store.
+    pub fn open(path: impl AsRef<Path>) -> Result<Cache> {
+        Options::default().open(path)
+    }
+
+    /// What can be chosen before opening.
+    pub fn options() -> Options {
+        Options::default()
+    }
+
+    /// Mends the store in `path` as far as it can be mended: rebuilds the index from the slots, frees what
+    /// leaked, sets damaged averages back to a value they had. Repairing a sound store changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// `Busy` while any process has the store open; otherwise as for [`open`](Cache::open).
+    ///
+    /// # If the process dies
+    ///
+    /// The next one to open the store starts the repair again.
+    pub fn repair(path: impl AsRef<Path>) -> Result<RepairReport> {
+        rebuild::repair(path.as_ref(), options::DEFAULT_MODE)
+    }
+
+    /// The store's directory, as an absolute path.
+    pub fn path(&self) -> &Path {
+        self.store.dir()
+    }
+
+    /// How many keys the store was made for. Keys with tags beyond 136 bytes together (24 for averages)
+    /// count more than once.
+    pub fn capacity(&self) -> usize {
+        self.store.slab().layout().capacity as usize
+    }
+
+    /// Removes every key that carries `tag`, and returns how many. Held ones too: their holders find them
+    /// lost, their waiters start over. An empty tag is no tag, and removes nothing.
+    ///
+    /// Looks at every key. Waits for an average that is in the middle of an `add`.
+    pub fn evict(&self, tag: impl AsRef<[u8]>) -> Result<usize> {
+        let tag = tag.as_ref();
+        if tag.is_empty() {
+            return Ok(0);
+        }
+        self.store.remove_all(|guard, found| {
+            found.meta.tag_len == tag.len() && guard.tag_of(found) == tag
+        })
+    }
+
+    /// Removes a key, whoever holds it: the holder finds it lost, waiters start over. `false` if there is
+    /// none.
+    pub fn remove(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        self.store.remove(key.as_ref())
+    }
+
+    /// Removes every key, as [`remove`](Cache::remove) does. Returns how many.
+    pub fn clear(&self) -> Result<usize> {
+        self.store.remove_all(|_, _| true)
+    }
+
+    /// All keys and how they stand, in no particular order. Each is shown as it was at some moment of the
+    /// call; keys that exist throughout are all there, once each.
+    pub fn keys(&self) -> Result<Vec<KeyInfo>> {
+        self.store.key_infos()
+    }
+
+    /// One key and how it stands; `None` if there is none.
+    pub fn key(&self, key: impl AsRef<[u8]>) -> Result<Option<KeyInfo>> {
+        self.store.key_info(key.as_ref())
+    }
+
+    /// How many keys there are. Walks the whole index.
+    pub fn len(&self) -> Result<usize> {
+        self.store.len()
+    }
+
+    /// Whether there are no keys.
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Verifies the store while it is in use, changing nothing but for finishing what a dead process left
+    /// half done. Making keys waits for it; taking and giving back do not.
+    pub fn check(&self) -> Result<CheckReport> {
+        self.store.check()
+    }
+
+    /// A descriptor that keeps this process's holds alive for as long as any process has it open, also when
+    /// this process is gone. For a supervisor whose child must not run unguarded: clear its close-on-exec
+    /// flag in the child. What is given back explicitly is free all the same.
+    ///
+    /// From this call on, this participant's process id is no proof of its death any more.
+    pub fn lifeline(&self) -> Result<OwnedFd> {
+        self.store.lifeline()
+    }
+}
+
+impl fmt::Debug for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache")
+            .field("path", &self.path())
+            .field("capacity", &self.capacity())
+            .finish()
+    }
+}

@@ -1,0 +1,86 @@
+//! What can be chosen before opening.
+
+use std::path::Path;
+
+use crate::cache::{Cache, FanoutCache, fanout};
+use crate::error::Result;
+use crate::store::open::{self, Settings};
+
+/// Files for their owner only: a lock that others can take is a lock that others can hold for ever.
+pub(crate) const DEFAULT_MODE: u32 = 0o600;
+
+/// How to open a store. What decides the layout is stored when the store is made; opening it with another
+/// value is the error `ConfigMismatch`.
+#[derive(Clone, Debug)]
+pub struct Options {
+    settings: Settings,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            settings: Settings {
+                capacity: None,
+                mode: DEFAULT_MODE,
+                allow_network_fs: false,
+                create: true,
+                fs_magic: None,
+            },
+        }
+    }
+}
+
+impl Options {
+    /// For how many keys, 1 to 16,777,216. Default: what the store has; 65,536 for a new one. Of a
+    /// `FanoutCache`, all shards together. Costs about 3 bytes of disk a key at once, and 192 more when a
+    /// key is made.
+    pub fn capacity(mut self, keys: usize) -> Options {
+        self.settings.capacity = Some(keys);
+        self
+    }
+
+    /// Permissions of the files, whatever the umask says; the directory gets search permission where it
+    /// gets read permission. Default `0o600`. Whoever may write the files can break the store for all.
+    /// Only for what has to be made.
+    pub fn mode(mut self, mode: u32) -> Options {
+        self.settings.mode = mode & 0o777;
+        self
+    }
+
+    /// Whether to open a store on a network or FUSE file system. Default no: locks and mappings are not
+    /// coherent between machines there, and processes on two machines would exclude nothing. If all
+    /// processes are on one machine, it may work; that depends on the file system.
+    pub fn allow_network_fs(mut self, yes: bool) -> Options {
+        self.settings.allow_network_fs = yes;
+        self
+    }
+
+    /// Whether to make the store if there is none. Default yes; otherwise the error `NotAStore`.
+    pub fn create(mut self, yes: bool) -> Options {
+        self.settings.create = yes;
+        self
+    }
+
+    /// Pretends that the kernel named this file-system type. For tests.
+    #[doc(hidden)]
+    pub fn pretend_fs_magic(mut self, magic: i64) -> Options {
+        self.settings.fs_magic = Some(magic);
+        self
+    }
+
+    /// Opens the store in the directory `path`. See [`Cache::open`].
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<Cache> {
+        let store = open::open(path.as_ref(), &self.settings)?;
+        Ok(Cache { store })
+    }
+
+    /// Opens the `FanoutCache` in the directory `path`. `shards` is how many, 1 to 256; `None`: as many as
+    /// it has. See [`FanoutCache::open`].
+    pub fn open_fanout(
+        &self,
+        path: impl AsRef<Path>,
+        shards: Option<usize>,
+    ) -> Result<FanoutCache> {
+        fanout::open(path.as_ref(), &self.settings, shards)
+    }
+}

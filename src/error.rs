@@ -1,0 +1,270 @@
+//! The one error type: a variant for each *different next step* of the caller.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::{Kind, Token};
+
+/// What every fallible operation of this crate returns.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What went wrong, with which key or path, and what to do about it.
+///
+/// An error changes nothing that it does not say. That something is held by another is no error:
+/// `try_acquire` and `acquire_timeout` answer `Ok(None)`.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused an action on a file of the store.
+    Io {
+        /// What was being done, as in "open".
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The path is not a store and cannot be made one.
+    NotAStore {
+        /// The path that was given.
+        path: PathBuf,
+        /// What was found there instead.
+        why: String,
+    },
+    /// The store was made by another version of the format, or uses features that are not known here.
+    Version {
+        /// The store.
+        path: PathBuf,
+        /// The version (or the unknown feature bits) found in the file.
+        found: u32,
+        /// The version that this library reads.
+        supported: u32,
+    },
+    /// The slab contradicts itself. `Cache::repair` mends what can be mended.
+    Corrupt {
+        /// The slab.
+        path: PathBuf,
+        /// What does not hold, and where.
+        what: String,
+    },
+    /// No slot is left, and none could be taken back from an idle lock or semaphore.
+    Full {
+        /// The store.
+        path: PathBuf,
+        /// How many slots it was made with.
+        capacity: usize,
+    },
+    /// As many processes have the store open as it has participant numbers.
+    TooManyParticipants {
+        /// The store.
+        path: PathBuf,
+        /// How many there can be.
+        limit: usize,
+    },
+    /// A key is empty or longer than 1,024 bytes.
+    KeyLength {
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// A tag is longer than 255 bytes.
+    TagLength {
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// The key exists and is of another kind.
+    KindMismatch {
+        /// The key.
+        key: String,
+        /// What the key is.
+        found: Kind,
+        /// What it was asked to be.
+        expected: Kind,
+    },
+    /// A setting that is fixed at creation differs from the one asked for.
+    ConfigMismatch {
+        /// The setting, as in "permits" or "shards".
+        what: &'static str,
+        /// The key or path it belongs to.
+        of: String,
+        /// The value in force.
+        found: u64,
+        /// The value asked for.
+        expected: u64,
+    },
+    /// An argument that can never work: a zero lease, no permits, a number that is not finite.
+    Invalid {
+        /// Which, and what would do.
+        what: String,
+    },
+    /// The hold is gone: its lease ran out, or the key was removed by force.
+    Lost {
+        /// The key.
+        key: String,
+        /// The token of the hold that was lost.
+        token: Token,
+    },
+    /// The caller does not hold what it wants to give back.
+    NotHolder {
+        /// The key.
+        key: String,
+    },
+    /// The directory is on a file system on which mappings or locks are not coherent.
+    UnsupportedFs {
+        /// The directory.
+        path: PathBuf,
+        /// The name of the file system's type.
+        fs: String,
+    },
+    /// The device is full, or a quota is used up.
+    NoSpace {
+        /// What was being done.
+        action: &'static str,
+        /// The file that was to grow.
+        path: PathBuf,
+    },
+    /// The operation needs to be alone with the store, and is not.
+    Busy {
+        /// The store.
+        path: PathBuf,
+    },
+}
+
+impl Error {
+    /// Wraps what the operating system said, telling a full device apart from the rest.
+    pub(crate) fn io(action: &'static str, path: &Path, source: impl Into<io::Error>) -> Error {
+        let source = source.into();
+        let path = path.to_path_buf();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Error::NoSpace { action, path }
+            }
+            _ => Error::Io {
+                action,
+                path,
+                source,
+            },
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Io {
+                action,
+                path,
+                source,
+            } => {
+                write!(f, "cannot {action} {}: {source}", path.display())?;
+                match io_remedy(source.kind()) {
+                    Some(remedy) => write!(f, "; {remedy}"),
+                    None => Ok(()),
+                }
+            }
+            Error::NotAStore { path, why } => write!(
+                f,
+                "{} is not a slablock store: {why}; name a new or empty directory, or one made by slablock",
+                path.display()
+            ),
+            Error::Version {
+                path,
+                found,
+                supported,
+            } => write!(
+                f,
+                "{} is in format {found}, this slablock reads format {supported}; use the version that made it, or another directory",
+                path.display()
+            ),
+            Error::Corrupt { path, what } => write!(
+                f,
+                "{} is damaged: {what}; close all programs that use it and run `slablock repair`",
+                path.display()
+            ),
+            Error::Full { path, capacity } => write!(
+                f,
+                "{} is full (capacity {capacity} keys, none idle); remove or evict keys, or make a store with a larger capacity",
+                path.display()
+            ),
+            Error::TooManyParticipants { path, limit } => write!(
+                f,
+                "{} is open in {limit} processes, which is the limit; close some, or spread the work over several stores",
+                path.display()
+            ),
+            Error::KeyLength { len } => {
+                write!(f, "a key has 1 to 1024 bytes, this one has {len}")
+            }
+            Error::TagLength { len } => {
+                write!(f, "a tag has at most 255 bytes, this one has {len}")
+            }
+            Error::KindMismatch {
+                key,
+                found,
+                expected,
+            } => write!(
+                f,
+                "key {key} is used as {expected}, but it is a {found}; use another key, or remove it first"
+            ),
+            Error::ConfigMismatch {
+                what,
+                of,
+                found,
+                expected,
+            } => write!(
+                f,
+                "{of} has {what} {found}, not {expected} as asked; use {found}, or remove it first"
+            ),
+            Error::Invalid { what } => f.write_str(what),
+            Error::Lost { key, token } => write!(
+                f,
+                "the hold on {key} with token {token} was lost (its lease ran out or the key was removed); do not write to what it protects"
+            ),
+            Error::NotHolder { key } => {
+                write!(f, "{key} is not held by the caller; acquire it first")
+            }
+            Error::UnsupportedFs { path, fs } => write!(
+                f,
+                "{} is on {fs}, where memory is not shared reliably; use a local directory, or allow_network_fs if one machine alone uses it",
+                path.display()
+            ),
+            Error::NoSpace { action, path } => write!(
+                f,
+                "no room on the device to {action} {}; free some space and try again, nothing was changed",
+                path.display()
+            ),
+            Error::Busy { path } => write!(
+                f,
+                "{} is in use by other programs; close them and try again",
+                path.display()
+            ),
+        }
+    }
+}
+
+/// What a user can do about the common refusals of the operating system.
+fn io_remedy(kind: io::ErrorKind) -> Option<&'static str> {
+    match kind {
+        io::ErrorKind::PermissionDenied => {
+            Some("use a directory that this user may write to, or change its owner or mode")
+        }
+        io::ErrorKind::ReadOnlyFilesystem => Some("use a directory on a writable file system"),
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            Some("name a directory, not a file")
+        }
+        _ => None,
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+/// A key as it is shown to people: quoted, with what is not printable escaped.
+pub(crate) fn show_key(key: &[u8]) -> String {
+    format!("\"{}\"", key.escape_ascii())
+}

@@ -1,0 +1,71 @@
+//! Locks, re-entrant locks, semaphores and running averages that the processes of one machine share
+//! through a directory. No server, no database: a mapped file, two atomic operations on the hot path, and
+//! the kernel's word on who is dead.
+//!
+//! ```
+//! # fn main() -> slablock::Result<()> {
+//! # let dir = tempfile::tempdir().unwrap();
+//! # let dir = dir.path().join("jobs");
+//! use slablock::{Cache, Lock};
+//!
+//! let cache = Cache::open(&dir)?; // the same directory in every program
+//! let lock = Lock::new(&cache, "nightly-report");
+//! let guard = lock.acquire()?; // waits; woken by the holder's release, or its death
+//! if let Some(dead) = guard.recovered() {
+//!     eprintln!("{} (process {}) died at this", dead.program, dead.pid);
+//! }
+//! // ... what only one may do at a time ...
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! * [`Lock`]: one holder. [`RLock`]: one holder, again and again. [`BoundedSemaphore`]: so many holders.
+//!   [`Averager`]: a running average.
+//! * They live under keys in a [`Cache`] or a [`FanoutCache`].
+//! * A dead holder blocks nobody, and its successor is told ([`LockGuard::recovered`]).
+//! * A lease (`expire`) bounds how long a hold may last; a [`Token`] with every grant fences off the late.
+//!
+//! What is guaranteed when a process is killed, stopped or forked, and the format of the file, are in the
+//! repository's `DESIGN.md`.
+
+#[cfg(not(loom))]
+mod averager;
+#[cfg(not(loom))]
+mod cache;
+#[cfg(not(loom))]
+mod error;
+#[cfg(not(loom))]
+mod lock;
+#[cfg(not(loom))]
+mod rlock;
+#[cfg(not(loom))]
+mod semaphore;
+#[cfg(not(loom))]
+mod types;
+
+#[cfg(not(loom))]
+mod store;
+
+#[cfg(not(loom))]
+mod slab;
+
+#[cfg(not(loom))]
+mod os;
+// Checked alone by loom, whose atomics have another size than real ones and cannot lie in a map.
+#[cfg_attr(loom, allow(dead_code, unused_imports))]
+mod record;
+
+mod sync;
+
+#[cfg(not(loom))]
+pub use crate::{
+    averager::Averager,
+    cache::{Cache, FanoutCache, Keyspace, Options},
+    error::{Error, Result},
+    lock::{Lock, LockGuard},
+    rlock::{RLock, RLockGuard},
+    semaphore::{BoundedSemaphore, SemaphoreGuard},
+    store::check::CheckReport,
+    store::rebuild::RepairReport,
+    types::{Holder, KeyInfo, KeyState, Kind, Summary, Token},
+};

@@ -1,0 +1,231 @@
+//! A mutual-exclusion lock.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cache::Keyspace;
+use crate::error::Result;
+use crate::store::acquire::Patience;
+use crate::store::binding::Binding;
+use crate::store::guard::Held;
+use crate::types::{Holder, Kind, Token};
+
+/// A lock that one thread of one process has at a time, among all threads of all processes that opened the
+/// same store.
+///
+/// Not re-entrant: acquiring again in the thread that has it waits, as it does for `std::sync::Mutex`; see
+/// [`RLock`](crate::RLock). Clones share key and settings. Waiters are woken one at a time; one who comes
+/// by just then may be quicker, so the order is not strictly first come, first served.
+///
+/// # If the process dies
+///
+/// The lock goes to the next one to ask within about ten milliseconds, or at once if it asks later, and
+/// [`recovered`](LockGuard::recovered) tells it, because what the lock protects may be half-written.
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> slablock::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let dir = dir.path().join("store");
+/// use std::time::Duration;
+/// use slablock::{Cache, Lock};
+///
+/// let cache = Cache::open(&dir)?;
+/// let lock = Lock::new(&cache, "nightly-report").expire(Duration::from_secs(60));
+/// if let Some(guard) = lock.try_acquire()? {
+///     if let Some(dead) = guard.recovered() {
+///         eprintln!("process {} died at this, starting over", dead.pid);
+///     }
+///     // ... the work, calling guard.renew() now and then ...
+///     guard.release()?; // or let it drop
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Lock {
+    binding: Arc<Binding>,
+}
+
+impl Lock {
+    /// The lock under `key` in `place`. Does no I/O: a key that is empty, longer than 1,024 bytes or of
+    /// another kind is reported by the first use.
+    pub fn new(place: &impl Keyspace, key: impl AsRef<[u8]>) -> Lock {
+        let key = key.as_ref();
+        let store = Arc::clone(&place.cache_for(key).store);
+        Lock {
+            binding: Arc::new(Binding::new(store, Kind::Lock, key, 0)),
+        }
+    }
+
+    /// Gives each hold a lease: when it is over, the next one to ask gets the lock at once, also from a
+    /// holder who is alive. Zero is refused by the first use. Without this, holds last until they are
+    /// given back or their process dies. Counts time during which the machine is suspended.
+    pub fn expire(self, lease: Duration) -> Lock {
+        self.with(|binding| binding.expire = Some(lease))
+    }
+
+    /// Stores a tag of at most 255 bytes beside the key, for [`Cache::evict`](crate::Cache::evict). An
+    /// empty tag is none. A key that has another tag gets this one at the first use.
+    pub fn tag(self, tag: impl AsRef<[u8]>) -> Lock {
+        self.with(|binding| binding.tag = tag.as_ref().into())
+    }
+
+    fn with(self, change: impl FnOnce(&mut Binding)) -> Lock {
+        Lock {
+            binding: Arc::new(self.binding.with(change)),
+        }
+    }
+
+    /// Waits for the lock as long as it takes. Signals do not end the wait.
+    ///
+    /// # Errors
+    ///
+    /// `KeyLength`, `TagLength`, `Invalid`, `KindMismatch`, `Full`, `NoSpace`, `Corrupt`, `Io`.
+    #[inline]
+    pub fn acquire(&self) -> Result<LockGuard<'_>> {
+        loop {
+            if let Some(guard) = self.acquire_as(Patience::Forever)? {
+                return Ok(guard);
+            }
+        }
+    }
+
+    /// Takes the lock if it is free, expired or a dead one's; `None` if it is held. Does not wait for the
+    /// lock; the first use of a key may wait for another process that is making a key.
+    #[inline]
+    pub fn try_acquire(&self) -> Result<Option<LockGuard<'_>>> {
+        self.acquire_as(Patience::Never)
+    }
+
+    /// Waits for the lock, for `timeout` at most, to about a millisecond; `None` if it was held throughout.
+    /// Zero is [`try_acquire`](Lock::try_acquire); too long to be a date is for ever.
+    #[inline]
+    pub fn acquire_timeout(&self, timeout: Duration) -> Result<Option<LockGuard<'_>>> {
+        self.acquire_as(Patience::of(timeout))
+    }
+
+    #[inline]
+    fn acquire_as(&self, patience: Patience) -> Result<Option<LockGuard<'_>>> {
+        let grant = match self.binding.try_fast() {
+            Some(grant) => Some(grant),
+            None => self.binding.acquire(patience)?,
+        };
+        Ok(grant.map(|grant| LockGuard {
+            held: Held::new(&self.binding, grant),
+        }))
+    }
+
+    /// Whether anybody has it now whose lease is not over and whose process lives.
+    pub fn locked(&self) -> Result<bool> {
+        Ok(self.binding.standing()?.available == 0)
+    }
+
+    /// Who has it; `None` if it is free. One who is dead, or whose lease is over, is shown as such until
+    /// the next one takes over.
+    pub fn holder(&self) -> Result<Option<Holder>> {
+        Ok(self.binding.standing()?.holders.pop())
+    }
+
+    /// How many threads of all processes sleep until it is given back.
+    pub fn waiters(&self) -> Result<usize> {
+        self.binding.waiters()
+    }
+
+    /// Gives back the hold with that token, whichever process acquired it: who knows the token may. `true`
+    /// if it was held with that token and is free now; `false` if not, and then the present holder, if
+    /// any, is left alone.
+    pub fn release(&self, token: Token) -> Result<bool> {
+        self.binding.release_token(token)
+    }
+}
+
+impl fmt::Debug for Lock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lock")
+            .field("key", &self.binding.show_key())
+            .field("expire", &self.binding.expire)
+            .finish()
+    }
+}
+
+/// The possession of a [`Lock`]. Dropping it gives the lock back.
+///
+/// `LockGuard<'static>`, which [`into_owned`](LockGuard::into_owned) makes, does not borrow the handle. In
+/// the child of a fork, a copied guard is inert: the parent has the lock.
+#[must_use = "the lock is given back as soon as the guard is dropped"]
+pub struct LockGuard<'a> {
+    held: Held<'a>,
+}
+
+impl LockGuard<'_> {
+    /// The fencing token of this hold.
+    pub fn token(&self) -> Token {
+        self.held.token()
+    }
+
+    /// Who died holding the lock just before, if so: what it protects may be half-written.
+    pub fn recovered(&self) -> Option<&Holder> {
+        self.held.predecessor(true)
+    }
+
+    /// Whose lease ran out just before, if so: it was alive then, and may not know yet that it lost the
+    /// lock.
+    pub fn overran(&self) -> Option<&Holder> {
+        self.held.predecessor(false)
+    }
+
+    /// Starts the lease of the handle anew. Works also after it was over, as long as nobody took the lock;
+    /// then it was held without a gap. Without a lease, says whether the lock is still held.
+    ///
+    /// # Errors
+    ///
+    /// `Lost` if somebody has taken it over or the key was removed; `NotHolder` in a forked child.
+    pub fn renew(&self) -> Result<()> {
+        self.held.renew()
+    }
+
+    /// Says whether the lock is still held and its lease not over: whether it is safe, at this instant, to
+    /// go on. What may be paused after asking should hand on the [`token`](LockGuard::token) instead.
+    ///
+    /// # Errors
+    ///
+    /// `Lost` if not; `NotHolder` in a forked child.
+    pub fn check(&self) -> Result<()> {
+        self.held.check()
+    }
+
+    /// Gives the lock back, and says whether it was still ours.
+    ///
+    /// # Errors
+    ///
+    /// `Lost` if somebody had taken it over or the key was removed: whoever has it now is left alone.
+    /// `NotHolder` in a forked child: the parent goes on holding it.
+    pub fn release(self) -> Result<()> {
+        self.held.release()
+    }
+
+    /// Ends the guard without giving the lock back: that is for [`Lock::release`] to do, with the token.
+    /// Keeps the store open in this process until it exits.
+    pub fn into_token(self) -> Token {
+        self.held.into_token()
+    }
+
+    /// A guard that does not borrow the handle.
+    pub fn into_owned(self) -> LockGuard<'static> {
+        LockGuard {
+            held: self.held.into_owned(),
+        }
+    }
+}
+
+impl fmt::Debug for LockGuard<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LockGuard")
+            .field("key", &self.held.binding().show_key())
+            .field("token", &self.token())
+            .finish()
+    }
+}

@@ -1,0 +1,175 @@
+//! Files and directories: opening them in a way that no trap of Unix spoils.
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl, posix_fallocate};
+use nix::sys::statfs::statfs;
+
+/// Opens `path` for reading and writing, close-on-exec, never as one of the descriptors 0 to 2: a program
+/// that closed its standard error would otherwise print into the store. Created with `mode` if missing
+/// and `create`, whatever the umask says.
+pub(crate) fn open(path: &Path, create: bool, mode: u32) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(mode);
+    let file = match options.open(path) {
+        Err(e) if create && e.kind() == io::ErrorKind::NotFound => create_new(path, mode)?,
+        other => other?,
+    };
+    above_standard_descriptors(file)
+}
+
+fn create_new(path: &Path, mode: u32) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(mode);
+    match options.clone().create_new(true).open(path) {
+        Ok(file) => {
+            file.set_permissions(Permissions::from_mode(mode))?;
+            Ok(file)
+        }
+        // Somebody else created it in the meantime.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => options.open(path),
+        Err(e) => Err(e),
+    }
+}
+
+#[allow(unsafe_code)]
+fn above_standard_descriptors(file: File) -> io::Result<File> {
+    if file.as_raw_fd() > 2 {
+        return Ok(file);
+    }
+    let moved = fcntl(&file, FcntlArg::F_DUPFD_CLOEXEC(3))?;
+    // SAFETY: `moved` was just made by the kernel for us, and nothing else owns it.
+    let moved = unsafe { File::from_raw_fd(moved) };
+    // Closing the low one would let the next opening get it again, and again; nothing of ours does so
+    // between here and the end of the process's start, and standard streams are opened by their owner.
+    drop(file);
+    Ok(moved)
+}
+
+/// Makes `path` and what is missing above it. Only the last one gets `mode`, whatever the umask says;
+/// those above are made as any program would make them.
+pub(crate) fn create_dir(path: &Path, mode: u32) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        std::fs::create_dir_all(parent)?;
+    }
+    match DirBuilder::new().mode(mode).create(path) {
+        Ok(()) => std::fs::set_permissions(path, Permissions::from_mode(mode)),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Allocates the blocks of `len` bytes from `offset`, growing the file if it ends before. Afterwards a
+/// write to them through a mapping cannot fail for lack of room.
+pub(crate) fn allocate(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    let range = i64::try_from(offset).and_then(|o| Ok((o, i64::try_from(len)?)));
+    let Ok((offset, len)) = range else {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    };
+    loop {
+        match posix_fallocate(file, offset, len) {
+            Err(Errno::EINTR) => {}
+            other => return other.map_err(io::Error::from),
+        }
+    }
+}
+
+/// What makes a file that file, for as long as it exists.
+pub(crate) fn identity(file: &File) -> io::Result<(u64, u64)> {
+    let meta = file.metadata()?;
+    Ok((meta.dev(), meta.ino()))
+}
+
+/// Whether `path` is still the file that was opened: a lock on a file that was unlinked or renamed
+/// excludes nobody who opens the path.
+pub(crate) fn is_still(path: &Path, file: &File) -> io::Result<bool> {
+    let there = match std::fs::metadata(path) {
+        Ok(meta) => (meta.dev(), meta.ino()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(e),
+    };
+    Ok(there == identity(file)?)
+}
+
+/// The file-system type of `path`, as the magic number that the kernel gives.
+pub(crate) fn fs_magic(path: &Path) -> io::Result<i64> {
+    Ok(i64::from(statfs(path)?.filesystem_type().0))
+}
+
+/// The name of a file system on which mappings are not coherent between machines, or not at all.
+pub(crate) fn incoherent_fs(magic: i64) -> Option<&'static str> {
+    // Numbers of linux/magic.h and of the file systems' own headers.
+    Some(match magic & 0xffff_ffff {
+        0x6969 => "NFS",
+        0x517b => "SMB",
+        0xff53_4d42 => "CIFS",
+        0xfe53_4d42 => "SMB2",
+        0x0102_1997 => "9p",
+        0x6573_5546 => "FUSE",
+        0x00c3_6400 => "Ceph",
+        0x5346_414f | 0x6b41_4653 => "AFS",
+        0x7375_7245 => "Coda",
+        0x0116_1970 => "GFS2",
+        0x7461_636f => "OCFS2",
+        0x0bd0_0bd0 => "Lustre",
+        0xaad7_aaea => "PanFS",
+        0x4750_4653 => "GPFS",
+        0x7372_6562 => "VirtualBox shared folder",
+        0xbacb_acbc => "VMware shared folder",
+        0x786f_4256 => "VirtualBox shared folder",
+        _ => return None,
+    })
+}
+
+/// Closes a descriptor by number. For the child of a fork, which shares ownership with nobody.
+pub(crate) fn close_inherited(file: &File) {
+    // The File itself stays leaked in the child; nothing else there knows the number. A failure would
+    // mean that it is closed already.
+    let _ = nix::unistd::close(file.as_raw_fd());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn network_file_systems_are_known_and_local_ones_are_not() {
+        assert_eq!(incoherent_fs(0x6969), Some("NFS"));
+        assert_eq!(incoherent_fs(0x6573_5546), Some("FUSE"));
+        // The kernel's long is signed on some machines.
+        assert_eq!(
+            incoherent_fs(i64::from(0xff53_4d42_u32 as i32)),
+            Some("CIFS")
+        );
+        for local in [
+            0xef53,
+            0x0102_1994,
+            0x5846_5342,
+            0x9123_683e_u32 as i64,
+            0x794c_7630,
+        ] {
+            assert_eq!(incoherent_fs(local), None);
+        }
+    }
+
+    #[test]
+    fn modes_do_not_depend_on_the_umask_and_a_replaced_file_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let file = open(&path, true, 0o666).unwrap();
+        assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o666);
+        assert!(is_still(&path, &file).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        assert!(!is_still(&path, &file).unwrap());
+        let _other = open(&path, true, 0o600).unwrap();
+        assert!(!is_still(&path, &file).unwrap());
+    }
+}

@@ -1,0 +1,34 @@
+//! Sleeping on a word of shared memory. Shared futexes, for the sleepers are in other processes.
+
+use std::time::Duration;
+
+use nix::libc;
+
+use crate::sync::AtomicU32;
+
+/// Sleeps while `word` has the value `expected`, for `timeout` at most. Returns early on a wake-up, on a
+/// signal, or for no reason: the caller looks again whatever the cause.
+pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Duration) {
+    let timeout = libc::timespec {
+        tv_sec: timeout.as_secs() as libc::time_t,
+        tv_nsec: timeout.subsec_nanos() as libc::c_long,
+    };
+    // SAFETY: `word` and `timeout` are valid for the length of the call, and the kernel only reads them.
+    unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            word.as_ptr(),
+            libc::FUTEX_WAIT,
+            expected,
+            &raw const timeout,
+        );
+    }
+}
+
+/// Wakes up to `count` sleepers of `word`, in whatever process.
+pub(crate) fn wake(word: &AtomicU32, count: i32) {
+    // SAFETY: `word` is a valid address; the kernel does not write to it.
+    unsafe {
+        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, count);
+    }
+}

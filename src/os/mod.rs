@@ -1,0 +1,16 @@
+//! The platform: files, byte-range locks, futexes, clocks, who this process is. Knows nothing of slabs
+//! or holds.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "slablock needs Linux: it is built on open-file-description locks, futexes in shared mappings and /proc"
+);
+
+pub(crate) mod clock;
+pub(crate) mod file;
+#[allow(unsafe_code)]
+pub(crate) mod fork;
+#[allow(unsafe_code)]
+pub(crate) mod futex;
+pub(crate) mod process;
+pub(crate) mod range_lock;

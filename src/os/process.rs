@@ -1,0 +1,114 @@
+//! Who this process is, and whether another still exists.
+
+use std::cell::Cell;
+use std::os::unix::fs::MetadataExt;
+
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::{Pid, gettid};
+
+/// What identifies a process on this machine. The process id alone does not: it is reused, and means
+/// something else in every PID namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) pid: u32,
+    /// When it started, in clock ticks since boot; 0 if `/proc` does not say.
+    pub(crate) started: u64,
+    /// The inode of its PID namespace; 0 if `/proc` does not say.
+    pub(crate) pid_namespace: u64,
+    /// The program's name as the kernel has it, at most 15 bytes.
+    pub(crate) program: Vec<u8>,
+}
+
+impl Identity {
+    pub(crate) fn of_this_process() -> Identity {
+        let stat = std::fs::read("/proc/self/stat").unwrap_or_default();
+        let (program, started) = parse_stat(&stat).unwrap_or_default();
+        Identity {
+            pid: std::process::id(),
+            started,
+            pid_namespace: std::fs::metadata("/proc/self/ns/pid").map_or(0, |m| m.ino()),
+            program,
+        }
+    }
+}
+
+/// Whether a process id exists in this PID namespace. Doubt counts as yes.
+pub(crate) fn pid_exists(pid: u32) -> bool {
+    let Ok(pid) = i32::try_from(pid) else {
+        return true;
+    };
+    pid <= 0 || kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH)
+}
+
+/// When the process `pid` of this PID namespace started; `None` if `/proc` does not say.
+pub(crate) fn started(pid: u32) -> Option<u64> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    parse_stat(&stat).map(|(_, started)| started)
+}
+
+/// The program name and the start time (fields 2 and 22) of `/proc/PID/stat`. The name stands in
+/// parentheses and may contain any byte, parentheses and blanks too, so the last one closes it.
+fn parse_stat(stat: &[u8]) -> Option<(Vec<u8>, u64)> {
+    let open = stat.iter().position(|b| *b == b'(')?;
+    let close = stat.iter().rposition(|b| *b == b')')?;
+    let name = stat.get(open + 1..close)?.to_vec();
+    let rest = std::str::from_utf8(stat.get(close + 1..)?).ok()?;
+    // The first word after the name is field 3.
+    let started = rest.split_whitespace().nth(22 - 3)?.parse().ok()?;
+    Some((name, started))
+}
+
+/// The identity of this boot of the machine.
+pub(crate) fn boot_id() -> u128 {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    u128::from_str_radix(&digits, 16).unwrap_or(0)
+}
+
+thread_local! {
+    static TID: Cell<u32> = const { Cell::new(0) };
+}
+
+/// The kernel's id of this thread. A system call the first time, then 1 ns.
+#[inline]
+pub(crate) fn tid() -> u32 {
+    match TID.get() {
+        0 => ask_tid(),
+        tid => tid,
+    }
+}
+
+#[cold]
+fn ask_tid() -> u32 {
+    let tid = gettid().as_raw() as u32;
+    TID.set(tid);
+    tid
+}
+
+/// Makes the calling thread forget its id: in the child of a fork it has another.
+pub(super) fn forget_tid() {
+    TID.set(0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_program_name_does_not_shift_the_fields() {
+        let stat = b"12 (a) b ((x) R 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 0";
+        assert_eq!(parse_stat(stat), Some((b"a) b ((x".to_vec(), 4242)));
+        assert_eq!(parse_stat(b""), None);
+        assert_eq!(parse_stat(b"12 )(" as &[u8]), None);
+    }
+
+    #[test]
+    fn this_process_is_who_it_says() {
+        let me = Identity::of_this_process();
+        assert!(pid_exists(me.pid));
+        assert_eq!(started(me.pid), Some(me.started));
+        assert_ne!(boot_id(), 0);
+        assert_eq!(std::thread::spawn(tid).join().unwrap() == tid(), false);
+    }
+}

@@ -1,0 +1,382 @@
+//! A hold: one hold word with its deadline and its stamp. The one mechanism behind every primitive.
+//!
+//! Rules that every function here keeps (DESIGN.md, invariants H and L):
+//! the hold word changes by compare-exchange of the exact word that was judged, never by a blind store;
+//! each grant raises the sequence; the deadline word arbitrates between renewing and stealing.
+//!
+//! Orderings: a take is `Acquire` and pairs with the `Release` of the give-back before it, so the
+//! successor sees what the predecessor did. Everything else about the word needs no more than that.
+
+use crate::record::{Lease, ParticipantId, SEQUENCE_MAX, Stamp, Word};
+use crate::sync::{AtomicU64, Ordering};
+
+/// Three words of shared memory. Holds live at places that are never used for anything else, because a
+/// process that was stopped for an hour may still write its stamp here (S3).
+#[repr(C)]
+pub(crate) struct Hold {
+    word: AtomicU64,
+    deadline: AtomicU64,
+    stamp: AtomicU64,
+}
+
+/// What a look at a held word found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Judgement {
+    /// Nobody has it.
+    Free,
+    /// Nobody has it, and the last holder died with it.
+    Abandoned,
+    /// Somebody alive has it, within the lease.
+    Held,
+    /// Somebody is taking the key away.
+    Retiring,
+    /// The holder is dead.
+    Dead,
+    /// The lease is over; the holder may be alive.
+    Expired,
+}
+
+/// What came of giving a hold back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Returned {
+    /// Free now, and nobody waits.
+    Free,
+    /// Free now; wake a waiter.
+    Wake,
+    /// It was not ours any more; nothing was changed.
+    Lost,
+}
+
+impl Hold {
+    #[cfg(any(loom, test))]
+    pub(crate) fn new() -> Hold {
+        Hold {
+            word: AtomicU64::new(0),
+            deadline: AtomicU64::new(0),
+            stamp: AtomicU64::new(0),
+        }
+    }
+
+    /// The word as it is. `Acquire`: what is read after it (generation, deadline, stamp) is at least as
+    /// new as what the writer of this word had done.
+    #[inline]
+    pub(crate) fn load(&self) -> Word {
+        Word::from_bits(self.word.load(Ordering::Acquire))
+    }
+
+    /// Takes exactly `seen` for `me` under `sequence`, which has to be above that of `seen`. On failure,
+    /// what is there instead. Who has slept says `contended`: there may be more sleepers, whose mark went
+    /// with the wake-up. A mark that is there stays.
+    #[inline]
+    pub(crate) fn take(
+        &self,
+        seen: Word,
+        me: ParticipantId,
+        sequence: u64,
+        contended: bool,
+    ) -> Result<Word, Word> {
+        let mine = Word::held(me, sequence);
+        if contended || seen.is_contended() {
+            return self.exchange(seen, mine.contended());
+        }
+        self.exchange(seen, mine)
+    }
+
+    /// Gives back exactly the hold `mine`. Whatever else is there stays (H2).
+    #[inline]
+    pub(crate) fn give_back(&self, mine: Word) -> Returned {
+        let mut seen = mine;
+        loop {
+            let free = Word::free(mine.sequence());
+            // Release: pairs with the Acquire of the next take.
+            match self.word.compare_exchange(
+                seen.bits(),
+                free.bits(),
+                Ordering::Release,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) if seen.is_contended() => return Returned::Wake,
+                Ok(_) => return Returned::Free,
+                // A waiter set or the taker inherited the contended bit: still our hold.
+                Err(now) if Word::from_bits(now).same_hold(mine) => seen = Word::from_bits(now),
+                Err(_) => return Returned::Lost,
+            }
+        }
+    }
+
+    /// Marks exactly `seen` as waited for, so that giving it back wakes somebody.
+    pub(crate) fn mark_contended(&self, seen: Word) -> Result<Word, Word> {
+        if seen.is_contended() {
+            return Ok(seen);
+        }
+        self.exchange(seen, seen.contended())
+    }
+
+    /// Frees exactly `seen`, whose holder is dead, keeping for the next taker that somebody died. The
+    /// process id takes the thread's place in the stamp first: a dead holder writes no more.
+    pub(crate) fn abandon(&self, seen: Word, pid: u32) -> Returned {
+        if let Some(stamp) = self.stamp_of(seen) {
+            self.stamp
+                .store(stamp.with_tid(pid).encode(seen), Ordering::Relaxed);
+        }
+        match self.exchange(seen, seen.abandoned()) {
+            Ok(_) if seen.is_contended() => Returned::Wake,
+            Ok(_) => Returned::Free,
+            Err(_) => Returned::Lost,
+        }
+    }
+
+    /// Begins to take the key away: exactly `seen` becomes `me`'s, retiring, one sequence higher, so that
+    /// no compare-exchange prepared before can succeed after (H4).
+    pub(crate) fn retire(&self, seen: Word, me: ParticipantId) -> Result<Word, Word> {
+        self.exchange(seen, Word::retiring(me, seen.sequence() + 1))
+    }
+
+    /// Ends a retirement, whoever began it: the word is plainly free afterwards. Only under the stripe.
+    pub(crate) fn end_retirement(&self) {
+        let seen = self.load();
+        if seen.is_retiring() {
+            // A failure means that somebody else ended it: then there is nothing left to do.
+            let _ = self.exchange(seen, Word::free(seen.sequence()));
+        }
+    }
+
+    /// Makes the word plainly free with a sequence of at least `floor`, before its slot goes to a new key.
+    pub(crate) fn raise_sequence(&self, floor: u64) {
+        let mut seen = self.load();
+        while seen.sequence() < floor || !seen.is_plainly_free() {
+            let raised = Word::free(seen.sequence().max(floor));
+            match self.exchange(seen, raised) {
+                Ok(_) => return,
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// Overwrites the word whatever it is. Only for who is alone with the slab.
+    #[cfg(not(loom))]
+    pub(crate) fn reset(&self, word: Word) {
+        self.word.store(word.bits(), Ordering::Relaxed);
+        self.deadline.store(0, Ordering::Relaxed);
+    }
+
+    fn exchange(&self, seen: Word, new: Word) -> Result<Word, Word> {
+        // AcqRel: takes acquire, and what a retirement or recovery did before is released with it.
+        self.word
+            .compare_exchange(seen.bits(), new.bits(), Ordering::AcqRel, Ordering::Acquire)
+            .map(|_| new)
+            .map_err(Word::from_bits)
+    }
+}
+
+/// Leases.
+impl Hold {
+    /// The deadline word as it is: read before a take, handed to [`set_lease`](Hold::set_lease) after.
+    #[inline]
+    pub(crate) fn deadline_bits(&self) -> u64 {
+        self.deadline.load(Ordering::Acquire)
+    }
+
+    /// Makes the deadline word that of the hold `mine`. `seen` is what it was before the take: if it is
+    /// something else by now, only the holder of `mine` may still write it (L2).
+    #[inline]
+    pub(crate) fn set_lease(&self, mine: Word, seen: u64, lease: Lease) {
+        let new = lease.encode(mine);
+        if seen != new {
+            self.exchange_lease(mine, seen, new);
+        }
+    }
+
+    fn exchange_lease(&self, mine: Word, mut seen: u64, new: u64) {
+        while let Err(now) =
+            self.deadline
+                .compare_exchange(seen, new, Ordering::AcqRel, Ordering::Acquire)
+        {
+            // Read after `now`: if the hold is still ours here, it was ours when `now` was there.
+            if !self.load().same_hold(mine) || now == new {
+                return;
+            }
+            seen = now;
+        }
+    }
+
+    /// Sets a new lease for the hold `mine`. `false`: the hold is lost, or a thief was first.
+    pub(crate) fn renew(&self, mine: Word, lease: Lease) -> bool {
+        loop {
+            let seen = self.deadline_bits();
+            if !self.load().same_hold(mine) || Lease::decode(seen, mine) == Lease::Over {
+                return false;
+            }
+            let new = lease.encode(mine);
+            // L3: a thief marks the deadline before it takes the word. Either our exchange is first, and
+            // the thief's fails, or its mark is, and ours does.
+            if self
+                .deadline
+                .compare_exchange(seen, new, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok()
+            {
+                return self.load().same_hold(mine);
+            }
+        }
+    }
+
+    /// The lease of the hold `of`.
+    pub(crate) fn lease_of(&self, of: Word) -> Lease {
+        Lease::decode(self.deadline_bits(), of)
+    }
+
+    /// Whether the hold `mine` still stands and its lease is not over.
+    pub(crate) fn is_valid(&self, mine: Word, now: impl FnOnce() -> u64) -> bool {
+        let lease = self.lease_of(mine);
+        self.load().same_hold(mine) && !lease.is_over(now)
+    }
+
+    /// Prepares the theft of `seen`, whose lease is over: marks the deadline so that the holder cannot
+    /// renew any more. `false`: the holder renewed, or somebody else was first; look again.
+    pub(crate) fn mark_over(&self, seen: Word, now: impl FnOnce() -> u64) -> bool {
+        let deadline = self.deadline_bits();
+        let lease = Lease::decode(deadline, seen);
+        if lease == Lease::Over {
+            return true;
+        }
+        lease.is_over(now)
+            && self
+                .deadline
+                .compare_exchange(
+                    deadline,
+                    Lease::Over.encode(seen),
+                    Ordering::AcqRel,
+                    Ordering::Acquire,
+                )
+                .is_ok()
+    }
+}
+
+/// Judging and showing.
+impl Hold {
+    /// What `seen` is, given who is dead and what time it is. Dead comes before expired, because the
+    /// successor of the dead has to be told.
+    pub(crate) fn judge(
+        &self,
+        seen: Word,
+        now: impl FnOnce() -> u64,
+        is_dead: impl FnOnce(ParticipantId) -> bool,
+    ) -> Judgement {
+        let Some(holder) = seen.participant() else {
+            return if seen.is_abandoned() {
+                Judgement::Abandoned
+            } else {
+                Judgement::Free
+            };
+        };
+        if seen.is_retiring() {
+            Judgement::Retiring
+        } else if is_dead(holder) {
+            Judgement::Dead
+        } else if self.lease_of(seen).is_over(now) {
+            Judgement::Expired
+        } else {
+            Judgement::Held
+        }
+    }
+
+    /// Notes who took the hold `mine`, and when.
+    #[inline]
+    pub(crate) fn set_stamp(&self, mine: Word, stamp: Stamp) {
+        self.stamp.store(stamp.encode(mine), Ordering::Relaxed);
+    }
+
+    /// Who took the hold `of`, if that is known by now.
+    pub(crate) fn stamp_of(&self, of: Word) -> Option<Stamp> {
+        Stamp::decode(self.stamp.load(Ordering::Relaxed), of)
+    }
+}
+
+/// The sequence of the grant after `seen`, or `None` when they are used up: a word that says so is
+/// damaged, for no machine gets there.
+#[inline]
+pub(crate) fn next_sequence(seen: Word) -> Option<u64> {
+    (seen.sequence() < SEQUENCE_MAX).then_some(seen.sequence() + 1)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn id(number: u16) -> ParticipantId {
+        ParticipantId::new(number).unwrap()
+    }
+
+    fn take(hold: &Hold, me: u16) -> Word {
+        let seen = hold.load();
+        hold.take(seen, id(me), seen.sequence() + 1, false).unwrap()
+    }
+
+    #[test]
+    fn a_late_return_leaves_the_successor_alone() {
+        let hold = Hold::new();
+        let first = take(&hold, 1);
+        let second = hold.take(first, id(2), 2, false).unwrap();
+        assert_eq!(hold.give_back(first), Returned::Lost);
+        assert!(hold.load() == second);
+        assert_eq!(hold.give_back(second), Returned::Free);
+    }
+
+    #[test]
+    fn the_contended_bit_asks_for_a_wake_and_is_gone_after_it() {
+        let hold = Hold::new();
+        let mine = take(&hold, 1);
+        hold.mark_contended(mine).unwrap();
+        assert_eq!(hold.give_back(mine), Returned::Wake);
+        assert!(!hold.load().is_contended());
+    }
+
+    #[test]
+    fn renewal_and_theft_exclude_each_other() {
+        let hold = Hold::new();
+        let mine = take(&hold, 1);
+        hold.set_lease(mine, 0, Lease::Until(6_400));
+        assert!(!hold.mark_over(mine, || 6_399));
+        assert!(hold.renew(mine, Lease::Until(12_800)));
+        assert!(!hold.mark_over(mine, || 12_799));
+        assert!(hold.mark_over(mine, || 12_800));
+        assert!(!hold.renew(mine, Lease::Until(64_000)));
+    }
+
+    #[test]
+    fn a_late_publication_does_not_touch_the_successors_lease() {
+        let hold = Hold::new();
+        let before = hold.deadline_bits();
+        let first = take(&hold, 1);
+        let second = hold.take(first, id(2), 2, false).unwrap();
+        hold.set_lease(second, before, Lease::Until(500));
+        hold.set_lease(first, before, Lease::Until(10));
+        assert_eq!(hold.lease_of(second), Lease::Until(512));
+    }
+
+    #[test]
+    fn a_retired_word_defeats_what_was_prepared_before() {
+        let hold = Hold::new();
+        let seen = hold.load();
+        hold.retire(seen, id(3)).unwrap();
+        assert!(hold.take(seen, id(1), 1, false).is_err());
+        hold.end_retirement();
+        assert!(hold.take(seen, id(1), 1, false).is_err());
+        assert!(hold.load().is_plainly_free());
+    }
+
+    #[test]
+    fn an_abandoned_hold_remembers_the_process() {
+        let hold = Hold::new();
+        let dead = take(&hold, 4);
+        hold.set_stamp(dead, Stamp::new(1234, 0));
+        assert_eq!(hold.judge(dead, || 0, |p| p == id(4)), Judgement::Dead);
+        assert_eq!(hold.abandon(dead, 1230), Returned::Free);
+        let left = hold.load();
+        assert_eq!(
+            hold.judge(left, || 0, |_| unreachable!()),
+            Judgement::Abandoned
+        );
+        assert_eq!(hold.stamp_of(left).unwrap().tid, 1230);
+    }
+}

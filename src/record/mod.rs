@@ -1,0 +1,16 @@
+//! The protocol, and nothing but: how words of shared memory change hands.
+//!
+//! No I/O, no clock, no unsafe code. What time it is and who is dead are arguments, so that loom can
+//! check all of it. The invariants that the comments name (H1, L2, ...) are those of DESIGN.md.
+
+mod cells;
+mod hold;
+mod lease;
+mod stamp;
+mod word;
+
+pub(crate) use cells::{Cell, Cells, Damaged, PAYLOAD_WORDS};
+pub(crate) use hold::{Hold, Judgement, Returned, next_sequence};
+pub(crate) use lease::Lease;
+pub(crate) use stamp::Stamp;
+pub(crate) use word::{PARTICIPANT_MAX, ParticipantId, SEQUENCE_MAX, Word};

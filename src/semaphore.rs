@@ -1,0 +1,220 @@
+//! A counting semaphore whose permits come back from the dead, one by one.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cache::Keyspace;
+use crate::error::Result;
+use crate::store::acquire::Patience;
+use crate::store::binding::Binding;
+use crate::store::guard::Held;
+use crate::types::{Holder, Kind, Token};
+
+/// A number of permits shared by all threads of all processes that opened the same store.
+///
+/// Each permit has its own holder, lease and token, so a dead or late holder loses its own permit and no
+/// other, and there are never more holders than permits.
+///
+/// # If the process dies
+///
+/// Its permits go to the next ones to ask, who are told.
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> slablock::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let dir = dir.path().join("store");
+/// use slablock::{BoundedSemaphore, Cache};
+///
+/// let cache = Cache::open(&dir)?;
+/// let connections = BoundedSemaphore::new(&cache, "connections", 2);
+/// let one = connections.acquire()?;
+/// let two = connections.acquire()?;
+/// assert!(connections.try_acquire()?.is_none());
+/// drop(one);
+/// assert_eq!(connections.available()?, 1);
+/// # drop(two);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct BoundedSemaphore {
+    binding: Arc<Binding>,
+}
+
+impl BoundedSemaphore {
+    /// The semaphore under `key` in `place`, with `value` permits, 1 to 65,535. The first to use the key
+    /// fixes their number; another one is the error `ConfigMismatch`. Does no I/O: what is wrong with key
+    /// or number is reported by the first use.
+    pub fn new(place: &impl Keyspace, key: impl AsRef<[u8]>, value: u32) -> BoundedSemaphore {
+        let key = key.as_ref();
+        let store = Arc::clone(&place.cache_for(key).store);
+        BoundedSemaphore {
+            binding: Arc::new(Binding::new(store, Kind::Semaphore, key, value)),
+        }
+    }
+
+    /// Gives each permit a lease. See [`Lock::expire`](crate::Lock::expire).
+    pub fn expire(self, lease: Duration) -> BoundedSemaphore {
+        self.with(|binding| binding.expire = Some(lease))
+    }
+
+    /// Stores a tag beside the key. See [`Lock::tag`](crate::Lock::tag).
+    pub fn tag(self, tag: impl AsRef<[u8]>) -> BoundedSemaphore {
+        self.with(|binding| binding.tag = tag.as_ref().into())
+    }
+
+    fn with(self, change: impl FnOnce(&mut Binding)) -> BoundedSemaphore {
+        BoundedSemaphore {
+            binding: Arc::new(self.binding.with(change)),
+        }
+    }
+
+    /// How many permits this handle says there are.
+    pub fn value(&self) -> u32 {
+        self.binding.permits()
+    }
+
+    /// Waits for a permit as long as it takes. See [`Lock::acquire`](crate::Lock::acquire); another number
+    /// of permits is the error `ConfigMismatch`.
+    #[inline]
+    pub fn acquire(&self) -> Result<SemaphoreGuard<'_>> {
+        loop {
+            if let Some(guard) = self.acquire_as(Patience::Forever)? {
+                return Ok(guard);
+            }
+        }
+    }
+
+    /// Takes a permit if one is free, expired or a dead one's; `None` if all are held. Does not wait.
+    #[inline]
+    pub fn try_acquire(&self) -> Result<Option<SemaphoreGuard<'_>>> {
+        self.acquire_as(Patience::Never)
+    }
+
+    /// Waits for a permit, for `timeout` at most. See
+    /// [`Lock::acquire_timeout`](crate::Lock::acquire_timeout).
+    #[inline]
+    pub fn acquire_timeout(&self, timeout: Duration) -> Result<Option<SemaphoreGuard<'_>>> {
+        self.acquire_as(Patience::of(timeout))
+    }
+
+    #[inline]
+    fn acquire_as(&self, patience: Patience) -> Result<Option<SemaphoreGuard<'_>>> {
+        let grant = match self.binding.try_fast_permit() {
+            Some(grant) => Some(grant),
+            None => self.binding.acquire(patience)?,
+        };
+        Ok(grant.map(|grant| SemaphoreGuard {
+            held: Held::new(&self.binding, grant),
+        }))
+    }
+
+    /// How many permits could be had now.
+    pub fn available(&self) -> Result<u32> {
+        Ok(self.binding.standing()?.available)
+    }
+
+    /// Who has the others. Those who are dead, or whose leases are over, are shown as such until somebody
+    /// takes their permits over; these count as available, too.
+    pub fn holders(&self) -> Result<Vec<Holder>> {
+        Ok(self.binding.standing()?.holders)
+    }
+
+    /// How many threads of all processes sleep until a permit is given back.
+    pub fn waiters(&self) -> Result<usize> {
+        self.binding.waiters()
+    }
+
+    /// Gives back the permit with that token, whichever process acquired it.
+    ///
+    /// # Errors
+    ///
+    /// `NotHolder` if no permit is held with that token: nothing is changed, so there can never be more
+    /// permits than there were.
+    pub fn release(&self, token: Token) -> Result<()> {
+        match self.binding.release_token(token)? {
+            true => Ok(()),
+            false => Err(self.binding.not_holder()),
+        }
+    }
+}
+
+impl fmt::Debug for BoundedSemaphore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoundedSemaphore")
+            .field("key", &self.binding.show_key())
+            .field("value", &self.value())
+            .field("expire", &self.binding.expire)
+            .finish()
+    }
+}
+
+/// The possession of one permit. Dropping it gives the permit back. See
+/// [`LockGuard`](crate::LockGuard), whose methods it has.
+#[must_use = "the permit is given back as soon as the guard is dropped"]
+pub struct SemaphoreGuard<'a> {
+    held: Held<'a>,
+}
+
+impl SemaphoreGuard<'_> {
+    /// The fencing token of this permit.
+    pub fn token(&self) -> Token {
+        self.held.token()
+    }
+
+    /// Which permit it is, counted from 0.
+    pub fn permit(&self) -> u32 {
+        self.held.permit()
+    }
+
+    /// Who died holding this permit just before, if so.
+    pub fn recovered(&self) -> Option<&Holder> {
+        self.held.predecessor(true)
+    }
+
+    /// Whose lease on this permit ran out just before, if so.
+    pub fn overran(&self) -> Option<&Holder> {
+        self.held.predecessor(false)
+    }
+
+    /// Starts the lease of this permit anew. See [`LockGuard::renew`](crate::LockGuard::renew).
+    pub fn renew(&self) -> Result<()> {
+        self.held.renew()
+    }
+
+    /// Says whether the permit is still held. See [`LockGuard::check`](crate::LockGuard::check).
+    pub fn check(&self) -> Result<()> {
+        self.held.check()
+    }
+
+    /// Gives the permit back. See [`LockGuard::release`](crate::LockGuard::release).
+    pub fn release(self) -> Result<()> {
+        self.held.release()
+    }
+
+    /// Ends the guard without giving the permit back: that is for [`BoundedSemaphore::release`] to do.
+    /// Keeps the store open in this process until it exits.
+    pub fn into_token(self) -> Token {
+        self.held.into_token()
+    }
+
+    /// A guard that does not borrow the handle.
+    pub fn into_owned(self) -> SemaphoreGuard<'static> {
+        SemaphoreGuard {
+            held: self.held.into_owned(),
+        }
+    }
+}
+
+impl fmt::Debug for SemaphoreGuard<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SemaphoreGuard")
+            .field("key", &self.held.binding().show_key())
+            .field("permit", &self.permit())
+            .field("token", &self.token())
+            .finish()
+    }
+}

@@ -1,0 +1,146 @@
+//! The header page: what the store was made with (checked by a CRC, written once, kept twice), and what
+//! changes (each a word of its own).
+
+use crate::sync::{AtomicU32, AtomicU64};
+
+pub(crate) const MAGIC: [u8; 8] = *b"slablock";
+pub(crate) const FORMAT_VERSION: u32 = 1;
+/// Where the copy of the static part lies: in another sector of the same page.
+pub(crate) const COPY_OFFSET: u64 = 2048;
+pub(crate) const MUTABLE_OFFSET: u64 = 128;
+pub(crate) const STATIC_BYTES: usize = 64;
+
+/// The slab is whole and may be used.
+pub(crate) const STATE_READY: u64 = u64::from_le_bytes(*b"slready1");
+/// The slab is being rebuilt: whoever attaches first starts over.
+pub(crate) const STATE_REBUILDING: u64 = u64::from_le_bytes(*b"rebuild1");
+
+/// The static part of the header.
+///
+/// | offset | bytes | field |
+/// |---|---|---|
+/// | 0 | 8 | magic `slablock` |
+/// | 8 | 4 | format version |
+/// | 12 | 4 | feature bits, all unknown ones refused |
+/// | 16 | 4 | capacity in slots |
+/// | 20 | 4 | zero |
+/// | 24 | 16 | seed of the key hash |
+/// | 40 | 16 | id of the store |
+/// | 56 | 4 | zero |
+/// | 60 | 4 | CRC-32 of the bytes before |
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Static {
+    pub(crate) capacity: u32,
+    pub(crate) seed: [u64; 2],
+    pub(crate) id: u128,
+}
+
+/// Why a static part cannot be used.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Nothing but zeros: the slab was never finished.
+    Empty,
+    /// Some other file.
+    NoMagic,
+    /// A version or feature bits that this code does not know.
+    Version(u32),
+    /// Ours, but damaged.
+    Damaged,
+}
+
+impl Static {
+    pub(crate) fn encode(&self) -> [u8; STATIC_BYTES] {
+        let mut bytes = [0; STATIC_BYTES];
+        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        bytes[16..20].copy_from_slice(&self.capacity.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.seed[0].to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.seed[1].to_le_bytes());
+        bytes[40..56].copy_from_slice(&self.id.to_le_bytes());
+        let crc = crc32fast::hash(&bytes[..60]);
+        bytes[60..].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    pub(crate) fn decode(bytes: &[u8; STATIC_BYTES]) -> Result<Static, Refusal> {
+        let u32_at =
+            |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap_or_default());
+        let u64_at =
+            |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap_or_default());
+        if bytes.iter().all(|b| *b == 0) {
+            return Err(Refusal::Empty);
+        }
+        if bytes[..8] != MAGIC {
+            return Err(Refusal::NoMagic);
+        }
+        // The version comes before the CRC: another version may have its CRC elsewhere.
+        if u32_at(8) != FORMAT_VERSION {
+            return Err(Refusal::Version(u32_at(8)));
+        }
+        if crc32fast::hash(&bytes[..60]) != u32_at(60) {
+            return Err(Refusal::Damaged);
+        }
+        if u32_at(12) != 0 {
+            return Err(Refusal::Version(u32_at(12)));
+        }
+        Ok(Static {
+            capacity: u32_at(16),
+            seed: [u64_at(24), u64_at(32)],
+            id: u128::from(u64_at(40)) | u128::from(u64_at(48)) << 64,
+        })
+    }
+}
+
+/// The mutable part of the header.
+#[repr(C)]
+pub(crate) struct Mutable {
+    pub(crate) state: AtomicU64,
+    pub(crate) boot_id: [AtomicU64; 2],
+    /// How many of each are allocated; they only grow.
+    pub(crate) participants: AtomicU32,
+    pub(crate) slots: AtomicU32,
+    pub(crate) blocks: AtomicU32,
+    /// Where to look next; wrong values cost time only.
+    pub(crate) next_participant: AtomicU32,
+    pub(crate) slot_hint: AtomicU32,
+    pub(crate) block_hint: AtomicU32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_static_part_comes_back_and_every_damage_is_told_apart() {
+        let part = Static {
+            capacity: 77,
+            seed: [1, 2],
+            id: 3 << 100,
+        };
+        let bytes = part.encode();
+        assert_eq!(Static::decode(&bytes), Ok(part));
+        let broken = |at: usize, to: u8| {
+            let mut bytes = bytes;
+            bytes[at] = to;
+            Static::decode(&bytes).unwrap_err()
+        };
+        assert_eq!(Static::decode(&[0; STATIC_BYTES]), Err(Refusal::Empty));
+        assert_eq!(broken(0, b'x'), Refusal::NoMagic);
+        assert_eq!(broken(8, 9), Refusal::Version(9));
+        assert_eq!(broken(16, 78), Refusal::Damaged);
+    }
+
+    #[test]
+    fn unknown_features_are_refused_by_number() {
+        let mut bytes = Static {
+            capacity: 1,
+            seed: [0; 2],
+            id: 0,
+        }
+        .encode();
+        bytes[12] = 4;
+        let crc = crc32fast::hash(&bytes[..60]);
+        bytes[60..].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(Static::decode(&bytes), Err(Refusal::Version(4)));
+    }
+}

@@ -1,0 +1,246 @@
+//! The mapping, and the only pointer arithmetic of the crate.
+//!
+//! Why it is sound (DESIGN.md, M1 to M4): the mapping covers the whole layout and is never changed or
+//! shrunk; a reference is only made to what lies within a region that is allocated, so its pages have
+//! blocks; every record consists of atomics, so other processes may write at any time; all offsets are
+//! multiples of eight.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use memmap2::{MmapOptions, MmapRaw};
+
+use crate::error::{Error, Result};
+use crate::os::file;
+use crate::slab::header::{MUTABLE_OFFSET, Mutable, Static};
+use crate::slab::layout::{PAGE, PERMITS_PER_BLOCK, Region, STRIPE_BYTES, STRIPES};
+use crate::slab::{BODY_WORDS, Layout, Participant, Permit, Slot, SlotId, Stripe};
+use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+/// An open slab.
+pub(crate) struct Slab {
+    map: MmapRaw,
+    file: File,
+    path: PathBuf,
+    layout: Layout,
+    part: Static,
+    /// How much of each region was found to be in the file: what the header says is checked against the
+    /// file's length once, and never again for what was covered.
+    covered: [AtomicU32; 3],
+}
+
+/// What can grow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Growing {
+    Participants,
+    Slots,
+    Blocks,
+}
+
+impl Slab {
+    /// Maps `file`, whose fixed part has to be allocated already.
+    pub(crate) fn map(file: File, path: &Path, part: Static, layout: Layout) -> Result<Slab> {
+        let len = usize::try_from(layout.total_bytes())
+            .map_err(|_| Error::io("map", path, io::Error::from(io::ErrorKind::OutOfMemory)))?;
+        let map = MmapOptions::new()
+            .len(len)
+            .map_raw(&file)
+            .map_err(|e| Error::io("map", path, e))?;
+        Ok(Slab {
+            map,
+            file,
+            path: path.to_path_buf(),
+            layout,
+            part,
+            covered: Default::default(),
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    pub(crate) fn part(&self) -> &Static {
+        &self.part
+    }
+
+    pub(crate) fn corrupt(&self, what: impl Into<String>) -> Error {
+        Error::Corrupt {
+            path: self.path.clone(),
+            what: what.into(),
+        }
+    }
+
+    /// Waits until everything is on the medium. For creation and repair; holds need no such thing.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.file
+            .sync_all()
+            .map_err(|e| Error::io("sync", &self.path, e))
+    }
+
+    pub(crate) fn header(&self) -> &Mutable {
+        self.at(MUTABLE_OFFSET)
+    }
+
+    pub(crate) fn stripe(&self, number: u32) -> &Stripe {
+        self.at(PAGE + u64::from(number % STRIPES) * STRIPE_BYTES)
+    }
+
+    pub(crate) fn bucket(&self, number: u32) -> &AtomicU32 {
+        let number = number & (self.layout.buckets - 1);
+        self.at(self.layout.bucket_offset + 4 * u64::from(number))
+    }
+
+    pub(crate) fn slot_state(&self, number: u32) -> Option<&AtomicU8> {
+        let inside = number < self.layout.slots.count;
+        inside.then(|| self.at(self.layout.slot_state_offset + u64::from(number)))
+    }
+
+    pub(crate) fn block_state(&self, number: u32) -> Option<&AtomicU8> {
+        let inside = number < self.layout.blocks.count;
+        inside.then(|| self.at(self.layout.block_state_offset + u64::from(number)))
+    }
+
+    pub(crate) fn participant(&self, number: u16) -> Option<&Participant> {
+        let inside = self.covers(Growing::Participants, number.into());
+        inside.then(|| self.at(self.offset(self.layout.participants, number.into())))
+    }
+
+    /// The slot of that number, if it is allocated.
+    #[inline]
+    pub(crate) fn slot_id(&self, number: u32) -> Option<SlotId> {
+        self.covers(Growing::Slots, number)
+            .then_some(SlotId(number))
+    }
+
+    /// The slot that a bucket head or a `next` field leads to.
+    pub(crate) fn follow(&self, link: u32) -> Option<SlotId> {
+        self.slot_id(link.checked_sub(1)?)
+    }
+
+    #[inline]
+    pub(crate) fn slot(&self, id: SlotId) -> &Slot {
+        self.at(self.offset(self.layout.slots, id.0))
+    }
+
+    /// Permit `index` of a semaphore that begins at block `first`, if that block is allocated.
+    #[inline]
+    pub(crate) fn permit(&self, first: u32, index: u32) -> Option<&Permit> {
+        let block = first.checked_add(index / PERMITS_PER_BLOCK)?;
+        if !self.covers(Growing::Blocks, block) {
+            return None;
+        }
+        let within = u64::from(index % PERMITS_PER_BLOCK) * size_of::<Permit>() as u64;
+        Some(self.at(self.offset(self.layout.blocks, block) + within))
+    }
+
+    /// Word `at` of the bodies of the key that begins at `id` and takes `span` slots.
+    pub(crate) fn body_word(&self, id: SlotId, span: u32, at: usize) -> Option<&AtomicU64> {
+        let slot = (at / BODY_WORDS) as u32;
+        if slot >= span {
+            return None;
+        }
+        let body = self.slot(self.slot_id(id.0.checked_add(slot)?)?).body_ptr();
+        // SAFETY: a body has BODY_WORDS words, all of them atomics (M3).
+        Some(unsafe { &*body.add(at % BODY_WORDS) })
+    }
+
+    #[inline]
+    fn offset(&self, region: Region, number: u32) -> u64 {
+        region.offset + u64::from(number) * region.stride
+    }
+
+    /// The record at `offset`.
+    #[inline]
+    fn at<T>(&self, offset: u64) -> &T {
+        debug_assert!(offset + size_of::<T>() as u64 <= self.layout.total_bytes());
+        // SAFETY: callers stay within the layout, which the mapping covers, and within what is allocated
+        // (M1, M2); offsets are multiples of T's alignment by the layout (M4); T consists of atomics (M3).
+        unsafe { &*self.map.as_ptr().add(offset as usize).cast::<T>() }
+    }
+}
+
+/// Growing.
+impl Slab {
+    /// Whether number `at` of a region is allocated, and really in the file.
+    #[inline]
+    pub(crate) fn covers(&self, what: Growing, at: u32) -> bool {
+        // Relaxed: a stale value only leads to another look.
+        at < self.covered[what as usize].load(Ordering::Relaxed) || self.look_again(what, at)
+    }
+
+    /// Believes the header only as far as the file is long: touching a page behind its end is a SIGBUS.
+    #[cold]
+    fn look_again(&self, what: Growing, at: u32) -> bool {
+        let count = self.allocated(what);
+        let end = self.region(what).end_of(count);
+        let inside = self.file.metadata().is_ok_and(|m| m.len() >= end);
+        if inside {
+            self.covered[what as usize].fetch_max(count, Ordering::Relaxed);
+        }
+        inside && at < count
+    }
+
+    /// How many of a region are allocated by the header, never more than there can be.
+    pub(crate) fn allocated(&self, what: Growing) -> u32 {
+        // Acquire: pairs with the Release in `grow`, after the blocks were allocated.
+        self.counter(what)
+            .load(Ordering::Acquire)
+            .min(self.region(what).count)
+    }
+
+    /// Allocates the next chunk of a region; `false` when it is at its end. Only under the lock for
+    /// growing. A failure, as on a full disk, changes nothing.
+    pub(crate) fn grow(&self, what: Growing) -> Result<bool> {
+        let region = self.region(what);
+        let have = self.allocated(what);
+        let want = have.saturating_add(region.chunk).min(region.count);
+        if have == want {
+            return Ok(false);
+        }
+        let from = region.end_of(have);
+        let len = region.end_of(want).next_multiple_of(PAGE) - from;
+        file::allocate(&self.file, from, len).map_err(|e| Error::io("grow", &self.path, e))?;
+        self.counter(what).store(want, Ordering::Release);
+        Ok(true)
+    }
+
+    /// How long the file has to be for what the header says is allocated.
+    pub(crate) fn bytes_needed(&self) -> u64 {
+        let end = |what: Growing| match self.allocated(what) {
+            0 => 0,
+            count => self.region(what).end_of(count).next_multiple_of(PAGE),
+        };
+        self.layout
+            .fixed_bytes()
+            .max(end(Growing::Participants))
+            .max(end(Growing::Slots))
+            .max(end(Growing::Blocks))
+    }
+
+    fn region(&self, what: Growing) -> Region {
+        match what {
+            Growing::Participants => self.layout.participants,
+            Growing::Slots => self.layout.slots,
+            Growing::Blocks => self.layout.blocks,
+        }
+    }
+
+    fn counter(&self, what: Growing) -> &AtomicU32 {
+        let header = self.header();
+        match what {
+            Growing::Participants => &header.participants,
+            Growing::Slots => &header.slots,
+            Growing::Blocks => &header.blocks,
+        }
+    }
+}

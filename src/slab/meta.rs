@@ -1,0 +1,121 @@
+//! The meta word of a slot: which life it is in, and what it is in that life.
+//!
+//! ```text
+//!  63     55 54      47 46       36 35    32 31                        0
+//! +---------+----------+-----------+--------+---------------------------+
+//! |    0    | tag len  |  key len  |  kind  |        generation         |
+//! +---------+----------+-----------+--------+---------------------------+
+//! ```
+//!
+//! The generation grows by one when a key is taken away, in the same store that makes the kind "none": a
+//! handle that remembers a slot compares generation and kind, and is sent to look anew.
+
+use crate::types::Kind;
+
+/// The most bytes a key has.
+pub(crate) const KEY_BYTES_MAX: usize = 1024;
+/// The most bytes a tag has.
+pub(crate) const TAG_BYTES_MAX: usize = 255;
+
+/// A decoded meta word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Meta {
+    pub(crate) generation: u32,
+    /// `None`: no key is here.
+    pub(crate) kind: Option<Kind>,
+    pub(crate) key_len: usize,
+    pub(crate) tag_len: usize,
+}
+
+impl Meta {
+    /// `None`: no slot of this format has such a word.
+    pub(crate) fn decode(bits: u64) -> Option<Meta> {
+        let kind = match bits >> 32 & 0xf {
+            0 => None,
+            1 => Some(Kind::Lock),
+            2 => Some(Kind::RLock),
+            3 => Some(Kind::Semaphore),
+            4 => Some(Kind::Averager),
+            _ => return None,
+        };
+        let meta = Meta {
+            generation: bits as u32,
+            kind,
+            key_len: (bits >> 36 & 0x7ff) as usize,
+            tag_len: (bits >> 47 & 0xff) as usize,
+        };
+        let in_range = match kind {
+            None => meta.key_len == 0 && meta.tag_len == 0,
+            Some(_) => (1..=KEY_BYTES_MAX).contains(&meta.key_len),
+        };
+        (in_range && bits >> 55 == 0).then_some(meta)
+    }
+
+    pub(crate) fn encode(self) -> u64 {
+        u64::from(self.generation)
+            | kind_bits(self.kind) << 32
+            | (self.key_len as u64) << 36
+            | (self.tag_len as u64) << 47
+    }
+
+    /// The slot without a key, in its next life.
+    pub(crate) fn retired(self) -> Meta {
+        Meta {
+            generation: self.generation.wrapping_add(1),
+            kind: None,
+            key_len: 0,
+            tag_len: 0,
+        }
+    }
+
+    /// What a handle remembers of a slot: all but the lengths.
+    #[inline]
+    pub(crate) fn life(bits: u64) -> u64 {
+        bits & ((1 << 36) - 1)
+    }
+
+    /// The life of that generation and kind.
+    #[inline]
+    pub(crate) fn life_of(generation: u32, kind: Kind) -> u64 {
+        u64::from(generation) | kind_bits(Some(kind)) << 32
+    }
+}
+
+#[inline]
+fn kind_bits(kind: Option<Kind>) -> u64 {
+    match kind {
+        None => 0,
+        Some(Kind::Lock) => 1,
+        Some(Kind::RLock) => 2,
+        Some(Kind::Semaphore) => 3,
+        Some(Kind::Averager) => 4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metas_come_back_and_nonsense_does_not() {
+        let meta = Meta {
+            generation: u32::MAX,
+            kind: Some(Kind::Averager),
+            key_len: KEY_BYTES_MAX,
+            tag_len: TAG_BYTES_MAX,
+        };
+        assert_eq!(Meta::decode(meta.encode()), Some(meta));
+        let retired = meta.retired();
+        assert_eq!(Meta::decode(retired.encode()), Some(retired));
+        assert_eq!(retired.generation, 0);
+        for bad in [
+            5 << 32,
+            1 << 32,
+            1 << 32 | 1025 << 36,
+            1 << 36,
+            meta.encode() | 1 << 55,
+        ] {
+            assert_eq!(Meta::decode(bad), None);
+        }
+    }
+}

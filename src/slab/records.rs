@@ -1,0 +1,161 @@
+//! The fixed-layout records of the file, as structures of atomics. Their sizes and offsets *are* the
+//! format; the assertions below keep them so.
+
+use std::mem::offset_of;
+
+use crate::record::{Cell, Cells, Hold};
+use crate::slab::Meta;
+use crate::slab::layout::{
+    BLOCK_BYTES, PARTICIPANT_BYTES, PERMITS_PER_BLOCK, SLOT_BYTES, STRIPE_BYTES,
+};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+
+/// Words in the body of a slot.
+pub(crate) const BODY_WORDS: usize = 17;
+/// The states of slots and blocks; besides these, `CLAIMED | stripe` while a key is being made.
+pub(crate) const STATE_FREE: u8 = 0;
+pub(crate) const STATE_USED: u8 = 1;
+/// A slot that continues the one before it.
+pub(crate) const STATE_TAIL: u8 = 2;
+pub(crate) const CLAIMED: u8 = 0x80;
+
+/// One slot. The first 56 bytes mean the same in every life of the slot (S3); only the body is used for
+/// different things, and nobody writes a body without the stripe or the latch.
+#[repr(C)]
+pub(crate) struct Slot {
+    /// The hold of a lock, the latch of an average; of a semaphore only used while it is taken away.
+    pub(crate) hold: Hold,
+    pub(crate) meta: AtomicU64,
+    /// Grows with each wake-up; what waiters sleep on.
+    pub(crate) wake: AtomicU32,
+    /// The next slot of the chain, as a link.
+    pub(crate) next: AtomicU32,
+    /// The low half of the key's hash.
+    pub(crate) hash: AtomicU32,
+    /// How many slots in a row the key takes, this one included.
+    pub(crate) span: AtomicU32,
+    /// An average's selector; a semaphore's `first block << 32 | permits`.
+    pub(crate) aux: AtomicU64,
+    body: SlotBody,
+}
+
+/// The body: of an average two cells and the key, of everything else the key; the tag follows the key, and
+/// both start on a word. What does not fit goes on in the body of the next slot.
+#[repr(C)]
+struct SlotBody {
+    cells: [Cell; 2],
+    rest: [AtomicU64; 3],
+}
+
+/// One permit of a semaphore: a hold, and in the first permit the semaphore's last token.
+#[repr(C)]
+pub(crate) struct Permit {
+    pub(crate) hold: Hold,
+    pub(crate) ticket: AtomicU64,
+}
+
+/// How many different keys a process can be seen waiting for at a time.
+pub(crate) const WAITING_ENTRIES: usize = 8;
+pub(crate) const PARTICIPANT_USED: u64 = 1 << 32;
+/// The beacon was handed to other processes: the process id is no proof of death.
+pub(crate) const PARTICIPANT_SHARED: u64 = 1 << 33;
+
+/// What a participant says about itself. Its beacon decides whether it lives; this is for showing.
+#[repr(C)]
+pub(crate) struct Participant {
+    /// Joins so far (low half) and flags.
+    pub(crate) state: AtomicU64,
+    /// Process id, and user id in the upper half.
+    pub(crate) pid_uid: AtomicU64,
+    pub(crate) started: AtomicU64,
+    pub(crate) pid_namespace: AtomicU64,
+    pub(crate) joined_us: AtomicU64,
+    pub(crate) program: [AtomicU64; 3],
+    /// `threads waiting << 32 | link of the slot waited for`.
+    pub(crate) waiting: [AtomicU64; WAITING_ENTRIES],
+}
+
+/// A change of structure that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Intent {
+    None = 0,
+    /// A key is being made: undone unless it is linked.
+    Create = 1,
+    /// A key is being taken away if nobody holds it: undone unless its kind is "none" already.
+    Reclaim = 2,
+    /// A key is being taken away whoever holds it: finished.
+    Remove = 3,
+}
+
+/// What the next one to lock a stripe needs to finish or undo what a dead one left.
+#[repr(C)]
+pub(crate) struct Stripe {
+    pub(crate) intent: AtomicU64,
+    /// `first << 32 | count` of the slots and blocks concerned.
+    pub(crate) slots: AtomicU64,
+    pub(crate) blocks: AtomicU64,
+    pub(crate) bucket: AtomicU64,
+    /// No sequence of a key that was taken away was higher.
+    pub(crate) floor: AtomicU64,
+    reserved: [AtomicU64; 3],
+}
+
+const _: () = {
+    assert!(size_of::<Slot>() == SLOT_BYTES as usize);
+    assert!(offset_of!(Slot, meta) == 24 && offset_of!(Slot, wake) == 32);
+    assert!(offset_of!(Slot, hash) == 40 && offset_of!(Slot, aux) == 48);
+    assert!(offset_of!(Slot, body) == 56 && size_of::<SlotBody>() == 8 * BODY_WORDS);
+    assert!(size_of::<Permit>() == (BLOCK_BYTES as usize) / PERMITS_PER_BLOCK as usize);
+    assert!(size_of::<Participant>() == PARTICIPANT_BYTES as usize);
+    assert!(size_of::<Stripe>() == STRIPE_BYTES as usize);
+};
+
+impl Slot {
+    pub(crate) fn meta(&self) -> Option<Meta> {
+        Meta::decode(self.meta.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn cells(&self) -> Cells<'_> {
+        Cells {
+            selector: &self.aux,
+            cells: &self.body.cells,
+        }
+    }
+
+    /// Word `at` of the body, 0 to 16. The words of a cell are reached through `cells` only, but the body
+    /// of a continuing slot is all words.
+    pub(super) fn body_ptr(&self) -> *const AtomicU64 {
+        (&raw const self.body).cast()
+    }
+
+    /// A semaphore's first block and number of permits.
+    pub(crate) fn permits(&self) -> (u32, u32) {
+        unpack(self.aux.load(Ordering::Acquire))
+    }
+}
+
+impl Stripe {
+    pub(crate) fn intent(&self) -> Option<Intent> {
+        // Acquire: pairs with the Release in `set_intent`, so the other fields are those of the intent.
+        Some(match self.intent.load(Ordering::Acquire) {
+            0 => Intent::None,
+            1 => Intent::Create,
+            2 => Intent::Reclaim,
+            3 => Intent::Remove,
+            _ => return None,
+        })
+    }
+
+    pub(crate) fn set_intent(&self, intent: Intent) {
+        self.intent.store(intent as u64, Ordering::Release);
+    }
+}
+
+/// Two numbers in a word, the first in the upper half.
+pub(crate) fn pack(first: u32, count: u32) -> u64 {
+    u64::from(first) << 32 | u64::from(count)
+}
+
+pub(crate) fn unpack(bits: u64) -> (u32, u32) {
+    ((bits >> 32) as u32, bits as u32)
+}

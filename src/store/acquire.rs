@@ -1,0 +1,535 @@
+//! Taking and giving back: the fast path, the waiting, and taking over from the dead and the late.
+
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::os::{clock, futex, process};
+use crate::record::{Hold, Judgement, Lease, ParticipantId, Returned, Stamp, Word, next_sequence};
+use crate::store::binding::{Binding, Spot};
+use crate::store::{Process, Store};
+use crate::sync::Ordering;
+use crate::types::{Holder, Kind, Token};
+
+/// How long a waiter sleeps before it looks whether the holder died: the kernel wakes nobody when a
+/// process is killed. Short enough to take over within 10 ms, long enough to cost below 0.1 % of a core.
+pub(crate) const TICK: Duration = Duration::from_millis(6);
+/// How often a waiter looks before it sleeps: a hold is often shorter than the way into the kernel.
+const SPINS: u32 = 60;
+
+/// How long to wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Patience {
+    Never,
+    Until(Instant),
+    Forever,
+}
+
+impl Patience {
+    /// A duration too long to be a moment is for ever.
+    pub(crate) fn of(timeout: Duration) -> Patience {
+        Instant::now()
+            .checked_add(timeout)
+            .map_or(Patience::Forever, Patience::Until)
+    }
+
+    /// What is left; `None` when it is over.
+    fn left(self) -> Option<Duration> {
+        match self {
+            Patience::Never => None,
+            Patience::Until(moment) => {
+                let left = moment.saturating_duration_since(Instant::now());
+                (!left.is_zero()).then_some(left)
+            }
+            Patience::Forever => Some(Duration::MAX),
+        }
+    }
+}
+
+/// What was had before, by somebody who did not give it back.
+#[derive(Clone, Debug)]
+pub(crate) struct Predecessor {
+    pub(crate) holder: Holder,
+    /// Died; otherwise only let its lease run out.
+    pub(crate) died: bool,
+}
+
+/// A hold that is ours until it is given back or lost.
+pub(crate) struct Grant {
+    spot: Spot,
+    /// Which permit, for a semaphore.
+    pub(crate) permit: u32,
+    pub(crate) word: Word,
+    pub(crate) predecessor: Option<Box<Predecessor>>,
+}
+
+impl Grant {
+    pub(crate) fn token(&self) -> Token {
+        Token::new(self.word.sequence())
+    }
+}
+
+/// What one look at all holds of a key came to.
+enum Attempt {
+    Granted(Grant),
+    /// All are held; look again when the first lease is over.
+    Held {
+        lease_us: Option<u64>,
+    },
+    /// The key is not where it was.
+    Gone,
+    /// Somebody is taking the key away.
+    Retiring,
+}
+
+/// The fast path: a word that is plainly free, in a slot that is remembered. No system call, no
+/// allocation, and but for the lease no precise clock.
+impl Binding {
+    #[inline]
+    pub(crate) fn try_fast(&self) -> Option<Grant> {
+        let me = self.store().me()?;
+        let spot = self.remembered()?;
+        let hold = &self.slot(spot).hold;
+        let word = self.take_if_free(spot, hold, me)?;
+        Some(Grant {
+            spot,
+            permit: 0,
+            word,
+            predecessor: None,
+        })
+    }
+
+    /// Of a semaphore: the permit that was free last time.
+    #[inline]
+    pub(crate) fn try_fast_permit(&self) -> Option<Grant> {
+        let me = self.store().me()?;
+        let spot = self.remembered()?;
+        let permit = self.hint.load(Ordering::Relaxed);
+        let (first, permits) = self.slot(spot).permits();
+        if permit >= permits {
+            return None;
+        }
+        let slab = self.store().slab();
+        let hold = &slab.permit(first, permit)?.hold;
+        let seen = hold.load();
+        if !seen.is_plainly_free() || !spot.is_current(self.slot(spot)) {
+            return None;
+        }
+        let sequence = slab
+            .permit(first, 0)?
+            .ticket
+            .fetch_add(1, Ordering::Relaxed)
+            + 1;
+        if sequence <= seen.sequence() {
+            return None;
+        }
+        let word = self.take(hold, seen, me, sequence, false).ok()?;
+        Some(Grant {
+            spot,
+            permit,
+            word,
+            predecessor: None,
+        })
+    }
+
+    #[inline]
+    fn take_if_free(&self, spot: Spot, hold: &Hold, me: ParticipantId) -> Option<Word> {
+        let seen = hold.load();
+        if !seen.is_plainly_free() || !spot.is_current(self.slot(spot)) {
+            return None;
+        }
+        self.take(hold, seen, me, next_sequence(seen)?, false).ok()
+    }
+
+    /// Takes exactly `seen`, and says since when and for how long.
+    #[inline]
+    fn take(
+        &self,
+        hold: &Hold,
+        seen: Word,
+        me: ParticipantId,
+        sequence: u64,
+        contended: bool,
+    ) -> std::result::Result<Word, Word> {
+        let deadline = hold.deadline_bits();
+        let mine = hold.take(seen, me, sequence, contended)?;
+        // An average's latch is held for nanoseconds, and nobody asks since when.
+        if self.kind() != Kind::Averager {
+            hold.set_stamp(mine, Stamp::new(process::tid(), clock::coarse_ns()));
+            hold.set_lease(mine, deadline, self.lease());
+        }
+        Ok(mine)
+    }
+
+    #[inline]
+    fn lease(&self) -> Lease {
+        match self.expire {
+            None => Lease::None,
+            Some(lease) => Lease::Until(clock::boot_us_after(lease)),
+        }
+    }
+}
+
+/// The slow path.
+impl Binding {
+    /// Takes the key, or one of its permits, as `patience` allows. `None`: it is held.
+    #[cold]
+    pub(crate) fn acquire(&self, patience: Patience) -> Result<Option<Grant>> {
+        let mut slept = false;
+        let mut spins = SPINS;
+        let mut mark = None;
+        loop {
+            let process = self.store().process()?;
+            let spot = self.locate_or_create()?;
+            let slot = self.slot(spot);
+            // Before looking: whoever frees a word after that look also changes this (W1).
+            let wakes = slot.wake.load(Ordering::Acquire);
+            let lease_us = match self.attempt(process, spot, slept)? {
+                Attempt::Granted(grant) => return Ok(Some(grant)),
+                Attempt::Gone => continue,
+                Attempt::Retiring => {
+                    self.await_retirement()?;
+                    continue;
+                }
+                Attempt::Held { lease_us } => lease_us,
+            };
+            let Some(left) = patience.left() else {
+                return Ok(None);
+            };
+            if spins > 0 && self.spin(spot, &mut spins) {
+                continue;
+            }
+            mark = mark.or_else(|| self.store().mark_waiting(process, spot.id));
+            if self.mark_contended(spot)? {
+                futex::wait(&slot.wake, wakes, nap(left, lease_us));
+                slept = true;
+            }
+        }
+    }
+
+    /// Looks at all holds of the key once and takes the first that can be had.
+    fn attempt(&self, process: &Process, spot: Spot, contended: bool) -> Result<Attempt> {
+        let mut lease_us: Option<u64> = None;
+        let mut living = Living::default();
+        let (first, count) = self.hold_range(spot)?;
+        let start = self.hint.load(Ordering::Relaxed) % count;
+        for permit in (start..count).chain(0..start) {
+            let hold = self.hold(spot, first, permit)?;
+            let mut seen = hold.load();
+            loop {
+                if !spot.is_current(self.slot(spot)) {
+                    return Ok(Attempt::Gone);
+                }
+                let is_dead = |other| living.is_dead(self.store(), process, other);
+                let judgement = match hold.judge(seen, clock::boot_us, is_dead) {
+                    // A latch has no lease. What is in its deadline word is from another life of the slot.
+                    Judgement::Expired if self.kind() == Kind::Averager => Judgement::Held,
+                    other => other,
+                };
+                match judgement {
+                    Judgement::Held => {
+                        if let Lease::Until(until) = hold.lease_of(seen) {
+                            lease_us = Some(lease_us.map_or(until, |other| other.min(until)));
+                        }
+                        break;
+                    }
+                    Judgement::Retiring => return Ok(Attempt::Retiring),
+                    Judgement::Expired if !hold.mark_over(seen, clock::boot_us) => {
+                        seen = hold.load();
+                        continue;
+                    }
+                    _ => {}
+                }
+                let predecessor = self.predecessor(process, hold, seen, judgement);
+                let sequence = self.sequence_after(first, seen)?;
+                match self.take(hold, seen, process.id, sequence, contended) {
+                    Ok(word) => {
+                        self.hint.store(permit, Ordering::Relaxed);
+                        return Ok(Attempt::Granted(Grant {
+                            spot,
+                            permit,
+                            word,
+                            predecessor,
+                        }));
+                    }
+                    Err(now) => seen = now,
+                }
+            }
+        }
+        Ok(Attempt::Held { lease_us })
+    }
+
+    /// First block and number of permits; of anything but a semaphore `(0, 1)`.
+    fn hold_range(&self, spot: Spot) -> Result<(u32, u32)> {
+        match self.kind() {
+            Kind::Semaphore => self.store().permits_of(spot.id),
+            _ => Ok((0, 1)),
+        }
+    }
+
+    /// The hold of a lock, or of permit number `permit`.
+    fn hold(&self, spot: Spot, first: u32, permit: u32) -> Result<&Hold> {
+        if self.kind() != Kind::Semaphore {
+            return Ok(&self.slot(spot).hold);
+        }
+        let slab = self.store().slab();
+        slab.permit(first, permit)
+            .map(|permit| &permit.hold)
+            .ok_or_else(|| slab.corrupt(format!("permit {permit} of block {first}")))
+    }
+
+    /// The sequence for a grant after `seen`: one more, and for a permit one that the semaphore never gave.
+    fn sequence_after(&self, first: u32, seen: Word) -> Result<u64> {
+        let slab = self.store().slab();
+        let used_up = || slab.corrupt(format!("the sequence of {} is used up", self.show_key()));
+        let least = next_sequence(seen).ok_or_else(used_up)?;
+        if self.kind() != Kind::Semaphore {
+            return Ok(least);
+        }
+        let ticket = &slab.permit(first, 0).ok_or_else(used_up)?.ticket;
+        // After damage the ticket may be behind its permits.
+        ticket.fetch_max(least - 1, Ordering::Relaxed);
+        let sequence = ticket.fetch_add(1, Ordering::Relaxed) + 1;
+        (sequence <= crate::record::SEQUENCE_MAX)
+            .then_some(sequence)
+            .ok_or_else(used_up)
+    }
+
+    fn predecessor(
+        &self,
+        process: &Process,
+        hold: &Hold,
+        seen: Word,
+        judgement: Judgement,
+    ) -> Option<Box<Predecessor>> {
+        let died = match judgement {
+            Judgement::Dead | Judgement::Abandoned => true,
+            Judgement::Expired => false,
+            Judgement::Free | Judgement::Held | Judgement::Retiring => return None,
+        };
+        let holder = self.store().holder(process, hold, seen, !died);
+        (self.kind() != Kind::Averager).then(|| Box::new(Predecessor { holder, died }))
+    }
+
+    /// Looks again and again for a little while. Whether anything looks free.
+    fn spin(&self, spot: Spot, spins: &mut u32) -> bool {
+        let Ok((first, count)) = self.hold_range(spot) else {
+            return true;
+        };
+        let permit = self.hint.load(Ordering::Relaxed) % count;
+        while *spins > 0 {
+            *spins -= 1;
+            std::hint::spin_loop();
+            if self
+                .hold(spot, first, permit)
+                .is_ok_and(|h| h.load().is_free())
+            {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Asks to be woken by whoever gives back any of the holds. `false`: one of them looks free.
+    fn mark_contended(&self, spot: Spot) -> Result<bool> {
+        let (first, count) = self.hold_range(spot)?;
+        for permit in 0..count {
+            let hold = self.hold(spot, first, permit)?;
+            let mut seen = hold.load();
+            loop {
+                if seen.is_free() || seen.is_retiring() || !spot.is_current(self.slot(spot)) {
+                    return Ok(false);
+                }
+                match hold.mark_contended(seen) {
+                    Ok(_) => break,
+                    Err(now) => seen = now,
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Waits until nobody is in the middle of taking the key away: under its stripe nobody is, for a dead
+    /// one's work is ended there.
+    fn await_retirement(&self) -> Result<()> {
+        let hash = self.store().hash(self.key());
+        self.store()
+            .lock_stripe(self.store().stripe_of(hash))
+            .map(drop)
+    }
+}
+
+/// How long to sleep: until it is time to look whether the holder died, the lease is over, or the patience.
+fn nap(left: Duration, lease_us: Option<u64>) -> Duration {
+    let until_lease = lease_us.map_or(Duration::MAX, |until| {
+        // A microsecond more, so that it is over when we look.
+        Duration::from_micros(until.saturating_sub(clock::boot_us()) + 1)
+    });
+    left.min(until_lease).min(TICK)
+}
+
+/// Who was found alive during one look at the permits of a semaphore, so that each is asked about once.
+#[derive(Default)]
+struct Living {
+    last: Option<ParticipantId>,
+    seen: Vec<ParticipantId>,
+}
+
+impl Living {
+    fn is_dead(&mut self, store: &Store, process: &Process, other: ParticipantId) -> bool {
+        if self.last == Some(other) || self.seen.contains(&other) {
+            return false;
+        }
+        if store.is_dead(process, other) {
+            return true;
+        }
+        // The one most often asked about is the last; the list stays empty for a lock.
+        if let Some(last) = self.last.replace(other) {
+            self.seen.push(last);
+        }
+        false
+    }
+}
+
+/// What can be done with a grant.
+impl Binding {
+    fn grant_hold(&self, grant: &Grant) -> Result<&Hold> {
+        let (first, _) = match self.kind() {
+            Kind::Semaphore => self.slot(grant.spot).permits(),
+            _ => (0, 1),
+        };
+        self.hold(grant.spot, first, grant.permit)
+    }
+
+    /// Whether the grant is this process's: a child of a fork holds nothing that its parent held.
+    #[inline]
+    fn is_ours(&self, grant: &Grant) -> bool {
+        let me = self.store().me();
+        me.is_some() && me == grant.word.participant()
+    }
+
+    /// Gives the grant back. Errors: `NotHolder` in a forked child, `Lost` if it was taken over.
+    #[inline]
+    pub(crate) fn give_back(&self, grant: &Grant) -> Result<()> {
+        if !self.is_ours(grant) {
+            return Err(self.not_holder());
+        }
+        match self.return_word(grant) {
+            Returned::Free => Ok(()),
+            Returned::Wake => {
+                self.wake_one(grant.spot);
+                Ok(())
+            }
+            Returned::Lost => Err(self.lost(grant)),
+        }
+    }
+
+    #[inline]
+    fn return_word(&self, grant: &Grant) -> Returned {
+        match self.kind() {
+            Kind::Semaphore => self
+                .grant_hold(grant)
+                .map_or(Returned::Lost, |hold| hold.give_back(grant.word)),
+            _ => self.slot(grant.spot).hold.give_back(grant.word),
+        }
+    }
+
+    #[cold]
+    fn wake_one(&self, spot: Spot) {
+        let wake = &self.slot(spot).wake;
+        // Release: pairs with the Acquire at the head of the waiting loop (W1).
+        wake.fetch_add(1, Ordering::Release);
+        futex::wake(wake, 1);
+    }
+
+    /// Starts the lease anew. Without one, only says whether the grant still stands.
+    pub(crate) fn renew(&self, grant: &Grant) -> Result<()> {
+        let hold = self.own_hold(grant)?;
+        let stands = match self.expire {
+            Some(_) => hold.renew(grant.word, self.lease()),
+            None => hold.is_valid(grant.word, clock::boot_us),
+        };
+        stands.then_some(()).ok_or_else(|| self.lost(grant))
+    }
+
+    /// Whether the grant still stands and its lease is not over.
+    pub(crate) fn check(&self, grant: &Grant) -> Result<()> {
+        let stands = self.own_hold(grant)?.is_valid(grant.word, clock::boot_us);
+        stands.then_some(()).ok_or_else(|| self.lost(grant))
+    }
+
+    fn own_hold(&self, grant: &Grant) -> Result<&Hold> {
+        if !self.is_ours(grant) {
+            return Err(self.not_holder());
+        }
+        self.grant_hold(grant)
+    }
+
+    pub(crate) fn lost(&self, grant: &Grant) -> Error {
+        Error::Lost {
+            key: self.show_key(),
+            token: grant.token(),
+        }
+    }
+
+    pub(crate) fn not_holder(&self) -> Error {
+        Error::NotHolder {
+            key: self.show_key(),
+        }
+    }
+
+    /// Gives back whatever grant has `token`, also another process's: who knows the token may. `false` if
+    /// none has it, or none any more.
+    pub(crate) fn release_token(&self, token: Token) -> Result<bool> {
+        let Some(spot) = self.locate()? else {
+            return Ok(false);
+        };
+        let (first, count) = self.hold_range(spot)?;
+        for permit in 0..count {
+            let word = self.hold(spot, first, permit)?.load();
+            if word.is_free() || word.is_retiring() || word.sequence() != token.get() {
+                continue;
+            }
+            let grant = Grant {
+                spot,
+                permit,
+                word,
+                predecessor: None,
+            };
+            let returned = self.return_word(&grant);
+            if returned == Returned::Wake {
+                self.wake_one(spot);
+            }
+            return Ok(returned != Returned::Lost);
+        }
+        Ok(false)
+    }
+
+    /// Whether the word of the key is `word`'s hold: for a re-entrant lock to know its own.
+    #[inline]
+    pub(crate) fn still_has(&self, spot: Spot, word: Word) -> bool {
+        let stands = self.slot(spot).hold.load().same_hold(word);
+        stands && self.store().me() == word.participant()
+    }
+
+    /// Starts the lease of a hold that is ours, if the handle has one. `false`: it is lost.
+    #[inline]
+    pub(crate) fn rearm(&self, spot: Spot, word: Word) -> bool {
+        self.expire.is_none() || self.slot(spot).hold.renew(word, self.lease())
+    }
+}
+
+impl Grant {
+    pub(crate) fn spot(&self) -> Spot {
+        self.spot
+    }
+
+    /// A further grant of a hold that is held already.
+    pub(crate) fn again(spot: Spot, word: Word) -> Grant {
+        Grant {
+            spot,
+            permit: 0,
+            word,
+            predecessor: None,
+        }
+    }
+}

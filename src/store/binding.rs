@@ -1,0 +1,224 @@
+//! What a handle knows of its key: where it lies. Found or made at first use, remembered, and checked
+//! against the slot's generation each time, so a key that was taken away is noticed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Error, Result, show_key};
+use crate::slab::{Meta, Slot, SlotId};
+use crate::store::Store;
+use crate::store::index::{Found, Spec, check_lengths};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::types::Kind;
+
+/// A handle's key and settings, and its memory of the slot. Shared by the clones of a handle.
+pub(crate) struct Binding {
+    store: Arc<Store>,
+    kind: Kind,
+    key: Box<[u8]>,
+    hash: u64,
+    pub(crate) tag: Box<[u8]>,
+    /// For locks and semaphores the lease, for averages how long they last.
+    pub(crate) expire: Option<Duration>,
+    /// Of a semaphore, otherwise 0.
+    permits: u32,
+    /// `slot's link << 32 | generation`, or 0.
+    spot: AtomicU64,
+    /// The permit that was free last time. Wrong values cost time only.
+    pub(crate) hint: AtomicU32,
+}
+
+/// A slot in a certain life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Spot {
+    pub(crate) id: SlotId,
+    life: u64,
+}
+
+impl Spot {
+    /// Whether the slot is still in that life. Read after the hold word: who takes a key away takes its
+    /// words first, so a word read in this life cannot be taken in the next (H4).
+    #[inline]
+    pub(crate) fn is_current(self, slot: &Slot) -> bool {
+        Meta::life(slot.meta.load(Ordering::Acquire)) == self.life
+    }
+}
+
+impl Binding {
+    pub(crate) fn new(store: Arc<Store>, kind: Kind, key: &[u8], permits: u32) -> Binding {
+        Binding {
+            hash: store.hash(key),
+            store,
+            kind,
+            key: key.into(),
+            tag: Box::default(),
+            expire: None,
+            permits,
+            spot: AtomicU64::new(0),
+            hint: AtomicU32::new(0),
+        }
+    }
+
+    /// The same with other settings, for the builder methods.
+    pub(crate) fn with(&self, change: impl FnOnce(&mut Binding)) -> Binding {
+        let mut new = Binding {
+            store: Arc::clone(&self.store),
+            kind: self.kind,
+            key: self.key.clone(),
+            hash: self.hash,
+            tag: self.tag.clone(),
+            expire: self.expire,
+            permits: self.permits,
+            spot: AtomicU64::new(0),
+            hint: AtomicU32::new(0),
+        };
+        change(&mut new);
+        new
+    }
+
+    #[inline]
+    pub(crate) fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    #[inline]
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub(crate) fn permits(&self) -> u32 {
+        self.permits
+    }
+
+    pub(crate) fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    pub(crate) fn show_key(&self) -> String {
+        show_key(&self.key)
+    }
+
+    #[inline]
+    pub(crate) fn slot(&self, spot: Spot) -> &Slot {
+        self.store.slab().slot(spot.id)
+    }
+
+    /// Where the key was last.
+    #[inline]
+    pub(crate) fn remembered(&self) -> Option<Spot> {
+        let bits = self.spot.load(Ordering::Relaxed);
+        let id = self
+            .store
+            .slab()
+            .slot_id(((bits >> 32) as u32).checked_sub(1)?)?;
+        let life = Meta::life_of(bits as u32, self.kind);
+        Some(Spot { id, life })
+    }
+
+    fn remember(&self, found: Found) -> Spot {
+        let generation = found.meta.generation;
+        let bits = u64::from(found.id.link()) << 32 | u64::from(generation);
+        self.spot.store(bits, Ordering::Relaxed);
+        let life = Meta::life_of(generation, self.kind);
+        Spot { id: found.id, life }
+    }
+
+    /// Where the key is now, if it is anywhere.
+    pub(crate) fn locate(&self) -> Result<Option<Spot>> {
+        if let Some(spot) = self.remembered().filter(|s| s.is_current(self.slot(*s))) {
+            return Ok(Some(spot));
+        }
+        self.check_settings()?;
+        let Some(found) = self.store.find(&self.key, self.hash)? else {
+            return Ok(None);
+        };
+        self.check_found(found)?;
+        Ok(Some(self.remember(found)))
+    }
+
+    /// Where the key is now; makes it if it is nowhere, and room for it if there is none.
+    pub(crate) fn locate_or_create(&self) -> Result<Spot> {
+        if let Some(spot) = self.remembered().filter(|s| s.is_current(self.slot(*s))) {
+            return Ok(spot);
+        }
+        self.check_settings()?;
+        if let Some(found) = self.store.find_unlocked(&self.key, self.hash)
+            && self.tag.is_empty()
+        {
+            self.check_found(found)?;
+            return Ok(self.remember(found));
+        }
+        // A little room first, then all there is.
+        let capacity = self.store.slab().layout().capacity;
+        for enough in [capacity / 16 + 16, u32::MAX] {
+            if let Some(found) = self.find_or_create()? {
+                return Ok(self.remember(found));
+            }
+            self.store.reclaim(enough)?;
+        }
+        match self.find_or_create()? {
+            Some(found) => Ok(self.remember(found)),
+            None => Err(Error::Full {
+                path: self.store.dir().to_path_buf(),
+                capacity: capacity as usize,
+            }),
+        }
+    }
+
+    /// `None`: there is no room.
+    fn find_or_create(&self) -> Result<Option<Found>> {
+        let stripe = self.store.lock_stripe(self.store.stripe_of(self.hash))?;
+        let Some(found) = stripe.find(&self.key, self.hash)? else {
+            return stripe.create(&Spec {
+                kind: self.kind,
+                key: &self.key,
+                hash: self.hash,
+                tag: &self.tag,
+                permits: self.permits,
+            });
+        };
+        self.check_found(found)?;
+        if !self.tag.is_empty() && stripe.tag_of(found) != *self.tag {
+            stripe.retag(found, &self.key, &self.tag)?;
+        }
+        Ok(Some(found))
+    }
+
+    /// What the constructor, which cannot fail, was given.
+    fn check_settings(&self) -> Result<()> {
+        check_lengths(&self.key, &self.tag)?;
+        if self.expire == Some(Duration::ZERO) {
+            let what =
+                "expire of zero would be over at once; use a longer one, or none".to_string();
+            return Err(Error::Invalid { what });
+        }
+        let most = u32::from(u16::MAX);
+        if self.kind == Kind::Semaphore && !(1..=most).contains(&self.permits) {
+            let what = format!("a semaphore has 1 to {most} permits, not {}", self.permits);
+            return Err(Error::Invalid { what });
+        }
+        Ok(())
+    }
+
+    fn check_found(&self, found: Found) -> Result<()> {
+        if found.kind != self.kind {
+            return Err(Error::KindMismatch {
+                key: self.show_key(),
+                found: found.kind,
+                expected: self.kind,
+            });
+        }
+        if self.kind != Kind::Semaphore {
+            return Ok(());
+        }
+        match self.store.permits_of(found.id)? {
+            (_, permits) if permits == self.permits => Ok(()),
+            (_, permits) => Err(Error::ConfigMismatch {
+                what: "permits",
+                of: self.show_key(),
+                found: permits.into(),
+                expected: self.permits.into(),
+            }),
+        }
+    }
+}

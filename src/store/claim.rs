@@ -1,0 +1,169 @@
+//! Room for keys: runs of slots, and runs of blocks for the permits of semaphores.
+//!
+//! The state bytes are the truth about what is used. A run is noted in the stripe's intent *before* its
+//! states are claimed, so a dead claimer's can be told from everyone else's: claimed by this stripe, and
+//! in the intent. Claims of different stripes race by compare-exchange.
+
+use crate::error::Result;
+use crate::slab::{CLAIMED, Growing, STATE_FREE, Slab, pack};
+use crate::store::stripe::StripeGuard;
+use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+/// What to claim from: slots or blocks.
+#[derive(Clone, Copy)]
+pub(super) enum Pool {
+    Slots,
+    Blocks,
+}
+
+impl Pool {
+    pub(super) fn state(self, slab: &Slab, at: u32) -> Option<&AtomicU8> {
+        match self {
+            Pool::Slots => slab.slot_state(at),
+            Pool::Blocks => slab.block_state(at),
+        }
+    }
+
+    fn growing(self) -> Growing {
+        match self {
+            Pool::Slots => Growing::Slots,
+            Pool::Blocks => Growing::Blocks,
+        }
+    }
+
+    fn len(self, slab: &Slab) -> u32 {
+        match self {
+            Pool::Slots => slab.layout().slots.count,
+            Pool::Blocks => slab.layout().blocks.count,
+        }
+    }
+
+    fn hint(self, slab: &Slab) -> &AtomicU32 {
+        match self {
+            Pool::Slots => &slab.header().slot_hint,
+            Pool::Blocks => &slab.header().block_hint,
+        }
+    }
+}
+
+impl StripeGuard<'_> {
+    /// Claims `count` in a row and returns the first, or `None` when there is no such run.
+    pub(super) fn claim(&self, pool: Pool, count: u32) -> Result<Option<u32>> {
+        let slab = self.store.slab();
+        let hint = pool.hint(slab).load(Ordering::Relaxed);
+        let found = match self.claim_from(pool, count, hint)? {
+            None if hint != 0 => self.claim_from(pool, count, 0)?,
+            other => other,
+        };
+        if let Some(first) = found {
+            pool.hint(slab).store(first + count, Ordering::Relaxed);
+        }
+        Ok(found)
+    }
+
+    fn claim_from(&self, pool: Pool, count: u32, from: u32) -> Result<Option<u32>> {
+        let slab = self.store.slab();
+        let (mut at, mut run) = (from, 0);
+        while let Some(state) = pool.state(slab, at) {
+            at += 1;
+            run = match state.load(Ordering::Relaxed) {
+                STATE_FREE => run + 1,
+                _ => 0,
+            };
+            if run == count {
+                let first = at - count;
+                self.ensure_allocated(pool, at)?;
+                if self.claim_run(pool, first, count) {
+                    return Ok(Some(first));
+                }
+                run = 0;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Claims exactly this run, or nothing if somebody else was quicker.
+    fn claim_run(&self, pool: Pool, first: u32, count: u32) -> bool {
+        let slab = self.store.slab();
+        self.noted_run(pool)
+            .store(pack(first, count), Ordering::Release);
+        for at in first..first + count {
+            let mine = pool.state(slab, at).is_some_and(|state| {
+                state
+                    .compare_exchange(
+                        STATE_FREE,
+                        self.claim_mark(),
+                        Ordering::AcqRel,
+                        Ordering::Relaxed,
+                    )
+                    .is_ok()
+            });
+            if !mine {
+                self.unclaim(pool, first, at - first);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Gives back what of this run is claimed by this stripe.
+    pub(super) fn unclaim(&self, pool: Pool, first: u32, count: u32) {
+        for at in first..first.saturating_add(count) {
+            let Some(state) = pool.state(self.store.slab(), at) else {
+                return;
+            };
+            // A failure means that it is not our claim: then it is not ours to give back.
+            let _ = state.compare_exchange(
+                self.claim_mark(),
+                STATE_FREE,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
+        }
+    }
+
+    /// Sets the states of a run that is this stripe's.
+    pub(super) fn set_states(&self, pool: Pool, first: u32, count: u32, to: u8) {
+        let slab = self.store.slab();
+        for at in first..first.saturating_add(count) {
+            let Some(state) = pool.state(slab, at) else {
+                return;
+            };
+            state.store(to, Ordering::Release);
+        }
+        if to == STATE_FREE && count > 0 {
+            // The lowest first, so that a store that shrinks and grows stays in the blocks it has.
+            pool.hint(slab).fetch_min(first, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn claim_mark(&self) -> u8 {
+        CLAIMED | self.number as u8
+    }
+
+    fn noted_run(&self, pool: Pool) -> &AtomicU64 {
+        match pool {
+            Pool::Slots => &self.stripe().slots,
+            Pool::Blocks => &self.stripe().blocks,
+        }
+    }
+
+    fn ensure_allocated(&self, pool: Pool, count: u32) -> Result<()> {
+        let slab = self.store.slab();
+        let what = pool.growing();
+        debug_assert!(count <= pool.len(slab));
+        if slab.covers(what, count - 1) {
+            return Ok(());
+        }
+        let _growth = self.store.lock_growth()?;
+        while slab.allocated(what) < count {
+            if !slab.grow(what)? {
+                break;
+            }
+        }
+        if slab.covers(what, count - 1) {
+            return Ok(());
+        }
+        Err(slab.corrupt("it is shorter than its header says"))
+    }
+}

@@ -1,0 +1,347 @@
+//! Finding keys, and making them.
+//!
+//! Chains of slots hang off a table of buckets. Looking needs no lock: a hit is checked against the key
+//! itself and the slot's generation; a miss may be a walk that was led astray by a concurrent change, so
+//! it counts only under the stripe. All changes are made there.
+
+use crate::error::{Error, Result, show_key};
+use crate::slab::layout::PERMITS_PER_BLOCK;
+use crate::slab::{
+    BODY_WORDS, Intent, KEY_BYTES_MAX, Meta, STATE_TAIL, STATE_USED, Slab, SlotId, TAG_BYTES_MAX,
+    pack,
+};
+use crate::store::Store;
+use crate::store::claim::Pool;
+use crate::store::hash::hash;
+use crate::store::stripe::StripeGuard;
+use crate::sync::Ordering;
+use crate::types::Kind;
+
+/// The most slots that a key with its tag takes.
+pub(crate) const SPAN_MAX: u32 = 16;
+/// How far a walk without the lock goes before it gives up and takes the lock.
+const UNLOCKED_STEPS: u32 = 64;
+/// Words of an average's cells, before its key.
+const CELLS_WORDS: usize = 14;
+
+/// A key, found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found {
+    pub(crate) id: SlotId,
+    pub(crate) meta: Meta,
+    pub(crate) kind: Kind,
+}
+
+/// What a key is to be, when it has to be made.
+pub(crate) struct Spec<'a> {
+    pub(crate) kind: Kind,
+    pub(crate) key: &'a [u8],
+    pub(crate) hash: u64,
+    pub(crate) tag: &'a [u8],
+    /// Of a semaphore, otherwise 0.
+    pub(crate) permits: u32,
+}
+
+/// Where key and tag lie in the words of a key's bodies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) key_at: usize,
+    pub(crate) tag_at: usize,
+    pub(crate) words: usize,
+}
+
+impl Place {
+    pub(crate) fn of(kind: Kind, key_len: usize, tag_len: usize) -> Place {
+        let key_at = match kind {
+            Kind::Averager => CELLS_WORDS,
+            _ => 0,
+        };
+        let tag_at = key_at + key_len.div_ceil(8);
+        Place {
+            key_at,
+            tag_at,
+            words: tag_at + tag_len.div_ceil(8),
+        }
+    }
+
+    /// How many slots that takes.
+    pub(crate) fn span(self) -> u32 {
+        self.words.div_ceil(BODY_WORDS).max(1) as u32
+    }
+}
+
+/// Refuses keys and tags of impossible lengths.
+pub(crate) fn check_lengths(key: &[u8], tag: &[u8]) -> Result<()> {
+    if key.is_empty() || key.len() > KEY_BYTES_MAX {
+        return Err(Error::KeyLength { len: key.len() });
+    }
+    if tag.len() > TAG_BYTES_MAX {
+        return Err(Error::TagLength { len: tag.len() });
+    }
+    Ok(())
+}
+
+impl Store {
+    pub(crate) fn hash(&self, key: &[u8]) -> u64 {
+        hash(self.slab.part().seed, key)
+    }
+
+    /// Looks for a key; asks again under the stripe before it says that there is none.
+    pub(crate) fn find(&self, key: &[u8], hash: u64) -> Result<Option<Found>> {
+        if let Some(found) = self.find_unlocked(key, hash) {
+            return Ok(Some(found));
+        }
+        self.lock_stripe(self.stripe_of(hash))?.find(key, hash)
+    }
+
+    pub(crate) fn find_unlocked(&self, key: &[u8], hash: u64) -> Option<Found> {
+        let mut link = self
+            .slab
+            .bucket(self.bucket_of(hash))
+            .load(Ordering::Acquire);
+        for _ in 0..UNLOCKED_STEPS {
+            let id = self.slab.follow(link)?;
+            if let Some(found) = self.matches(id, key, hash) {
+                return Some(found);
+            }
+            link = self.slab.slot(id).next.load(Ordering::Acquire);
+        }
+        None
+    }
+
+    /// Whether the slot holds `key`, in the life that is returned.
+    fn matches(&self, id: SlotId, key: &[u8], hash: u64) -> Option<Found> {
+        let slot = self.slab.slot(id);
+        let meta = slot.meta()?;
+        let kind = meta.kind?;
+        if meta.key_len != key.len() || slot.hash.load(Ordering::Relaxed) != hash as u32 {
+            return None;
+        }
+        let at = Place::of(kind, key.len(), 0).key_at;
+        let same = bytes_equal(&self.slab, id, span_of(&self.slab, id), at, key);
+        // The key was that of this life only if the life is still the same.
+        (same && slot.meta() == Some(meta)).then_some(Found { id, meta, kind })
+    }
+
+    /// Reads `len` bytes of a key's bodies from word `at`.
+    pub(crate) fn read_bytes(&self, id: SlotId, at: usize, len: usize) -> Option<Vec<u8>> {
+        let span = span_of(&self.slab, id);
+        let mut bytes = Vec::with_capacity(len.next_multiple_of(8));
+        for word in 0..len.div_ceil(8) {
+            let word = self.slab.body_word(id, span, at + word)?;
+            bytes.extend_from_slice(&word.load(Ordering::Acquire).to_le_bytes());
+        }
+        bytes.truncate(len);
+        Some(bytes)
+    }
+}
+
+/// How many slots a key says it takes, never more than any can.
+pub(crate) fn span_of(slab: &Slab, id: SlotId) -> u32 {
+    slab.slot(id)
+        .span
+        .load(Ordering::Relaxed)
+        .clamp(1, SPAN_MAX)
+}
+
+fn word_of(bytes: &[u8]) -> u64 {
+    let mut word = [0; 8];
+    word[..bytes.len()].copy_from_slice(bytes);
+    u64::from_le_bytes(word)
+}
+
+fn bytes_equal(slab: &Slab, id: SlotId, span: u32, at: usize, bytes: &[u8]) -> bool {
+    bytes.chunks(8).enumerate().all(|(i, chunk)| {
+        slab.body_word(id, span, at + i)
+            .is_some_and(|word| word.load(Ordering::Relaxed) == word_of(chunk))
+    })
+}
+
+/// `false` when the bodies are too short, which is for the caller to have seen to.
+fn write_bytes(slab: &Slab, id: SlotId, span: u32, at: usize, bytes: &[u8]) -> bool {
+    bytes.chunks(8).enumerate().all(|(i, chunk)| {
+        let word = slab.body_word(id, span, at + i);
+        word.inspect(|word| word.store(word_of(chunk), Ordering::Relaxed))
+            .is_some()
+    })
+}
+
+impl StripeGuard<'_> {
+    /// Looks for a key of this stripe. A chain that does not end is damage.
+    pub(crate) fn find(&self, key: &[u8], hash: u64) -> Result<Option<Found>> {
+        let bucket = self.store.bucket_of(hash);
+        let mut found = None;
+        self.walk(bucket, |id| {
+            found = self.store.matches(id, key, hash);
+            found.is_none()
+        })?;
+        Ok(found)
+    }
+
+    /// Visits the slots of a bucket until `visit` says `false`.
+    pub(crate) fn walk(&self, bucket: u32, mut visit: impl FnMut(SlotId) -> bool) -> Result<()> {
+        let slab = self.store.slab();
+        let mut link = slab.bucket(bucket).load(Ordering::Acquire);
+        for _ in 0..=slab.layout().capacity {
+            if link == 0 {
+                return Ok(());
+            }
+            let id = slab
+                .follow(link)
+                .ok_or_else(|| slab.corrupt(format!("bucket {bucket} leads to slot {link}")))?;
+            if !visit(id) {
+                return Ok(());
+            }
+            link = slab.slot(id).next.load(Ordering::Acquire);
+        }
+        Err(slab.corrupt(format!("the chain of bucket {bucket} does not end")))
+    }
+
+    /// Makes a key that `find` did not find. `None`: there is no room.
+    ///
+    /// Killed after each step: (1) the intent names runs that are not claimed: nothing to undo; (2) the
+    /// claims are undone; (3) the same, the contents mean nothing; (4) it is linked: recovery finishes (5).
+    pub(crate) fn create(&self, spec: &Spec<'_>) -> Result<Option<Found>> {
+        let slab = self.store.slab();
+        let stripe = self.stripe();
+        let place = Place::of(spec.kind, spec.key.len(), spec.tag.len());
+        let (span, blocks) = (place.span(), spec.permits.div_ceil(PERMITS_PER_BLOCK));
+        let bucket = self.store.bucket_of(spec.hash);
+        // 1
+        stripe.slots.store(0, Ordering::Relaxed);
+        stripe.blocks.store(0, Ordering::Relaxed);
+        stripe.bucket.store(bucket.into(), Ordering::Relaxed);
+        stripe.set_intent(Intent::Create);
+        // 2
+        let claimed = self.claim_room(span, blocks);
+        let Ok(Some((first, first_block))) = claimed else {
+            stripe.set_intent(Intent::None);
+            return claimed.map(|_| None);
+        };
+        // 3
+        let meta = self.fill(spec, place, first, first_block)?;
+        // 4. Release: who finds the link finds the slot filled.
+        let head = slab.bucket(bucket);
+        slab.slot(first)
+            .next
+            .store(head.load(Ordering::Relaxed), Ordering::Relaxed);
+        head.store(first.link(), Ordering::Release);
+        // 5
+        self.finish_create(first, span, first_block, blocks);
+        Ok(Some(Found {
+            id: first,
+            meta,
+            kind: spec.kind,
+        }))
+    }
+
+    /// Claims both runs, or neither.
+    fn claim_room(&self, span: u32, blocks: u32) -> Result<Option<(SlotId, u32)>> {
+        let slab = self.store.slab();
+        let Some(first) = self.claim(Pool::Slots, span)? else {
+            return Ok(None);
+        };
+        let first_block = match blocks {
+            0 => Ok(Some(0)),
+            count => self.claim(Pool::Blocks, count),
+        };
+        match (first_block, slab.slot_id(first)) {
+            (Ok(Some(block)), Some(id)) => Ok(Some((id, block))),
+            (failed, _) => {
+                self.unclaim(Pool::Slots, first, span);
+                failed.map(|_| None)
+            }
+        }
+    }
+
+    /// Fills slots that nobody else can reach.
+    fn fill(&self, spec: &Spec<'_>, place: Place, id: SlotId, first_block: u32) -> Result<Meta> {
+        let slab = self.store.slab();
+        let slot = slab.slot(id);
+        let floor = self.stripe().floor.load(Ordering::Relaxed);
+        slot.hold.raise_sequence(floor);
+        slot.hash.store(spec.hash as u32, Ordering::Relaxed);
+        slot.span.store(place.span(), Ordering::Relaxed);
+        match spec.kind {
+            Kind::Averager => slot.cells().reset(&[0; crate::record::PAYLOAD_WORDS]),
+            _ => slot
+                .aux
+                .store(pack(first_block, spec.permits), Ordering::Relaxed),
+        }
+        self.fill_permits(first_block, spec.permits, floor);
+        let whole = write_bytes(slab, id, place.span(), place.key_at, spec.key)
+            && write_bytes(slab, id, place.span(), place.tag_at, spec.tag);
+        if !whole {
+            return Err(slab.corrupt("a new slot is not allocated"));
+        }
+        let generation = slot.meta().map_or(0, |m| m.generation);
+        let meta = Meta {
+            generation,
+            kind: Some(spec.kind),
+            key_len: spec.key.len(),
+            tag_len: spec.tag.len(),
+        };
+        slot.meta.store(meta.encode(), Ordering::Release);
+        Ok(meta)
+    }
+
+    /// Readies the permits of a new semaphore, and sets its ticket above all that their words have seen.
+    fn fill_permits(&self, first_block: u32, permits: u32, floor: u64) {
+        let slab = self.store.slab();
+        let mut ticket = floor;
+        for permit in (0..permits).filter_map(|i| slab.permit(first_block, i)) {
+            permit.hold.raise_sequence(0);
+            ticket = ticket.max(permit.hold.load().sequence());
+        }
+        if let Some(first) = slab.permit(first_block, 0).filter(|_| permits > 0) {
+            first.ticket.fetch_max(ticket, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn finish_create(&self, first: SlotId, span: u32, first_block: u32, blocks: u32) {
+        self.set_states(Pool::Slots, first.index() + 1, span - 1, STATE_TAIL);
+        self.set_states(Pool::Blocks, first_block, blocks, STATE_USED);
+        self.set_states(Pool::Slots, first.index(), 1, STATE_USED);
+        self.stripe().set_intent(Intent::None);
+    }
+
+    /// Gives a key another tag, in the room that it has. The tag is gone for a moment: who dies here
+    /// leaves the key without one.
+    pub(crate) fn retag(&self, found: Found, key: &[u8], tag: &[u8]) -> Result<()> {
+        let slab = self.store.slab();
+        let slot = slab.slot(found.id);
+        let place = Place::of(found.kind, found.meta.key_len, tag.len());
+        let span = span_of(slab, found.id);
+        if place.span() > span {
+            return Err(Error::Invalid {
+                what: format!(
+                    "{} was made without room for a tag of {} bytes; use a shorter one, or remove the key first",
+                    show_key(key),
+                    tag.len()
+                ),
+            });
+        }
+        let without = Meta {
+            tag_len: 0,
+            ..found.meta
+        };
+        slot.meta.store(without.encode(), Ordering::Release);
+        if !write_bytes(slab, found.id, span, place.tag_at, tag) {
+            return Err(slab.corrupt("a slot is not allocated"));
+        }
+        let with = Meta {
+            tag_len: tag.len(),
+            ..found.meta
+        };
+        slot.meta.store(with.encode(), Ordering::Release);
+        Ok(())
+    }
+
+    /// The tag of a key.
+    pub(crate) fn tag_of(&self, found: Found) -> Vec<u8> {
+        let place = Place::of(found.kind, found.meta.key_len, found.meta.tag_len);
+        self.store
+            .read_bytes(found.id, place.tag_at, found.meta.tag_len)
+            .unwrap_or_default()
+    }
+}

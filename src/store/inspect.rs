@@ -1,0 +1,208 @@
+//! Showing: who holds what, how keys stand. Decides nothing, disturbs nobody.
+
+use std::time::Duration;
+
+use crate::error::{Result, show_key};
+use crate::os::clock;
+use crate::record::{Hold, Judgement, Lease, Word};
+use crate::slab::layout::STRIPES;
+use crate::store::average;
+use crate::store::binding::Binding;
+use crate::store::index::{Found, Place};
+use crate::store::{Process, Store};
+use crate::types::{Holder, KeyInfo, KeyState, Kind, Token};
+
+/// How the holds of a key stand.
+pub(crate) struct Standing {
+    pub(crate) value: u32,
+    pub(crate) available: u32,
+    pub(crate) holders: Vec<Holder>,
+}
+
+impl Store {
+    /// Who has, or had, the hold `of`.
+    pub(crate) fn holder(&self, process: &Process, hold: &Hold, of: Word, alive: bool) -> Holder {
+        let stamp = hold.stamp_of(of);
+        let tid = stamp.map_or(0, |s| s.tid);
+        let described = of.participant().and_then(|p| self.describe(process, p));
+        let lease_left = match hold.lease_of(of) {
+            Lease::None => None,
+            Lease::Over => Some(Duration::ZERO),
+            Lease::Until(until) => {
+                let left = until.saturating_sub(clock::boot_us());
+                Some(Duration::from_micros(left))
+            }
+        };
+        Holder {
+            // Of an abandoned hold, the process id was put where the thread id had been.
+            pid: described.as_ref().map_or(tid, |d| d.pid),
+            tid,
+            same_pid_namespace: described.as_ref().is_some_and(|d| d.same_pid_namespace),
+            program: described.map(|d| d.program).unwrap_or_default(),
+            held_for: stamp.map(|s| s.age(clock::coarse_ns())),
+            lease_left,
+            token: Token::new(of.sequence()),
+            alive,
+        }
+    }
+
+    /// How a single hold stands: whether it can be had, and who has or had it.
+    fn stand(&self, process: &Process, hold: &Hold) -> (bool, Option<Holder>) {
+        loop {
+            let seen = hold.load();
+            let judgement = hold.judge(seen, clock::boot_us, |p| self.is_dead(process, p));
+            let alive = !matches!(judgement, Judgement::Dead | Judgement::Abandoned);
+            let holder = match judgement {
+                Judgement::Free | Judgement::Retiring => None,
+                _ => Some(self.holder(process, hold, seen, alive)),
+            };
+            // What was read belongs to this hold only if it is still there.
+            if hold.load().same_hold(seen) {
+                return (judgement != Judgement::Held, holder);
+            }
+        }
+    }
+
+    /// How the holds of a key stand.
+    pub(crate) fn standing(&self, found: Found) -> Result<Standing> {
+        let process = self.process()?;
+        let (first, value) = match found.kind {
+            Kind::Semaphore => self.permits_of(found.id)?,
+            _ => (0, 1),
+        };
+        let mut standing = Standing {
+            value,
+            available: 0,
+            holders: Vec::new(),
+        };
+        for index in 0..value {
+            let permit = self.slab().permit(first, index).map(|p| &p.hold);
+            let hold = match found.kind {
+                Kind::Semaphore => permit,
+                _ => Some(&self.slab().slot(found.id).hold),
+            };
+            let (available, holder) = hold.map_or((false, None), |h| self.stand(process, h));
+            standing.available += u32::from(available);
+            standing.holders.extend(holder);
+        }
+        Ok(standing)
+    }
+
+    /// The bytes of a key.
+    pub(crate) fn key_of(&self, found: Found) -> Option<Vec<u8>> {
+        let place = Place::of(found.kind, found.meta.key_len, 0);
+        self.read_bytes(found.id, place.key_at, found.meta.key_len)
+    }
+
+    /// Everything about a key.
+    fn info(&self, found: Found, key: Vec<u8>, tag: Vec<u8>) -> Result<KeyInfo> {
+        let process = self.process()?;
+        let state = match found.kind {
+            Kind::Averager => KeyState::Averager {
+                summary: average::read(self, found.id, &show_key(&key))?.summary(clock::wall_us),
+            },
+            Kind::Semaphore => {
+                let standing = self.standing(found)?;
+                KeyState::Semaphore {
+                    value: standing.value,
+                    available: standing.available,
+                    holders: standing.holders,
+                }
+            }
+            Kind::Lock | Kind::RLock => KeyState::Lock {
+                holder: self.standing(found)?.holders.pop(),
+            },
+        };
+        Ok(KeyInfo {
+            key,
+            kind: found.kind,
+            tag: (!tag.is_empty()).then_some(tag),
+            state,
+            waiters: self.waiters(process, found.id),
+        })
+    }
+
+    /// How one key stands.
+    pub(crate) fn key_info(&self, key: &[u8]) -> Result<Option<KeyInfo>> {
+        let hash = self.hash(key);
+        let guard = self.lock_stripe(self.stripe_of(hash))?;
+        let Some(found) = guard.find(key, hash)? else {
+            return Ok(None);
+        };
+        self.info(found, key.to_vec(), guard.tag_of(found))
+            .map(Some)
+    }
+
+    /// How all keys stand, each as it was at some moment of the call.
+    pub(crate) fn key_infos(&self) -> Result<Vec<KeyInfo>> {
+        let mut infos = Vec::new();
+        for stripe in 0..STRIPES {
+            let guard = self.lock_stripe(stripe)?;
+            let mut found = Vec::new();
+            for bucket in guard.buckets() {
+                guard.walk(bucket, |id| {
+                    found.extend(guard.found(id));
+                    true
+                })?;
+            }
+            for found in found {
+                if let Some(key) = self.key_of(found) {
+                    infos.push(self.info(found, key, guard.tag_of(found))?);
+                }
+            }
+        }
+        Ok(infos)
+    }
+
+    /// How many keys there are.
+    pub(crate) fn len(&self) -> Result<usize> {
+        let mut len = 0;
+        for stripe in 0..STRIPES {
+            let guard = self.lock_stripe(stripe)?;
+            for bucket in guard.buckets() {
+                guard.walk(bucket, |id| {
+                    len += usize::from(guard.found(id).is_some());
+                    true
+                })?;
+            }
+        }
+        Ok(len)
+    }
+}
+
+impl Binding {
+    /// How the key stands; as if free when it does not exist.
+    pub(crate) fn standing(&self) -> Result<Standing> {
+        let Some(found) = self.found()? else {
+            let value = self.permits().max(1);
+            return Ok(Standing {
+                value,
+                available: value,
+                holders: Vec::new(),
+            });
+        };
+        self.store().standing(found)
+    }
+
+    /// How many threads wait for the key.
+    pub(crate) fn waiters(&self) -> Result<usize> {
+        let process = self.store().process()?;
+        let found = self.found()?;
+        Ok(found.map_or(0, |f| self.store().waiters(process, f.id)))
+    }
+
+    fn found(&self) -> Result<Option<Found>> {
+        let Some(spot) = self.locate()? else {
+            return Ok(None);
+        };
+        let meta = self.slot(spot).meta();
+        Ok(meta.and_then(|meta| {
+            let kind = meta.kind?;
+            Some(Found {
+                id: spot.id,
+                meta,
+                kind,
+            })
+        }))
+    }
+}

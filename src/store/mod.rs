@@ -1,0 +1,182 @@
+//! A store: one open slab, and this process's part in it. Keys, participants, waiting, recovery.
+//!
+//! `open` gets a directory to this point, `participants` says who lives, `index` finds and makes keys,
+//! `claim` has the room for them, `binding` is a handle's memory of its key, `acquire` takes and waits,
+//! `inspect` shows, `check` verifies, `rebuild` repairs.
+
+pub(crate) mod acquire;
+pub(crate) mod average;
+pub(crate) mod binding;
+pub(crate) mod check;
+mod claim;
+pub(crate) mod guard;
+pub(crate) mod hash;
+pub(crate) mod index;
+mod inspect;
+pub(crate) mod open;
+mod participants;
+pub(crate) mod rebuild;
+mod remove;
+mod stripe;
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use crate::error::{Error, Result};
+use crate::os::fork::{Inherited, Registry};
+use crate::os::process::Identity;
+use crate::os::{file, range_lock};
+use crate::record::ParticipantId;
+use crate::slab::layout::STRIPES;
+use crate::slab::{PARTICIPANT_SHARED, Slab};
+use crate::store::open::LockFiles;
+use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+
+/// The bytes of the file `stripes`: one for each stripe, then these two.
+const JOIN_BYTE: u64 = STRIPES as u64;
+const GROW_BYTE: u64 = STRIPES as u64 + 1;
+const RANGE_LOCKS: usize = STRIPES as usize + 2;
+
+/// An open store. One for each process and slab, however often it is opened.
+pub(crate) struct Store {
+    /// This process's participant number, or 0: not joined, or not joined *again* after a fork. The one
+    /// word that the hot path needs to know who it is.
+    me: AtomicU64,
+    /// Tells the stores that this process ever opened apart.
+    serial: u64,
+    slab: Slab,
+    dir: PathBuf,
+    mode: u32,
+    /// What belongs to this process and not to its parent. Null when `me` is 0.
+    process: AtomicPtr<Process>,
+}
+
+/// What one process has open of a store. In the child of a fork, the parent's is leaked and a new one made.
+pub(crate) struct Process {
+    pub(crate) id: ParticipantId,
+    pub(crate) identity: Identity,
+    files: LockFiles,
+    /// Byte-range locks do not exclude the threads of one process: each is paired with a mutex.
+    mutexes: [Mutex<()>; RANGE_LOCKS],
+    /// The beacon was handed out and must not be unlocked explicitly.
+    shared: AtomicBool,
+}
+
+impl Store {
+    pub(crate) fn slab(&self) -> &Slab {
+        &self.slab
+    }
+
+    pub(crate) fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// This process's participant, if it has joined.
+    #[inline]
+    pub(crate) fn me(&self) -> Option<ParticipantId> {
+        ParticipantId::new(self.me.load(Ordering::Relaxed) as u16)
+    }
+
+    /// This process's part; joins first if need be, as after a fork.
+    pub(crate) fn process(&self) -> Result<&Process> {
+        match self.joined() {
+            Some(process) => Ok(process),
+            None => self.join(None),
+        }
+    }
+
+    #[allow(unsafe_code)]
+    fn joined(&self) -> Option<&Process> {
+        // SAFETY: the pointer is null or came from `Box::into_raw` in `join`, and is only freed when the
+        // store is dropped (P1).
+        unsafe { self.process.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// Joins, with lock files that are attached already or with new ones.
+    #[cold]
+    fn join(&self, files: Option<LockFiles>) -> Result<&Process> {
+        // The registry's lock is the one that a fork in another thread cannot leave locked.
+        let registry = Registry::lock();
+        if let Some(process) = self.joined() {
+            return Ok(process);
+        }
+        let files = match files {
+            Some(files) => files,
+            None => {
+                let files = LockFiles::open(&self.dir, self.mode)?;
+                files.attach_shared(&self.dir)?;
+                files
+            }
+        };
+        let identity = Identity::of_this_process();
+        let id = participants::join(&self.slab, &files, &identity)?;
+        let process = Box::new(Process {
+            id,
+            identity,
+            files,
+            mutexes: std::array::from_fn(|_| Mutex::new(())),
+            shared: AtomicBool::new(false),
+        });
+        // Release: pairs with the Acquire in `joined`.
+        self.process
+            .store(Box::into_raw(process), Ordering::Release);
+        self.me.store(id.get().into(), Ordering::Release);
+        drop(registry);
+        self.joined()
+            .ok_or_else(|| self.slab.corrupt("this process left while it was joining"))
+    }
+
+    /// A descriptor that keeps this process's holds alive for as long as any process has it open.
+    pub(crate) fn lifeline(&self) -> Result<OwnedFd> {
+        let process = self.process()?;
+        let io = |e| Error::io("duplicate", &self.dir.join("beacons"), e);
+        let line = process.files.beacons.try_clone().map_err(io)?;
+        process.shared.store(true, Ordering::Relaxed);
+        if let Some(record) = self.slab.participant(process.id.get()) {
+            record.state.fetch_or(PARTICIPANT_SHARED, Ordering::AcqRel);
+        }
+        Ok(line.into())
+    }
+}
+
+impl Process {
+    fn leave(&self) {
+        // Explicitly, because a child between fork and exec may have the descriptors for a while; but not
+        // when the beacon was handed to others on purpose. A failure leaves it to the closing.
+        if !self.shared.load(Ordering::Relaxed) {
+            let _ = range_lock::unlock(&self.files.beacons, self.id.get().into());
+        }
+        let _ = fs2::FileExt::unlock(&self.files.attach);
+    }
+}
+
+impl Inherited for Store {
+    fn disown(&self) {
+        self.me.store(0, Ordering::Release);
+        let process = self.process.swap(std::ptr::null_mut(), Ordering::AcqRel);
+        #[allow(unsafe_code)]
+        // SAFETY: as in `joined`; in the child of a fork nobody frees it, it is leaked from here on.
+        if let Some(process) = unsafe { process.as_ref() } {
+            for inherited in process.files.all() {
+                file::close_inherited(inherited);
+            }
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        let process = self.process.swap(std::ptr::null_mut(), Ordering::AcqRel);
+        if !process.is_null() {
+            #[allow(unsafe_code)]
+            // SAFETY: it came from `Box::into_raw`, and with the store its last user is gone.
+            let process = unsafe { Box::from_raw(process) };
+            process.leave();
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! From a directory to an open store: what it may be, who goes first, and what a first one has to do.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use rand::TryRng;
+use rand::rngs::SysRng;
+
+use crate::error::{Error, Result};
+use crate::os::fork::{Inherited, Registry};
+use crate::os::{file, process};
+use crate::slab::header::{
+    COPY_OFFSET, FORMAT_VERSION, Refusal, STATE_READY, STATIC_BYTES, Static,
+};
+use crate::slab::layout::CAPACITY_MAX;
+use crate::slab::{Layout, Slab};
+use crate::store::{Store, rebuild};
+use crate::sync::{AtomicPtr, AtomicU64, Ordering};
+
+pub(crate) const SLAB: &str = "slab";
+pub(crate) const FANOUT: &str = "fanout";
+const ATTACH: &str = "attach";
+const BEACONS: &str = "beacons";
+const STRIPES_FILE: &str = "stripes";
+/// What a directory may hold and still be, or become, a store.
+const OUR_FILES: [&str; 4] = [SLAB, ATTACH, BEACONS, STRIPES_FILE];
+
+/// How a store is opened.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// In slots; `None`: as it is, or the default for a new store.
+    pub(crate) capacity: Option<usize>,
+    pub(crate) mode: u32,
+    pub(crate) allow_network_fs: bool,
+    pub(crate) create: bool,
+    /// Stands in for what the kernel says about the file system, in tests.
+    pub(crate) fs_magic: Option<i64>,
+}
+
+pub(crate) const DEFAULT_CAPACITY: usize = 65_536;
+
+/// The files that are only ever locked: never mapped, read, truncated, renamed or unlinked.
+pub(crate) struct LockFiles {
+    pub(crate) attach: File,
+    pub(crate) beacons: File,
+    pub(crate) stripes: File,
+}
+
+impl LockFiles {
+    pub(crate) fn open(dir: &Path, mode: u32) -> Result<LockFiles> {
+        let open = |name| {
+            let path = dir.join(name);
+            file::open(&path, true, mode).map_err(|e| Error::io("open", &path, e))
+        };
+        Ok(LockFiles {
+            attach: open(ATTACH)?,
+            beacons: open(BEACONS)?,
+            stripes: open(STRIPES_FILE)?,
+        })
+    }
+
+    pub(crate) fn all(&self) -> [&File; 3] {
+        [&self.attach, &self.beacons, &self.stripes]
+    }
+
+    /// Attaches beside others; waits while somebody initialises or repairs.
+    pub(crate) fn attach_shared(&self, dir: &Path) -> Result<()> {
+        retry(|| fs2::FileExt::lock_shared(&self.attach))
+            .map_err(|e| Error::io("attach to", &dir.join(ATTACH), e))
+    }
+
+    /// Attaches alone, if nobody else is attached.
+    pub(crate) fn try_attach_alone(&self, dir: &Path) -> Result<bool> {
+        match retry(|| fs2::FileExt::try_lock_exclusive(&self.attach)) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(e) => Err(Error::io("attach to", &dir.join(ATTACH), e)),
+        }
+    }
+}
+
+fn retry<T>(mut action: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match action() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+/// The stores that this process has open. Opening one again gives the same one, so that a thread is the
+/// same owner through every handle.
+static OPEN: Mutex<Vec<(u64, u64, Weak<Store>)>> = Mutex::new(Vec::new());
+
+/// Opens the store in `dir`, making what is missing.
+pub(crate) fn open(dir: &Path, settings: &Settings) -> Result<Arc<Store>> {
+    prepare_dir(dir, settings)?;
+    refuse_strangers(dir, settings)?;
+    // Absolute, because a program may change its working directory before it forks.
+    let dir = std::path::absolute(dir).map_err(|e| Error::io("find", dir, e))?;
+    if let Some(store) = already_open(&dir)? {
+        check_capacity(&store.slab, settings)?;
+        return Ok(store);
+    }
+    let (files, slab) = attach(&dir, settings)?;
+    check_capacity(&slab, settings)?;
+    let (dev, ino) = file::identity(slab.file()).map_err(|e| Error::io("open", slab.path(), e))?;
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    open.retain(|(_, _, store)| store.strong_count() > 0);
+    if let Some(store) = find_open(&open, dev, ino) {
+        return Ok(store);
+    }
+    static SERIAL: AtomicU64 = AtomicU64::new(0);
+    let store = Arc::new(Store {
+        serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+        me: AtomicU64::new(0),
+        slab,
+        dir,
+        mode: settings.mode,
+        process: AtomicPtr::new(std::ptr::null_mut()),
+    });
+    open.push((dev, ino, Arc::downgrade(&store)));
+    drop(open);
+    let member: Weak<dyn Inherited> = Arc::<Store>::downgrade(&store);
+    Registry::lock().add(member);
+    store.join(Some(files))?;
+    Ok(store)
+}
+
+fn already_open(dir: &Path) -> Result<Option<Arc<Store>>> {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(meta) = std::fs::metadata(dir.join(SLAB)) else {
+        return Ok(None);
+    };
+    let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(find_open(&open, meta.dev(), meta.ino()))
+}
+
+fn find_open(open: &[(u64, u64, Weak<Store>)], dev: u64, ino: u64) -> Option<Arc<Store>> {
+    let mut same = open.iter().filter(|(d, i, _)| (*d, *i) == (dev, ino));
+    same.find_map(|(_, _, store)| store.upgrade())
+}
+
+/// Makes the directory if it may, and says clearly when it is none or cannot be used.
+pub(crate) fn prepare_dir(dir: &Path, settings: &Settings) -> Result<()> {
+    match std::fs::metadata(dir) {
+        Ok(meta) if !meta.is_dir() => return Err(not_a_store(dir, "it is not a directory")),
+        Ok(_) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound && settings.create => {
+            // Search permission goes with read permission.
+            let mode = settings.mode | (settings.mode & 0o444) >> 2;
+            file::create_dir(dir, mode).map_err(|e| Error::io("create", dir, e))?;
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(not_a_store(dir, "there is no such directory"));
+        }
+        Err(e) => return Err(Error::io("open", dir, e)),
+    }
+    if settings.allow_network_fs {
+        return Ok(());
+    }
+    let magic = match settings.fs_magic {
+        Some(injected) => injected,
+        None => file::fs_magic(dir).map_err(|e| Error::io("find the file system of", dir, e))?,
+    };
+    match file::incoherent_fs(magic) {
+        Some(fs) => Err(Error::UnsupportedFs {
+            path: dir.to_path_buf(),
+            fs: fs.to_string(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// A directory that holds something else does not become a store by a slip in its name.
+fn refuse_strangers(dir: &Path, settings: &Settings) -> Result<()> {
+    if dir.join(SLAB).exists() {
+        return Ok(());
+    }
+    if dir.join(FANOUT).exists() {
+        return Err(not_a_store(
+            dir,
+            "it holds a FanoutCache, to be opened as such",
+        ));
+    }
+    if !settings.create {
+        return Err(not_a_store(dir, "it has no slab"));
+    }
+    let entries = std::fs::read_dir(dir).map_err(|e| Error::io("read", dir, e))?;
+    for entry in entries {
+        let name = entry.map_err(|e| Error::io("read", dir, e))?.file_name();
+        if !OUR_FILES.iter().any(|ours| name == OsStr::new(ours)) {
+            let why = format!("it has {} in it, and no slab", name.to_string_lossy());
+            return Err(not_a_store(dir, &why));
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn not_a_store(path: &Path, why: &str) -> Error {
+    Error::NotAStore {
+        path: path.to_path_buf(),
+        why: why.to_string(),
+    }
+}
+
+/// Attaches, as the first (who sees to it that the slab is whole) or beside others.
+fn attach(dir: &Path, settings: &Settings) -> Result<(LockFiles, Slab)> {
+    loop {
+        let files = LockFiles::open(dir, settings.mode)?;
+        let first = files.try_attach_alone(dir)?;
+        if first {
+            go_first(dir, &files, settings)?;
+        }
+        // From alone to shared is not one step: for a moment another may be first. It will find the slab
+        // whole, and we have not looked at it yet.
+        files.attach_shared(dir)?;
+        let attach_path = dir.join(ATTACH);
+        let still = file::is_still(&attach_path, &files.attach)
+            .map_err(|e| Error::io("open", &attach_path, e))?;
+        if !still {
+            continue;
+        }
+        let slab = map(dir, settings.mode)?;
+        // Not ready: the one who was first died over it. Then another has to be.
+        if let Some(slab) = slab.filter(is_ready) {
+            return Ok((files, slab));
+        }
+    }
+}
+
+fn is_ready(slab: &Slab) -> bool {
+    slab.header().state.load(Ordering::Acquire) == STATE_READY
+}
+
+/// What the first to attach does: make the slab, or finish making it, or void what is left of the time
+/// before a reboot.
+fn go_first(dir: &Path, files: &LockFiles, settings: &Settings) -> Result<()> {
+    let Some(slab) = map(dir, settings.mode)? else {
+        return initialise(dir, settings);
+    };
+    match slab.header().state.load(Ordering::Acquire) {
+        STATE_READY if is_same_boot(&slab) => Ok(()),
+        0 => initialise(dir, settings),
+        _ => rebuild::rebuild(&slab, files, !is_same_boot(&slab)).map(drop),
+    }
+}
+
+/// Maps the slab of `dir`, or says why it cannot be one. `None`: it is not made yet.
+pub(crate) fn map(dir: &Path, mode: u32) -> Result<Option<Slab>> {
+    let path = dir.join(SLAB);
+    let slab = match file::open(&path, false, mode) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(|e| Error::io("open", &path, e))?,
+    };
+    let Some(part) = read_static(&slab, &path)? else {
+        return Ok(None);
+    };
+    let damaged = |what: String| Error::Corrupt {
+        path: path.clone(),
+        what,
+    };
+    let layout = Layout::new(part.capacity)
+        .ok_or_else(|| damaged(format!("its header has capacity {}", part.capacity)))?;
+    let len = slab
+        .metadata()
+        .map_err(|e| Error::io("read", &path, e))?
+        .len();
+    if len < layout.fixed_bytes() {
+        let need = layout.fixed_bytes();
+        return Err(damaged(format!(
+            "it is cut off at {len} of at least {need} bytes"
+        )));
+    }
+    let slab = Slab::map(slab, &path, part, layout)?;
+    let need = slab.bytes_needed();
+    if len < need {
+        return Err(slab.corrupt(format!("it is cut off at {len} of {need} bytes")));
+    }
+    Ok(Some(slab))
+}
+
+/// The static part of the header, from its copy if the first is damaged. `None`: never finished.
+fn read_static(slab: &File, path: &Path) -> Result<Option<Static>> {
+    let mut refusal = Refusal::Empty;
+    for offset in [0, COPY_OFFSET] {
+        match Static::decode(&read_up_to(slab, path, offset)?) {
+            Ok(part) => return Ok(Some(part)),
+            // The first one's reason is the one to tell, unless it is that nothing is there.
+            Err(why) if refusal == Refusal::Empty => refusal = why,
+            Err(_) => {}
+        }
+    }
+    let path = path.to_path_buf();
+    match refusal {
+        Refusal::Empty => Ok(None),
+        Refusal::NoMagic => Err(not_a_store(&path, "its slab does not begin as one")),
+        Refusal::Version(found) => Err(Error::Version {
+            path,
+            found,
+            supported: FORMAT_VERSION,
+        }),
+        Refusal::Damaged => Err(Error::Corrupt {
+            path,
+            what: "both copies of its header fail their checksum".to_string(),
+        }),
+    }
+}
+
+/// As many bytes as the file has there; zeros behind its end.
+fn read_up_to(slab: &File, path: &Path, offset: u64) -> Result<[u8; STATIC_BYTES]> {
+    let mut bytes = [0; STATIC_BYTES];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        let read = retry(|| slab.read_at(&mut bytes[filled..], offset + filled as u64));
+        match read.map_err(|e| Error::io("read", path, e))? {
+            0 => break,
+            n => filled += n,
+        }
+    }
+    Ok(bytes)
+}
+
+/// Makes the slab. Only alone. Whoever dies in here leaves a slab that is not ready, and the next first
+/// one starts over.
+fn initialise(dir: &Path, settings: &Settings) -> Result<()> {
+    let capacity = settings.capacity.unwrap_or(DEFAULT_CAPACITY);
+    let layout = u32::try_from(capacity)
+        .ok()
+        .and_then(Layout::new)
+        .ok_or_else(|| Error::Invalid {
+            what: format!("a store has a capacity of 1 to {CAPACITY_MAX} keys, not {capacity}"),
+        })?;
+    let path = dir.join(SLAB);
+    let io = |action| {
+        let path = path.clone();
+        move |e| Error::io(action, &path, e)
+    };
+    let slab = file::open(&path, true, settings.mode).map_err(io("create"))?;
+    file::allocate(&slab, 0, layout.fixed_bytes()).map_err(io("create"))?;
+    let part = Static {
+        capacity: layout.capacity,
+        seed: [random(&path)?, random(&path)?],
+        id: u128::from(random(&path)?) << 64 | u128::from(random(&path)?),
+    };
+    write_static(&slab, &path, &part)?;
+    let slab = Slab::map(slab, &path, part, layout)?;
+    write_boot_id(&slab);
+    slab.sync()?;
+    slab.header().state.store(STATE_READY, Ordering::Release);
+    Ok(())
+}
+
+/// From the operating system, not from a generator that a fork would duplicate.
+pub(crate) fn random(path: &Path) -> Result<u64> {
+    SysRng
+        .try_next_u64()
+        .map_err(|e| Error::io("find random numbers for", path, io::Error::other(e)))
+}
+
+/// Writes both copies of the static part of the header.
+pub(crate) fn write_static(slab: &File, path: &Path, part: &Static) -> Result<()> {
+    for offset in [0, COPY_OFFSET] {
+        slab.write_all_at(&part.encode(), offset)
+            .map_err(|e| Error::io("write", path, e))?;
+    }
+    Ok(())
+}
+
+/// Whether the machine was not rebooted since the slab was made or rebuilt.
+pub(crate) fn is_same_boot(slab: &Slab) -> bool {
+    let [low, high] = &slab.header().boot_id;
+    let stored =
+        u128::from(low.load(Ordering::Acquire)) | u128::from(high.load(Ordering::Acquire)) << 64;
+    stored == process::boot_id()
+}
+
+pub(crate) fn write_boot_id(slab: &Slab) {
+    let id = process::boot_id();
+    let [low, high] = &slab.header().boot_id;
+    low.store(id as u64, Ordering::Release);
+    high.store((id >> 64) as u64, Ordering::Release);
+}
+
+fn check_capacity(slab: &Slab, settings: &Settings) -> Result<()> {
+    let found = slab.layout().capacity as u64;
+    match settings.capacity {
+        Some(expected) if expected as u64 != found => Err(Error::ConfigMismatch {
+            what: "capacity",
+            of: parent(slab.path()).display().to_string(),
+            found,
+            expected: expected as u64,
+        }),
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn parent(slab: &Path) -> PathBuf {
+    slab.parent().unwrap_or(slab).to_path_buf()
+}

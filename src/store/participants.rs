@@ -1,0 +1,285 @@
+//! Who takes part, and who is dead.
+//!
+//! A participant keeps its beacon byte locked for as long as it lives; the kernel unlocks it with the last
+//! descriptor. That is the only proof of life. A process id is a second proof of *death*, for the case
+//! that a forked child still has the beacon.
+
+use crate::error::{Error, Result};
+use crate::os::process::{self, Identity};
+use crate::os::{clock, range_lock};
+use crate::record::{Hold, PARTICIPANT_MAX, ParticipantId, Returned};
+use crate::slab::layout::PERMITS_PER_BLOCK;
+use crate::slab::{Growing, PARTICIPANT_SHARED, PARTICIPANT_USED, Participant, Slab, SlotId};
+use crate::store::open::{LockFiles, parent};
+use crate::store::{JOIN_BYTE, Process, Store};
+use crate::sync::{AtomicU64, Ordering};
+
+/// What a participant's record says, for showing.
+pub(crate) struct Described {
+    pub(crate) pid: u32,
+    pub(crate) program: String,
+    pub(crate) same_pid_namespace: bool,
+}
+
+/// Takes a participant number: locks its beacon first, then describes this process, then marks it used.
+/// Whoever dies in between leaves an unlocked beacon and an unused number.
+pub(super) fn join(slab: &Slab, files: &LockFiles, identity: &Identity) -> Result<ParticipantId> {
+    let dir = parent(slab.path());
+    let io = |e| Error::io("lock", &dir.join("stripes"), e);
+    range_lock::lock(&files.stripes, JOIN_BYTE).map_err(io)?;
+    let joined = join_locked(slab, files, identity);
+    range_lock::unlock(&files.stripes, JOIN_BYTE).map_err(io)?;
+    joined
+}
+
+fn join_locked(slab: &Slab, files: &LockFiles, identity: &Identity) -> Result<ParticipantId> {
+    if let Some(id) = next_unused(slab, files, identity)? {
+        return Ok(id);
+    }
+    // One sweep for as many joins as there are numbers.
+    sweep(slab, files, identity)?;
+    next_unused(slab, files, identity)?.ok_or_else(|| Error::TooManyParticipants {
+        path: parent(slab.path()),
+        limit: PARTICIPANT_MAX.into(),
+    })
+}
+
+fn next_unused(
+    slab: &Slab,
+    files: &LockFiles,
+    identity: &Identity,
+) -> Result<Option<ParticipantId>> {
+    let cursor = &slab.header().next_participant;
+    let from = cursor.load(Ordering::Relaxed) % u32::from(PARTICIPANT_MAX);
+    for step in 0..u32::from(PARTICIPANT_MAX) {
+        let number = ((from + step) % u32::from(PARTICIPANT_MAX) + 1) as u16;
+        let (Some(id), Some(record)) = (ParticipantId::new(number), record(slab, number)?) else {
+            continue;
+        };
+        if record.state.load(Ordering::Acquire) & PARTICIPANT_USED != 0 {
+            continue;
+        }
+        let beacon = range_lock::try_lock(&files.beacons, number.into());
+        if beacon.map_err(|e| Error::io("lock", &parent(slab.path()).join("beacons"), e))? {
+            describe_self(record, identity);
+            cursor.store(number.into(), Ordering::Relaxed);
+            return Ok(Some(id));
+        }
+    }
+    Ok(None)
+}
+
+/// The record of a number, allocating it if need be. Growing is safe here: participants grow under the
+/// lock for joining, and by nobody else.
+fn record(slab: &Slab, number: u16) -> Result<Option<&Participant>> {
+    while !slab.covers(Growing::Participants, number.into()) {
+        if !slab.grow(Growing::Participants)? {
+            return Err(slab.corrupt("it is shorter than its header says"));
+        }
+    }
+    Ok(slab.participant(number))
+}
+
+fn describe_self(record: &Participant, identity: &Identity) {
+    let store = |to: &AtomicU64, value: u64| to.store(value, Ordering::Relaxed);
+    let uid = nix::unistd::getuid().as_raw();
+    store(
+        &record.pid_uid,
+        u64::from(identity.pid) | u64::from(uid) << 32,
+    );
+    store(&record.started, identity.started);
+    store(&record.pid_namespace, identity.pid_namespace);
+    store(&record.joined_us, clock::boot_us());
+    let mut name = [0; 24];
+    let len = identity.program.len().min(name.len());
+    name[..len].copy_from_slice(&identity.program[..len]);
+    for (to, from) in record.program.iter().zip(name.chunks_exact(8)) {
+        store(to, u64::from_le_bytes(from.try_into().unwrap_or_default()));
+    }
+    for waiting in &record.waiting {
+        store(waiting, 0);
+    }
+    let joins = record.state.load(Ordering::Relaxed).wrapping_add(1) & 0xffff_ffff;
+    // Release: who sees it used sees the description.
+    record
+        .state
+        .store(joins | PARTICIPANT_USED, Ordering::Release);
+}
+
+/// Frees every word that names a dead participant, and then the numbers of the dead. Only under the lock
+/// for joining, so none of them comes back to life meanwhile.
+fn sweep(slab: &Slab, files: &LockFiles, identity: &Identity) -> Result<()> {
+    let mut dead = vec![false; usize::from(PARTICIPANT_MAX) + 1];
+    for number in 1..=PARTICIPANT_MAX {
+        let used = slab
+            .participant(number)
+            .is_some_and(|r| r.state.load(Ordering::Acquire) & PARTICIPANT_USED != 0);
+        dead[usize::from(number)] = used && is_gone(slab, files, identity, number)?;
+    }
+    each_hold(slab, |hold| {
+        let seen = hold.load();
+        let Some(holder) = seen.participant() else {
+            return;
+        };
+        let number = usize::from(holder.get());
+        if !dead[number] {
+            return;
+        }
+        if seen.is_retiring() {
+            // The next one to lock the stripe ends it; until then the number stays taken.
+            dead[number] = false;
+        } else {
+            let pid = slab.participant(holder.get()).map_or(0, pid_of);
+            // Lost: somebody took over from the dead one just now. It names the dead no more either way.
+            let _: Returned = hold.abandon(seen, pid);
+        }
+    });
+    for number in (1..=PARTICIPANT_MAX).filter(|n| dead[usize::from(*n)]) {
+        if let Some(record) = slab.participant(number) {
+            record
+                .state
+                .fetch_and(!(PARTICIPANT_USED | PARTICIPANT_SHARED), Ordering::AcqRel);
+        }
+    }
+    Ok(())
+}
+
+/// Every hold word that is allocated, whatever it is used for.
+pub(super) fn each_hold(slab: &Slab, mut visit: impl FnMut(&Hold)) {
+    let slots = 0..slab.allocated(Growing::Slots);
+    for id in slots.map_while(|n| slab.slot_id(n)) {
+        visit(&slab.slot(id).hold);
+    }
+    for block in 0..slab.allocated(Growing::Blocks) {
+        for index in 0..PERMITS_PER_BLOCK {
+            if let Some(permit) = slab.permit(block, index) {
+                visit(&permit.hold);
+            }
+        }
+    }
+}
+
+/// Whether a participant is dead, as seen through a descriptor that does not hold its beacon.
+fn is_gone(slab: &Slab, files: &LockFiles, me: &Identity, number: u16) -> Result<bool> {
+    let locked = range_lock::is_locked(&files.beacons, number.into());
+    let locked = locked.map_err(|e| Error::io("probe", &parent(slab.path()).join("beacons"), e))?;
+    if !locked {
+        return Ok(true);
+    }
+    Ok(slab
+        .participant(number)
+        .is_some_and(|r| process_is_gone(r, me)))
+}
+
+/// The second proof: in this PID namespace there is no such process, or another that started later. It
+/// does not count when the beacon was handed to others on purpose.
+fn process_is_gone(record: &Participant, me: &Identity) -> bool {
+    let state = record.state.load(Ordering::Acquire);
+    let namespace = record.pid_namespace.load(Ordering::Relaxed);
+    if state & PARTICIPANT_USED == 0 || state & PARTICIPANT_SHARED != 0 || namespace == 0 {
+        return false;
+    }
+    let (pid, started) = (pid_of(record), record.started.load(Ordering::Relaxed));
+    // Read whole, or not at all: the number may be on its way to another process.
+    if namespace != me.pid_namespace || record.state.load(Ordering::Acquire) != state {
+        return false;
+    }
+    if pid == me.pid && started == me.started {
+        return false;
+    }
+    let replaced = || process::started(pid).is_some_and(|now| started != 0 && now != started);
+    !process::pid_exists(pid) || replaced()
+}
+
+fn pid_of(record: &Participant) -> u32 {
+    record.pid_uid.load(Ordering::Relaxed) as u32
+}
+
+impl Store {
+    /// Whether `other` is dead. In doubt it is alive, also when the kernel refuses to answer.
+    pub(crate) fn is_dead(&self, process: &Process, other: ParticipantId) -> bool {
+        other != process.id
+            && is_gone(&self.slab, &process.files, &process.identity, other.get()).unwrap_or(false)
+    }
+
+    /// What a participant says about itself; `None` if the number is not in use.
+    pub(crate) fn describe(&self, process: &Process, id: ParticipantId) -> Option<Described> {
+        let record = self.slab.participant(id.get())?;
+        let state = record.state.load(Ordering::Acquire);
+        let mut name = [0; 24];
+        for (to, from) in name.chunks_exact_mut(8).zip(&record.program) {
+            to.copy_from_slice(&from.load(Ordering::Relaxed).to_le_bytes());
+        }
+        let end = name.iter().position(|b| *b == 0).unwrap_or(name.len());
+        let described = Described {
+            pid: pid_of(record),
+            program: String::from_utf8_lossy(&name[..end]).into_owned(),
+            same_pid_namespace: record.pid_namespace.load(Ordering::Relaxed)
+                == process.identity.pid_namespace,
+        };
+        let whole = state & PARTICIPANT_USED != 0 && record.state.load(Ordering::Acquire) == state;
+        whole.then_some(described)
+    }
+}
+
+/// Being seen to wait.
+impl Store {
+    /// Notes that a thread of this process waits for `slot`, until the mark is dropped.
+    pub(crate) fn mark_waiting(&self, process: &Process, slot: SlotId) -> Option<WaitingMark<'_>> {
+        let entries = &self.slab.participant(process.id.get())?.waiting;
+        let is_ours = |bits: &u64| *bits as u32 == slot.link();
+        let is_unused = |bits: &u64| *bits == 0;
+        let one_more = |bits: u64| {
+            let threads = (bits >> 32).checked_add(1).filter(|t| *t <= 0xffff_ffff)?;
+            Some(threads << 32 | u64::from(slot.link()))
+        };
+        let try_entries = |wanted: &dyn Fn(&u64) -> bool| {
+            entries.iter().find(|entry| {
+                let changed = entry.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |bits| {
+                    Some(bits).filter(wanted).and_then(one_more)
+                });
+                changed.is_ok()
+            })
+        };
+        if let Some(entry) = try_entries(&is_ours).or_else(|| try_entries(&is_unused)) {
+            return Some(WaitingMark { entry });
+        }
+        // All entries are taken by other keys: this waiter is not seen, and nothing else is lost.
+        None
+    }
+
+    /// How many threads of living processes wait for `slot`.
+    pub(crate) fn waiters(&self, process: &Process, slot: SlotId) -> usize {
+        let allocated = self.slab.allocated(Growing::Participants);
+        let numbers = (1..allocated.min(u32::from(PARTICIPANT_MAX) + 1)).map(|n| n as u16);
+        let waiting_of = |id: ParticipantId| {
+            let record = self.slab.participant(id.get())?;
+            let used = record.state.load(Ordering::Acquire) & PARTICIPANT_USED != 0;
+            let counts = record.waiting.iter().map(|e| e.load(Ordering::Relaxed));
+            let here = counts.filter(|bits| *bits as u32 == slot.link());
+            let threads: u64 = here.map(|bits| bits >> 32).sum();
+            (used && threads > 0 && !self.is_dead(process, id)).then_some(threads as usize)
+        };
+        let ids = numbers.filter_map(ParticipantId::new);
+        ids.filter_map(waiting_of).sum()
+    }
+}
+
+/// One thread's count among the waiters.
+pub(crate) struct WaitingMark<'a> {
+    entry: &'a AtomicU64,
+}
+
+impl Drop for WaitingMark<'_> {
+    fn drop(&mut self) {
+        let one_less = |bits: u64| match bits >> 32 {
+            0 => None,
+            1 => Some(0),
+            _ => Some(bits - (1 << 32)),
+        };
+        // An entry without a count was overwritten by something that is not us: leave it.
+        let _ = self
+            .entry
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
+    }
+}

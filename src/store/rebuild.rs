@@ -1,0 +1,338 @@
+//! Rebuilding: from the slots alone, everything that can be derived from them. What `repair` does, and what
+//! the first to attach does after a reboot, when pages may have reached the disk in any order.
+//!
+//! Needs to be alone. It only ever computes the same from the same slots, and marks the slab as being
+//! rebuilt until it is done: whoever dies over it leaves the work to the next one.
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::os::range_lock;
+use crate::record::{Hold, ParticipantId, Word};
+use crate::slab::header::{STATE_READY, STATE_REBUILDING};
+use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
+use crate::slab::{
+    Growing, Intent, Meta, PARTICIPANT_SHARED, PARTICIPANT_USED, STATE_FREE, STATE_TAIL,
+    STATE_USED, Slab, SlotId,
+};
+use crate::store::hash::hash;
+use crate::store::index::{Place, SPAN_MAX};
+use crate::store::open::{self, LockFiles};
+use crate::store::participants::each_hold;
+use crate::sync::{AtomicU8, Ordering};
+use crate::types::Kind;
+
+/// What a repair did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RepairReport {
+    /// Keys that are there afterwards.
+    pub keys_kept: usize,
+    /// Keys whose slots made no sense any more, and are gone.
+    pub keys_lost: usize,
+    /// Slots that were marked as used and belonged to no key.
+    pub slots_freed: usize,
+    /// What was mended, one sentence each. Empty if nothing had to be.
+    pub actions: Vec<String>,
+}
+
+impl RepairReport {
+    pub(crate) fn merge(&mut self, other: RepairReport) {
+        self.keys_kept += other.keys_kept;
+        self.keys_lost += other.keys_lost;
+        self.slots_freed += other.slots_freed;
+        self.actions.extend(other.actions);
+    }
+}
+
+/// By how much every sequence grows with a reboot: pages with the last grants may not have reached the
+/// disk, and tokens must not come twice. More than can be granted while a page waits to be written.
+const SEQUENCE_LEAP: u64 = 1 << 32;
+
+/// Repairs the store in `dir`.
+pub(crate) fn repair(dir: &Path, mode: u32) -> Result<RepairReport> {
+    let dir = &std::path::absolute(dir).map_err(|e| Error::io("find", dir, e))?;
+    if !dir.join(open::SLAB).exists() {
+        return Err(open::not_a_store(dir, "it has no slab"));
+    }
+    let files = LockFiles::open(dir, mode)?;
+    if !files.try_attach_alone(dir)? {
+        return Err(Error::Busy { path: dir.clone() });
+    }
+    let Some(slab) = open::map(dir, mode)? else {
+        // Never finished: the next one to open it makes it anew.
+        return Ok(RepairReport::default());
+    };
+    open::write_static(slab.file(), slab.path(), slab.part())?;
+    let report = rebuild(&slab, &files, !open::is_same_boot(&slab))?;
+    slab.sync()?;
+    Ok(report)
+}
+
+/// Rebuilds the slab. With `rebooted`, every hold is void, and every sequence leaps.
+pub(crate) fn rebuild(slab: &Slab, files: &LockFiles, rebooted: bool) -> Result<RepairReport> {
+    let state = &slab.header().state;
+    // A rebuild that was begun after a reboot and not finished has left this state; then it is begun again
+    // as one, for the boot id is written last.
+    state.store(STATE_REBUILDING, Ordering::Release);
+    let mut work = Rebuild::new(slab);
+    work.clear_structure();
+    work.keep_what_makes_sense();
+    work.count_freed();
+    let leap = if rebooted { SEQUENCE_LEAP } else { 0 };
+    void_holds(slab, files, rebooted, leap)?;
+    for number in 0..STRIPES {
+        slab.stripe(number).floor.fetch_add(leap, Ordering::Relaxed);
+    }
+    open::write_boot_id(slab);
+    state.store(STATE_READY, Ordering::Release);
+    Ok(work.report)
+}
+
+struct Rebuild<'a> {
+    slab: &'a Slab,
+    report: RepairReport,
+    /// The states as they were.
+    before: Vec<u8>,
+    unfinished: usize,
+}
+
+impl<'a> Rebuild<'a> {
+    fn new(slab: &'a Slab) -> Rebuild<'a> {
+        let layout = slab.layout();
+        let states = (0..layout.slots.count).map(|at| load(slab.slot_state(at)));
+        Rebuild {
+            slab,
+            report: RepairReport::default(),
+            before: states.collect(),
+            unfinished: 0,
+        }
+    }
+
+    fn clear_structure(&mut self) {
+        let slab = self.slab;
+        for number in 0..STRIPES {
+            let stripe = slab.stripe(number);
+            if stripe.intent() != Some(Intent::None) {
+                self.unfinished += 1;
+            }
+            stripe.set_intent(Intent::None);
+        }
+        if self.unfinished > 0 {
+            let what = format!("ended {} unfinished changes", self.unfinished);
+            self.report.actions.push(what);
+        }
+        for bucket in 0..slab.layout().buckets {
+            slab.bucket(bucket).store(0, Ordering::Relaxed);
+        }
+        for at in 0..slab.layout().slots.count {
+            set(slab.slot_state(at), STATE_FREE);
+        }
+        for at in 0..slab.layout().blocks.count {
+            set(slab.block_state(at), STATE_FREE);
+        }
+        let header = slab.header();
+        header.slot_hint.store(0, Ordering::Relaxed);
+        header.block_hint.store(0, Ordering::Relaxed);
+    }
+
+    fn keep_what_makes_sense(&mut self) {
+        for number in 0..self.slab.allocated(Growing::Slots) {
+            let Some(id) = self.slab.slot_id(number) else {
+                break;
+            };
+            let slot = self.slab.slot(id);
+            let bits = slot.meta.load(Ordering::Relaxed);
+            let meta = Meta::decode(bits);
+            if meta.is_some_and(|m| m.kind.is_none()) {
+                continue;
+            }
+            match meta.and_then(|meta| self.accept(id, meta)) {
+                Some(()) => self.report.keys_kept += 1,
+                None => {
+                    self.report.keys_lost += 1;
+                    let what = format!("dropped slot {number}, which made no sense");
+                    self.report.actions.push(what);
+                    let next_life = (bits as u32).wrapping_add(1);
+                    slot.meta.store(next_life.into(), Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    /// Links a key again, if everything about it fits.
+    fn accept(&mut self, id: SlotId, meta: Meta) -> Option<()> {
+        let slab = self.slab;
+        let slot = slab.slot(id);
+        let kind = meta.kind?;
+        let span = slot.span.load(Ordering::Relaxed);
+        let place = Place::of(kind, meta.key_len, meta.tag_len);
+        if span > SPAN_MAX || span < place.span() {
+            return None;
+        }
+        let key = read_key(slab, id, span, place, meta)?;
+        let hash = hash(slab.part().seed, &key);
+        if slot.hash.load(Ordering::Relaxed) != hash as u32 {
+            return None;
+        }
+        let bucket = (hash >> 32) as u32 & (slab.layout().buckets - 1);
+        if self.is_linked_already(bucket, &key) {
+            return None;
+        }
+        let (first_block, blocks) = self.blocks_of(kind, id)?;
+        let free = |state: Option<&AtomicU8>| load(state) == STATE_FREE;
+        let slots = id.index()..id.index().checked_add(span)?;
+        let blocks = first_block..first_block.checked_add(blocks)?;
+        let room = slots
+            .clone()
+            .all(|at| at < slab.layout().slots.count && free(slab.slot_state(at)))
+            && blocks
+                .clone()
+                .all(|at| at < slab.layout().blocks.count && free(slab.block_state(at)));
+        if !room {
+            return None;
+        }
+        for at in slots.skip(1) {
+            set(slab.slot_state(at), STATE_TAIL);
+        }
+        for at in blocks {
+            set(slab.block_state(at), STATE_USED);
+        }
+        set(slab.slot_state(id.index()), STATE_USED);
+        self.mend_average(kind, id, &key);
+        let head = slab.bucket(bucket);
+        slot.next
+            .store(head.load(Ordering::Relaxed), Ordering::Relaxed);
+        head.store(id.link(), Ordering::Relaxed);
+        Some(())
+    }
+
+    fn blocks_of(&self, kind: Kind, id: SlotId) -> Option<(u32, u32)> {
+        if kind != Kind::Semaphore {
+            return Some((0, 0));
+        }
+        let (first, permits) = self.slab.slot(id).permits();
+        let last = permits.checked_sub(1)?;
+        let inside = permits <= u32::from(u16::MAX) && self.slab.permit(first, last).is_some();
+        inside.then_some((first, permits.div_ceil(PERMITS_PER_BLOCK)))
+    }
+
+    fn mend_average(&mut self, kind: Kind, id: SlotId, key: &[u8]) {
+        let cells = self.slab.slot(id).cells();
+        if kind != Kind::Averager || cells.read().is_ok() {
+            return;
+        }
+        let shown = crate::error::show_key(key);
+        let what = if cells.restore() {
+            format!("set the average {shown} back to its value before the last change")
+        } else {
+            cells.reset(&[0; crate::record::PAYLOAD_WORDS]);
+            format!("emptied the average {shown}, of which no value was whole")
+        };
+        self.report.actions.push(what);
+    }
+
+    fn is_linked_already(&self, bucket: u32, key: &[u8]) -> bool {
+        let slab = self.slab;
+        let mut link = slab.bucket(bucket).load(Ordering::Relaxed);
+        while let Some(id) = slab.follow(link) {
+            let slot = slab.slot(id);
+            let same = slot.meta().and_then(|meta| {
+                let place = Place::of(meta.kind?, meta.key_len, meta.tag_len);
+                let span = slot.span.load(Ordering::Relaxed);
+                read_key(slab, id, span, place, meta)
+            });
+            if same.as_deref() == Some(key) {
+                return true;
+            }
+            link = slot.next.load(Ordering::Relaxed);
+        }
+        false
+    }
+
+    fn count_freed(&mut self) {
+        let freed = self.before.iter().enumerate().filter(|(at, before)| {
+            **before != STATE_FREE && load(self.slab.slot_state(*at as u32)) == STATE_FREE
+        });
+        self.report.slots_freed = freed.count();
+        if self.report.slots_freed > 0 {
+            let what = format!("freed {} slots without a key", self.report.slots_freed);
+            self.report.actions.push(what);
+        }
+    }
+}
+
+fn read_key(slab: &Slab, id: SlotId, span: u32, place: Place, meta: Meta) -> Option<Vec<u8>> {
+    let mut key = Vec::with_capacity(meta.key_len + 8);
+    for at in place.key_at..place.tag_at {
+        let word = slab.body_word(id, span, at)?.load(Ordering::Relaxed);
+        key.extend_from_slice(&word.to_le_bytes());
+    }
+    key.truncate(meta.key_len);
+    Some(key)
+}
+
+/// Frees what the dead hold, and all of it after a reboot. Keeps for the successors that somebody died.
+fn void_holds(slab: &Slab, files: &LockFiles, rebooted: bool, leap: u64) -> Result<()> {
+    let participants = slab.allocated(Growing::Participants);
+    let ids = (1..participants).filter_map(|n| ParticipantId::new(n as u16));
+    let mut living = vec![false; participants as usize];
+    for id in ids.clone().filter(|_| !rebooted) {
+        // Who handed its beacon on lives although it is not attached.
+        living[usize::from(id.get())] = range_lock::is_locked(&files.beacons, id.get().into())
+            .map_err(|e| Error::io("probe", &open::parent(slab.path()).join("beacons"), e))?;
+    }
+    let lives = |id: ParticipantId| living.get(usize::from(id.get())) == Some(&true);
+    each_hold(slab, |hold| void_hold(slab, hold, lives, leap));
+    for record in ids
+        .filter(|id| !lives(*id))
+        .filter_map(|id| slab.participant(id.get()))
+    {
+        record
+            .state
+            .fetch_and(!(PARTICIPANT_USED | PARTICIPANT_SHARED), Ordering::AcqRel);
+    }
+    if rebooted && leap > 0 {
+        leap_tickets(slab, leap);
+    }
+    Ok(())
+}
+
+fn void_hold(slab: &Slab, hold: &Hold, lives: impl Fn(ParticipantId) -> bool, leap: u64) {
+    hold.end_retirement();
+    let seen = hold.load();
+    if let Some(holder) = seen.participant().filter(|p| !lives(*p)) {
+        let pid = slab.participant(holder.get());
+        let pid = pid.map_or(0, |r| r.pid_uid.load(Ordering::Relaxed) as u32);
+        hold.abandon(seen, pid);
+    }
+    if leap > 0 {
+        let left = hold.load();
+        let raised = Word::free(left.sequence().saturating_add(leap));
+        let raised = if left.is_abandoned() {
+            raised.abandoned()
+        } else {
+            raised
+        };
+        hold.reset(raised);
+    }
+}
+
+/// The tickets of semaphores leap with their permits.
+fn leap_tickets(slab: &Slab, leap: u64) {
+    for block in 0..slab.allocated(Growing::Blocks) {
+        if let Some(first) = slab.permit(block, 0) {
+            first.ticket.fetch_add(leap, Ordering::Relaxed);
+        }
+    }
+}
+
+fn load(state: Option<&AtomicU8>) -> u8 {
+    state.map_or(STATE_FREE, |s| s.load(Ordering::Relaxed))
+}
+
+fn set(state: Option<&AtomicU8>, to: u8) {
+    if let Some(state) = state {
+        state.store(to, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,393 @@
+//! Taking keys away: by name, by tag, all of them, or idle ones when room is needed; and what the next one
+//! to lock a stripe does about a dead one's half-done work.
+
+use crate::error::Result;
+use crate::os::futex;
+use crate::record::{Hold, Word};
+use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
+use crate::slab::{Intent, STATE_FREE, SlotId, pack, unpack};
+use crate::store::Store;
+use crate::store::claim::Pool;
+use crate::store::index::{Found, span_of};
+use crate::store::stripe::StripeGuard;
+use crate::sync::{AtomicU64, Ordering};
+use crate::types::Kind;
+
+/// Whose key may be taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Force {
+    /// Nobody's: only if every word is plainly free. Keeps what a dead holder left for its successor.
+    Idle,
+    /// Also the dead's, but not that of somebody alive: for averages, whose holder is writing just now.
+    NotTheLiving,
+    /// Anybody's.
+    Anybody,
+}
+
+impl Force {
+    fn intent(self) -> Intent {
+        match self {
+            Force::Idle | Force::NotTheLiving => Intent::Reclaim,
+            Force::Anybody => Intent::Remove,
+        }
+    }
+}
+
+impl StripeGuard<'_> {
+    /// Takes a key away, or says `false` and leaves it as it was.
+    ///
+    /// Killed after each step: (1) nothing has changed; (2) some words are retiring: `Reclaim` is undone,
+    /// `Remove` done again; (3) the kind is none: (4) is repeated, every part of it can be.
+    pub(crate) fn retire(&self, found: Found, bucket: u32, force: Force) -> Result<bool> {
+        let slab = self.store.slab();
+        let slot = slab.slot(found.id);
+        let stripe = self.stripe();
+        let (first_block, permits) = self.permits_of(found.id, found.kind)?;
+        let blocks = permits.div_ceil(PERMITS_PER_BLOCK);
+        // 1
+        let span = span_of(slab, found.id);
+        stripe
+            .slots
+            .store(pack(found.id.index(), span), Ordering::Relaxed);
+        stripe
+            .blocks
+            .store(pack(first_block, blocks), Ordering::Relaxed);
+        stripe.bucket.store(bucket.into(), Ordering::Relaxed);
+        stripe.set_intent(force.intent());
+        // 2
+        let mut highest = 0;
+        for hold in self.holds(found.id, first_block, permits) {
+            match self.retire_hold(hold, force) {
+                Some(sequence) => highest = highest.max(sequence),
+                None => {
+                    self.undo_retire(found.id, first_block, permits);
+                    return Ok(false);
+                }
+            }
+        }
+        if let Some(first) = slab.permit(first_block, 0).filter(|_| permits > 0) {
+            highest = highest.max(first.ticket.load(Ordering::Relaxed));
+        }
+        stripe.floor.fetch_max(highest, Ordering::Relaxed);
+        // 3. Release: who sees the kind gone sees the words taken.
+        slot.meta
+            .store(found.meta.retired().encode(), Ordering::Release);
+        // 4
+        self.finish_retire(found.id, first_block, permits)?;
+        Ok(true)
+    }
+
+    /// Takes one word for good. The new sequence, or `None` if its holder may not be disturbed.
+    fn retire_hold(&self, hold: &Hold, force: Force) -> Option<u64> {
+        let mut seen = hold.load();
+        loop {
+            let allowed = seen.is_plainly_free()
+                || match force {
+                    Force::Idle => false,
+                    Force::NotTheLiving => !self.is_living(seen),
+                    Force::Anybody => true,
+                };
+            if !allowed {
+                return None;
+            }
+            match hold.retire(seen, self.process.id) {
+                Ok(mine) => return Some(mine.sequence()),
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    fn is_living(&self, seen: Word) -> bool {
+        // A retiring word is a dead one's: we have the stripe.
+        !seen.is_retiring()
+            && seen
+                .participant()
+                .is_some_and(|holder| !self.store.is_dead(self.process, holder))
+    }
+
+    /// All hold words of a key.
+    fn holds(&self, id: SlotId, first_block: u32, permits: u32) -> impl Iterator<Item = &Hold> {
+        let slab = self.store.slab();
+        let permits = (0..permits).filter_map(move |i| slab.permit(first_block, i));
+        std::iter::once(&slab.slot(id).hold).chain(permits.map(|p| &p.hold))
+    }
+
+    /// A semaphore's first block and number of permits; of other kinds `(0, 0)`.
+    fn permits_of(&self, id: SlotId, kind: Kind) -> Result<(u32, u32)> {
+        match kind {
+            Kind::Semaphore => self.store.permits_of(id),
+            _ => Ok((0, 0)),
+        }
+    }
+
+    fn undo_retire(&self, id: SlotId, first_block: u32, permits: u32) {
+        for hold in self.holds(id, first_block, permits) {
+            hold.end_retirement();
+        }
+        self.stripe().set_intent(Intent::None);
+    }
+
+    fn finish_retire(&self, id: SlotId, first_block: u32, permits: u32) -> Result<()> {
+        let slab = self.store.slab();
+        let bucket = self.stripe().bucket.load(Ordering::Relaxed) as u32;
+        self.unlink(id, bucket)?;
+        for hold in self.holds(id, first_block, permits) {
+            hold.end_retirement();
+        }
+        // Whoever waits for the key finds it gone, and makes it anew.
+        let slot = slab.slot(id);
+        slot.wake.fetch_add(1, Ordering::Release);
+        futex::wake(&slot.wake, i32::MAX);
+        let (first, span) = unpack(self.stripe().slots.load(Ordering::Relaxed));
+        let (first_block, blocks) = unpack(self.stripe().blocks.load(Ordering::Relaxed));
+        self.set_states(Pool::Blocks, first_block, blocks, STATE_FREE);
+        self.set_states(Pool::Slots, first + 1, span.saturating_sub(1), STATE_FREE);
+        self.set_states(Pool::Slots, first, 1, STATE_FREE);
+        self.stripe().set_intent(Intent::None);
+        Ok(())
+    }
+
+    /// Takes a slot out of its chain, if it is in it.
+    fn unlink(&self, id: SlotId, bucket: u32) -> Result<()> {
+        let slab = self.store.slab();
+        let mut before = None;
+        let mut linked = false;
+        self.walk(bucket, |at| {
+            linked = at == id;
+            if !linked {
+                before = Some(at);
+            }
+            !linked
+        })?;
+        if linked {
+            let next = slab.slot(id).next.load(Ordering::Relaxed);
+            let link = match before {
+                Some(before) => &slab.slot(before).next,
+                None => slab.bucket(bucket),
+            };
+            link.store(next, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Finishes or undoes what a dead one left in this stripe.
+    pub(super) fn recover(&self) -> Result<()> {
+        let slab = self.store.slab();
+        let stripe = self.stripe();
+        let intent = stripe.intent();
+        let (first, span) = unpack(stripe.slots.load(Ordering::Acquire));
+        let (first_block, blocks) = unpack(stripe.blocks.load(Ordering::Acquire));
+        let (slot, Some(intent)) = (slab.slot_id(first), intent) else {
+            return Err(slab.corrupt(format!("the intent of stripe {}", self.number)));
+        };
+        match (intent, slot) {
+            (Intent::None, _) => Ok(()),
+            (Intent::Create, Some(id)) if span > 0 && self.is_linked(id)? => {
+                self.finish_create(id, span, first_block, blocks);
+                Ok(())
+            }
+            (Intent::Create, _) => {
+                self.undo_create(first, span, first_block, blocks);
+                Ok(())
+            }
+            (Intent::Reclaim | Intent::Remove, Some(id)) => self.recover_retire(id, intent),
+            (Intent::Reclaim | Intent::Remove, None) => {
+                Err(slab.corrupt(format!("the intent of stripe {}", self.number)))
+            }
+        }
+    }
+
+    fn is_linked(&self, id: SlotId) -> Result<bool> {
+        let bucket = self.stripe().bucket.load(Ordering::Relaxed) as u32;
+        let mut linked = false;
+        self.walk(bucket, |at| {
+            linked = at == id;
+            !linked
+        })?;
+        Ok(linked)
+    }
+
+    fn undo_create(&self, first: u32, span: u32, first_block: u32, blocks: u32) {
+        let slab = self.store.slab();
+        let claimed = |id: &SlotId| {
+            let state = slab.slot_state(id.index());
+            state.is_some_and(|s| s.load(Ordering::Acquire) == self.claim_mark())
+        };
+        if let Some(slot) = slab.slot_id(first).filter(claimed).map(|id| slab.slot(id)) {
+            if let Some(meta) = slot.meta().filter(|m| m.kind.is_some()) {
+                slot.meta.store(meta.retired().encode(), Ordering::Release);
+            }
+        }
+        self.unclaim(Pool::Slots, first, span);
+        self.unclaim(Pool::Blocks, first_block, blocks);
+        self.stripe().set_intent(Intent::None);
+    }
+
+    fn recover_retire(&self, id: SlotId, intent: Intent) -> Result<()> {
+        let slab = self.store.slab();
+        let meta = slab
+            .slot(id)
+            .meta()
+            .ok_or_else(|| slab.corrupt(format!("slot {}", id.index())))?;
+        let (first_block, blocks) = unpack(self.stripe().blocks.load(Ordering::Relaxed));
+        let permits = blocks.saturating_mul(PERMITS_PER_BLOCK);
+        match (meta.kind, intent) {
+            (None, _) => self.finish_retire(id, first_block, permits),
+            (Some(kind), Intent::Remove) => {
+                let bucket = self.stripe().bucket.load(Ordering::Relaxed) as u32;
+                let found = Found { id, meta, kind };
+                self.retire(found, bucket, Force::Anybody).map(drop)
+            }
+            (Some(_), _) => {
+                self.undo_retire(id, first_block, permits);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Store {
+    /// The permits of a semaphore, checked: first block and number.
+    pub(crate) fn permits_of(&self, id: SlotId) -> Result<(u32, u32)> {
+        let (first, permits) = self.slab.slot(id).permits();
+        let last = permits.saturating_sub(1);
+        let inside =
+            (1..=u32::from(u16::MAX)).contains(&permits) && self.slab.permit(first, last).is_some();
+        if inside {
+            return Ok((first, permits));
+        }
+        let at = id.index();
+        Err(self.slab.corrupt(format!(
+            "slot {at} says {permits} permits from block {first}"
+        )))
+    }
+
+    /// Takes a key away, whoever holds it. `false`: there is no such key.
+    pub(crate) fn remove(&self, key: &[u8]) -> Result<bool> {
+        let hash = self.hash(key);
+        self.remove_waiting(self.stripe_of(hash), |stripe| stripe.find(key, hash))
+    }
+
+    /// Takes away what `find` finds. An average in the middle of an `add` is waited for, without the
+    /// stripe, for the one who adds may be stopped.
+    fn remove_waiting(
+        &self,
+        stripe: u32,
+        find: impl Fn(&StripeGuard<'_>) -> Result<Option<Found>>,
+    ) -> Result<bool> {
+        loop {
+            let guard = self.lock_stripe(stripe)?;
+            let Some(found) = find(&guard)? else {
+                return Ok(false);
+            };
+            let force = match found.kind {
+                Kind::Averager => Force::NotTheLiving,
+                _ => Force::Anybody,
+            };
+            let bucket = guard.bucket_of_slot(found)?;
+            let wake = &self.slab.slot(found.id).wake;
+            let seen = wake.load(Ordering::Acquire);
+            if guard.retire(found, bucket, force)? {
+                return Ok(true);
+            }
+            drop(guard);
+            futex::wait(wake, seen, crate::store::acquire::TICK);
+        }
+    }
+
+    /// Takes away every key that `wanted` wants, and says how many.
+    pub(crate) fn remove_all(
+        &self,
+        wanted: impl Fn(&StripeGuard<'_>, Found) -> bool,
+    ) -> Result<usize> {
+        let mut removed = 0;
+        for stripe in 0..STRIPES {
+            // Listed first, so that keys made meanwhile do not keep this going for ever.
+            let keys = {
+                let guard = self.lock_stripe(stripe)?;
+                guard.list(|found| wanted(&guard, found))?
+            };
+            for key in keys {
+                let find = |guard: &StripeGuard<'_>| {
+                    let found = guard.find(&key, self.hash(&key))?;
+                    Ok(found.filter(|f| wanted(guard, *f)))
+                };
+                removed += usize::from(self.remove_waiting(stripe, find)?);
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Takes idle locks and semaphores away until `enough` slots were freed. How many were.
+    pub(crate) fn reclaim(&self, enough: u32) -> Result<u32> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let start = NEXT.fetch_add(1, Ordering::Relaxed) as u32;
+        let mut freed = 0;
+        for stripe in (0..STRIPES).map(|i| start.wrapping_add(i) % STRIPES) {
+            let guard = self.lock_stripe(stripe)?;
+            freed += guard.reclaim(enough.saturating_sub(freed))?;
+            if freed >= enough {
+                break;
+            }
+        }
+        Ok(freed)
+    }
+}
+
+impl StripeGuard<'_> {
+    fn reclaim(&self, enough: u32) -> Result<u32> {
+        let mut freed = 0;
+        for bucket in self.buckets() {
+            let mut keys = Vec::new();
+            self.walk(bucket, |id| {
+                keys.extend(self.found(id).filter(|f| f.kind != Kind::Averager));
+                true
+            })?;
+            for found in keys {
+                let span = span_of(self.store.slab(), found.id);
+                if freed < enough && self.retire(found, bucket, Force::Idle)? {
+                    freed += span;
+                }
+            }
+            if freed >= enough {
+                break;
+            }
+        }
+        Ok(freed)
+    }
+
+    /// The buckets of this stripe.
+    pub(crate) fn buckets(&self) -> impl Iterator<Item = u32> + use<> {
+        let buckets = self.store.slab().layout().buckets;
+        (self.number..buckets).step_by(STRIPES as usize)
+    }
+
+    /// The key in a slot.
+    pub(crate) fn found(&self, id: SlotId) -> Option<Found> {
+        let meta = self.store.slab().slot(id).meta()?;
+        let kind = meta.kind?;
+        Some(Found { id, meta, kind })
+    }
+
+    /// The keys of this stripe that `wanted` wants.
+    pub(crate) fn list(&self, wanted: impl Fn(Found) -> bool) -> Result<Vec<Vec<u8>>> {
+        let mut keys = Vec::new();
+        for bucket in self.buckets() {
+            self.walk(bucket, |id| {
+                let found = self.found(id).filter(|f| wanted(*f));
+                keys.extend(found.and_then(|f| self.store.key_of(f)));
+                true
+            })?;
+        }
+        Ok(keys)
+    }
+
+    fn bucket_of_slot(&self, found: Found) -> Result<u32> {
+        let slab = self.store.slab();
+        let key = self
+            .store
+            .key_of(found)
+            .ok_or_else(|| slab.corrupt(format!("slot {}", found.id.index())))?;
+        Ok(self.store.bucket_of(self.store.hash(&key)))
+    }
+}

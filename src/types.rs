@@ -1,0 +1,138 @@
+//! The words that every layer shares: kinds of keys, tokens, and what can be said about a holder.
+
+use std::fmt;
+use std::time::Duration;
+
+/// What a key is. Each key is of one kind for as long as it exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Kind {
+    /// A [`Lock`](crate::Lock).
+    Lock,
+    /// An [`RLock`](crate::RLock).
+    RLock,
+    /// A [`BoundedSemaphore`](crate::BoundedSemaphore).
+    Semaphore,
+    /// An [`Averager`](crate::Averager).
+    Averager,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Kind::Lock => "lock",
+            Kind::RLock => "rlock",
+            Kind::Semaphore => "semaphore",
+            Kind::Averager => "averager",
+        })
+    }
+}
+
+/// A fencing token: the number of a grant.
+///
+/// For one key, tokens only ever grow, also across expiry, the death of holders, removal and re-creation
+/// of the key, and reboots. Hand the token to what the lock protects, and let that refuse whatever comes
+/// with a smaller one: then a holder who was stopped past its lease can do no harm. For a semaphore,
+/// tokens are unique, and grow in the order in which acquirers arrived at their permit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Token(u64);
+
+impl Token {
+    /// The token of that number, as read from an environment variable, say.
+    pub const fn new(number: u64) -> Token {
+        Token(number)
+    }
+
+    /// The number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Who holds, or held, a lock or a permit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Holder {
+    /// Its process id, in its own PID namespace; 0 if nobody can say any more.
+    pub pid: u32,
+    /// Its thread id; 0 while it is not known.
+    pub tid: u32,
+    /// The name of its program as the kernel has it (at most 15 bytes); empty if nobody can say any more.
+    pub program: String,
+    /// For how long it has it, to about 4 ms, not counting time the machine was suspended. `None` in the
+    /// instant before the holder has noted it.
+    pub held_for: Option<Duration>,
+    /// What is left of its lease; zero when it is over. `None`: no lease.
+    pub lease_left: Option<Duration>,
+    /// The token of its grant.
+    pub token: Token,
+    /// Whether its process lives, as far as the kernel can tell. In doubt, `true`.
+    pub alive: bool,
+    /// Whether `pid` means something in the PID namespace of the calling process.
+    pub same_pid_namespace: bool,
+}
+
+/// A key, what it is, and how it stands.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct KeyInfo {
+    /// The key.
+    pub key: Vec<u8>,
+    /// Its kind.
+    pub kind: Kind,
+    /// Its tag.
+    pub tag: Option<Vec<u8>>,
+    /// How it stands.
+    pub state: KeyState,
+    /// How many threads of all processes sleep until it is given back. A process that waits for more than
+    /// eight keys at once is counted for eight of them.
+    pub waiters: usize,
+}
+
+/// How a key stands.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum KeyState {
+    /// A lock or a re-entrant lock.
+    Lock {
+        /// Who has it. One who is dead or whose lease is over is still shown, as such, until the next
+        /// one takes over.
+        holder: Option<Holder>,
+    },
+    /// A semaphore.
+    Semaphore {
+        /// How many permits there are.
+        value: u32,
+        /// How many could be acquired now.
+        available: u32,
+        /// Who has the others, and whose permits are there to be taken over.
+        holders: Vec<Holder>,
+    },
+    /// An average.
+    Averager {
+        /// What was added; `None` if nothing was since the last `pop` or expiry.
+        summary: Option<Summary>,
+    },
+}
+
+/// What was added to an average.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Summary {
+    /// How many values.
+    pub count: u64,
+    /// Their sum.
+    pub total: f64,
+    /// `total / count`.
+    pub mean: f64,
+    /// The smallest.
+    pub min: f64,
+    /// The largest.
+    pub max: f64,
+}
