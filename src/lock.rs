@@ -107,9 +107,9 @@ impl Lock {
         self.acquire_as(Patience::of(timeout))
     }
 
-    #[inline]
+    #[inline(always)]
     fn acquire_as(&self, patience: Patience) -> Result<Option<LockGuard<'_>>> {
-        let grant = match self.binding.try_fast() {
+        let grant = match self.binding.try_fast(Kind::Lock) {
             Some(grant) => Some(grant),
             None => self.binding.acquire(patience)?,
         };

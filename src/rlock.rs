@@ -1,13 +1,13 @@
 //! A re-entrant lock.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cache::Keyspace;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::record::Word;
 use crate::store::acquire::{Grant, Patience};
 use crate::store::binding::{Binding, Spot};
@@ -44,6 +44,7 @@ pub struct RLock {
 }
 
 /// A lock that this thread has, and how many times.
+#[derive(Clone, Copy)]
 struct Own {
     store: u64,
     spot: Spot,
@@ -51,9 +52,11 @@ struct Own {
     depth: u32,
 }
 
+// The depth is kept by the owner: nobody else needs it, and it goes with the thread. The lock used last
+// lies apart, where a nested acquire finds it without a search.
 thread_local! {
-    // The depth is kept by the owner: nobody else needs it, and it goes with the thread.
-    static OWN: RefCell<Vec<Own>> = const { RefCell::new(Vec::new()) };
+    static LAST: Cell<Option<Own>> = const { Cell::new(None) };
+    static OTHERS: RefCell<Vec<Own>> = const { RefCell::new(Vec::new()) };
 }
 
 impl RLock {
@@ -105,12 +108,12 @@ impl RLock {
         self.acquire_as(Patience::of(timeout))
     }
 
-    #[inline]
+    #[inline(always)]
     fn acquire_as(&self, patience: Patience) -> Result<Option<RLockGuard<'_>>> {
         if let Some(grant) = self.acquire_again() {
             return Ok(Some(self.guard(grant)));
         }
-        let grant = match self.binding.try_fast() {
+        let grant = match self.binding.try_fast(Kind::RLock) {
             Some(grant) => grant,
             None => match self.binding.acquire(patience)? {
                 Some(grant) => grant,
@@ -121,6 +124,7 @@ impl RLock {
         Ok(Some(self.guard(grant)))
     }
 
+    #[inline(always)]
     fn guard(&self, grant: Grant) -> RLockGuard<'_> {
         RLockGuard {
             binding: Anchor::Borrowed(&self.binding),
@@ -130,33 +134,29 @@ impl RLock {
     }
 
     /// One level deeper, if this thread has the lock and its lease could be started anew.
-    #[inline]
+    #[inline(always)]
     fn acquire_again(&self) -> Option<Grant> {
         let spot = self.binding.remembered()?;
-        with_own(|owns| {
-            let own = find(owns, &self.binding, spot)?;
-            let stands =
-                self.binding.still_has(spot, own.word) && self.binding.rearm(spot, own.word);
-            if !stands {
-                return None;
-            }
-            own.depth = own.depth.checked_add(1)?;
-            Some(Grant::again(spot, own.word))
-        })
+        let own = find(&self.binding, spot)?;
+        let stands = self.binding.still_has(spot, own.word) && self.binding.rearm(spot, own.word);
+        if !stands {
+            return None;
+        }
+        let depth = own.depth.checked_add(1)?;
+        LAST.set(Some(Own { depth, ..own }));
+        Some(Grant::new(spot, 0, own.word))
     }
 
     fn note_own(&self, grant: &Grant) {
-        let store = self.binding.store().serial();
-        with_own(|owns| {
-            // What is noted of this key before was lost.
-            owns.retain(|own| own.store != store || own.spot.id != grant.spot().id);
-            owns.push(Own {
-                store,
-                spot: grant.spot(),
-                word: grant.word,
-                depth: 1,
-            });
-        });
+        // What is noted of this key before was lost.
+        let _ = find(&self.binding, grant.spot());
+        set_aside(|last| !is_of(last, &self.binding, grant.spot()));
+        LAST.set(Some(Own {
+            store: self.binding.store().serial(),
+            spot: grant.spot(),
+            word: grant.word,
+            depth: 1,
+        }));
     }
 
     /// How many times the calling thread has the lock now; 0 if it does not.
@@ -164,11 +164,8 @@ impl RLock {
         let Some(spot) = self.binding.locate()? else {
             return Ok(0);
         };
-        Ok(with_own(|owns| {
-            let own = find(owns, &self.binding, spot)?;
-            self.binding.still_has(spot, own.word).then_some(own.depth)
-        })
-        .unwrap_or(0))
+        let own = find(&self.binding, spot).filter(|own| self.binding.still_has(spot, own.word));
+        Ok(own.map_or(0, |own| own.depth))
     }
 
     /// Whether anybody has it now whose lease is not over and whose process lives.
@@ -194,9 +191,9 @@ impl RLock {
     pub fn release(&self, token: Token) -> Result<bool> {
         let spot = self.binding.locate()?;
         let spot = spot.ok_or_else(|| self.binding.not_holder())?;
-        let word = with_own(|owns| find(owns, &self.binding, spot).map(|own| own.word));
-        match word.filter(|word| word.sequence() == token.get()) {
-            Some(word) => release_one(&self.binding, &Grant::again(spot, word)),
+        let own = find(&self.binding, spot);
+        match own.filter(|own| own.word.sequence() == token.get()) {
+            Some(own) => release_one(&self.binding, spot, own.word),
             None => Err(self.binding.not_holder()),
         }
     }
@@ -211,50 +208,75 @@ impl fmt::Debug for RLock {
     }
 }
 
-/// What this thread has. Empty while the thread ends, when its own destructors still drop guards.
-#[inline]
-fn with_own<T: Default>(action: impl FnOnce(&mut Vec<Own>) -> T) -> T {
-    OWN.try_with(|own| action(&mut own.borrow_mut()))
-        .unwrap_or_default()
+#[inline(always)]
+fn is_of(own: &Own, binding: &Binding, spot: Spot) -> bool {
+    own.spot == spot && own.store == binding.store().serial()
 }
 
-#[inline]
-fn find<'a>(owns: &'a mut [Own], binding: &Binding, spot: Spot) -> Option<&'a mut Own> {
-    let store = binding.store().serial();
-    owns.iter_mut()
-        .find(|own| own.store == store && own.spot == spot)
-}
-
-/// One level up; at the last one the lock is given back, and the answer is `true`.
-#[inline]
-fn release_one(binding: &Binding, grant: &Grant) -> Result<bool> {
-    let left = with_own(|owns| {
-        let own = find(owns, binding, grant.spot())?;
-        if !own.word.same_hold(grant.word) {
-            return None;
-        }
-        own.depth -= 1;
-        Some(own.depth)
-    });
-    match left {
-        Some(0) => {
-            forget_own(binding, grant);
-            binding.give_back(grant).map(|()| true)
-        }
-        Some(_) if binding.still_has(grant.spot(), grant.word) => Ok(false),
-        Some(_) => Err(binding.lost(grant)),
-        None => Err(binding.not_holder()),
+/// What this thread has of a key; afterwards it is what was used last.
+#[inline(always)]
+fn find(binding: &Binding, spot: Spot) -> Option<Own> {
+    match LAST.get() {
+        Some(own) if is_of(&own, binding, spot) => Some(own),
+        _ => find_among_others(binding, spot),
     }
 }
 
-fn forget_own(binding: &Binding, grant: &Grant) {
-    let store = binding.store().serial();
-    with_own(|owns| {
-        let of_key = |own: &Own| own.store == store && own.spot == grant.spot();
-        if let Some(at) = owns.iter().position(of_key) {
-            owns.swap_remove(at);
+#[cold]
+#[inline(never)]
+fn find_among_others(binding: &Binding, spot: Spot) -> Option<Own> {
+    let found = with_others(|others| {
+        let at = others.iter().position(|own| is_of(own, binding, spot))?;
+        Some(others.swap_remove(at))
+    })?;
+    set_aside(|_| true);
+    LAST.set(Some(found));
+    Some(found)
+}
+
+/// Puts what was used last with the others, if it is worth keeping.
+fn set_aside(keep: impl FnOnce(&Own) -> bool) {
+    if let Some(last) = LAST.take().filter(keep) {
+        with_others(|others| {
+            others.push(last);
+            Some(())
+        });
+    }
+}
+
+/// Empty while the thread ends, when its own destructors still drop guards.
+fn with_others<T>(action: impl FnOnce(&mut Vec<Own>) -> Option<T>) -> Option<T> {
+    let outcome = OTHERS.try_with(|others| action(&mut others.borrow_mut()));
+    outcome.ok().flatten()
+}
+
+/// One level up; at the last one the lock is given back, and the answer is `true`.
+#[inline(always)]
+fn release_one(binding: &Binding, spot: Spot, word: Word) -> Result<bool> {
+    match find(binding, spot) {
+        Some(own) if own.depth > 1 && own.word.same_hold(word) => {
+            let depth = own.depth - 1;
+            LAST.set(Some(Own { depth, ..own }));
+            if binding.still_has(spot, word) {
+                return Ok(false);
+            }
+            Err(binding.lost(&Grant::new(spot, 0, word)))
         }
-    });
+        Some(own) if own.word.same_hold(word) => {
+            LAST.set(None);
+            if binding.give_back_fast(spot, word) {
+                return Ok(true);
+            }
+            release_last(binding, spot, word)
+        }
+        _ => Err(binding.not_holder()),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn release_last(binding: &Binding, spot: Spot, word: Word) -> Result<bool> {
+    binding.give_back(&Grant::new(spot, 0, word)).map(|()| true)
 }
 
 /// One level of the possession of an [`RLock`]. Dropping it gives the level back; guards may be dropped in
@@ -304,7 +326,7 @@ impl RLockGuard<'_> {
     /// [`LockGuard::release`](crate::LockGuard::release).
     pub fn release(mut self) -> Result<()> {
         match self.grant.take() {
-            Some(grant) => release_one(&self.binding, &grant).map(drop),
+            Some(grant) => release_one(&self.binding, grant.spot(), grant.word).map(drop),
             None => Ok(()),
         }
     }
@@ -329,11 +351,11 @@ impl RLockGuard<'_> {
 }
 
 impl Drop for RLockGuard<'_> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         if let Some(grant) = &self.grant {
             // Lost, or copied by a fork: there is nothing to give back, and nobody to tell.
-            let _: std::result::Result<bool, Error> = release_one(&self.binding, grant);
+            let _ = release_one(&self.binding, grant.spot(), grant.word);
         }
     }
 }

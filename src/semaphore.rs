@@ -101,7 +101,7 @@ impl BoundedSemaphore {
         self.acquire_as(Patience::of(timeout))
     }
 
-    #[inline]
+    #[inline(always)]
     fn acquire_as(&self, patience: Patience) -> Result<Option<SemaphoreGuard<'_>>> {
         let grant = match self.binding.try_fast_permit() {
             Some(grant) => Some(grant),

@@ -2,9 +2,11 @@
 //! scale: a process in a time namespace of its own sees that clock shifted, and two that share a store
 //! have to mean the same moment. Averages, which outlive a reboot, run on wall-clock time.
 
+use std::cell::Cell;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 
 /// Microseconds of `CLOCK_BOOTTIME` on the host's scale. About 30 ns.
@@ -25,9 +27,49 @@ pub(crate) fn wall_us() -> u64 {
     read_ns(ClockId::CLOCK_REALTIME) / 1_000
 }
 
-/// The moment `lease` from now, in the units of [`boot_us`].
-pub(crate) fn boot_us_after(lease: Duration) -> u64 {
-    boot_us().saturating_add(duration_us(lease))
+/// Seconds since 1970, wall-clock. About 4 ns, and therefore what the fast path reads.
+#[inline]
+pub(crate) fn wall_s() -> u64 {
+    // SAFETY: a null pointer asks for the result alone.
+    unsafe { libc::time(std::ptr::null_mut()) as u64 }
+}
+
+/// When a lease that begins now ends, in the units of [`boot_us`], and the coarse time at which it began.
+///
+/// Reading `CLOCK_BOOTTIME` costs as much as taking a lock does several times over. So a long lease is
+/// computed from a reading that this thread made in the same tick of the coarse clock, plus a tick: it may
+/// last that much longer than asked (10 ms at the most), never shorter. Suspending the machine cannot come
+/// between the two readings: it brings the coarse clock up to date, so that would not be the same tick.
+#[inline]
+pub(crate) fn lease_end_us(lease_us: u64) -> (u64, u64) {
+    let coarse = coarse_ns();
+    if lease_us < LONG_LEASE_US {
+        return (boot_us().saturating_add(lease_us), coarse);
+    }
+    let (tick, boot) = TICK.get();
+    let boot = if tick == coarse {
+        boot
+    } else {
+        read_tick(coarse)
+    };
+    (boot.saturating_add(lease_us), coarse)
+}
+
+/// From how long on a tick more does not matter.
+const LONG_LEASE_US: u64 = 500_000;
+/// A tick is 1 to 10 ms, depending on how the kernel was configured.
+const LONGEST_TICK_US: u64 = 10_000;
+
+thread_local! {
+    /// A reading of the coarse clock, and `CLOCK_BOOTTIME` at the latest by the end of that tick.
+    static TICK: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
+}
+
+#[cold]
+fn read_tick(coarse: u64) -> u64 {
+    let latest = boot_us().saturating_add(LONGEST_TICK_US);
+    TICK.set((coarse, latest));
+    latest
 }
 
 /// A duration in whole microseconds, rounded up so that a lease is never shorter than asked.
@@ -92,6 +134,20 @@ mod tests {
         assert_eq!(offsets.monotonic_ns, -5_000_000_000);
         assert_eq!(offsets.boottime_ns, 7_500_000_000);
         assert_eq!(parse_offsets("").boottime_ns, 0);
+    }
+
+    #[test]
+    fn a_lease_is_never_shorter_than_asked_and_hardly_longer() {
+        for lease_us in [1, LONG_LEASE_US - 1, LONG_LEASE_US, 60_000_000] {
+            for _ in 0..10_000 {
+                let before = boot_us();
+                let (end, _) = lease_end_us(lease_us);
+                let after = boot_us();
+                assert!(end >= before + lease_us);
+                // Two readings of one tick are at most a tick apart, and a tick is added.
+                assert!(end <= after + lease_us + LONGEST_TICK_US);
+            }
+        }
     }
 
     #[test]

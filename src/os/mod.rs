@@ -6,6 +6,7 @@ compile_error!(
     "slablock needs Linux: it is built on open-file-description locks, futexes in shared mappings and /proc"
 );
 
+#[allow(unsafe_code)]
 pub(crate) mod clock;
 pub(crate) mod file;
 #[allow(unsafe_code)]

@@ -6,10 +6,12 @@
 
 use crate::sync::{AtomicU64, Ordering, fence};
 
+/// A version that no cell has: the selector does not count that far.
+pub(crate) const NO_VERSION: u64 = u64::MAX;
 /// Words of payload in a cell.
 pub(crate) const PAYLOAD_WORDS: usize = 6;
 
-/// One cell. The seal is `version << 32 | crc`, the CRC-32 over the payload and the version.
+/// One cell. The seal is `version << 32 | crc`, the CRC-32 over the payload, begun from the version.
 #[repr(C)]
 pub(crate) struct Cell {
     payload: [AtomicU64; PAYLOAD_WORDS],
@@ -36,6 +38,7 @@ impl Cell {
         }
     }
 
+    #[inline(always)]
     fn store(&self, payload: &[u64; PAYLOAD_WORDS], version: u64) {
         for (to, from) in self.payload.iter().zip(payload) {
             to.store(*from, Ordering::Relaxed);
@@ -43,6 +46,7 @@ impl Cell {
         self.seal.store(seal(payload, version), Ordering::Relaxed);
     }
 
+    #[inline(always)]
     fn load(&self) -> ([u64; PAYLOAD_WORDS], u64) {
         let payload = std::array::from_fn(|i| self.payload[i].load(Ordering::Relaxed));
         (payload, self.seal.load(Ordering::Relaxed))
@@ -58,9 +62,12 @@ impl Cell {
 }
 
 impl Cells<'_> {
-    /// The value in force. Never blocks; tries again while writers flip the selector.
-    #[inline]
-    pub(crate) fn read(&self) -> Result<[u64; PAYLOAD_WORDS], Damaged> {
+    /// The value in force, and its version. Never blocks; tries again while writers flip the selector.
+    ///
+    /// `known` is a version that the caller has read or written before: its seal need not be checked
+    /// again.
+    #[inline(always)]
+    pub(crate) fn read(&self, known: u64) -> Result<([u64; PAYLOAD_WORDS], u64), Damaged> {
         loop {
             // Acquire: pairs with the flip, so the cell is at least what was sealed for this version.
             let version = self.selector.load(Ordering::Acquire);
@@ -72,23 +79,31 @@ impl Cells<'_> {
                 std::hint::spin_loop();
                 continue;
             }
-            return if found == seal(&payload, version) {
-                Ok(payload)
+            return if version == known || found == seal(&payload, version) {
+                Ok((payload, version))
             } else {
                 Err(Damaged)
             };
         }
     }
 
-    /// Puts `payload` in force. Only for the holder of the latch.
-    pub(crate) fn write(&self, payload: &[u64; PAYLOAD_WORDS]) {
-        let version = self.selector.load(Ordering::Relaxed).wrapping_add(1);
+    /// Puts `payload` in force after `version`, and returns its version. Only for the holder of the latch.
+    #[inline(always)]
+    pub(crate) fn write(&self, payload: &[u64; PAYLOAD_WORDS], version: u64) -> u64 {
+        let version = version.wrapping_add(1);
         // Pairs with the reader's fence: who sees a word of the cell filled below also sees the
         // selector that made this cell the idle one.
         fence(Ordering::Release);
         self.cells[(version & 1) as usize].store(payload, version);
         // Release: pairs with the Acquire at the head of `read`.
         self.selector.store(version, Ordering::Release);
+        version
+    }
+
+    /// Whether the value in force is whole.
+    #[cfg(not(loom))]
+    pub(crate) fn is_whole(&self) -> bool {
+        self.read(NO_VERSION).is_ok()
     }
 
     /// Starts from `payload`, whatever was there. Only while nobody else can see the cells.
@@ -103,7 +118,7 @@ impl Cells<'_> {
     /// alone with the slab.
     #[cfg(not(loom))]
     pub(crate) fn restore(&self) -> bool {
-        if self.read().is_ok() {
+        if self.is_whole() {
             return true;
         }
         let whole = |i: usize| {
@@ -122,15 +137,16 @@ impl Cells<'_> {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn seal(payload: &[u64; PAYLOAD_WORDS], version: u64) -> u64 {
-    let version = version & 0xffff_ffff;
-    let mut bytes = [0; 8 * PAYLOAD_WORDS + 4];
+    let version = version as u32;
+    let mut bytes = [0; 8 * PAYLOAD_WORDS];
     for (to, from) in bytes.chunks_exact_mut(8).zip(payload) {
         to.copy_from_slice(&from.to_le_bytes());
     }
-    bytes[8 * PAYLOAD_WORDS..].copy_from_slice(&(version as u32).to_le_bytes());
-    version << 32 | u64::from(crc32fast::hash(&bytes))
+    let mut crc = crc32fast::Hasher::new_with_initial(version);
+    crc.update(&bytes);
+    u64::from(version) << 32 | u64::from(crc.finalize())
 }
 
 #[cfg(all(test, not(loom)))]
@@ -148,26 +164,34 @@ mod tests {
         test(cells);
     }
 
+    const ONES: [u64; PAYLOAD_WORDS] = [1; PAYLOAD_WORDS];
+    const TWOS: [u64; PAYLOAD_WORDS] = [2; PAYLOAD_WORDS];
+
     #[test]
     fn a_death_before_the_flip_leaves_the_old_value() {
         with_cells(|cells| {
-            cells.write(&[1; PAYLOAD_WORDS]);
-            cells.cells[0].store(&[2; PAYLOAD_WORDS], 2);
-            assert_eq!(cells.read(), Ok([1; PAYLOAD_WORDS]));
+            cells.write(&ONES, 0);
+            cells.cells[0].store(&TWOS, 2);
+            assert_eq!(cells.read(NO_VERSION), Ok((ONES, 1)));
         });
     }
 
     #[test]
     fn damage_is_noticed_and_the_other_cell_restored() {
         with_cells(|cells| {
-            cells.write(&[1; PAYLOAD_WORDS]);
-            cells.write(&[2; PAYLOAD_WORDS]);
+            cells.write(&ONES, 0);
+            cells.write(&TWOS, 1);
             cells.cells[0].payload[3].store(77, Ordering::Relaxed);
-            assert_eq!(cells.read(), Err(Damaged));
+            assert_eq!(cells.read(NO_VERSION), Err(Damaged));
             assert!(cells.restore());
-            assert_eq!(cells.read(), Ok([1; PAYLOAD_WORDS]));
+            assert_eq!(cells.read(NO_VERSION), Ok((ONES, 1)));
             cells.cells[1].payload[3].store(77, Ordering::Relaxed);
             assert!(!cells.restore());
         });
+    }
+
+    #[test]
+    fn the_seal_of_another_version_does_not_fit() {
+        assert_ne!(seal(&ONES, 1) as u32, seal(&ONES, 2) as u32);
     }
 }

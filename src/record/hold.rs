@@ -67,7 +67,7 @@ impl Hold {
     /// Takes exactly `seen` for `me` under `sequence`, which has to be above that of `seen`. On failure,
     /// what is there instead. Who has slept says `contended`: there may be more sleepers, whose mark went
     /// with the wake-up. A mark that is there stays.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(
         &self,
         seen: Word,
@@ -82,8 +82,25 @@ impl Hold {
         self.exchange(seen, mine)
     }
 
+    /// Gives back exactly the hold `mine`, as it was taken. `false`: nothing was changed; somebody waits, or
+    /// it is lost.
+    #[inline(always)]
+    pub(crate) fn try_give_back(&self, mine: Word) -> bool {
+        let free = Word::free(mine.sequence());
+        // Release: pairs with the Acquire of the next take.
+        !mine.is_contended()
+            && self
+                .word
+                .compare_exchange(
+                    mine.bits(),
+                    free.bits(),
+                    Ordering::Release,
+                    Ordering::Relaxed,
+                )
+                .is_ok()
+    }
+
     /// Gives back exactly the hold `mine`. Whatever else is there stays (H2).
-    #[inline]
     pub(crate) fn give_back(&self, mine: Word) -> Returned {
         let mut seen = mine;
         loop {
@@ -160,6 +177,7 @@ impl Hold {
         self.deadline.store(0, Ordering::Relaxed);
     }
 
+    #[inline(always)]
     fn exchange(&self, seen: Word, new: Word) -> Result<Word, Word> {
         // AcqRel: takes acquire, and what a retirement or recovery did before is released with it.
         self.word
@@ -179,7 +197,7 @@ impl Hold {
 
     /// Makes the deadline word that of the hold `mine`. `seen` is what it was before the take: if it is
     /// something else by now, only the holder of `mine` may still write it (L2).
-    #[inline]
+    #[inline(always)]
     pub(crate) fn set_lease(&self, mine: Word, seen: u64, lease: Lease) {
         let new = lease.encode(mine);
         if seen != new {
@@ -187,6 +205,7 @@ impl Hold {
         }
     }
 
+    #[inline(never)]
     fn exchange_lease(&self, mine: Word, mut seen: u64, new: u64) {
         while let Err(now) =
             self.deadline
@@ -369,7 +388,7 @@ mod tests {
     fn an_abandoned_hold_remembers_the_process() {
         let hold = Hold::new();
         let dead = take(&hold, 4);
-        hold.set_stamp(dead, Stamp::new(1234, 0));
+        hold.set_stamp(dead, Stamp::precise(1234, 0));
         assert_eq!(hold.judge(dead, || 0, |p| p == id(4)), Judgement::Dead);
         assert_eq!(hold.abandon(dead, 1230), Returned::Free);
         let left = hold.load();

@@ -9,7 +9,7 @@ mod lease;
 mod stamp;
 mod word;
 
-pub(crate) use cells::{Cell, Cells, Damaged, PAYLOAD_WORDS};
+pub(crate) use cells::{Cell, Cells, Damaged, NO_VERSION, PAYLOAD_WORDS};
 pub(crate) use hold::{Hold, Judgement, Returned, next_sequence};
 pub(crate) use lease::Lease;
 pub(crate) use stamp::Stamp;

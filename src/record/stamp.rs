@@ -1,16 +1,19 @@
 //! The stamp: which thread took a hold, and when. For showing only; nothing is decided by it.
 //!
 //! ```text
-//!  63    56 55                    34 33                                0
-//! +--------+------------------------+-----------------------------------+
-//! |  tag   |       thread id        |  since, in 4 ms, CLOCK_MONOTONIC  |
-//! +--------+------------------------+-----------------------------------+
+//!  63    56 55                    34 33  32                            0
+//! +--------+------------------------+---+-------------------------------+
+//! |  tag   |       thread id        | S |            since              |
+//! +--------+------------------------+---+-------------------------------+
 //! ```
 //!
 //! Written by a plain store after the hold was taken, so for a moment it is still the last holder's: the
-//! tag (the low eight bits of the sequence) tells. Linux thread ids fit 22 bits. Time is counted modulo
-//! 2^34 ticks, which is two years: longer holds look younger. In an abandoned hold, the place of the
-//! thread id has the process id, for by then the participant's record may be another's.
+//! tag (the low eight bits of the sequence) tells. Linux thread ids fit 22 bits. In an abandoned hold, the
+//! place of the thread id has the process id, for by then the participant's record may be another's.
+//!
+//! `since` is in ticks of 4 ms of the coarse `CLOCK_MONOTONIC` (modulo 2^33, which is a year: longer holds
+//! look younger), or, with S set, in seconds since 1970. Asking for those costs a third of the coarse
+//! clock: it is what the fast path can afford.
 
 use std::time::Duration;
 
@@ -18,9 +21,10 @@ use crate::record::Word;
 
 const TAG_BITS: u32 = 8;
 const TID_BITS: u32 = 22;
-const SINCE_BITS: u32 = 64 - TAG_BITS - TID_BITS;
-const SINCE_MASK: u64 = (1 << SINCE_BITS) - 1;
-/// One unit of `since`: the coarse clock of a kernel at 250 Hz moves in steps of this size.
+const SECONDS: u64 = 1 << 33;
+const SINCE_MASK: u64 = SECONDS - 1;
+const TID_SHIFT: u32 = 34;
+/// One tick: the coarse clock of a kernel at 250 Hz moves in steps of this size.
 const TICK_NS: u64 = 4_000_000;
 
 /// A decoded stamp.
@@ -28,29 +32,40 @@ const TICK_NS: u64 = 4_000_000;
 pub(crate) struct Stamp {
     /// The thread, or the process when the hold was abandoned.
     pub(crate) tid: u32,
+    /// With the bit that says in which unit.
     since: u64,
 }
 
 impl Stamp {
+    /// From the coarse monotonic clock.
     #[inline]
-    pub(crate) fn new(tid: u32, now_ns: u64) -> Stamp {
+    pub(crate) fn precise(tid: u32, now_ns: u64) -> Stamp {
         Stamp {
             tid,
             since: (now_ns / TICK_NS) & SINCE_MASK,
         }
     }
 
+    /// From the wall clock's seconds.
+    #[inline]
+    pub(crate) fn in_seconds(tid: u32, now_s: u64) -> Stamp {
+        Stamp {
+            tid,
+            since: now_s & SINCE_MASK | SECONDS,
+        }
+    }
+
     #[inline]
     pub(crate) fn encode(self, of: Word) -> u64 {
         let tid = u64::from(self.tid) & ((1 << TID_BITS) - 1);
-        tag(of) << (64 - TAG_BITS) | tid << SINCE_BITS | self.since
+        tag(of) << (64 - TAG_BITS) | tid << TID_SHIFT | self.since
     }
 
     /// `None` when `bits` belong to another hold than `of`.
     pub(crate) fn decode(bits: u64, of: Word) -> Option<Stamp> {
         (bits >> (64 - TAG_BITS) == tag(of)).then_some(Stamp {
-            tid: ((bits >> SINCE_BITS) & ((1 << TID_BITS) - 1)) as u32,
-            since: bits & SINCE_MASK,
+            tid: ((bits >> TID_SHIFT) & ((1 << TID_BITS) - 1)) as u32,
+            since: bits & (SECONDS | SINCE_MASK),
         })
     }
 
@@ -59,17 +74,23 @@ impl Stamp {
         Stamp { tid, ..self }
     }
 
-    pub(crate) fn age(self, now_ns: u64) -> Duration {
-        let ticks = (now_ns / TICK_NS).wrapping_sub(self.since) & SINCE_MASK;
-        // The coarse clock that stamped it may be ahead of the one that asks by a tick: that is 0, not
-        // two years.
-        if ticks > SINCE_MASK / 2 {
+    /// How old it is, by the clock that it was made from.
+    pub(crate) fn age(self, now_ns: u64, now_s: u64) -> Duration {
+        let (now, unit_ns) = match self.since & SECONDS {
+            0 => (now_ns / TICK_NS, TICK_NS),
+            _ => (now_s, 1_000_000_000),
+        };
+        let units = now.wrapping_sub(self.since) & SINCE_MASK;
+        // The coarse clock may be behind the one that stamped it, and the wall clock may have been set
+        // back: that is 0, not half the range.
+        if units > SINCE_MASK / 2 {
             return Duration::ZERO;
         }
-        Duration::from_nanos(ticks * TICK_NS)
+        Duration::from_nanos(units.saturating_mul(unit_ns))
     }
 }
 
+#[inline]
 fn tag(of: Word) -> u64 {
     of.sequence() & ((1 << TAG_BITS) - 1)
 }
@@ -81,19 +102,26 @@ mod tests {
     #[test]
     fn a_stamp_comes_back_for_its_own_hold_only() {
         let of = Word::free(300);
-        let stamp = Stamp::new((1 << TID_BITS) - 1, 86_400_000_000_000);
-        assert_eq!(Stamp::decode(stamp.encode(of), of), Some(stamp));
-        assert_eq!(Stamp::decode(stamp.encode(of), Word::free(301)), None);
+        for stamp in [
+            Stamp::precise((1 << TID_BITS) - 1, 86_400_000_000_000),
+            Stamp::in_seconds((1 << TID_BITS) - 1, 1_800_000_000),
+        ] {
+            assert_eq!(Stamp::decode(stamp.encode(of), of), Some(stamp));
+            assert_eq!(Stamp::decode(stamp.encode(of), Word::free(301)), None);
+        }
     }
 
     #[test]
-    fn age_survives_the_wrap_of_the_tick_count() {
+    fn age_survives_the_wrap_of_the_tick_count_and_clocks_that_go_back() {
         let before = (SINCE_MASK - 1) * TICK_NS;
-        let stamp = Stamp::new(1, before);
+        let stamp = Stamp::precise(1, before);
         assert_eq!(
-            stamp.age(before + 5 * TICK_NS),
+            stamp.age(before + 5 * TICK_NS, 0),
             Duration::from_nanos(5 * TICK_NS)
         );
-        assert_eq!(stamp.age(before - TICK_NS), Duration::ZERO);
+        assert_eq!(stamp.age(before - TICK_NS, 0), Duration::ZERO);
+        let stamp = Stamp::in_seconds(1, 1_800_000_000);
+        assert_eq!(stamp.age(0, 1_800_000_007), Duration::from_secs(7));
+        assert_eq!(stamp.age(0, 1_799_999_999), Duration::ZERO);
     }
 }

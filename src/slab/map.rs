@@ -14,7 +14,9 @@ use memmap2::{MmapOptions, MmapRaw};
 use crate::error::{Error, Result};
 use crate::os::file;
 use crate::slab::header::{MUTABLE_OFFSET, Mutable, Static};
-use crate::slab::layout::{PAGE, PERMITS_PER_BLOCK, Region, STRIPE_BYTES, STRIPES};
+use crate::slab::layout::{
+    BLOCK_BYTES, PAGE, PERMITS_PER_BLOCK, Region, SLOT_BYTES, STRIPE_BYTES, STRIPES,
+};
 use crate::slab::{BODY_WORDS, Layout, Participant, Permit, Slot, SlotId, Stripe};
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
@@ -118,8 +120,10 @@ impl Slab {
     /// The slot of that number, if it is allocated.
     #[inline]
     pub(crate) fn slot_id(&self, number: u32) -> Option<SlotId> {
-        self.covers(Growing::Slots, number)
-            .then_some(SlotId(number))
+        match self.covers(Growing::Slots, number) {
+            true => SlotId::new(number),
+            false => None,
+        }
     }
 
     /// The slot that a bucket head or a `next` field leads to.
@@ -129,18 +133,19 @@ impl Slab {
 
     #[inline]
     pub(crate) fn slot(&self, id: SlotId) -> &Slot {
-        self.at(self.offset(self.layout.slots, id.0))
+        // The stride as a constant: this is on the way to every lock.
+        self.at(self.layout.slots.offset + u64::from(id.index()) * SLOT_BYTES)
     }
 
     /// Permit `index` of a semaphore that begins at block `first`, if that block is allocated.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn permit(&self, first: u32, index: u32) -> Option<&Permit> {
         let block = first.checked_add(index / PERMITS_PER_BLOCK)?;
         if !self.covers(Growing::Blocks, block) {
             return None;
         }
         let within = u64::from(index % PERMITS_PER_BLOCK) * size_of::<Permit>() as u64;
-        Some(self.at(self.offset(self.layout.blocks, block) + within))
+        Some(self.at(self.layout.blocks.offset + u64::from(block) * BLOCK_BYTES + within))
     }
 
     /// Word `at` of the bodies of the key that begins at `id` and takes `span` slots.
@@ -149,7 +154,9 @@ impl Slab {
         if slot >= span {
             return None;
         }
-        let body = self.slot(self.slot_id(id.0.checked_add(slot)?)?).body_ptr();
+        let body = self
+            .slot(self.slot_id(id.index().checked_add(slot)?)?)
+            .body_ptr();
         // SAFETY: a body has BODY_WORDS words, all of them atomics (M3).
         Some(unsafe { &*body.add(at % BODY_WORDS) })
     }

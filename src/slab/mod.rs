@@ -5,6 +5,8 @@
 //! checked before it leads anywhere (`slot`, `block`, `bucket` answer `None` past the end of what is
 //! allocated), and all of it is seen through atomics, never through a plain reference.
 
+use std::num::NonZeroU32;
+
 pub(crate) mod header;
 pub(crate) mod layout;
 #[allow(unsafe_code)]
@@ -21,17 +23,29 @@ pub(crate) use records::{
 };
 
 /// The number of a slot that was found to be within what is allocated. Allocation never shrinks, so it
-/// stays so.
+/// stays so. Kept as a link (one more than the number), so that there is a value for "none".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct SlotId(u32);
+pub(crate) struct SlotId(NonZeroU32);
 
 impl SlotId {
+    fn new(index: u32) -> Option<SlotId> {
+        index.checked_add(1).and_then(NonZeroU32::new).map(SlotId)
+    }
+
+    #[inline]
     pub(crate) fn index(self) -> u32 {
-        self.0
+        self.0.get() - 1
+    }
+
+    /// The slot of a link that came from [`link`](SlotId::link), kept in this process's own memory.
+    #[inline]
+    pub(crate) fn remembered(link: u32) -> Option<SlotId> {
+        NonZeroU32::new(link).map(SlotId)
     }
 
     /// What bucket heads and `next` fields hold: 0 is "none".
+    #[inline]
     pub(crate) fn link(self) -> u32 {
-        self.0 + 1
+        self.0.get()
     }
 }

@@ -129,8 +129,17 @@ impl Slot {
     }
 
     /// A semaphore's first block and number of permits.
+    #[inline]
     pub(crate) fn permits(&self) -> (u32, u32) {
         unpack(self.aux.load(Ordering::Acquire))
+    }
+}
+
+impl Permit {
+    /// A number that no grant of this semaphore had, if this is its first permit.
+    #[inline]
+    pub(crate) fn next_ticket(&self) -> u64 {
+        self.ticket.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
     }
 }
 
@@ -156,6 +165,7 @@ pub(crate) fn pack(first: u32, count: u32) -> u64 {
     u64::from(first) << 32 | u64::from(count)
 }
 
+#[inline]
 pub(crate) fn unpack(bits: u64) -> (u32, u32) {
     ((bits >> 32) as u32, bits as u32)
 }

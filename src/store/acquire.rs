@@ -1,5 +1,6 @@
 //! Taking and giving back: the fast path, the waiting, and taking over from the dead and the late.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
@@ -59,10 +60,26 @@ pub(crate) struct Grant {
     /// Which permit, for a semaphore.
     pub(crate) permit: u32,
     pub(crate) word: Word,
-    pub(crate) predecessor: Option<Box<Predecessor>>,
+    /// An `Arc` rather than a `Box` because its destructor is a few instructions where there is none.
+    pub(crate) predecessor: Option<Arc<Predecessor>>,
 }
 
 impl Grant {
+    #[inline(always)]
+    pub(crate) fn new(spot: Spot, permit: u32, word: Word) -> Grant {
+        Grant {
+            spot,
+            permit,
+            word,
+            predecessor: None,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn spot(&self) -> Spot {
+        self.spot
+    }
+
     pub(crate) fn token(&self) -> Token {
         Token::new(self.word.sequence())
     }
@@ -82,24 +99,25 @@ enum Attempt {
 }
 
 /// The fast path: a word that is plainly free, in a slot that is remembered. No system call, no
-/// allocation, and but for the lease no precise clock.
+/// allocation, and but for the lease no precise clock. Inlined as a whole, so that a guard stays in
+/// registers: passing it through memory costs more than the two atomic operations.
 impl Binding {
-    #[inline]
-    pub(crate) fn try_fast(&self) -> Option<Grant> {
+    /// Takes a lock or a latch.
+    #[inline(always)]
+    pub(crate) fn try_fast(&self, kind: Kind) -> Option<Grant> {
         let me = self.store().me()?;
         let spot = self.remembered()?;
         let hold = &self.slot(spot).hold;
-        let word = self.take_if_free(spot, hold, me)?;
-        Some(Grant {
-            spot,
-            permit: 0,
-            word,
-            predecessor: None,
-        })
+        let seen = hold.load();
+        if !seen.is_plainly_free() || !spot.is_current(self.slot(spot), kind) {
+            return None;
+        }
+        let word = self.take(hold, seen, me, next_sequence(seen)?, false, kind);
+        Some(Grant::new(spot, 0, word.ok()?))
     }
 
-    /// Of a semaphore: the permit that was free last time.
-    #[inline]
+    /// Takes the permit of a semaphore that was free last time.
+    #[inline(always)]
     pub(crate) fn try_fast_permit(&self) -> Option<Grant> {
         let me = self.store().me()?;
         let spot = self.remembered()?;
@@ -111,37 +129,19 @@ impl Binding {
         let slab = self.store().slab();
         let hold = &slab.permit(first, permit)?.hold;
         let seen = hold.load();
-        if !seen.is_plainly_free() || !spot.is_current(self.slot(spot)) {
+        if !seen.is_plainly_free() || !spot.is_current(self.slot(spot), Kind::Semaphore) {
             return None;
         }
-        let sequence = slab
-            .permit(first, 0)?
-            .ticket
-            .fetch_add(1, Ordering::Relaxed)
-            + 1;
+        let sequence = slab.permit(first, 0)?.next_ticket();
         if sequence <= seen.sequence() {
             return None;
         }
-        let word = self.take(hold, seen, me, sequence, false).ok()?;
-        Some(Grant {
-            spot,
-            permit,
-            word,
-            predecessor: None,
-        })
-    }
-
-    #[inline]
-    fn take_if_free(&self, spot: Spot, hold: &Hold, me: ParticipantId) -> Option<Word> {
-        let seen = hold.load();
-        if !seen.is_plainly_free() || !spot.is_current(self.slot(spot)) {
-            return None;
-        }
-        self.take(hold, seen, me, next_sequence(seen)?, false).ok()
+        let word = self.take(hold, seen, me, sequence, false, Kind::Semaphore);
+        Some(Grant::new(spot, permit, word.ok()?))
     }
 
     /// Takes exactly `seen`, and says since when and for how long.
-    #[inline]
+    #[inline(always)]
     fn take(
         &self,
         hold: &Hold,
@@ -149,23 +149,52 @@ impl Binding {
         me: ParticipantId,
         sequence: u64,
         contended: bool,
+        kind: Kind,
     ) -> std::result::Result<Word, Word> {
         let deadline = hold.deadline_bits();
         let mine = hold.take(seen, me, sequence, contended)?;
         // An average's latch is held for nanoseconds, and nobody asks since when.
-        if self.kind() != Kind::Averager {
-            hold.set_stamp(mine, Stamp::new(process::tid(), clock::coarse_ns()));
-            hold.set_lease(mine, deadline, self.lease());
+        if kind != Kind::Averager {
+            let (lease, stamp) = self.lease_from_now();
+            hold.set_stamp(mine, stamp);
+            hold.set_lease(mine, deadline, lease);
         }
         Ok(mine)
     }
 
-    #[inline]
-    fn lease(&self) -> Lease {
-        match self.expire {
-            None => Lease::None,
-            Some(lease) => Lease::Until(clock::boot_us_after(lease)),
+    /// The lease of a hold that begins now, and its stamp.
+    #[inline(always)]
+    fn lease_from_now(&self) -> (Lease, Stamp) {
+        let tid = process::tid();
+        match self.lease_us {
+            None => (Lease::None, Stamp::in_seconds(tid, clock::wall_s())),
+            Some(lease_us) => {
+                let (end_us, now_ns) = clock::lease_end_us(lease_us);
+                (Lease::Until(end_us), Stamp::precise(tid, now_ns))
+            }
         }
+    }
+
+    /// Gives a lock or a latch back if that is all there is to it: it is ours and nobody waits. Otherwise
+    /// nothing has happened, and `give_back` is to be asked.
+    #[inline(always)]
+    pub(crate) fn give_back_fast(&self, spot: Spot, word: Word) -> bool {
+        self.is_ours(word) && self.slot(spot).hold.try_give_back(word)
+    }
+
+    /// The same for a permit.
+    #[inline(always)]
+    pub(crate) fn give_back_permit_fast(&self, spot: Spot, permit: u32, word: Word) -> bool {
+        let (first, _) = self.slot(spot).permits();
+        let permit = self.store().slab().permit(first, permit);
+        self.is_ours(word) && permit.is_some_and(|p| p.hold.try_give_back(word))
+    }
+
+    /// Whether the hold is this process's: a child of a fork holds nothing that its parent held.
+    #[inline(always)]
+    fn is_ours(&self, word: Word) -> bool {
+        let me = self.store().me();
+        me.is_some() && me == word.participant()
     }
 }
 
@@ -216,7 +245,7 @@ impl Binding {
             let hold = self.hold(spot, first, permit)?;
             let mut seen = hold.load();
             loop {
-                if !spot.is_current(self.slot(spot)) {
+                if !self.is_current(spot) {
                     return Ok(Attempt::Gone);
                 }
                 let is_dead = |other| living.is_dead(self.store(), process, other);
@@ -241,15 +270,15 @@ impl Binding {
                 }
                 let predecessor = self.predecessor(process, hold, seen, judgement);
                 let sequence = self.sequence_after(first, seen)?;
-                match self.take(hold, seen, process.id, sequence, contended) {
+                match self.take(hold, seen, process.id, sequence, contended, self.kind()) {
                     Ok(word) => {
+                        // Whoever took the slow way can afford the better clock.
+                        let stamp = Stamp::precise(process::tid(), clock::coarse_ns());
+                        hold.set_stamp(word, stamp);
                         self.hint.store(permit, Ordering::Relaxed);
-                        return Ok(Attempt::Granted(Grant {
-                            spot,
-                            permit,
-                            word,
-                            predecessor,
-                        }));
+                        let mut grant = Grant::new(spot, permit, word);
+                        grant.predecessor = predecessor;
+                        return Ok(Attempt::Granted(grant));
                     }
                     Err(now) => seen = now,
                 }
@@ -300,14 +329,14 @@ impl Binding {
         hold: &Hold,
         seen: Word,
         judgement: Judgement,
-    ) -> Option<Box<Predecessor>> {
+    ) -> Option<Arc<Predecessor>> {
         let died = match judgement {
             Judgement::Dead | Judgement::Abandoned => true,
             Judgement::Expired => false,
             Judgement::Free | Judgement::Held | Judgement::Retiring => return None,
         };
         let holder = self.store().holder(process, hold, seen, !died);
-        (self.kind() != Kind::Averager).then(|| Box::new(Predecessor { holder, died }))
+        (self.kind() != Kind::Averager).then(|| Arc::new(Predecessor { holder, died }))
     }
 
     /// Looks again and again for a little while. Whether anything looks free.
@@ -336,7 +365,7 @@ impl Binding {
             let hold = self.hold(spot, first, permit)?;
             let mut seen = hold.load();
             loop {
-                if seen.is_free() || seen.is_retiring() || !spot.is_current(self.slot(spot)) {
+                if seen.is_free() || seen.is_retiring() || !self.is_current(spot) {
                     return Ok(false);
                 }
                 match hold.mark_contended(seen) {
@@ -400,17 +429,10 @@ impl Binding {
         self.hold(grant.spot, first, grant.permit)
     }
 
-    /// Whether the grant is this process's: a child of a fork holds nothing that its parent held.
-    #[inline]
-    fn is_ours(&self, grant: &Grant) -> bool {
-        let me = self.store().me();
-        me.is_some() && me == grant.word.participant()
-    }
-
     /// Gives the grant back. Errors: `NotHolder` in a forked child, `Lost` if it was taken over.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn give_back(&self, grant: &Grant) -> Result<()> {
-        if !self.is_ours(grant) {
+        if !self.is_ours(grant.word) {
             return Err(self.not_holder());
         }
         match self.return_word(grant) {
@@ -423,7 +445,6 @@ impl Binding {
         }
     }
 
-    #[inline]
     fn return_word(&self, grant: &Grant) -> Returned {
         match self.kind() {
             Kind::Semaphore => self
@@ -445,7 +466,7 @@ impl Binding {
     pub(crate) fn renew(&self, grant: &Grant) -> Result<()> {
         let hold = self.own_hold(grant)?;
         let stands = match self.expire {
-            Some(_) => hold.renew(grant.word, self.lease()),
+            Some(_) => hold.renew(grant.word, self.lease_from_now().0),
             None => hold.is_valid(grant.word, clock::boot_us),
         };
         stands.then_some(()).ok_or_else(|| self.lost(grant))
@@ -458,12 +479,13 @@ impl Binding {
     }
 
     fn own_hold(&self, grant: &Grant) -> Result<&Hold> {
-        if !self.is_ours(grant) {
+        if !self.is_ours(grant.word) {
             return Err(self.not_holder());
         }
         self.grant_hold(grant)
     }
 
+    #[cold]
     pub(crate) fn lost(&self, grant: &Grant) -> Error {
         Error::Lost {
             key: self.show_key(),
@@ -471,6 +493,7 @@ impl Binding {
         }
     }
 
+    #[cold]
     pub(crate) fn not_holder(&self) -> Error {
         Error::NotHolder {
             key: self.show_key(),
@@ -489,12 +512,7 @@ impl Binding {
             if word.is_free() || word.is_retiring() || word.sequence() != token.get() {
                 continue;
             }
-            let grant = Grant {
-                spot,
-                permit,
-                word,
-                predecessor: None,
-            };
+            let grant = Grant::new(spot, permit, word);
             let returned = self.return_word(&grant);
             if returned == Returned::Wake {
                 self.wake_one(spot);
@@ -505,31 +523,15 @@ impl Binding {
     }
 
     /// Whether the word of the key is `word`'s hold: for a re-entrant lock to know its own.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn still_has(&self, spot: Spot, word: Word) -> bool {
         let stands = self.slot(spot).hold.load().same_hold(word);
         stands && self.store().me() == word.participant()
     }
 
     /// Starts the lease of a hold that is ours, if the handle has one. `false`: it is lost.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn rearm(&self, spot: Spot, word: Word) -> bool {
-        self.expire.is_none() || self.slot(spot).hold.renew(word, self.lease())
-    }
-}
-
-impl Grant {
-    pub(crate) fn spot(&self) -> Spot {
-        self.spot
-    }
-
-    /// A further grant of a hold that is held already.
-    pub(crate) fn again(spot: Spot, word: Word) -> Grant {
-        Grant {
-            spot,
-            permit: 0,
-            word,
-            predecessor: None,
-        }
+        self.expire.is_none() || self.slot(spot).hold.renew(word, self.lease_from_now().0)
     }
 }

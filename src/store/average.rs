@@ -5,12 +5,12 @@
 
 use crate::error::{Error, Result, show_key};
 use crate::os::clock;
-use crate::record::{Damaged, PAYLOAD_WORDS};
+use crate::record::{Damaged, NO_VERSION, PAYLOAD_WORDS};
 use crate::slab::SlotId;
 use crate::store::Store;
 use crate::store::acquire::Patience;
 use crate::store::binding::Binding;
-use crate::types::Summary;
+use crate::types::{Kind, Summary};
 
 /// What a cell holds. All zeros is the average of nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -26,6 +26,7 @@ pub(crate) struct Average {
 }
 
 impl Average {
+    #[inline(always)]
     fn from_words(words: [u64; PAYLOAD_WORDS]) -> Average {
         let [count, total, lost, min, max, expires_us] = words;
         Average {
@@ -38,6 +39,7 @@ impl Average {
         }
     }
 
+    #[inline(always)]
     fn to_words(self) -> [u64; PAYLOAD_WORDS] {
         [
             self.count,
@@ -50,6 +52,7 @@ impl Average {
     }
 
     /// With one more value, or `None` if the sum would not be finite.
+    #[inline(always)]
     fn with(self, value: f64) -> Option<Average> {
         if self.count == 0 {
             return Some(Average {
@@ -79,6 +82,7 @@ impl Average {
     }
 
     /// The same, or nothing if its time is over.
+    #[inline(always)]
     fn at(self, now_us: impl FnOnce() -> u64) -> Average {
         if self.expires_us != 0 && now_us() >= self.expires_us {
             return Average::default();
@@ -86,6 +90,7 @@ impl Average {
         self
     }
 
+    #[inline(always)]
     pub(crate) fn mean(self, now_us: impl FnOnce() -> u64) -> Option<f64> {
         let now = self.at(now_us);
         (now.count > 0).then(|| (now.total + now.lost) / now.count as f64)
@@ -107,8 +112,8 @@ impl Average {
 /// The average in a slot.
 #[inline]
 pub(crate) fn read(store: &Store, id: SlotId, key: &str) -> Result<Average> {
-    match store.slab().slot(id).cells().read() {
-        Ok(words) => Ok(Average::from_words(words)),
+    match store.slab().slot(id).cells().read(NO_VERSION) {
+        Ok((words, _)) => Ok(Average::from_words(words)),
         Err(Damaged) => Err(damaged(store, key)),
     }
 }
@@ -132,7 +137,7 @@ impl Binding {
         };
         self.change(|old| {
             let mut new = old.with(value).ok_or_else(too_large)?;
-            let expire = self.expire.map(clock::duration_us);
+            let expire = self.lease_us;
             new.expires_us = expire.map_or(0, |e| clock::wall_us().saturating_add(e));
             Ok(new)
         })
@@ -153,9 +158,9 @@ impl Binding {
     ///
     /// Killed after each step: with the latch, the next one takes it from the dead, and finds the old
     /// value in force (before the flip) or the new one (after it).
-    #[inline]
+    #[inline(always)]
     fn change(&self, new: impl FnOnce(Average) -> Result<Average>) -> Result<Average> {
-        let grant = match self.try_fast() {
+        let grant = match self.try_fast(Kind::Averager) {
             Some(grant) => grant,
             None => match self.acquire(Patience::Forever)? {
                 Some(grant) => grant,
@@ -163,18 +168,21 @@ impl Binding {
             },
         };
         let cells = self.slot(grant.spot()).cells();
-        let changed = match cells.read() {
+        let changed = match cells.read(self.known_version()) {
             Err(Damaged) => Err(damaged(self.store(), &self.show_key())),
-            Ok(words) => {
+            Ok((words, version)) => {
                 let old = Average::from_words(words).at(clock::wall_us);
                 new(old).map(|new| {
-                    cells.write(&new.to_words());
+                    let version = cells.write(&new.to_words(), version);
+                    self.know_version(grant.spot(), version);
                     old
                 })
             }
         };
         // Nobody takes a latch from the living, so it is still ours.
-        self.give_back(&grant)?;
+        if !self.give_back_fast(grant.spot(), grant.word) {
+            self.give_back(&grant)?;
+        }
         changed
     }
 
@@ -183,19 +191,22 @@ impl Binding {
     pub(crate) fn average(&self) -> Result<Option<Average>> {
         loop {
             let spot = match self.remembered() {
-                Some(spot) if spot.is_current(self.slot(spot)) => spot,
+                Some(spot) if self.is_current(spot) => spot,
                 _ => match self.locate()? {
                     Some(spot) => spot,
                     None => return Ok(None),
                 },
             };
-            let words = self.slot(spot).cells().read();
+            let words = self.slot(spot).cells().read(self.known_version());
             // What was read is of this key only if the slot still is.
-            if !spot.is_current(self.slot(spot)) {
+            if !self.is_current(spot) {
                 continue;
             }
             return match words {
-                Ok(words) => Ok(Some(Average::from_words(words))),
+                Ok((words, version)) => {
+                    self.know_version(spot, version);
+                    Ok(Some(Average::from_words(words)))
+                }
                 Err(Damaged) => Err(damaged(self.store(), &show_key(self.key()))),
             };
         }

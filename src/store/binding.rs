@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result, show_key};
+use crate::os::clock;
+use crate::record::NO_VERSION;
 use crate::slab::{Meta, Slot, SlotId};
 use crate::store::Store;
 use crate::store::index::{Found, Spec, check_lengths};
@@ -20,10 +22,14 @@ pub(crate) struct Binding {
     pub(crate) tag: Box<[u8]>,
     /// For locks and semaphores the lease, for averages how long they last.
     pub(crate) expire: Option<Duration>,
+    /// The same in microseconds.
+    pub(crate) lease_us: Option<u64>,
     /// Of a semaphore, otherwise 0.
     permits: u32,
     /// `slot's link << 32 | generation`, or 0.
     spot: AtomicU64,
+    /// Of an average: the version that was seen last. Seals of other versions are checked.
+    version: AtomicU64,
     /// The permit that was free last time. Wrong values cost time only.
     pub(crate) hint: AtomicU32,
 }
@@ -32,15 +38,15 @@ pub(crate) struct Binding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Spot {
     pub(crate) id: SlotId,
-    life: u64,
+    generation: u32,
 }
 
 impl Spot {
     /// Whether the slot is still in that life. Read after the hold word: who takes a key away takes its
     /// words first, so a word read in this life cannot be taken in the next (H4).
     #[inline]
-    pub(crate) fn is_current(self, slot: &Slot) -> bool {
-        Meta::life(slot.meta.load(Ordering::Acquire)) == self.life
+    pub(crate) fn is_current(self, slot: &Slot, kind: Kind) -> bool {
+        Meta::life(slot.meta.load(Ordering::Acquire)) == Meta::life_of(self.generation, kind)
     }
 }
 
@@ -53,8 +59,10 @@ impl Binding {
             key: key.into(),
             tag: Box::default(),
             expire: None,
+            lease_us: None,
             permits,
             spot: AtomicU64::new(0),
+            version: AtomicU64::new(NO_VERSION),
             hint: AtomicU32::new(0),
         }
     }
@@ -68,11 +76,14 @@ impl Binding {
             hash: self.hash,
             tag: self.tag.clone(),
             expire: self.expire,
+            lease_us: None,
             permits: self.permits,
             spot: AtomicU64::new(0),
+            version: AtomicU64::new(NO_VERSION),
             hint: AtomicU32::new(0),
         };
         change(&mut new);
+        new.lease_us = new.expire.map(clock::duration_us);
         new
     }
 
@@ -107,25 +118,48 @@ impl Binding {
     #[inline]
     pub(crate) fn remembered(&self) -> Option<Spot> {
         let bits = self.spot.load(Ordering::Relaxed);
-        let id = self
-            .store
-            .slab()
-            .slot_id(((bits >> 32) as u32).checked_sub(1)?)?;
-        let life = Meta::life_of(bits as u32, self.kind);
-        Some(Spot { id, life })
+        Some(Spot {
+            id: SlotId::remembered((bits >> 32) as u32)?,
+            generation: bits as u32,
+        })
     }
 
     fn remember(&self, found: Found) -> Spot {
         let generation = found.meta.generation;
         let bits = u64::from(found.id.link()) << 32 | u64::from(generation);
+        self.version.store(NO_VERSION, Ordering::Relaxed);
         self.spot.store(bits, Ordering::Relaxed);
-        let life = Meta::life_of(generation, self.kind);
-        Spot { id: found.id, life }
+        Spot {
+            id: found.id,
+            generation,
+        }
+    }
+
+    /// Whether the key is still where `spot` says.
+    #[inline]
+    pub(crate) fn is_current(&self, spot: Spot) -> bool {
+        spot.is_current(self.slot(spot), self.kind)
+    }
+
+    /// The version of the average that this handle has seen last, in the slot that it remembers.
+    #[inline]
+    pub(crate) fn known_version(&self) -> u64 {
+        self.version.load(Ordering::Relaxed)
+    }
+
+    /// Notes a version, so that its seal need not be checked again. Should another thread move the handle
+    /// to another slot just now, a check is left out there: those are against damaged files, not against
+    /// each other.
+    #[inline]
+    pub(crate) fn know_version(&self, spot: Spot, version: u64) {
+        if self.known_version() != version && self.remembered() == Some(spot) {
+            self.version.store(version, Ordering::Relaxed);
+        }
     }
 
     /// Where the key is now, if it is anywhere.
     pub(crate) fn locate(&self) -> Result<Option<Spot>> {
-        if let Some(spot) = self.remembered().filter(|s| s.is_current(self.slot(*s))) {
+        if let Some(spot) = self.remembered().filter(|s| self.is_current(*s)) {
             return Ok(Some(spot));
         }
         self.check_settings()?;
@@ -138,7 +172,7 @@ impl Binding {
 
     /// Where the key is now; makes it if it is nowhere, and room for it if there is none.
     pub(crate) fn locate_or_create(&self) -> Result<Spot> {
-        if let Some(spot) = self.remembered().filter(|s| s.is_current(self.slot(*s))) {
+        if let Some(spot) = self.remembered().filter(|s| self.is_current(*s)) {
             return Ok(spot);
         }
         self.check_settings()?;

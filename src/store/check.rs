@@ -2,7 +2,7 @@
 //! not taken for damage.
 
 use crate::error::{Result, show_key};
-use crate::record::{Cells, Judgement};
+use crate::record::Judgement;
 use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
 use crate::slab::{CLAIMED, Intent, Meta, STATE_FREE, STATE_TAIL, STATE_USED, SlotId};
 use crate::store::Store;
@@ -123,7 +123,7 @@ impl Census {
                 }
                 Err(e) => self.report.problems.push(e.to_string()),
             },
-            Kind::Averager if !is_whole(slab.slot(found.id).cells()) => {
+            Kind::Averager if !slab.slot(found.id).cells().is_whole() => {
                 let key = store.key_of(found).unwrap_or_default();
                 let what = format!("the average {} fails its checksum", show_key(&key));
                 self.report.problems.push(what);
@@ -195,11 +195,6 @@ impl Census {
 
 fn load(state: Option<&AtomicU8>) -> u8 {
     state.map_or(STATE_FREE, |s| s.load(Ordering::Acquire))
-}
-
-/// Whether the active cell is whole.
-pub(super) fn is_whole(cells: Cells<'_>) -> bool {
-    cells.read().is_ok()
 }
 
 /// What in a slot contradicts itself, or the bucket it hangs on.

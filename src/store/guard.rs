@@ -4,9 +4,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::error::Result;
+use crate::record::Word;
 use crate::store::acquire::{Grant, Predecessor};
-use crate::store::binding::Binding;
-use crate::types::{Holder, Token};
+use crate::store::binding::{Binding, Spot};
+use crate::types::{Holder, Kind, Token};
 
 /// A handle's binding, lent or shared.
 pub(crate) enum Anchor<'a> {
@@ -17,7 +18,7 @@ pub(crate) enum Anchor<'a> {
 impl Deref for Anchor<'_> {
     type Target = Arc<Binding>;
 
-    #[inline]
+    #[inline(always)]
     fn deref(&self) -> &Arc<Binding> {
         match self {
             Anchor::Borrowed(binding) => binding,
@@ -34,7 +35,7 @@ pub(crate) struct Held<'a> {
 }
 
 impl<'a> Held<'a> {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new(binding: &'a Arc<Binding>, grant: Grant) -> Held<'a> {
         Held {
             binding: Anchor::Borrowed(binding),
@@ -96,13 +97,31 @@ impl<'a> Held<'a> {
 }
 
 impl Drop for Held<'_> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         if let Some(grant) = &self.grant {
-            // Lost, or copied by a fork: there is nothing to give back, and nobody to tell.
-            let _ = self.binding.give_back(grant);
+            give_back(&self.binding, grant);
         }
     }
+}
+
+#[inline(always)]
+fn give_back(binding: &Binding, grant: &Grant) {
+    let given = match binding.kind() {
+        Kind::Semaphore => binding.give_back_permit_fast(grant.spot(), grant.permit, grant.word),
+        _ => binding.give_back_fast(grant.spot(), grant.word),
+    };
+    if !given {
+        give_back_slow(binding, grant.spot(), grant.permit, grant.word);
+    }
+}
+
+/// Takes the grant apart, so that the fast path need not have it in memory.
+#[cold]
+#[inline(never)]
+fn give_back_slow(binding: &Binding, spot: Spot, permit: u32, word: Word) {
+    // Lost, or copied by a fork: there is nothing to give back, and nobody to tell.
+    let _ = binding.give_back(&Grant::new(spot, permit, word));
 }
 
 /// Who had a grant before and died, or was late.

@@ -39,7 +39,7 @@ impl Store {
             tid,
             same_pid_namespace: described.as_ref().is_some_and(|d| d.same_pid_namespace),
             program: described.map(|d| d.program).unwrap_or_default(),
-            held_for: stamp.map(|s| s.age(clock::coarse_ns())),
+            held_for: stamp.map(|s| s.age(clock::coarse_ns(), clock::wall_s())),
             lease_left,
             token: Token::new(of.sequence()),
             alive,

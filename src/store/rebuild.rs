@@ -219,7 +219,7 @@ impl<'a> Rebuild<'a> {
 
     fn mend_average(&mut self, kind: Kind, id: SlotId, key: &[u8]) {
         let cells = self.slab.slot(id).cells();
-        if kind != Kind::Averager || cells.read().is_ok() {
+        if kind != Kind::Averager || cells.is_whole() {
             return;
         }
         let shown = crate::error::show_key(key);
