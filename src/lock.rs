@@ -8,7 +8,7 @@ use crate::cache::Keyspace;
 use crate::error::Result;
 use crate::store::acquire::Patience;
 use crate::store::binding::Binding;
-use crate::store::guard::Held;
+use crate::store::guard::{Anchor, Held, Single};
 use crate::types::{Holder, Kind, Token};
 
 /// A lock that one thread of one process has at a time, among all threads of all processes that opened the
@@ -84,7 +84,7 @@ impl Lock {
     /// # Errors
     ///
     /// `KeyLength`, `TagLength`, `Invalid`, `KindMismatch`, `Full`, `NoSpace`, `Corrupt`, `Io`.
-    #[inline]
+    #[inline(always)]
     pub fn acquire(&self) -> Result<LockGuard<'_>> {
         loop {
             if let Some(guard) = self.acquire_as(Patience::Forever)? {
@@ -95,7 +95,7 @@ impl Lock {
 
     /// Takes the lock if it is free, expired or a dead one's; `None` if it is held. Does not wait for the
     /// lock; the first use of a key may wait for another process that is making a key.
-    #[inline]
+    #[inline(always)]
     pub fn try_acquire(&self) -> Result<Option<LockGuard<'_>>> {
         self.acquire_as(Patience::Never)
     }
@@ -109,12 +109,17 @@ impl Lock {
 
     #[inline(always)]
     fn acquire_as(&self, patience: Patience) -> Result<Option<LockGuard<'_>>> {
-        let grant = match self.binding.try_fast(Kind::Lock) {
-            Some(grant) => Some(grant),
-            None => self.binding.acquire(patience)?,
+        // The guard is put together here, from what both ways give, so that the quick one never has it in
+        // memory.
+        let (grant, anchor) = match self.binding.try_fast(Kind::Lock) {
+            Some(grant) => (grant, Anchor::Borrowed(&self.binding)),
+            None => match self.binding.acquire(patience)? {
+                Some((grant, before)) => (grant, Anchor::new(&self.binding, before)),
+                None => return Ok(None),
+            },
         };
-        Ok(grant.map(|grant| LockGuard {
-            held: Held::new(&self.binding, grant),
+        Ok(Some(LockGuard {
+            held: Held::new(anchor, grant),
         }))
     }
 
@@ -157,7 +162,7 @@ impl fmt::Debug for Lock {
 /// the child of a fork, a copied guard is inert: the parent has the lock.
 #[must_use = "the lock is given back as soon as the guard is dropped"]
 pub struct LockGuard<'a> {
-    held: Held<'a>,
+    held: Held<'a, Single>,
 }
 
 impl LockGuard<'_> {

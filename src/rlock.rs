@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::cache::Keyspace;
 use crate::error::Result;
 use crate::record::Word;
-use crate::store::acquire::{Grant, Patience};
+use crate::store::acquire::{Grant, Patience, Predecessor};
 use crate::store::binding::{Binding, Spot};
 use crate::store::guard::{self, Anchor};
 use crate::types::{Holder, Kind, Token};
@@ -53,9 +53,15 @@ struct Own {
 }
 
 // The depth is kept by the owner: nobody else needs it, and it goes with the thread. The lock used last
-// lies apart, where a nested acquire finds it without a search.
+// lies apart, where a nested acquire finds it without a search, and field by field: going one level deeper
+// or up touches only the depth. (Written and read as a whole, it would cost a failed store-forwarding each
+// time.)
 thread_local! {
-    static LAST: Cell<Option<Own>> = const { Cell::new(None) };
+    static STORE: Cell<u64> = const { Cell::new(0) };
+    static SPOT: Cell<Option<Spot>> = const { Cell::new(None) };
+    static WORD: Cell<Word> = const { Cell::new(Word::from_bits(0)) };
+    /// 0: no lock was used last.
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
     static OTHERS: RefCell<Vec<Own>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -86,7 +92,7 @@ impl RLock {
     }
 
     /// Waits for the lock, unless this thread has it already. See [`Lock::acquire`](crate::Lock::acquire).
-    #[inline]
+    #[inline(always)]
     pub fn acquire(&self) -> Result<RLockGuard<'_>> {
         loop {
             if let Some(guard) = self.acquire_as(Patience::Forever)? {
@@ -96,7 +102,7 @@ impl RLock {
     }
 
     /// Takes the lock if it is free, or this thread's already; `None` if another has it.
-    #[inline]
+    #[inline(always)]
     pub fn try_acquire(&self) -> Result<Option<RLockGuard<'_>>> {
         self.acquire_as(Patience::Never)
     }
@@ -110,53 +116,50 @@ impl RLock {
 
     #[inline(always)]
     fn acquire_as(&self, patience: Patience) -> Result<Option<RLockGuard<'_>>> {
-        if let Some(grant) = self.acquire_again() {
-            return Ok(Some(self.guard(grant)));
-        }
-        let grant = match self.binding.try_fast(Kind::RLock) {
-            Some(grant) => grant,
-            None => match self.binding.acquire(patience)? {
-                Some(grant) => grant,
+        let (grant, anchor) = match self.acquire_again() {
+            Some(grant) => (grant, Anchor::Borrowed(&self.binding)),
+            None => match self.acquire_first(patience)? {
+                Some((grant, before)) => (grant, Anchor::new(&self.binding, before)),
                 None => return Ok(None),
             },
         };
-        self.note_own(&grant);
-        Ok(Some(self.guard(grant)))
+        Ok(Some(RLockGuard {
+            binding: anchor,
+            grant,
+            of_this_thread: PhantomData,
+        }))
     }
 
-    #[inline(always)]
-    fn guard(&self, grant: Grant) -> RLockGuard<'_> {
-        RLockGuard {
-            binding: Anchor::Borrowed(&self.binding),
-            grant: Some(grant),
-            of_this_thread: PhantomData,
+    #[inline(never)]
+    fn acquire_first(&self, patience: Patience) -> Result<Option<(Grant, Option<Predecessor>)>> {
+        let granted = match self.binding.try_fast(Kind::RLock) {
+            Some(grant) => Some((grant, None)),
+            None => self.binding.acquire(patience)?,
+        };
+        if let Some((grant, _)) = &granted {
+            note_own(&self.binding, grant.spot, grant.word);
         }
+        Ok(granted)
     }
 
     /// One level deeper, if this thread has the lock and its lease could be started anew.
     #[inline(always)]
     fn acquire_again(&self) -> Option<Grant> {
         let spot = self.binding.remembered()?;
-        let own = find(&self.binding, spot)?;
-        let stands = self.binding.still_has(spot, own.word) && self.binding.rearm(spot, own.word);
+        if !find(&self.binding, spot) {
+            return None;
+        }
+        let word = WORD.get();
+        let stands = self.binding.still_has(spot, word) && self.binding.rearm(spot, word);
         if !stands {
             return None;
         }
-        let depth = own.depth.checked_add(1)?;
-        LAST.set(Some(Own { depth, ..own }));
-        Some(Grant::new(spot, 0, own.word))
-    }
-
-    fn note_own(&self, grant: &Grant) {
-        // What is noted of this key before was lost.
-        let _ = find(&self.binding, grant.spot());
-        set_aside(|last| !is_of(last, &self.binding, grant.spot()));
-        LAST.set(Some(Own {
-            store: self.binding.store().serial(),
-            spot: grant.spot(),
-            word: grant.word,
-            depth: 1,
-        }));
+        DEPTH.set(DEPTH.get().checked_add(1)?);
+        Some(Grant {
+            spot,
+            permit: 0,
+            word,
+        })
     }
 
     /// How many times the calling thread has the lock now; 0 if it does not.
@@ -164,8 +167,8 @@ impl RLock {
         let Some(spot) = self.binding.locate()? else {
             return Ok(0);
         };
-        let own = find(&self.binding, spot).filter(|own| self.binding.still_has(spot, own.word));
-        Ok(own.map_or(0, |own| own.depth))
+        let has = find(&self.binding, spot) && self.binding.still_has(spot, WORD.get());
+        Ok(if has { DEPTH.get() } else { 0 })
     }
 
     /// Whether anybody has it now whose lease is not over and whose process lives.
@@ -191,11 +194,10 @@ impl RLock {
     pub fn release(&self, token: Token) -> Result<bool> {
         let spot = self.binding.locate()?;
         let spot = spot.ok_or_else(|| self.binding.not_holder())?;
-        let own = find(&self.binding, spot);
-        match own.filter(|own| own.word.sequence() == token.get()) {
-            Some(own) => release_one(&self.binding, spot, own.word),
-            None => Err(self.binding.not_holder()),
+        if find(&self.binding, spot) && WORD.get().sequence() == token.get() {
+            return release_one(&self.binding, spot, WORD.get());
         }
+        Err(self.binding.not_holder())
     }
 }
 
@@ -209,39 +211,65 @@ impl fmt::Debug for RLock {
 }
 
 #[inline(always)]
-fn is_of(own: &Own, binding: &Binding, spot: Spot) -> bool {
-    own.spot == spot && own.store == binding.store().serial()
+fn is_last(binding: &Binding, spot: Spot) -> bool {
+    SPOT.get() == Some(spot) && STORE.get() == binding.store().serial() && DEPTH.get() > 0
 }
 
-/// What this thread has of a key; afterwards it is what was used last.
+/// Whether this thread has the key, as far as it knows; if so, it is the lock used last afterwards.
 #[inline(always)]
-fn find(binding: &Binding, spot: Spot) -> Option<Own> {
-    match LAST.get() {
-        Some(own) if is_of(&own, binding, spot) => Some(own),
-        _ => find_among_others(binding, spot),
-    }
+fn find(binding: &Binding, spot: Spot) -> bool {
+    is_last(binding, spot) || find_among_others(binding, spot)
 }
 
 #[cold]
 #[inline(never)]
-fn find_among_others(binding: &Binding, spot: Spot) -> Option<Own> {
+fn find_among_others(binding: &Binding, spot: Spot) -> bool {
+    let store = binding.store().serial();
     let found = with_others(|others| {
-        let at = others.iter().position(|own| is_of(own, binding, spot))?;
+        let at = others
+            .iter()
+            .position(|own| own.spot == spot && own.store == store)?;
         Some(others.swap_remove(at))
-    })?;
-    set_aside(|_| true);
-    LAST.set(Some(found));
-    Some(found)
+    });
+    if let Some(own) = found {
+        set_last(own);
+    }
+    found.is_some()
 }
 
-/// Puts what was used last with the others, if it is worth keeping.
-fn set_aside(keep: impl FnOnce(&Own) -> bool) {
-    if let Some(last) = LAST.take().filter(keep) {
+/// Notes a lock that this thread has just acquired.
+#[inline(never)]
+fn note_own(binding: &Binding, spot: Spot, word: Word) {
+    // What is noted of this key before was lost.
+    if find(binding, spot) {
+        DEPTH.set(0);
+    }
+    set_last(Own {
+        store: binding.store().serial(),
+        spot,
+        word,
+        depth: 1,
+    });
+}
+
+/// Makes a lock the one used last, and puts the one before with the others.
+fn set_last(own: Own) {
+    if let (Some(spot), depth @ 1..) = (SPOT.get(), DEPTH.get()) {
+        let before = Own {
+            store: STORE.get(),
+            spot,
+            word: WORD.get(),
+            depth,
+        };
         with_others(|others| {
-            others.push(last);
+            others.push(before);
             Some(())
         });
     }
+    STORE.set(own.store);
+    SPOT.set(Some(own.spot));
+    WORD.set(own.word);
+    DEPTH.set(own.depth);
 }
 
 /// Empty while the thread ends, when its own destructors still drop guards.
@@ -250,33 +278,48 @@ fn with_others<T>(action: impl FnOnce(&mut Vec<Own>) -> Option<T>) -> Option<T> 
     outcome.ok().flatten()
 }
 
-/// One level up; at the last one the lock is given back, and the answer is `true`.
+/// One level up, if that is all there is to it: this lock was used last, and it is not the last level.
 #[inline(always)]
-fn release_one(binding: &Binding, spot: Spot, word: Word) -> Result<bool> {
-    match find(binding, spot) {
-        Some(own) if own.depth > 1 && own.word.same_hold(word) => {
-            let depth = own.depth - 1;
-            LAST.set(Some(Own { depth, ..own }));
-            if binding.still_has(spot, word) {
-                return Ok(false);
-            }
-            Err(binding.lost(&Grant::new(spot, 0, word)))
-        }
-        Some(own) if own.word.same_hold(word) => {
-            LAST.set(None);
-            if binding.give_back_fast(spot, word) {
-                return Ok(true);
-            }
-            release_last(binding, spot, word)
-        }
-        _ => Err(binding.not_holder()),
+fn release_fast(binding: &Binding, spot: Spot, word: Word) -> bool {
+    let simple = is_last(binding, spot)
+        && DEPTH.get() > 1
+        && WORD.get().same_hold(word)
+        && binding.still_has(spot, word);
+    if simple {
+        DEPTH.set(DEPTH.get() - 1);
     }
+    simple
+}
+
+/// One level up; at the last one the lock is given back, and the answer is `true`.
+#[inline(never)]
+fn release_one(binding: &Binding, spot: Spot, word: Word) -> Result<bool> {
+    if !find(binding, spot) || !WORD.get().same_hold(word) {
+        return Err(binding.not_holder());
+    }
+    let left = DEPTH.get() - 1;
+    DEPTH.set(left);
+    if left > 0 && binding.still_has(spot, word) {
+        return Ok(false);
+    }
+    if left == 0 && binding.give_back_fast(spot, word) {
+        return Ok(true);
+    }
+    release_slow(binding, spot, word, left)
 }
 
 #[cold]
 #[inline(never)]
-fn release_last(binding: &Binding, spot: Spot, word: Word) -> Result<bool> {
-    binding.give_back(&Grant::new(spot, 0, word)).map(|()| true)
+fn release_slow(binding: &Binding, spot: Spot, word: Word, left: u32) -> Result<bool> {
+    let grant = Grant {
+        spot,
+        permit: 0,
+        word,
+    };
+    match left {
+        0 => binding.give_back(&grant).map(|()| true),
+        _ => Err(binding.lost(&grant)),
+    }
 }
 
 /// One level of the possession of an [`RLock`]. Dropping it gives the level back; guards may be dropped in
@@ -284,66 +327,55 @@ fn release_last(binding: &Binding, spot: Spot, word: Word) -> Result<bool> {
 #[must_use = "the lock is given back as soon as the guard is dropped"]
 pub struct RLockGuard<'a> {
     binding: Anchor<'a>,
-    /// `None` only inside the methods that consume it.
-    grant: Option<Grant>,
+    /// Nobody's, and so given back by nobody, once it was given back otherwise.
+    grant: Grant,
     of_this_thread: PhantomData<*const ()>,
 }
 
 impl RLockGuard<'_> {
     /// The fencing token of the hold; the same at every depth.
     pub fn token(&self) -> Token {
-        self.grant.as_ref().map_or(Token::new(0), Grant::token)
+        self.grant.token()
     }
 
     /// Who died holding the lock just before; only for the outermost guard.
     pub fn recovered(&self) -> Option<&Holder> {
-        guard::predecessor(self.grant.as_ref()?, true)
+        self.binding.predecessor(true)
     }
 
     /// Whose lease ran out just before; only for the outermost guard.
     pub fn overran(&self) -> Option<&Holder> {
-        guard::predecessor(self.grant.as_ref()?, false)
+        self.binding.predecessor(false)
     }
 
     /// Starts the lease anew. See [`LockGuard::renew`](crate::LockGuard::renew).
     pub fn renew(&self) -> Result<()> {
-        self.with(|grant| self.binding.renew(grant))
+        self.binding.renew(&self.grant)
     }
 
     /// Says whether the lock is still held. See [`LockGuard::check`](crate::LockGuard::check).
     pub fn check(&self) -> Result<()> {
-        self.with(|grant| self.binding.check(grant))
-    }
-
-    fn with(&self, action: impl FnOnce(&Grant) -> Result<()>) -> Result<()> {
-        match &self.grant {
-            Some(grant) => action(grant),
-            None => Err(self.binding.not_holder()),
-        }
+        self.binding.check(&self.grant)
     }
 
     /// Gives this level back, and says whether the lock was still ours. See
     /// [`LockGuard::release`](crate::LockGuard::release).
     pub fn release(mut self) -> Result<()> {
-        match self.grant.take() {
-            Some(grant) => release_one(&self.binding, grant.spot(), grant.word).map(drop),
-            None => Ok(()),
-        }
+        let grant = self.grant.take();
+        release_one(&self.binding, grant.spot, grant.word).map(drop)
     }
 
     /// Ends the guard without giving its level back: that is for [`RLock::release`] to do, in this thread.
     /// Keeps the store open in this process until it exits.
     pub fn into_token(mut self) -> Token {
-        let token = self.token();
-        self.grant = None;
         guard::keep_open(&self.binding);
-        token
+        self.grant.take().token()
     }
 
     /// A guard that does not borrow the handle.
     pub fn into_owned(mut self) -> RLockGuard<'static> {
         RLockGuard {
-            binding: Anchor::Owned(Arc::clone(&self.binding)),
+            binding: self.binding.to_owned(),
             grant: self.grant.take(),
             of_this_thread: PhantomData,
         }
@@ -353,9 +385,10 @@ impl RLockGuard<'_> {
 impl Drop for RLockGuard<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        if let Some(grant) = &self.grant {
-            // Lost, or copied by a fork: there is nothing to give back, and nobody to tell.
-            let _ = release_one(&self.binding, grant.spot(), grant.word);
+        let grant = self.grant;
+        if !release_fast(&self.binding, grant.spot, grant.word) {
+            // Lost, or copied by a fork, or nobody's: there is nobody to tell.
+            let _ = release_one(&self.binding, grant.spot, grant.word);
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::cache::Keyspace;
 use crate::error::Result;
 use crate::store::acquire::Patience;
 use crate::store::binding::Binding;
-use crate::store::guard::Held;
+use crate::store::guard::{Anchor, Held, Permit};
 use crate::types::{Holder, Kind, Token};
 
 /// A number of permits shared by all threads of all processes that opened the same store.
@@ -79,7 +79,7 @@ impl BoundedSemaphore {
 
     /// Waits for a permit as long as it takes. See [`Lock::acquire`](crate::Lock::acquire); another number
     /// of permits is the error `ConfigMismatch`.
-    #[inline]
+    #[inline(always)]
     pub fn acquire(&self) -> Result<SemaphoreGuard<'_>> {
         loop {
             if let Some(guard) = self.acquire_as(Patience::Forever)? {
@@ -89,7 +89,7 @@ impl BoundedSemaphore {
     }
 
     /// Takes a permit if one is free, expired or a dead one's; `None` if all are held. Does not wait.
-    #[inline]
+    #[inline(always)]
     pub fn try_acquire(&self) -> Result<Option<SemaphoreGuard<'_>>> {
         self.acquire_as(Patience::Never)
     }
@@ -103,12 +103,17 @@ impl BoundedSemaphore {
 
     #[inline(always)]
     fn acquire_as(&self, patience: Patience) -> Result<Option<SemaphoreGuard<'_>>> {
-        let grant = match self.binding.try_fast_permit() {
-            Some(grant) => Some(grant),
-            None => self.binding.acquire(patience)?,
+        // The guard is put together here, from what both ways give, so that the quick one never has it in
+        // memory.
+        let (grant, anchor) = match self.binding.try_fast_permit() {
+            Some(grant) => (grant, Anchor::Borrowed(&self.binding)),
+            None => match self.binding.acquire(patience)? {
+                Some((grant, before)) => (grant, Anchor::new(&self.binding, before)),
+                None => return Ok(None),
+            },
         };
-        Ok(grant.map(|grant| SemaphoreGuard {
-            held: Held::new(&self.binding, grant),
+        Ok(Some(SemaphoreGuard {
+            held: Held::new(anchor, grant),
         }))
     }
 
@@ -156,7 +161,7 @@ impl fmt::Debug for BoundedSemaphore {
 /// [`LockGuard`](crate::LockGuard), whose methods it has.
 #[must_use = "the permit is given back as soon as the guard is dropped"]
 pub struct SemaphoreGuard<'a> {
-    held: Held<'a>,
+    held: Held<'a, Permit>,
 }
 
 impl SemaphoreGuard<'_> {

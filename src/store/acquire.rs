@@ -1,6 +1,5 @@
 //! Taking and giving back: the fast path, the waiting, and taking over from the dead and the late.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
@@ -55,29 +54,19 @@ pub(crate) struct Predecessor {
 }
 
 /// A hold that is ours until it is given back or lost.
+#[derive(Clone, Copy)]
 pub(crate) struct Grant {
-    spot: Spot,
+    pub(crate) spot: Spot,
     /// Which permit, for a semaphore.
     pub(crate) permit: u32,
     pub(crate) word: Word,
-    /// An `Arc` rather than a `Box` because its destructor is a few instructions where there is none.
-    pub(crate) predecessor: Option<Arc<Predecessor>>,
 }
 
 impl Grant {
-    #[inline(always)]
-    pub(crate) fn new(spot: Spot, permit: u32, word: Word) -> Grant {
-        Grant {
-            spot,
-            permit,
-            word,
-            predecessor: None,
-        }
-    }
-
-    #[inline]
-    pub(crate) fn spot(&self) -> Spot {
-        self.spot
+    /// Takes it out and leaves nobody's: no process gives that back.
+    pub(crate) fn take(&mut self) -> Grant {
+        let word = std::mem::replace(&mut self.word, Word::free(0));
+        Grant { word, ..*self }
     }
 
     pub(crate) fn token(&self) -> Token {
@@ -87,7 +76,7 @@ impl Grant {
 
 /// What one look at all holds of a key came to.
 enum Attempt {
-    Granted(Grant),
+    Granted(Grant, Option<Predecessor>),
     /// All are held; look again when the first lease is over.
     Held {
         lease_us: Option<u64>,
@@ -113,7 +102,11 @@ impl Binding {
             return None;
         }
         let word = self.take(hold, seen, me, next_sequence(seen)?, false, kind);
-        Some(Grant::new(spot, 0, word.ok()?))
+        Some(Grant {
+            spot,
+            permit: 0,
+            word: word.ok()?,
+        })
     }
 
     /// Takes the permit of a semaphore that was free last time.
@@ -137,7 +130,11 @@ impl Binding {
             return None;
         }
         let word = self.take(hold, seen, me, sequence, false, Kind::Semaphore);
-        Some(Grant::new(spot, permit, word.ok()?))
+        Some(Grant {
+            spot,
+            permit,
+            word: word.ok()?,
+        })
     }
 
     /// Takes exactly `seen`, and says since when and for how long.
@@ -184,10 +181,10 @@ impl Binding {
 
     /// The same for a permit.
     #[inline(always)]
-    pub(crate) fn give_back_permit_fast(&self, spot: Spot, permit: u32, word: Word) -> bool {
-        let (first, _) = self.slot(spot).permits();
-        let permit = self.store().slab().permit(first, permit);
-        self.is_ours(word) && permit.is_some_and(|p| p.hold.try_give_back(word))
+    pub(crate) fn give_back_permit_fast(&self, grant: &Grant) -> bool {
+        let (first, _) = self.slot(grant.spot).permits();
+        let permit = self.store().slab().permit(first, grant.permit);
+        self.is_ours(grant.word) && permit.is_some_and(|p| p.hold.try_give_back(grant.word))
     }
 
     /// Whether the hold is this process's: a child of a fork holds nothing that its parent held.
@@ -202,7 +199,10 @@ impl Binding {
 impl Binding {
     /// Takes the key, or one of its permits, as `patience` allows. `None`: it is held.
     #[cold]
-    pub(crate) fn acquire(&self, patience: Patience) -> Result<Option<Grant>> {
+    pub(crate) fn acquire(
+        &self,
+        patience: Patience,
+    ) -> Result<Option<(Grant, Option<Predecessor>)>> {
         let mut slept = false;
         let mut spins = SPINS;
         let mut mark = None;
@@ -213,7 +213,7 @@ impl Binding {
             // Before looking: whoever frees a word after that look also changes this (W1).
             let wakes = slot.wake.load(Ordering::Acquire);
             let lease_us = match self.attempt(process, spot, slept)? {
-                Attempt::Granted(grant) => return Ok(Some(grant)),
+                Attempt::Granted(grant, before) => return Ok(Some((grant, before))),
                 Attempt::Gone => continue,
                 Attempt::Retiring => {
                     self.await_retirement()?;
@@ -276,9 +276,8 @@ impl Binding {
                         let stamp = Stamp::precise(process::tid(), clock::coarse_ns());
                         hold.set_stamp(word, stamp);
                         self.hint.store(permit, Ordering::Relaxed);
-                        let mut grant = Grant::new(spot, permit, word);
-                        grant.predecessor = predecessor;
-                        return Ok(Attempt::Granted(grant));
+                        let grant = Grant { spot, permit, word };
+                        return Ok(Attempt::Granted(grant, predecessor));
                     }
                     Err(now) => seen = now,
                 }
@@ -329,14 +328,14 @@ impl Binding {
         hold: &Hold,
         seen: Word,
         judgement: Judgement,
-    ) -> Option<Arc<Predecessor>> {
+    ) -> Option<Predecessor> {
         let died = match judgement {
             Judgement::Dead | Judgement::Abandoned => true,
             Judgement::Expired => false,
             Judgement::Free | Judgement::Held | Judgement::Retiring => return None,
         };
         let holder = self.store().holder(process, hold, seen, !died);
-        (self.kind() != Kind::Averager).then(|| Arc::new(Predecessor { holder, died }))
+        (self.kind() != Kind::Averager).then(|| Predecessor { holder, died })
     }
 
     /// Looks again and again for a little while. Whether anything looks free.
@@ -512,7 +511,7 @@ impl Binding {
             if word.is_free() || word.is_retiring() || word.sequence() != token.get() {
                 continue;
             }
-            let grant = Grant::new(spot, permit, word);
+            let grant = Grant { spot, permit, word };
             let returned = self.return_word(&grant);
             if returned == Returned::Wake {
                 self.wake_one(spot);

@@ -163,24 +163,24 @@ impl Binding {
         let grant = match self.try_fast(Kind::Averager) {
             Some(grant) => grant,
             None => match self.acquire(Patience::Forever)? {
-                Some(grant) => grant,
+                Some((grant, _)) => grant,
                 None => return Err(self.not_holder()),
             },
         };
-        let cells = self.slot(grant.spot()).cells();
+        let cells = self.slot(grant.spot).cells();
         let changed = match cells.read(self.known_version()) {
             Err(Damaged) => Err(damaged(self.store(), &self.show_key())),
             Ok((words, version)) => {
                 let old = Average::from_words(words).at(clock::wall_us);
                 new(old).map(|new| {
                     let version = cells.write(&new.to_words(), version);
-                    self.know_version(grant.spot(), version);
+                    self.know_version(grant.spot, version);
                     old
                 })
             }
         };
         // Nobody takes a latch from the living, so it is still ours.
-        if !self.give_back_fast(grant.spot(), grant.word) {
+        if !self.give_back_fast(grant.spot, grant.word) {
             self.give_back(&grant)?;
         }
         changed

@@ -1,5 +1,6 @@
 //! What the guards of locks and semaphores are made of: a grant that is given back when it is dropped.
 
+use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -7,12 +8,18 @@ use crate::error::Result;
 use crate::record::Word;
 use crate::store::acquire::{Grant, Predecessor};
 use crate::store::binding::{Binding, Spot};
-use crate::types::{Holder, Kind, Token};
+use crate::types::{Holder, Token};
 
-/// A handle's binding, lent or shared.
+/// What a guard knows besides its grant: the handle's binding and, seldom, more. The common case is a mere
+/// reference, so that making and dropping a guard are a few instructions.
 pub(crate) enum Anchor<'a> {
     Borrowed(&'a Arc<Binding>),
-    Owned(Arc<Binding>),
+    Rich(Arc<Rich>),
+}
+
+pub(crate) struct Rich {
+    binding: Arc<Binding>,
+    predecessor: Option<Predecessor>,
 }
 
 impl Deref for Anchor<'_> {
@@ -22,24 +29,83 @@ impl Deref for Anchor<'_> {
     fn deref(&self) -> &Arc<Binding> {
         match self {
             Anchor::Borrowed(binding) => binding,
-            Anchor::Owned(binding) => binding,
+            Anchor::Rich(rich) => &rich.binding,
         }
     }
 }
 
-/// A grant, given back at the end. Taken out when it was given back otherwise.
-pub(crate) struct Held<'a> {
-    binding: Anchor<'a>,
-    /// `None` only inside the methods that consume it.
-    grant: Option<Grant>,
+impl<'a> Anchor<'a> {
+    #[cold]
+    pub(crate) fn new(binding: &'a Arc<Binding>, predecessor: Option<Predecessor>) -> Anchor<'a> {
+        match predecessor {
+            None => Anchor::Borrowed(binding),
+            Some(_) => Anchor::Rich(Arc::new(Rich {
+                binding: Arc::clone(binding),
+                predecessor,
+            })),
+        }
+    }
+
+    pub(crate) fn to_owned(&self) -> Anchor<'static> {
+        Anchor::Rich(match self {
+            Anchor::Rich(rich) => Arc::clone(rich),
+            Anchor::Borrowed(binding) => Arc::new(Rich {
+                binding: Arc::clone(binding),
+                predecessor: None,
+            }),
+        })
+    }
+
+    /// Who had the grant before and died, or was late.
+    pub(crate) fn predecessor(&self, died: bool) -> Option<&Holder> {
+        let Anchor::Rich(rich) = self else {
+            return None;
+        };
+        let before = rich.predecessor.as_ref().filter(|p| p.died == died);
+        before.map(|p| &p.holder)
+    }
 }
 
-impl<'a> Held<'a> {
+/// Where the hold of a grant is: known when a guard is compiled, so that dropping one is short enough to be
+/// inlined everywhere.
+pub(crate) trait Form {
+    fn give_back_fast(binding: &Binding, grant: &Grant) -> bool;
+}
+
+/// In the slot.
+pub(crate) struct Single;
+/// Among the permits.
+pub(crate) struct Permit;
+
+impl Form for Single {
     #[inline(always)]
-    pub(crate) fn new(binding: &'a Arc<Binding>, grant: Grant) -> Held<'a> {
+    fn give_back_fast(binding: &Binding, grant: &Grant) -> bool {
+        binding.give_back_fast(grant.spot, grant.word)
+    }
+}
+
+impl Form for Permit {
+    #[inline(always)]
+    fn give_back_fast(binding: &Binding, grant: &Grant) -> bool {
+        binding.give_back_permit_fast(grant)
+    }
+}
+
+/// A grant, given back at the end.
+pub(crate) struct Held<'a, F: Form> {
+    binding: Anchor<'a>,
+    /// Nobody's, and so given back by nobody, once it was given back otherwise.
+    grant: Grant,
+    form: PhantomData<F>,
+}
+
+impl<'a, F: Form> Held<'a, F> {
+    #[inline(always)]
+    pub(crate) fn new(binding: Anchor<'a>, grant: Grant) -> Held<'a, F> {
         Held {
-            binding: Anchor::Borrowed(binding),
-            grant: Some(grant),
+            binding,
+            grant,
+            form: PhantomData,
         }
     }
 
@@ -48,71 +114,47 @@ impl<'a> Held<'a> {
     }
 
     pub(crate) fn token(&self) -> Token {
-        self.grant.as_ref().map_or(Token::new(0), Grant::token)
+        self.grant.token()
     }
 
     pub(crate) fn permit(&self) -> u32 {
-        self.grant.as_ref().map_or(0, |grant| grant.permit)
+        self.grant.permit
     }
 
     pub(crate) fn predecessor(&self, died: bool) -> Option<&Holder> {
-        predecessor(self.grant.as_ref()?, died)
+        self.binding.predecessor(died)
     }
 
     pub(crate) fn renew(&self) -> Result<()> {
-        self.with(|grant| self.binding.renew(grant))
+        self.binding.renew(&self.grant)
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        self.with(|grant| self.binding.check(grant))
-    }
-
-    fn with(&self, action: impl FnOnce(&Grant) -> Result<()>) -> Result<()> {
-        match &self.grant {
-            Some(grant) => action(grant),
-            None => Err(self.binding.not_holder()),
-        }
+        self.binding.check(&self.grant)
     }
 
     pub(crate) fn release(mut self) -> Result<()> {
-        match self.grant.take() {
-            Some(grant) => self.binding.give_back(&grant),
-            None => Ok(()),
-        }
+        let grant = self.grant.take();
+        self.binding.give_back(&grant)
     }
 
     pub(crate) fn into_token(mut self) -> Token {
-        let token = self.token();
-        self.grant = None;
         keep_open(&self.binding);
-        token
+        self.grant.take().token()
     }
 
-    pub(crate) fn into_owned(mut self) -> Held<'static> {
-        Held {
-            binding: Anchor::Owned(Arc::clone(&self.binding)),
-            grant: self.grant.take(),
-        }
+    pub(crate) fn into_owned(mut self) -> Held<'static, F> {
+        Held::new(self.binding.to_owned(), self.grant.take())
     }
 }
 
-impl Drop for Held<'_> {
+impl<F: Form> Drop for Held<'_, F> {
     #[inline(always)]
     fn drop(&mut self) {
-        if let Some(grant) = &self.grant {
-            give_back(&self.binding, grant);
+        let grant = self.grant;
+        if !F::give_back_fast(&self.binding, &grant) {
+            give_back_slow(&self.binding, grant.spot, grant.permit, grant.word);
         }
-    }
-}
-
-#[inline(always)]
-fn give_back(binding: &Binding, grant: &Grant) {
-    let given = match binding.kind() {
-        Kind::Semaphore => binding.give_back_permit_fast(grant.spot(), grant.permit, grant.word),
-        _ => binding.give_back_fast(grant.spot(), grant.word),
-    };
-    if !given {
-        give_back_slow(binding, grant.spot(), grant.permit, grant.word);
     }
 }
 
@@ -120,14 +162,8 @@ fn give_back(binding: &Binding, grant: &Grant) {
 #[cold]
 #[inline(never)]
 fn give_back_slow(binding: &Binding, spot: Spot, permit: u32, word: Word) {
-    // Lost, or copied by a fork: there is nothing to give back, and nobody to tell.
-    let _ = binding.give_back(&Grant::new(spot, permit, word));
-}
-
-/// Who had a grant before and died, or was late.
-pub(crate) fn predecessor(grant: &Grant, died: bool) -> Option<&Holder> {
-    let Predecessor { holder, died: how } = grant.predecessor.as_deref()?;
-    (*how == died).then_some(holder)
+    // Lost, or copied by a fork, or nobody's: there is nothing to give back, and nobody to tell.
+    let _ = binding.give_back(&Grant { spot, permit, word });
 }
 
 /// Keeps the store open for the rest of the process's life: with its last handle the process would leave,
