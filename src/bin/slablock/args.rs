@@ -1,0 +1,222 @@
+//! What was typed. What it means is in `task`.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, error::ErrorKind, value_parser};
+
+use crate::{
+    demo::Role,
+    failure::{Failure, USAGE},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  slablock run backup -- rsync -a docs/ /mnt/docs/     one backup at a time
+  slablock run backup -n -- rsync -a docs/ /mnt/docs/  ... or none, if one is running
+  slablock run --permits 3 encode -- ffmpeg -i a b     at most three at a time
+  slablock run --timeout 2.5 report -- make report     give up after two and a half seconds
+  slablock status                                      who holds what, and who waits
+  slablock average add latency 12.5                    add to a running average
+  slablock demo                                        see it work, in a few seconds
+
+The store is the directory named with --dir, else with SLABLOCK_DIR, else one of your own
+($XDG_RUNTIME_DIR/slablock, or /tmp/slablock-UID where there is no such directory). Programs
+exclude each other only in the same store: name it if cron jobs or other users are to take part.";
+
+const RUN_NOTES: &str = "\
+Exit status:
+  that of COMMAND, or 128 + N when signal N ended it, and
+   75  others held the key and waiting was in vain (choose another with -E)
+   76  the hold was lost while COMMAND ran (lease over, key removed or evicted)
+  125  slablock itself failed (2 for wrong arguments)
+  126  COMMAND was found but could not be started
+  127  COMMAND was not found
+
+COMMAND gets standard input and SLABLOCK_DIR, SLABLOCK_KEY and SLABLOCK_TOKEN in its environment.
+The token is a number that grows with each grant: let what you write to refuse smaller ones.
+TERM, INT, HUP and QUIT are passed on to COMMAND; while waiting they end the wait. If slablock is
+killed, COMMAND is killed too, and the key stays held until nothing of what it started is left. What
+COMMAND leaves running when it ends does not keep the key.
+
+Examples:
+  slablock run deploy -- ./deploy.sh
+  slablock run deploy --timeout 2.5 -E 0 -- ./deploy.sh
+  slablock run deploy -- sh -c 'echo \"$SLABLOCK_TOKEN\" > token && ./deploy.sh'";
+
+const STATUS_NOTES: &str = "\
+JSON fields (null where there is nothing to say; with --watch one object a line):
+  dir, keys[]: key, key_hex (only if the key is not UTF-8), kind (lock, rlock, semaphore, averager),
+    tag, tag_hex (only if the tag is not UTF-8), waiters,
+    permits: total, used, available
+    holders[]: pid, tid, program, command, alive, held_seconds, lease_left_seconds, token
+    average: mean, count, total, min, max";
+
+/// Locks, semaphores and averages that the programs of one machine share through a directory.
+///
+/// Nothing to install, no server to run, and nothing stays locked because somebody died.
+#[derive(Parser)]
+#[command(name = "slablock", version, after_help = EXAMPLES, arg_required_else_help = true)]
+pub struct Cli {
+    /// The store's directory [default: $SLABLOCK_DIR, else one of your own]
+    #[arg(short, long, global = true, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+impl Cli {
+    /// The arguments of this process, or the one line that says what is wrong with them.
+    pub fn typed() -> Result<Cli, Failure> {
+        Cli::try_parse().map_err(|error| match error.kind() {
+            ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                let _ = error.print();
+                Failure::silent(error.exit_code() as u8)
+            }
+            _ => Failure::with_status(USAGE, in_one_line(&error.to_string())),
+        })
+    }
+}
+
+/// The parser writes paragraphs; scripts and logs want a line.
+fn in_one_line(paragraphs: &str) -> String {
+    let lines = paragraphs
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty());
+    let wanted = lines.take_while(|line| !line.starts_with("For more information"));
+    let line = wanted.collect::<Vec<_>>().join(" ");
+    let line = line
+        .trim_start_matches("error: ")
+        .replace(" Usage: ", "; usage: ");
+    format!("{line}; see --help")
+}
+
+#[derive(Subcommand)]
+pub enum Verb {
+    /// Run a command while holding a key, so that it runs only once at a time
+    Run(RunArgs),
+    /// Show who holds what, for how long, and who waits
+    Status(StatusArgs),
+    /// Keep a running average under a key
+    #[command(subcommand)]
+    Average(AverageVerb),
+    /// Remove a key; whoever holds it finds it lost
+    Remove {
+        /// The key to remove
+        key: OsString,
+    },
+    /// Remove every key that carries a tag, and print how many
+    Evict {
+        /// The tag that was given with --tag
+        tag: OsString,
+    },
+    /// Verify the store without changing it; exit status 1 if it is not sound
+    Check,
+    /// Mend a damaged store that nobody is using
+    Repair,
+    /// Watch real processes contend, die and recover in a temporary store
+    Demo,
+    /// One process of the demonstration
+    #[command(hide = true)]
+    DemoWorker(WorkerArgs),
+}
+
+#[derive(Args)]
+#[command(after_help = RUN_NOTES)]
+pub struct RunArgs {
+    /// Fail at once if the key is held
+    #[arg(short, long, conflicts_with = "timeout")]
+    pub nonblock: bool,
+    /// Wait at most so long, fractions allowed [default: as long as it takes]
+    #[arg(short = 'w', long, value_name = "SECONDS", value_parser = seconds)]
+    pub timeout: Option<Duration>,
+    /// Exit status when others held the key
+    #[arg(short = 'E', long, value_name = "STATUS", default_value_t = 75)]
+    pub conflict_exit_code: u8,
+    /// Let so many run at a time [default: a lock, so one]
+    #[arg(short, long, value_name = "N", value_parser = value_parser!(u32).range(1..=65_535))]
+    pub permits: Option<u32>,
+    /// Hold by a lease that is renewed while COMMAND runs; end COMMAND if it is lost
+    #[arg(long, value_name = "SECONDS", value_parser = seconds_above_zero)]
+    pub expire: Option<Duration>,
+    /// Mark the key, for `slablock evict TAG`
+    #[arg(long)]
+    pub tag: Option<OsString>,
+    /// Say nothing about waiting or dead predecessors
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Say when the key was acquired, and with which token
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// What to hold: any name of 1 to 1,024 bytes
+    pub key: OsString,
+    /// The command to run, with its arguments
+    #[arg(last = true, required = true)]
+    pub command: Vec<OsString>,
+}
+
+#[derive(Args)]
+#[command(after_help = STATUS_NOTES)]
+pub struct StatusArgs {
+    /// Only this key
+    pub key: Option<OsString>,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// Show it again each second until interrupted
+    #[arg(short, long)]
+    pub watch: bool,
+}
+
+#[derive(Subcommand)]
+pub enum AverageVerb {
+    /// Add a value
+    Add {
+        /// Forget everything so many seconds after the last value
+        #[arg(long, value_name = "SECONDS", value_parser = seconds_above_zero)]
+        expire: Option<Duration>,
+        /// Mark the key, for `slablock evict TAG`
+        #[arg(long)]
+        tag: Option<OsString>,
+        /// The average's name
+        key: OsString,
+        /// A number, for example 12.5, -3 or 1e-6
+        #[arg(allow_negative_numbers = true)]
+        value: f64,
+    },
+    /// Print the average; exit status 1 if there is none
+    Get {
+        /// The average's name
+        key: OsString,
+    },
+    /// Print the average and start anew; exit status 1 if there is none
+    Pop {
+        /// The average's name
+        key: OsString,
+    },
+}
+
+#[derive(Args)]
+pub struct WorkerArgs {
+    /// Who started it: when that process ends, so does this one
+    pub master: u32,
+    pub role: Role,
+    /// How long to work, in milliseconds
+    pub work_ms: u64,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| "expected seconds, such as 2.5".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+fn seconds_above_zero(text: &str) -> Result<Duration, String> {
+    match seconds(text)? {
+        Duration::ZERO => Err("must be more than zero".to_owned()),
+        lease => Ok(lease),
+    }
+}

@@ -1,0 +1,33 @@
+//! The command line: coordinate programs of one machine through a directory.
+//!
+//! `args` holds what was typed, `task` what it means; every other file carries out one kind of
+//! task through the library's public interface. This file turns one `Result` into an exit status.
+
+mod admin;
+mod args;
+mod average;
+mod child;
+mod demo;
+mod failure;
+mod hold;
+mod holder;
+mod place;
+mod run;
+mod signals;
+mod snapshot;
+mod status;
+mod supervise;
+mod task;
+mod text;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let done = args::Cli::typed()
+        .and_then(args::Cli::into_task)
+        .and_then(task::Task::carry_out);
+    match done {
+        Ok(status) => ExitCode::from(status),
+        Err(failure) => failure.report(),
+    }
+}

@@ -1,0 +1,165 @@
+//! `slablock status`: a table for people, JSON for programs.
+
+use std::{
+    io::{IsTerminal, Write, stdout},
+    path::Path,
+    thread::sleep,
+    time::Duration,
+};
+
+use comfy_table::{ContentArrangement, Table, presets};
+
+use crate::{
+    admin::no_such_key,
+    failure::Failure,
+    place::Place,
+    snapshot::{HolderOf, Key, Snapshot},
+    text,
+};
+
+const REFRESH: Duration = Duration::from_secs(1);
+/// Home, and clear from there on.
+const CLEAR_SCREEN: &str = "\x1b[H\x1b[2J";
+/// As much of a command line as a table bears.
+const COMMAND_CHARS_MAX: usize = 48;
+
+const HEADER: [&str; 11] = [
+    "KEY",
+    "KIND",
+    "HOLDER",
+    "ALIVE",
+    "HELD FOR",
+    "LEASE LEFT",
+    "PERMITS",
+    "WAITERS",
+    "AVERAGE",
+    "COUNT",
+    "TAG",
+];
+
+/// What to show, and how.
+pub struct View {
+    /// `None`: all keys.
+    pub key: Option<Vec<u8>>,
+    pub json: bool,
+    /// Show it each second.
+    pub again: bool,
+}
+
+pub fn show(dir: &Path, view: &View) -> Result<u8, Failure> {
+    let place = Place::open(dir)?;
+    if !view.again {
+        print(&take(dir, &place, view)?, view)?;
+        return Ok(0);
+    }
+    loop {
+        if !view.json && stdout().is_terminal() {
+            write!(stdout(), "{CLEAR_SCREEN}")?;
+        }
+        match take(dir, &place, view) {
+            Ok(snapshot) => print(&snapshot, view)?,
+            // A key that is not there yet is worth watching for.
+            Err(failure) => drop(failure.report()),
+        }
+        sleep(REFRESH);
+    }
+}
+
+fn take(dir: &Path, place: &Place, view: &View) -> Result<Snapshot, Failure> {
+    let keys = match &view.key {
+        None => place.keys()?,
+        Some(key) => match place.shard(key).key(key)? {
+            Some(info) => vec![info],
+            None => return Err(no_such_key(dir, key)),
+        },
+    };
+    Ok(Snapshot::new(dir, keys))
+}
+
+fn print(snapshot: &Snapshot, view: &View) -> Result<(), Failure> {
+    let text = match (view.json, view.again) {
+        (true, true) => serde_json::to_string(snapshot).map_err(Failure::new)?,
+        (true, false) => serde_json::to_string_pretty(snapshot).map_err(Failure::new)?,
+        (false, _) if snapshot.keys.is_empty() => format!("no keys in {}", snapshot.dir),
+        (false, _) => table(snapshot).trim_fmt(),
+    };
+    writeln!(stdout(), "{text}")?;
+    Ok(())
+}
+
+/// One row for each holder, and one for each key that nobody holds.
+fn table(snapshot: &Snapshot) -> Table {
+    let rows: Vec<[String; HEADER.len()]> = snapshot.keys.iter().flat_map(rows_of).collect();
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    if stdout().is_terminal() {
+        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    }
+    // A column in which nothing is written says nothing.
+    let is_used = |column: &usize| rows.iter().any(|row| !row[*column].is_empty());
+    let columns: Vec<usize> = (0..HEADER.len()).filter(is_used).collect();
+    table.set_header(columns.iter().map(|&column| HEADER[column]));
+    for row in &rows {
+        table.add_row(columns.iter().map(|&column| row[column].as_str()));
+    }
+    table
+}
+
+fn rows_of(key: &Key) -> Vec<[String; HEADER.len()]> {
+    let mut rows = vec![row_of_key(key)];
+    rows.extend((1..key.holders.len()).map(|_| Default::default()));
+    for (row, holder) in rows.iter_mut().zip(&key.holders) {
+        fill_in_holder(row, holder);
+    }
+    rows
+}
+
+fn row_of_key(key: &Key) -> [String; HEADER.len()] {
+    let holder = match key.kind.as_str() {
+        "averager" => "",
+        _ if key.holders.is_empty() => "free",
+        _ => "",
+    };
+    let permits = |permits: &crate::snapshot::Permits| {
+        let (used, total) = (permits.used, permits.total);
+        format!("{used} of {total}")
+    };
+    let average = key.average.as_ref();
+    [
+        text::printable(&key.key),
+        key.kind.clone(),
+        holder.to_owned(),
+        String::new(),
+        String::new(),
+        String::new(),
+        key.permits.as_ref().map(permits).unwrap_or_default(),
+        match key.waiters {
+            0 => String::new(),
+            waiters => waiters.to_string(),
+        },
+        average
+            .map(|average| average.mean.to_string())
+            .unwrap_or_default(),
+        average
+            .map(|average| average.count.to_string())
+            .unwrap_or_default(),
+        key.tag.as_deref().map(text::printable).unwrap_or_default(),
+    ]
+}
+
+fn fill_in_holder(row: &mut [String; HEADER.len()], holder: &HolderOf) {
+    let command = holder.command.as_ref().unwrap_or(&holder.program);
+    let command = text::shortened(command, COMMAND_CHARS_MAX);
+    let time = |seconds: f64| text::span(Duration::from_secs_f64(seconds));
+    row[2] = format!("{} {command}", holder.pid).trim_end().to_owned();
+    row[3] = match holder.alive {
+        true => "yes".to_owned(),
+        false => "dead".to_owned(),
+    };
+    row[4] = holder.held_seconds.map(time).unwrap_or_default();
+    row[5] = match holder.is_expired() {
+        true => "over".to_owned(),
+        false => holder.lease_left_seconds.map(time).unwrap_or_default(),
+    };
+}

@@ -1,0 +1,109 @@
+//! Watching the command while it runs: signals go to it, the lease stays fresh, nobody waits.
+
+use std::{
+    process::{Child, ExitStatus},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{
+        Signal::{self, SIGCHLD},
+        kill,
+    },
+    unistd::Pid,
+};
+
+use crate::{
+    failure::Failure,
+    hold::Held,
+    signals::{Arrived, Signals},
+    text,
+};
+
+/// How long the command may take to end by itself after its lease was lost.
+const GRACE: Duration = Duration::from_secs(2);
+/// Two renewals may fail to come in time before the lease is over.
+const RENEWALS_PER_LEASE: u32 = 3;
+
+/// How it ended.
+pub struct Ended {
+    pub status: ExitStatus,
+    /// The lease was lost and the command was ended for that.
+    pub lost: bool,
+}
+
+/// Waits for the command's end and keeps `held` alive meanwhile.
+pub fn supervise(
+    child: &mut Child,
+    held: &Held,
+    lease: Option<Duration>,
+    signals: &Signals,
+) -> Result<Ended, Failure> {
+    pass_on_early(child, signals)?;
+    let mut watch = Watch::new(lease);
+    loop {
+        // Asked each time: the news of its end may have been read among other signals.
+        if let Some(status) = child.try_wait()? {
+            let lost = watch.lost;
+            return Ok(Ended { status, lost });
+        }
+        match signals.next(watch.next)? {
+            Some(Arrived {
+                signal: SIGCHLD, ..
+            }) => {}
+            Some(arrived) if arrived.is_for_us_alone() => send(child, arrived.signal),
+            _ => {}
+        }
+        if watch.next.is_some_and(|next| Instant::now() >= next) {
+            watch.act(child, held);
+        }
+    }
+}
+
+/// What came while the command was being started may have missed it, whoever sent it. Twice in this
+/// instant is better than not at all.
+fn pass_on_early(child: &Child, signals: &Signals) -> Result<(), Failure> {
+    while let Some(signal) = signals.end_requested()? {
+        send(child, signal);
+    }
+    Ok(())
+}
+
+/// The process id is the child's own until its status is taken, so nobody else can be hit.
+fn send(child: &Child, signal: Signal) {
+    let _ = kill(Pid::from_raw(child.id() as i32), signal);
+}
+
+/// What is to be done about the lease, and when.
+struct Watch {
+    next: Option<Instant>,
+    every: Duration,
+    lost: bool,
+}
+
+impl Watch {
+    fn new(lease: Option<Duration>) -> Watch {
+        let every = lease.map(|lease| lease / RENEWALS_PER_LEASE);
+        Watch {
+            next: every.map(|every| Instant::now() + every),
+            every: every.unwrap_or_default(),
+            lost: false,
+        }
+    }
+
+    fn act(&mut self, child: &Child, held: &Held) {
+        if self.lost {
+            send(child, Signal::SIGKILL);
+            self.next = None;
+            return;
+        }
+        let Err(error) = held.renew() else {
+            self.next = Some(Instant::now() + self.every);
+            return;
+        };
+        text::complain(format_args!("ending the command: {error}"));
+        send(child, Signal::SIGTERM);
+        self.next = Some(Instant::now() + GRACE);
+        self.lost = true;
+    }
+}

@@ -1,0 +1,139 @@
+//! What the arguments mean, and who carries it out.
+
+use std::{
+    ffi::OsString,
+    os::unix::ffi::OsStringExt,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    admin,
+    args::{AverageVerb, Cli, RunArgs, StatusArgs, Verb, WorkerArgs},
+    average::{self, Addition},
+    demo,
+    failure::Failure,
+    place::chosen_dir,
+    run::{self, Patience, RunPlan, Talk},
+    status::{self, View},
+};
+
+/// Something to do.
+pub enum Task {
+    InStore(PathBuf, StoreTask),
+    Demo,
+    DemoWorker(PathBuf, WorkerArgs),
+}
+
+/// Something to do in the store of a directory.
+pub enum StoreTask {
+    Run(RunPlan),
+    Status(View),
+    AverageAdd(Addition),
+    AverageGet(Vec<u8>),
+    AveragePop(Vec<u8>),
+    Remove(Vec<u8>),
+    Evict(Vec<u8>),
+    Check,
+    Repair,
+}
+
+impl Cli {
+    /// Finds out what was meant, and where.
+    pub fn into_task(self) -> Result<Task, Failure> {
+        let task = match self.verb {
+            Verb::Demo => return Ok(Task::Demo),
+            Verb::DemoWorker(args) => {
+                return Ok(Task::DemoWorker(chosen_dir(self.dir)?, args));
+            }
+            Verb::Run(args) => StoreTask::Run(args.into_plan()),
+            Verb::Status(args) => StoreTask::Status(args.into_view()),
+            Verb::Average(verb) => verb.into_task(),
+            Verb::Remove { key } => StoreTask::Remove(key.into_vec()),
+            Verb::Evict { tag } => StoreTask::Evict(tag.into_vec()),
+            Verb::Check => StoreTask::Check,
+            Verb::Repair => StoreTask::Repair,
+        };
+        Ok(Task::InStore(chosen_dir(self.dir)?, task))
+    }
+}
+
+impl Task {
+    /// Does it and returns the exit status.
+    pub fn carry_out(self) -> Result<u8, Failure> {
+        match self {
+            Task::InStore(dir, task) => task.carry_out(&dir),
+            Task::Demo => demo::demo(),
+            Task::DemoWorker(dir, args) => demo::work(&dir, &args),
+        }
+    }
+}
+
+impl StoreTask {
+    fn carry_out(self, dir: &Path) -> Result<u8, Failure> {
+        match self {
+            StoreTask::Run(plan) => run::run(dir, &plan),
+            StoreTask::Status(view) => status::show(dir, &view),
+            StoreTask::AverageAdd(addition) => average::add(dir, &addition),
+            StoreTask::AverageGet(key) => average::get(dir, &key),
+            StoreTask::AveragePop(key) => average::pop(dir, &key),
+            StoreTask::Remove(key) => admin::remove(dir, &key),
+            StoreTask::Evict(tag) => admin::evict(dir, &tag),
+            StoreTask::Check => admin::check(dir),
+            StoreTask::Repair => admin::repair(dir),
+        }
+    }
+}
+
+impl RunArgs {
+    fn into_plan(self) -> RunPlan {
+        RunPlan {
+            patience: match (self.nonblock, self.timeout) {
+                (true, _) => Patience::None,
+                (false, Some(limit)) if limit.is_zero() => Patience::None,
+                (false, Some(limit)) => Patience::Limited(limit),
+                (false, None) => Patience::Endless,
+            },
+            talk: match (self.quiet, self.verbose) {
+                (true, _) => Talk::Quiet,
+                (_, true) => Talk::Verbose,
+                _ => Talk::Normal,
+            },
+            key: self.key.into_vec(),
+            permits: self.permits,
+            conflict_status: self.conflict_exit_code,
+            lease: self.expire,
+            tag: self.tag.map(OsString::into_vec),
+            command: self.command,
+        }
+    }
+}
+
+impl StatusArgs {
+    fn into_view(self) -> View {
+        View {
+            key: self.key.map(OsString::into_vec),
+            json: self.json,
+            again: self.watch,
+        }
+    }
+}
+
+impl AverageVerb {
+    fn into_task(self) -> StoreTask {
+        match self {
+            AverageVerb::Get { key } => StoreTask::AverageGet(key.into_vec()),
+            AverageVerb::Pop { key } => StoreTask::AveragePop(key.into_vec()),
+            AverageVerb::Add {
+                key,
+                value,
+                expire,
+                tag,
+            } => StoreTask::AverageAdd(Addition {
+                key: key.into_vec(),
+                value,
+                expire,
+                tag: tag.map(OsString::into_vec),
+            }),
+        }
+    }
+}
