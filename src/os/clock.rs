@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use crate::os::process;
 use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 
@@ -98,8 +99,8 @@ fn offsets() -> &'static Offsets {
     static OFFSETS: OnceLock<Offsets> = OnceLock::new();
     OFFSETS.get_or_init(|| {
         // No such file: a kernel without time namespaces, so there is nothing to be shifted.
-        let text = std::fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
-        parse_offsets(&text)
+        let text = process::read_proc("/proc/self/timens_offsets");
+        parse_offsets(&String::from_utf8_lossy(&text))
     })
 }
 

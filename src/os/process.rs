@@ -1,6 +1,8 @@
 //! Who this process is, and whether another still exists.
 
 use std::cell::Cell;
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
@@ -22,7 +24,7 @@ pub(crate) struct Identity {
 
 impl Identity {
     pub(crate) fn of_this_process() -> Identity {
-        let stat = std::fs::read("/proc/self/stat").unwrap_or_default();
+        let stat = read_proc("/proc/self/stat");
         let (program, started) = parse_stat(&stat).unwrap_or_default();
         Identity {
             pid: std::process::id(),
@@ -43,7 +45,7 @@ pub(crate) fn pid_exists(pid: u32) -> bool {
 
 /// When the process `pid` of this PID namespace started; `None` if `/proc` does not say.
 pub(crate) fn started(pid: u32) -> Option<u64> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = read_proc(&format!("/proc/{pid}/stat"));
     parse_stat(&stat).map(|(_, started)| started)
 }
 
@@ -61,9 +63,18 @@ fn parse_stat(stat: &[u8]) -> Option<(Vec<u8>, u64)> {
 
 /// The identity of this boot of the machine.
 pub(crate) fn boot_id() -> u128 {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
-    u128::from_str_radix(&digits, 16).unwrap_or(0)
+    let text = read_proc("/proc/sys/kernel/random/boot_id");
+    let digits = text.into_iter().filter_map(|b| (b as char).to_digit(16));
+    digits.fold(0, |id, digit| id << 4 | u128::from(digit))
+}
+
+/// A short file of `/proc` in a single read, which is what makes it one moment's; empty if it cannot be
+/// read. The general way asks for its size first, and reads once more for the end.
+pub(super) fn read_proc(path: &str) -> Vec<u8> {
+    let mut bytes = vec![0; 1024];
+    let read = File::open(path).and_then(|mut file| file.read(&mut bytes));
+    bytes.truncate(read.unwrap_or(0));
+    bytes
 }
 
 thread_local! {
@@ -109,6 +120,6 @@ mod tests {
         assert!(pid_exists(me.pid));
         assert_eq!(started(me.pid), Some(me.started));
         assert_ne!(boot_id(), 0);
-        assert_eq!(std::thread::spawn(tid).join().unwrap() == tid(), false);
+        assert_ne!(std::thread::spawn(tid).join().unwrap(), tid());
     }
 }

@@ -212,10 +212,10 @@ pub(crate) fn not_a_store(path: &Path, why: &str) -> Error {
 fn attach(dir: &Path, settings: &Settings) -> Result<(LockFiles, Slab)> {
     loop {
         let files = LockFiles::open(dir, settings.mode)?;
-        let first = files.try_attach_alone(dir)?;
-        if first {
-            go_first(dir, &files, settings)?;
-        }
+        let first = match files.try_attach_alone(dir)? {
+            true => Some(go_first(dir, &files, settings)?),
+            false => None,
+        };
         // From alone to shared is not one step: for a moment another may be first. It will find the slab
         // whole, and we have not looked at it yet.
         files.attach_shared(dir)?;
@@ -225,7 +225,10 @@ fn attach(dir: &Path, settings: &Settings) -> Result<(LockFiles, Slab)> {
         if !still {
             continue;
         }
-        let slab = map(dir, settings.mode)?;
+        let slab = match first {
+            Some(slab) => Some(slab),
+            None => map(dir, settings.mode)?,
+        };
         // Not ready: the one who was first died over it. Then another has to be.
         if let Some(slab) = slab.filter(is_ready) {
             return Ok((files, slab));
@@ -239,15 +242,16 @@ fn is_ready(slab: &Slab) -> bool {
 
 /// What the first to attach does: make the slab, or finish making it, or void what is left of the time
 /// before a reboot.
-fn go_first(dir: &Path, files: &LockFiles, settings: &Settings) -> Result<()> {
+fn go_first(dir: &Path, files: &LockFiles, settings: &Settings) -> Result<Slab> {
     let Some(slab) = map(dir, settings.mode)? else {
         return initialise(dir, settings);
     };
     match slab.header().state.load(Ordering::Acquire) {
-        STATE_READY if is_same_boot(&slab) => Ok(()),
-        0 => initialise(dir, settings),
-        _ => rebuild::rebuild(&slab, files, !is_same_boot(&slab)).map(drop),
+        STATE_READY if is_same_boot(&slab) => {}
+        0 => return initialise(dir, settings),
+        _ => drop(rebuild::rebuild(&slab, files, !is_same_boot(&slab))?),
     }
+    Ok(slab)
 }
 
 /// Maps the slab of `dir`, or says why it cannot be one. `None`: it is not made yet.
@@ -327,7 +331,7 @@ fn read_up_to(slab: &File, path: &Path, offset: u64) -> Result<[u8; STATIC_BYTES
 
 /// Makes the slab. Only alone. Whoever dies in here leaves a slab that is not ready, and the next first
 /// one starts over.
-fn initialise(dir: &Path, settings: &Settings) -> Result<()> {
+fn initialise(dir: &Path, settings: &Settings) -> Result<Slab> {
     let capacity = settings.capacity.unwrap_or(DEFAULT_CAPACITY);
     let layout = u32::try_from(capacity)
         .ok()
@@ -352,7 +356,7 @@ fn initialise(dir: &Path, settings: &Settings) -> Result<()> {
     write_boot_id(&slab);
     slab.sync()?;
     slab.header().state.store(STATE_READY, Ordering::Release);
-    Ok(())
+    Ok(slab)
 }
 
 /// From the operating system, not from a generator that a fork would duplicate.
