@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,7 +63,10 @@ thread_local! {
     static WORD: Cell<Word> = const { Cell::new(Word::from_bits(0)) };
     /// 0: no lock was used last.
     static DEPTH: Cell<u32> = const { Cell::new(0) };
-    static OTHERS: RefCell<Vec<Own>> = const { RefCell::new(Vec::new()) };
+    /// Without a destructor, so that guards in other thread-local variables still find it; that is why
+    /// it does not stay allocated while it is empty.
+    static OTHERS: ManuallyDrop<RefCell<Vec<Own>>> =
+        const { ManuallyDrop::new(RefCell::new(Vec::new())) };
 }
 
 impl RLock {
@@ -132,6 +136,11 @@ impl RLock {
 
     #[inline(never)]
     fn acquire_first(&self, patience: Patience) -> Result<Option<(Grant, Option<Predecessor>)>> {
+        // A handle that does not know its slot yet may be of a key that this thread has by another handle.
+        self.binding.locate()?;
+        if let Some(grant) = self.acquire_again() {
+            return Ok(Some((grant, None)));
+        }
         let granted = match self.binding.try_fast(Kind::RLock) {
             Some(grant) => Some((grant, None)),
             None => self.binding.acquire(patience)?,
@@ -158,6 +167,7 @@ impl RLock {
         Some(Grant {
             spot,
             permit: 0,
+            first_block: 0,
             word,
         })
     }
@@ -229,7 +239,11 @@ fn find_among_others(binding: &Binding, spot: Spot) -> bool {
         let at = others
             .iter()
             .position(|own| own.spot == spot && own.store == store)?;
-        Some(others.swap_remove(at))
+        let found = others.swap_remove(at);
+        if others.is_empty() {
+            *others = Vec::new();
+        }
+        Some(found)
     });
     if let Some(own) = found {
         set_last(own);
@@ -272,10 +286,8 @@ fn set_last(own: Own) {
     DEPTH.set(own.depth);
 }
 
-/// Empty while the thread ends, when its own destructors still drop guards.
 fn with_others<T>(action: impl FnOnce(&mut Vec<Own>) -> Option<T>) -> Option<T> {
-    let outcome = OTHERS.try_with(|others| action(&mut others.borrow_mut()));
-    outcome.ok().flatten()
+    OTHERS.with(|others| action(&mut others.borrow_mut()))
 }
 
 /// One level up, if that is all there is to it: this lock was used last, and it is not the last level.
@@ -314,6 +326,7 @@ fn release_slow(binding: &Binding, spot: Spot, word: Word, left: u32) -> Result<
     let grant = Grant {
         spot,
         permit: 0,
+        first_block: 0,
         word,
     };
     match left {

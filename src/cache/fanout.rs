@@ -244,11 +244,9 @@ fn read_record(dir: &Path) -> Result<Option<Record>> {
 /// Makes the record, unless somebody else does so first. Written aside and renamed into place, under a lock,
 /// so that nobody ever sees half of it or two of them.
 fn make_record(dir: &Path, settings: &Settings, wanted: Option<usize>) -> Result<Record> {
+    let plain = || open::not_a_store(dir, "it holds a plain Cache, to be opened as such");
     if dir.join(open::SLAB).exists() {
-        return Err(open::not_a_store(
-            dir,
-            "it holds a plain Cache, to be opened as such",
-        ));
+        return Err(plain());
     }
     let Some(shards) = wanted.filter(|_| settings.create) else {
         return Err(open::not_a_store(dir, "it holds no FanoutCache"));
@@ -260,9 +258,13 @@ fn make_record(dir: &Path, settings: &Settings, wanted: Option<usize>) -> Result
         move |e| Error::io(action, &path, e)
     };
     let attach = file::open(&attach_path, true, settings.mode).map_err(io("open", &attach_path))?;
-    fs2::FileExt::lock_exclusive(&attach).map_err(io("lock", &attach_path))?;
+    open::retry(|| fs2::FileExt::lock_exclusive(&attach)).map_err(io("lock", &attach_path))?;
     if let Some(record) = read_record(dir)? {
         return Ok(record);
+    }
+    // Whoever makes a plain store has this file locked as well.
+    if dir.join(open::SLAB).exists() {
+        return Err(plain());
     }
     let seed = [open::random(dir)?, open::random(dir)?];
     let (new, path) = (dir.join("fanout.new"), dir.join(FANOUT));

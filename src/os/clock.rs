@@ -86,6 +86,11 @@ fn read_ns(clock: ClockId) -> u64 {
     })
 }
 
+/// What this process's time namespace adds to the host's `CLOCK_BOOTTIME`.
+pub(crate) fn boot_offset_ns() -> i64 {
+    offsets().boottime_ns
+}
+
 #[derive(Default)]
 struct Offsets {
     monotonic_ns: i64,

@@ -6,11 +6,12 @@
 //! is locked across the fork, so the child never finds it half changed.
 
 use std::cell::Cell;
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use nix::libc;
 
 use crate::os::process;
+use crate::sync::{AtomicBool, Ordering};
 
 /// Something that has to be told, in the child, that it was forked.
 pub(crate) trait Inherited: Send + Sync {
@@ -37,14 +38,17 @@ thread_local! {
 impl Registry {
     /// Locks the registry. Never call user code or wait for other processes' *holds* with it.
     pub(crate) fn lock() -> MutexGuard<'static, Registry> {
-        static HOOK: Once = Once::new();
-        HOOK.call_once(|| {
+        // No `Once`: a fork by another thread in the middle of it would hang the child's first use. Two
+        // registrations do no harm, see `before`.
+        static HOOKED: AtomicBool = AtomicBool::new(false);
+        if !HOOKED.load(Ordering::Acquire) {
             // SAFETY: the three functions live as long as the program text, and only do what is allowed
             // between fork and exec: unlock a mutex of their own thread, close, store to memory.
             unsafe {
                 libc::pthread_atfork(Some(before), Some(after_in_parent), Some(after_in_child));
             }
-        });
+            HOOKED.store(true, Ordering::Release);
+        }
         REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -55,7 +59,9 @@ impl Registry {
 }
 
 extern "C" fn before() {
-    let guard = REGISTRY.lock().unwrap_or_else(PoisonError::into_inner);
+    // Registered twice, it runs twice: the second time the lock is ours already.
+    let guard = HELD.take();
+    let guard = guard.unwrap_or_else(|| REGISTRY.lock().unwrap_or_else(PoisonError::into_inner));
     HELD.set(Some(guard));
 }
 

@@ -3,21 +3,26 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::{Pid, gettid};
 
+use crate::os::clock;
+
 /// What identifies a process on this machine. The process id alone does not: it is reused, and means
 /// something else in every PID namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) pid: u32,
-    /// When it started, in clock ticks since boot; 0 if `/proc` does not say.
+    /// When it started, in clock ticks since boot, on the host's scale; 0 if `/proc` does not say.
     pub(crate) started: u64,
     /// The inode of its PID namespace; 0 if `/proc` does not say.
     pub(crate) pid_namespace: u64,
+    /// Whether `/proc` shows this PID namespace, so that what it says of a process id can be believed.
+    pub(crate) proc_is_own: bool,
     /// The program's name as the kernel has it, at most 15 bytes.
     pub(crate) program: Vec<u8>,
 }
@@ -29,11 +34,15 @@ impl Identity {
         Identity {
             pid: std::process::id(),
             started,
+            proc_is_own: proc_is_own(),
             pid_namespace: std::fs::metadata("/proc/self/ns/pid").map_or(0, |m| m.ino()),
             program,
         }
     }
 }
+
+/// The kernel shows times in `/proc` at 100 Hz, whatever it runs at.
+const NS_PER_TICK: i64 = 10_000_000;
 
 /// Whether a process id exists in this PID namespace. Doubt counts as yes.
 pub(crate) fn pid_exists(pid: u32) -> bool {
@@ -43,8 +52,21 @@ pub(crate) fn pid_exists(pid: u32) -> bool {
     pid <= 0 || kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH)
 }
 
-/// When the process `pid` of this PID namespace started; `None` if `/proc` does not say.
-pub(crate) fn started(pid: u32) -> Option<u64> {
+/// Whether `/proc` is mounted for this PID namespace: in a container made without its own, process ids
+/// there are those of another one.
+fn proc_is_own() -> bool {
+    let me = std::fs::read_link("/proc/self");
+    me.is_ok_and(|me| me.as_os_str().as_bytes() == std::process::id().to_string().as_bytes())
+}
+
+/// Whether the process `pid` started at another time than `then`. Only for a `/proc` of this namespace;
+/// no answer counts as no.
+pub(crate) fn started_otherwise(pid: u32, then: u64) -> bool {
+    // Converting between time namespaces may round differently by one.
+    started(pid).is_some_and(|now| then != 0 && now.abs_diff(then) > 1)
+}
+
+fn started(pid: u32) -> Option<u64> {
     let stat = read_proc(&format!("/proc/{pid}/stat"));
     parse_stat(&stat).map(|(_, started)| started)
 }
@@ -57,8 +79,10 @@ fn parse_stat(stat: &[u8]) -> Option<(Vec<u8>, u64)> {
     let name = stat.get(open + 1..close)?.to_vec();
     let rest = std::str::from_utf8(stat.get(close + 1..)?).ok()?;
     // The first word after the name is field 3.
-    let started = rest.split_whitespace().nth(22 - 3)?.parse().ok()?;
-    Some((name, started))
+    let started: i64 = rest.split_whitespace().nth(22 - 3)?.parse().ok()?;
+    // The kernel shows it on the clock of the reader's time namespace.
+    let started = started.saturating_sub(clock::boot_offset_ns() / NS_PER_TICK);
+    Some((name, u64::try_from(started).ok()?))
 }
 
 /// The identity of this boot of the machine.

@@ -146,7 +146,9 @@ impl Hold {
     /// Begins to take the key away: exactly `seen` becomes `me`'s, retiring, one sequence higher, so that
     /// no compare-exchange prepared before can succeed after (H4).
     pub(crate) fn retire(&self, seen: Word, me: ParticipantId) -> Result<Word, Word> {
-        self.exchange(seen, Word::retiring(me, seen.sequence() + 1))
+        // At the very end, which no machine reaches, it stays where it is.
+        let sequence = next_sequence(seen).unwrap_or(SEQUENCE_MAX);
+        self.exchange(seen, Word::retiring(me, sequence))
     }
 
     /// Ends a retirement, whoever began it: the word is plainly free afterwards. Only under the stripe.
@@ -160,6 +162,7 @@ impl Hold {
 
     /// Makes the word plainly free with a sequence of at least `floor`, before its slot goes to a new key.
     pub(crate) fn raise_sequence(&self, floor: u64) {
+        let floor = floor.min(SEQUENCE_MAX);
         let mut seen = self.load();
         while seen.sequence() < floor || !seen.is_plainly_free() {
             let raised = Word::free(seen.sequence().max(floor));

@@ -96,6 +96,8 @@ impl Static {
 pub(crate) struct Mutable {
     pub(crate) state: AtomicU64,
     pub(crate) boot_id: [AtomicU64; 2],
+    /// The inode numbers of `attach`, `beacons` and `stripes`.
+    pub(crate) lock_files: [AtomicU64; 3],
     /// How many of each are allocated; they only grow.
     pub(crate) participants: AtomicU32,
     pub(crate) slots: AtomicU32,

@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use memmap2::{MmapOptions, MmapRaw};
@@ -221,17 +222,67 @@ impl Slab {
         Ok(true)
     }
 
+    pub(crate) fn file_len(&self) -> Result<u64> {
+        let meta = self.file.metadata();
+        meta.map(|m| m.len())
+            .map_err(|e| Error::io("look at", &self.path, e))
+    }
+
+    /// Allocates what the header says is allocated, in case it is not: a copy that left out blocks of
+    /// zeros, or a power failure, leaves holes, and writing to them on a full disk is a SIGBUS. Only alone.
+    pub(crate) fn fill_holes(&self) -> Result<()> {
+        let parts = self.allocated_parts();
+        let bytes: u64 = parts.iter().map(|(_, len)| len).sum();
+        let meta = self.file.metadata();
+        let meta = meta.map_err(|e| Error::io("look at", &self.path, e))?;
+        // The kernel counts in units of 512 bytes, whatever the block size.
+        if meta.blocks() * 512 >= bytes {
+            return Ok(());
+        }
+        for (offset, len) in parts.into_iter().filter(|(_, len)| *len > 0) {
+            file::allocate(&self.file, offset, len)
+                .map_err(|e| Error::io("grow", &self.path, e))?;
+        }
+        Ok(())
+    }
+
+    /// Takes the header's word only as far as the file is long. For repair, alone.
+    pub(crate) fn clamp_to_file(&self) -> Result<()> {
+        file::allocate(&self.file, 0, self.layout.fixed_bytes())
+            .map_err(|e| Error::io("grow", &self.path, e))?;
+        let len = self.file_len()?;
+        for what in [Growing::Participants, Growing::Slots, Growing::Blocks] {
+            let region = self.region(what);
+            let chunk = u64::from(region.chunk);
+            let inside = len.saturating_sub(region.offset) / (region.stride * chunk) * chunk;
+            let count = u64::from(self.allocated(what)).min(inside) as u32;
+            self.counter(what).store(count, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Offset and length of what is allocated.
+    fn allocated_parts(&self) -> [(u64, u64); 4] {
+        let of = |what: Growing| {
+            let region = self.region(what);
+            let end = region.end_of(self.allocated(what)).next_multiple_of(PAGE);
+            (region.offset, end - region.offset)
+        };
+        [
+            (0, self.layout.fixed_bytes()),
+            of(Growing::Participants),
+            of(Growing::Slots),
+            of(Growing::Blocks),
+        ]
+    }
+
     /// How long the file has to be for what the header says is allocated.
     pub(crate) fn bytes_needed(&self) -> u64 {
-        let end = |what: Growing| match self.allocated(what) {
-            0 => 0,
-            count => self.region(what).end_of(count).next_multiple_of(PAGE),
-        };
-        self.layout
-            .fixed_bytes()
-            .max(end(Growing::Participants))
-            .max(end(Growing::Slots))
-            .max(end(Growing::Blocks))
+        let parts = self.allocated_parts().into_iter();
+        let ends = parts
+            .filter(|(_, len)| *len > 0)
+            .map(|(offset, len)| offset + len);
+        ends.max().unwrap_or(0)
     }
 
     fn region(&self, what: Growing) -> Region {

@@ -79,12 +79,14 @@ pub(crate) struct Participant {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Intent {
     None = 0,
-    /// A key is being made: undone unless it is linked.
+    /// A key is being made: undone unless it has its kind.
     Create = 1,
     /// A key is being taken away if nobody holds it: undone unless its kind is "none" already.
     Reclaim = 2,
     /// A key is being taken away whoever holds it: finished.
     Remove = 3,
+    /// Claimed slots and blocks are being given back: finished.
+    Free = 4,
 }
 
 /// What the next one to lock a stripe needs to finish or undo what a dead one left.
@@ -151,6 +153,7 @@ impl Stripe {
             1 => Intent::Create,
             2 => Intent::Reclaim,
             3 => Intent::Remove,
+            4 => Intent::Free,
             _ => return None,
         })
     }

@@ -4,15 +4,20 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::os::{clock, futex, process};
-use crate::record::{Hold, Judgement, Lease, ParticipantId, Returned, Stamp, Word, next_sequence};
+use crate::record::{
+    Hold, Judgement, Lease, ParticipantId, Returned, SEQUENCE_MAX, Stamp, Word, next_sequence,
+};
 use crate::store::binding::{Binding, Spot};
+use crate::store::participants::WaitingMark;
 use crate::store::{Process, Store};
-use crate::sync::Ordering;
+use crate::sync::{AtomicU32, Ordering};
 use crate::types::{Holder, Kind, Token};
 
 /// How long a waiter sleeps before it looks whether the holder died: the kernel wakes nobody when a
 /// process is killed. Short enough to take over within 10 ms, long enough to cost below 0.1 % of a core.
 pub(crate) const TICK: Duration = Duration::from_millis(6);
+/// From how many permits on a waiter does not look at all of them for each tick.
+const MANY: u32 = 64;
 /// How often a waiter looks before it sleeps: a hold is often shorter than the way into the kernel.
 const SPINS: u32 = 60;
 
@@ -33,7 +38,7 @@ impl Patience {
     }
 
     /// What is left; `None` when it is over.
-    fn left(self) -> Option<Duration> {
+    pub(crate) fn left(self) -> Option<Duration> {
         match self {
             Patience::Never => None,
             Patience::Until(moment) => {
@@ -57,8 +62,10 @@ pub(crate) struct Predecessor {
 #[derive(Clone, Copy)]
 pub(crate) struct Grant {
     pub(crate) spot: Spot,
-    /// Which permit, for a semaphore.
+    /// Which permit, for a semaphore, and in which block they begin: what the slot says of them may be
+    /// another key's by the time they are given back.
     pub(crate) permit: u32,
+    pub(crate) first_block: u32,
     pub(crate) word: Word,
 }
 
@@ -77,10 +84,8 @@ impl Grant {
 /// What one look at all holds of a key came to.
 enum Attempt {
     Granted(Grant, Option<Predecessor>),
-    /// All are held; look again when the first lease is over.
-    Held {
-        lease_us: Option<u64>,
-    },
+    /// All are held.
+    Held(HeldBy),
     /// The key is not where it was.
     Gone,
     /// Somebody is taking the key away.
@@ -105,6 +110,7 @@ impl Binding {
         Some(Grant {
             spot,
             permit: 0,
+            first_block: 0,
             word: word.ok()?,
         })
     }
@@ -126,13 +132,14 @@ impl Binding {
             return None;
         }
         let sequence = slab.permit(first, 0)?.next_ticket();
-        if sequence <= seen.sequence() {
+        if sequence <= seen.sequence() || sequence > SEQUENCE_MAX {
             return None;
         }
         let word = self.take(hold, seen, me, sequence, false, Kind::Semaphore);
         Some(Grant {
             spot,
             permit,
+            first_block: first,
             word: word.ok()?,
         })
     }
@@ -182,8 +189,8 @@ impl Binding {
     /// The same for a permit.
     #[inline(always)]
     pub(crate) fn give_back_permit_fast(&self, grant: &Grant) -> bool {
-        let (first, _) = self.slot(grant.spot).permits();
-        let permit = self.store().slab().permit(first, grant.permit);
+        let slab = self.store().slab();
+        let permit = slab.permit(grant.first_block, grant.permit);
         self.is_ours(grant.word) && permit.is_some_and(|p| p.hold.try_give_back(grant.word))
     }
 
@@ -205,41 +212,73 @@ impl Binding {
     ) -> Result<Option<(Grant, Option<Predecessor>)>> {
         let mut slept = false;
         let mut spins = SPINS;
-        let mut mark = None;
+        let mut seen_waiting: Option<(Spot, Option<WaitingMark<'_>>)> = None;
         loop {
             let process = self.store().process()?;
-            let spot = self.locate_or_create()?;
+            let Some(spot) = self.locate_or_create(patience)? else {
+                return Ok(None);
+            };
             let slot = self.slot(spot);
             // Before looking: whoever frees a word after that look also changes this (W1).
             let wakes = slot.wake.load(Ordering::Acquire);
-            let lease_us = match self.attempt(process, spot, slept)? {
+            let held = match self.attempt(process, spot, slept)? {
                 Attempt::Granted(grant, before) => return Ok(Some((grant, before))),
                 Attempt::Gone => continue,
-                Attempt::Retiring => {
-                    self.await_retirement()?;
-                    continue;
-                }
-                Attempt::Held { lease_us } => lease_us,
+                Attempt::Retiring if self.await_retirement(spot, patience)? => continue,
+                Attempt::Retiring => return Ok(None),
+                Attempt::Held(held) => held,
             };
-            let Some(left) = patience.left() else {
+            if patience.left().is_none() {
                 return Ok(None);
-            };
+            }
             if spins > 0 && self.spin(spot, &mut spins) {
                 continue;
             }
-            mark = mark.or_else(|| self.store().mark_waiting(process, spot.id));
+            if seen_waiting.as_ref().is_none_or(|(of, _)| *of != spot) {
+                // The old mark first: a process has few.
+                drop(seen_waiting.take());
+                seen_waiting = Some((spot, self.store().mark_waiting(process, spot.id)));
+            }
             if self.mark_contended(spot)? {
-                futex::wait(&slot.wake, wakes, nap(left, lease_us));
+                self.sleep(process, &slot.wake, wakes, patience, &held);
                 slept = true;
+            }
+        }
+    }
+
+    /// Sleeps until woken, or until something may have changed that nobody is woken for: a death, the end
+    /// of a lease or of the patience. Of a semaphore with many permits not all are looked at for each
+    /// tick, only whether one of the holders died.
+    fn sleep(
+        &self,
+        process: &Process,
+        wake: &AtomicU32,
+        wakes: u32,
+        patience: Patience,
+        held: &HeldBy,
+    ) {
+        let ticks = if held.holds > MANY { 16 } else { 1 };
+        for _ in 0..ticks {
+            let Some(left) = patience.left() else {
+                return;
+            };
+            let nap = nap(left, held.lease_us);
+            futex::wait(wake, wakes, nap);
+            let lease_over = held.lease_us.is_some_and(|end| clock::boot_us() >= end);
+            let someone_died = || held.by.iter().any(|p| self.store().is_dead(process, *p));
+            if wake.load(Ordering::Acquire) != wakes || lease_over || someone_died() {
+                return;
             }
         }
     }
 
     /// Looks at all holds of the key once and takes the first that can be had.
     fn attempt(&self, process: &Process, spot: Spot, contended: bool) -> Result<Attempt> {
-        let mut lease_us: Option<u64> = None;
-        let mut living = Living::default();
-        let (first, count) = self.hold_range(spot)?;
+        let mut held_by = HeldBy::default();
+        let Some((first, count)) = self.current_range(spot)? else {
+            return Ok(Attempt::Gone);
+        };
+        held_by.holds = count;
         let start = self.hint.load(Ordering::Relaxed) % count;
         for permit in (start..count).chain(0..start) {
             let hold = self.hold(spot, first, permit)?;
@@ -248,7 +287,7 @@ impl Binding {
                 if !self.is_current(spot) {
                     return Ok(Attempt::Gone);
                 }
-                let is_dead = |other| living.is_dead(self.store(), process, other);
+                let is_dead = |other| held_by.is_dead(self.store(), process, other);
                 let judgement = match hold.judge(seen, clock::boot_us, is_dead) {
                     // A latch has no lease. What is in its deadline word is from another life of the slot.
                     Judgement::Expired if self.kind() == Kind::Averager => Judgement::Held,
@@ -256,9 +295,7 @@ impl Binding {
                 };
                 match judgement {
                     Judgement::Held => {
-                        if let Lease::Until(until) = hold.lease_of(seen) {
-                            lease_us = Some(lease_us.map_or(until, |other| other.min(until)));
-                        }
+                        held_by.until(hold.lease_of(seen));
                         break;
                     }
                     Judgement::Retiring => return Ok(Attempt::Retiring),
@@ -276,14 +313,19 @@ impl Binding {
                         let stamp = Stamp::precise(process::tid(), clock::coarse_ns());
                         hold.set_stamp(word, stamp);
                         self.hint.store(permit, Ordering::Relaxed);
-                        let grant = Grant { spot, permit, word };
+                        let grant = Grant {
+                            spot,
+                            permit,
+                            first_block: first,
+                            word,
+                        };
                         return Ok(Attempt::Granted(grant, predecessor));
                     }
                     Err(now) => seen = now,
                 }
             }
         }
-        Ok(Attempt::Held { lease_us })
+        Ok(Attempt::Held(held_by))
     }
 
     /// First block and number of permits; of anything but a semaphore `(0, 1)`.
@@ -291,6 +333,16 @@ impl Binding {
         match self.kind() {
             Kind::Semaphore => self.store().permits_of(spot.id),
             _ => Ok((0, 1)),
+        }
+    }
+
+    /// The same while the key is where it was; `None` when it is not.
+    fn current_range(&self, spot: Spot) -> Result<Option<(u32, u32)>> {
+        let range = self.hold_range(spot);
+        // What is read of another life's permits, and be it nonsense, means nothing.
+        match self.is_current(spot) {
+            true => range.map(Some),
+            false => Ok(None),
         }
     }
 
@@ -316,8 +368,9 @@ impl Binding {
         let ticket = &slab.permit(first, 0).ok_or_else(used_up)?.ticket;
         // After damage the ticket may be behind its permits.
         ticket.fetch_max(least - 1, Ordering::Relaxed);
-        let sequence = ticket.fetch_add(1, Ordering::Relaxed) + 1;
-        (sequence <= crate::record::SEQUENCE_MAX)
+        let sequence = ticket.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        (least..=SEQUENCE_MAX)
+            .contains(&sequence)
             .then_some(sequence)
             .ok_or_else(used_up)
     }
@@ -359,7 +412,9 @@ impl Binding {
 
     /// Asks to be woken by whoever gives back any of the holds. `false`: one of them looks free.
     fn mark_contended(&self, spot: Spot) -> Result<bool> {
-        let (first, count) = self.hold_range(spot)?;
+        let Some((first, count)) = self.current_range(spot)? else {
+            return Ok(false);
+        };
         for permit in 0..count {
             let hold = self.hold(spot, first, permit)?;
             let mut seen = hold.load();
@@ -377,12 +432,19 @@ impl Binding {
     }
 
     /// Waits until nobody is in the middle of taking the key away: under its stripe nobody is, for a dead
-    /// one's work is ended there.
-    fn await_retirement(&self) -> Result<()> {
-        let hash = self.store().hash(self.key());
-        self.store()
-            .lock_stripe(self.store().stripe_of(hash))
-            .map(drop)
+    /// one's work is ended there. `false`: the patience was over first.
+    fn await_retirement(&self, spot: Spot, patience: Patience) -> Result<bool> {
+        let stripe = self.store().stripe_of(self.hash());
+        let Some(_guard) = self.store().lock_stripe_within(stripe, patience)? else {
+            return Ok(false);
+        };
+        // Still there, and no intent said so: damage, which would keep us coming back for ever.
+        if let Some((first, count)) = self.current_range(spot)? {
+            for permit in 0..count {
+                self.hold(spot, first, permit)?.end_retirement();
+            }
+        }
+        Ok(true)
     }
 }
 
@@ -395,37 +457,38 @@ fn nap(left: Duration, lease_us: Option<u64>) -> Duration {
     left.min(until_lease).min(TICK)
 }
 
-/// Who was found alive during one look at the permits of a semaphore, so that each is asked about once.
+/// What a look at the holds of a key found: who has them, each asked once whether it lives, and when the
+/// first lease ends.
 #[derive(Default)]
-struct Living {
-    last: Option<ParticipantId>,
-    seen: Vec<ParticipantId>,
+struct HeldBy {
+    holds: u32,
+    lease_us: Option<u64>,
+    by: Vec<ParticipantId>,
 }
 
-impl Living {
+impl HeldBy {
     fn is_dead(&mut self, store: &Store, process: &Process, other: ParticipantId) -> bool {
-        if self.last == Some(other) || self.seen.contains(&other) {
+        if self.by.contains(&other) {
             return false;
         }
         if store.is_dead(process, other) {
             return true;
         }
-        // The one most often asked about is the last; the list stays empty for a lock.
-        if let Some(last) = self.last.replace(other) {
-            self.seen.push(last);
-        }
+        self.by.push(other);
         false
+    }
+
+    fn until(&mut self, lease: Lease) {
+        if let Lease::Until(end) = lease {
+            self.lease_us = Some(self.lease_us.map_or(end, |other| other.min(end)));
+        }
     }
 }
 
 /// What can be done with a grant.
 impl Binding {
     fn grant_hold(&self, grant: &Grant) -> Result<&Hold> {
-        let (first, _) = match self.kind() {
-            Kind::Semaphore => self.slot(grant.spot).permits(),
-            _ => (0, 1),
-        };
-        self.hold(grant.spot, first, grant.permit)
+        self.hold(grant.spot, grant.first_block, grant.permit)
     }
 
     /// Gives the grant back. Errors: `NotHolder` in a forked child, `Lost` if it was taken over.
@@ -505,13 +568,20 @@ impl Binding {
         let Some(spot) = self.locate()? else {
             return Ok(false);
         };
-        let (first, count) = self.hold_range(spot)?;
+        let Some((first, count)) = self.current_range(spot)? else {
+            return Ok(false);
+        };
         for permit in 0..count {
             let word = self.hold(spot, first, permit)?.load();
             if word.is_free() || word.is_retiring() || word.sequence() != token.get() {
                 continue;
             }
-            let grant = Grant { spot, permit, word };
+            let grant = Grant {
+                spot,
+                permit,
+                first_block: first,
+                word,
+            };
             let returned = self.return_word(&grant);
             if returned == Returned::Wake {
                 self.wake_one(spot);

@@ -9,7 +9,9 @@ use crate::os::clock;
 use crate::record::NO_VERSION;
 use crate::slab::{Meta, Slot, SlotId};
 use crate::store::Store;
+use crate::store::acquire::Patience;
 use crate::store::index::{Found, Spec, check_lengths};
+use crate::store::stripe::StripeGuard;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::types::Kind;
 
@@ -101,6 +103,10 @@ impl Binding {
         self.permits
     }
 
+    pub(crate) fn hash(&self) -> u64 {
+        self.hash
+    }
+
     pub(crate) fn key(&self) -> &[u8] {
         &self.key
     }
@@ -133,6 +139,18 @@ impl Binding {
             id: found.id,
             generation,
         }
+    }
+
+    /// What was remembered as `spot`, as long as it is there.
+    pub(crate) fn found_at(&self, spot: Spot) -> Option<Found> {
+        let meta = self.slot(spot).meta()?;
+        let kind = meta.kind?;
+        let same = meta.generation == spot.generation && kind == self.kind;
+        same.then_some(Found {
+            id: spot.id,
+            meta,
+            kind,
+        })
     }
 
     /// Whether the key is still where `spot` says.
@@ -171,37 +189,41 @@ impl Binding {
     }
 
     /// Where the key is now; makes it if it is nowhere, and room for it if there is none.
-    pub(crate) fn locate_or_create(&self) -> Result<Spot> {
+    /// `None`: the patience was over before the structure of the store could be changed.
+    pub(crate) fn locate_or_create(&self, patience: Patience) -> Result<Option<Spot>> {
         if let Some(spot) = self.remembered().filter(|s| self.is_current(*s)) {
-            return Ok(spot);
+            return Ok(Some(spot));
         }
         self.check_settings()?;
         if let Some(found) = self.store.find_unlocked(&self.key, self.hash)
             && self.tag.is_empty()
         {
             self.check_found(found)?;
-            return Ok(self.remember(found));
+            return Ok(Some(self.remember(found)));
         }
         // A little room first, then all there is.
         let capacity = self.store.slab().layout().capacity;
-        for enough in [capacity / 16 + 16, u32::MAX] {
-            if let Some(found) = self.find_or_create()? {
-                return Ok(self.remember(found));
+        for enough in [Some(capacity / 16 + 16), Some(u32::MAX), None] {
+            let stripe = self.store.stripe_of(self.hash);
+            let Some(stripe) = self.store.lock_stripe_within(stripe, patience)? else {
+                return Ok(None);
+            };
+            if let Some(found) = self.find_or_create(&stripe)? {
+                return Ok(Some(self.remember(found)));
             }
-            self.store.reclaim(enough)?;
+            drop(stripe);
+            if let Some(enough) = enough {
+                self.store.reclaim(enough)?;
+            }
         }
-        match self.find_or_create()? {
-            Some(found) => Ok(self.remember(found)),
-            None => Err(Error::Full {
-                path: self.store.dir().to_path_buf(),
-                capacity: capacity as usize,
-            }),
-        }
+        Err(Error::Full {
+            path: self.store.dir().to_path_buf(),
+            capacity: capacity as usize,
+        })
     }
 
     /// `None`: there is no room.
-    fn find_or_create(&self) -> Result<Option<Found>> {
-        let stripe = self.store.lock_stripe(self.store.stripe_of(self.hash))?;
+    fn find_or_create(&self, stripe: &StripeGuard<'_>) -> Result<Option<Found>> {
         let Some(found) = stripe.find(&self.key, self.hash)? else {
             return stripe.create(&Spec {
                 kind: self.kind,

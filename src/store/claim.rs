@@ -4,10 +4,29 @@
 //! states are claimed, so a dead claimer's can be told from everyone else's: claimed by this stripe, and
 //! in the intent. Claims of different stripes race by compare-exchange.
 
+use std::ops::Range;
+
 use crate::error::Result;
+use crate::slab::layout::PERMITS_PER_BLOCK;
 use crate::slab::{CLAIMED, Growing, STATE_FREE, Slab, pack};
 use crate::store::stripe::StripeGuard;
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+/// The most blocks that a semaphore has.
+pub(super) const BLOCKS_MAX: u32 = 65_536 / PERMITS_PER_BLOCK;
+
+/// So many in a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) first: u32,
+    pub(super) count: u32,
+}
+
+impl Run {
+    fn numbers(self) -> Range<u32> {
+        self.first..self.first.saturating_add(self.count)
+    }
+}
 
 /// What to claim from: slots or blocks.
 #[derive(Clone, Copy)]
@@ -73,7 +92,7 @@ impl StripeGuard<'_> {
             if run == count {
                 let first = at - count;
                 self.ensure_allocated(pool, at)?;
-                if self.claim_run(pool, first, count) {
+                if self.claim_run(pool, Run { first, count }) {
                     return Ok(Some(first));
                 }
                 run = 0;
@@ -83,11 +102,11 @@ impl StripeGuard<'_> {
     }
 
     /// Claims exactly this run, or nothing if somebody else was quicker.
-    fn claim_run(&self, pool: Pool, first: u32, count: u32) -> bool {
+    fn claim_run(&self, pool: Pool, run: Run) -> bool {
         let slab = self.store.slab();
         self.noted_run(pool)
-            .store(pack(first, count), Ordering::Release);
-        for at in first..first + count {
+            .store(pack(run.first, run.count), Ordering::Release);
+        for at in run.numbers() {
             let mine = pool.state(slab, at).is_some_and(|state| {
                 state
                     .compare_exchange(
@@ -99,7 +118,8 @@ impl StripeGuard<'_> {
                     .is_ok()
             });
             if !mine {
-                self.unclaim(pool, first, at - first);
+                let count = at - run.first;
+                self.unclaim(pool, Run { count, ..run });
                 return false;
             }
         }
@@ -107,9 +127,10 @@ impl StripeGuard<'_> {
     }
 
     /// Gives back what of this run is claimed by this stripe.
-    pub(super) fn unclaim(&self, pool: Pool, first: u32, count: u32) {
-        for at in first..first.saturating_add(count) {
-            let Some(state) = pool.state(self.store.slab(), at) else {
+    pub(super) fn unclaim(&self, pool: Pool, run: Run) {
+        let slab = self.store.slab();
+        for at in run.numbers() {
+            let Some(state) = pool.state(slab, at) else {
                 return;
             };
             // A failure means that it is not our claim: then it is not ours to give back.
@@ -120,20 +141,20 @@ impl StripeGuard<'_> {
                 Ordering::Relaxed,
             );
         }
+        if run.count > 0 {
+            // The lowest first, so that a store that shrinks and grows stays in the blocks it has.
+            pool.hint(slab).fetch_min(run.first, Ordering::Relaxed);
+        }
     }
 
     /// Sets the states of a run that is this stripe's.
-    pub(super) fn set_states(&self, pool: Pool, first: u32, count: u32, to: u8) {
+    pub(super) fn set_states(&self, pool: Pool, run: Run, to: u8) {
         let slab = self.store.slab();
-        for at in first..first.saturating_add(count) {
+        for at in run.numbers() {
             let Some(state) = pool.state(slab, at) else {
                 return;
             };
             state.store(to, Ordering::Release);
-        }
-        if to == STATE_FREE && count > 0 {
-            // The lowest first, so that a store that shrinks and grows stays in the blocks it has.
-            pool.hint(slab).fetch_min(first, Ordering::Relaxed);
         }
     }
 

@@ -153,7 +153,12 @@ impl<F: Form> Drop for Held<'_, F> {
     fn drop(&mut self) {
         let grant = self.grant;
         if !F::give_back_fast(&self.binding, &grant) {
-            give_back_slow(&self.binding, grant.spot, grant.permit, grant.word);
+            give_back_slow(
+                &self.binding,
+                grant.spot,
+                (grant.first_block, grant.permit),
+                grant.word,
+            );
         }
     }
 }
@@ -161,9 +166,15 @@ impl<F: Form> Drop for Held<'_, F> {
 /// Takes the grant apart, so that the fast path need not have it in memory.
 #[cold]
 #[inline(never)]
-fn give_back_slow(binding: &Binding, spot: Spot, permit: u32, word: Word) {
+fn give_back_slow(binding: &Binding, spot: Spot, permit: (u32, u32), word: Word) {
     // Lost, or copied by a fork, or nobody's: there is nothing to give back, and nobody to tell.
-    let _ = binding.give_back(&Grant { spot, permit, word });
+    let (first_block, permit) = permit;
+    let _ = binding.give_back(&Grant {
+        spot,
+        permit,
+        first_block,
+        word,
+    });
 }
 
 /// Keeps the store open for the rest of the process's life: with its last handle the process would leave,

@@ -11,10 +11,10 @@ use crate::slab::{
     pack,
 };
 use crate::store::Store;
-use crate::store::claim::Pool;
+use crate::store::claim::{Pool, Run};
 use crate::store::hash::hash;
 use crate::store::stripe::StripeGuard;
-use crate::sync::Ordering;
+use crate::sync::{Ordering, fence};
 use crate::types::Kind;
 
 /// The most slots that a key with its tag takes.
@@ -119,7 +119,8 @@ impl Store {
         }
         let at = Place::of(kind, key.len(), 0).key_at;
         let same = bytes_equal(&self.slab, id, span_of(&self.slab, id), at, key);
-        // The key was that of this life only if the life is still the same.
+        // The key was that of this life only if the life is still the same; read after the key.
+        fence(Ordering::Acquire);
         (same && slot.meta() == Some(meta)).then_some(Found { id, meta, kind })
     }
 
@@ -182,9 +183,18 @@ impl StripeGuard<'_> {
     pub(crate) fn walk(&self, bucket: u32, mut visit: impl FnMut(SlotId) -> bool) -> Result<()> {
         let slab = self.store.slab();
         let mut link = slab.bucket(bucket).load(Ordering::Acquire);
-        for _ in 0..=slab.layout().capacity {
+        let mut marked = 0;
+        for step in 0..=slab.layout().capacity {
             if link == 0 {
                 return Ok(());
+            }
+            if link == marked {
+                break;
+            }
+            // Brent's way to notice a circle ("An improved Monte Carlo factorization algorithm", BIT 20,
+            // 1980) before it was gone round many times.
+            if step.is_power_of_two() {
+                marked = link;
             }
             let id = slab
                 .follow(link)
@@ -200,7 +210,8 @@ impl StripeGuard<'_> {
     /// Makes a key that `find` did not find. `None`: there is no room.
     ///
     /// Killed after each step: (1) the intent names runs that are not claimed: nothing to undo; (2) the
-    /// claims are undone; (3) the same, the contents mean nothing; (4) it is linked: recovery finishes (5).
+    /// claims are undone; (3) the same, the contents mean nothing; (4) it is taken out of the chain, where
+    /// nobody could find it yet, and the claims are undone; (5) it exists, and recovery does (6).
     pub(crate) fn create(&self, spec: &Spec<'_>) -> Result<Option<Found>> {
         let slab = self.store.slab();
         let stripe = self.stripe();
@@ -220,14 +231,25 @@ impl StripeGuard<'_> {
         };
         // 3
         let meta = self.fill(spec, place, first, first_block)?;
-        // 4. Release: who finds the link finds the slot filled.
+        // 4
         let head = slab.bucket(bucket);
-        slab.slot(first)
-            .next
+        let slot = slab.slot(first);
+        slot.next
             .store(head.load(Ordering::Relaxed), Ordering::Relaxed);
         head.store(first.link(), Ordering::Release);
-        // 5
-        self.finish_create(first, span, first_block, blocks);
+        // 5. Last of all, because a walk that was stopped here in the slot's former life may be the first
+        // to find it. Release: who sees the kind sees the rest.
+        slot.meta.store(meta.encode(), Ordering::Release);
+        // 6
+        let slots = Run {
+            first: first.index(),
+            count: span,
+        };
+        let blocks = Run {
+            first: first_block,
+            count: blocks,
+        };
+        self.finish_create(slots, blocks);
         Ok(Some(Found {
             id: first,
             meta,
@@ -248,13 +270,13 @@ impl StripeGuard<'_> {
         match (first_block, slab.slot_id(first)) {
             (Ok(Some(block)), Some(id)) => Ok(Some((id, block))),
             (failed, _) => {
-                self.unclaim(Pool::Slots, first, span);
+                self.unclaim(Pool::Slots, Run { first, count: span });
                 failed.map(|_| None)
             }
         }
     }
 
-    /// Fills slots that nobody else can reach.
+    /// Fills slots that nobody else can reach, all but the meta word.
     fn fill(&self, spec: &Spec<'_>, place: Place, id: SlotId, first_block: u32) -> Result<Meta> {
         let slab = self.store.slab();
         let slot = slab.slot(id);
@@ -266,7 +288,7 @@ impl StripeGuard<'_> {
             Kind::Averager => slot.cells().reset(&[0; crate::record::PAYLOAD_WORDS]),
             _ => slot
                 .aux
-                .store(pack(first_block, spec.permits), Ordering::Relaxed),
+                .store(pack(first_block, spec.permits), Ordering::Release),
         }
         self.fill_permits(first_block, spec.permits, floor);
         let whole = write_bytes(slab, id, place.span(), place.key_at, spec.key)
@@ -275,14 +297,12 @@ impl StripeGuard<'_> {
             return Err(slab.corrupt("a new slot is not allocated"));
         }
         let generation = slot.meta().map_or(0, |m| m.generation);
-        let meta = Meta {
+        Ok(Meta {
             generation,
             kind: Some(spec.kind),
             key_len: spec.key.len(),
             tag_len: spec.tag.len(),
-        };
-        slot.meta.store(meta.encode(), Ordering::Release);
-        Ok(meta)
+        })
     }
 
     /// Readies the permits of a new semaphore, and sets its ticket above all that their words have seen.
@@ -298,10 +318,16 @@ impl StripeGuard<'_> {
         }
     }
 
-    pub(super) fn finish_create(&self, first: SlotId, span: u32, first_block: u32, blocks: u32) {
-        self.set_states(Pool::Slots, first.index() + 1, span - 1, STATE_TAIL);
-        self.set_states(Pool::Blocks, first_block, blocks, STATE_USED);
-        self.set_states(Pool::Slots, first.index(), 1, STATE_USED);
+    /// Turns the claims into what they are for; the first slot's last, by which recovery knows that this
+    /// is not done.
+    pub(super) fn finish_create(&self, slots: Run, blocks: Run) {
+        let tail = Run {
+            first: slots.first.saturating_add(1),
+            count: slots.count.saturating_sub(1),
+        };
+        self.set_states(Pool::Slots, tail, STATE_TAIL);
+        self.set_states(Pool::Blocks, blocks, STATE_USED);
+        self.set_states(Pool::Slots, Run { count: 1, ..slots }, STATE_USED);
         self.stripe().set_intent(Intent::None);
     }
 

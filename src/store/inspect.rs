@@ -173,36 +173,28 @@ impl Store {
 impl Binding {
     /// How the key stands; as if free when it does not exist.
     pub(crate) fn standing(&self) -> Result<Standing> {
-        let Some(found) = self.found()? else {
-            let value = self.permits().max(1);
-            return Ok(Standing {
-                value,
-                available: value,
-                holders: Vec::new(),
-            });
-        };
-        self.store().standing(found)
+        while let Some(spot) = self.locate()? {
+            let Some(found) = self.found_at(spot) else {
+                continue;
+            };
+            let standing = self.store().standing(found);
+            // What was read is of this key only if it is still there.
+            if self.is_current(spot) {
+                return standing;
+            }
+        }
+        let value = self.permits().max(1);
+        Ok(Standing {
+            value,
+            available: value,
+            holders: Vec::new(),
+        })
     }
 
     /// How many threads wait for the key.
     pub(crate) fn waiters(&self) -> Result<usize> {
         let process = self.store().process()?;
-        let found = self.found()?;
-        Ok(found.map_or(0, |f| self.store().waiters(process, f.id)))
-    }
-
-    fn found(&self) -> Result<Option<Found>> {
-        let Some(spot) = self.locate()? else {
-            return Ok(None);
-        };
-        let meta = self.slot(spot).meta();
-        Ok(meta.and_then(|meta| {
-            let kind = meta.kind?;
-            Some(Found {
-                id: spot.id,
-                meta,
-                kind,
-            })
-        }))
+        let spot = self.locate()?;
+        Ok(spot.map_or(0, |spot| self.store().waiters(process, spot.id)))
     }
 }

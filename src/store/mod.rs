@@ -21,17 +21,17 @@ mod stripe;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, Weak};
 
 use crate::error::{Error, Result};
 use crate::os::fork::{Inherited, Registry};
 use crate::os::process::Identity;
-use crate::os::{file, range_lock};
+use crate::os::range_lock;
 use crate::record::ParticipantId;
 use crate::slab::layout::STRIPES;
 use crate::slab::{PARTICIPANT_SHARED, Slab};
 use crate::store::open::LockFiles;
-use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use crate::sync::{AtomicPtr, AtomicU64, Ordering};
 
 /// The bytes of the file `stripes`: one for each stripe, then these two.
 const JOIN_BYTE: u64 = STRIPES as u64;
@@ -56,11 +56,11 @@ pub(crate) struct Store {
 pub(crate) struct Process {
     pub(crate) id: ParticipantId,
     pub(crate) identity: Identity,
-    files: LockFiles,
+    files: Arc<LockFiles>,
     /// Byte-range locks do not exclude the threads of one process: each is paired with a mutex.
     mutexes: [Mutex<()>; RANGE_LOCKS],
-    /// The beacon was handed out and must not be unlocked explicitly.
-    shared: AtomicBool,
+    /// In which second a holder's death was last asked of `/proc`.
+    thorough_s: AtomicU64,
 }
 
 impl Store {
@@ -99,17 +99,19 @@ impl Store {
 
     /// Joins, with lock files that are attached already or with new ones.
     #[cold]
-    fn join(&self, files: Option<LockFiles>) -> Result<&Process> {
+    fn join(&self, files: Option<Arc<LockFiles>>) -> Result<&Process> {
         // The registry's lock is the one that a fork in another thread cannot leave locked.
-        let registry = Registry::lock();
+        let mut registry = Registry::lock();
         if let Some(process) = self.joined() {
             return Ok(process);
         }
         let files = match files {
             Some(files) => files,
             None => {
-                let files = LockFiles::open(&self.dir, self.mode)?;
-                files.attach_shared(&self.dir)?;
+                let files = Arc::new(LockFiles::open_unregistered(&self.dir, self.mode)?);
+                let member: Weak<dyn Inherited> = Arc::<LockFiles>::downgrade(&files);
+                registry.add(member);
+                open::attach_again(&files, &self.slab)?;
                 files
             }
         };
@@ -120,7 +122,7 @@ impl Store {
             identity,
             files,
             mutexes: std::array::from_fn(|_| Mutex::new(())),
-            shared: AtomicBool::new(false),
+            thorough_s: AtomicU64::new(0),
         });
         // Release: pairs with the Acquire in `joined`.
         self.process
@@ -136,7 +138,7 @@ impl Store {
         let process = self.process()?;
         let io = |e| Error::io("duplicate", &self.dir.join("beacons"), e);
         let line = process.files.beacons.try_clone().map_err(io)?;
-        process.shared.store(true, Ordering::Relaxed);
+        process.files.shared.store(true, Ordering::Relaxed);
         if let Some(record) = self.slab.participant(process.id.get()) {
             record.state.fetch_or(PARTICIPANT_SHARED, Ordering::AcqRel);
         }
@@ -148,24 +150,18 @@ impl Process {
     fn leave(&self) {
         // Explicitly, because a child between fork and exec may have the descriptors for a while; but not
         // when the beacon was handed to others on purpose. A failure leaves it to the closing.
-        if !self.shared.load(Ordering::Relaxed) {
+        if !self.files.shared.load(Ordering::Relaxed) {
             let _ = range_lock::unlock(&self.files.beacons, self.id.get().into());
         }
-        let _ = fs2::FileExt::unlock(&self.files.attach);
     }
 }
 
 impl Inherited for Store {
     fn disown(&self) {
+        // The parent's process is leaked: threads that do not exist here may have borrowed it. Its files
+        // are members of the registry themselves.
         self.me.store(0, Ordering::Release);
-        let process = self.process.swap(std::ptr::null_mut(), Ordering::AcqRel);
-        #[allow(unsafe_code)]
-        // SAFETY: as in `joined`; in the child of a fork nobody frees it, it is leaked from here on.
-        if let Some(process) = unsafe { process.as_ref() } {
-            for inherited in process.files.all() {
-                file::close_inherited(inherited);
-            }
-        }
+        self.process.store(std::ptr::null_mut(), Ordering::Release);
     }
 }
 

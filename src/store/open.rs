@@ -3,9 +3,11 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use rand::TryRng;
 use rand::rngs::SysRng;
@@ -16,10 +18,10 @@ use crate::os::{file, process};
 use crate::slab::header::{
     COPY_OFFSET, FORMAT_VERSION, Refusal, STATE_READY, STATIC_BYTES, Static,
 };
-use crate::slab::layout::CAPACITY_MAX;
+use crate::slab::layout::{CAPACITY_MAX, PAGE};
 use crate::slab::{Layout, Slab};
 use crate::store::{Store, rebuild};
-use crate::sync::{AtomicPtr, AtomicU64, Ordering};
+use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
 pub(crate) const SLAB: &str = "slab";
 pub(crate) const FANOUT: &str = "fanout";
@@ -44,38 +46,81 @@ pub(crate) struct Settings {
 pub(crate) const DEFAULT_CAPACITY: usize = 65_536;
 
 /// The files that are only ever locked: never mapped, read, truncated, renamed or unlinked.
+///
+/// A forked child closes its copies at once, whatever the parent was doing with them, and whoever is done
+/// with them unlocks before closing: a child between fork and exec has copies, too.
 pub(crate) struct LockFiles {
-    pub(crate) attach: File,
-    pub(crate) beacons: File,
-    pub(crate) stripes: File,
+    pub(crate) attach: ManuallyDrop<File>,
+    pub(crate) beacons: ManuallyDrop<File>,
+    pub(crate) stripes: ManuallyDrop<File>,
+    /// The beacon was handed to others and must not be unlocked.
+    pub(crate) shared: AtomicBool,
+    disowned: AtomicBool,
 }
 
 impl LockFiles {
-    pub(crate) fn open(dir: &Path, mode: u32) -> Result<LockFiles> {
+    pub(crate) fn open(dir: &Path, mode: u32) -> Result<Arc<LockFiles>> {
+        // Opened and registered in one step, as far as a fork is concerned.
+        let mut registry = Registry::lock();
+        let files = Arc::new(LockFiles::open_unregistered(dir, mode)?);
+        let member: Weak<dyn Inherited> = Arc::<LockFiles>::downgrade(&files);
+        registry.add(member);
+        Ok(files)
+    }
+
+    /// The same for who has the registry locked, and adds them to it.
+    pub(crate) fn open_unregistered(dir: &Path, mode: u32) -> Result<LockFiles> {
         let open = |name| {
             let path = dir.join(name);
-            file::open(&path, true, mode).map_err(|e| Error::io("open", &path, e))
+            let file = file::open(&path, true, mode).map_err(|e| Error::io("open", &path, e))?;
+            Ok(ManuallyDrop::new(file))
         };
         Ok(LockFiles {
             attach: open(ATTACH)?,
             beacons: open(BEACONS)?,
             stripes: open(STRIPES_FILE)?,
+            shared: AtomicBool::new(false),
+            disowned: AtomicBool::new(false),
         })
     }
 
-    pub(crate) fn all(&self) -> [&File; 3] {
-        [&self.attach, &self.beacons, &self.stripes]
+    fn named(&self) -> [(&'static str, &File); 3] {
+        [
+            (ATTACH, &self.attach),
+            (BEACONS, &self.beacons),
+            (STRIPES_FILE, &self.stripes),
+        ]
+    }
+
+    /// Makes these the lock files of the slab. Only alone.
+    pub(crate) fn adopt(&self, slab: &Slab) -> Result<()> {
+        for ((name, file), inode) in self.named().into_iter().zip(&slab.header().lock_files) {
+            inode.store(inode_of(slab, name, file)?, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Refuses lock files that are not those of the slab. A file that was removed, by a cleaner of
+    /// temporary files, say, is made anew by the next one to open it, and then the two exclude nothing.
+    pub(crate) fn check(&self, slab: &Slab) -> Result<()> {
+        for ((name, file), inode) in self.named().into_iter().zip(&slab.header().lock_files) {
+            if inode.load(Ordering::Acquire) != inode_of(slab, name, file)? {
+                let what = format!("its file {name} was removed, replaced or copied");
+                return Err(slab.corrupt(what));
+            }
+        }
+        Ok(())
     }
 
     /// Attaches beside others; waits while somebody initialises or repairs.
     pub(crate) fn attach_shared(&self, dir: &Path) -> Result<()> {
-        retry(|| fs2::FileExt::lock_shared(&self.attach))
+        retry(|| fs2::FileExt::lock_shared(&*self.attach))
             .map_err(|e| Error::io("attach to", &dir.join(ATTACH), e))
     }
 
     /// Attaches alone, if nobody else is attached.
     pub(crate) fn try_attach_alone(&self, dir: &Path) -> Result<bool> {
-        match retry(|| fs2::FileExt::try_lock_exclusive(&self.attach)) {
+        match retry(|| fs2::FileExt::try_lock_exclusive(&*self.attach)) {
             Ok(()) => Ok(true),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(e) => Err(Error::io("attach to", &dir.join(ATTACH), e)),
@@ -83,7 +128,41 @@ impl LockFiles {
     }
 }
 
-fn retry<T>(mut action: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+impl Inherited for LockFiles {
+    fn disown(&self) {
+        self.disowned.store(true, Ordering::Release);
+        for (_, file) in self.named() {
+            file::close_inherited(file);
+        }
+    }
+}
+
+impl Drop for LockFiles {
+    fn drop(&mut self) {
+        if self.disowned.load(Ordering::Acquire) {
+            return;
+        }
+        // Explicitly, for copies in children; what fails here is left to the closing. The beacon, of which
+        // there is one byte for each participant and all else is others', is unlocked by who locked it.
+        let _ = fs2::FileExt::unlock(&*self.attach);
+        for file in [&mut self.attach, &mut self.beacons, &mut self.stripes] {
+            #[allow(unsafe_code)]
+            // SAFETY: dropped once, here, and not used afterwards.
+            unsafe {
+                ManuallyDrop::drop(file);
+            }
+        }
+    }
+}
+
+fn inode_of(slab: &Slab, name: &str, file: &File) -> Result<u64> {
+    let path = parent(slab.path()).join(name);
+    file::identity(file)
+        .map(|(_, inode)| inode)
+        .map_err(|e| Error::io("look at", &path, e))
+}
+
+pub(crate) fn retry<T>(mut action: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match action() {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -94,7 +173,7 @@ fn retry<T>(mut action: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 
 /// The stores that this process has open. Opening one again gives the same one, so that a thread is the
 /// same owner through every handle.
-static OPEN: Mutex<Vec<(u64, u64, Weak<Store>)>> = Mutex::new(Vec::new());
+static OPEN: Mutex<OpenStores> = Mutex::new(Vec::new());
 
 /// Opens the store in `dir`, making what is missing.
 pub(crate) fn open(dir: &Path, settings: &Settings) -> Result<Arc<Store>> {
@@ -102,14 +181,15 @@ pub(crate) fn open(dir: &Path, settings: &Settings) -> Result<Arc<Store>> {
     refuse_strangers(dir, settings)?;
     // Absolute, because a program may change its working directory before it forks.
     let dir = std::path::absolute(dir).map_err(|e| Error::io("find", dir, e))?;
-    if let Some(store) = already_open(&dir)? {
+    if let Some(store) = already_open(&dir) {
         check_capacity(&store.slab, settings)?;
         return Ok(store);
     }
     let (files, slab) = attach(&dir, settings)?;
     check_capacity(&slab, settings)?;
     let (dev, ino) = file::identity(slab.file()).map_err(|e| Error::io("open", slab.path(), e))?;
-    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut registry = Registry::lock();
+    let mut open = open_stores(&mut registry);
     open.retain(|(_, _, store)| store.strong_count() > 0);
     if let Some(store) = find_open(&open, dev, ino) {
         return Ok(store);
@@ -126,18 +206,23 @@ pub(crate) fn open(dir: &Path, settings: &Settings) -> Result<Arc<Store>> {
     open.push((dev, ino, Arc::downgrade(&store)));
     drop(open);
     let member: Weak<dyn Inherited> = Arc::<Store>::downgrade(&store);
-    Registry::lock().add(member);
+    registry.add(member);
+    drop(registry);
     store.join(Some(files))?;
     Ok(store)
 }
 
-fn already_open(dir: &Path) -> Result<Option<Arc<Store>>> {
+fn already_open(dir: &Path) -> Option<Arc<Store>> {
     use std::os::unix::fs::MetadataExt;
-    let Ok(meta) = std::fs::metadata(dir.join(SLAB)) else {
-        return Ok(None);
-    };
-    let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(find_open(&open, meta.dev(), meta.ino()))
+    let meta = std::fs::metadata(dir.join(SLAB)).ok()?;
+    find_open(&open_stores(&mut Registry::lock()), meta.dev(), meta.ino())
+}
+
+type OpenStores = Vec<(u64, u64, Weak<Store>)>;
+
+/// The table of open stores. Only with the registry locked: then no fork finds it locked.
+fn open_stores(_registry: &mut Registry) -> MutexGuard<'static, OpenStores> {
+    OPEN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn find_open(open: &[(u64, u64, Weak<Store>)], dev: u64, ino: u64) -> Option<Arc<Store>> {
@@ -209,8 +294,13 @@ pub(crate) fn not_a_store(path: &Path, why: &str) -> Error {
 }
 
 /// Attaches, as the first (who sees to it that the slab is whole) or beside others.
-fn attach(dir: &Path, settings: &Settings) -> Result<(LockFiles, Slab)> {
-    loop {
+fn attach(dir: &Path, settings: &Settings) -> Result<(Arc<LockFiles>, Slab)> {
+    for round in 0..ATTACH_ROUNDS {
+        if round > 0 {
+            // Somebody died over making or rebuilding the slab, and others are looking at it as we are:
+            // out of each other's way, so that one of us is alone with it.
+            std::thread::sleep(Duration::from_millis(u64::from(round) % 7 + 1));
+        }
         let files = LockFiles::open(dir, settings.mode)?;
         let first = match files.try_attach_alone(dir)? {
             true => Some(go_first(dir, &files, settings)?),
@@ -231,9 +321,27 @@ fn attach(dir: &Path, settings: &Settings) -> Result<(LockFiles, Slab)> {
         };
         // Not ready: the one who was first died over it. Then another has to be.
         if let Some(slab) = slab.filter(is_ready) {
+            files.check(&slab)?;
             return Ok((files, slab));
         }
     }
+    Err(Error::Corrupt {
+        path: dir.join(SLAB),
+        what: "it is not ready for use, and others who use it prevent mending it".to_string(),
+    })
+}
+
+/// How often to look for a slab that is ready. Some four seconds.
+const ATTACH_ROUNDS: u32 = 1_000;
+
+/// Attaches a forked child to the slab that it has mapped, with lock files of its own.
+pub(crate) fn attach_again(files: &LockFiles, slab: &Slab) -> Result<()> {
+    let dir = parent(slab.path());
+    files.attach_shared(&dir)?;
+    if !is_ready(slab) {
+        return Err(slab.corrupt("it is being repaired"));
+    }
+    files.check(slab)
 }
 
 fn is_ready(slab: &Slab) -> bool {
@@ -244,18 +352,35 @@ fn is_ready(slab: &Slab) -> bool {
 /// before a reboot.
 fn go_first(dir: &Path, files: &LockFiles, settings: &Settings) -> Result<Slab> {
     let Some(slab) = map(dir, settings.mode)? else {
-        return initialise(dir, settings);
+        return initialise(dir, files, settings);
     };
     match slab.header().state.load(Ordering::Acquire) {
-        STATE_READY if is_same_boot(&slab) => {}
-        0 => return initialise(dir, settings),
-        _ => drop(rebuild::rebuild(&slab, files, !is_same_boot(&slab))?),
+        STATE_READY if is_same_boot(&slab) => slab.fill_holes()?,
+        // Also when it was never ready: what is all zeros is quickly rebuilt.
+        _ => {
+            slab.fill_holes()?;
+            rebuild::rebuild(&slab, files, !is_same_boot(&slab))?;
+        }
     }
     Ok(slab)
 }
 
 /// Maps the slab of `dir`, or says why it cannot be one. `None`: it is not made yet.
 pub(crate) fn map(dir: &Path, mode: u32) -> Result<Option<Slab>> {
+    let Some(slab) = map_unchecked(dir, mode)? else {
+        return Ok(None);
+    };
+    // In this order: the file grows before the header says so.
+    let need = slab.bytes_needed();
+    let len = slab.file_len()?;
+    if len < need {
+        return Err(slab.corrupt(format!("it is cut off at {len} of {need} bytes")));
+    }
+    Ok(Some(slab))
+}
+
+/// The same without a look at the file's length, for repair.
+pub(crate) fn map_unchecked(dir: &Path, mode: u32) -> Result<Option<Slab>> {
     let path = dir.join(SLAB);
     let slab = match file::open(&path, false, mode) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -274,18 +399,10 @@ pub(crate) fn map(dir: &Path, mode: u32) -> Result<Option<Slab>> {
         .metadata()
         .map_err(|e| Error::io("read", &path, e))?
         .len();
-    if len < layout.fixed_bytes() {
-        let need = layout.fixed_bytes();
-        return Err(damaged(format!(
-            "it is cut off at {len} of at least {need} bytes"
-        )));
+    if len < PAGE {
+        return Err(damaged(format!("it is cut off at {len} bytes")));
     }
-    let slab = Slab::map(slab, &path, part, layout)?;
-    let need = slab.bytes_needed();
-    if len < need {
-        return Err(slab.corrupt(format!("it is cut off at {len} of {need} bytes")));
-    }
-    Ok(Some(slab))
+    Slab::map(slab, &path, part, layout).map(Some)
 }
 
 /// The static part of the header, from its copy if the first is damaged. `None`: never finished.
@@ -331,7 +448,9 @@ fn read_up_to(slab: &File, path: &Path, offset: u64) -> Result<[u8; STATIC_BYTES
 
 /// Makes the slab. Only alone. Whoever dies in here leaves a slab that is not ready, and the next first
 /// one starts over.
-fn initialise(dir: &Path, settings: &Settings) -> Result<Slab> {
+fn initialise(dir: &Path, files: &LockFiles, settings: &Settings) -> Result<Slab> {
+    // Whoever makes a FanoutCache has the same file locked.
+    refuse_strangers(dir, settings)?;
     let capacity = settings.capacity.unwrap_or(DEFAULT_CAPACITY);
     let layout = u32::try_from(capacity)
         .ok()
@@ -354,8 +473,10 @@ fn initialise(dir: &Path, settings: &Settings) -> Result<Slab> {
     write_static(&slab, &path, &part)?;
     let slab = Slab::map(slab, &path, part, layout)?;
     write_boot_id(&slab);
+    files.adopt(&slab)?;
     slab.sync()?;
     slab.header().state.store(STATE_READY, Ordering::Release);
+    slab.sync()?;
     Ok(slab)
 }
 

@@ -114,24 +114,23 @@ fn sweep(slab: &Slab, files: &LockFiles, identity: &Identity) -> Result<()> {
         let used = slab
             .participant(number)
             .is_some_and(|r| r.state.load(Ordering::Acquire) & PARTICIPANT_USED != 0);
-        dead[usize::from(number)] = used && is_gone(slab, files, identity, number)?;
+        dead[usize::from(number)] = used && is_gone(slab, files, identity, number, true)?;
     }
     each_hold(slab, |hold| {
-        let seen = hold.load();
-        let Some(holder) = seen.participant() else {
-            return;
-        };
-        let number = usize::from(holder.get());
-        if !dead[number] {
-            return;
-        }
-        if seen.is_retiring() {
-            // The next one to lock the stripe ends it; until then the number stays taken.
-            dead[number] = false;
-        } else {
+        let mut seen = hold.load();
+        // Again when it fails: a waiter may just have set the contended bit of the dead one's hold.
+        while let Some(holder) = seen.participant().filter(|p| dead[usize::from(p.get())]) {
+            if seen.is_retiring() {
+                // The next one to lock the stripe ends it; until then the number stays taken.
+                dead[usize::from(holder.get())] = false;
+                return;
+            }
             let pid = slab.participant(holder.get()).map_or(0, pid_of);
-            // Lost: somebody took over from the dead one just now. It names the dead no more either way.
-            let _: Returned = hold.abandon(seen, pid);
+            // Waiters are not woken from here: they look again soon by themselves.
+            if hold.abandon(seen, pid) != Returned::Lost {
+                return;
+            }
+            seen = hold.load();
         }
     });
     for number in (1..=PARTICIPANT_MAX).filter(|n| dead[usize::from(*n)]) {
@@ -160,7 +159,13 @@ pub(super) fn each_hold(slab: &Slab, mut visit: impl FnMut(&Hold)) {
 }
 
 /// Whether a participant is dead, as seen through a descriptor that does not hold its beacon.
-fn is_gone(slab: &Slab, files: &LockFiles, me: &Identity, number: u16) -> Result<bool> {
+fn is_gone(
+    slab: &Slab,
+    files: &LockFiles,
+    me: &Identity,
+    number: u16,
+    thorough: bool,
+) -> Result<bool> {
     let locked = range_lock::is_locked(&files.beacons, number.into());
     let locked = locked.map_err(|e| Error::io("probe", &parent(slab.path()).join("beacons"), e))?;
     if !locked {
@@ -168,12 +173,12 @@ fn is_gone(slab: &Slab, files: &LockFiles, me: &Identity, number: u16) -> Result
     }
     Ok(slab
         .participant(number)
-        .is_some_and(|r| process_is_gone(r, me)))
+        .is_some_and(|r| process_is_gone(r, me, thorough)))
 }
 
 /// The second proof: in this PID namespace there is no such process, or another that started later. It
 /// does not count when the beacon was handed to others on purpose.
-fn process_is_gone(record: &Participant, me: &Identity) -> bool {
+fn process_is_gone(record: &Participant, me: &Identity, thorough: bool) -> bool {
     let state = record.state.load(Ordering::Acquire);
     let namespace = record.pid_namespace.load(Ordering::Relaxed);
     if state & PARTICIPANT_USED == 0 || state & PARTICIPANT_SHARED != 0 || namespace == 0 {
@@ -187,8 +192,8 @@ fn process_is_gone(record: &Participant, me: &Identity) -> bool {
     if pid == me.pid && started == me.started {
         return false;
     }
-    let replaced = || process::started(pid).is_some_and(|now| started != 0 && now != started);
-    !process::pid_exists(pid) || replaced()
+    let replaced = || process::started_otherwise(pid, started);
+    !process::pid_exists(pid) || (thorough && me.proc_is_own && replaced())
 }
 
 fn pid_of(record: &Participant) -> u32 {
@@ -198,8 +203,13 @@ fn pid_of(record: &Participant) -> u32 {
 impl Store {
     /// Whether `other` is dead. In doubt it is alive, also when the kernel refuses to answer.
     pub(crate) fn is_dead(&self, process: &Process, other: ParticipantId) -> bool {
+        // Reading /proc costs as much as all the rest of a look: once a second is often enough for the
+        // case that it is for, another process under the number of a dead one whose beacon a child has.
+        let now_s = clock::wall_s();
+        let thorough = process.thorough_s.swap(now_s, Ordering::Relaxed) != now_s;
+        let (files, me) = (&process.files, &process.identity);
         other != process.id
-            && is_gone(&self.slab, &process.files, &process.identity, other.get()).unwrap_or(false)
+            && is_gone(&self.slab, files, me, other.get(), thorough).unwrap_or(false)
     }
 
     /// What a participant says about itself; `None` if the number is not in use.

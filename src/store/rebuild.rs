@@ -8,7 +8,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::os::range_lock;
-use crate::record::{Hold, ParticipantId, Word};
+use crate::record::{Hold, ParticipantId, SEQUENCE_MAX, Word};
 use crate::slab::header::{STATE_READY, STATE_REBUILDING};
 use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
 use crate::slab::{
@@ -59,10 +59,12 @@ pub(crate) fn repair(dir: &Path, mode: u32) -> Result<RepairReport> {
     if !files.try_attach_alone(dir)? {
         return Err(Error::Busy { path: dir.clone() });
     }
-    let Some(slab) = open::map(dir, mode)? else {
+    let Some(slab) = open::map_unchecked(dir, mode)? else {
         // Never finished: the next one to open it makes it anew.
         return Ok(RepairReport::default());
     };
+    slab.clamp_to_file()?;
+    slab.fill_holes()?;
     open::write_static(slab.file(), slab.path(), slab.part())?;
     let report = rebuild(&slab, &files, !open::is_same_boot(&slab))?;
     slab.sync()?;
@@ -81,9 +83,8 @@ pub(crate) fn rebuild(slab: &Slab, files: &LockFiles, rebooted: bool) -> Result<
     work.count_freed();
     let leap = if rebooted { SEQUENCE_LEAP } else { 0 };
     void_holds(slab, files, rebooted, leap)?;
-    for number in 0..STRIPES {
-        slab.stripe(number).floor.fetch_add(leap, Ordering::Relaxed);
-    }
+    raise_floors(slab, leap);
+    files.adopt(slab)?;
     open::write_boot_id(slab);
     state.store(STATE_READY, Ordering::Release);
     Ok(work.report)
@@ -292,10 +293,32 @@ fn void_holds(slab: &Slab, files: &LockFiles, rebooted: bool, leap: u64) -> Resu
             .state
             .fetch_and(!(PARTICIPANT_USED | PARTICIPANT_SHARED), Ordering::AcqRel);
     }
-    if rebooted && leap > 0 {
+    if leap > 0 {
         leap_tickets(slab, leap);
     }
     Ok(())
+}
+
+/// Whatever key was lost, and whichever stripe it was in: when it is made again, its tokens go on above all
+/// there ever were.
+fn raise_floors(slab: &Slab, leap: u64) {
+    let mut highest = 0;
+    each_hold(slab, |hold| highest = highest.max(hold.load().sequence()));
+    for block in 0..slab.allocated(Growing::Blocks) {
+        let ticket = slab
+            .permit(block, 0)
+            .map(|p| p.ticket.load(Ordering::Relaxed));
+        // One that no grant can reach is damage.
+        highest = highest.max(ticket.filter(|t| *t < SEQUENCE_MAX).unwrap_or(0));
+    }
+    let floors = (0..STRIPES).map(|number| &slab.stripe(number).floor);
+    let before = floors
+        .clone()
+        .map(|floor| floor.load(Ordering::Relaxed).saturating_add(leap));
+    let highest = before.fold(highest, u64::max).min(SEQUENCE_MAX);
+    for floor in floors {
+        floor.store(highest, Ordering::Relaxed);
+    }
 }
 
 fn void_hold(slab: &Slab, hold: &Hold, lives: impl Fn(ParticipantId) -> bool, leap: u64) {
@@ -308,7 +331,7 @@ fn void_hold(slab: &Slab, hold: &Hold, lives: impl Fn(ParticipantId) -> bool, le
     }
     if leap > 0 {
         let left = hold.load();
-        let raised = Word::free(left.sequence().saturating_add(leap));
+        let raised = Word::free(left.sequence().saturating_add(leap).min(SEQUENCE_MAX));
         let raised = if left.is_abandoned() {
             raised.abandoned()
         } else {

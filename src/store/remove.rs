@@ -1,14 +1,14 @@
 //! Taking keys away: by name, by tag, all of them, or idle ones when room is needed; and what the next one
 //! to lock a stripe does about a dead one's half-done work.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::os::futex;
 use crate::record::{Hold, Word};
 use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
-use crate::slab::{Intent, STATE_FREE, SlotId, pack, unpack};
+use crate::slab::{Intent, SlotId, pack, unpack};
 use crate::store::Store;
-use crate::store::claim::Pool;
-use crate::store::index::{Found, span_of};
+use crate::store::claim::{BLOCKS_MAX, Pool, Run};
+use crate::store::index::{Found, SPAN_MAX, span_of};
 use crate::store::stripe::StripeGuard;
 use crate::sync::{AtomicU64, Ordering};
 use crate::types::Kind;
@@ -108,7 +108,7 @@ impl StripeGuard<'_> {
     /// All hold words of a key.
     fn holds(&self, id: SlotId, first_block: u32, permits: u32) -> impl Iterator<Item = &Hold> {
         let slab = self.store.slab();
-        let permits = (0..permits).filter_map(move |i| slab.permit(first_block, i));
+        let permits = (0..permits).map_while(move |i| slab.permit(first_block, i));
         std::iter::once(&slab.slot(id).hold).chain(permits.map(|p| &p.hold))
     }
 
@@ -138,13 +138,36 @@ impl StripeGuard<'_> {
         let slot = slab.slot(id);
         slot.wake.fetch_add(1, Ordering::Release);
         futex::wake(&slot.wake, i32::MAX);
-        let (first, span) = unpack(self.stripe().slots.load(Ordering::Relaxed));
-        let (first_block, blocks) = unpack(self.stripe().blocks.load(Ordering::Relaxed));
-        self.set_states(Pool::Blocks, first_block, blocks, STATE_FREE);
-        self.set_states(Pool::Slots, first + 1, span.saturating_sub(1), STATE_FREE);
-        self.set_states(Pool::Slots, first, 1, STATE_FREE);
-        self.stripe().set_intent(Intent::None);
+        // As claims of this stripe they are still nobody else's, so up to here all can be done again. Once
+        // the first is free it may be another's, who is told apart by the mark.
+        let (slots, blocks) = self.noted_runs()?;
+        self.set_states(Pool::Blocks, blocks, self.claim_mark());
+        self.set_states(Pool::Slots, slots, self.claim_mark());
+        self.stripe().set_intent(Intent::Free);
+        self.free_claims(slots, blocks);
         Ok(())
+    }
+
+    fn free_claims(&self, slots: Run, blocks: Run) {
+        self.unclaim(Pool::Slots, slots);
+        self.unclaim(Pool::Blocks, blocks);
+        self.stripe().set_intent(Intent::None);
+    }
+
+    /// The runs that the intent is about, if they are what a key can have.
+    fn noted_runs(&self) -> Result<(Run, Run)> {
+        let run = |(first, count)| Run { first, count };
+        let slots = run(unpack(self.stripe().slots.load(Ordering::Acquire)));
+        let blocks = run(unpack(self.stripe().blocks.load(Ordering::Acquire)));
+        if slots.count > SPAN_MAX || blocks.count > BLOCKS_MAX {
+            return Err(self.damaged_intent());
+        }
+        Ok((slots, blocks))
+    }
+
+    fn damaged_intent(&self) -> Error {
+        let what = format!("the intent of stripe {} makes no sense", self.number);
+        self.store.slab().corrupt(what)
     }
 
     /// Takes a slot out of its chain, if it is in it.
@@ -172,65 +195,49 @@ impl StripeGuard<'_> {
 
     /// Finishes or undoes what a dead one left in this stripe.
     pub(super) fn recover(&self) -> Result<()> {
-        let slab = self.store.slab();
-        let stripe = self.stripe();
-        let intent = stripe.intent();
-        let (first, span) = unpack(stripe.slots.load(Ordering::Acquire));
-        let (first_block, blocks) = unpack(stripe.blocks.load(Ordering::Acquire));
-        let (slot, Some(intent)) = (slab.slot_id(first), intent) else {
-            return Err(slab.corrupt(format!("the intent of stripe {}", self.number)));
-        };
-        match (intent, slot) {
+        let intent = self.stripe().intent();
+        let intent = intent.ok_or_else(|| self.damaged_intent())?;
+        let (slots, blocks) = self.noted_runs()?;
+        let id = self.store.slab().slot_id(slots.first);
+        match (intent, id) {
             (Intent::None, _) => Ok(()),
-            (Intent::Create, Some(id)) if span > 0 && self.is_linked(id)? => {
-                self.finish_create(id, span, first_block, blocks);
+            (Intent::Create, _) => self.recover_create(slots, blocks),
+            (Intent::Free, _) => {
+                self.free_claims(slots, blocks);
                 Ok(())
             }
-            (Intent::Create, _) => {
-                self.undo_create(first, span, first_block, blocks);
-                Ok(())
-            }
-            (Intent::Reclaim | Intent::Remove, Some(id)) => self.recover_retire(id, intent),
-            (Intent::Reclaim | Intent::Remove, None) => {
-                Err(slab.corrupt(format!("the intent of stripe {}", self.number)))
-            }
+            (Intent::Reclaim | Intent::Remove, Some(id)) => self.recover_retire(id, intent, blocks),
+            (Intent::Reclaim | Intent::Remove, None) => Err(self.damaged_intent()),
         }
     }
 
-    fn is_linked(&self, id: SlotId) -> Result<bool> {
-        let bucket = self.stripe().bucket.load(Ordering::Relaxed) as u32;
-        let mut linked = false;
-        self.walk(bucket, |at| {
-            linked = at == id;
-            !linked
-        })?;
-        Ok(linked)
-    }
-
-    fn undo_create(&self, first: u32, span: u32, first_block: u32, blocks: u32) {
+    /// Finishes a key that has its kind, undoes one that has not. The slot is this stripe's only if its
+    /// state says so: the intent is noted before the claim.
+    fn recover_create(&self, slots: Run, blocks: Run) -> Result<()> {
         let slab = self.store.slab();
         let claimed = |id: &SlotId| {
             let state = slab.slot_state(id.index());
             state.is_some_and(|s| s.load(Ordering::Acquire) == self.claim_mark())
         };
-        if let Some(slot) = slab.slot_id(first).filter(claimed).map(|id| slab.slot(id)) {
-            if let Some(meta) = slot.meta().filter(|m| m.kind.is_some()) {
-                slot.meta.store(meta.retired().encode(), Ordering::Release);
+        if let Some(id) = slab.slot_id(slots.first).filter(claimed) {
+            if slab.slot(id).meta().is_some_and(|m| m.kind.is_some()) {
+                self.finish_create(slots, blocks);
+                return Ok(());
             }
+            let bucket = self.stripe().bucket.load(Ordering::Relaxed) as u32;
+            self.unlink(id, bucket)?;
         }
-        self.unclaim(Pool::Slots, first, span);
-        self.unclaim(Pool::Blocks, first_block, blocks);
-        self.stripe().set_intent(Intent::None);
+        self.free_claims(slots, blocks);
+        Ok(())
     }
 
-    fn recover_retire(&self, id: SlotId, intent: Intent) -> Result<()> {
+    fn recover_retire(&self, id: SlotId, intent: Intent, blocks: Run) -> Result<()> {
         let slab = self.store.slab();
         let meta = slab
             .slot(id)
             .meta()
             .ok_or_else(|| slab.corrupt(format!("slot {}", id.index())))?;
-        let (first_block, blocks) = unpack(self.stripe().blocks.load(Ordering::Relaxed));
-        let permits = blocks.saturating_mul(PERMITS_PER_BLOCK);
+        let (first_block, permits) = (blocks.first, blocks.count * PERMITS_PER_BLOCK);
         match (meta.kind, intent) {
             (None, _) => self.finish_retire(id, first_block, permits),
             (Some(kind), Intent::Remove) => {

@@ -1,13 +1,19 @@
 //! Locks of structure. A stripe is the part of the index that may be changed under one byte-range lock;
 //! each holds an intent, so that the next one to lock it finishes or undoes what a dead one left.
 
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{MutexGuard, PoisonError, TryLockError};
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::os::range_lock;
 use crate::slab::layout::STRIPES;
 use crate::slab::{Intent, Stripe};
+use crate::store::acquire::Patience;
 use crate::store::{GROW_BYTE, Process, Store};
+
+/// How often to ask for a stripe, and how many times even without patience: 50 ms.
+const PAUSE: Duration = Duration::from_micros(500);
+const GRACE_PAUSES: u32 = 100;
 
 /// A locked stripe, whose intent is none.
 pub(crate) struct StripeGuard<'a> {
@@ -38,11 +44,48 @@ impl Store {
     /// Locks a stripe, waiting for whoever has it, and clears up after one who died with it.
     pub(crate) fn lock_stripe(&self, number: u32) -> Result<StripeGuard<'_>> {
         let process = self.process()?;
+        let lock = self.lock_range(process, u64::from(number % STRIPES))?;
+        self.stripe_guard(process, number, lock)
+    }
+
+    /// The same, waiting no longer than `patience` allows; `None`: somebody has it, stopped perhaps. Stripes
+    /// are held for microseconds: even who will not wait for a key waits that long for one.
+    pub(crate) fn lock_stripe_within(
+        &self,
+        number: u32,
+        patience: Patience,
+    ) -> Result<Option<StripeGuard<'_>>> {
+        let process = self.process()?;
+        let mut pauses = 0;
+        loop {
+            if let Some(lock) = self.try_lock_range(process, u64::from(number % STRIPES))? {
+                return self.stripe_guard(process, number, lock).map(Some);
+            }
+            let left = match patience {
+                Patience::Forever => return self.lock_stripe(number).map(Some),
+                _ if pauses < GRACE_PAUSES => PAUSE,
+                _ => match patience.left() {
+                    Some(left) => left.min(PAUSE),
+                    None => return Ok(None),
+                },
+            };
+            // The kernel has no wait for a byte-range lock that ends by itself.
+            std::thread::sleep(left);
+            pauses += 1;
+        }
+    }
+
+    fn stripe_guard<'a>(
+        &'a self,
+        process: &'a Process,
+        number: u32,
+        lock: RangeGuard<'a>,
+    ) -> Result<StripeGuard<'a>> {
         let guard = StripeGuard {
             store: self,
             process,
             number: number % STRIPES,
-            _lock: self.lock_range(process, u64::from(number % STRIPES))?,
+            _lock: lock,
         };
         // Each time, not only when the store is opened: the dead one died a moment ago.
         if guard.stripe().intent() != Some(Intent::None) {
@@ -54,6 +97,26 @@ impl Store {
     /// The lock under which regions grow. Held for one system call.
     pub(crate) fn lock_growth(&self) -> Result<RangeGuard<'_>> {
         self.lock_range(self.process()?, GROW_BYTE)
+    }
+
+    fn try_lock_range<'a>(
+        &self,
+        process: &'a Process,
+        byte: u64,
+    ) -> Result<Option<RangeGuard<'a>>> {
+        let mutex = match process.mutexes[byte as usize].try_lock() {
+            Ok(mutex) => mutex,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(None),
+        };
+        let locked = range_lock::try_lock(&process.files.stripes, byte);
+        let locked = locked.map_err(|e| Error::io("lock", &self.dir.join("stripes"), e))?;
+        // Lazily: dropping a guard unlocks.
+        Ok(locked.then(|| RangeGuard {
+            process,
+            byte,
+            _mutex: mutex,
+        }))
     }
 
     fn lock_range<'a>(&self, process: &'a Process, byte: u64) -> Result<RangeGuard<'a>> {
