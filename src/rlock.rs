@@ -136,14 +136,17 @@ impl RLock {
 
     #[inline(never)]
     fn acquire_first(&self, patience: Patience) -> Result<Option<(Grant, Option<Predecessor>)>> {
-        // A handle that does not know its slot yet may be of a key that this thread has by another handle.
-        self.binding.locate()?;
-        if let Some(grant) = self.acquire_again() {
-            return Ok(Some((grant, None)));
-        }
         let granted = match self.binding.try_fast(Kind::RLock) {
             Some(grant) => Some((grant, None)),
-            None => self.binding.acquire(patience)?,
+            None => {
+                // This handle may not have met its key yet, or know it from an earlier life: the thread may
+                // have it through another handle, and would wait for itself.
+                self.binding.locate()?;
+                if let Some(grant) = self.acquire_again() {
+                    return Ok(Some((grant, None)));
+                }
+                self.binding.acquire(patience)?
+            }
         };
         if let Some((grant, _)) = &granted {
             note_own(&self.binding, grant.spot, grant.word);
@@ -164,12 +167,7 @@ impl RLock {
             return None;
         }
         DEPTH.set(DEPTH.get().checked_add(1)?);
-        Some(Grant {
-            spot,
-            permit: 0,
-            first_block: 0,
-            word,
-        })
+        Some(grant_of(spot, word))
     }
 
     /// How many times the calling thread has the lock now; 0 if it does not.
@@ -307,7 +305,13 @@ fn release_fast(binding: &Binding, spot: Spot, word: Word) -> bool {
 #[inline(never)]
 fn release_one(binding: &Binding, spot: Spot, word: Word) -> Result<bool> {
     if !find(binding, spot) || !WORD.get().same_hold(word) {
-        return Err(binding.not_holder());
+        // What was ours and is noted no more went when this thread took the lock anew, which it could only
+        // after losing it.
+        let lost = binding.is_ours(word);
+        return Err(match lost {
+            true => binding.lost(&grant_of(spot, word)),
+            false => binding.not_holder(),
+        });
     }
     let left = DEPTH.get() - 1;
     DEPTH.set(left);
@@ -320,15 +324,20 @@ fn release_one(binding: &Binding, spot: Spot, word: Word) -> Result<bool> {
     release_slow(binding, spot, word, left)
 }
 
-#[cold]
-#[inline(never)]
-fn release_slow(binding: &Binding, spot: Spot, word: Word, left: u32) -> Result<bool> {
-    let grant = Grant {
+#[inline(always)]
+fn grant_of(spot: Spot, word: Word) -> Grant {
+    Grant {
         spot,
         permit: 0,
         first_block: 0,
         word,
-    };
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn release_slow(binding: &Binding, spot: Spot, word: Word, left: u32) -> Result<bool> {
+    let grant = grant_of(spot, word);
     match left {
         0 => binding.give_back(&grant).map(|()| true),
         _ => Err(binding.lost(&grant)),

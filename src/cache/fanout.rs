@@ -166,7 +166,10 @@ pub(super) fn open(dir: &Path, settings: &Settings, wanted: Option<usize>) -> Re
         let what = format!("a FanoutCache has 1 to {SHARDS_MAX} shards, not {shards}");
         return Err(Error::Invalid { what });
     }
-    open::prepare_dir(dir, settings)?;
+    let mut here = settings.clone();
+    // Without a number there is nothing to be made.
+    here.create &= wanted.is_some();
+    open::prepare_dir(dir, &here)?;
     let dir = std::path::absolute(dir).map_err(|e| Error::io("find", dir, e))?;
     let record = match read_record(&dir)? {
         Some(record) => record,

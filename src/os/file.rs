@@ -101,6 +101,8 @@ pub(crate) fn is_still(path: &Path, file: &File) -> io::Result<bool> {
 
 /// The file-system type of `path`, as the magic number that the kernel gives.
 pub(crate) fn fs_magic(path: &Path) -> io::Result<i64> {
+    // A 32-bit number on some machines.
+    #[allow(clippy::useless_conversion)]
     Ok(i64::from(statfs(path)?.filesystem_type().0))
 }
 

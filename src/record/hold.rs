@@ -248,6 +248,7 @@ impl Hold {
     }
 
     /// Whether the hold `mine` still stands and its lease is not over.
+    #[inline]
     pub(crate) fn is_valid(&self, mine: Word, now: impl FnOnce() -> u64) -> bool {
         let lease = self.lease_of(mine);
         self.load().same_hold(mine) && !lease.is_over(now)

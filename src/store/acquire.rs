@@ -196,7 +196,7 @@ impl Binding {
 
     /// Whether the hold is this process's: a child of a fork holds nothing that its parent held.
     #[inline(always)]
-    fn is_ours(&self, word: Word) -> bool {
+    pub(crate) fn is_ours(&self, word: Word) -> bool {
         let me = self.store().me();
         me.is_some() && me == word.participant()
     }
@@ -388,7 +388,7 @@ impl Binding {
             Judgement::Free | Judgement::Held | Judgement::Retiring => return None,
         };
         let holder = self.store().holder(process, hold, seen, !died);
-        (self.kind() != Kind::Averager).then(|| Predecessor { holder, died })
+        (self.kind() != Kind::Averager).then_some(Predecessor { holder, died })
     }
 
     /// Looks again and again for a little while. Whether anything looks free.
@@ -601,6 +601,11 @@ impl Binding {
     /// Starts the lease of a hold that is ours, if the handle has one. `false`: it is lost.
     #[inline(always)]
     pub(crate) fn rearm(&self, spot: Spot, word: Word) -> bool {
-        self.expire.is_none() || self.slot(spot).hold.renew(word, self.lease_from_now().0)
+        let hold = &self.slot(spot).hold;
+        match self.expire {
+            // It may have been taken through a handle with a lease.
+            None => hold.is_valid(word, clock::boot_us),
+            Some(_) => hold.renew(word, self.lease_from_now().0),
+        }
     }
 }

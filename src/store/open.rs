@@ -232,25 +232,37 @@ fn find_open(open: &[(u64, u64, Weak<Store>)], dev: u64, ino: u64) -> Option<Arc
 
 /// Makes the directory if it may, and says clearly when it is none or cannot be used.
 pub(crate) fn prepare_dir(dir: &Path, settings: &Settings) -> Result<()> {
+    if let Some(capacity) = settings.capacity {
+        layout_of(capacity)?;
+    }
     match std::fs::metadata(dir) {
-        Ok(meta) if !meta.is_dir() => return Err(not_a_store(dir, "it is not a directory")),
-        Ok(_) => {}
+        Ok(meta) if !meta.is_dir() => Err(not_a_store(dir, "it is not a directory")),
+        Ok(_) => refuse_network_fs(dir, dir, settings),
         Err(e) if e.kind() == io::ErrorKind::NotFound && settings.create => {
+            // Before anything is made there.
+            let above = std::path::absolute(dir).map_err(|e| Error::io("find", dir, e))?;
+            if let Some(above) = above.ancestors().find(|above| above.exists()) {
+                refuse_network_fs(dir, above, settings)?;
+            }
             // Search permission goes with read permission.
             let mode = settings.mode | (settings.mode & 0o444) >> 2;
-            file::create_dir(dir, mode).map_err(|e| Error::io("create", dir, e))?;
+            file::create_dir(dir, mode).map_err(|e| Error::io("create", dir, e))
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            return Err(not_a_store(dir, "there is no such directory"));
+            Err(not_a_store(dir, "there is no such directory"))
         }
-        Err(e) => return Err(Error::io("open", dir, e)),
+        Err(e) => Err(Error::io("open", dir, e)),
     }
+}
+
+/// Looks at the file system of `above`, on which `dir` is or will be.
+fn refuse_network_fs(dir: &Path, above: &Path, settings: &Settings) -> Result<()> {
     if settings.allow_network_fs {
         return Ok(());
     }
     let magic = match settings.fs_magic {
         Some(injected) => injected,
-        None => file::fs_magic(dir).map_err(|e| Error::io("find the file system of", dir, e))?,
+        None => file::fs_magic(above).map_err(|e| Error::io("find the file system of", dir, e))?,
     };
     match file::incoherent_fs(magic) {
         Some(fs) => Err(Error::UnsupportedFs {
@@ -386,12 +398,15 @@ pub(crate) fn map_unchecked(dir: &Path, mode: u32) -> Result<Option<Slab>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(|e| Error::io("open", &path, e))?,
     };
-    let Some(part) = read_static(&slab, &path)? else {
-        return Ok(None);
-    };
     let damaged = |what: String| Error::Corrupt {
         path: path.clone(),
         what,
+    };
+    let Some(part) = read_static(&slab, &path)? else {
+        return match is_blank(&slab).map_err(|e| Error::io("read", &path, e))? {
+            true => Ok(None),
+            false => Err(damaged("its header is gone".to_string())),
+        };
     };
     let layout = Layout::new(part.capacity)
         .ok_or_else(|| damaged(format!("its header has capacity {}", part.capacity)))?;
@@ -432,6 +447,19 @@ fn read_static(slab: &File, path: &Path) -> Result<Option<Static>> {
     }
 }
 
+/// Whether there is nothing but zeros in it, as in a slab whose making was interrupted.
+fn is_blank(slab: &File) -> io::Result<bool> {
+    let mut bytes = [0; 1 << 16];
+    let mut at = 0;
+    loop {
+        match retry(|| slab.read_at(&mut bytes, at))? {
+            0 => return Ok(true),
+            n if bytes[..n].iter().any(|b| *b != 0) => return Ok(false),
+            n => at += n as u64,
+        }
+    }
+}
+
 /// As many bytes as the file has there; zeros behind its end.
 fn read_up_to(slab: &File, path: &Path, offset: u64) -> Result<[u8; STATIC_BYTES]> {
     let mut bytes = [0; STATIC_BYTES];
@@ -451,13 +479,7 @@ fn read_up_to(slab: &File, path: &Path, offset: u64) -> Result<[u8; STATIC_BYTES
 fn initialise(dir: &Path, files: &LockFiles, settings: &Settings) -> Result<Slab> {
     // Whoever makes a FanoutCache has the same file locked.
     refuse_strangers(dir, settings)?;
-    let capacity = settings.capacity.unwrap_or(DEFAULT_CAPACITY);
-    let layout = u32::try_from(capacity)
-        .ok()
-        .and_then(Layout::new)
-        .ok_or_else(|| Error::Invalid {
-            what: format!("a store has a capacity of 1 to {CAPACITY_MAX} keys, not {capacity}"),
-        })?;
+    let layout = layout_of(settings.capacity.unwrap_or(DEFAULT_CAPACITY))?;
     let path = dir.join(SLAB);
     let io = |action| {
         let path = path.clone();
@@ -478,6 +500,13 @@ fn initialise(dir: &Path, files: &LockFiles, settings: &Settings) -> Result<Slab
     slab.header().state.store(STATE_READY, Ordering::Release);
     slab.sync()?;
     Ok(slab)
+}
+
+fn layout_of(capacity: usize) -> Result<Layout> {
+    let layout = u32::try_from(capacity).ok().and_then(Layout::new);
+    layout.ok_or_else(|| Error::Invalid {
+        what: format!("a store has a capacity of 1 to {CAPACITY_MAX} keys, not {capacity}"),
+    })
 }
 
 /// From the operating system, not from a generator that a fork would duplicate.
