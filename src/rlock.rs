@@ -340,7 +340,9 @@ fn release_slow(binding: &Binding, spot: Spot, word: Word, left: u32) -> Result<
     let grant = grant_of(spot, word);
     match left {
         0 => binding.give_back(&grant).map(|()| true),
-        _ => Err(binding.lost(&grant)),
+        _ if binding.is_ours(word) => Err(binding.lost(&grant)),
+        // Copied by a fork: the parent has the lock.
+        _ => Err(binding.not_holder()),
     }
 }
 

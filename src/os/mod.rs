@@ -13,5 +13,7 @@ pub(crate) mod file;
 pub(crate) mod fork;
 #[allow(unsafe_code)]
 pub(crate) mod futex;
+#[allow(unsafe_code)]
+pub(crate) mod pidfd;
 pub(crate) mod process;
 pub(crate) mod range_lock;

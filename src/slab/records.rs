@@ -83,7 +83,7 @@ pub(crate) enum Intent {
     Create = 1,
     /// A key is being taken away if nobody holds it: undone unless its kind is "none" already.
     Reclaim = 2,
-    /// A key is being taken away whoever holds it: finished.
+    /// A key is being taken away whoever holds it: finished if all its words were taken, otherwise undone.
     Remove = 3,
     /// Claimed slots and blocks are being given back: finished.
     Free = 4,

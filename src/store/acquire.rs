@@ -1,5 +1,6 @@
 //! Taking and giving back: the fast path, the waiting, and taking over from the dead and the late.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
@@ -9,13 +10,18 @@ use crate::record::{
 };
 use crate::store::binding::{Binding, Spot};
 use crate::store::participants::WaitingMark;
+use crate::store::watch::Watch;
 use crate::store::{Process, Store};
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::Ordering;
 use crate::types::{Holder, Kind, Token};
 
 /// How long a waiter sleeps before it looks whether the holder died: the kernel wakes nobody when a
-/// process is killed. Short enough to take over within 10 ms, long enough to cost below 0.1 % of a core.
+/// process is killed. Short enough to take over within 10 ms.
 pub(crate) const TICK: Duration = Duration::from_millis(6);
+/// When a wait has become a long one, so that having the holders watched pays.
+const WATCH_AFTER: Duration = Duration::from_millis(50);
+/// How long a waiter sleeps while the holders are watched: against what a watch does not see.
+const WATCHED_TICK: Duration = Duration::from_millis(100);
 /// From how many permits on a waiter does not look at all of them for each tick.
 const MANY: u32 = 64;
 /// How often a waiter looks before it sleeps: a hold is often shorter than the way into the kernel.
@@ -212,7 +218,7 @@ impl Binding {
     ) -> Result<Option<(Grant, Option<Predecessor>)>> {
         let mut slept = false;
         let mut spins = SPINS;
-        let mut seen_waiting: Option<(Spot, Option<WaitingMark<'_>>)> = None;
+        let mut waiting: Option<Waiting<'_>> = None;
         loop {
             let process = self.store().process()?;
             let Some(spot) = self.locate_or_create(patience)? else {
@@ -234,39 +240,46 @@ impl Binding {
             if spins > 0 && self.spin(spot, &mut spins) {
                 continue;
             }
-            if seen_waiting.as_ref().is_none_or(|(of, _)| *of != spot) {
-                // The old mark first: a process has few.
-                drop(seen_waiting.take());
-                seen_waiting = Some((spot, self.store().mark_waiting(process, spot.id)));
-            }
+            // For another slot anew, the old one first: a process can be seen to wait for a few keys only.
+            let mut here = match waiting.take().filter(|w| w.spot == spot) {
+                Some(here) => here,
+                None => Waiting::new(self.store(), process, spot),
+            };
             if self.mark_contended(spot)? {
-                self.sleep(process, &slot.wake, wakes, patience, &held);
+                self.sleep(&mut here, wakes, patience, &held);
                 slept = true;
             }
+            waiting = Some(here);
         }
     }
 
     /// Sleeps until woken, or until something may have changed that nobody is woken for: a death, the end
     /// of a lease or of the patience. Of a semaphore with many permits not all are looked at for each
     /// tick, only whether one of the holders died.
-    fn sleep(
-        &self,
-        process: &Process,
-        wake: &AtomicU32,
+    fn sleep<'a>(
+        &'a self,
+        waiting: &mut Waiting<'a>,
         wakes: u32,
         patience: Patience,
         held: &HeldBy,
     ) {
+        let wake = &self.slot(waiting.spot).wake;
         let ticks = if held.holds > MANY { 16 } else { 1 };
         for _ in 0..ticks {
             let Some(left) = patience.left() else {
                 return;
             };
-            let nap = nap(left, held.lease_us);
-            futex::wait(wake, wakes, nap);
+            let tick = waiting.tick(self.store(), held);
+            futex::wait(wake, wakes, nap(left, held.lease_us).min(tick));
+            if wake.load(Ordering::Acquire) != wakes {
+                // Who died has been reported, and is watched no more.
+                waiting.watch = None;
+                return;
+            }
+            let process = waiting.process;
             let lease_over = held.lease_us.is_some_and(|end| clock::boot_us() >= end);
             let someone_died = || held.by.iter().any(|p| self.store().is_dead(process, *p));
-            if wake.load(Ordering::Acquire) != wakes || lease_over || someone_died() {
+            if lease_over || someone_died() {
                 return;
             }
         }
@@ -454,7 +467,45 @@ fn nap(left: Duration, lease_us: Option<u64>) -> Duration {
         // A microsecond more, so that it is over when we look.
         Duration::from_micros(until.saturating_sub(clock::boot_us()) + 1)
     });
-    left.min(until_lease).min(TICK)
+    left.min(until_lease)
+}
+
+/// A waiter's standing while it waits for a slot.
+struct Waiting<'a> {
+    spot: Spot,
+    process: &'a Process,
+    since: Instant,
+    _mark: Option<WaitingMark<'a>>,
+    watch: Option<Watch<'a>>,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(store: &'a Store, process: &'a Process, spot: Spot) -> Waiting<'a> {
+        Waiting {
+            spot,
+            process,
+            since: Instant::now(),
+            _mark: store.mark_waiting(process, spot.id),
+            watch: None,
+        }
+    }
+
+    /// How long to sleep at the most: long when somebody will say if a holder dies.
+    fn tick(&mut self, store: &Arc<Store>, held: &HeldBy) -> Duration {
+        if self.since.elapsed() < WATCH_AFTER {
+            return TICK;
+        }
+        let watched = self.watch.as_ref().is_some_and(|w| w.is_over(&held.by));
+        if !watched {
+            // The old one first: it has descriptors.
+            self.watch = None;
+            self.watch = store.watch(self.process, &held.by, self.spot.id);
+        }
+        match self.watch {
+            Some(_) => WATCHED_TICK,
+            None => TICK,
+        }
+    }
 }
 
 /// What a look at the holds of a key found: who has them, each asked once whether it lives, and when the

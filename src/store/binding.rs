@@ -181,11 +181,12 @@ impl Binding {
             return Ok(Some(spot));
         }
         self.check_settings()?;
-        let Some(found) = self.store.find(&self.key, self.hash)? else {
-            return Ok(None);
-        };
-        self.check_found(found)?;
-        Ok(Some(self.remember(found)))
+        while let Some(found) = self.store.find(&self.key, self.hash)? {
+            if self.check_found(found)? {
+                return Ok(Some(self.remember(found)));
+            }
+        }
+        Ok(None)
     }
 
     /// Where the key is now; makes it if it is nowhere, and room for it if there is none.
@@ -197,8 +198,8 @@ impl Binding {
         self.check_settings()?;
         if let Some(found) = self.store.find_unlocked(&self.key, self.hash)
             && self.tag.is_empty()
+            && self.check_found(found)?
         {
-            self.check_found(found)?;
             return Ok(Some(self.remember(found)));
         }
         // A little room first, then all there is.
@@ -256,7 +257,8 @@ impl Binding {
         Ok(())
     }
 
-    fn check_found(&self, found: Found) -> Result<()> {
+    /// Whether the key is what this handle takes it for. `false`: it was taken away meanwhile.
+    fn check_found(&self, found: Found) -> Result<bool> {
         if found.kind != self.kind {
             return Err(Error::KindMismatch {
                 key: self.show_key(),
@@ -265,11 +267,12 @@ impl Binding {
             });
         }
         if self.kind != Kind::Semaphore {
-            return Ok(());
+            return Ok(true);
         }
-        match self.store.permits_of(found.id)? {
-            (_, permits) if permits == self.permits => Ok(()),
-            (_, permits) => Err(Error::ConfigMismatch {
+        match self.store.permits_while(found)? {
+            None => Ok(false),
+            Some((_, permits)) if permits == self.permits => Ok(true),
+            Some((_, permits)) => Err(Error::ConfigMismatch {
                 what: "permits",
                 of: self.show_key(),
                 found: permits.into(),

@@ -18,6 +18,7 @@ mod participants;
 pub(crate) mod rebuild;
 mod remove;
 mod stripe;
+mod watch;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,7 @@ use crate::record::ParticipantId;
 use crate::slab::layout::STRIPES;
 use crate::slab::{PARTICIPANT_SHARED, Slab};
 use crate::store::open::LockFiles;
+use crate::store::watch::Watches;
 use crate::sync::{AtomicPtr, AtomicU64, Ordering};
 
 /// The bytes of the file `stripes`: one for each stripe, then these two.
@@ -61,6 +63,7 @@ pub(crate) struct Process {
     mutexes: [Mutex<()>; RANGE_LOCKS],
     /// In which second a holder's death was last asked of `/proc`.
     thorough_s: AtomicU64,
+    watches: Arc<Watches>,
 }
 
 impl Store {
@@ -123,6 +126,7 @@ impl Store {
             files,
             mutexes: std::array::from_fn(|_| Mutex::new(())),
             thorough_s: AtomicU64::new(0),
+            watches: Arc::default(),
         });
         // Release: pairs with the Acquire in `joined`.
         self.process

@@ -36,8 +36,9 @@ impl Force {
 impl StripeGuard<'_> {
     /// Takes a key away, or says `false` and leaves it as it was.
     ///
-    /// Killed after each step: (1) nothing has changed; (2) some words are retiring: `Reclaim` is undone,
-    /// `Remove` done again; (3) the kind is none: (4) is repeated, every part of it can be.
+    /// Killed after each step: (1) nothing has changed; (2) some words are retiring: that is undone, unless
+    /// all are and the removal was by force: then it is done again; (3) the kind is none: (4) is repeated,
+    /// every part of it can be.
     pub(crate) fn retire(&self, found: Found, bucket: u32, force: Force) -> Result<bool> {
         let slab = self.store.slab();
         let slot = slab.slot(found.id);
@@ -231,6 +232,13 @@ impl StripeGuard<'_> {
         Ok(())
     }
 
+    /// Whether every word of the key was taken for good, so that nobody can have acquired it since.
+    fn is_all_retiring(&self, id: SlotId, kind: Kind) -> Result<bool> {
+        let (first_block, permits) = self.permits_of(id, kind)?;
+        let mut holds = self.holds(id, first_block, permits);
+        Ok(holds.all(|hold| hold.load().is_retiring()))
+    }
+
     fn recover_retire(&self, id: SlotId, intent: Intent, blocks: Run) -> Result<()> {
         let slab = self.store.slab();
         let meta = slab
@@ -240,11 +248,13 @@ impl StripeGuard<'_> {
         let (first_block, permits) = (blocks.first, blocks.count * PERMITS_PER_BLOCK);
         match (meta.kind, intent) {
             (None, _) => self.finish_retire(id, first_block, permits),
-            (Some(kind), Intent::Remove) => {
+            (Some(kind), Intent::Remove) if self.is_all_retiring(id, kind)? => {
                 let bucket = self.stripe().bucket.load(Ordering::Relaxed) as u32;
                 let found = Found { id, meta, kind };
                 self.retire(found, bucket, Force::Anybody).map(drop)
             }
+            // Not all words were taken: somebody may have acquired one since, and must not lose it to the
+            // dead.
             (Some(_), _) => {
                 self.undo_retire(id, first_block, permits);
                 Ok(())
@@ -267,6 +277,22 @@ impl Store {
         Err(self.slab.corrupt(format!(
             "slot {at} says {permits} permits from block {first}"
         )))
+    }
+
+    /// The same of a key that others may be taking away. `None`: they did.
+    pub(crate) fn permits_while(&self, found: Found) -> Result<Option<(u32, u32)>> {
+        let permits = self.permits_of(found.id);
+        // What was read, or did not make sense, is of this key only if it is still there.
+        match self.is_still(found) {
+            true => permits.map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// Whether the slot is still in the life in which it was found.
+    fn is_still(&self, found: Found) -> bool {
+        let now = self.slab.slot(found.id).meta();
+        now.is_some_and(|m| (m.generation, m.kind) == (found.meta.generation, found.meta.kind))
     }
 
     /// Takes a key away, whoever holds it. `false`: there is no such key.

@@ -1,0 +1,190 @@
+//! Hearing of the deaths of holders.
+//!
+//! The kernel wakes nobody from a futex because somebody else died, so a waiter has to look now and then,
+//! and each look costs some 30 microseconds of CPU, mostly the kernel's. That is well spent for a short
+//! wait. For a long one, a thread of this process waits for the deaths of the holders that its waiters wait
+//! for (`poll` on their pidfds) and wakes them; they look seldom themselves. The thread is there only while
+//! somebody waits for long.
+//!
+//! Nothing is decided here: who is woken judges anew. What cannot be watched (another PID namespace, no
+//! pidfds, no thread to be had) is looked at often, as before.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::sys::signal::{SigSet, SigmaskHow};
+
+use crate::os::{futex, pidfd};
+use crate::record::ParticipantId;
+use crate::slab::SlotId;
+use crate::store::{Process, Store};
+use crate::sync::Ordering;
+
+/// More holders than that are not worth a descriptor each.
+const HOLDERS_MAX: usize = 16;
+/// The thread needs next to nothing.
+const STACK_BYTES: usize = 64 * 1024;
+
+/// The watches of one process, and the bell of the thread that keeps them.
+#[derive(Default)]
+pub(crate) struct Watches {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Rung when there is something new. `None`: no thread is there.
+    bell: Option<UnixStream>,
+    watched: Vec<Watched>,
+    next_id: u64,
+}
+
+/// A holder's process, and the slot whose waiters are to be woken when it ends.
+struct Watched {
+    id: u64,
+    pidfd: Arc<OwnedFd>,
+    slot: SlotId,
+}
+
+/// One waiter's watch over all holders of a key, until it is dropped.
+pub(crate) struct Watch<'a> {
+    watches: &'a Watches,
+    id: u64,
+    holders: Vec<ParticipantId>,
+}
+
+impl Watch<'_> {
+    /// Whether it is these holders that are watched.
+    pub(crate) fn is_over(&self, holders: &[ParticipantId]) -> bool {
+        self.holders == holders
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        let mut state = self.watches.lock();
+        state.watched.retain(|w| w.id != self.id);
+        state.ring();
+    }
+}
+
+impl Watches {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Lets the thread look at the list again. It cannot miss that: a full pipe is a bell that rings.
+    fn ring(&mut self) {
+        if let Some(bell) = &mut self.bell {
+            let _ = bell.write(&[1]);
+        }
+    }
+}
+
+impl Store {
+    /// Has the waiters of `slot` woken when one of its holders dies. `None`: that cannot be promised.
+    pub(crate) fn watch<'a>(
+        self: &Arc<Store>,
+        process: &'a Process,
+        holders: &[ParticipantId],
+        slot: SlotId,
+    ) -> Option<Watch<'a>> {
+        if holders.is_empty() || holders.len() > HOLDERS_MAX {
+            return None;
+        }
+        let pidfds: Option<Vec<_>> = holders
+            .iter()
+            .map(|holder| self.pidfd_of(process, *holder))
+            .collect();
+        let pidfds = pidfds?;
+        let mut state = process.watches.lock();
+        if state.bell.is_none() {
+            state.bell = Some(self.start_watching(process)?);
+        }
+        state.next_id += 1;
+        let id = state.next_id;
+        let watched = pidfds.into_iter().map(|pidfd| Watched { id, pidfd, slot });
+        state.watched.extend(watched);
+        state.ring();
+        Some(Watch {
+            watches: &process.watches,
+            id,
+            holders: holders.to_vec(),
+        })
+    }
+
+    fn pidfd_of(&self, process: &Process, holder: ParticipantId) -> Option<Arc<OwnedFd>> {
+        let described = self.describe(process, holder)?;
+        // Of our own process, no thread can outlive it to wait for its death.
+        if !described.same_pid_namespace || described.pid == process.identity.pid {
+            return None;
+        }
+        let pidfd = pidfd::open(described.pid).ok()?;
+        // Asked after opening: if the holder lives now, the number was its own.
+        (!self.is_dead(process, holder)).then(|| Arc::new(pidfd))
+    }
+
+    /// Starts the thread; answers its bell.
+    fn start_watching(self: &Arc<Store>, process: &Process) -> Option<UnixStream> {
+        let (bell, heard) = UnixStream::pair().ok()?;
+        bell.set_nonblocking(true).ok()?;
+        heard.set_nonblocking(true).ok()?;
+        let (store, watches) = (Arc::clone(self), Arc::clone(&process.watches));
+        // No signal of the program's is for this thread: it starts with all of them blocked.
+        let before = SigSet::all()
+            .thread_swap_mask(SigmaskHow::SIG_SETMASK)
+            .ok()?;
+        let started = std::thread::Builder::new()
+            .name("slablock-watch".to_string())
+            .stack_size(STACK_BYTES)
+            .spawn(move || keep_watch(&store, &watches, &heard));
+        // It was the mask a moment ago, so it can be set.
+        let _ = before.thread_set_mask();
+        started.ok().map(|_| bell)
+    }
+}
+
+/// The thread: waits for the bell and for deaths, and ends when there is nothing to watch.
+fn keep_watch(store: &Store, watches: &Watches, mut bell: &UnixStream) {
+    loop {
+        let pidfds: Vec<Arc<OwnedFd>> = {
+            let mut state = watches.lock();
+            if state.watched.is_empty() {
+                state.bell = None;
+                return;
+            }
+            state.watched.iter().map(|w| Arc::clone(&w.pidfd)).collect()
+        };
+        let mut fds = vec![bell.as_fd()];
+        fds.extend(pidfds.iter().map(|fd| fd.as_fd()));
+        let Ok(readable) = pidfd::wait_readable(&fds) else {
+            // Out of memory, say: without a watch, waiters look more seldom than they should, so end it.
+            watches.lock().watched.clear();
+            continue;
+        };
+        let mut heard = [0; 64];
+        while matches!(bell.read(&mut heard), Ok(1..)) {}
+        let ended = pidfds.iter().zip(&readable[1..]).filter(|(_, gone)| **gone);
+        for (pidfd, _) in ended {
+            let mut state = watches.lock();
+            state.watched.retain(|watched| {
+                let gone = Arc::ptr_eq(&watched.pidfd, pidfd);
+                if gone {
+                    wake_waiters(store, watched.slot);
+                }
+                !gone
+            });
+        }
+    }
+}
+
+/// All of them, also other processes': one of them takes over, the others sleep on.
+fn wake_waiters(store: &Store, slot: SlotId) {
+    let wake = &store.slab().slot(slot).wake;
+    wake.fetch_add(1, Ordering::Release);
+    futex::wake(wake, i32::MAX);
+}
