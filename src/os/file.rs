@@ -2,6 +2,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -131,10 +132,10 @@ pub(crate) fn incoherent_fs(magic: i64) -> Option<&'static str> {
     })
 }
 
-/// Closes a descriptor by number. For the child of a fork, which shares ownership with nobody.
-pub(crate) fn close_inherited(file: &File) {
-    // The File itself stays leaked in the child; nothing else there knows the number. A failure would
-    // mean that it is closed already.
+/// Closes the descriptor of a file that is not dropped itself: of one that was inherited by a fork, or that
+/// has to know which it is before it is closed.
+pub(crate) fn close_once(file: &ManuallyDrop<File>) {
+    // A failure would mean that it is closed already.
     let _ = nix::unistd::close(file.as_raw_fd());
 }
 

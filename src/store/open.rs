@@ -84,7 +84,7 @@ impl LockFiles {
         })
     }
 
-    fn named(&self) -> [(&'static str, &File); 3] {
+    fn named(&self) -> [(&'static str, &ManuallyDrop<File>); 3] {
         [
             (ATTACH, &self.attach),
             (BEACONS, &self.beacons),
@@ -132,7 +132,7 @@ impl Inherited for LockFiles {
     fn disown(&self) {
         self.disowned.store(true, Ordering::Release);
         for (_, file) in self.named() {
-            file::close_inherited(file);
+            file::close_once(file);
         }
     }
 }
@@ -145,12 +145,8 @@ impl Drop for LockFiles {
         // Explicitly, for copies in children; what fails here is left to the closing. The beacon, of which
         // there is one byte for each participant and all else is others', is unlocked by who locked it.
         let _ = fs2::FileExt::unlock(&*self.attach);
-        for file in [&mut self.attach, &mut self.beacons, &mut self.stripes] {
-            #[allow(unsafe_code)]
-            // SAFETY: dropped once, here, and not used afterwards.
-            unsafe {
-                ManuallyDrop::drop(file);
-            }
+        for (_, file) in self.named() {
+            file::close_once(file);
         }
     }
 }
