@@ -8,7 +8,7 @@ use crate::cache::Keyspace;
 use crate::error::Result;
 use crate::store::acquire::Patience;
 use crate::store::binding::Binding;
-use crate::store::guard::{Anchor, Held, Single};
+use crate::store::guard::{Anchor, Held};
 use crate::types::{Holder, Kind, Token};
 
 /// A lock that one thread of one process has at a time, among all threads of all processes that opened the
@@ -112,9 +112,12 @@ impl Lock {
         // The guard is put together here, from what both ways give, so that the quick one never has it in
         // memory.
         let (grant, anchor) = match self.binding.try_fast(Kind::Lock) {
-            Some(grant) => (grant, Anchor::Borrowed(&self.binding)),
+            Some((grant, hold)) => {
+                let binding = &self.binding;
+                (grant, Anchor::Borrowed { binding, hold })
+            }
             None => match self.binding.acquire(patience)? {
-                Some((grant, before)) => (grant, Anchor::new(&self.binding, before)),
+                Some((grant, before)) => (grant, Anchor::new(&self.binding, &grant, before)),
                 None => return Ok(None),
             },
         };
@@ -162,7 +165,7 @@ impl fmt::Debug for Lock {
 /// the child of a fork, a copied guard is inert: the parent has the lock.
 #[must_use = "the lock is given back as soon as the guard is dropped"]
 pub struct LockGuard<'a> {
-    held: Held<'a, Single>,
+    held: Held<'a>,
 }
 
 impl LockGuard<'_> {

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use crate::cache::Keyspace;
 use crate::error::Result;
-use crate::record::Word;
+use crate::os::fork;
+use crate::record::{Hold, Word};
 use crate::store::acquire::{Grant, Patience, Predecessor};
-use crate::store::binding::{Binding, Spot};
+use crate::store::binding::Binding;
 use crate::store::guard::{self, Anchor};
 use crate::types::{Holder, Kind, Token};
 
@@ -47,10 +48,34 @@ pub struct RLock {
 /// A lock that this thread has, and how many times.
 #[derive(Clone, Copy)]
 struct Own {
-    store: u64,
-    spot: Spot,
+    key: Key,
     word: Word,
     depth: u32,
+}
+
+/// Which lock: its store (an address may be another's after a store was closed), the address of its hold,
+/// and the process, for a forked child has its parent's notes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Key {
+    store: u64,
+    hold: usize,
+    epoch: u32,
+}
+
+impl Key {
+    #[inline(always)]
+    fn of(binding: &Binding, hold: &Hold) -> Key {
+        Key {
+            store: binding.store().serial(),
+            hold: address(hold),
+            epoch: fork::epoch(),
+        }
+    }
+}
+
+#[inline(always)]
+fn address(hold: &Hold) -> usize {
+    std::ptr::from_ref(hold).addr()
 }
 
 // The depth is kept by the owner: nobody else needs it, and it goes with the thread. The lock used last
@@ -59,7 +84,8 @@ struct Own {
 // time.)
 thread_local! {
     static STORE: Cell<u64> = const { Cell::new(0) };
-    static SPOT: Cell<Option<Spot>> = const { Cell::new(None) };
+    static HOLD: Cell<usize> = const { Cell::new(0) };
+    static EPOCH: Cell<u32> = const { Cell::new(0) };
     static WORD: Cell<Word> = const { Cell::new(Word::from_bits(0)) };
     /// 0: no lock was used last.
     static DEPTH: Cell<u32> = const { Cell::new(0) };
@@ -121,9 +147,12 @@ impl RLock {
     #[inline(always)]
     fn acquire_as(&self, patience: Patience) -> Result<Option<RLockGuard<'_>>> {
         let (grant, anchor) = match self.acquire_again() {
-            Some(grant) => (grant, Anchor::Borrowed(&self.binding)),
+            Some((grant, hold)) => {
+                let binding = &self.binding;
+                (grant, Anchor::Borrowed { binding, hold })
+            }
             None => match self.acquire_first(patience)? {
-                Some((grant, before)) => (grant, Anchor::new(&self.binding, before)),
+                Some((grant, before)) => (grant, Anchor::new(&self.binding, &grant, before)),
                 None => return Ok(None),
             },
         };
@@ -137,37 +166,38 @@ impl RLock {
     #[inline(never)]
     fn acquire_first(&self, patience: Patience) -> Result<Option<(Grant, Option<Predecessor>)>> {
         let granted = match self.binding.try_fast(Kind::RLock) {
-            Some(grant) => Some((grant, None)),
+            Some((grant, _)) => Some((grant, None)),
             None => {
                 // This handle may not have met its key yet, or know it from an earlier life: the thread may
                 // have it through another handle, and would wait for itself.
                 self.binding.locate()?;
-                if let Some(grant) = self.acquire_again() {
+                if let Some((grant, _)) = self.acquire_again() {
                     return Ok(Some((grant, None)));
                 }
                 self.binding.acquire(patience)?
             }
         };
         if let Some((grant, _)) = &granted {
-            note_own(&self.binding, grant.spot, grant.word);
+            let hold = self.binding.hold_of(grant)?;
+            note_own(Key::of(&self.binding, hold), grant.word);
         }
         Ok(granted)
     }
 
     /// One level deeper, if this thread has the lock and its lease could be started anew.
     #[inline(always)]
-    fn acquire_again(&self) -> Option<Grant> {
+    fn acquire_again(&self) -> Option<(Grant, &Hold)> {
         let spot = self.binding.remembered()?;
-        if !find(&self.binding, spot) {
+        let hold = &self.binding.slot(spot).hold;
+        if !find(Key::of(&self.binding, hold)) {
             return None;
         }
         let word = WORD.get();
-        let stands = self.binding.still_has(spot, word) && self.binding.rearm(spot, word);
-        if !stands {
+        if !(hold.load().same_hold(word) && self.binding.rearm(hold, word)) {
             return None;
         }
         DEPTH.set(DEPTH.get().checked_add(1)?);
-        Some(grant_of(spot, word))
+        Some((Grant::new(spot, (0, 0), word), hold))
     }
 
     /// How many times the calling thread has the lock now; 0 if it does not.
@@ -175,7 +205,8 @@ impl RLock {
         let Some(spot) = self.binding.locate()? else {
             return Ok(0);
         };
-        let has = find(&self.binding, spot) && self.binding.still_has(spot, WORD.get());
+        let hold = &self.binding.slot(spot).hold;
+        let has = find(Key::of(&self.binding, hold)) && hold.load().same_hold(WORD.get());
         Ok(if has { DEPTH.get() } else { 0 })
     }
 
@@ -202,8 +233,9 @@ impl RLock {
     pub fn release(&self, token: Token) -> Result<bool> {
         let spot = self.binding.locate()?;
         let spot = spot.ok_or_else(|| self.binding.not_holder())?;
-        if find(&self.binding, spot) && WORD.get().sequence() == token.get() {
-            return release_one(&self.binding, spot, WORD.get());
+        let hold = &self.binding.slot(spot).hold;
+        if find(Key::of(&self.binding, hold)) && WORD.get().sequence() == token.get() {
+            return release_one(&self.binding, &Grant::new(spot, (0, 0), WORD.get()));
         }
         Err(self.binding.not_holder())
     }
@@ -219,24 +251,24 @@ impl fmt::Debug for RLock {
 }
 
 #[inline(always)]
-fn is_last(binding: &Binding, spot: Spot) -> bool {
-    SPOT.get() == Some(spot) && STORE.get() == binding.store().serial() && DEPTH.get() > 0
+fn is_last(key: Key) -> bool {
+    HOLD.get() == key.hold
+        && STORE.get() == key.store
+        && EPOCH.get() == key.epoch
+        && DEPTH.get() > 0
 }
 
-/// Whether this thread has the key, as far as it knows; if so, it is the lock used last afterwards.
+/// Whether this thread has the lock, as far as it knows; if so, it is the one used last afterwards.
 #[inline(always)]
-fn find(binding: &Binding, spot: Spot) -> bool {
-    is_last(binding, spot) || find_among_others(binding, spot)
+fn find(key: Key) -> bool {
+    is_last(key) || find_among_others(key)
 }
 
 #[cold]
 #[inline(never)]
-fn find_among_others(binding: &Binding, spot: Spot) -> bool {
-    let store = binding.store().serial();
+fn find_among_others(key: Key) -> bool {
     let found = with_others(|others| {
-        let at = others
-            .iter()
-            .position(|own| own.spot == spot && own.store == store)?;
+        let at = others.iter().position(|own| own.key == key)?;
         let found = others.swap_remove(at);
         if others.is_empty() {
             *others = Vec::new();
@@ -251,14 +283,13 @@ fn find_among_others(binding: &Binding, spot: Spot) -> bool {
 
 /// Notes a lock that this thread has just acquired.
 #[inline(never)]
-fn note_own(binding: &Binding, spot: Spot, word: Word) {
-    // What is noted of this key before was lost.
-    if find(binding, spot) {
+fn note_own(key: Key, word: Word) {
+    // What is noted of this lock before was lost.
+    if find(key) {
         DEPTH.set(0);
     }
     set_last(Own {
-        store: binding.store().serial(),
-        spot,
+        key,
         word,
         depth: 1,
     });
@@ -266,20 +297,21 @@ fn note_own(binding: &Binding, spot: Spot, word: Word) {
 
 /// Makes a lock the one used last, and puts the one before with the others.
 fn set_last(own: Own) {
-    if let (Some(spot), depth @ 1..) = (SPOT.get(), DEPTH.get()) {
-        let before = Own {
+    if let depth @ 1.. = DEPTH.get() {
+        let key = Key {
             store: STORE.get(),
-            spot,
-            word: WORD.get(),
-            depth,
+            hold: HOLD.get(),
+            epoch: EPOCH.get(),
         };
+        let word = WORD.get();
         with_others(|others| {
-            others.push(before);
+            others.push(Own { key, word, depth });
             Some(())
         });
     }
-    STORE.set(own.store);
-    SPOT.set(Some(own.spot));
+    STORE.set(own.key.store);
+    HOLD.set(own.key.hold);
+    EPOCH.set(own.key.epoch);
     WORD.set(own.word);
     DEPTH.set(own.depth);
 }
@@ -288,61 +320,42 @@ fn with_others<T>(action: impl FnOnce(&mut Vec<Own>) -> Option<T>) -> Option<T> 
     OTHERS.with(|others| action(&mut others.borrow_mut()))
 }
 
-/// One level up, if that is all there is to it: this lock was used last, and it is not the last level.
+/// One level up, if that is all there is to it: this lock was used last, and it is not the last level. The
+/// guard keeps its store open, so the address of the hold is enough to know the lock by.
 #[inline(always)]
-fn release_fast(binding: &Binding, spot: Spot, word: Word) -> bool {
-    let simple = is_last(binding, spot)
-        && DEPTH.get() > 1
-        && WORD.get().same_hold(word)
-        && binding.still_has(spot, word);
+fn release_fast(hold: &Hold, grant: &Grant) -> bool {
+    let depth = DEPTH.get();
+    let simple = depth > 1
+        && HOLD.get() == address(hold)
+        && grant.epoch == fork::epoch()
+        && WORD.get().same_hold(grant.word)
+        && hold.load().same_hold(grant.word);
     if simple {
-        DEPTH.set(DEPTH.get() - 1);
+        DEPTH.set(depth - 1);
     }
     simple
 }
 
 /// One level up; at the last one the lock is given back, and the answer is `true`.
+#[cold]
 #[inline(never)]
-fn release_one(binding: &Binding, spot: Spot, word: Word) -> Result<bool> {
-    if !find(binding, spot) || !WORD.get().same_hold(word) {
-        // What was ours and is noted no more went when this thread took the lock anew, which it could only
-        // after losing it.
-        let lost = binding.is_ours(word);
-        return Err(match lost {
-            true => binding.lost(&grant_of(spot, word)),
-            false => binding.not_holder(),
-        });
+fn release_one(binding: &Binding, grant: &Grant) -> Result<bool> {
+    let hold = binding.hold_of(grant)?;
+    // Copied by a fork, or nobody's: the parent has the lock, if anybody.
+    if !binding.is_ours(grant.word) {
+        return Err(binding.not_holder());
+    }
+    // What was ours and is noted no more went when this thread took the lock anew, which it could only
+    // after losing it.
+    if !find(Key::of(binding, hold)) || !WORD.get().same_hold(grant.word) {
+        return Err(binding.lost(grant));
     }
     let left = DEPTH.get() - 1;
     DEPTH.set(left);
-    if left > 0 && binding.still_has(spot, word) {
-        return Ok(false);
-    }
-    if left == 0 && binding.give_back_fast(spot, word) {
-        return Ok(true);
-    }
-    release_slow(binding, spot, word, left)
-}
-
-#[inline(always)]
-fn grant_of(spot: Spot, word: Word) -> Grant {
-    Grant {
-        spot,
-        permit: 0,
-        first_block: 0,
-        word,
-    }
-}
-
-#[cold]
-#[inline(never)]
-fn release_slow(binding: &Binding, spot: Spot, word: Word, left: u32) -> Result<bool> {
-    let grant = grant_of(spot, word);
     match left {
-        0 => binding.give_back(&grant).map(|()| true),
-        _ if binding.is_ours(word) => Err(binding.lost(&grant)),
-        // Copied by a fork: the parent has the lock.
-        _ => Err(binding.not_holder()),
+        0 => binding.give_back(grant).map(|()| true),
+        _ if hold.load().same_hold(grant.word) => Ok(false),
+        _ => Err(binding.lost(grant)),
     }
 }
 
@@ -386,7 +399,7 @@ impl RLockGuard<'_> {
     /// [`LockGuard::release`](crate::LockGuard::release).
     pub fn release(mut self) -> Result<()> {
         let grant = self.grant.take();
-        release_one(&self.binding, grant.spot, grant.word).map(drop)
+        release_one(&self.binding, &grant).map(drop)
     }
 
     /// Ends the guard without giving its level back: that is for [`RLock::release`] to do, in this thread.
@@ -409,11 +422,13 @@ impl RLockGuard<'_> {
 impl Drop for RLockGuard<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        let grant = self.grant;
-        if !release_fast(&self.binding, grant.spot, grant.word) {
-            // Lost, or copied by a fork, or nobody's: there is nobody to tell.
-            let _ = release_one(&self.binding, grant.spot, grant.word);
+        if let Anchor::Borrowed { hold, .. } = &self.binding
+            && release_fast(hold, &self.grant)
+        {
+            return;
         }
+        // Lost, or copied by a fork, or nobody's: there is nobody to tell.
+        let _ = release_one(&self.binding, &self.grant);
     }
 }
 

@@ -8,7 +8,7 @@ use crate::cache::Keyspace;
 use crate::error::Result;
 use crate::store::acquire::Patience;
 use crate::store::binding::Binding;
-use crate::store::guard::{Anchor, Held, Permit};
+use crate::store::guard::{Anchor, Held};
 use crate::types::{Holder, Kind, Token};
 
 /// A number of permits shared by all threads of all processes that opened the same store.
@@ -106,9 +106,12 @@ impl BoundedSemaphore {
         // The guard is put together here, from what both ways give, so that the quick one never has it in
         // memory.
         let (grant, anchor) = match self.binding.try_fast_permit() {
-            Some(grant) => (grant, Anchor::Borrowed(&self.binding)),
+            Some((grant, hold)) => {
+                let binding = &self.binding;
+                (grant, Anchor::Borrowed { binding, hold })
+            }
             None => match self.binding.acquire(patience)? {
-                Some((grant, before)) => (grant, Anchor::new(&self.binding, before)),
+                Some((grant, before)) => (grant, Anchor::new(&self.binding, &grant, before)),
                 None => return Ok(None),
             },
         };
@@ -161,7 +164,7 @@ impl fmt::Debug for BoundedSemaphore {
 /// [`LockGuard`](crate::LockGuard), whose methods it has.
 #[must_use = "the permit is given back as soon as the guard is dropped"]
 pub struct SemaphoreGuard<'a> {
-    held: Held<'a, Permit>,
+    held: Held<'a>,
 }
 
 impl SemaphoreGuard<'_> {

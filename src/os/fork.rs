@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use nix::libc;
 
 use crate::os::process;
-use crate::sync::{AtomicBool, Ordering};
+use crate::sync::{AtomicBool, AtomicU32, Ordering};
 
 /// Something that has to be told, in the child, that it was forked.
 pub(crate) trait Inherited: Send + Sync {
@@ -58,6 +58,17 @@ impl Registry {
     }
 }
 
+/// How many forks lie between this process and the first of its line that used this library. What was
+/// acquired under another number is an ancestor's.
+static EPOCH: AtomicU32 = AtomicU32::new(0);
+
+/// See [`EPOCH`].
+#[inline(always)]
+pub(crate) fn epoch() -> u32 {
+    // Relaxed: written before the child has a second thread.
+    EPOCH.load(Ordering::Relaxed)
+}
+
 extern "C" fn before() {
     // Registered twice, it runs twice: the second time the lock is ours already.
     let guard = HELD.take();
@@ -71,6 +82,7 @@ extern "C" fn after_in_parent() {
 
 extern "C" fn after_in_child() {
     process::forget_tid();
+    EPOCH.fetch_add(1, Ordering::Relaxed);
     let guard = HELD.take();
     if let Some(registry) = &guard {
         for member in registry.members.iter().filter_map(Weak::upgrade) {

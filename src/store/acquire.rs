@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::os::{clock, futex, process};
+use crate::os::{clock, fork, futex, process};
 use crate::record::{
     Hold, Judgement, Lease, ParticipantId, Returned, SEQUENCE_MAX, Stamp, Word, next_sequence,
 };
@@ -72,10 +72,24 @@ pub(crate) struct Grant {
     /// another key's by the time they are given back.
     pub(crate) permit: u32,
     pub(crate) first_block: u32,
+    /// See [`fork::epoch`].
+    pub(crate) epoch: u32,
     pub(crate) word: Word,
 }
 
 impl Grant {
+    /// `permit`: the block in which they begin, and which it is.
+    #[inline(always)]
+    pub(crate) fn new(spot: Spot, permit: (u32, u32), word: Word) -> Grant {
+        Grant {
+            spot,
+            permit: permit.1,
+            first_block: permit.0,
+            epoch: fork::epoch(),
+            word,
+        }
+    }
+
     /// Takes it out and leaves nobody's: no process gives that back.
     pub(crate) fn take(&mut self) -> Grant {
         let word = std::mem::replace(&mut self.word, Word::free(0));
@@ -104,7 +118,7 @@ enum Attempt {
 impl Binding {
     /// Takes a lock or a latch.
     #[inline(always)]
-    pub(crate) fn try_fast(&self, kind: Kind) -> Option<Grant> {
+    pub(crate) fn try_fast(&self, kind: Kind) -> Option<(Grant, &Hold)> {
         let me = self.store().me()?;
         let spot = self.remembered()?;
         let hold = &self.slot(spot).hold;
@@ -113,17 +127,13 @@ impl Binding {
             return None;
         }
         let word = self.take(hold, seen, me, next_sequence(seen)?, false, kind);
-        Some(Grant {
-            spot,
-            permit: 0,
-            first_block: 0,
-            word: word.ok()?,
-        })
+        let word = word.ok()?;
+        Some((Grant::new(spot, (0, 0), word), hold))
     }
 
     /// Takes the permit of a semaphore that was free last time.
     #[inline(always)]
-    pub(crate) fn try_fast_permit(&self) -> Option<Grant> {
+    pub(crate) fn try_fast_permit(&self) -> Option<(Grant, &Hold)> {
         let me = self.store().me()?;
         let spot = self.remembered()?;
         let permit = self.hint.load(Ordering::Relaxed);
@@ -142,12 +152,8 @@ impl Binding {
             return None;
         }
         let word = self.take(hold, seen, me, sequence, false, Kind::Semaphore);
-        Some(Grant {
-            spot,
-            permit,
-            first_block: first,
-            word: word.ok()?,
-        })
+        let word = word.ok()?;
+        Some((Grant::new(spot, (first, permit), word), hold))
     }
 
     /// Takes exactly `seen`, and says since when and for how long.
@@ -183,21 +189,6 @@ impl Binding {
                 (Lease::Until(end_us), Stamp::precise(tid, now_ns))
             }
         }
-    }
-
-    /// Gives a lock or a latch back if that is all there is to it: it is ours and nobody waits. Otherwise
-    /// nothing has happened, and `give_back` is to be asked.
-    #[inline(always)]
-    pub(crate) fn give_back_fast(&self, spot: Spot, word: Word) -> bool {
-        self.is_ours(word) && self.slot(spot).hold.try_give_back(word)
-    }
-
-    /// The same for a permit.
-    #[inline(always)]
-    pub(crate) fn give_back_permit_fast(&self, grant: &Grant) -> bool {
-        let slab = self.store().slab();
-        let permit = slab.permit(grant.first_block, grant.permit);
-        self.is_ours(grant.word) && permit.is_some_and(|p| p.hold.try_give_back(grant.word))
     }
 
     /// Whether the hold is this process's: a child of a fork holds nothing that its parent held.
@@ -326,12 +317,7 @@ impl Binding {
                         let stamp = Stamp::precise(process::tid(), clock::coarse_ns());
                         hold.set_stamp(word, stamp);
                         self.hint.store(permit, Ordering::Relaxed);
-                        let grant = Grant {
-                            spot,
-                            permit,
-                            first_block: first,
-                            word,
-                        };
+                        let grant = Grant::new(spot, (first, permit), word);
                         return Ok(Attempt::Granted(grant, predecessor));
                     }
                     Err(now) => seen = now,
@@ -538,7 +524,7 @@ impl HeldBy {
 
 /// What can be done with a grant.
 impl Binding {
-    fn grant_hold(&self, grant: &Grant) -> Result<&Hold> {
+    pub(crate) fn hold_of(&self, grant: &Grant) -> Result<&Hold> {
         self.hold(grant.spot, grant.first_block, grant.permit)
     }
 
@@ -561,7 +547,7 @@ impl Binding {
     fn return_word(&self, grant: &Grant) -> Returned {
         match self.kind() {
             Kind::Semaphore => self
-                .grant_hold(grant)
+                .hold_of(grant)
                 .map_or(Returned::Lost, |hold| hold.give_back(grant.word)),
             _ => self.slot(grant.spot).hold.give_back(grant.word),
         }
@@ -595,7 +581,7 @@ impl Binding {
         if !self.is_ours(grant.word) {
             return Err(self.not_holder());
         }
-        self.grant_hold(grant)
+        self.hold_of(grant)
     }
 
     #[cold]
@@ -627,12 +613,7 @@ impl Binding {
             if word.is_free() || word.is_retiring() || word.sequence() != token.get() {
                 continue;
             }
-            let grant = Grant {
-                spot,
-                permit,
-                first_block: first,
-                word,
-            };
+            let grant = Grant::new(spot, (first, permit), word);
             let returned = self.return_word(&grant);
             if returned == Returned::Wake {
                 self.wake_one(spot);
@@ -642,17 +623,9 @@ impl Binding {
         Ok(false)
     }
 
-    /// Whether the word of the key is `word`'s hold: for a re-entrant lock to know its own.
-    #[inline(always)]
-    pub(crate) fn still_has(&self, spot: Spot, word: Word) -> bool {
-        let stands = self.slot(spot).hold.load().same_hold(word);
-        stands && self.store().me() == word.participant()
-    }
-
     /// Starts the lease of a hold that is ours, if the handle has one. `false`: it is lost.
     #[inline(always)]
-    pub(crate) fn rearm(&self, spot: Spot, word: Word) -> bool {
-        let hold = &self.slot(spot).hold;
+    pub(crate) fn rearm(&self, hold: &Hold, word: Word) -> bool {
         match self.expire {
             // It may have been taken through a handle with a lease.
             None => hold.is_valid(word, clock::boot_us),

@@ -160,10 +160,10 @@ impl Binding {
     /// value in force (before the flip) or the new one (after it).
     #[inline(always)]
     fn change(&self, new: impl FnOnce(Average) -> Result<Average>) -> Result<Average> {
-        let grant = match self.try_fast(Kind::Averager) {
-            Some(grant) => grant,
+        let (grant, hold) = match self.try_fast(Kind::Averager) {
+            Some(granted) => granted,
             None => match self.acquire(Patience::Forever)? {
-                Some((grant, _)) => grant,
+                Some((grant, _)) => (grant, self.hold_of(&grant)?),
                 None => return Err(self.not_holder()),
             },
         };
@@ -180,7 +180,7 @@ impl Binding {
             }
         };
         // Nobody takes a latch from the living, so it is still ours.
-        if !self.give_back_fast(grant.spot, grant.word) {
+        if !hold.try_give_back(grant.word) {
             self.give_back(&grant)?;
         }
         changed

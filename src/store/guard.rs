@@ -1,19 +1,23 @@
 //! What the guards of locks and semaphores are made of: a grant that is given back when it is dropped.
 
-use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::record::Word;
+use crate::os::fork;
+use crate::record::Hold;
 use crate::store::acquire::{Grant, Predecessor};
-use crate::store::binding::{Binding, Spot};
+use crate::store::binding::Binding;
 use crate::types::{Holder, Token};
 
-/// What a guard knows besides its grant: the handle's binding and, seldom, more. The common case is a mere
-/// reference, so that making and dropping a guard are a few instructions.
+/// What a guard knows besides its grant. The common case is two references, so that making and dropping a
+/// guard are a few instructions.
 pub(crate) enum Anchor<'a> {
-    Borrowed(&'a Arc<Binding>),
+    Borrowed {
+        binding: &'a Arc<Binding>,
+        /// Of the grant.
+        hold: &'a Hold,
+    },
     Rich(Arc<Rich>),
 }
 
@@ -28,7 +32,7 @@ impl Deref for Anchor<'_> {
     #[inline(always)]
     fn deref(&self) -> &Arc<Binding> {
         match self {
-            Anchor::Borrowed(binding) => binding,
+            Anchor::Borrowed { binding, .. } => binding,
             Anchor::Rich(rich) => &rich.binding,
         }
     }
@@ -36,10 +40,14 @@ impl Deref for Anchor<'_> {
 
 impl<'a> Anchor<'a> {
     #[cold]
-    pub(crate) fn new(binding: &'a Arc<Binding>, predecessor: Option<Predecessor>) -> Anchor<'a> {
-        match predecessor {
-            None => Anchor::Borrowed(binding),
-            Some(_) => Anchor::Rich(Arc::new(Rich {
+    pub(crate) fn new(
+        binding: &'a Arc<Binding>,
+        grant: &Grant,
+        predecessor: Option<Predecessor>,
+    ) -> Anchor<'a> {
+        match (predecessor, binding.hold_of(grant)) {
+            (None, Ok(hold)) => Anchor::Borrowed { binding, hold },
+            (predecessor, _) => Anchor::Rich(Arc::new(Rich {
                 binding: Arc::clone(binding),
                 predecessor,
             })),
@@ -49,7 +57,7 @@ impl<'a> Anchor<'a> {
     pub(crate) fn to_owned(&self) -> Anchor<'static> {
         Anchor::Rich(match self {
             Anchor::Rich(rich) => Arc::clone(rich),
-            Anchor::Borrowed(binding) => Arc::new(Rich {
+            Anchor::Borrowed { binding, .. } => Arc::new(Rich {
                 binding: Arc::clone(binding),
                 predecessor: None,
             }),
@@ -66,47 +74,17 @@ impl<'a> Anchor<'a> {
     }
 }
 
-/// Where the hold of a grant is: known when a guard is compiled, so that dropping one is short enough to be
-/// inlined everywhere.
-pub(crate) trait Form {
-    fn give_back_fast(binding: &Binding, grant: &Grant) -> bool;
-}
-
-/// In the slot.
-pub(crate) struct Single;
-/// Among the permits.
-pub(crate) struct Permit;
-
-impl Form for Single {
-    #[inline(always)]
-    fn give_back_fast(binding: &Binding, grant: &Grant) -> bool {
-        binding.give_back_fast(grant.spot, grant.word)
-    }
-}
-
-impl Form for Permit {
-    #[inline(always)]
-    fn give_back_fast(binding: &Binding, grant: &Grant) -> bool {
-        binding.give_back_permit_fast(grant)
-    }
-}
-
 /// A grant, given back at the end.
-pub(crate) struct Held<'a, F: Form> {
+pub(crate) struct Held<'a> {
     binding: Anchor<'a>,
     /// Nobody's, and so given back by nobody, once it was given back otherwise.
     grant: Grant,
-    form: PhantomData<F>,
 }
 
-impl<'a, F: Form> Held<'a, F> {
+impl<'a> Held<'a> {
     #[inline(always)]
-    pub(crate) fn new(binding: Anchor<'a>, grant: Grant) -> Held<'a, F> {
-        Held {
-            binding,
-            grant,
-            form: PhantomData,
-        }
+    pub(crate) fn new(binding: Anchor<'a>, grant: Grant) -> Held<'a> {
+        Held { binding, grant }
     }
 
     pub(crate) fn binding(&self) -> &Arc<Binding> {
@@ -143,38 +121,30 @@ impl<'a, F: Form> Held<'a, F> {
         self.grant.take().token()
     }
 
-    pub(crate) fn into_owned(mut self) -> Held<'static, F> {
+    pub(crate) fn into_owned(mut self) -> Held<'static> {
         Held::new(self.binding.to_owned(), self.grant.take())
     }
 }
 
-impl<F: Form> Drop for Held<'_, F> {
+impl Drop for Held<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        let grant = self.grant;
-        if !F::give_back_fast(&self.binding, &grant) {
-            give_back_slow(
-                &self.binding,
-                grant.spot,
-                (grant.first_block, grant.permit),
-                grant.word,
-            );
+        let Grant { epoch, word, .. } = self.grant;
+        if let Anchor::Borrowed { hold, .. } = &self.binding
+            && epoch == fork::epoch()
+            && hold.try_give_back(word)
+        {
+            return;
         }
+        give_back_slow(self);
     }
 }
 
-/// Takes the grant apart, so that the fast path need not have it in memory.
 #[cold]
 #[inline(never)]
-fn give_back_slow(binding: &Binding, spot: Spot, permit: (u32, u32), word: Word) {
+fn give_back_slow(held: &Held<'_>) {
     // Lost, or copied by a fork, or nobody's: there is nothing to give back, and nobody to tell.
-    let (first_block, permit) = permit;
-    let _ = binding.give_back(&Grant {
-        spot,
-        permit,
-        first_block,
-        word,
-    });
+    let _ = held.binding.give_back(&held.grant);
 }
 
 /// Keeps the store open for the rest of the process's life: with its last handle the process would leave,
