@@ -157,7 +157,7 @@ impl RLock {
             },
         };
         Ok(Some(RLockGuard {
-            binding: anchor,
+            binding: ManuallyDrop::new(anchor),
             grant,
             of_this_thread: PhantomData,
         }))
@@ -363,7 +363,8 @@ fn release_one(binding: &Binding, grant: &Grant) -> Result<bool> {
 /// any order. Stays in its thread.
 #[must_use = "the lock is given back as soon as the guard is dropped"]
 pub struct RLockGuard<'a> {
-    binding: Anchor<'a>,
+    /// Dropped by hand, for the reason given in `Held`.
+    binding: ManuallyDrop<Anchor<'a>>,
     /// Nobody's, and so given back by nobody, once it was given back otherwise.
     grant: Grant,
     of_this_thread: PhantomData<*const ()>,
@@ -412,7 +413,7 @@ impl RLockGuard<'_> {
     /// A guard that does not borrow the handle.
     pub fn into_owned(mut self) -> RLockGuard<'static> {
         RLockGuard {
-            binding: self.binding.to_owned(),
+            binding: ManuallyDrop::new((*self.binding).to_owned()),
             grant: self.grant.take(),
             of_this_thread: PhantomData,
         }
@@ -422,14 +423,20 @@ impl RLockGuard<'_> {
 impl Drop for RLockGuard<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        if let Anchor::Borrowed { hold, .. } = &self.binding
+        if let Anchor::Borrowed { hold, .. } = &*self.binding
             && release_fast(hold, &self.grant)
         {
             return;
         }
-        // Lost, or copied by a fork, or nobody's: there is nobody to tell.
-        let _ = release_one(&self.binding, &self.grant);
+        drop_slow(guard::take_anchor(&mut self.binding), self.grant);
     }
+}
+
+#[cold]
+#[inline(never)]
+fn drop_slow(anchor: Anchor<'_>, grant: Grant) {
+    // Lost, or copied by a fork, or nobody's: there is nobody to tell.
+    let _ = release_one(&anchor, &grant);
 }
 
 impl fmt::Debug for RLockGuard<'_> {

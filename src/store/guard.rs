@@ -1,5 +1,6 @@
 //! What the guards of locks and semaphores are made of: a grant that is given back when it is dropped.
 
+use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -76,7 +77,9 @@ impl<'a> Anchor<'a> {
 
 /// A grant, given back at the end.
 pub(crate) struct Held<'a> {
-    binding: Anchor<'a>,
+    /// Dropped by hand: what the compiler would add to each drop of a guard keeps it from being inlined, and
+    /// a guard that is passed through memory costs more than the two atomic operations.
+    binding: ManuallyDrop<Anchor<'a>>,
     /// Nobody's, and so given back by nobody, once it was given back otherwise.
     grant: Grant,
 }
@@ -84,6 +87,7 @@ pub(crate) struct Held<'a> {
 impl<'a> Held<'a> {
     #[inline(always)]
     pub(crate) fn new(binding: Anchor<'a>, grant: Grant) -> Held<'a> {
+        let binding = ManuallyDrop::new(binding);
         Held { binding, grant }
     }
 
@@ -122,7 +126,7 @@ impl<'a> Held<'a> {
     }
 
     pub(crate) fn into_owned(mut self) -> Held<'static> {
-        Held::new(self.binding.to_owned(), self.grant.take())
+        Held::new((*self.binding).to_owned(), self.grant.take())
     }
 }
 
@@ -130,21 +134,30 @@ impl Drop for Held<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         let Grant { epoch, word, .. } = self.grant;
-        if let Anchor::Borrowed { hold, .. } = &self.binding
+        if let Anchor::Borrowed { hold, .. } = &*self.binding
             && epoch == fork::epoch()
             && hold.try_give_back(word)
         {
             return;
         }
-        give_back_slow(self);
+        drop_slow(take_anchor(&mut self.binding), self.grant);
     }
 }
 
+/// By value, so that the guard itself need not have an address.
 #[cold]
 #[inline(never)]
-fn give_back_slow(held: &Held<'_>) {
+fn drop_slow(anchor: Anchor<'_>, grant: Grant) {
     // Lost, or copied by a fork, or nobody's: there is nothing to give back, and nobody to tell.
-    let _ = held.binding.give_back(&held.grant);
+    let _ = anchor.give_back(&grant);
+}
+
+/// Takes the anchor out of a guard that is being dropped.
+#[allow(unsafe_code)]
+#[inline(always)]
+pub(crate) fn take_anchor<'a>(anchor: &mut ManuallyDrop<Anchor<'a>>) -> Anchor<'a> {
+    // SAFETY: only called at the end of a guard's own destructor, after which nobody can use it (P2).
+    unsafe { ManuallyDrop::take(anchor) }
 }
 
 /// Keeps the store open for the rest of the process's life: with its last handle the process would leave,
