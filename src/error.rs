@@ -192,10 +192,16 @@ impl fmt::Display for Error {
                 path.display()
             ),
             Error::KeyLength { len } => {
-                write!(f, "a key has 1 to 1024 bytes, this one has {len}")
+                write!(
+                    f,
+                    "a key has 1 to 1024 bytes, this one has {len}; use another, or the hash of a longer one"
+                )
             }
             Error::TagLength { len } => {
-                write!(f, "a tag has at most 255 bytes, this one has {len}")
+                write!(
+                    f,
+                    "a tag has at most 255 bytes, this one has {len}; use a shorter one"
+                )
             }
             Error::KindMismatch {
                 key,
@@ -203,7 +209,7 @@ impl fmt::Display for Error {
                 expected,
             } => write!(
                 f,
-                "key {key} is used as {expected}, but it is a {found}; use another key, or remove it first"
+                "key {key} is used as {expected}, but its kind is {found}; use another key, or remove it first"
             ),
             Error::ConfigMismatch {
                 what,

@@ -9,7 +9,11 @@ use crate::sync::{AtomicU64, Ordering, fence};
 /// A version that no cell has: the selector does not count that far.
 pub(crate) const NO_VERSION: u64 = u64::MAX;
 /// Words of payload in a cell.
+#[cfg(not(loom))]
 pub(crate) const PAYLOAD_WORDS: usize = 6;
+/// Two are enough to be torn apart, and few enough for every interleaving.
+#[cfg(loom)]
+pub(crate) const PAYLOAD_WORDS: usize = 2;
 
 /// One cell. The seal is `version << 32 | crc`, the CRC-32 over the payload, begun from the version.
 #[repr(C)]
@@ -69,22 +73,34 @@ impl Cells<'_> {
     #[inline(always)]
     pub(crate) fn read(&self, known: u64) -> Result<([u64; PAYLOAD_WORDS], u64), Damaged> {
         loop {
-            // Acquire: pairs with the flip, so the cell is at least what was sealed for this version.
-            let version = self.selector.load(Ordering::Acquire);
-            let (payload, found) = self.cells[(version & 1) as usize].load();
-            // Pairs with the writer's fence: if any word above came from a later write, the selector
-            // read below is later than `version`, too.
-            fence(Ordering::Acquire);
-            if self.selector.load(Ordering::Relaxed) != version {
-                std::hint::spin_loop();
-                continue;
+            if let Some((payload, version, found)) = self.read_once() {
+                return if version == known || found == seal(&payload, version) {
+                    Ok((payload, version))
+                } else {
+                    Err(Damaged)
+                };
             }
-            return if version == known || found == seal(&payload, version) {
-                Ok((payload, version))
-            } else {
-                Err(Damaged)
-            };
+            std::hint::spin_loop();
         }
+    }
+
+    /// Payload, version and seal; `None` if a writer flipped the selector meanwhile.
+    #[inline(always)]
+    fn read_once(&self) -> Option<([u64; PAYLOAD_WORDS], u64, u64)> {
+        // Acquire: pairs with the flip, so the cell is at least what was sealed for this version.
+        let version = self.selector.load(Ordering::Acquire);
+        let (payload, found) = self.cells[(version & 1) as usize].load();
+        // Pairs with the writer's fence: if any word above came from a later write, the selector read
+        // below is later than `version`, too.
+        fence(Ordering::Acquire);
+        (self.selector.load(Ordering::Relaxed) == version).then_some((payload, version, found))
+    }
+
+    /// One attempt without a look at the seal, which would hide a mistake in the ordering.
+    #[cfg(all(loom, test))]
+    pub(crate) fn try_read(&self) -> Option<([u64; PAYLOAD_WORDS], u64)> {
+        self.read_once()
+            .map(|(payload, version, _)| (payload, version))
     }
 
     /// Puts `payload` in force after `version`, and returns its version. Only for the holder of the latch.

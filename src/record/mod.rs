@@ -6,6 +6,8 @@
 mod cells;
 mod hold;
 mod lease;
+#[cfg(all(loom, test))]
+mod models;
 mod stamp;
 mod word;
 

@@ -139,9 +139,8 @@ impl Binding {
             let mut new = old.with(value).ok_or_else(too_large)?;
             let expire = self.lease_us;
             new.expires_us = expire.map_or(0, |e| clock::wall_us().saturating_add(e));
-            Ok(new)
+            Ok((new, ()))
         })
-        .map(drop)
     }
 
     /// What there is now, and nothing from now on, in one step.
@@ -150,16 +149,15 @@ impl Binding {
         if self.locate()?.is_none() {
             return Ok(None);
         }
-        let old = self.change(|_| Ok(Average::default()))?;
-        Ok(old.mean(|| 0))
+        self.change(|old| Ok((Average::default(), old.mean(|| 0))))
     }
 
-    /// Replaces the average by what `new` makes of it, under the latch. Returns what it was.
+    /// Replaces the average by what `new` makes of it, under the latch. Returns what `new` says besides.
     ///
     /// Killed after each step: with the latch, the next one takes it from the dead, and finds the old
     /// value in force (before the flip) or the new one (after it).
     #[inline(always)]
-    fn change(&self, new: impl FnOnce(Average) -> Result<Average>) -> Result<Average> {
+    fn change<T>(&self, new: impl FnOnce(Average) -> Result<(Average, T)>) -> Result<T> {
         let (grant, hold) = match self.try_fast(Kind::Averager) {
             Some(granted) => granted,
             None => match self.acquire(Patience::Forever)? {
@@ -172,10 +170,10 @@ impl Binding {
             Err(Damaged) => Err(damaged(self.store(), &self.show_key())),
             Ok((words, version)) => {
                 let old = Average::from_words(words).at(clock::wall_us);
-                new(old).map(|new| {
+                new(old).map(|(new, besides)| {
                     let version = cells.write(&new.to_words(), version);
                     self.know_version(grant.spot, version);
-                    old
+                    besides
                 })
             }
         };
@@ -187,7 +185,7 @@ impl Binding {
     }
 
     /// The average as it stands, without the latch; `None` if there is no such key.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn average(&self) -> Result<Option<Average>> {
         loop {
             let spot = match self.remembered() {
@@ -213,7 +211,7 @@ impl Binding {
     }
 
     /// The mean, or `None` when nothing was added or it is over.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn mean(&self) -> Result<Option<f64>> {
         Ok(self.average()?.and_then(|a| a.mean(clock::wall_us)))
     }
