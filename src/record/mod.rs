@@ -15,4 +15,6 @@ pub(crate) use cells::{Cell, Cells, Damaged, NO_VERSION, PAYLOAD_WORDS};
 pub(crate) use hold::{Hold, Judgement, Returned, next_sequence};
 pub(crate) use lease::Lease;
 pub(crate) use stamp::Stamp;
-pub(crate) use word::{PARTICIPANT_MAX, ParticipantId, SEQUENCE_MAX, Word};
+pub(crate) use word::{
+    PARTICIPANT_MAX, ParticipantId, SEQUENCE_LEAP, SEQUENCE_MAX, Word, reachable,
+};

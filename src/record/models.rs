@@ -3,7 +3,8 @@
 //! Run by `RUSTFLAGS="--cfg loom" cargo test --release --lib`. Each model names the invariant of DESIGN.md
 //! that it is about.
 
-use loom::sync::Arc;
+use std::sync::Arc;
+
 use loom::thread;
 
 use super::*;

@@ -23,6 +23,15 @@ pub(crate) const PARTICIPANT_MAX: u16 = (1 << PARTICIPANT_BITS) - 1;
 /// in thirty-five years; `take` refuses to go past it rather than start again from zero.
 pub(crate) const SEQUENCE_MAX: u64 = (1 << SEQUENCE_BITS) - 1;
 
+/// By how much every sequence grows with a reboot: pages with the last grants may not have reached the
+/// disk, and tokens must not come twice. More than can be granted while a page waits to be written.
+pub(crate) const SEQUENCE_LEAP: u64 = 1 << 32;
+
+/// A sequence, unless it is one that grants and leaps do not get to.
+pub(crate) fn reachable(sequence: u64) -> Option<u64> {
+    (sequence < SEQUENCE_MAX - SEQUENCE_LEAP).then_some(sequence)
+}
+
 const PARTICIPANT_BITS: u32 = 12;
 const SEQUENCE_BITS: u32 = 50;
 const PARTICIPANT_SHIFT: u32 = 64 - PARTICIPANT_BITS;

@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use memmap2::{MmapOptions, MmapRaw};
@@ -236,7 +236,7 @@ impl Slab {
         let meta = self.file.metadata();
         let meta = meta.map_err(|e| Error::io("look at", &self.path, e))?;
         // The kernel counts in units of 512 bytes, whatever the block size.
-        if meta.blocks() * 512 >= bytes {
+        if meta.blocks() * 512 >= bytes && meta.len() >= self.bytes_needed() {
             return Ok(());
         }
         for (offset, len) in parts.into_iter().filter(|(_, len)| *len > 0) {
@@ -246,19 +246,29 @@ impl Slab {
         Ok(())
     }
 
-    /// Takes the header's word only as far as the file is long. For repair, alone.
-    pub(crate) fn clamp_to_file(&self) -> Result<()> {
-        file::allocate(&self.file, 0, self.layout.fixed_bytes())
-            .map_err(|e| Error::io("grow", &self.path, e))?;
-        let len = self.file_len()?;
+    /// Takes the header's word only as far as the file is long, record by record, and says what is missing
+    /// if it is cut off. For repair, alone.
+    pub(crate) fn clamp_to_file(&self) -> Result<Option<String>> {
+        let (len, need) = (self.file_len()?, self.bytes_needed());
+        let io = |e| Error::io("grow", &self.path, e);
+        file::allocate(&self.file, 0, self.layout.fixed_bytes()).map_err(io)?;
+        if len >= need {
+            return Ok(None);
+        }
         for what in [Growing::Participants, Growing::Slots, Growing::Blocks] {
             let region = self.region(what);
-            let chunk = u64::from(region.chunk);
-            let inside = len.saturating_sub(region.offset) / (region.stride * chunk) * chunk;
-            let count = u64::from(self.allocated(what)).min(inside) as u32;
+            let inside = len.saturating_sub(region.offset) / region.stride;
+            if inside >= u64::from(self.allocated(what)) {
+                continue;
+            }
+            let count = inside as u32;
             self.counter(what).store(count, Ordering::Release);
+            // What is left of a record must not pass for one when the region grows again.
+            let cut = region.end_of(count);
+            let rest = vec![0; len.saturating_sub(cut) as usize];
+            self.file.write_all_at(&rest, cut).map_err(io)?;
         }
-        Ok(())
+        Ok(Some(format!("it was cut off at {len} of {need} bytes")))
     }
 
     /// Offset and length of what is allocated.

@@ -5,6 +5,7 @@
 //! it counts only under the stripe. All changes are made there.
 
 use crate::error::{Error, Result, show_key};
+use crate::record::reachable;
 use crate::slab::layout::PERMITS_PER_BLOCK;
 use crate::slab::{
     BODY_WORDS, Intent, KEY_BYTES_MAX, Meta, STATE_TAIL, STATE_USED, Slab, SlotId, TAG_BYTES_MAX,
@@ -311,10 +312,15 @@ impl StripeGuard<'_> {
         let mut ticket = floor;
         for permit in (0..permits).filter_map(|i| slab.permit(first_block, i)) {
             permit.hold.raise_sequence(0);
-            ticket = ticket.max(permit.hold.load().sequence());
+            ticket = ticket.max(reachable(permit.hold.load().sequence()).unwrap_or(0));
         }
         if let Some(first) = slab.permit(first_block, 0).filter(|_| permits > 0) {
-            first.ticket.fetch_max(ticket, Ordering::Relaxed);
+            // Late ones of another life may still draw a number: never back, but from damage.
+            let _ = first
+                .ticket
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |old| {
+                    Some(reachable(old).map_or(ticket, |old| old.max(ticket)))
+                });
         }
     }
 

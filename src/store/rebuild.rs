@@ -8,7 +8,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::os::range_lock;
-use crate::record::{Hold, ParticipantId, SEQUENCE_MAX, Word};
+use crate::record::{Hold, ParticipantId, SEQUENCE_LEAP, SEQUENCE_MAX, Word, reachable};
 use crate::slab::header::{STATE_READY, STATE_REBUILDING};
 use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
 use crate::slab::{
@@ -45,10 +45,6 @@ impl RepairReport {
     }
 }
 
-/// By how much every sequence grows with a reboot: pages with the last grants may not have reached the
-/// disk, and tokens must not come twice. More than can be granted while a page waits to be written.
-const SEQUENCE_LEAP: u64 = 1 << 32;
-
 /// Repairs the store in `dir`.
 pub(crate) fn repair(dir: &Path, mode: u32) -> Result<RepairReport> {
     let dir = &std::path::absolute(dir).map_err(|e| Error::io("find", dir, e))?;
@@ -63,12 +59,43 @@ pub(crate) fn repair(dir: &Path, mode: u32) -> Result<RepairReport> {
         // Never finished: the next one to open it makes it anew.
         return Ok(RepairReport::default());
     };
-    slab.clamp_to_file()?;
+    if is_in_use(&slab, &files)? {
+        return Err(Error::Busy { path: dir.clone() });
+    }
+    let cut_off = slab.clamp_to_file()?;
     slab.fill_holes()?;
     open::write_static(slab.file(), slab.path(), slab.part())?;
-    let report = rebuild(&slab, &files, !open::is_same_boot(&slab))?;
+    if cut_off.is_some() {
+        // Nobody knows how far the tokens of what is gone had come.
+        raise_floors(&slab, 0);
+        raise_floors(&slab, SEQUENCE_LEAP);
+    }
+    let mut report = rebuild(&slab, &files, !open::is_same_boot(&slab))?;
+    report.actions.splice(0..0, cut_off);
     slab.sync()?;
     Ok(report)
+}
+
+/// Whether somebody lives who has not handed its beacon on, and so is attached: then `attach` is not the
+/// file that it was.
+fn is_in_use(slab: &Slab, files: &LockFiles) -> Result<bool> {
+    for number in 1..slab.allocated(Growing::Participants) {
+        let Some(record) = slab.participant(number as u16) else {
+            continue;
+        };
+        let state = record.state.load(Ordering::Acquire);
+        if state & (PARTICIPANT_USED | PARTICIPANT_SHARED) == PARTICIPANT_USED
+            && has_beacon(slab, files, number as u16)?
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn has_beacon(slab: &Slab, files: &LockFiles, number: u16) -> Result<bool> {
+    range_lock::is_locked(&files.beacons, number.into())
+        .map_err(|e| Error::io("probe", &open::parent(slab.path()).join("beacons"), e))
 }
 
 /// Rebuilds the slab. With `rebooted`, every hold is void, and every sequence leaps.
@@ -280,8 +307,7 @@ fn void_holds(slab: &Slab, files: &LockFiles, rebooted: bool, leap: u64) -> Resu
     let mut living = vec![false; participants as usize];
     for id in ids.clone().filter(|_| !rebooted) {
         // Who handed its beacon on lives although it is not attached.
-        living[usize::from(id.get())] = range_lock::is_locked(&files.beacons, id.get().into())
-            .map_err(|e| Error::io("probe", &open::parent(slab.path()).join("beacons"), e))?;
+        living[usize::from(id.get())] = has_beacon(slab, files, id.get())?;
     }
     let lives = |id: ParticipantId| living.get(usize::from(id.get())) == Some(&true);
     each_hold(slab, |hold| void_hold(slab, hold, lives, leap));
@@ -300,25 +326,37 @@ fn void_holds(slab: &Slab, files: &LockFiles, rebooted: bool, leap: u64) -> Resu
 }
 
 /// Whatever key was lost, and whichever stripe it was in: when it is made again, its tokens go on above all
-/// there ever were.
+/// there ever were. Sequences that no grant can reach are damage, and begin anew there, too.
 fn raise_floors(slab: &Slab, leap: u64) {
-    let mut highest = 0;
-    each_hold(slab, |hold| highest = highest.max(hold.load().sequence()));
-    for block in 0..slab.allocated(Growing::Blocks) {
-        let ticket = slab
-            .permit(block, 0)
-            .map(|p| p.ticket.load(Ordering::Relaxed));
-        // One that no grant can reach is damage.
-        highest = highest.max(ticket.filter(|t| *t < SEQUENCE_MAX).unwrap_or(0));
+    let floors = || (0..STRIPES).map(|number| &slab.stripe(number).floor);
+    let tickets = || {
+        let blocks = 0..slab.allocated(Growing::Blocks);
+        blocks.filter_map(|block| Some(&slab.permit(block, 0)?.ticket))
+    };
+    let (mut highest, mut damaged) = (0, false);
+    let mut look = |sequence| match reachable(sequence) {
+        Some(sequence) => highest = highest.max(sequence),
+        None => damaged = true,
+    };
+    each_hold(slab, |hold| look(hold.load().sequence()));
+    tickets().for_each(|ticket| look(ticket.load(Ordering::Relaxed)));
+    for floor in floors() {
+        look(floor.load(Ordering::Relaxed).saturating_add(leap));
     }
-    let floors = (0..STRIPES).map(|number| &slab.stripe(number).floor);
-    let before = floors
-        .clone()
-        .map(|floor| floor.load(Ordering::Relaxed).saturating_add(leap));
-    let highest = before.fold(highest, u64::max).min(SEQUENCE_MAX);
-    for floor in floors {
+    if damaged {
+        highest += SEQUENCE_LEAP;
+    }
+    for floor in floors() {
         floor.store(highest, Ordering::Relaxed);
     }
+    for ticket in tickets().filter(|t| reachable(t.load(Ordering::Relaxed)).is_none()) {
+        ticket.store(highest, Ordering::Relaxed);
+    }
+    each_hold(slab, |hold| {
+        if reachable(hold.load().sequence()).is_none() {
+            hold.reset(Word::free(highest));
+        }
+    });
 }
 
 fn void_hold(slab: &Slab, hold: &Hold, lives: impl Fn(ParticipantId) -> bool, leap: u64) {

@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::os::futex;
-use crate::record::{Hold, Word};
+use crate::record::{Hold, Word, reachable};
 use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
 use crate::slab::{Intent, SlotId, pack, unpack};
 use crate::store::Store;
@@ -59,7 +59,7 @@ impl StripeGuard<'_> {
         let mut highest = 0;
         for hold in self.holds(found.id, first_block, permits) {
             match self.retire_hold(hold, force) {
-                Some(sequence) => highest = highest.max(sequence),
+                Some(sequence) => highest = highest.max(reachable(sequence).unwrap_or(0)),
                 None => {
                     self.undo_retire(found.id, first_block, permits);
                     return Ok(false);
@@ -67,7 +67,8 @@ impl StripeGuard<'_> {
             }
         }
         if let Some(first) = slab.permit(first_block, 0).filter(|_| permits > 0) {
-            highest = highest.max(first.ticket.load(Ordering::Relaxed));
+            let ticket = first.ticket.load(Ordering::Relaxed);
+            highest = highest.max(reachable(ticket).unwrap_or(0));
         }
         stripe.floor.fetch_max(highest, Ordering::Relaxed);
         // 3. Release: who sees the kind gone sees the words taken.

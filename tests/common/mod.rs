@@ -1,13 +1,17 @@
 //! What the tests share: a store in a directory of its own, a watchdog, and waiting for events.
 
-#![allow(dead_code)]
+#![allow(dead_code, unused_macros)]
 
+pub mod layout;
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use slablock::Cache;
+use slablock::{Cache, Error};
 use tempfile::TempDir;
 
 /// Far more than any test takes: who gets there hangs.
@@ -70,6 +74,36 @@ impl Place {
 
     pub fn open(&self) -> Cache {
         Cache::open(self.store()).expect("open the store")
+    }
+
+    pub fn slab_file(&self) -> File {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).open(self.slab());
+        file.expect("open the slab")
+    }
+
+    /// How long the slab is.
+    pub fn slab_len(&self) -> u64 {
+        self.slab_file().metadata().expect("look at the slab").len()
+    }
+
+    /// Writes into the slab, past everybody who has it open.
+    pub fn poke(&self, at: u64, bytes: &[u8]) {
+        let written = self.slab_file().write_all_at(bytes, at);
+        written.expect("write into the slab");
+    }
+
+    /// Reads from the slab.
+    pub fn peek<const N: usize>(&self, at: u64) -> [u8; N] {
+        let mut bytes = [0; N];
+        let read = self.slab_file().read_exact_at(&mut bytes, at);
+        read.expect("read from the slab");
+        bytes
+    }
+
+    /// The word at `at` in the slab.
+    pub fn word(&self, at: u64) -> u64 {
+        u64::from_le_bytes(self.peek(at))
     }
 }
 
@@ -145,4 +179,69 @@ fn read_all(stream: Option<impl std::io::Read>) -> Vec<u8> {
 pub fn said(output: &Output) -> String {
     let both = [&output.stdout[..], &output.stderr[..]].concat();
     String::from_utf8_lossy(&both).into_owned()
+}
+
+/// Mounts something for this process and its children alone; gone with them.
+pub fn mount(kind: &str, options: &str, at: &Path) -> bool {
+    let mount = |arguments: &[&str]| {
+        let status = Command::new("mount").args(arguments).output();
+        status.is_ok_and(|output| output.status.success())
+    };
+    mount(&["-t", kind, "-o", options, kind, at.to_str().unwrap()])
+}
+
+/// Runs the test `name` in a mount namespace of its own, or says why not.
+pub fn in_a_namespace(name: &str, argument: &Path) {
+    let inner = child(name, argument.to_str().unwrap());
+    let mut command = Command::new("unshare");
+    match nix::unistd::geteuid().is_root() {
+        true => command.arg("--mount"),
+        false => command.args(["--mount", "--map-root-user"]),
+    };
+    let usable = command.arg("true").output();
+    if !usable.is_ok_and(|o| o.status.success()) {
+        println!("skipped: no mount namespace to be had here");
+        return;
+    }
+    let mut command = Command::new("unshare");
+    match nix::unistd::geteuid().is_root() {
+        true => command.arg("--mount"),
+        false => command.args(["--mount", "--map-root-user"]),
+    };
+    command.arg(inner.get_program()).args(inner.get_args());
+    for (name, value) in inner.get_envs() {
+        command.env(name, value.unwrap_or_default());
+    }
+    let output = run(command);
+    let said = said(&output);
+    assert!(output.status.success(), "{:?}: {said}", output.status);
+    assert!(
+        said.contains("all told") || said.contains("skipped"),
+        "{said}"
+    );
+    if said.contains("skipped") {
+        println!("{said}");
+    }
+}
+
+/// The message of an error, which has to say all of this.
+pub fn says(error: &Error, words: &[&str]) {
+    let text = error.to_string();
+    for word in words {
+        assert!(text.contains(word), "{word:?} is missing in: {text}");
+    }
+    assert!(!text.contains('\n') && !text.contains("  "), "{text}");
+}
+
+/// That something failed, how, and that the message says all of the words.
+macro_rules! assert_error {
+    ($result:expr, $pattern:pat, $words:expr) => {
+        match $result {
+            Err(error) => {
+                assert!(matches!(error, $pattern), "{error:?}");
+                $crate::common::says(&error, &$words);
+            }
+            Ok(_) => panic!("no error from {}", stringify!($result)),
+        }
+    };
 }

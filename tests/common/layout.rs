@@ -1,0 +1,91 @@
+//! Where everything lies in a slab: the documented format, worked out once more, so that tests can damage
+//! what they mean to damage. A change of the format shows here, and nowhere else in the tests.
+
+/// What regions begin on.
+pub const PAGE: u64 = 4_096;
+/// Both copies of the static part of the header.
+pub const COPIES: [u64; 2] = [0, 2_048];
+/// In the static part: format version, feature bits, checksum, and how long it is with that.
+pub const VERSION: u64 = 8;
+pub const FEATURES: usize = 12;
+pub const HEADER_CRC: usize = 60;
+pub const STATIC_BYTES: u64 = 64;
+
+/// The part of the header that changes: the state, the boot id, the inode numbers of the three lock files,
+/// and then the counters, of 4 bytes each.
+pub const STATE: u64 = 128;
+pub const BOOT_ID: u64 = STATE + 8;
+pub const LOCK_FILES: u64 = BOOT_ID + 16;
+/// How many participants, slots and blocks are allocated.
+pub const COUNTERS: u64 = LOCK_FILES + 3 * 8;
+/// Where to look next for a participant, a slot and a block.
+pub const HINTS: u64 = COUNTERS + 3 * 4;
+pub const HEADER_END: u64 = HINTS + 3 * 4;
+
+/// The files that are only ever locked, in the order of their inode numbers.
+pub const LOCKED: [&str; 3] = ["attach", "beacons", "stripes"];
+
+pub const STRIPES: u64 = PAGE;
+pub const STRIPE_COUNT: u64 = 64;
+pub const STRIPE_BYTES: usize = 64;
+pub const BUCKETS: u64 = 2 * PAGE;
+
+/// The intents of a stripe that somebody died over.
+pub const CREATE: u64 = 1;
+pub const RECLAIM: u64 = 2;
+pub const REMOVE: u64 = 3;
+pub const FREE: u64 = 4;
+
+pub const PARTICIPANT_BYTES: u64 = 128;
+pub const SLOT_BYTES: u64 = 192;
+pub const BLOCK_BYTES: u64 = 128;
+pub const PERMIT_BYTES: u64 = 32;
+
+/// In a slot: the hold comes first. Its word has the sequence in its lower 50 bits, and above them the bit
+/// of a retirement.
+pub const SEQUENCE_BITS: u32 = 50;
+pub const RETIRING: u64 = 1 << SEQUENCE_BITS;
+/// In a slot: the low half of the key's hash.
+pub const HASH: u64 = 40;
+/// In a slot: the two cells of an average, with six words of payload and the seal.
+pub const CELLS: u64 = 56;
+pub const CELL_BYTES: u64 = 56;
+/// In the first permit of a semaphore: its last token.
+pub const TICKET: u64 = 24;
+
+/// The regions of a slab, which depend on its capacity.
+pub struct Layout {
+    pub slot_states: u64,
+    pub block_states: u64,
+    pub participants: u64,
+    pub slots: u64,
+    pub blocks: u64,
+}
+
+impl Layout {
+    pub fn of(capacity: u64) -> Layout {
+        let page = |at: u64| at.next_multiple_of(PAGE);
+        let buckets = capacity.div_ceil(2).next_power_of_two().max(STRIPE_COUNT);
+        let slot_states = page(BUCKETS + 4 * buckets);
+        let block_states = page(slot_states + capacity);
+        // A block for each key, and as many as the largest semaphore takes.
+        let participants = page(block_states + capacity + 65_536 / 4);
+        let slots = participants + 4_096 * PARTICIPANT_BYTES;
+        let blocks = page(slots + SLOT_BYTES * capacity);
+        Layout {
+            slot_states,
+            block_states,
+            participants,
+            slots,
+            blocks,
+        }
+    }
+
+    pub fn slot(&self, number: u64) -> u64 {
+        self.slots + number * SLOT_BYTES
+    }
+
+    pub fn block(&self, number: u64) -> u64 {
+        self.blocks + number * BLOCK_BYTES
+    }
+}
