@@ -166,22 +166,23 @@ impl Binding {
             },
         };
         let cells = self.slot(grant.spot).cells();
-        let changed = match cells.read(self.known_version()) {
-            Err(Damaged) => Err(damaged(self.store(), &self.show_key())),
-            Ok((words, version)) => {
-                let old = Average::from_words(words).at(clock::wall_us);
-                new(old).map(|(new, besides)| {
+        let failed = match cells.read(self.known_version()) {
+            Err(Damaged) => damaged(self.store(), &self.show_key()),
+            Ok((words, version)) => match new(Average::from_words(words).at(clock::wall_us)) {
+                Err(refused) => refused,
+                Ok((new, besides)) => {
                     let version = cells.write(&new.to_words(), version);
                     self.know_version(grant.spot, version);
-                    besides
-                })
-            }
+                    // Nobody takes a latch from the living, so it is still ours.
+                    if !hold.try_give_back(grant.word) {
+                        self.give_back(&grant)?;
+                    }
+                    return Ok(besides);
+                }
+            },
         };
-        // Nobody takes a latch from the living, so it is still ours.
-        if !hold.try_give_back(grant.word) {
-            self.give_back(&grant)?;
-        }
-        changed
+        self.give_back(&grant)?;
+        Err(failed)
     }
 
     /// The average as it stands, without the latch; `None` if there is no such key.
