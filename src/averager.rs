@@ -106,7 +106,7 @@ impl Averager {
 impl fmt::Debug for Averager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Averager")
-            .field("key", &self.binding.show_key())
+            .field("key", &format_args!("{}", self.binding.show_key()))
             .field("expire", &self.binding.expire)
             .finish()
     }

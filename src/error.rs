@@ -29,7 +29,7 @@ pub enum Error {
     NotAStore {
         /// The path that was given.
         path: PathBuf,
-        /// What was found there instead.
+        /// What was found there instead, and what to do.
         why: String,
     },
     /// The store was made by another version of the format, or uses features that are not known here.
@@ -162,11 +162,9 @@ impl fmt::Display for Error {
                     None => Ok(()),
                 }
             }
-            Error::NotAStore { path, why } => write!(
-                f,
-                "{} is not a slablock store: {why}; name a new or empty directory, or one made by slablock",
-                path.display()
-            ),
+            Error::NotAStore { path, why } => {
+                write!(f, "{} is not a slablock store: {why}", path.display())
+            }
             Error::Version {
                 path,
                 found,
@@ -218,7 +216,7 @@ impl fmt::Display for Error {
                 expected,
             } => write!(
                 f,
-                "{of} has {what} {found}, not {expected} as asked; use {found}, or remove it first"
+                "{of} has {what} {found}, not {expected} as asked; ask for {found}, or use another"
             ),
             Error::Invalid { what } => f.write_str(what),
             Error::Lost { key, token } => write!(
@@ -240,7 +238,7 @@ impl fmt::Display for Error {
             ),
             Error::Busy { path } => write!(
                 f,
-                "{} is in use by other programs; close them and try again",
+                "{} is in use; close all programs that use it, this one's own handles too, and try again",
                 path.display()
             ),
         }

@@ -69,3 +69,8 @@ pub use crate::{
     store::rebuild::RepairReport,
     types::{Holder, KeyInfo, KeyState, Kind, Summary, Token},
 };
+
+/// The examples of README.md, so that `cargo test` compiles them.
+#[cfg(all(doctest, not(loom)))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -94,7 +94,9 @@ impl Lock {
     }
 
     /// Takes the lock if it is free, expired or a dead one's; `None` if it is held. Does not wait for the
-    /// lock; the first use of a key may wait for another process that is making a key.
+    /// lock. The first use of a key, or one while it is being removed, may have to wait for a process that
+    /// makes or removes a key, which takes microseconds; if that one is stopped in the middle of it, for
+    /// 50 ms, and then the answer is `None`.
     #[inline(always)]
     pub fn try_acquire(&self) -> Result<Option<LockGuard<'_>>> {
         self.acquire_as(Patience::Never)
@@ -153,7 +155,7 @@ impl Lock {
 impl fmt::Debug for Lock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lock")
-            .field("key", &self.binding.show_key())
+            .field("key", &format_args!("{}", self.binding.show_key()))
             .field("expire", &self.binding.expire)
             .finish()
     }
@@ -232,7 +234,7 @@ impl LockGuard<'_> {
 impl fmt::Debug for LockGuard<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LockGuard")
-            .field("key", &self.held.binding().show_key())
+            .field("key", &format_args!("{}", self.held.binding().show_key()))
             .field("token", &self.token())
             .finish()
     }

@@ -131,7 +131,8 @@ impl RLock {
         }
     }
 
-    /// Takes the lock if it is free, or this thread's already; `None` if another has it.
+    /// Takes the lock if it is free, or this thread's already; `None` if another has it. Does not wait for
+    /// the lock; see [`Lock::try_acquire`](crate::Lock::try_acquire).
     #[inline(always)]
     pub fn try_acquire(&self) -> Result<Option<RLockGuard<'_>>> {
         self.acquire_as(Patience::Never)
@@ -170,7 +171,7 @@ impl RLock {
             None => {
                 // This handle may not have met its key yet, or know it from an earlier life: the thread may
                 // have it through another handle, and would wait for itself.
-                self.binding.locate()?;
+                self.binding.locate_within(patience)?;
                 if let Some((grant, _)) = self.acquire_again() {
                     return Ok(Some((grant, None)));
                 }
@@ -244,7 +245,7 @@ impl RLock {
 impl fmt::Debug for RLock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RLock")
-            .field("key", &self.binding.show_key())
+            .field("key", &format_args!("{}", self.binding.show_key()))
             .field("expire", &self.binding.expire)
             .finish()
     }
@@ -442,7 +443,7 @@ fn drop_slow(anchor: Anchor<'_>, grant: Grant) {
 impl fmt::Debug for RLockGuard<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RLockGuard")
-            .field("key", &self.binding.show_key())
+            .field("key", &format_args!("{}", self.binding.show_key()))
             .field("token", &self.token())
             .finish()
     }

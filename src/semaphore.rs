@@ -88,7 +88,8 @@ impl BoundedSemaphore {
         }
     }
 
-    /// Takes a permit if one is free, expired or a dead one's; `None` if all are held. Does not wait.
+    /// Takes a permit if one is free, expired or a dead one's; `None` if all are held. Does not wait for one;
+    /// see [`Lock::try_acquire`](crate::Lock::try_acquire).
     #[inline(always)]
     pub fn try_acquire(&self) -> Result<Option<SemaphoreGuard<'_>>> {
         self.acquire_as(Patience::Never)
@@ -153,7 +154,7 @@ impl BoundedSemaphore {
 impl fmt::Debug for BoundedSemaphore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BoundedSemaphore")
-            .field("key", &self.binding.show_key())
+            .field("key", &format_args!("{}", self.binding.show_key()))
             .field("value", &self.value())
             .field("expire", &self.binding.expire)
             .finish()
@@ -220,7 +221,7 @@ impl SemaphoreGuard<'_> {
 impl fmt::Debug for SemaphoreGuard<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SemaphoreGuard")
-            .field("key", &self.held.binding().show_key())
+            .field("key", &format_args!("{}", self.held.binding().show_key()))
             .field("permit", &self.permit())
             .field("token", &self.token())
             .finish()

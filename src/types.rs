@@ -65,8 +65,9 @@ pub struct Holder {
     pub tid: u32,
     /// The name of its program as the kernel has it (at most 15 bytes); empty if nobody can say any more.
     pub program: String,
-    /// For how long it has it, to about 4 ms, not counting time the machine was suspended. `None` in the
-    /// instant before the holder has noted it.
+    /// For how long it has it. A hold with a lease, or one that was waited for, to about 4 ms and not
+    /// counting time the machine was suspended; one that was free for the taking in whole seconds of the
+    /// wall clock. `None` in the instant before the holder has noted it.
     pub held_for: Option<Duration>,
     /// What is left of its lease; zero when it is over. `None`: no lease.
     pub lease_left: Option<Duration>,

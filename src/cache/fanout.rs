@@ -76,8 +76,12 @@ impl FanoutCache {
     /// Repairs every shard. See [`Cache::repair`].
     pub fn repair(path: impl AsRef<Path>) -> Result<RepairReport> {
         let path = path.as_ref();
-        let record = read_record(path)?
-            .ok_or_else(|| open::not_a_store(path, "it has no finished fanout file"))?;
+        let record = read_record(path)?.ok_or_else(|| {
+            open::not_a_store(
+                path,
+                "it has no finished fanout file; name the directory of a FanoutCache",
+            )
+        })?;
         let mut report = RepairReport::default();
         for number in 0..record.shards {
             report.merge(Cache::repair(shard_path(path, number))?);
@@ -224,7 +228,7 @@ fn read_record(dir: &Path) -> Result<Option<Record>> {
     if bytes[..8] != MAGIC {
         return Err(open::not_a_store(
             dir,
-            "its fanout file does not begin as one",
+            "its fanout file does not begin as one; name another directory",
         ));
     }
     if u32_at(8) != FORMAT_VERSION {
@@ -247,12 +251,15 @@ fn read_record(dir: &Path) -> Result<Option<Record>> {
 /// Makes the record, unless somebody else does so first. Written aside and renamed into place, under a lock,
 /// so that nobody ever sees half of it or two of them.
 fn make_record(dir: &Path, settings: &Settings, wanted: Option<usize>) -> Result<Record> {
-    let plain = || open::not_a_store(dir, "it holds a plain Cache, to be opened as such");
+    let plain = || open::not_a_store(dir, "it holds a plain Cache, to be opened as one");
     if dir.join(open::SLAB).exists() {
         return Err(plain());
     }
     let Some(shards) = wanted.filter(|_| settings.create) else {
-        return Err(open::not_a_store(dir, "it holds no FanoutCache"));
+        return Err(open::not_a_store(
+            dir,
+            "it holds no FanoutCache; name the number of shards to make one",
+        ));
     };
     refuse_strangers(dir)?;
     let attach_path = dir.join(ATTACH);
@@ -302,7 +309,7 @@ fn refuse_strangers(dir: &Path) -> Result<()> {
         let name = entry.map_err(|e| Error::io("read", dir, e))?.file_name();
         if name != ATTACH && name != "fanout.new" && name != FANOUT {
             let why = format!(
-                "it has {} in it, and no fanout file",
+                "it has {} in it, and no fanout file; name a new or empty directory",
                 name.to_string_lossy()
             );
             return Err(open::not_a_store(dir, &why));

@@ -32,8 +32,8 @@ impl Default for Options {
 
 impl Options {
     /// For how many keys, 1 to 16,777,216. Default: what the store has; 65,536 for a new one. Of a
-    /// `FanoutCache`, all shards together. Costs about 3 bytes of disk a key at once, and 192 more when a
-    /// key is made.
+    /// `FanoutCache`, all shards together. Costs 4 to 6 bytes of disk a key at once, and 192 more when a key
+    /// is made.
     pub fn capacity(mut self, keys: usize) -> Options {
         self.settings.capacity = Some(keys);
         self

@@ -58,8 +58,8 @@ impl Registry {
     }
 }
 
-/// How many forks lie between this process and the first of its line that used this library. What was
-/// acquired under another number is an ancestor's.
+/// Grows with each fork on the way from the first process of the line that used this library to this one.
+/// What was acquired under another number is an ancestor's.
 static EPOCH: AtomicU32 = AtomicU32::new(0);
 
 /// See [`EPOCH`].

@@ -11,7 +11,7 @@
 //! "not published yet", never "over". A time of 0 is "no lease", a time of 1 is "over": the mark that a
 //! thief leaves, so that a renewal and a theft cannot both succeed (L3).
 //!
-//! The word is only ever changed by compare-exchange, and every taker makes it its own (a lease, or 0). A
+//! In use, the word is only ever changed by compare-exchange, and every taker makes it its own (a lease, or 0). A
 //! foreign tag can then fit only by way of a taker that was stopped between taking the hold and writing
 //! this word, lost the hold by force meanwhile, and woke up exactly a multiple of 2^20 grants later.
 

@@ -1,4 +1,4 @@
-//! Where everything lies in the file: offsets derived from one another and from four numbers.
+//! Where everything lies in the file: offsets derived from one another and from the capacity.
 //!
 //! ```text
 //! 0        header page: static part, its copy, mutable part

@@ -19,8 +19,8 @@ pub(crate) const STATE_USED: u8 = 1;
 pub(crate) const STATE_TAIL: u8 = 2;
 pub(crate) const CLAIMED: u8 = 0x80;
 
-/// One slot. The first 56 bytes mean the same in every life of the slot (S3); only the body is used for
-/// different things, and nobody writes a body without the stripe or the latch.
+/// One slot. The first 48 bytes mean the same in every life of the slot (S3); the rest is used for different
+/// things, and nobody writes it without the stripe or the latch.
 #[repr(C)]
 pub(crate) struct Slot {
     /// The hold of a lock, the latch of an average; of a semaphore only used while it is taken away.

@@ -177,11 +177,16 @@ impl Binding {
 
     /// Where the key is now, if it is anywhere.
     pub(crate) fn locate(&self) -> Result<Option<Spot>> {
+        self.locate_within(Patience::Forever)
+    }
+
+    /// The same, but `None` also if the patience was over before it could be said.
+    pub(crate) fn locate_within(&self, patience: Patience) -> Result<Option<Spot>> {
         if let Some(spot) = self.remembered().filter(|s| self.is_current(*s)) {
             return Ok(Some(spot));
         }
         self.check_settings()?;
-        while let Some(found) = self.store.find(&self.key, self.hash)? {
+        while let Some(found) = self.store.find(&self.key, self.hash, patience)? {
             if self.check_found(found)? {
                 return Ok(Some(self.remember(found)));
             }
@@ -214,7 +219,7 @@ impl Binding {
             }
             drop(stripe);
             if let Some(enough) = enough {
-                self.store.reclaim(enough)?;
+                self.store.reclaim(enough, patience)?;
             }
         }
         Err(Error::Full {

@@ -12,6 +12,7 @@ use crate::slab::{
     pack,
 };
 use crate::store::Store;
+use crate::store::acquire::Patience;
 use crate::store::claim::{Pool, Run};
 use crate::store::hash::hash;
 use crate::store::stripe::StripeGuard;
@@ -87,12 +88,16 @@ impl Store {
         hash(self.slab.part().seed, key)
     }
 
-    /// Looks for a key; asks again under the stripe before it says that there is none.
-    pub(crate) fn find(&self, key: &[u8], hash: u64) -> Result<Option<Found>> {
+    /// Looks for a key; asks again under the stripe before it says that there is none, as long as
+    /// `patience` allows.
+    pub(crate) fn find(&self, key: &[u8], hash: u64, patience: Patience) -> Result<Option<Found>> {
         if let Some(found) = self.find_unlocked(key, hash) {
             return Ok(Some(found));
         }
-        self.lock_stripe(self.stripe_of(hash))?.find(key, hash)
+        match self.lock_stripe_within(self.stripe_of(hash), patience)? {
+            Some(stripe) => stripe.find(key, hash),
+            None => Ok(None),
+        }
     }
 
     pub(crate) fn find_unlocked(&self, key: &[u8], hash: u64) -> Option<Found> {

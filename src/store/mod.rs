@@ -1,8 +1,10 @@
 //! A store: one open slab, and this process's part in it. Keys, participants, waiting, recovery.
 //!
-//! `open` gets a directory to this point, `participants` says who lives, `index` finds and makes keys,
-//! `claim` has the room for them, `binding` is a handle's memory of its key, `acquire` takes and waits,
-//! `inspect` shows, `check` verifies, `rebuild` repairs.
+//! `lock_files` and `open` get a directory to this point, `participants` says who lives. `stripe` locks
+//! parts of the structure, `hash` and `index` find and make keys there, `claim` has the room for them,
+//! `remove` takes them away and ends what the dead left half done. `binding` is a handle's memory of its
+//! key, `acquire` takes and gives back, `waiting` waits, `watch` hears of deaths, `guard` is what guards are
+//! made of, `average` is the averages' own. `inspect` shows, `check` verifies, `rebuild` repairs.
 
 pub(crate) mod acquire;
 pub(crate) mod average;
@@ -28,7 +30,7 @@ use crate::error::{Error, Result};
 use crate::os::fork::{Inherited, Registry};
 use crate::os::process::Identity;
 use crate::os::range_lock;
-use crate::record::ParticipantId;
+use crate::record::{PARTICIPANT_MAX, ParticipantId};
 use crate::slab::layout::STRIPES;
 use crate::slab::{PARTICIPANT_SHARED, Slab};
 use crate::store::open::LockFiles;
@@ -61,8 +63,8 @@ pub(crate) struct Process {
     files: Arc<LockFiles>,
     /// Byte-range locks do not exclude the threads of one process: each is paired with a mutex.
     mutexes: [Mutex<()>; RANGE_LOCKS],
-    /// In which second a holder's death was last asked of `/proc`.
-    thorough_s: AtomicU64,
+    /// In which second `/proc` was last asked about each participant.
+    asked_s: Box<[AtomicU64]>,
     watches: Arc<Watches>,
 }
 
@@ -125,7 +127,7 @@ impl Store {
             identity,
             files,
             mutexes: std::array::from_fn(|_| Mutex::new(())),
-            thorough_s: AtomicU64::new(0),
+            asked_s: (0..=PARTICIPANT_MAX).map(|_| AtomicU64::new(0)).collect(),
             watches: Arc::default(),
         });
         // Release: pairs with the Acquire in `joined`.

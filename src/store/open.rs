@@ -232,7 +232,7 @@ pub(crate) fn prepare_dir(dir: &Path, settings: &Settings) -> Result<()> {
         layout_of(capacity)?;
     }
     match std::fs::metadata(dir) {
-        Ok(meta) if !meta.is_dir() => Err(not_a_store(dir, "it is not a directory")),
+        Ok(meta) if !meta.is_dir() => Err(not_a_store(dir, "it is not a directory; name one")),
         Ok(_) => refuse_network_fs(dir, dir, settings),
         Err(e) if e.kind() == io::ErrorKind::NotFound && settings.create => {
             // Before anything is made there.
@@ -244,9 +244,10 @@ pub(crate) fn prepare_dir(dir: &Path, settings: &Settings) -> Result<()> {
             let mode = settings.mode | (settings.mode & 0o444) >> 2;
             file::create_dir(dir, mode).map_err(|e| Error::io("create", dir, e))
         }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            Err(not_a_store(dir, "there is no such directory"))
-        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(not_a_store(
+            dir,
+            "there is no such directory; the first program that uses a store makes it",
+        )),
         Err(e) => Err(Error::io("open", dir, e)),
     }
 }
@@ -277,17 +278,23 @@ fn refuse_strangers(dir: &Path, settings: &Settings) -> Result<()> {
     if dir.join(FANOUT).exists() {
         return Err(not_a_store(
             dir,
-            "it holds a FanoutCache, to be opened as such",
+            "it holds a FanoutCache, to be opened as one",
         ));
     }
     if !settings.create {
-        return Err(not_a_store(dir, "it has no slab"));
+        return Err(not_a_store(
+            dir,
+            "it has no slab; name the directory of a store",
+        ));
     }
     let entries = std::fs::read_dir(dir).map_err(|e| Error::io("read", dir, e))?;
     for entry in entries {
         let name = entry.map_err(|e| Error::io("read", dir, e))?.file_name();
         if !OUR_FILES.iter().any(|ours| name == OsStr::new(ours)) {
-            let why = format!("it has {} in it, and no slab", name.to_string_lossy());
+            let why = format!(
+                "it has {} in it, and no slab; name a new or empty directory",
+                name.to_string_lossy()
+            );
             return Err(not_a_store(dir, &why));
         }
     }
@@ -430,7 +437,10 @@ fn read_static(slab: &File, path: &Path) -> Result<Option<Static>> {
     let path = path.to_path_buf();
     match refusal {
         Refusal::Empty => Ok(None),
-        Refusal::NoMagic => Err(not_a_store(&path, "its slab does not begin as one")),
+        Refusal::NoMagic => Err(not_a_store(
+            &path,
+            "its slab does not begin as one; name another directory",
+        )),
         Refusal::Version(found) => Err(Error::Version {
             path,
             found,
@@ -526,7 +536,9 @@ pub(crate) fn is_same_boot(slab: &Slab) -> bool {
     let [low, high] = &slab.header().boot_id;
     let stored =
         u128::from(low.load(Ordering::Acquire)) | u128::from(high.load(Ordering::Acquire)) << 64;
-    stored == process::boot_id()
+    // Where /proc does not say, in doubt nobody is declared dead.
+    let now = process::boot_id();
+    stored == now || now == 0
 }
 
 pub(crate) fn write_boot_id(slab: &Slab) {

@@ -126,7 +126,8 @@ fn sweep(slab: &Slab, files: &LockFiles, identity: &Identity) -> Result<()> {
                 return;
             }
             let pid = slab.participant(holder.get()).map_or(0, pid_of);
-            // Waiters are not woken from here: they look again soon by themselves.
+            // Waiters are not woken from here: they look again soon by themselves. (Should somebody take over
+            // between the two steps of this, its stamp is lost, which is for showing only.)
             if hold.abandon(seen, pid) != Returned::Lost {
                 return;
             }
@@ -206,7 +207,8 @@ impl Store {
         // Reading /proc costs as much as all the rest of a look: once a second is often enough for the
         // case that it is for, another process under the number of a dead one whose beacon a child has.
         let now_s = clock::wall_s();
-        let thorough = process.thorough_s.swap(now_s, Ordering::Relaxed) != now_s;
+        let asked = process.asked_s.get(usize::from(other.get()));
+        let thorough = asked.is_some_and(|s| s.swap(now_s, Ordering::Relaxed) != now_s);
         let (files, me) = (&process.files, &process.identity);
         other != process.id
             && is_gone(&self.slab, files, me, other.get(), thorough).unwrap_or(false)

@@ -49,7 +49,10 @@ impl RepairReport {
 pub(crate) fn repair(dir: &Path, mode: u32) -> Result<RepairReport> {
     let dir = &std::path::absolute(dir).map_err(|e| Error::io("find", dir, e))?;
     if !dir.join(open::SLAB).exists() {
-        return Err(open::not_a_store(dir, "it has no slab"));
+        return Err(open::not_a_store(
+            dir,
+            "it has no slab; name the directory of a store",
+        ));
     }
     let files = LockFiles::open(dir, mode)?;
     if !files.try_attach_alone(dir)? {

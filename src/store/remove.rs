@@ -7,6 +7,7 @@ use crate::record::{Hold, Word, reachable};
 use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
 use crate::slab::{Intent, SlotId, pack, unpack};
 use crate::store::Store;
+use crate::store::acquire::Patience;
 use crate::store::claim::{BLOCKS_MAX, Pool, Run};
 use crate::store::index::{Found, SPAN_MAX, span_of};
 use crate::store::stripe::StripeGuard;
@@ -352,14 +353,16 @@ impl Store {
         Ok(removed)
     }
 
-    /// Takes idle locks and semaphores away until `enough` slots were freed. How many were.
-    pub(crate) fn reclaim(&self, enough: u32) -> Result<u32> {
+    /// Takes idle locks and semaphores away until `enough` slots were freed. How many were. Passes stripes
+    /// over that cannot be had within `patience`.
+    pub(crate) fn reclaim(&self, enough: u32, patience: Patience) -> Result<u32> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let start = NEXT.fetch_add(1, Ordering::Relaxed) as u32;
         let mut freed = 0;
         for stripe in (0..STRIPES).map(|i| start.wrapping_add(i) % STRIPES) {
-            let guard = self.lock_stripe(stripe)?;
-            freed += guard.reclaim(enough.saturating_sub(freed))?;
+            if let Some(guard) = self.lock_stripe_within(stripe, patience)? {
+                freed += guard.reclaim(enough.saturating_sub(freed))?;
+            }
             if freed >= enough {
                 break;
             }

@@ -96,17 +96,18 @@ impl Store {
         if holders.is_empty() || holders.len() > HOLDERS_MAX {
             return None;
         }
-        let pidfds: Option<Vec<_>> = holders
-            .iter()
+        // Of our own process, no thread outlives it to wait for its death.
+        let others = holders.iter().filter(|holder| **holder != process.id);
+        let pidfds: Option<Vec<_>> = others
             .map(|holder| self.pidfd_of(process, *holder))
             .collect();
         let pidfds = pidfds?;
         let mut state = process.watches.lock();
-        if state.bell.is_none() {
-            state.bell = Some(self.start_watching(process)?);
-        }
         state.next_id += 1;
         let id = state.next_id;
+        if !pidfds.is_empty() && state.bell.is_none() {
+            state.bell = Some(self.start_watching(process)?);
+        }
         let watched = pidfds.into_iter().map(|pidfd| Watched { id, pidfd, slot });
         state.watched.extend(watched);
         state.ring();
@@ -119,8 +120,7 @@ impl Store {
 
     fn pidfd_of(&self, process: &Process, holder: ParticipantId) -> Option<Arc<OwnedFd>> {
         let described = self.describe(process, holder)?;
-        // Of our own process, no thread can outlive it to wait for its death.
-        if !described.same_pid_namespace || described.pid == process.identity.pid {
+        if !described.same_pid_namespace {
             return None;
         }
         let pidfd = pidfd::open(described.pid).ok()?;

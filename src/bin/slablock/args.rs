@@ -35,8 +35,9 @@ Exit status:
 COMMAND gets standard input and SLABLOCK_DIR, SLABLOCK_KEY and SLABLOCK_TOKEN in its environment.
 The token is a number that grows with each grant: let what you write to refuse smaller ones.
 TERM, INT, HUP and QUIT are passed on to COMMAND; while waiting they end the wait. If slablock is
-killed, COMMAND is killed too, and the key stays held until nothing of what it started is left. What
-COMMAND leaves running when it ends does not keep the key.
+killed, COMMAND is killed too, and the key stays held until nothing of what it started is left (with
+--expire, until the lease is over at the latest). What COMMAND leaves running when it ends does not
+keep the key.
 
 Examples:
   slablock run deploy -- ./deploy.sh

@@ -23,6 +23,8 @@ pub struct Failure {
     /// `None` where nobody is left to read it.
     message: Option<String>,
     status: u8,
+    /// The status is the user's own choice.
+    chosen: bool,
 }
 
 impl Failure {
@@ -35,6 +37,7 @@ impl Failure {
         Failure {
             message: Some(message.to_string()),
             status,
+            chosen: false,
         }
     }
 
@@ -43,13 +46,22 @@ impl Failure {
         Failure {
             message: None,
             status,
+            chosen: false,
+        }
+    }
+
+    /// Keeps its status whatever it is: the user chose it.
+    pub fn chosen(self) -> Failure {
+        Failure {
+            chosen: true,
+            ..self
         }
     }
 
     /// The same failure seen from `run`, whose status 1 would look like the command's own.
     pub fn of_run(self) -> Failure {
         match self.status {
-            FAILED => Failure {
+            FAILED if !self.chosen => Failure {
                 status: RUN_FAILED,
                 ..self
             },

@@ -129,7 +129,7 @@ fn waiting_for(place: &Place, plan: &RunPlan) -> String {
 
 fn in_vain(plan: &RunPlan) -> Failure {
     if plan.talk == Talk::Quiet {
-        return Failure::silent(plan.conflict_status);
+        return Failure::silent(plan.conflict_status).chosen();
     }
     let name = plan.name();
     let message = match plan.patience {
@@ -139,7 +139,7 @@ fn in_vain(plan: &RunPlan) -> Failure {
         }
         _ => format!("{name} is held; wait for it with --timeout or without --nonblock"),
     };
-    Failure::with_status(plan.conflict_status, message)
+    Failure::with_status(plan.conflict_status, message).chosen()
 }
 
 fn warn_of_predecessor(held: &Held, plan: &RunPlan) {
