@@ -30,7 +30,7 @@ use crate::error::{Error, Result};
 use crate::os::fork::{Inherited, Registry};
 use crate::os::process::Identity;
 use crate::os::range_lock;
-use crate::record::{PARTICIPANT_MAX, ParticipantId};
+use crate::record::ParticipantId;
 use crate::slab::layout::STRIPES;
 use crate::slab::{PARTICIPANT_SHARED, Slab};
 use crate::store::open::LockFiles;
@@ -63,8 +63,9 @@ pub(crate) struct Process {
     files: Arc<LockFiles>,
     /// Byte-range locks do not exclude the threads of one process: each is paired with a mutex.
     mutexes: [Mutex<()>; RANGE_LOCKS],
-    /// In which second `/proc` was last asked about each participant.
-    asked_s: Box<[AtomicU64]>,
+    /// About which participants `/proc` was asked, and in which second: `second << 12 | number`, at the
+    /// number modulo the length.
+    asked: [AtomicU64; 64],
     watches: Arc<Watches>,
 }
 
@@ -127,7 +128,7 @@ impl Store {
             identity,
             files,
             mutexes: std::array::from_fn(|_| Mutex::new(())),
-            asked_s: (0..=PARTICIPANT_MAX).map(|_| AtomicU64::new(0)).collect(),
+            asked: std::array::from_fn(|_| AtomicU64::new(0)),
             watches: Arc::default(),
         });
         // Release: pairs with the Acquire in `joined`.

@@ -206,9 +206,9 @@ impl Store {
     pub(crate) fn is_dead(&self, process: &Process, other: ParticipantId) -> bool {
         // Reading /proc costs as much as all the rest of a look: once a second is often enough for the
         // case that it is for, another process under the number of a dead one whose beacon a child has.
-        let now_s = clock::wall_s();
-        let asked = process.asked_s.get(usize::from(other.get()));
-        let thorough = asked.is_some_and(|s| s.swap(now_s, Ordering::Relaxed) != now_s);
+        let asked = &process.asked[usize::from(other.get()) % process.asked.len()];
+        let now = clock::wall_s() << 12 | u64::from(other.get());
+        let thorough = asked.swap(now, Ordering::Relaxed) != now;
         let (files, me) = (&process.files, &process.identity);
         other != process.id
             && is_gone(&self.slab, files, me, other.get(), thorough).unwrap_or(false)
