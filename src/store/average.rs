@@ -8,8 +8,8 @@ use crate::os::clock;
 use crate::record::{Damaged, NO_VERSION, PAYLOAD_WORDS};
 use crate::slab::SlotId;
 use crate::store::Store;
-use crate::store::acquire::Patience;
 use crate::store::binding::Binding;
+use crate::store::waiting::Patience;
 use crate::types::{Kind, Summary};
 
 /// What a cell holds. All zeros is the average of nothing.

@@ -9,9 +9,9 @@ use crate::os::clock;
 use crate::record::NO_VERSION;
 use crate::slab::{Meta, Slot, SlotId};
 use crate::store::Store;
-use crate::store::acquire::Patience;
 use crate::store::index::{Found, Spec, check_lengths};
 use crate::store::stripe::StripeGuard;
+use crate::store::waiting::Patience;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::types::Kind;
 

@@ -12,10 +12,10 @@ use crate::slab::{
     pack,
 };
 use crate::store::Store;
-use crate::store::acquire::Patience;
 use crate::store::claim::{Pool, Run};
 use crate::store::hash::hash;
 use crate::store::stripe::StripeGuard;
+use crate::store::waiting::Patience;
 use crate::sync::{Ordering, fence};
 use crate::types::Kind;
 

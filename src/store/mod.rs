@@ -15,11 +15,13 @@ pub(crate) mod guard;
 pub(crate) mod hash;
 pub(crate) mod index;
 mod inspect;
+mod lock_files;
 pub(crate) mod open;
 mod participants;
 pub(crate) mod rebuild;
 mod remove;
 mod stripe;
+pub(crate) mod waiting;
 mod watch;
 
 use std::os::fd::OwnedFd;
@@ -33,7 +35,7 @@ use crate::os::range_lock;
 use crate::record::ParticipantId;
 use crate::slab::layout::STRIPES;
 use crate::slab::{PARTICIPANT_SHARED, Slab};
-use crate::store::open::LockFiles;
+use crate::store::lock_files::LockFiles;
 use crate::store::watch::Watches;
 use crate::sync::{AtomicPtr, AtomicU64, Ordering};
 

@@ -3,7 +3,6 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::mem::ManuallyDrop;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -20,14 +19,12 @@ use crate::slab::header::{
 };
 use crate::slab::layout::{CAPACITY_MAX, PAGE};
 use crate::slab::{Layout, Slab};
+use crate::store::lock_files::{ATTACH, BEACONS, LockFiles, STRIPES_FILE};
 use crate::store::{Store, rebuild};
-use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use crate::sync::{AtomicPtr, AtomicU64, Ordering};
 
 pub(crate) const SLAB: &str = "slab";
 pub(crate) const FANOUT: &str = "fanout";
-const ATTACH: &str = "attach";
-const BEACONS: &str = "beacons";
-const STRIPES_FILE: &str = "stripes";
 /// What a directory may hold and still be, or become, a store.
 const OUR_FILES: [&str; 4] = [SLAB, ATTACH, BEACONS, STRIPES_FILE];
 
@@ -44,119 +41,6 @@ pub(crate) struct Settings {
 }
 
 pub(crate) const DEFAULT_CAPACITY: usize = 65_536;
-
-/// The files that are only ever locked: never mapped, read, truncated, renamed or unlinked.
-///
-/// A forked child closes its copies at once, whatever the parent was doing with them, and whoever is done
-/// with them unlocks before closing: a child between fork and exec has copies, too.
-pub(crate) struct LockFiles {
-    pub(crate) attach: ManuallyDrop<File>,
-    pub(crate) beacons: ManuallyDrop<File>,
-    pub(crate) stripes: ManuallyDrop<File>,
-    /// The beacon was handed to others and must not be unlocked.
-    pub(crate) shared: AtomicBool,
-    disowned: AtomicBool,
-}
-
-impl LockFiles {
-    pub(crate) fn open(dir: &Path, mode: u32) -> Result<Arc<LockFiles>> {
-        // Opened and registered in one step, as far as a fork is concerned.
-        let mut registry = Registry::lock();
-        let files = Arc::new(LockFiles::open_unregistered(dir, mode)?);
-        let member: Weak<dyn Inherited> = Arc::<LockFiles>::downgrade(&files);
-        registry.add(member);
-        Ok(files)
-    }
-
-    /// The same for who has the registry locked, and adds them to it.
-    pub(crate) fn open_unregistered(dir: &Path, mode: u32) -> Result<LockFiles> {
-        let open = |name| {
-            let path = dir.join(name);
-            let file = file::open(&path, true, mode).map_err(|e| Error::io("open", &path, e))?;
-            Ok(ManuallyDrop::new(file))
-        };
-        Ok(LockFiles {
-            attach: open(ATTACH)?,
-            beacons: open(BEACONS)?,
-            stripes: open(STRIPES_FILE)?,
-            shared: AtomicBool::new(false),
-            disowned: AtomicBool::new(false),
-        })
-    }
-
-    fn named(&self) -> [(&'static str, &ManuallyDrop<File>); 3] {
-        [
-            (ATTACH, &self.attach),
-            (BEACONS, &self.beacons),
-            (STRIPES_FILE, &self.stripes),
-        ]
-    }
-
-    /// Makes these the lock files of the slab. Only alone.
-    pub(crate) fn adopt(&self, slab: &Slab) -> Result<()> {
-        for ((name, file), inode) in self.named().into_iter().zip(&slab.header().lock_files) {
-            inode.store(inode_of(slab, name, file)?, Ordering::Release);
-        }
-        Ok(())
-    }
-
-    /// Refuses lock files that are not those of the slab. A file that was removed, by a cleaner of
-    /// temporary files, say, is made anew by the next one to open it, and then the two exclude nothing.
-    pub(crate) fn check(&self, slab: &Slab) -> Result<()> {
-        for ((name, file), inode) in self.named().into_iter().zip(&slab.header().lock_files) {
-            if inode.load(Ordering::Acquire) != inode_of(slab, name, file)? {
-                let what = format!("its file {name} was removed, replaced or copied");
-                return Err(slab.corrupt(what));
-            }
-        }
-        Ok(())
-    }
-
-    /// Attaches beside others; waits while somebody initialises or repairs.
-    pub(crate) fn attach_shared(&self, dir: &Path) -> Result<()> {
-        retry(|| fs2::FileExt::lock_shared(&*self.attach))
-            .map_err(|e| Error::io("attach to", &dir.join(ATTACH), e))
-    }
-
-    /// Attaches alone, if nobody else is attached.
-    pub(crate) fn try_attach_alone(&self, dir: &Path) -> Result<bool> {
-        match retry(|| fs2::FileExt::try_lock_exclusive(&*self.attach)) {
-            Ok(()) => Ok(true),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            Err(e) => Err(Error::io("attach to", &dir.join(ATTACH), e)),
-        }
-    }
-}
-
-impl Inherited for LockFiles {
-    fn disown(&self) {
-        self.disowned.store(true, Ordering::Release);
-        for (_, file) in self.named() {
-            file::close_once(file);
-        }
-    }
-}
-
-impl Drop for LockFiles {
-    fn drop(&mut self) {
-        if self.disowned.load(Ordering::Acquire) {
-            return;
-        }
-        // Explicitly, for copies in children; what fails here is left to the closing. The beacon, of which
-        // there is one byte for each participant and all else is others', is unlocked by who locked it.
-        let _ = fs2::FileExt::unlock(&*self.attach);
-        for (_, file) in self.named() {
-            file::close_once(file);
-        }
-    }
-}
-
-fn inode_of(slab: &Slab, name: &str, file: &File) -> Result<u64> {
-    let path = parent(slab.path()).join(name);
-    file::identity(file)
-        .map(|(_, inode)| inode)
-        .map_err(|e| Error::io("look at", &path, e))
-}
 
 pub(crate) fn retry<T>(mut action: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {

@@ -10,7 +10,8 @@ use crate::os::{clock, range_lock};
 use crate::record::{Hold, PARTICIPANT_MAX, ParticipantId, Returned};
 use crate::slab::layout::PERMITS_PER_BLOCK;
 use crate::slab::{Growing, PARTICIPANT_SHARED, PARTICIPANT_USED, Participant, Slab, SlotId};
-use crate::store::open::{LockFiles, parent};
+use crate::store::lock_files::LockFiles;
+use crate::store::open::parent;
 use crate::store::{JOIN_BYTE, Process, Store};
 use crate::sync::{AtomicU64, Ordering};
 

@@ -17,7 +17,8 @@ use crate::slab::{
 };
 use crate::store::hash::hash;
 use crate::store::index::{Place, SPAN_MAX};
-use crate::store::open::{self, LockFiles};
+use crate::store::lock_files::LockFiles;
+use crate::store::open;
 use crate::store::participants::each_hold;
 use crate::sync::{AtomicU8, Ordering};
 use crate::types::Kind;

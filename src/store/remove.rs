@@ -7,10 +7,10 @@ use crate::record::{Hold, Word, reachable};
 use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
 use crate::slab::{Intent, SlotId, pack, unpack};
 use crate::store::Store;
-use crate::store::acquire::Patience;
 use crate::store::claim::{BLOCKS_MAX, Pool, Run};
 use crate::store::index::{Found, SPAN_MAX, span_of};
 use crate::store::stripe::StripeGuard;
+use crate::store::waiting::Patience;
 use crate::sync::{AtomicU64, Ordering};
 use crate::types::Kind;
 
@@ -326,7 +326,7 @@ impl Store {
                 return Ok(true);
             }
             drop(guard);
-            futex::wait(wake, seen, crate::store::acquire::TICK);
+            futex::wait(wake, seen, crate::store::waiting::TICK);
         }
     }
 

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::os::range_lock;
 use crate::slab::layout::STRIPES;
 use crate::slab::{Intent, Stripe};
-use crate::store::acquire::Patience;
+use crate::store::waiting::Patience;
 use crate::store::{GROW_BYTE, Process, Store};
 
 /// How often to ask for a stripe, and how many times even without patience: 50 ms.

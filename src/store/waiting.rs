@@ -1,0 +1,168 @@
+//! Waiting: how long, for whom, and when to look again.
+//!
+//! A releaser wakes a waiter; nobody wakes one because a holder died. So no sleep is longer than a tick,
+//! after which the waiter looks whether the holders live, and a long wait has them watched.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::os::{clock, futex};
+use crate::record::{Lease, ParticipantId};
+use crate::store::binding::{Binding, Spot};
+use crate::store::participants::WaitingMark;
+use crate::store::watch::Watch;
+use crate::store::{Process, Store};
+use crate::sync::Ordering;
+
+/// How long a waiter sleeps before it looks whether the holder died: the kernel wakes nobody when a
+/// process is killed. Short enough to take over within 10 ms.
+pub(crate) const TICK: Duration = Duration::from_millis(6);
+/// When a wait has become a long one, so that having the holders watched pays.
+const WATCH_AFTER: Duration = Duration::from_millis(50);
+/// How long a waiter sleeps while the holders are watched: against what a watch does not see.
+const WATCHED_TICK: Duration = Duration::from_millis(200);
+/// From how many permits on a waiter does not look at all of them for each tick.
+const MANY: u32 = 64;
+
+/// How long to wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Patience {
+    Never,
+    Until(Instant),
+    Forever,
+}
+
+impl Patience {
+    /// A duration too long to be a moment is for ever.
+    pub(crate) fn of(timeout: Duration) -> Patience {
+        Instant::now()
+            .checked_add(timeout)
+            .map_or(Patience::Forever, Patience::Until)
+    }
+
+    /// What is left; `None` when it is over.
+    pub(crate) fn left(self) -> Option<Duration> {
+        match self {
+            Patience::Never => None,
+            Patience::Until(moment) => {
+                let left = moment.saturating_duration_since(Instant::now());
+                (!left.is_zero()).then_some(left)
+            }
+            Patience::Forever => Some(Duration::MAX),
+        }
+    }
+}
+
+impl Binding {
+    /// Sleeps until woken, or until something may have changed that nobody is woken for: a death, the end
+    /// of a lease or of the patience. Of a semaphore with many permits not all are looked at for each
+    /// tick, only whether one of the holders died.
+    pub(super) fn sleep<'a>(
+        &'a self,
+        waiting: &mut Waiting<'a>,
+        wakes: u32,
+        patience: Patience,
+        held: &HeldBy,
+    ) {
+        let wake = &self.slot(waiting.spot).wake;
+        let ticks = if held.holds > MANY { 16 } else { 1 };
+        for _ in 0..ticks {
+            let Some(left) = patience.left() else {
+                return;
+            };
+            let tick = waiting.tick(self.store(), held);
+            futex::wait(wake, wakes, nap(left, held.lease_us).min(tick));
+            if wake.load(Ordering::Acquire) != wakes {
+                // Who died has been reported, and is watched no more.
+                waiting.watch = None;
+                return;
+            }
+            let process = waiting.process;
+            let lease_over = held.lease_us.is_some_and(|end| clock::boot_us() >= end);
+            let someone_died = || held.by.iter().any(|p| self.store().is_dead(process, *p));
+            if lease_over || someone_died() {
+                return;
+            }
+        }
+    }
+}
+
+/// How long to sleep: until it is time to look whether the holder died, the lease is over, or the patience.
+fn nap(left: Duration, lease_us: Option<u64>) -> Duration {
+    let until_lease = lease_us.map_or(Duration::MAX, |until| {
+        // A microsecond more, so that it is over when we look.
+        Duration::from_micros(until.saturating_sub(clock::boot_us()) + 1)
+    });
+    left.min(until_lease)
+}
+
+/// A waiter's standing while it waits for a slot.
+pub(super) struct Waiting<'a> {
+    pub(super) spot: Spot,
+    process: &'a Process,
+    since: Instant,
+    _mark: Option<WaitingMark<'a>>,
+    watch: Option<Watch<'a>>,
+}
+
+impl<'a> Waiting<'a> {
+    pub(super) fn new(store: &'a Store, process: &'a Process, spot: Spot) -> Waiting<'a> {
+        Waiting {
+            spot,
+            process,
+            since: Instant::now(),
+            _mark: store.mark_waiting(process, spot.id),
+            watch: None,
+        }
+    }
+
+    /// How long to sleep at the most: long when somebody will say if a holder dies.
+    fn tick(&mut self, store: &Arc<Store>, held: &HeldBy) -> Duration {
+        if self.since.elapsed() < WATCH_AFTER {
+            return TICK;
+        }
+        let watched = self.watch.as_ref().is_some_and(|w| w.is_over(&held.by));
+        if !watched {
+            // The old one first: it has descriptors.
+            self.watch = None;
+            self.watch = store.watch(self.process, &held.by, self.spot.id);
+        }
+        match self.watch {
+            Some(_) => WATCHED_TICK,
+            None => TICK,
+        }
+    }
+}
+
+/// What a look at the holds of a key found: who has them, each asked once whether it lives, and when the
+/// first lease ends.
+#[derive(Default)]
+pub(super) struct HeldBy {
+    pub(super) holds: u32,
+    lease_us: Option<u64>,
+    by: Vec<ParticipantId>,
+}
+
+impl HeldBy {
+    pub(super) fn is_dead(
+        &mut self,
+        store: &Store,
+        process: &Process,
+        other: ParticipantId,
+    ) -> bool {
+        if self.by.contains(&other) {
+            return false;
+        }
+        if store.is_dead(process, other) {
+            return true;
+        }
+        self.by.push(other);
+        false
+    }
+
+    pub(super) fn until(&mut self, lease: Lease) {
+        if let Lease::Until(end) = lease {
+            self.lease_us = Some(self.lease_us.map_or(end, |other| other.min(end)));
+        }
+    }
+}
