@@ -13,6 +13,28 @@ use crate::report::{Row, Spread, at_share};
 
 /// From the kill to the acquired, with a thread that is asleep in `acquire`.
 pub fn takeover(effort: Effort) -> Vec<Row> {
+    // At any moment of whatever rhythm the waiter has; and so late that it has the holder watched.
+    let soon = |number| Duration::from_micros(number * 617 % 10_000);
+    let late = |number| Duration::from_millis(120 + number * 7 % 60);
+    let taken = kills(effort.times(1_000), soon);
+    let taken_late = kills(effort.times(40), late);
+    let row =
+        |name, taken: &[f64], share| Row::new(name, "ms", Spread::exactly(at_share(taken, share)));
+    vec![
+        row("takeover from a killed holder, p50", &taken, 0.50),
+        row("takeover from a killed holder, p99", &taken, 0.99)
+            .at_most(10.0)
+            .note(format!("{} kills", taken.len())),
+        row("takeover from a killed holder, max", &taken, 1.0),
+        row("  after a long wait, p50", &taken_late, 0.50),
+        row("  after a long wait, max", &taken_late, 1.0)
+            .note(format!("{} kills", taken_late.len())),
+    ]
+}
+
+/// How long each of so many takeovers took, in milliseconds, in ascending order. The holder is killed when
+/// the waiter has waited for `pause`.
+fn kills(count: u64, pause: impl Fn(u64) -> Duration) -> Vec<f64> {
     let dir = tempfile::tempdir().expect("there is a place for temporary files");
     let store = dir.path().join("store");
     let cache = Cache::open(&store).expect("a store can be made");
@@ -31,15 +53,14 @@ pub fn takeover(effort: Effort) -> Vec<Row> {
     });
 
     let mut taken_ms = Vec::new();
-    for number in 0..effort.times(1_000) {
+    for number in 0..count {
         let mut holder = Peer::start("hold", [&store]);
         holder.hear();
         begin.send(()).expect("the waiter lives");
         while lock.waiters().expect("the store works") == 0 {
             thread::yield_now();
         }
-        // At any moment of whatever rhythm the waiter has.
-        thread::sleep(Duration::from_micros(number * 617 % 10_000));
+        thread::sleep(pause(number));
         let killed = Instant::now();
         holder.kill();
         let (acquired, told) = ends.recv().expect("the waiter lives");
@@ -48,17 +69,8 @@ pub fn takeover(effort: Effort) -> Vec<Row> {
     }
     drop(begin);
     waiter.join().expect("the waiter does not panic");
-
     taken_ms.sort_by(f64::total_cmp);
-    let at = |share| Spread::exactly(at_share(&taken_ms, share));
-    let kills = taken_ms.len();
-    vec![
-        Row::new("takeover from a killed holder, p50", "ms", at(0.50)),
-        Row::new("takeover from a killed holder, p99", "ms", at(0.99))
-            .at_most(10.0)
-            .note(format!("{kills} kills")),
-        Row::new("takeover from a killed holder, max", "ms", at(1.0)),
-    ]
+    taken_ms
 }
 
 /// Holds the lock until killed.

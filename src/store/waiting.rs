@@ -21,8 +21,9 @@ pub(crate) const TICK: Duration = Duration::from_millis(6);
 const WATCH_AFTER: Duration = Duration::from_millis(50);
 /// How long a waiter sleeps while the holders are watched: against what a watch does not see.
 const WATCHED_TICK: Duration = Duration::from_millis(200);
-/// From how many permits on a waiter does not look at all of them for each tick.
+/// From how many permits on a waiter does not look at all of them for each tick, and when it does.
 const MANY: u32 = 64;
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long to wait.
 #[derive(Clone, Copy, Debug)]
@@ -65,8 +66,8 @@ impl Binding {
         held: &HeldBy,
     ) {
         let wake = &self.slot(waiting.spot).wake;
-        let ticks = if held.holds > MANY { 16 } else { 1 };
-        for _ in 0..ticks {
+        let look_again = Instant::now() + LOOK_AGAIN;
+        loop {
             let Some(left) = patience.left() else {
                 return;
             };
@@ -80,7 +81,8 @@ impl Binding {
             let process = waiting.process;
             let lease_over = held.lease_us.is_some_and(|end| clock::boot_us() >= end);
             let someone_died = || held.by.iter().any(|p| self.store().is_dead(process, *p));
-            if lease_over || someone_died() {
+            let few = held.holds <= MANY;
+            if lease_over || someone_died() || few || Instant::now() >= look_again {
                 return;
             }
         }
