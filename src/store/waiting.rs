@@ -20,7 +20,7 @@ pub(crate) const TICK: Duration = Duration::from_millis(6);
 /// When a wait has become a long one, so that having the holders watched pays.
 const WATCH_AFTER: Duration = Duration::from_millis(50);
 /// How long a waiter sleeps while the holders are watched: against what a watch does not see.
-const WATCHED_TICK: Duration = Duration::from_millis(200);
+const WATCHED_TICK: Duration = Duration::from_millis(150);
 /// From how many permits on a waiter does not look at all of them for each tick, and when it does.
 const MANY: u32 = 64;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
