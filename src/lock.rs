@@ -20,8 +20,9 @@ use crate::types::{Holder, Kind, Token};
 ///
 /// # If the process dies
 ///
-/// The lock goes to the next one to ask within about ten milliseconds, or at once if it asks later, and
-/// [`recovered`](LockGuard::recovered) tells it, because what the lock protects may be half-written.
+/// The lock goes to the next one to ask at once, to one who waits within some ten milliseconds (150 when it
+/// has waited for long and the holder's end goes unnoticed, as when it closes the store or executes another
+/// program), and [`recovered`](LockGuard::recovered) tells it, because what the lock protects may be half-written.
 ///
 /// # Examples
 ///
@@ -61,7 +62,8 @@ impl Lock {
     }
 
     /// Gives each hold a lease: when it is over, the next one to ask gets the lock at once, also from a
-    /// holder who is alive. Zero is refused by the first use. Without this, holds last until they are
+    /// holder who is alive. It is never shorter than asked, and one of two seconds or more up to
+    /// 50 ms longer. Zero is refused by the first use. Without this, holds last until they are
     /// given back or their process dies. Counts time during which the machine is suspended.
     pub fn expire(self, lease: Duration) -> Lock {
         self.with(|binding| binding.expire = Some(lease))
@@ -95,8 +97,9 @@ impl Lock {
 
     /// Takes the lock if it is free, expired or a dead one's; `None` if it is held. Does not wait for the
     /// lock. The first use of a key, or one while it is being removed, may have to wait for a process that
-    /// makes or removes a key, which takes microseconds; if that one is stopped in the middle of it, for
-    /// 50 ms, and then the answer is `None`.
+    /// makes or removes a key, which takes microseconds. If that one is stopped in the middle of it, for
+    /// 50 ms, and then the answer is `None`; if it is stopped while it makes the slab longer, until it
+    /// goes on or is killed.
     #[inline(always)]
     pub fn try_acquire(&self) -> Result<Option<LockGuard<'_>>> {
         self.acquire_as(Patience::Never)

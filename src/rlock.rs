@@ -19,7 +19,7 @@ use crate::types::{Holder, Kind, Token};
 
 /// A lock that the thread which has it can acquire again, through any handle of the same key.
 ///
-/// Each acquire adds one to the depth and starts the lease anew; each release takes one away; at zero the
+/// Each acquire adds one to the depth and, through a handle with `expire`, starts the lease anew; each release takes one away; at zero the
 /// lock is free. The owner is a thread of a process; a thread that got the number of one that ended is not
 /// its successor. In all else it is a [`Lock`](crate::Lock).
 ///
@@ -106,7 +106,7 @@ impl RLock {
         }
     }
 
-    /// Gives each hold a lease, which every acquire starts anew. See [`Lock::expire`](crate::Lock::expire).
+    /// Gives each hold a lease, which every acquire through this handle starts anew. See [`Lock::expire`](crate::Lock::expire).
     pub fn expire(self, lease: Duration) -> RLock {
         self.with(|binding| binding.expire = Some(lease))
     }

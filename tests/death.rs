@@ -5,7 +5,7 @@
 mod children;
 
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::Ordering;
@@ -16,8 +16,10 @@ use children::{
     reap_well, run, say, step_through, until,
 };
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::libc;
 use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::wait::WaitStatus;
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use slablock::{
     Averager, BoundedSemaphore, Cache, Error, Holder, Lock, LockGuard, RLock, RLockGuard, Result,
@@ -790,6 +792,137 @@ fn supervise(role: &Role) {
     hear();
     program.kill().unwrap();
     program.wait().unwrap();
+}
+
+/// A supervisor that is dead, not yet reaped, and whose beacon its child has: its pidfd is readable, and it is
+/// alive all the same. Waiters were woken by that again and again, as fast as the machine could.
+#[test]
+fn a_zombie_with_a_lifeline_is_waited_for_quietly() {
+    let _watchdog = Watchdog::new("zombie");
+    let dir = new_dir();
+    let board = Board::open(dir.path());
+    let store = dir.path().join("store");
+    let supervisor = fork(|| {
+        let cache = Cache::open(&store).unwrap();
+        let lock = Lock::new(&cache, "guarded");
+        let _guard = lock.acquire().unwrap();
+        let _line = cache.lifeline().unwrap();
+        let program = fork(|| {
+            until("the test is over", || board.get(1) == 1);
+        });
+        board.set(0, program.as_raw() as u64);
+        until("killed", || false);
+    });
+    until("the lock is held", || board.get(0) != 0);
+    kill(supervisor, Signal::SIGKILL).unwrap();
+    let lock = Lock::new(&open(&dir), "guarded");
+    let before = own_cpu();
+    let waited = lock.acquire_timeout(Duration::from_millis(600)).unwrap();
+    let used = own_cpu() - before;
+    assert!(waited.is_none());
+    // It used 130 ms and more; looking every few milliseconds takes a fifth of this bound.
+    assert!(used < Duration::from_millis(60), "{used:?}");
+    board.set(1, 1);
+    reap(supervisor);
+    let guard = lock.acquire_timeout(SOON).unwrap().unwrap();
+    assert_eq!(guard.recovered().unwrap().pid as i32, supervisor.as_raw());
+}
+
+fn own_cpu() -> Duration {
+    let now = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap();
+    Duration::from(now)
+}
+
+/// The process number of a dead holder is another's by now, and a child has its beacon: only the start time
+/// tells. That was asked for once a second, by whoever came first, and the others never learned of it.
+#[test]
+fn a_holder_whose_number_is_anothers_is_dead_for_all_who_ask() {
+    let _watchdog = Watchdog::new("number");
+    let dir = new_dir();
+    let mut holder = Child::start("hold", dir.path(), &["lock", "0"]);
+    holder.expect("held");
+    let cache = open(&dir);
+    let path = dir.path().join("store/slab");
+    let slab = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
+    let mut bytes = vec![0; slab.metadata().unwrap().len() as usize];
+    slab.read_exact_at(&mut bytes, 0).unwrap();
+    let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    let pid = holder.pid().as_raw() as u32;
+    // The holder's record: used, process id, start time.
+    let is_record = |at: &usize| word(*at) >> 32 & 1 == 1 && word(at + 8) as u32 == pid;
+    let records: Vec<usize> = (0..bytes.len() - 128)
+        .step_by(128)
+        .filter(is_record)
+        .collect();
+    assert_eq!(records.len(), 1);
+    let started = word(records[0] + 16) + 100_000;
+    slab.write_all_at(&started.to_le_bytes(), records[0] as u64 + 16)
+        .unwrap();
+    let held = cache.keys().unwrap();
+    let lock = Lock::new(&cache, &held[0].key);
+    assert!(!lock.locked().unwrap());
+    assert!(!lock.locked().unwrap());
+    assert!(lock.try_acquire().unwrap().is_some());
+    holder.kill();
+}
+
+/// Forking is still possible when the thread's own variables are gone: the hook used one, and aborted.
+#[test]
+#[allow(unsafe_code)]
+fn a_fork_while_the_process_exits_is_a_fork() {
+    extern "C" fn late() {
+        reap_well(fork(|| ()));
+    }
+    let _watchdog = Watchdog::new("exit");
+    let dir = new_dir();
+    let store = dir.path().join("store");
+    let child = fork(|| {
+        let _cache = Cache::open(&store).unwrap();
+        reap_well(fork(|| ()));
+        // SAFETY: `late` does nothing that an exit handler may not do; `exit` ends this process.
+        unsafe {
+            libc::atexit(late);
+            libc::exit(7);
+        }
+    });
+    assert_eq!(reap(child), WaitStatus::Exited(child, 7));
+}
+
+/// A process that is stopped while it joins makes others wait that want to join, but nobody who forks.
+#[test]
+fn forking_does_not_wait_for_who_is_joining() {
+    let _watchdog = Watchdog::new("joining");
+    let dir = new_dir();
+    let store = dir.path().join("store");
+    drop(Cache::open(&store).unwrap());
+    let stripes = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(store.join("stripes"))
+        .unwrap();
+    // What a process in the middle of joining has locked.
+    let joining = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 64,
+        l_len: 1,
+        l_pid: 0,
+    };
+    fcntl(&stripes, FcntlArg::F_OFD_SETLK(&joining)).unwrap();
+    let opener = std::thread::spawn(move || Cache::open(store).map(drop));
+    let (forked, first) = (Instant::now(), Duration::from_millis(300));
+    while forked.elapsed() < first {
+        let one = Instant::now();
+        reap_well(fork(|| ()));
+        assert!(one.elapsed() < first, "{:?}", one.elapsed());
+    }
+    assert!(!opener.is_finished());
+    drop(stripes);
+    opener.join().unwrap().unwrap();
 }
 
 // ---- Killed after any instruction ----

@@ -38,8 +38,8 @@ pub(crate) fn wall_s() -> u64 {
 /// When a lease that begins now ends, in the units of [`boot_us`], and the coarse time at which it began.
 ///
 /// Reading `CLOCK_BOOTTIME` costs as much as taking a lock does several times over. So a long lease is
-/// computed from a reading that this thread made in the same tick of the coarse clock, plus a tick: it may
-/// last that much longer than asked (10 ms at the most), never shorter. Suspending the machine cannot come
+/// computed from a reading that this thread made in the same tick of the coarse clock, plus a long tick: it
+/// may last that much longer than asked (50 ms), never shorter. Suspending the machine cannot come
 /// between the two readings: it brings the coarse clock up to date, so that would not be the same tick.
 #[inline]
 pub(crate) fn lease_end_us(lease_us: u64) -> (u64, u64) {
@@ -57,9 +57,10 @@ pub(crate) fn lease_end_us(lease_us: u64) -> (u64, u64) {
 }
 
 /// From how long on a tick more does not matter.
-const LONG_LEASE_US: u64 = 500_000;
-/// A tick is 1 to 10 ms, depending on how the kernel was configured.
-const LONGEST_TICK_US: u64 = 10_000;
+const LONG_LEASE_US: u64 = 2_000_000;
+/// A tick is 1 to 10 ms, depending on how the kernel was configured. The rest is for a virtual machine whose
+/// timer interrupt comes late.
+const LONGEST_TICK_US: u64 = 50_000;
 
 thread_local! {
     /// A reading of the coarse clock, and `CLOCK_BOOTTIME` at the latest by the end of that tick.
@@ -84,6 +85,11 @@ fn read_ns(clock: ClockId) -> u64 {
     clock_gettime(clock).map_or(0, |t| {
         t.tv_sec() as u64 * 1_000_000_000 + t.tv_nsec() as u64
     })
+}
+
+/// Reads what is read once and kept, so that no thread is in the middle of that when another forks.
+pub(crate) fn prepare() {
+    offsets();
 }
 
 /// What this process's time namespace adds to the host's `CLOCK_BOOTTIME`.

@@ -6,6 +6,7 @@
 //! is locked across the fork, so the child never finds it half changed.
 
 use std::cell::Cell;
+use std::mem::ManuallyDrop;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use nix::libc;
@@ -32,7 +33,8 @@ static REGISTRY: Mutex<Registry> = Mutex::new(Registry {
 
 thread_local! {
     // The guard that `before` takes and `after` drops, both in the forking thread.
-    static HELD: Cell<Option<MutexGuard<'static, Registry>>> = const { Cell::new(None) };
+    static HELD: ManuallyDrop<Cell<Option<MutexGuard<'static, Registry>>>> =
+        const { ManuallyDrop::new(Cell::new(None)) };
 }
 
 impl Registry {
@@ -71,19 +73,19 @@ pub(crate) fn epoch() -> u32 {
 
 extern "C" fn before() {
     // Registered twice, it runs twice: the second time the lock is ours already.
-    let guard = HELD.take();
+    let guard = HELD.with(|held| held.take());
     let guard = guard.unwrap_or_else(|| REGISTRY.lock().unwrap_or_else(PoisonError::into_inner));
-    HELD.set(Some(guard));
+    HELD.with(|held| held.set(Some(guard)));
 }
 
 extern "C" fn after_in_parent() {
-    drop(HELD.take());
+    drop(HELD.with(|held| held.take()));
 }
 
 extern "C" fn after_in_child() {
     process::forget_tid();
     EPOCH.fetch_add(1, Ordering::Relaxed);
-    let guard = HELD.take();
+    let guard = HELD.with(|held| held.take());
     if let Some(registry) = &guard {
         for member in registry.members.iter().filter_map(Weak::upgrade) {
             member.disown();

@@ -35,3 +35,9 @@ pub(crate) fn wait_readable(fds: &[BorrowedFd<'_>]) -> io::Result<Vec<bool>> {
     let readable = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
     Ok(polled.iter().map(readable).collect())
 }
+
+/// Whether the process has ended already.
+pub(crate) fn has_ended(pidfd: &OwnedFd) -> io::Result<bool> {
+    let mut polled = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    Ok(poll(&mut polled, PollTimeout::ZERO)? > 0)
+}

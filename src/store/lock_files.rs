@@ -8,8 +8,8 @@ use std::path::Path;
 use std::sync::{Arc, Weak};
 
 use crate::error::{Error, Result};
-use crate::os::file;
 use crate::os::fork::{Inherited, Registry};
+use crate::os::{clock, file};
 use crate::slab::Slab;
 use crate::store::open::{parent, retry};
 use crate::sync::{AtomicBool, Ordering};
@@ -33,28 +33,25 @@ pub(crate) struct LockFiles {
 
 impl LockFiles {
     pub(crate) fn open(dir: &Path, mode: u32) -> Result<Arc<LockFiles>> {
-        // Opened and registered in one step, as far as a fork is concerned.
-        let mut registry = Registry::lock();
-        let files = Arc::new(LockFiles::open_unregistered(dir, mode)?);
-        let member: Weak<dyn Inherited> = Arc::<LockFiles>::downgrade(&files);
-        registry.add(member);
-        Ok(files)
-    }
-
-    /// The same for who has the registry locked, and adds them to it.
-    pub(crate) fn open_unregistered(dir: &Path, mode: u32) -> Result<LockFiles> {
         let open = |name| {
             let path = dir.join(name);
             let file = file::open(&path, true, mode).map_err(|e| Error::io("open", &path, e))?;
             Ok(ManuallyDrop::new(file))
         };
-        Ok(LockFiles {
+        // Opened and registered in one step, as far as a fork is concerned. So is what is read once in a
+        // process and then kept.
+        let mut registry = Registry::lock();
+        clock::prepare();
+        let files = Arc::new(LockFiles {
             attach: open(ATTACH)?,
             beacons: open(BEACONS)?,
             stripes: open(STRIPES_FILE)?,
             shared: AtomicBool::new(false),
             disowned: AtomicBool::new(false),
-        })
+        });
+        let member: Weak<dyn Inherited> = Arc::<LockFiles>::downgrade(&files);
+        registry.add(member);
+        Ok(files)
     }
 
     fn named(&self) -> [(&'static str, &ManuallyDrop<File>); 3] {

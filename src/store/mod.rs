@@ -26,7 +26,8 @@ mod watch;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::os::fork::{Inherited, Registry};
@@ -108,23 +109,37 @@ impl Store {
     /// Joins, with lock files that are attached already or with new ones.
     #[cold]
     fn join(&self, files: Option<Arc<LockFiles>>) -> Result<&Process> {
-        // The registry's lock is the one that a fork in another thread cannot leave locked.
-        let mut registry = Registry::lock();
-        if let Some(process) = self.joined() {
-            return Ok(process);
-        }
         let files = match files {
             Some(files) => files,
             None => {
-                let files = Arc::new(LockFiles::open_unregistered(&self.dir, self.mode)?);
-                let member: Weak<dyn Inherited> = Arc::<LockFiles>::downgrade(&files);
-                registry.add(member);
+                let files = LockFiles::open(&self.dir, self.mode)?;
                 open::attach_again(&files, &self.slab)?;
                 files
             }
         };
         let identity = Identity::of_this_process();
-        let id = participants::join(&self.slab, &files, &identity)?;
+        loop {
+            // The registry's lock is the one that a fork in another thread cannot leave locked. For the
+            // same reason nobody waits for other processes with it: every fork would wait, too.
+            let registry = Registry::lock();
+            if let Some(process) = self.joined() {
+                return Ok(process);
+            }
+            let joined = participants::try_join(&self.slab, &files, &identity)?;
+            if let Some(id) = joined {
+                self.become_participant(id, identity, files);
+                break;
+            }
+            drop(registry);
+            // Somebody else is joining, which takes microseconds; there is no wait for the byte that
+            // could be had without the registry, and given up with it.
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        self.joined()
+            .ok_or_else(|| self.slab.corrupt("this process left while it was joining"))
+    }
+
+    fn become_participant(&self, id: ParticipantId, identity: Identity, files: Arc<LockFiles>) {
         let process = Box::new(Process {
             id,
             identity,
@@ -137,9 +152,6 @@ impl Store {
         self.process
             .store(Box::into_raw(process), Ordering::Release);
         self.me.store(id.get().into(), Ordering::Release);
-        drop(registry);
-        self.joined()
-            .ok_or_else(|| self.slab.corrupt("this process left while it was joining"))
     }
 
     /// A descriptor that keeps this process's holds alive for as long as any process has it open.

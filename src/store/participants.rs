@@ -23,14 +23,20 @@ pub(crate) struct Described {
 }
 
 /// Takes a participant number: locks its beacon first, then describes this process, then marks it used.
-/// Whoever dies in between leaves an unlocked beacon and an unused number.
-pub(super) fn join(slab: &Slab, files: &LockFiles, identity: &Identity) -> Result<ParticipantId> {
+/// Whoever dies in between leaves an unlocked beacon and an unused number. `None`: somebody else is joining.
+pub(super) fn try_join(
+    slab: &Slab,
+    files: &LockFiles,
+    identity: &Identity,
+) -> Result<Option<ParticipantId>> {
     let dir = parent(slab.path());
     let io = |e| Error::io("lock", &dir.join("stripes"), e);
-    range_lock::lock(&files.stripes, JOIN_BYTE).map_err(io)?;
+    if !range_lock::try_lock(&files.stripes, JOIN_BYTE).map_err(io)? {
+        return Ok(None);
+    }
     let joined = join_locked(slab, files, identity);
     range_lock::unlock(&files.stripes, JOIN_BYTE).map_err(io)?;
-    joined
+    joined.map(Some)
 }
 
 fn join_locked(slab: &Slab, files: &LockFiles, identity: &Identity) -> Result<ParticipantId> {
@@ -209,10 +215,15 @@ impl Store {
         // case that it is for, another process under the number of a dead one whose beacon a child has.
         let asked = &process.asked[usize::from(other.get()) % process.asked.len()];
         let now = clock::wall_s() << 12 | u64::from(other.get());
-        let thorough = asked.swap(now, Ordering::Relaxed) != now;
+        let thorough = asked.load(Ordering::Relaxed) != now;
         let (files, me) = (&process.files, &process.identity);
-        other != process.id
-            && is_gone(&self.slab, files, me, other.get(), thorough).unwrap_or(false)
+        let gone = other != process.id
+            && is_gone(&self.slab, files, me, other.get(), thorough).unwrap_or(false);
+        // Only a living one is not asked about again: who was found dead has to be so for the next look, too.
+        if thorough && !gone {
+            asked.store(now, Ordering::Relaxed);
+        }
+        gone
     }
 
     /// What a participant says about itself; `None` if the number is not in use.
@@ -227,8 +238,8 @@ impl Store {
         let described = Described {
             pid: pid_of(record),
             program: String::from_utf8_lossy(&name[..end]).into_owned(),
-            same_pid_namespace: record.pid_namespace.load(Ordering::Relaxed)
-                == process.identity.pid_namespace,
+            same_pid_namespace: process.identity.pid_namespace != 0
+                && record.pid_namespace.load(Ordering::Relaxed) == process.identity.pid_namespace,
         };
         let whole = state & PARTICIPANT_USED != 0 && record.state.load(Ordering::Acquire) == state;
         whole.then_some(described)

@@ -44,6 +44,8 @@ struct State {
 /// A holder's process, and the slot whose waiters are to be woken when it ends.
 struct Watched {
     id: u64,
+    holder: ParticipantId,
+    /// Shared by all who wait for that holder.
     pidfd: Arc<OwnedFd>,
     slot: SlotId,
 }
@@ -52,13 +54,18 @@ struct Watched {
 pub(crate) struct Watch<'a> {
     watches: &'a Watches,
     id: u64,
+    /// How many of the holders are other processes.
+    watched: usize,
     holders: Vec<ParticipantId>,
 }
 
 impl Watch<'_> {
-    /// Whether it is these holders that are watched.
+    /// Whether it is these holders that are watched, and all of them still: what has fired, or was given
+    /// up, is watched no more.
     pub(crate) fn is_over(&self, holders: &[ParticipantId]) -> bool {
-        self.holders == holders
+        let state = self.watches.lock();
+        let ours = state.watched.iter().filter(|w| w.id == self.id);
+        self.holders == holders && ours.count() == self.watched
     }
 }
 
@@ -99,7 +106,7 @@ impl Store {
         // Of our own process, no thread outlives it to wait for its death.
         let others = holders.iter().filter(|holder| **holder != process.id);
         let pidfds: Option<Vec<_>> = others
-            .map(|holder| self.pidfd_of(process, *holder))
+            .map(|holder| Some((*holder, self.pidfd_of(process, *holder)?)))
             .collect();
         let pidfds = pidfds?;
         let mut state = process.watches.lock();
@@ -108,24 +115,44 @@ impl Store {
         if !pidfds.is_empty() && state.bell.is_none() {
             state.bell = Some(self.start_watching(process)?);
         }
-        let watched = pidfds.into_iter().map(|pidfd| Watched { id, pidfd, slot });
-        state.watched.extend(watched);
+        let watched = pidfds.len();
+        state
+            .watched
+            .extend(pidfds.into_iter().map(|(holder, pidfd)| Watched {
+                id,
+                holder,
+                pidfd,
+                slot,
+            }));
         state.ring();
         Some(Watch {
             watches: &process.watches,
             id,
+            watched,
             holders: holders.to_vec(),
         })
     }
 
     fn pidfd_of(&self, process: &Process, holder: ParticipantId) -> Option<Arc<OwnedFd>> {
+        // One for each holder, however many threads wait. Should it be that of an earlier user of the
+        // number, it fires at once, and is watched no more.
+        let state = process.watches.lock();
+        if let Some(known) = state.watched.iter().find(|w| w.holder == holder) {
+            return Some(Arc::clone(&known.pidfd));
+        }
+        drop(state);
         let described = self.describe(process, holder)?;
         if !described.same_pid_namespace {
             return None;
         }
         let pidfd = pidfd::open(described.pid).ok()?;
         // Asked after opening: if the holder lives now, the number was its own.
-        (!self.is_dead(process, holder)).then(|| Arc::new(pidfd))
+        if self.is_dead(process, holder) {
+            return None;
+        }
+        // Ended, and yet not dead: its beacon is another's. There is nothing more to hear of it.
+        let ended = pidfd::has_ended(&pidfd).unwrap_or(true);
+        (!ended).then(|| Arc::new(pidfd))
     }
 
     /// Starts the thread; answers its bell.
@@ -157,12 +184,18 @@ fn keep_watch(store: &Store, watches: &Watches, mut bell: &UnixStream) {
                 state.bell = None;
                 return;
             }
-            state.watched.iter().map(|w| Arc::clone(&w.pidfd)).collect()
+            let mut pidfds: Vec<Arc<OwnedFd>> = Vec::new();
+            for watched in &state.watched {
+                if !pidfds.iter().any(|fd| Arc::ptr_eq(fd, &watched.pidfd)) {
+                    pidfds.push(Arc::clone(&watched.pidfd));
+                }
+            }
+            pidfds
         };
         let mut fds = vec![bell.as_fd()];
         fds.extend(pidfds.iter().map(|fd| fd.as_fd()));
         let Ok(readable) = pidfd::wait_readable(&fds) else {
-            // Out of memory, say: without a watch, waiters look more seldom than they should, so end it.
+            // Out of memory, say. Waiters notice that they are watched no more when they look next.
             watches.lock().watched.clear();
             continue;
         };
