@@ -870,6 +870,23 @@ fn a_holder_whose_number_is_anothers_is_dead_for_all_who_ask() {
     holder.kill();
 }
 
+/// A grandchild inherits lock files that its parent closed already, and their numbers are other files' by now:
+/// closing them again took the grandchild's own from it.
+#[test]
+fn a_grandchild_keeps_its_own_files() {
+    let _watchdog = Watchdog::new("grandchild");
+    let dir = new_dir();
+    let _inherited = open(&dir);
+    reap_well(fork(|| {
+        let numbers: Vec<std::fs::File> = (0..8)
+            .map(|_| std::fs::File::open("/dev/null").unwrap())
+            .collect();
+        reap_well(fork(|| {
+            assert!(numbers.iter().all(|file| file.metadata().is_ok()));
+        }));
+    }));
+}
+
 /// Forking is still possible when the thread's own variables are gone: the hook used one, and aborted.
 #[test]
 #[allow(unsafe_code)]

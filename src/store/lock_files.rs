@@ -100,7 +100,10 @@ impl LockFiles {
 
 impl Inherited for LockFiles {
     fn disown(&self) {
-        self.disowned.store(true, Ordering::Release);
+        // Once: a grandchild inherits what its parent has disowned, and the numbers may be others' by then.
+        if self.disowned.swap(true, Ordering::AcqRel) {
+            return;
+        }
         for (_, file) in self.named() {
             file::close_once(file);
         }

@@ -42,7 +42,8 @@ fn status_shows_who_holds_what() {
         "{holder}"
     );
     assert!(holder["held_seconds"].as_f64().unwrap() < 60.0);
-    assert!(holder["lease_left_seconds"].as_f64().unwrap() <= 60.0);
+    // A long lease may be 50 ms longer than asked.
+    assert!(holder["lease_left_seconds"].as_f64().unwrap() <= 60.05);
     assert_eq!(latency["average"]["mean"], 12.5);
     assert_eq!(latency["average"]["count"], 1);
     assert_eq!(seats["permits"]["used"], 1);
