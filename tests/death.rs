@@ -870,6 +870,43 @@ fn a_holder_whose_number_is_anothers_is_dead_for_all_who_ask() {
     holder.kill();
 }
 
+/// Who has waited for long looks only every 150 ms whether the holder died: it has to hear of it. Five deaths,
+/// each at another moment of that rhythm, for an average delay that looking alone does not come near.
+#[test]
+fn a_long_wait_ends_with_the_death_of_the_holder() {
+    let _watchdog = Watchdog::new("long wait");
+    let dir = new_dir();
+    let lock = Lock::new(&open(&dir), "long");
+    let delay = |wait_ms: u64| {
+        let board = Board::open(dir.path());
+        board.set(0, 0);
+        let store = dir.path().join("store");
+        let holder = fork(|| {
+            let lock = Lock::new(&Cache::open(store).unwrap(), "long");
+            let _guard = lock.acquire().unwrap();
+            board.set(0, 1);
+            until("killed", || false);
+        });
+        until("the lock is held", || board.get(0) == 1);
+        let killer = std::thread::spawn(move || {
+            // How long it is waited before the death is what this test is about.
+            std::thread::sleep(Duration::from_millis(wait_ms));
+            let killed = Instant::now();
+            kill(holder, Signal::SIGKILL).unwrap();
+            killed
+        });
+        let guard = lock.acquire_timeout(SOON).unwrap().unwrap();
+        let acquired = Instant::now();
+        assert!(guard.recovered().is_some());
+        let killed = killer.join().unwrap();
+        reap(holder);
+        acquired.duration_since(killed)
+    };
+    let mut delays: Vec<Duration> = [75, 90, 105, 120, 135].map(delay).into();
+    delays.sort();
+    assert!(delays[2] < Duration::from_millis(40), "{delays:?}");
+}
+
 /// A grandchild inherits lock files that its parent closed already, and their numbers are other files' by now:
 /// closing them again took the grandchild's own from it.
 #[test]

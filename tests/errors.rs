@@ -604,3 +604,25 @@ fn a_read_only_file_system_is_told_with_a_remedy() {
     }
     println!("all told");
 }
+
+/// The files that were opened before the one that could not be were left open, three for each attempt.
+#[test]
+fn an_open_that_fails_leaves_no_descriptor_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    drop(Cache::open(&store).unwrap());
+    std::fs::remove_file(store.join("stripes")).unwrap();
+    std::fs::create_dir(store.join("stripes")).unwrap();
+    let open_here = || {
+        let links = std::fs::read_dir("/proc/self/fd").unwrap();
+        let ours = links.filter(|link| {
+            let target = std::fs::read_link(link.as_ref().unwrap().path());
+            target.is_ok_and(|target| target.starts_with(&store))
+        });
+        ours.count()
+    };
+    for _ in 0..3 {
+        assert!(Cache::open(&store).is_err());
+    }
+    assert_eq!(open_here(), 0);
+}

@@ -35,17 +35,18 @@ impl LockFiles {
     pub(crate) fn open(dir: &Path, mode: u32) -> Result<Arc<LockFiles>> {
         let open = |name| {
             let path = dir.join(name);
-            let file = file::open(&path, true, mode).map_err(|e| Error::io("open", &path, e))?;
-            Ok(ManuallyDrop::new(file))
+            file::open(&path, true, mode).map_err(|e| Error::io("open", &path, e))
         };
         // Opened and registered in one step, as far as a fork is concerned. So is what is read once in a
         // process and then kept.
         let mut registry = Registry::lock();
         clock::prepare();
+        // All of them before any is ours to close: what was opened before a failure is closed by itself.
+        let (attach, beacons, stripes) = (open(ATTACH)?, open(BEACONS)?, open(STRIPES_FILE)?);
         let files = Arc::new(LockFiles {
-            attach: open(ATTACH)?,
-            beacons: open(BEACONS)?,
-            stripes: open(STRIPES_FILE)?,
+            attach: ManuallyDrop::new(attach),
+            beacons: ManuallyDrop::new(beacons),
+            stripes: ManuallyDrop::new(stripes),
             shared: AtomicBool::new(false),
             disowned: AtomicBool::new(false),
         });
