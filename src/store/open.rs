@@ -338,6 +338,8 @@ fn read_static(slab: &File, path: &Path) -> Result<Option<Static>> {
 }
 
 /// Whether there is nothing but zeros in it, as in a slab whose making was interrupted.
+// Its buffer has no place in the frame of every opening.
+#[inline(never)]
 fn is_blank(slab: &File) -> io::Result<bool> {
     let mut bytes = [0; 1 << 16];
     let mut at = 0;

@@ -27,6 +27,32 @@ fn the_command_gets_input_and_environment_and_its_status_is_ours() {
     assert!(shop.is_free("a key"));
 }
 
+/// What a nested `slablock run` inherits from the outer one is replaced, not given twice; everything else is
+/// handed on as it is.
+#[test]
+fn the_command_finds_its_own_variables_once_and_the_usual_signals() {
+    let shop = Shop::new();
+    let script = "env | grep -c ^SLABLOCK_KEY=; echo $SLABLOCK_KEY; grep SigIgn /proc/self/status";
+    let inner = env!("CARGO_BIN_EXE_slablock");
+    let nested = [
+        "run", "outer", "--", inner, "run", "inner", "--", "sh", "-c",
+    ];
+    let outcome = shop.run(&[&nested[..], &[script]].concat());
+    let lines: Vec<&str> = outcome.out.lines().collect();
+    assert_eq!(lines[..2], ["1", "inner"], "{}", outcome.err);
+    // Rust programs ignore SIGPIPE; the command is not to inherit that.
+    let ignored = lines[2].rsplit('\t').next().unwrap();
+    let ignored = u64::from_str_radix(ignored, 16).unwrap();
+    assert_eq!(ignored & 1 << (13 - 1), 0);
+}
+
+#[test]
+fn a_real_time_signal_is_a_status_like_others() {
+    let shop = Shop::new();
+    let outcome = shop.run(&["run", "k", "--", "sh", "-c", "kill -34 $$"]);
+    assert_eq!(outcome.code, 128 + 34, "{}", outcome.err);
+}
+
 #[test]
 fn tokens_grow_from_run_to_run() {
     let shop = Shop::new();

@@ -1,6 +1,6 @@
 //! What was typed. What it means is in `task`.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{env, ffi::OsString, iter, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, error::ErrorKind, value_parser};
 
@@ -65,9 +65,22 @@ pub struct Cli {
     pub verb: Verb,
 }
 
+/// `slablock run` without the other subcommands, to set which up takes longer than to run `true`.
+#[derive(Parser)]
+struct RunAlone {
+    #[arg(short, long)]
+    dir: Option<PathBuf>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
 impl Cli {
     /// The arguments of this process, or the one line that says what is wrong with them.
     pub fn typed() -> Result<Cli, Failure> {
+        // Scripts say it by the thousand. What it does not understand, the whole parser explains.
+        if let Some(run) = Cli::typed_run() {
+            return Ok(run);
+        }
         Cli::try_parse().map_err(|error| match error.kind() {
             ErrorKind::DisplayHelp
             | ErrorKind::DisplayVersion
@@ -77,6 +90,17 @@ impl Cli {
             }
             _ => Failure::with_status(USAGE, in_one_line(&error.to_string())),
         })
+    }
+
+    fn typed_run() -> Option<Cli> {
+        let mut rest = env::args_os().skip(1);
+        if rest.next()? != "run" {
+            return None;
+        }
+        let program = iter::once(OsString::from("slablock run"));
+        let RunAlone { dir, run } = RunAlone::try_parse_from(program.chain(rest)).ok()?;
+        let verb = Verb::Run(run);
+        Some(Cli { dir, verb })
     }
 }
 

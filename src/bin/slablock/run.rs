@@ -5,14 +5,15 @@ use std::{
     io,
     os::unix::{ffi::OsStrExt, process::ExitStatusExt},
     path::Path,
-    process::{Command, ExitStatus},
+    process::ExitStatus,
     time::{Duration, Instant},
 };
 
+use nix::sys::signal::Signal;
 use slablock::Error;
 
 use crate::{
-    child,
+    child::{self, Program},
     failure::{self, Failure},
     hold::{Held, Wanted},
     holder,
@@ -167,18 +168,19 @@ fn execute(
 ) -> Result<Ended, Failure> {
     let lifeline = place.shard(&plan.key).lifeline()?;
     child::learn_of_ends()?;
-    let mut command = Command::new(&plan.command[0]);
-    command
-        .args(&plan.command[1..])
-        .env("SLABLOCK_DIR", dir)
-        .env("SLABLOCK_KEY", OsStr::from_bytes(&plan.key))
-        .env("SLABLOCK_TOKEN", held.token().to_string());
-    let mut child = child::start(command, signals.mask_before(), lifeline)
+    let token = held.token().to_string();
+    let variables = [
+        ("SLABLOCK_DIR", dir.as_os_str()),
+        ("SLABLOCK_KEY", OsStr::from_bytes(&plan.key)),
+        ("SLABLOCK_TOKEN", OsStr::new(&token)),
+    ];
+    let mut child = Program::new(&plan.command, &variables)
+        .and_then(|program| program.start(&signals.mask_before(), &lifeline))
         .map_err(|error| not_started(&plan.command[0], &error))?;
     let ended = supervise(&mut child, held, plan.lease, signals);
     if ended.is_err() {
         // The hold ends with this process, so the command must end before.
-        let _ = child.kill();
+        child.send(Signal::SIGKILL);
         let _ = child.wait();
     }
     ended

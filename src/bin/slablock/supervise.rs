@@ -1,19 +1,14 @@
 //! Watching the command while it runs: signals go to it, the lease stays fresh, nobody waits.
 
 use std::{
-    process::{Child, ExitStatus},
+    process::ExitStatus,
     time::{Duration, Instant},
 };
 
-use nix::{
-    sys::signal::{
-        Signal::{self, SIGCHLD},
-        kill,
-    },
-    unistd::Pid,
-};
+use nix::sys::signal::Signal::{self, SIGCHLD};
 
 use crate::{
+    child::Child,
     failure::Failure,
     hold::Held,
     signals::{Arrived, Signals},
@@ -51,7 +46,7 @@ pub fn supervise(
             Some(Arrived {
                 signal: SIGCHLD, ..
             }) => {}
-            Some(arrived) if arrived.is_for_us_alone() => send(child, arrived.signal),
+            Some(arrived) if arrived.is_for_us_alone() => child.send(arrived.signal),
             _ => {}
         }
         if watch.next.is_some_and(|next| Instant::now() >= next) {
@@ -64,14 +59,9 @@ pub fn supervise(
 /// instant is better than not at all.
 fn pass_on_early(child: &Child, signals: &Signals) -> Result<(), Failure> {
     while let Some(signal) = signals.end_requested()? {
-        send(child, signal);
+        child.send(signal);
     }
     Ok(())
-}
-
-/// The process id is the child's own until its status is taken, so nobody else can be hit.
-fn send(child: &Child, signal: Signal) {
-    let _ = kill(Pid::from_raw(child.id() as i32), signal);
 }
 
 /// What is to be done about the lease, and when.
@@ -93,7 +83,7 @@ impl Watch {
 
     fn act(&mut self, child: &Child, held: &Held) {
         if self.lost {
-            send(child, Signal::SIGKILL);
+            child.send(Signal::SIGKILL);
             self.next = None;
             return;
         }
@@ -102,7 +92,7 @@ impl Watch {
             return;
         };
         text::complain(format_args!("ending the command: {error}"));
-        send(child, Signal::SIGTERM);
+        child.send(Signal::SIGTERM);
         self.next = Some(Instant::now() + GRACE);
         self.lost = true;
     }
