@@ -4,7 +4,8 @@
 //! selector. Whoever dies in between leaves the old cell in force. Readers take no latch: selector, cell,
 //! seal, selector again (C1, C2).
 
-use crate::sync::{AtomicU64, Ordering, fence};
+use crate::record::controls::{self, Rule, left_out, ordered};
+use crate::sync::{AtomicU64, Ordering};
 
 /// A version that no cell has: the selector does not count that far.
 pub(crate) const NO_VERSION: u64 = u64::MAX;
@@ -88,12 +89,15 @@ impl Cells<'_> {
     #[inline(always)]
     fn read_once(&self) -> Option<([u64; PAYLOAD_WORDS], u64, u64)> {
         // Acquire: pairs with the flip, so the cell is at least what was sealed for this version.
-        let version = self.selector.load(Ordering::Acquire);
+        let version = self
+            .selector
+            .load(ordered(Rule::SelectorAcquired, Ordering::Acquire));
         let (payload, found) = self.cells[(version & 1) as usize].load();
         // Pairs with the writer's fence: if any word above came from a later write, the selector read
         // below is later than `version`, too.
-        fence(Ordering::Acquire);
-        (self.selector.load(Ordering::Relaxed) == version).then_some((payload, version, found))
+        controls::fence(Rule::ReaderFence, Ordering::Acquire);
+        let again = self.selector.load(Ordering::Relaxed);
+        (again == version || left_out(Rule::SelectorReread)).then_some((payload, version, found))
     }
 
     /// One attempt without a look at the seal, which would hide a mistake in the ordering.
@@ -109,10 +113,12 @@ impl Cells<'_> {
         let version = version.wrapping_add(1);
         // Pairs with the reader's fence: who sees a word of the cell filled below also sees the
         // selector that made this cell the idle one.
-        fence(Ordering::Release);
-        self.cells[(version & 1) as usize].store(payload, version);
+        controls::fence(Rule::WriterFence, Ordering::Release);
+        let idle = version & 1 ^ u64::from(left_out(Rule::CellIdle));
+        self.cells[idle as usize].store(payload, version);
         // Release: pairs with the Acquire at the head of `read`.
-        self.selector.store(version, Ordering::Release);
+        self.selector
+            .store(version, ordered(Rule::FlipReleases, Ordering::Release));
         version
     }
 

@@ -7,6 +7,7 @@
 //! Orderings: a take is `Acquire` and pairs with the `Release` of the give-back before it, so the
 //! successor sees what the predecessor did. Everything else about the word needs no more than that.
 
+use crate::record::controls::{self, Rule, left_out, ordered};
 use crate::record::{Lease, ParticipantId, SEQUENCE_MAX, Stamp, Word};
 use crate::sync::{AtomicU64, Ordering};
 
@@ -61,7 +62,10 @@ impl Hold {
     /// new as what the writer of this word had done.
     #[inline]
     pub(crate) fn load(&self) -> Word {
-        Word::from_bits(self.word.load(Ordering::Acquire))
+        let bits = self
+            .word
+            .load(ordered(Rule::TakeAcquires, Ordering::Acquire));
+        Word::from_bits(bits)
     }
 
     /// Takes exactly `seen` for `me` under `sequence`, which has to be above that of `seen`. On failure,
@@ -94,7 +98,7 @@ impl Hold {
                 .compare_exchange(
                     mine.bits(),
                     free.bits(),
-                    Ordering::Release,
+                    ordered(Rule::GiveBackReleases, Ordering::Release),
                     Ordering::Relaxed,
                 )
                 .is_ok()
@@ -103,13 +107,16 @@ impl Hold {
     /// Gives back exactly the hold `mine`. Whatever else is there stays (H2).
     pub(crate) fn give_back(&self, mine: Word) -> Returned {
         let mut seen = mine;
+        if left_out(Rule::GiveBackExchanges) {
+            seen = self.load();
+        }
         loop {
             let free = Word::free(mine.sequence());
             // Release: pairs with the Acquire of the next take.
             match self.word.compare_exchange(
                 seen.bits(),
                 free.bits(),
-                Ordering::Release,
+                ordered(Rule::GiveBackReleases, Ordering::Release),
                 Ordering::Relaxed,
             ) {
                 Ok(_) if seen.is_contended() => return Returned::Wake,
@@ -184,7 +191,12 @@ impl Hold {
     fn exchange(&self, seen: Word, new: Word) -> Result<Word, Word> {
         // AcqRel: takes acquire, and what a retirement or recovery did before is released with it.
         self.word
-            .compare_exchange(seen.bits(), new.bits(), Ordering::AcqRel, Ordering::Acquire)
+            .compare_exchange(
+                seen.bits(),
+                new.bits(),
+                ordered(Rule::TakeAcquires, Ordering::AcqRel),
+                ordered(Rule::TakeAcquires, Ordering::Acquire),
+            )
             .map(|_| new)
             .map_err(Word::from_bits)
     }
@@ -210,12 +222,16 @@ impl Hold {
 
     #[inline(never)]
     fn exchange_lease(&self, mine: Word, mut seen: u64, new: u64) {
+        if left_out(Rule::DeadlineExchanged) {
+            seen = self.deadline_bits();
+        }
         while let Err(now) =
             self.deadline
                 .compare_exchange(seen, new, Ordering::AcqRel, Ordering::Acquire)
         {
             // Read after `now`: if the hold is still ours here, it was ours when `now` was there.
-            if !self.load().same_hold(mine) || now == new {
+            let lost = !self.load().same_hold(mine) && !left_out(Rule::DeadlineLooksAgain);
+            if lost || now == new {
                 return;
             }
             seen = now;
@@ -226,7 +242,8 @@ impl Hold {
     pub(crate) fn renew(&self, mine: Word, lease: Lease) -> bool {
         loop {
             let seen = self.deadline_bits();
-            if !self.load().same_hold(mine) || Lease::decode(seen, mine) == Lease::Over {
+            let marked = Lease::decode(seen, mine) == Lease::Over;
+            if !self.load().same_hold(mine) || marked && !left_out(Rule::RenewalHeedsMark) {
                 return false;
             }
             let new = lease.encode(mine);
@@ -256,10 +273,10 @@ impl Hold {
 
     /// Prepares the theft of `seen`, whose lease is over: marks the deadline so that the holder cannot
     /// renew any more. `false`: the holder renewed, or somebody else was first; look again.
-    pub(crate) fn mark_over(&self, seen: Word, now: impl FnOnce() -> u64) -> bool {
+    pub(crate) fn mark_over(&self, seen: Word, now: impl Fn() -> u64) -> bool {
         let deadline = self.deadline_bits();
         let lease = Lease::decode(deadline, seen);
-        if lease == Lease::Over {
+        if lease == Lease::Over || left_out(Rule::ThiefMarks) && lease.is_over(&now) {
             return true;
         }
         lease.is_over(now)
@@ -319,7 +336,8 @@ impl Hold {
 /// damaged, for no machine gets there.
 #[inline]
 pub(crate) fn next_sequence(seen: Word) -> Option<u64> {
-    (seen.sequence() < SEQUENCE_MAX).then_some(seen.sequence() + 1)
+    let next = seen.sequence() + u64::from(!left_out(Rule::SequenceGrows));
+    (seen.sequence() < SEQUENCE_MAX).then_some(next)
 }
 
 #[cfg(all(test, not(loom)))]

@@ -16,6 +16,7 @@
 //! this word, lost the hold by force meanwhile, and woke up exactly a multiple of 2^20 grants later.
 
 use crate::record::Word;
+use crate::record::controls::{Rule, left_out};
 
 const TIME_BITS: u32 = 44;
 const TIME_MASK: u64 = (1 << TIME_BITS) - 1;
@@ -39,7 +40,7 @@ impl Lease {
     pub(crate) fn decode(bits: u64, of: Word) -> Lease {
         match bits & TIME_MASK {
             0 => Lease::None,
-            _ if bits >> TIME_BITS != tag(of) => Lease::None,
+            _ if bits >> TIME_BITS != tag(of) && !left_out(Rule::DeadlineTagged) => Lease::None,
             OVER => Lease::Over,
             units => Lease::Until(units * UNIT_US),
         }

@@ -4,6 +4,7 @@
 //! check all of it. The invariants that the comments name (H1, L2, ...) are those of DESIGN.md.
 
 mod cells;
+mod controls;
 mod hold;
 mod lease;
 #[cfg(all(loom, test))]

@@ -1,0 +1,90 @@
+//! Negative controls: each rule of the protocol can be left out, one at a time, by a loom test alone, which
+//! then has to see its model refuted. A model that holds without the rule proves nothing about it.
+//!
+//! Outside of loom all of this is constant and compiles to nothing.
+
+#[cfg(loom)]
+use std::cell::Cell;
+
+use crate::sync::Ordering;
+
+/// What can be left out. The names say the rule, the comments the invariant of DESIGN.md.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rule {
+    /// H1: loading and taking a word acquire.
+    TakeAcquires,
+    /// H1: giving back releases.
+    GiveBackReleases,
+    /// H2: giving back is an exchange of the exact word.
+    GiveBackExchanges,
+    /// H3: each grant has a higher sequence.
+    SequenceGrows,
+    /// L1: a deadline is that of the hold whose tag it has.
+    DeadlineTagged,
+    /// L2: a deadline is published by exchange.
+    DeadlineExchanged,
+    /// L2: who finds the deadline changed looks whether the hold is still its own.
+    DeadlineLooksAgain,
+    /// L3: a thief marks the deadline first.
+    ThiefMarks,
+    /// L3: a holder does not renew over the mark.
+    RenewalHeedsMark,
+    /// C1: the cell that is filled is the idle one.
+    CellIdle,
+    /// C2: the flip releases the cell.
+    FlipReleases,
+    /// C2: the reader acquires the selector.
+    SelectorAcquired,
+    /// C2: the fence before a cell is filled.
+    WriterFence,
+    /// C2: the fence after a cell was read.
+    ReaderFence,
+    /// C2: the selector is read again.
+    SelectorReread,
+}
+
+#[cfg(loom)]
+thread_local! {
+    static BROKEN: Cell<Option<Rule>> = const { Cell::new(None) };
+}
+
+/// Leaves `rule` out in everything that this thread models from now on.
+#[cfg(loom)]
+pub(crate) fn leave_out(rule: Rule) {
+    BROKEN.set(Some(rule));
+}
+
+/// Whether a test has left `rule` out.
+#[cfg(not(loom))]
+#[inline(always)]
+pub(crate) const fn left_out(_rule: Rule) -> bool {
+    false
+}
+
+#[cfg(loom)]
+pub(crate) fn left_out(rule: Rule) -> bool {
+    BROKEN.get() == Some(rule)
+}
+
+/// `ordering`, unless `rule` is left out: then none at all.
+#[cfg(not(loom))]
+#[inline(always)]
+pub(crate) const fn ordered(_rule: Rule, ordering: Ordering) -> Ordering {
+    ordering
+}
+
+#[cfg(loom)]
+pub(crate) fn ordered(rule: Rule, ordering: Ordering) -> Ordering {
+    match left_out(rule) {
+        true => Ordering::Relaxed,
+        false => ordering,
+    }
+}
+
+/// A fence, unless `rule` is left out.
+#[inline(always)]
+pub(crate) fn fence(rule: Rule, ordering: Ordering) {
+    if !left_out(rule) {
+        crate::sync::fence(ordering);
+    }
+}
