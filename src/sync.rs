@@ -9,10 +9,10 @@ pub(crate) use std::sync::atomic::{
 #[cfg(loom)]
 pub(crate) use loom::sync::{
     Condvar, Mutex,
-    atomic::{AtomicBool, Ordering, fence},
+    atomic::{Ordering, fence},
 };
 #[cfg(loom)]
-pub(crate) use mortal::{AtomicU32, AtomicU64, Death, until_store};
+pub(crate) use mortal::{AtomicU32, AtomicU64, until_store};
 
 /// loom's atomics, before each store of which a thread can be made to stop for good: as if it was killed
 /// there.

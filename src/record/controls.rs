@@ -29,6 +29,38 @@ pub(crate) enum Rule {
     ThiefMarks,
     /// L3: a holder does not renew over the mark.
     RenewalHeedsMark,
+    /// L5: what is in the deadline of a latch means nothing.
+    LatchUnleased,
+    /// H4: the life is checked after the word was loaded.
+    LifeAfterWord,
+    /// H5: dead is judged before expired.
+    DeadFirst,
+    /// H5: a dead one's word that is freed says so.
+    AbandonedSaysSo,
+    /// H7: a token is drawn by one addition.
+    TokenDrawnOnce,
+    /// H7: a token is above the permit's sequence.
+    TokenAboveWord,
+    /// W1: the wake word is read before the look.
+    WakeReadFirst,
+    /// W1: who is about to sleep marks the word.
+    WaiterMarks,
+    /// W1: the word is freed before the wake-up.
+    FreedBeforeWake,
+    /// W1: the wake word is raised.
+    WakeRaised,
+    /// W1: raising releases, reading acquires.
+    WakeOrders,
+    /// W2: no sleep is for ever.
+    SleepBounded,
+    /// W3: who has slept takes with the mark.
+    SleeperMarks,
+    /// W3: a mark that is there stays.
+    MarkStays,
+    /// W4: who was woken judges anew.
+    WokenJudge,
+    /// W5: who gives up passes a wake-up on.
+    WakePassedOn,
     /// C1: the cell that is filled is the idle one.
     CellIdle,
     /// C2: the flip releases the cell.

@@ -7,7 +7,7 @@
 //! Orderings: a take is `Acquire` and pairs with the `Release` of the give-back before it, so the
 //! successor sees what the predecessor did. Everything else about the word needs no more than that.
 
-use crate::record::controls::{self, Rule, left_out, ordered};
+use crate::record::controls::{Rule, left_out, ordered};
 use crate::record::{Lease, ParticipantId, SEQUENCE_MAX, Stamp, Word};
 use crate::sync::{AtomicU64, Ordering};
 
@@ -80,7 +80,8 @@ impl Hold {
         contended: bool,
     ) -> Result<Word, Word> {
         let mine = Word::held(me, sequence);
-        if contended || seen.is_contended() {
+        let asked = contended && !left_out(Rule::SleeperMarks);
+        if asked || seen.is_contended() && !left_out(Rule::MarkStays) {
             return self.exchange(seen, mine.contended());
         }
         self.exchange(seen, mine)
@@ -143,7 +144,11 @@ impl Hold {
             self.stamp
                 .store(stamp.with_tid(pid).encode(seen), Ordering::Relaxed);
         }
-        match self.exchange(seen, seen.abandoned()) {
+        let left = match left_out(Rule::AbandonedSaysSo) {
+            true => Word::free(seen.sequence()),
+            false => seen.abandoned(),
+        };
+        match self.exchange(seen, left) {
             Ok(_) if seen.is_contended() => Returned::Wake,
             Ok(_) => Returned::Free,
             Err(_) => Returned::Lost,
@@ -242,8 +247,8 @@ impl Hold {
     pub(crate) fn renew(&self, mine: Word, lease: Lease) -> bool {
         loop {
             let seen = self.deadline_bits();
-            let marked = Lease::decode(seen, mine) == Lease::Over;
-            if !self.load().same_hold(mine) || marked && !left_out(Rule::RenewalHeedsMark) {
+            let is_marked = || Lease::decode(seen, mine) == Lease::Over;
+            if !self.load().same_hold(mine) || is_marked() && !left_out(Rule::RenewalHeedsMark) {
                 return false;
             }
             let new = lease.encode(mine);
@@ -299,7 +304,7 @@ impl Hold {
     pub(crate) fn judge(
         &self,
         seen: Word,
-        now: impl FnOnce() -> u64,
+        now: impl Fn() -> u64,
         is_dead: impl FnOnce(ParticipantId) -> bool,
     ) -> Judgement {
         let Some(holder) = seen.participant() else {
@@ -311,6 +316,8 @@ impl Hold {
         };
         if seen.is_retiring() {
             Judgement::Retiring
+        } else if left_out(Rule::DeadFirst) && self.lease_of(seen).is_over(&now) {
+            Judgement::Expired
         } else if is_dead(holder) {
             Judgement::Dead
         } else if self.lease_of(seen).is_over(now) {

@@ -10,12 +10,16 @@ mod lease;
 #[cfg(all(loom, test))]
 mod models;
 mod stamp;
+mod taking;
+pub(crate) mod ticket;
+pub(crate) mod waiting;
 mod word;
 
 pub(crate) use cells::{Cell, Cells, Damaged, NO_VERSION, PAYLOAD_WORDS};
 pub(crate) use hold::{Hold, Judgement, Returned, next_sequence};
 pub(crate) use lease::Lease;
 pub(crate) use stamp::Stamp;
+pub(crate) use taking::{Look, Taker, look_at_all};
 pub(crate) use word::{
     PARTICIPANT_MAX, ParticipantId, SEQUENCE_LEAP, SEQUENCE_MAX, Word, reachable,
 };

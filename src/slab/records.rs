@@ -137,14 +137,6 @@ impl Slot {
     }
 }
 
-impl Permit {
-    /// A number that no grant of this semaphore had, if this is its first permit.
-    #[inline]
-    pub(crate) fn next_ticket(&self) -> u64 {
-        self.ticket.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
-    }
-}
-
 impl Stripe {
     pub(crate) fn intent(&self) -> Option<Intent> {
         // Acquire: pairs with the Release in `set_intent`, so the other fields are those of the intent.

@@ -3,7 +3,7 @@
 //! `lock_files` and `open` get a directory to this point, `participants` says who lives. `stripe` locks
 //! parts of the structure, `hash` and `index` find and make keys there, `claim` has the room for them,
 //! `remove` takes them away and ends what the dead left half done. `binding` is a handle's memory of its
-//! key, `acquire` takes and gives back, `waiting` waits, `watch` hears of deaths, `guard` is what guards are
+//! key, `acquire` takes and gives back, `contend` looks closer, `waiting` waits, `watch` hears of deaths, `guard` is what guards are
 //! made of, `average` is the averages' own. `inspect` shows, `check` verifies, `rebuild` repairs.
 
 pub(crate) mod acquire;
@@ -11,6 +11,7 @@ pub(crate) mod average;
 pub(crate) mod binding;
 pub(crate) mod check;
 mod claim;
+mod contend;
 pub(crate) mod guard;
 pub(crate) mod hash;
 pub(crate) mod index;

@@ -3,10 +3,12 @@
 //! A releaser wakes a waiter; nobody wakes one because a holder died. So no sleep is longer than a tick,
 //! after which the waiter looks whether the holders live, and a long wait has them watched.
 
+use std::cell::{Ref, RefCell};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::os::{clock, futex};
+use crate::record::waiting::nap;
 use crate::record::{Lease, ParticipantId};
 use crate::store::binding::{Binding, Spot};
 use crate::store::participants::WaitingMark;
@@ -72,7 +74,7 @@ impl Binding {
                 return;
             };
             let tick = waiting.tick(self.store(), held);
-            futex::wait(wake, wakes, nap(left, held.lease_us).min(tick));
+            futex::wait(wake, wakes, nap(left, until_lease(held.lease_us), tick));
             if wake.load(Ordering::Acquire) != wakes {
                 // Who died has been reported, and is watched no more.
                 waiting.watch = None;
@@ -80,7 +82,7 @@ impl Binding {
             }
             let process = waiting.process;
             let lease_over = held.lease_us.is_some_and(|end| clock::boot_us() >= end);
-            let someone_died = || held.by.iter().any(|p| self.store().is_dead(process, *p));
+            let someone_died = || held.by().iter().any(|p| self.store().is_dead(process, *p));
             let few = held.holds <= MANY;
             if lease_over || someone_died() || few || Instant::now() >= look_again {
                 return;
@@ -89,13 +91,12 @@ impl Binding {
     }
 }
 
-/// How long to sleep: until it is time to look whether the holder died, the lease is over, or the patience.
-fn nap(left: Duration, lease_us: Option<u64>) -> Duration {
-    let until_lease = lease_us.map_or(Duration::MAX, |until| {
+/// How long the lease lasts that ends first.
+fn until_lease(lease_us: Option<u64>) -> Duration {
+    lease_us.map_or(Duration::MAX, |until| {
         // A microsecond more, so that it is over when we look.
         Duration::from_micros(until.saturating_sub(clock::boot_us()) + 1)
-    });
-    left.min(until_lease)
+    })
 }
 
 /// A waiter's standing while it waits for a slot.
@@ -123,11 +124,11 @@ impl<'a> Waiting<'a> {
         if self.since.elapsed() < WATCH_AFTER {
             return TICK;
         }
-        let watched = self.watch.as_ref().is_some_and(|w| w.is_over(&held.by));
+        let watched = self.watch.as_ref().is_some_and(|w| w.is_over(&held.by()));
         if !watched {
             // The old one first: it has descriptors.
             self.watch = None;
-            self.watch = store.watch(self.process, &held.by, self.spot.id);
+            self.watch = store.watch(self.process, &held.by(), self.spot.id);
         }
         match self.watch {
             Some(_) => WATCHED_TICK,
@@ -142,23 +143,22 @@ impl<'a> Waiting<'a> {
 pub(super) struct HeldBy {
     pub(super) holds: u32,
     lease_us: Option<u64>,
-    by: Vec<ParticipantId>,
+    by: RefCell<Vec<ParticipantId>>,
 }
 
 impl HeldBy {
-    pub(super) fn is_dead(
-        &mut self,
-        store: &Store,
-        process: &Process,
-        other: ParticipantId,
-    ) -> bool {
-        if self.by.contains(&other) {
+    fn by(&self) -> Ref<'_, Vec<ParticipantId>> {
+        self.by.borrow()
+    }
+
+    pub(super) fn is_dead(&self, store: &Store, process: &Process, other: ParticipantId) -> bool {
+        if self.by().contains(&other) {
             return false;
         }
         if store.is_dead(process, other) {
             return true;
         }
-        self.by.push(other);
+        self.by.borrow_mut().push(other);
         false
     }
 

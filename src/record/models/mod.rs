@@ -9,6 +9,8 @@
 mod cells;
 mod hold;
 mod lease;
+mod waiting;
+mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

@@ -1,0 +1,298 @@
+//! Contending: the slow way to a key, by looking at all its holds, taking over from the dead and the late,
+//! and waiting. The rules of each are in `record`; here is what they need to know of the store.
+
+use crate::error::{Error, Result};
+use crate::os::{clock, futex, process};
+use crate::record::waiting::{self, Seen, Waiter};
+use crate::record::{
+    Hold, Judgement, Lease, Look, ParticipantId, Stamp, Taker, Word, look_at_all, next_sequence,
+    ticket,
+};
+use crate::store::Process;
+use crate::store::acquire::{Grant, Predecessor};
+use crate::store::binding::{Binding, Spot};
+use crate::store::waiting::{HeldBy, Patience, Waiting};
+use crate::sync::{AtomicU32, Ordering};
+use crate::types::Kind;
+
+/// How often a waiter looks before it sleeps: a hold is often shorter than the way into the kernel.
+const SPINS: u32 = 60;
+
+impl Binding {
+    /// Takes the key, or one of its permits, as `patience` allows. `None`: it is held.
+    #[cold]
+    pub(crate) fn acquire(
+        &self,
+        patience: Patience,
+    ) -> Result<Option<(Grant, Option<Predecessor>)>> {
+        waiting::wait(&mut Acquiring {
+            binding: self,
+            patience,
+            spins: SPINS,
+            held: HeldBy::default(),
+            waiting: None,
+        })
+    }
+
+    /// Looks at all holds of the key once and takes the first that can be had. What is held, says `held`.
+    fn attempt(
+        &self,
+        at: Place<'_>,
+        slept: bool,
+        held: &mut HeldBy,
+    ) -> Result<Option<(Look, Option<Predecessor>, u32)>> {
+        *held = HeldBy::default();
+        let Some((first, count)) = self.current_range(at.spot)? else {
+            return Ok(None);
+        };
+        held.holds = count;
+        let start = self.hint.load(Ordering::Relaxed) % count;
+        let numbers = (start..count).chain(0..start);
+        let holds = numbers.map(|n| self.hold(at.spot, first, n).map(|hold| (n, hold)));
+        let mut looking = Looking {
+            binding: self,
+            at,
+            first,
+            held,
+            predecessor: None,
+        };
+        let look = look_at_all(holds, slept, &mut looking)?;
+        Ok(Some((look, looking.predecessor, first)))
+    }
+
+    /// First block and number of permits; of anything but a semaphore `(0, 1)`.
+    fn hold_range(&self, spot: Spot) -> Result<(u32, u32)> {
+        match self.kind() {
+            Kind::Semaphore => self.store().permits_of(spot.id),
+            _ => Ok((0, 1)),
+        }
+    }
+
+    /// The same while the key is where it was; `None` when it is not.
+    pub(super) fn current_range(&self, spot: Spot) -> Result<Option<(u32, u32)>> {
+        let range = self.hold_range(spot);
+        // What is read of another life's permits, and be it nonsense, means nothing.
+        match self.is_current(spot) {
+            true => range.map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// The hold of a lock, or of permit number `permit`.
+    pub(super) fn hold(&self, spot: Spot, first: u32, permit: u32) -> Result<&Hold> {
+        if self.kind() != Kind::Semaphore {
+            return Ok(&self.slot(spot).hold);
+        }
+        let slab = self.store().slab();
+        slab.permit(first, permit)
+            .map(|permit| &permit.hold)
+            .ok_or_else(|| slab.corrupt(format!("permit {permit} of block {first}")))
+    }
+
+    /// The sequence for a grant after `seen`: one more, and for a permit one that the semaphore never gave.
+    fn sequence_after(&self, first: u32, seen: Word) -> Result<u64> {
+        let slab = self.store().slab();
+        let used_up = || slab.corrupt(format!("the sequence of {} is used up", self.show_key()));
+        if self.kind() != Kind::Semaphore {
+            return next_sequence(seen).ok_or_else(used_up);
+        }
+        let permit = slab.permit(first, 0).ok_or_else(used_up)?;
+        ticket::draw_above(&permit.ticket, seen).ok_or_else(used_up)
+    }
+
+    fn predecessor(
+        &self,
+        process: &Process,
+        hold: &Hold,
+        seen: Word,
+        judgement: Judgement,
+    ) -> Option<Predecessor> {
+        let died = match judgement {
+            Judgement::Dead | Judgement::Abandoned => true,
+            Judgement::Expired => false,
+            Judgement::Free | Judgement::Held | Judgement::Retiring => return None,
+        };
+        let holder = self.store().holder(process, hold, seen, !died);
+        (self.kind() != Kind::Averager).then_some(Predecessor { holder, died })
+    }
+
+    /// Looks again and again for a little while. Whether anything looks free.
+    fn spin(&self, spot: Spot, spins: &mut u32) -> bool {
+        let Ok((first, count)) = self.hold_range(spot) else {
+            return true;
+        };
+        let permit = self.hint.load(Ordering::Relaxed) % count;
+        while *spins > 0 {
+            *spins -= 1;
+            std::hint::spin_loop();
+            if self
+                .hold(spot, first, permit)
+                .is_ok_and(|h| h.load().is_free())
+            {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Asks to be woken by whoever gives back any of the holds. `false`: one of them looks free.
+    fn mark_contended(&self, spot: Spot) -> Result<bool> {
+        let Some((first, count)) = self.current_range(spot)? else {
+            return Ok(false);
+        };
+        let holds = (0..count).map(|permit| self.hold(spot, first, permit));
+        waiting::mark_all(holds, || self.is_current(spot))
+    }
+
+    /// Waits until nobody is in the middle of taking the key away: under its stripe nobody is, for a dead
+    /// one's work is ended there. `false`: the patience was over first.
+    fn await_retirement(&self, spot: Spot, patience: Patience) -> Result<bool> {
+        let stripe = self.store().stripe_of(self.hash());
+        let Some(_guard) = self.store().lock_stripe_within(stripe, patience)? else {
+            return Ok(false);
+        };
+        // Still there, and no intent said so: damage, which would keep us coming back for ever.
+        if let Some((first, count)) = self.current_range(spot)? {
+            for permit in 0..count {
+                self.hold(spot, first, permit)?.end_retirement();
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Where the key was found, and who we are there: another after a fork.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    process: &'a Process,
+    spot: Spot,
+}
+
+/// One look at the holds of a key.
+struct Looking<'a> {
+    binding: &'a Binding,
+    at: Place<'a>,
+    first: u32,
+    held: &'a mut HeldBy,
+    predecessor: Option<Predecessor>,
+}
+
+impl Taker for Looking<'_> {
+    type Error = Error;
+
+    fn me(&self) -> ParticipantId {
+        self.at.process.id
+    }
+
+    fn is_current(&self) -> bool {
+        self.binding.is_current(self.at.spot)
+    }
+
+    fn is_dead(&self, other: ParticipantId) -> bool {
+        let store = self.binding.store();
+        self.held.is_dead(store, self.at.process, other)
+    }
+
+    fn now_us(&self) -> u64 {
+        clock::boot_us()
+    }
+
+    fn is_leased(&self) -> bool {
+        self.binding.kind() != Kind::Averager
+    }
+
+    fn sequence_after(&self, seen: Word) -> Result<u64> {
+        self.binding.sequence_after(self.first, seen)
+    }
+
+    fn note_predecessor(&mut self, hold: &Hold, seen: Word, judgement: Judgement) {
+        let process = self.at.process;
+        self.predecessor = self.binding.predecessor(process, hold, seen, judgement);
+    }
+
+    fn note_held(&mut self, lease: Lease) {
+        self.held.until(lease);
+    }
+
+    /// Whoever took the slow way can afford the better clock.
+    fn terms(&self) -> Option<(Lease, Stamp)> {
+        let (lease, stamp) = self.binding.terms(self.binding.kind())?;
+        match lease {
+            Lease::None => Some((lease, Stamp::precise(process::tid(), clock::coarse_ns()))),
+            _ => Some((lease, stamp)),
+        }
+    }
+}
+
+/// Somebody who wants a key, and waits for it if need be.
+struct Acquiring<'a> {
+    binding: &'a Binding,
+    patience: Patience,
+    spins: u32,
+    held: HeldBy,
+    waiting: Option<Waiting<'a>>,
+}
+
+impl<'a> Waiter for Acquiring<'a> {
+    type Place = Place<'a>;
+    type Grant = (Grant, Option<Predecessor>);
+    type Error = Error;
+
+    fn settle(&mut self) -> Result<Option<Place<'a>>> {
+        let process = self.binding.store().process()?;
+        let spot = self.binding.locate_or_create(self.patience)?;
+        Ok(spot.map(|spot| Place { process, spot }))
+    }
+
+    fn wake_word(&self, at: Place<'a>) -> &AtomicU32 {
+        &self.binding.slot(at.spot).wake
+    }
+
+    fn look(&mut self, at: Place<'a>, slept: bool) -> Result<Seen<Self::Grant>> {
+        let looked = self.binding.attempt(at, slept, &mut self.held)?;
+        let Some((look, predecessor, first)) = looked else {
+            return Ok(Seen::Changed);
+        };
+        Ok(match look {
+            Look::Taken(permit, word) => {
+                self.binding.hint.store(permit, Ordering::Relaxed);
+                let grant = Grant::new(at.spot, (first, permit), word);
+                Seen::Granted((grant, predecessor))
+            }
+            Look::Held => Seen::Held,
+            Look::Gone => Seen::Changed,
+            Look::Retiring if self.binding.await_retirement(at.spot, self.patience)? => {
+                Seen::Changed
+            }
+            Look::Retiring => Seen::Obstructed,
+        })
+    }
+
+    fn is_patient(&self) -> bool {
+        self.patience.left().is_some()
+    }
+
+    fn spin(&mut self, at: Place<'a>) -> bool {
+        self.spins > 0 && self.binding.spin(at.spot, &mut self.spins)
+    }
+
+    fn mark(&mut self, at: Place<'a>) -> Result<bool> {
+        self.binding.mark_contended(at.spot)
+    }
+
+    fn sleep(&mut self, at: Place<'a>, wakes: u32) {
+        // For another slot anew, the old one first: a process can be seen to wait for a few keys only.
+        let mut here = match self.waiting.take().filter(|w| w.spot == at.spot) {
+            Some(here) => here,
+            None => Waiting::new(self.binding.store(), at.process, at.spot),
+        };
+        let held = &self.held;
+        self.binding.sleep(&mut here, wakes, self.patience, held);
+        self.waiting = Some(here);
+    }
+
+    fn wake_one(&self, at: Place<'a>) {
+        let wake = self.wake_word(at);
+        waiting::wake(wake, || futex::wake(wake, 1));
+    }
+}
