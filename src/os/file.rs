@@ -4,12 +4,13 @@ use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl, posix_fallocate};
 use nix::sys::statfs::statfs;
+use nix::unistd::{Whence, lseek};
 
 /// Opens `path` for reading and writing, close-on-exec, never as one of the descriptors 0 to 2: a program
 /// that closed its standard error would otherwise print into the store. Created with `mode` if missing
@@ -68,19 +69,47 @@ pub(crate) fn create_dir(path: &Path, mode: u32) -> io::Result<()> {
     }
 }
 
+/// Waits until the names in a directory are on the medium.
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
 /// Allocates the blocks of `len` bytes from `offset`, growing the file if it ends before. Afterwards a
 /// write to them through a mapping cannot fail for lack of room.
 pub(crate) fn allocate(file: &File, offset: u64, len: u64) -> io::Result<()> {
-    let range = i64::try_from(offset).and_then(|o| Ok((o, i64::try_from(len)?)));
-    let Ok((offset, len)) = range else {
-        return Err(io::ErrorKind::FileTooLarge.into());
-    };
+    let (offset, len) = (to_offset(offset)?, to_offset(len)?);
     loop {
         match posix_fallocate(file, offset, len) {
             Err(Errno::EINTR) => {}
             other => return other.map_err(io::Error::from),
         }
     }
+}
+
+/// Makes zeros of all bytes from `from` to `to`, as far as the file has any there. Holes stay holes.
+pub(crate) fn clear(file: &File, from: u64, to: u64) -> io::Result<()> {
+    let to = to.min(file.metadata()?.len());
+    let mut at = from;
+    while at < to {
+        at = match lseek(file, to_offset(at)?, Whence::SeekData) {
+            Ok(data) => data as u64,
+            Err(Errno::ENXIO) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        };
+        let mut bytes = [0; 1 << 14];
+        let len = bytes.len().min(to.saturating_sub(at) as usize);
+        file.read_exact_at(&mut bytes[..len], at)?;
+        if bytes.iter().any(|byte| *byte != 0) {
+            bytes.fill(0);
+            file.write_all_at(&bytes[..len], at)?;
+        }
+        at += len as u64;
+    }
+    Ok(())
+}
+
+fn to_offset(at: u64) -> io::Result<i64> {
+    i64::try_from(at).map_err(|_| io::ErrorKind::FileTooLarge.into())
 }
 
 /// What makes a file that file, for as long as it exists.

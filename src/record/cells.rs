@@ -57,11 +57,11 @@ impl Cell {
         (payload, self.seal.load(Ordering::Relaxed))
     }
 
-    /// The version under which this cell is whole, if it is.
+    /// The version under which this cell is whole, if it is; `upper` is the upper half of it.
     #[cfg(not(loom))]
-    fn sealed_version(&self) -> Option<u64> {
+    fn sealed_version(&self, upper: u64) -> Option<u64> {
         let (payload, found) = self.load();
-        let version = found >> 32;
+        let version = upper | found >> 32;
         (found == seal(&payload, version)).then_some(version)
     }
 }
@@ -128,12 +128,15 @@ impl Cells<'_> {
         self.read(NO_VERSION).is_ok()
     }
 
-    /// Starts from `payload`, whatever was there. Only while nobody else can see the cells.
+    /// Starts from `payload`, whatever was there, with versions of their own for each `life` of the slot:
+    /// after a power loss the cells of one life may lie beside the selector and the key of another. Only
+    /// while nobody else can see the cells.
     #[cfg(not(loom))]
-    pub(crate) fn reset(&self, payload: &[u64; PAYLOAD_WORDS]) {
-        self.cells[0].store(payload, 0);
-        self.cells[1].store(payload, 1);
-        self.selector.store(0, Ordering::Release);
+    pub(crate) fn reset(&self, payload: &[u64; PAYLOAD_WORDS], life: u32) {
+        let first = u64::from(life) << 32;
+        self.cells[0].store(payload, first);
+        self.cells[1].store(payload, first + 1);
+        self.selector.store(first, Ordering::Release);
     }
 
     /// After damage: puts the newest whole cell in force. `false` when neither is whole. Only for who is
@@ -143,18 +146,17 @@ impl Cells<'_> {
         if self.is_whole() {
             return true;
         }
+        // The upper half of the version is in the selector alone.
+        let upper = self.selector.load(Ordering::Relaxed) & !0xffff_ffff;
         let whole = |i: usize| {
             self.cells[i]
-                .sealed_version()
+                .sealed_version(upper)
                 .filter(|v| (*v & 1) as usize == i)
         };
         let Some(version) = whole(0).max(whole(1)) else {
             return false;
         };
-        // The upper half of the selector is not in the seal; no average is written 2^32 times between
-        // two looks at it, so what the selector has there can stay.
-        let upper = self.selector.load(Ordering::Relaxed) & !0xffff_ffff;
-        self.selector.store(upper | version, Ordering::Release);
+        self.selector.store(version, Ordering::Release);
         true
     }
 }
@@ -166,8 +168,12 @@ impl Cells<'_> {
 #[inline(always)]
 fn seal(payload: &[u64; PAYLOAD_WORDS], version: u64) -> u64 {
     let half = |word: u64| word & 0xffff_ffff;
-    let mut sum = KEYS[0].wrapping_add(KEYS[1].wrapping_mul(half(version)));
-    for (word, keys) in payload.iter().zip(KEYS[2..].chunks_exact(2)) {
+    let mut sum = KEYS[0];
+    for (word, keys) in [&version]
+        .into_iter()
+        .chain(payload)
+        .zip(KEYS[1..].chunks_exact(2))
+    {
         sum = sum
             .wrapping_add(keys[0].wrapping_mul(half(*word)))
             .wrapping_add(keys[1].wrapping_mul(word >> 32));
@@ -177,8 +183,8 @@ fn seal(payload: &[u64; PAYLOAD_WORDS], version: u64) -> u64 {
 
 /// The first outputs of SplitMix64 from state 0: random enough, and nobody's choice. (Steele, Lea and Flood,
 /// "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014.)
-const KEYS: [u64; 2 + 2 * PAYLOAD_WORDS] = {
-    let mut keys = [0; 2 + 2 * PAYLOAD_WORDS];
+const KEYS: [u64; 3 + 2 * PAYLOAD_WORDS] = {
+    let mut keys = [0; 3 + 2 * PAYLOAD_WORDS];
     let mut i = 0;
     while i < keys.len() {
         let state = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(i as u64 + 1);
@@ -201,7 +207,7 @@ mod tests {
             selector: &selector,
             cells: &cells,
         };
-        cells.reset(&[0; PAYLOAD_WORDS]);
+        cells.reset(&[0; PAYLOAD_WORDS], 0);
         test(cells);
     }
 
@@ -231,6 +237,23 @@ mod tests {
         });
     }
 
+    /// A power loss may leave the cells of a slot's former life beside the selector of the present one.
+    #[test]
+    fn cells_of_another_life_are_not_whole() {
+        with_cells(|cells| {
+            cells.reset(&ONES, 7);
+            cells.write(&TWOS, 7 << 32);
+            let selector = AtomicU64::new(8 << 32 | 1);
+            let mixed = Cells {
+                selector: &selector,
+                cells: cells.cells,
+            };
+            assert_eq!(mixed.read(NO_VERSION), Err(Damaged));
+            assert!(!mixed.restore());
+            assert!(cells.is_whole());
+        });
+    }
+
     /// As another implementation would compute it, with the generator's published first outputs.
     #[test]
     fn the_checksum_is_the_published_one() {
@@ -243,15 +266,16 @@ mod tests {
             ]
         );
         let payload = [u64::MAX, 2, 3 << 32, 0, 5, 0x1234_5678_9abc_def0];
-        let mut halves = vec![7_u128];
-        for word in payload {
-            halves.extend([u128::from(word as u32), u128::from(word >> 32)]);
+        let version = 9 << 32 | 7;
+        let mut halves = Vec::new();
+        for word in [&version].into_iter().chain(&payload) {
+            halves.extend([u128::from(*word as u32), u128::from(word >> 32)]);
         }
         let products = halves.iter().zip(&KEYS[1..]);
         let sum = products.fold(u128::from(KEYS[0]), |sum, (half, key)| {
             sum + half * u128::from(*key)
         });
-        assert_eq!(seal(&payload, 7), 7 << 32 | sum as u64 >> 32);
+        assert_eq!(seal(&payload, version), 7 << 32 | sum as u64 >> 32);
     }
 
     /// A bit that flips adds or takes away a key shifted; whatever the payload, the upper half of the sum

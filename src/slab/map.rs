@@ -41,6 +41,9 @@ pub(crate) enum Growing {
     Blocks,
 }
 
+/// All of them, in the order of their regions.
+const GROWING: [Growing; 3] = [Growing::Participants, Growing::Slots, Growing::Blocks];
+
 impl Slab {
     /// Maps `file`, whose fixed part has to be allocated already.
     pub(crate) fn map(file: File, path: &Path, part: Static, layout: Layout) -> Result<Slab> {
@@ -246,6 +249,23 @@ impl Slab {
         Ok(())
     }
 
+    /// Makes zeros of what lies in regions behind what is allocated: after a power loss the header may know
+    /// less than there is, and when the region grows again, what is there must not pass for a record. Only
+    /// alone.
+    pub(crate) fn clear_unallocated(&self) -> Result<()> {
+        let layout = &self.layout;
+        let ends = [
+            layout.slots.offset,
+            layout.blocks.offset,
+            layout.total_bytes(),
+        ];
+        for (what, end) in GROWING.into_iter().zip(ends) {
+            let from = self.region(what).end_of(self.allocated(what));
+            file::clear(&self.file, from, end).map_err(|e| Error::io("clear", &self.path, e))?;
+        }
+        Ok(())
+    }
+
     /// Takes the header's word only as far as the file is long, record by record, and says what is missing
     /// if it is cut off. For repair, alone.
     pub(crate) fn clamp_to_file(&self) -> Result<Option<String>> {
@@ -255,7 +275,7 @@ impl Slab {
         if len >= need {
             return Ok(None);
         }
-        for what in [Growing::Participants, Growing::Slots, Growing::Blocks] {
+        for what in GROWING {
             let region = self.region(what);
             let inside = len.saturating_sub(region.offset) / region.stride;
             if inside >= u64::from(self.allocated(what)) {

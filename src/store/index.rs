@@ -290,8 +290,12 @@ impl StripeGuard<'_> {
         slot.hold.raise_sequence(floor);
         slot.hash.store(spec.hash as u32, Ordering::Relaxed);
         slot.span.store(place.span(), Ordering::Relaxed);
+        let generation = slot.meta().map_or(0, |m| m.generation);
         match spec.kind {
-            Kind::Averager => slot.cells().reset(&[0; crate::record::PAYLOAD_WORDS]),
+            Kind::Averager => {
+                let nothing = [0; crate::record::PAYLOAD_WORDS];
+                slot.cells().reset(&nothing, generation);
+            }
             _ => slot
                 .aux
                 .store(pack(first_block, spec.permits), Ordering::Release),
@@ -302,7 +306,6 @@ impl StripeGuard<'_> {
         if !whole {
             return Err(slab.corrupt("a new slot is not allocated"));
         }
-        let generation = slot.meta().map_or(0, |m| m.generation);
         Ok(Meta {
             generation,
             kind: Some(spec.kind),

@@ -259,6 +259,9 @@ fn go_first(dir: &Path, files: &LockFiles, settings: &Settings) -> Result<Slab> 
         _ => {
             slab.fill_holes()?;
             rebuild::rebuild(&slab, files, !is_same_boot(&slab))?;
+            // Before anybody is given a token: should the power fail again while what the sequences leapt to
+            // is not on the medium, they would leap from and to the same numbers once more.
+            slab.sync()?;
         }
     }
     Ok(slab)
@@ -389,6 +392,8 @@ fn initialise(dir: &Path, files: &LockFiles, settings: &Settings) -> Result<Slab
     write_boot_id(&slab);
     files.adopt(&slab)?;
     slab.sync()?;
+    // The name, too: a store that is gone after a power failure would begin its tokens anew.
+    file::sync_dir(dir).map_err(|e| Error::io("sync", dir, e))?;
     slab.header().state.store(STATE_READY, Ordering::Release);
     slab.sync()?;
     Ok(slab)

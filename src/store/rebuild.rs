@@ -108,13 +108,17 @@ pub(crate) fn rebuild(slab: &Slab, files: &LockFiles, rebooted: bool) -> Result<
     // A rebuild that was begun after a reboot and not finished has left this state; then it is begun again
     // as one, for the boot id is written last.
     state.store(STATE_REBUILDING, Ordering::Release);
+    slab.clear_unallocated()?;
     let mut work = Rebuild::new(slab);
     work.clear_structure();
     work.keep_what_makes_sense();
     work.count_freed();
     let leap = if rebooted { SEQUENCE_LEAP } else { 0 };
     void_holds(slab, files, rebooted, leap)?;
-    raise_floors(slab, leap);
+    let floor = raise_floors(slab, leap);
+    if rebooted {
+        catch_up(slab, floor);
+    }
     files.adopt(slab)?;
     open::write_boot_id(slab);
     state.store(STATE_READY, Ordering::Release);
@@ -231,7 +235,7 @@ impl<'a> Rebuild<'a> {
             set(slab.block_state(at), STATE_USED);
         }
         set(slab.slot_state(id.index()), STATE_USED);
-        self.mend_average(kind, id, &key);
+        self.mend_average(kind, id, meta.generation, &key);
         let head = slab.bucket(bucket);
         slot.next
             .store(head.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -249,7 +253,7 @@ impl<'a> Rebuild<'a> {
         inside.then_some((first, permits.div_ceil(PERMITS_PER_BLOCK)))
     }
 
-    fn mend_average(&mut self, kind: Kind, id: SlotId, key: &[u8]) {
+    fn mend_average(&mut self, kind: Kind, id: SlotId, life: u32, key: &[u8]) {
         let cells = self.slab.slot(id).cells();
         if kind != Kind::Averager || cells.is_whole() {
             return;
@@ -258,7 +262,7 @@ impl<'a> Rebuild<'a> {
         let what = if cells.restore() {
             format!("set the average {shown} back to its value before the last change")
         } else {
-            cells.reset(&[0; crate::record::PAYLOAD_WORDS]);
+            cells.reset(&[0; crate::record::PAYLOAD_WORDS], life);
             format!("emptied the average {shown}, of which no value was whole")
         };
         self.report.actions.push(what);
@@ -330,8 +334,9 @@ fn void_holds(slab: &Slab, files: &LockFiles, rebooted: bool, leap: u64) -> Resu
 }
 
 /// Whatever key was lost, and whichever stripe it was in: when it is made again, its tokens go on above all
-/// there ever were. Sequences that no grant can reach are damage, and begin anew there, too.
-fn raise_floors(slab: &Slab, leap: u64) {
+/// there ever were. Sequences that no grant can reach are damage, and begin anew there, too. Returns the
+/// floor, which is above all sequences.
+fn raise_floors(slab: &Slab, leap: u64) -> u64 {
     let floors = || (0..STRIPES).map(|number| &slab.stripe(number).floor);
     let tickets = || {
         let blocks = 0..slab.allocated(Growing::Blocks);
@@ -361,6 +366,31 @@ fn raise_floors(slab: &Slab, leap: u64) {
             hold.reset(Word::free(highest));
         }
     });
+    highest
+}
+
+/// Lets every sequence begin at the floor. A key that is removed and made again goes on above the floor,
+/// and if the power fails before that is on the medium, it is back where it was: then one leap from there
+/// has to be above all tokens of this boot.
+fn catch_up(slab: &Slab, floor: u64) {
+    /// What stamps know of a sequence: its lowest bits, which stay.
+    const STAMPED: u64 = 1 << 8;
+    each_hold(slab, |hold| {
+        let seen = hold.load();
+        let behind = floor.saturating_sub(seen.sequence());
+        let sequence = seen.sequence() + behind.next_multiple_of(STAMPED);
+        let word = Word::free(sequence.min(SEQUENCE_MAX));
+        hold.reset(if seen.is_abandoned() {
+            word.abandoned()
+        } else {
+            word
+        });
+    });
+    for block in 0..slab.allocated(Growing::Blocks) {
+        if let Some(first) = slab.permit(block, 0) {
+            first.ticket.fetch_max(floor + STAMPED, Ordering::Relaxed);
+        }
+    }
 }
 
 fn void_hold(slab: &Slab, hold: &Hold, lives: impl Fn(ParticipantId) -> bool, leap: u64) {

@@ -45,6 +45,9 @@ pub const PERMIT_BYTES: u64 = 32;
 /// of a retirement.
 pub const SEQUENCE_BITS: u32 = 50;
 pub const RETIRING: u64 = 1 << SEQUENCE_BITS;
+/// In a slot: the meta word, with the kind in the lowest bits of its fifth byte; and the body.
+pub const META: u64 = 24;
+pub const BODY: u64 = 56;
 /// In a slot: the low half of the key's hash.
 pub const HASH: u64 = 40;
 /// In a slot: the two cells of an average, with six words of payload and the seal.
