@@ -34,6 +34,9 @@ mod averager;
 mod cache;
 #[cfg(not(loom))]
 mod error;
+#[cfg(all(any(fuzzing, test), not(loom)))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(not(loom))]
 mod lock;
 #[cfg(not(loom))]
@@ -69,6 +72,13 @@ pub use crate::{
     store::rebuild::RepairReport,
     types::{Holder, KeyInfo, KeyState, Kind, Summary, Token},
 };
+
+// The laws of the fuzz targets, and what they have found, run as tests of the library: they may set its clock.
+#[cfg(all(test, not(loom)))]
+extern crate self as slablock;
+#[cfg(all(test, not(loom)))]
+#[path = "../tests/fuzz/mod.rs"]
+mod fuzz;
 
 /// The examples of README.md, so that `cargo test` compiles them.
 #[cfg(all(doctest, not(loom)))]

@@ -322,6 +322,13 @@ fn with_others<T>(action: impl FnOnce(&mut Vec<Own>) -> Option<T>) -> Option<T> 
     OTHERS.with(|others| action(&mut others.borrow_mut()))
 }
 
+/// See [`fuzzing::forget_thread`](crate::fuzzing::forget_thread).
+#[cfg(any(fuzzing, test))]
+pub(crate) fn forget_thread() {
+    DEPTH.set(0);
+    OTHERS.with(|others| others.take());
+}
+
 /// One level up, if that is all there is to it: this lock was used last, and it is not the last level. The
 /// guard keeps its store open, so the address of the hold is enough to know the lock by.
 #[inline(always)]

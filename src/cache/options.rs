@@ -68,6 +68,11 @@ impl Options {
         self
     }
 
+    #[cfg(any(fuzzing, test))]
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// Opens the store in the directory `path`. See [`Cache::open`].
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Cache> {
         let store = open::open(path.as_ref(), &self.settings)?;

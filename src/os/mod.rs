@@ -15,5 +15,7 @@ pub(crate) mod fork;
 pub(crate) mod futex;
 #[allow(unsafe_code)]
 pub(crate) mod pidfd;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod pretend;
 pub(crate) mod process;
 pub(crate) mod range_lock;

@@ -15,6 +15,8 @@ pub(crate) mod ticket;
 pub(crate) mod waiting;
 mod word;
 
+#[cfg(all(any(fuzzing, test), not(loom)))]
+pub(crate) use cells::seal_of;
 pub(crate) use cells::{Cell, Cells, Damaged, NO_VERSION, PAYLOAD_WORDS};
 pub(crate) use hold::{Hold, Judgement, Returned, next_sequence};
 pub(crate) use lease::Lease;

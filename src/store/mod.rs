@@ -168,6 +168,17 @@ impl Store {
     }
 }
 
+#[cfg(any(fuzzing, test))]
+impl Store {
+    /// What is seen of this process's death: nobody here is the participant any more, and its beacon is free.
+    pub(crate) fn die(&self) {
+        self.me.store(0, Ordering::Release);
+        if let Some(process) = self.joined() {
+            process.leave();
+        }
+    }
+}
+
 impl Process {
     fn leave(&self) {
         // Explicitly, because a child between fork and exec may have the descriptors for a while; but not

@@ -74,20 +74,39 @@ pub(crate) fn open(dir: &Path, settings: &Settings) -> Result<Arc<Store>> {
     if let Some(store) = find_open(&open, dev, ino) {
         return Ok(store);
     }
+    let store = new_store(dir, slab, settings);
+    open.push((dev, ino, Arc::downgrade(&store)));
+    drop(open);
+    let member: Weak<dyn Inherited> = Arc::<Store>::downgrade(&store);
+    registry.add(member);
+    drop(registry);
+    store.join(Some(files))?;
+    Ok(store)
+}
+
+fn new_store(dir: PathBuf, slab: Slab, settings: &Settings) -> Arc<Store> {
     static SERIAL: AtomicU64 = AtomicU64::new(0);
-    let store = Arc::new(Store {
+    Arc::new(Store {
         serial: SERIAL.fetch_add(1, Ordering::Relaxed),
         me: AtomicU64::new(0),
         slab,
         dir,
         mode: settings.mode,
         process: AtomicPtr::new(std::ptr::null_mut()),
-    });
-    open.push((dev, ino, Arc::downgrade(&store)));
-    drop(open);
+    })
+}
+
+/// The same as [`open`], but for the table of open stores: a participant of its own each time.
+#[cfg(any(fuzzing, test))]
+pub(crate) fn open_apart(dir: &Path, settings: &Settings) -> Result<Arc<Store>> {
+    prepare_dir(dir, settings)?;
+    refuse_strangers(dir, settings)?;
+    let dir = std::path::absolute(dir).map_err(|e| Error::io("find", dir, e))?;
+    let (files, slab) = attach(&dir, settings)?;
+    check_capacity(&slab, settings)?;
+    let store = new_store(dir, slab, settings);
     let member: Weak<dyn Inherited> = Arc::<Store>::downgrade(&store);
-    registry.add(member);
-    drop(registry);
+    Registry::lock().add(member);
     store.join(Some(files))?;
     Ok(store)
 }
@@ -408,6 +427,10 @@ fn layout_of(capacity: usize) -> Result<Layout> {
 
 /// From the operating system, not from a generator that a fork would duplicate.
 pub(crate) fn random(path: &Path) -> Result<u64> {
+    #[cfg(any(fuzzing, test))]
+    if let Some(number) = crate::os::pretend::number() {
+        return Ok(number);
+    }
     SysRng
         .try_next_u64()
         .map_err(|e| Error::io("find random numbers for", path, io::Error::other(e)))
