@@ -2,11 +2,13 @@
 //! process, and die. Compiled for fuzzing (`--cfg fuzzing`, which cargo-fuzz sets) and for this crate's own
 //! tests, never into what users get.
 
+use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
 
 use crate::cache::{Cache, Options};
 use crate::error::Result;
+use crate::os::range_lock;
 use crate::record::{PAYLOAD_WORDS, seal_of};
 use crate::slab::header::{STATIC_BYTES, seal_static};
 use crate::store::open;
@@ -31,9 +33,12 @@ pub fn participant(cache: &Cache) -> u16 {
     cache.store.me().map_or(0, |me| me.get())
 }
 
-/// Whether both are the same participant.
-pub fn is_same(one: &Cache, other: &Cache) -> bool {
-    Arc::ptr_eq(&one.store, &other.store)
+/// Locks bytes of a lock file, as others would, for as long as the descriptor is open.
+pub fn lock_bytes(file: &File, bytes: Range<u64>) -> std::io::Result<()> {
+    for at in bytes {
+        range_lock::lock(file, at)?;
+    }
+    Ok(())
 }
 
 /// Forgets which re-entrant locks the calling thread has, as the end of the thread would.

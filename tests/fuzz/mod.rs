@@ -7,6 +7,7 @@
 pub mod input;
 #[path = "../common/layout.rs"]
 mod layout;
+pub mod operations;
 pub mod place;
 pub mod slab_bytes;
 

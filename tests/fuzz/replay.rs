@@ -27,6 +27,11 @@ fn files_in(dir: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
+fn operations() {
+    replay("operations", super::operations::run);
+}
+
+#[test]
 fn slab_bytes() {
     replay("slab_bytes", super::slab_bytes::run);
 }

@@ -26,8 +26,8 @@ use work::{Work, hear};
 
 /// Room for the keys of the template and some more, and few enough to be filled up.
 pub const CAPACITY: u64 = 24;
-/// The largest that a slab of that capacity gets: a generous bound for "no unbounded growth".
-const LEN_MAX: u64 = 4 << 20;
+/// A header that says more than this is not sealed: it would only cost time.
+pub const CAPACITY_MAX: u64 = 2_048;
 
 /// A store to be damaged: as it was made once, and the directory in which it is put down anew each time.
 struct Bench {
@@ -99,16 +99,17 @@ impl Bench {
             2 => damage::overlaid(&self.template, &mut input),
             _ => damage::damaged(&self.template, &mut input),
         };
-        self.put(slab, mend);
-        self.use_damaged(&steps);
+        let blank = self.put(slab, mend);
+        self.use_damaged(blank, &steps);
         self.use_repaired();
         fuzzing::forget_thread();
         let len = fs::metadata(self.store().join("slab")).map_or(0, |m| m.len());
-        assert!(len <= LEN_MAX.max(data.len() as u64), "{len} bytes of slab");
+        let most = Layout::of(CAPACITY_MAX).block(CAPACITY_MAX + 16_384);
+        assert!(len <= most.next_multiple_of(layout::PAGE), "{len} bytes");
     }
 
-    /// Puts the files of a store down.
-    fn put(&self, mut slab: Vec<u8>, mend: Mend) {
+    /// Puts the files of a store down. Whether the slab has nothing in it.
+    fn put(&self, mut slab: Vec<u8>, mend: Mend) -> bool {
         let store = self.store();
         if mend.header_checksum() {
             damage::seal_header(&mut slab);
@@ -147,10 +148,16 @@ impl Bench {
             }
         }
         put_sparse(&store.join("slab"), &slab);
+        slab.iter().all(|byte| *byte == 0)
     }
 
-    fn use_damaged(&self, steps: &[(u8, u8)]) {
-        match Cache::open(self.store()) {
+    fn use_damaged(&self, blank: bool, steps: &[(u8, u8)]) {
+        // One that is made anew is to be no larger than the others.
+        let options = match blank {
+            true => Cache::options().capacity(CAPACITY as usize),
+            false => Cache::options(),
+        };
+        match options.open(self.store()) {
             Err(error) => says(&error),
             Ok(cache) => {
                 self.free_own_latches(&cache);

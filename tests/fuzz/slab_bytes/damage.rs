@@ -6,7 +6,7 @@ use slablock::fuzzing;
 
 use super::super::input::Input;
 use super::super::layout::{self, Layout};
-use super::CAPACITY;
+use super::{CAPACITY, CAPACITY_MAX};
 
 /// The first bytes of the input over those of the slab.
 pub fn overlaid(template: &[u8], input: &mut Input) -> Vec<u8> {
@@ -116,8 +116,10 @@ pub fn write(slab: &mut [u8], at: usize, bytes: &[u8]) {
 pub fn seal_header(slab: &mut [u8]) {
     for at in layout::COPIES {
         let part = at as usize..(at + layout::STATIC_BYTES) as usize;
-        if let Some(part) = slab.get_mut(part).and_then(|p| p.try_into().ok()) {
-            fuzzing::seal_header(part);
+        let capacity = read(slab, at as usize + 16) & 0xffff_ffff;
+        match slab.get_mut(part).and_then(|part| part.try_into().ok()) {
+            Some(part) if capacity <= CAPACITY_MAX => fuzzing::seal_header(part),
+            _ => {}
         }
     }
 }

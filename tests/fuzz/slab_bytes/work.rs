@@ -250,7 +250,7 @@ impl Work {
 
     /// Of all that says that it stands, no two are the same, and no lock is held twice.
     fn look_for_doubles(&self) {
-        let mut holds: HashMap<(&[u8], u8), Vec<(Option<u32>, Token)>> = HashMap::new();
+        let mut holds: HashMap<_, Vec<(Option<u32>, Token)>> = HashMap::new();
         for (key, guard) in self.guards.iter().filter(|(_, g)| g.check().is_ok()) {
             let (kind, permit) = match guard {
                 Guard::Lock(_) => (0, None),
@@ -258,7 +258,7 @@ impl Work {
                 Guard::Permit(guard) => (2, Some(guard.permit())),
             };
             let hold = (permit, guard.token());
-            let others = holds.entry((key, kind)).or_default();
+            let others = holds.entry((&key[..], kind)).or_default();
             let same = others.iter().filter(|(p, _)| *p == permit);
             for (_, token) in same {
                 // Levels of a re-entrant lock are one hold.
