@@ -186,12 +186,29 @@ impl Binding {
             return Ok(Some(spot));
         }
         self.check_settings()?;
+        if !self.tag.is_empty() {
+            return self.locate_and_tag(patience);
+        }
         while let Some(found) = self.store.find(&self.key, self.hash, patience)? {
             if self.check_found(found)? {
                 return Ok(Some(self.remember(found)));
             }
         }
         Ok(None)
+    }
+
+    /// The first use of a handle with a tag, whatever it is, gives the key that tag: the next ones find it
+    /// remembered.
+    fn locate_and_tag(&self, patience: Patience) -> Result<Option<Spot>> {
+        let stripe = self.store.stripe_of(self.hash);
+        let Some(stripe) = self.store.lock_stripe_within(stripe, patience)? else {
+            return Ok(None);
+        };
+        let Some(found) = stripe.find(&self.key, self.hash)? else {
+            return Ok(None);
+        };
+        self.make_ours(&stripe, found)?;
+        Ok(Some(self.remember(found)))
     }
 
     /// Where the key is now; makes it if it is nowhere, and room for it if there is none.
@@ -239,11 +256,17 @@ impl Binding {
                 permits: self.permits,
             });
         };
+        self.make_ours(stripe, found)?;
+        Ok(Some(found))
+    }
+
+    /// Refuses a key that is not what this handle takes it for, and gives it this handle's tag.
+    fn make_ours(&self, stripe: &StripeGuard<'_>, found: Found) -> Result<()> {
         self.check_found(found)?;
         if !self.tag.is_empty() && stripe.tag_of(found) != *self.tag {
             stripe.retag(found, &self.key, &self.tag)?;
         }
-        Ok(Some(found))
+        Ok(())
     }
 
     /// What the constructor, which cannot fail, was given.

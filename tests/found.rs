@@ -1,0 +1,66 @@
+//! What fuzzing has found, each told by hand. The inputs themselves are in `tests/fuzz/found` and are run with
+//! the library's own tests.
+
+#![allow(missing_docs)]
+
+#[macro_use]
+mod common;
+
+use common::{bounded, store};
+use slablock::{Averager, BoundedSemaphore, Kind, Lock, RLock, Result};
+
+/// A re-entrant lock looks for its key before it acquires it, and remembered where it is; and so did whoever
+/// asked first who holds a lock. What is remembered is not looked at for its tag again: `evict` would never have
+/// found it.
+#[test]
+fn the_first_use_sets_the_tag_whatever_it_is() {
+    bounded(|| {
+        let (_place, cache) = store();
+        let first_uses: [(&str, Kind, &dyn Fn(&str) -> Result<()>); 8] = [
+            ("acquire an rlock", Kind::RLock, &|key| {
+                RLock::new(&cache, key).tag("t").acquire().map(drop)
+            }),
+            ("try an rlock", Kind::RLock, &|key| {
+                RLock::new(&cache, key).tag("t").try_acquire().map(drop)
+            }),
+            ("ask for the depth", Kind::RLock, &|key| {
+                RLock::new(&cache, key).tag("t").depth().map(drop)
+            }),
+            ("ask for the holder", Kind::Lock, &|key| {
+                let lock = Lock::new(&cache, key).tag("t");
+                lock.holder()?;
+                lock.acquire().map(drop)
+            }),
+            ("ask for the number of waiters", Kind::Lock, &|key| {
+                Lock::new(&cache, key).tag("t").waiters().map(drop)
+            }),
+            ("ask how many there are", Kind::Semaphore, &|key| {
+                let semaphore = BoundedSemaphore::new(&cache, key, 2).tag("t");
+                semaphore.available()?;
+                semaphore.acquire().map(drop)
+            }),
+            ("get the average", Kind::Averager, &|key| {
+                let average = Averager::new(&cache, key).tag("t");
+                average.get()?;
+                average.add(1.0)
+            }),
+            ("pop the average", Kind::Averager, &|key| {
+                Averager::new(&cache, key).tag("t").pop().map(drop)
+            }),
+        ];
+        for (what, kind, first_use) in first_uses {
+            let made = match kind {
+                Kind::Lock => Lock::new(&cache, what).acquire().map(drop),
+                Kind::RLock => RLock::new(&cache, what).acquire().map(drop),
+                Kind::Semaphore => BoundedSemaphore::new(&cache, what, 2).acquire().map(drop),
+                _ => Averager::new(&cache, what).add(1.0),
+            };
+            made.unwrap();
+            assert_eq!(cache.key(what).unwrap().unwrap().tag, None);
+            first_use(what).unwrap();
+            let tag = cache.key(what).unwrap().unwrap().tag;
+            assert_eq!(tag.as_deref(), Some(&b"t"[..]), "{what}");
+        }
+        assert_eq!(cache.evict("t").unwrap(), 8);
+    });
+}
