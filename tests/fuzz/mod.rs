@@ -4,6 +4,7 @@
 
 #![allow(dead_code)]
 
+pub mod arguments;
 pub mod input;
 #[path = "../common/layout.rs"]
 mod layout;

@@ -93,7 +93,7 @@ impl Bench {
 
     fn run(&self, data: &[u8]) {
         let mut input = Input::new(data);
-        let sort = input.of(&[Sort::Roomy, Sort::Tight, Sort::Few]);
+        let sort = input.of(&[Sort::Roomy, Sort::Roomy, Sort::Tight, Sort::Few]);
         fuzzing::chance(Some(u64::from(input.byte() % 4)));
         fuzzing::time(Some(fuzzing::Moment {
             boot_us: BOOT_US,

@@ -27,6 +27,11 @@ fn files_in(dir: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
+fn arguments() {
+    replay("arguments", super::arguments::run);
+}
+
+#[test]
 fn operations() {
     replay("operations", super::operations::run);
 }

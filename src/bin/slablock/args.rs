@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, error::ErrorKind, value_parser};
 use crate::{
     demo::Role,
     failure::{Failure, USAGE},
+    seconds::{seconds, seconds_above_zero},
 };
 
 const EXAMPLES: &str = "\
@@ -230,18 +231,4 @@ pub struct WorkerArgs {
     pub role: Role,
     /// How long to work, in milliseconds
     pub work_ms: u64,
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text
-        .parse()
-        .map_err(|_| "expected seconds, such as 2.5".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
-}
-
-fn seconds_above_zero(text: &str) -> Result<Duration, String> {
-    match seconds(text)? {
-        Duration::ZERO => Err("must be more than zero".to_owned()),
-        lease => Ok(lease),
-    }
 }

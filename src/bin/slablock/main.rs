@@ -13,6 +13,7 @@ mod hold;
 mod holder;
 mod place;
 mod run;
+mod seconds;
 mod signals;
 mod snapshot;
 mod status;

@@ -74,11 +74,11 @@ impl Snapshot {
 impl Key {
     fn new(info: &KeyInfo) -> Key {
         Key {
-            key: string(&info.key),
-            key_hex: hex_unless_utf8(&info.key),
+            key: text::string(&info.key),
+            key_hex: text::hex_unless_utf8(&info.key),
             kind: info.kind.to_string(),
-            tag: info.tag.as_deref().map(string),
-            tag_hex: info.tag.as_deref().and_then(hex_unless_utf8),
+            tag: info.tag.as_deref().map(text::string),
+            tag_hex: info.tag.as_deref().and_then(text::hex_unless_utf8),
             waiters: info.waiters,
             permits: permits(&info.state),
             holders: holder::holders(info).iter().map(HolderOf::new).collect(),
@@ -142,17 +142,4 @@ fn average(state: &KeyState) -> Option<Average> {
         min,
         max,
     })
-}
-
-/// The text itself, or with the stray bytes escaped if it is not UTF-8.
-fn string(bytes: &[u8]) -> String {
-    match str::from_utf8(bytes) {
-        Ok(text) => text.to_owned(),
-        Err(_) => text::plain(bytes),
-    }
-}
-
-fn hex_unless_utf8(bytes: &[u8]) -> Option<String> {
-    let hex = || bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    str::from_utf8(bytes).is_err().then(hex)
 }

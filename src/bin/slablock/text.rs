@@ -37,6 +37,20 @@ pub fn printable(text: &str) -> String {
     text.chars().map(escaped).collect()
 }
 
+/// The text itself, or with the stray bytes escaped if it is not UTF-8.
+pub fn string(bytes: &[u8]) -> String {
+    match str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => plain(bytes),
+    }
+}
+
+/// All bytes, for what [`string`] does not show as it is.
+pub fn hex_unless_utf8(bytes: &[u8]) -> Option<String> {
+    let hex = || bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    str::from_utf8(bytes).is_err().then(hex)
+}
+
 /// At most `chars_max` characters of `text`, the last an ellipsis if some were left off.
 pub fn shortened(text: &str, chars_max: usize) -> String {
     match text.char_indices().nth(chars_max) {
