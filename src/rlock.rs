@@ -190,12 +190,17 @@ impl RLock {
     #[inline(always)]
     fn acquire_again(&self) -> Option<(Grant, &Hold)> {
         let spot = self.binding.remembered()?;
-        let hold = &self.binding.slot(spot).hold;
+        let slot = self.binding.slot(spot);
+        let hold = &slot.hold;
         if !find(Key::of(&self.binding, hold)) {
             return None;
         }
         let word = WORD.get();
-        if !(hold.load().same_hold(word) && self.binding.rearm(hold, word)) {
+        // In another life of the slot, it is another key that this thread has (H4).
+        if !(hold.load().same_hold(word) && spot.is_current(slot, Kind::RLock)) {
+            return None;
+        }
+        if !self.binding.rearm(hold, word) {
             return None;
         }
         DEPTH.set(DEPTH.get().checked_add(1)?);

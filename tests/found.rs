@@ -6,8 +6,13 @@
 #[macro_use]
 mod common;
 
+use std::sync::Barrier;
+
 use common::{bounded, store};
 use slablock::{Averager, BoundedSemaphore, Kind, Lock, RLock, Result};
+
+/// Its name, for which kind of key, and what it does with the key.
+type FirstUse<'a> = (&'a str, Kind, &'a dyn Fn(&str) -> Result<()>);
 
 /// A re-entrant lock looks for its key before it acquires it, and remembered where it is; and so did whoever
 /// asked first who holds a lock. What is remembered is not looked at for its tag again: `evict` would never have
@@ -16,7 +21,7 @@ use slablock::{Averager, BoundedSemaphore, Kind, Lock, RLock, Result};
 fn the_first_use_sets_the_tag_whatever_it_is() {
     bounded(|| {
         let (_place, cache) = store();
-        let first_uses: [(&str, Kind, &dyn Fn(&str) -> Result<()>); 8] = [
+        let first_uses: [FirstUse; 8] = [
             ("acquire an rlock", Kind::RLock, &|key| {
                 RLock::new(&cache, key).tag("t").acquire().map(drop)
             }),
@@ -62,5 +67,37 @@ fn the_first_use_sets_the_tag_whatever_it_is() {
             assert_eq!(tag.as_deref(), Some(&b"t"[..]), "{what}");
         }
         assert_eq!(cache.evict("t").unwrap(), 8);
+    });
+}
+
+/// A thread knows the re-entrant locks that it has by the place of their holds. When one key was removed and the
+/// next got its slot, a handle of the first took the thread's hold of the second for its own.
+#[test]
+fn a_handle_of_a_removed_rlock_does_not_get_in_by_way_of_another_key() {
+    bounded(|| {
+        let (_place, cache) = store();
+        let first = RLock::new(&cache, "first");
+        drop(first.acquire().unwrap());
+        assert!(cache.remove("first").unwrap());
+        // In the slot that was freed.
+        let second = RLock::new(&cache, "second");
+        let held = second.acquire().unwrap();
+        let other = RLock::new(&cache, "first");
+        let (taken, seen) = (Barrier::new(2), Barrier::new(2));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let guard = other.acquire().unwrap();
+                taken.wait();
+                seen.wait();
+                drop(guard);
+            });
+            taken.wait();
+            let got_in = first.try_acquire().map(|guard| guard.is_some());
+            seen.wait();
+            assert!(!got_in.unwrap(), "two threads have it");
+        });
+        assert_eq!((second.depth().unwrap(), first.depth().unwrap()), (1, 0));
+        held.release().unwrap();
+        assert!(first.try_acquire().unwrap().is_some());
     });
 }
