@@ -6,10 +6,11 @@
 #[macro_use]
 mod common;
 
+use std::fs::{self, File};
 use std::sync::Barrier;
 
-use common::{bounded, store};
-use slablock::{Averager, BoundedSemaphore, Kind, Lock, RLock, Result};
+use common::{Place, bounded, store};
+use slablock::{Averager, BoundedSemaphore, Error, FanoutCache, Kind, Lock, RLock, Result};
 
 /// Its name, for which kind of key, and what it does with the key.
 type FirstUse<'a> = (&'a str, Kind, &'a dyn Fn(&str) -> Result<()>);
@@ -99,5 +100,29 @@ fn a_handle_of_a_removed_rlock_does_not_get_in_by_way_of_another_key() {
         assert_eq!((second.depth().unwrap(), first.depth().unwrap()), (1, 0));
         held.release().unwrap();
         assert!(first.try_acquire().unwrap().is_some());
+    });
+}
+
+/// The record of a `FanoutCache` was read whole, however long it was.
+#[test]
+fn a_fanout_file_of_any_length_takes_no_memory() {
+    bounded(|| {
+        let place = Place::new();
+        fs::create_dir(place.store()).unwrap();
+        let file = File::create(place.store().join("fanout")).unwrap();
+        for len in [35, 37, 1 << 20, 1 << 40] {
+            file.set_len(len).unwrap();
+            let words = ["fanout", "wrong length"];
+            assert_error!(
+                FanoutCache::open(place.store(), 2),
+                Error::Corrupt { .. },
+                words
+            );
+            assert_error!(
+                FanoutCache::repair(place.store()),
+                Error::Corrupt { .. },
+                words
+            );
+        }
     });
 }

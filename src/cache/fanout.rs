@@ -13,7 +13,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -209,10 +209,15 @@ fn shard_path(dir: &Path, number: usize) -> PathBuf {
 /// `None`: it is not there, or not finished.
 fn read_record(dir: &Path) -> Result<Option<Record>> {
     let path = dir.join(FANOUT);
-    let bytes = match std::fs::read(&path) {
+    let file = match File::open(&path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(|e| Error::io("read", &path, e))?,
     };
+    // One byte more, to see that it is longer; never all of what may be there.
+    let mut bytes = Vec::with_capacity(RECORD_BYTES + 1);
+    file.take(RECORD_BYTES as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| Error::io("read", &path, e))?;
     if bytes.is_empty() {
         return Ok(None);
     }
