@@ -9,7 +9,6 @@ use slablock::{
 
 use super::Sort;
 use super::model::{Refusal, Setting};
-use crate::fuzz::input::Input;
 
 const LEASES_US: [Option<u64>; 8] = [
     None,
@@ -21,8 +20,14 @@ const LEASES_US: [Option<u64>; 8] = [
     Some(3_600_000_000),
     Some(0),
 ];
-const KINDS: [Kind; 4] = [Kind::Lock, Kind::RLock, Kind::Semaphore, Kind::Averager];
-const VALUES: [u32; 4] = [2, 1, 3, 7];
+const KINDS: [Kind; 5] = [
+    Kind::RLock,
+    Kind::RLock,
+    Kind::Lock,
+    Kind::Semaphore,
+    Kind::Averager,
+];
+const VALUES: [u32; 4] = [2, 2, 1, 7];
 
 /// A tag: none, two short ones, or one that does not fit everywhere.
 pub fn tag(sort: Sort, number: u8) -> Vec<u8> {
@@ -38,7 +43,7 @@ pub fn tag(sort: Sort, number: u8) -> Vec<u8> {
 /// A key: short ones, and where there is room, one of the longest, and one that is too long and one that is
 /// too short.
 pub fn key(sort: Sort, number: u8) -> Vec<u8> {
-    match number % 16 {
+    match number & 15 {
         n @ 0..12 => vec![b'a' + n],
         12 if sort != Sort::Tight => vec![b'l'; 1_024],
         13 if sort != Sort::Tight => vec![b'm'; 30],
@@ -48,15 +53,20 @@ pub fn key(sort: Sort, number: u8) -> Vec<u8> {
     }
 }
 
-pub fn setting(sort: Sort, input: &mut Input) -> Setting {
-    let (key_byte, how) = (input.byte(), input.byte());
-    let kind = KINDS[usize::from(key_byte >> 4 & 3)];
+/// What a handle is to be. Mostly of the kind that a key has in most inputs, so that not every other operation is
+/// refused.
+pub fn setting(sort: Sort, key_byte: u8, how: u8) -> Setting {
+    let number = usize::from(key_byte & 15);
+    let kind = match key_byte >> 4 & 3 {
+        3 => KINDS[(number + 1) % KINDS.len()],
+        _ => KINDS[number % KINDS.len()],
+    };
     let value = match kind {
         Kind::Semaphore => VALUES[usize::from(key_byte >> 6)],
         _ => 1,
     };
     Setting {
-        key: key(sort, key_byte),
+        key: key(sort, number as u8),
         kind,
         lease_us: LEASES_US[usize::from(how & 7)],
         tag: tag(sort, how >> 3),
