@@ -59,6 +59,9 @@ mod os;
 mod record;
 
 mod sync;
+#[cfg(crash_points)]
+#[doc(hidden)]
+pub use sync::crash;
 
 #[cfg(not(loom))]
 pub use crate::{

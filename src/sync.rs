@@ -1,10 +1,19 @@
 //! The one place that says where atomics come from: the standard library, or loom when the protocol is
-//! model-checked (`--cfg loom`). Everything else names them through here.
+//! model-checked (`--cfg loom`), or `crash` when processes are to die at each store (`--cfg crash_points`).
+//! Everything else names them through here.
+
+#[cfg(crash_points)]
+pub mod crash;
+#[cfg(loom)]
+mod mortal;
 
 #[cfg(not(loom))]
-pub(crate) use std::sync::atomic::{
-    AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering, fence,
-};
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering, fence};
+#[cfg(not(any(loom, crash_points)))]
+pub(crate) use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+
+#[cfg(crash_points)]
+pub(crate) use crash::{AtomicU8, AtomicU32, AtomicU64, crash_point};
 
 #[cfg(loom)]
 pub(crate) use loom::sync::{
@@ -14,93 +23,7 @@ pub(crate) use loom::sync::{
 #[cfg(loom)]
 pub(crate) use mortal::{AtomicU32, AtomicU64, until_store};
 
-/// loom's atomics, before each store of which a thread can be made to stop for good: as if it was killed
-/// there.
-#[cfg(loom)]
-mod mortal {
-    use std::cell::Cell;
-    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-
-    use loom::sync::atomic::{self, Ordering};
-
-    loom::thread_local! {
-        /// How many stores this thread still makes; none of the dead's.
-        static LEFT: Cell<u32> = Cell::new(u32::MAX);
-    }
-
-    /// The thread stopped for good.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(crate) struct Death;
-
-    /// Runs `life` until just before its store number `step`, counted from 1. What the kernel does about
-    /// the dead is the caller's.
-    pub(crate) fn until_store<T>(step: u32, life: impl FnOnce() -> T) -> Result<T, Death> {
-        LEFT.with(|left| left.set(step));
-        let lived = catch_unwind(AssertUnwindSafe(life));
-        LEFT.with(|left| left.set(u32::MAX));
-        lived.map_err(|cause| match cause.downcast::<Death>() {
-            Ok(death) => *death,
-            Err(panic) => resume_unwind(panic),
-        })
-    }
-
-    fn before_store() {
-        LEFT.with(|left| match left.get() {
-            u32::MAX => {}
-            // Unwinding runs no code of the protocol: nothing there has a destructor.
-            1 => resume_unwind(Box::new(Death)),
-            n => left.set(n - 1),
-        });
-    }
-
-    macro_rules! mortal {
-        ($name:ident, $value:ty) => {
-            #[derive(Debug)]
-            pub(crate) struct $name(atomic::$name);
-
-            impl $name {
-                pub(crate) fn new(value: $value) -> $name {
-                    $name(atomic::$name::new(value))
-                }
-
-                pub(crate) fn load(&self, ordering: Ordering) -> $value {
-                    self.0.load(ordering)
-                }
-
-                pub(crate) fn store(&self, value: $value, ordering: Ordering) {
-                    before_store();
-                    self.0.store(value, ordering);
-                }
-
-                pub(crate) fn compare_exchange(
-                    &self,
-                    seen: $value,
-                    new: $value,
-                    success: Ordering,
-                    failure: Ordering,
-                ) -> Result<$value, $value> {
-                    before_store();
-                    self.0.compare_exchange(seen, new, success, failure)
-                }
-
-                pub(crate) fn fetch_add(&self, value: $value, ordering: Ordering) -> $value {
-                    before_store();
-                    self.0.fetch_add(value, ordering)
-                }
-
-                pub(crate) fn fetch_and(&self, value: $value, ordering: Ordering) -> $value {
-                    before_store();
-                    self.0.fetch_and(value, ordering)
-                }
-
-                pub(crate) fn fetch_max(&self, value: $value, ordering: Ordering) -> $value {
-                    before_store();
-                    self.0.fetch_max(value, ordering)
-                }
-            }
-        };
-    }
-
-    mortal!(AtomicU32, u32);
-    mortal!(AtomicU64, u64);
-}
+/// Stands before each system call: there a test lets the process die. Nothing in any other build.
+#[cfg(not(any(loom, crash_points)))]
+#[inline(always)]
+pub(crate) fn crash_point() {}

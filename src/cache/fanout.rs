@@ -24,6 +24,7 @@ use crate::store::check::CheckReport;
 use crate::store::hash::hash;
 use crate::store::open::{self, FANOUT, Settings};
 use crate::store::rebuild::RepairReport;
+use crate::sync::crash_point;
 use crate::types::KeyInfo;
 
 const MAGIC: [u8; 8] = *b"slabfan\0";
@@ -174,6 +175,7 @@ pub(super) fn open(dir: &Path, settings: &Settings, wanted: Option<usize>) -> Re
     // Without a number there is nothing to be made.
     here.create &= wanted.is_some();
     open::prepare_dir(dir, &here)?;
+    crash_point();
     let dir = std::path::absolute(dir).map_err(|e| Error::io("find", dir, e))?;
     let record = match read_record(&dir)? {
         Some(record) => record,
@@ -209,6 +211,7 @@ fn shard_path(dir: &Path, number: usize) -> PathBuf {
 /// `None`: it is not there, or not finished.
 fn read_record(dir: &Path) -> Result<Option<Record>> {
     let path = dir.join(FANOUT);
+    crash_point();
     let file = match File::open(&path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(|e| Error::io("read", &path, e))?,
@@ -257,6 +260,7 @@ fn read_record(dir: &Path) -> Result<Option<Record>> {
 /// so that nobody ever sees half of it or two of them.
 fn make_record(dir: &Path, settings: &Settings, wanted: Option<usize>) -> Result<Record> {
     let plain = || open::not_a_store(dir, "it holds a plain Cache, to be opened as one");
+    crash_point();
     if dir.join(open::SLAB).exists() {
         return Err(plain());
     }
@@ -273,17 +277,20 @@ fn make_record(dir: &Path, settings: &Settings, wanted: Option<usize>) -> Result
         move |e| Error::io(action, &path, e)
     };
     let attach = file::open(&attach_path, true, settings.mode).map_err(io("open", &attach_path))?;
+    crash_point();
     open::retry(|| fs2::FileExt::lock_exclusive(&attach)).map_err(io("lock", &attach_path))?;
     if let Some(record) = read_record(dir)? {
         return Ok(record);
     }
     // Whoever makes a plain store has this file locked as well.
+    crash_point();
     if dir.join(open::SLAB).exists() {
         return Err(plain());
     }
     let seed = [open::random(dir)?, open::random(dir)?];
     let (new, path) = (dir.join("fanout.new"), dir.join(FANOUT));
     write_record(&new, &encode(shards as u32, seed), settings.mode).map_err(io("write", &new))?;
+    crash_point();
     std::fs::rename(&new, &path).map_err(io("write", &path))?;
     Ok(Record { shards, seed })
 }
@@ -302,13 +309,17 @@ fn encode(shards: u32, seed: [u64; 2]) -> [u8; RECORD_BYTES] {
 
 fn write_record(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut file: File = file::open(path, true, mode)?;
+    crash_point();
     file.set_len(0)?;
+    crash_point();
     file.write_all(bytes)?;
+    crash_point();
     file.sync_all()
 }
 
 /// As for a plain store: a directory with other things in it does not become a cache by a slip.
 fn refuse_strangers(dir: &Path) -> Result<()> {
+    crash_point();
     let entries = std::fs::read_dir(dir).map_err(|e| Error::io("read", dir, e))?;
     for entry in entries {
         let name = entry.map_err(|e| Error::io("read", dir, e))?.file_name();

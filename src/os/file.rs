@@ -12,12 +12,15 @@ use nix::fcntl::{FcntlArg, fcntl, posix_fallocate};
 use nix::sys::statfs::statfs;
 use nix::unistd::{Whence, lseek};
 
+use crate::sync::crash_point;
+
 /// Opens `path` for reading and writing, close-on-exec, never as one of the descriptors 0 to 2: a program
 /// that closed its standard error would otherwise print into the store. Created with `mode` if missing
 /// and `create`, whatever the umask says.
 pub(crate) fn open(path: &Path, create: bool, mode: u32) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).mode(mode);
+    crash_point();
     let file = match options.open(path) {
         Err(e) if create && e.kind() == io::ErrorKind::NotFound => create_new(path, mode)?,
         other => other?,
@@ -28,13 +31,18 @@ pub(crate) fn open(path: &Path, create: bool, mode: u32) -> io::Result<File> {
 fn create_new(path: &Path, mode: u32) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).mode(mode);
+    crash_point();
     match options.clone().create_new(true).open(path) {
         Ok(file) => {
+            crash_point();
             file.set_permissions(Permissions::from_mode(mode))?;
             Ok(file)
         }
         // Somebody else created it in the meantime.
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => options.open(path),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            crash_point();
+            options.open(path)
+        }
         Err(e) => Err(e),
     }
 }
@@ -44,11 +52,13 @@ fn above_standard_descriptors(file: File) -> io::Result<File> {
     if file.as_raw_fd() > 2 {
         return Ok(file);
     }
+    crash_point();
     let moved = fcntl(&file, FcntlArg::F_DUPFD_CLOEXEC(3))?;
     // SAFETY: `moved` was just made by the kernel for us, and nothing else owns it.
     let moved = unsafe { File::from_raw_fd(moved) };
     // Closing the low one would let the next opening get it again, and again; nothing of ours does so
     // between here and the end of the process's start, and standard streams are opened by their owner.
+    crash_point();
     drop(file);
     Ok(moved)
 }
@@ -56,14 +66,20 @@ fn above_standard_descriptors(file: File) -> io::Result<File> {
 /// Makes `path` and what is missing above it. Only the last one gets `mode`, whatever the umask says;
 /// those above are made as any program would make them.
 pub(crate) fn create_dir(path: &Path, mode: u32) -> io::Result<()> {
+    crash_point();
     if path.is_dir() {
         return Ok(());
     }
     if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        crash_point();
         std::fs::create_dir_all(parent)?;
     }
+    crash_point();
     match DirBuilder::new().mode(mode).create(path) {
-        Ok(()) => std::fs::set_permissions(path, Permissions::from_mode(mode)),
+        Ok(()) => {
+            crash_point();
+            std::fs::set_permissions(path, Permissions::from_mode(mode))
+        }
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         Err(e) => Err(e),
     }
@@ -79,6 +95,7 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
 pub(crate) fn allocate(file: &File, offset: u64, len: u64) -> io::Result<()> {
     let (offset, len) = (to_offset(offset)?, to_offset(len)?);
     loop {
+        crash_point();
         match posix_fallocate(file, offset, len) {
             Err(Errno::EINTR) => {}
             other => return other.map_err(io::Error::from),
@@ -114,6 +131,7 @@ fn to_offset(at: u64) -> io::Result<i64> {
 
 /// What makes a file that file, for as long as it exists.
 pub(crate) fn identity(file: &File) -> io::Result<(u64, u64)> {
+    crash_point();
     let meta = file.metadata()?;
     Ok((meta.dev(), meta.ino()))
 }
@@ -121,6 +139,7 @@ pub(crate) fn identity(file: &File) -> io::Result<(u64, u64)> {
 /// Whether `path` is still the file that was opened: a lock on a file that was unlinked or renamed
 /// excludes nobody who opens the path.
 pub(crate) fn is_still(path: &Path, file: &File) -> io::Result<bool> {
+    crash_point();
     let there = match std::fs::metadata(path) {
         Ok(meta) => (meta.dev(), meta.ino()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -131,6 +150,7 @@ pub(crate) fn is_still(path: &Path, file: &File) -> io::Result<bool> {
 
 /// The file-system type of `path`, as the magic number that the kernel gives.
 pub(crate) fn fs_magic(path: &Path) -> io::Result<i64> {
+    crash_point();
     // A 32-bit number on some machines.
     #[allow(clippy::useless_conversion)]
     Ok(i64::from(statfs(path)?.filesystem_type().0))
@@ -164,6 +184,7 @@ pub(crate) fn incoherent_fs(magic: i64) -> Option<&'static str> {
 /// Closes the descriptor of a file that is not dropped itself: of one that was inherited by a fork, or that
 /// has to know which it is before it is closed.
 pub(crate) fn close_once(file: &ManuallyDrop<File>) {
+    crash_point();
     // A failure would mean that it is closed already.
     let _ = nix::unistd::close(file.as_raw_fd());
 }

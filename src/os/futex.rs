@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::libc;
 
-use crate::sync::AtomicU32;
+use crate::sync::{AtomicU32, crash_point};
 
 /// Sleeps while `word` has the value `expected`, for `timeout` at most. Returns early on a wake-up, on a
 /// signal, or for no reason: the caller looks again whatever the cause.
@@ -13,6 +13,7 @@ pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Duration) {
         tv_sec: timeout.as_secs() as libc::time_t,
         tv_nsec: timeout.subsec_nanos() as libc::c_long,
     };
+    crash_point();
     // SAFETY: `word` and `timeout` are valid for the length of the call, and the kernel only reads them.
     unsafe {
         libc::syscall(
@@ -27,6 +28,7 @@ pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Duration) {
 
 /// Wakes up to `count` sleepers of `word`, in whatever process.
 pub(crate) fn wake(word: &AtomicU32, count: i32) {
+    crash_point();
     // SAFETY: `word` is a valid address; the kernel does not write to it.
     unsafe {
         libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, count);

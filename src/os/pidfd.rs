@@ -7,8 +7,11 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::sync::crash_point;
+
 /// A descriptor that becomes readable when the process `pid` of this PID namespace has ended.
 pub(crate) fn open(pid: u32) -> io::Result<OwnedFd> {
+    crash_point();
     // SAFETY: the call takes two numbers and touches no memory.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };
     let fd = i32::try_from(fd).map_err(|_| io::Error::from(Errno::EBADF))?;
@@ -26,6 +29,7 @@ pub(crate) fn wait_readable(fds: &[BorrowedFd<'_>]) -> io::Result<Vec<bool>> {
         .map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN))
         .collect();
     loop {
+        crash_point();
         match poll(&mut polled, PollTimeout::NONE) {
             Err(Errno::EINTR) => {}
             Err(e) => return Err(e.into()),
@@ -39,5 +43,6 @@ pub(crate) fn wait_readable(fds: &[BorrowedFd<'_>]) -> io::Result<Vec<bool>> {
 /// Whether the process has ended already.
 pub(crate) fn has_ended(pidfd: &OwnedFd) -> io::Result<bool> {
     let mut polled = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    crash_point();
     Ok(poll(&mut polled, PollTimeout::ZERO)? > 0)
 }

@@ -11,6 +11,7 @@ use nix::sys::signal::kill;
 use nix::unistd::{Pid, gettid};
 
 use crate::os::clock;
+use crate::sync::crash_point;
 
 /// What identifies a process on this machine. The process id alone does not: it is reused, and means
 /// something else in every PID namespace.
@@ -31,11 +32,12 @@ impl Identity {
     pub(crate) fn of_this_process() -> Identity {
         let stat = read_proc("/proc/self/stat");
         let (program, started) = parse_stat(&stat).unwrap_or_default();
+        crash_point();
         Identity {
             pid: std::process::id(),
             started,
             proc_is_own: proc_is_own(),
-            pid_namespace: std::fs::metadata("/proc/self/ns/pid").map_or(0, |m| m.ino()),
+            pid_namespace: own_pid_namespace(),
             program,
         }
     }
@@ -49,14 +51,22 @@ pub(crate) fn pid_exists(pid: u32) -> bool {
     let Ok(pid) = i32::try_from(pid) else {
         return true;
     };
+    crash_point();
     pid <= 0 || kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH)
 }
 
 /// Whether `/proc` is mounted for this PID namespace: in a container made without its own, process ids
 /// there are those of another one.
 fn proc_is_own() -> bool {
+    crash_point();
     let me = std::fs::read_link("/proc/self");
+    crash_point();
     me.is_ok_and(|me| me.as_os_str().as_bytes() == std::process::id().to_string().as_bytes())
+}
+
+fn own_pid_namespace() -> u64 {
+    crash_point();
+    std::fs::metadata("/proc/self/ns/pid").map_or(0, |m| m.ino())
 }
 
 /// Whether the process `pid` started at another time than `then`. Only for a `/proc` of this namespace;
@@ -96,7 +106,11 @@ pub(crate) fn boot_id() -> u128 {
 /// read. The general way asks for its size first, and reads once more for the end.
 pub(super) fn read_proc(path: &str) -> Vec<u8> {
     let mut bytes = vec![0; 1024];
-    let read = File::open(path).and_then(|mut file| file.read(&mut bytes));
+    crash_point();
+    let read = File::open(path).and_then(|mut file| {
+        crash_point();
+        file.read(&mut bytes)
+    });
     bytes.truncate(read.unwrap_or(0));
     bytes
 }
@@ -116,6 +130,7 @@ pub(crate) fn tid() -> u32 {
 
 #[cold]
 fn ask_tid() -> u32 {
+    crash_point();
     let tid = gettid().as_raw() as u32;
     TID.set(tid);
     tid

@@ -12,9 +12,12 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
+use crate::sync::crash_point;
+
 /// Locks byte `at`, waiting as long as it takes. A signal does not end the wait.
 pub(crate) fn lock(file: &File, at: u64) -> io::Result<()> {
     loop {
+        crash_point();
         match fcntl(file, FcntlArg::F_OFD_SETLKW(&request(libc::F_WRLCK, at))) {
             Err(Errno::EINTR) => {}
             other => return other.map(drop).map_err(io::Error::from),
@@ -24,6 +27,7 @@ pub(crate) fn lock(file: &File, at: u64) -> io::Result<()> {
 
 /// Locks byte `at` if it is free now; `false` when it is not.
 pub(crate) fn try_lock(file: &File, at: u64) -> io::Result<bool> {
+    crash_point();
     match fcntl(file, FcntlArg::F_OFD_SETLK(&request(libc::F_WRLCK, at))) {
         Ok(_) => Ok(true),
         Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
@@ -33,6 +37,7 @@ pub(crate) fn try_lock(file: &File, at: u64) -> io::Result<bool> {
 
 /// Unlocks byte `at`, for every descriptor that shares this opening.
 pub(crate) fn unlock(file: &File, at: u64) -> io::Result<()> {
+    crash_point();
     fcntl(file, FcntlArg::F_OFD_SETLK(&request(libc::F_UNLCK, at)))?;
     Ok(())
 }
@@ -40,6 +45,7 @@ pub(crate) fn unlock(file: &File, at: u64) -> io::Result<()> {
 /// Whether another opening of the file has byte `at` locked. Our own lock does not show.
 pub(crate) fn is_locked(file: &File, at: u64) -> io::Result<bool> {
     let mut answer = request(libc::F_WRLCK, at);
+    crash_point();
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut answer))?;
     Ok(answer.l_type != libc::F_UNLCK as libc::c_short)
 }

@@ -19,7 +19,7 @@ use crate::slab::layout::{
     BLOCK_BYTES, PAGE, PERMITS_PER_BLOCK, Region, SLOT_BYTES, STRIPE_BYTES, STRIPES,
 };
 use crate::slab::{BODY_WORDS, Layout, Participant, Permit, Slot, SlotId, Stripe};
-use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering, crash_point};
 
 /// An open slab.
 pub(crate) struct Slab {
@@ -49,6 +49,7 @@ impl Slab {
     pub(crate) fn map(file: File, path: &Path, part: Static, layout: Layout) -> Result<Slab> {
         let len = usize::try_from(layout.total_bytes())
             .map_err(|_| Error::io("map", path, io::Error::from(io::ErrorKind::OutOfMemory)))?;
+        crash_point();
         let map = MmapOptions::new()
             .len(len)
             .map_raw(&file)
@@ -88,6 +89,7 @@ impl Slab {
 
     /// Waits until everything is on the medium. For creation and repair; holds need no such thing.
     pub(crate) fn sync(&self) -> Result<()> {
+        crash_point();
         self.file
             .sync_all()
             .map_err(|e| Error::io("sync", &self.path, e))
@@ -194,6 +196,7 @@ impl Slab {
     fn look_again(&self, what: Growing, at: u32) -> bool {
         let count = self.allocated(what);
         let end = self.region(what).end_of(count);
+        crash_point();
         let inside = self.file.metadata().is_ok_and(|m| m.len() >= end);
         if inside {
             self.covered[what as usize].fetch_max(count, Ordering::Relaxed);
@@ -226,6 +229,7 @@ impl Slab {
     }
 
     pub(crate) fn file_len(&self) -> Result<u64> {
+        crash_point();
         let meta = self.file.metadata();
         meta.map(|m| m.len())
             .map_err(|e| Error::io("look at", &self.path, e))
@@ -236,6 +240,7 @@ impl Slab {
     pub(crate) fn fill_holes(&self) -> Result<()> {
         let parts = self.allocated_parts();
         let bytes: u64 = parts.iter().map(|(_, len)| len).sum();
+        crash_point();
         let meta = self.file.metadata();
         let meta = meta.map_err(|e| Error::io("look at", &self.path, e))?;
         // The kernel counts in units of 512 bytes, whatever the block size.
@@ -286,6 +291,7 @@ impl Slab {
             // What is left of a record must not pass for one when the region grows again.
             let cut = region.end_of(count);
             let rest = vec![0; len.saturating_sub(cut) as usize];
+            crash_point();
             self.file.write_all_at(&rest, cut).map_err(io)?;
         }
         Ok(Some(format!("it was cut off at {len} of {need} bytes")))

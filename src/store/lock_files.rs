@@ -12,7 +12,7 @@ use crate::os::fork::{Inherited, Registry};
 use crate::os::{clock, file};
 use crate::slab::Slab;
 use crate::store::open::{parent, retry};
-use crate::sync::{AtomicBool, Ordering};
+use crate::sync::{AtomicBool, Ordering, crash_point};
 
 pub(super) const ATTACH: &str = "attach";
 pub(super) const BEACONS: &str = "beacons";
@@ -85,12 +85,14 @@ impl LockFiles {
 
     /// Attaches beside others; waits while somebody initialises or repairs.
     pub(crate) fn attach_shared(&self, dir: &Path) -> Result<()> {
+        crash_point();
         retry(|| fs2::FileExt::lock_shared(&*self.attach))
             .map_err(|e| Error::io("attach to", &dir.join(ATTACH), e))
     }
 
     /// Attaches alone, if nobody else is attached.
     pub(crate) fn try_attach_alone(&self, dir: &Path) -> Result<bool> {
+        crash_point();
         match retry(|| fs2::FileExt::try_lock_exclusive(&*self.attach)) {
             Ok(()) => Ok(true),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
@@ -116,6 +118,7 @@ impl Drop for LockFiles {
         if self.disowned.load(Ordering::Acquire) {
             return;
         }
+        crash_point();
         // Explicitly, for copies in children; what fails here is left to the closing. The beacon, of which
         // there is one byte for each participant and all else is others', is unlocked by who locked it.
         let _ = fs2::FileExt::unlock(&*self.attach);

@@ -39,7 +39,7 @@ use crate::slab::layout::STRIPES;
 use crate::slab::{PARTICIPANT_SHARED, Slab};
 use crate::store::lock_files::LockFiles;
 use crate::store::watch::Watches;
-use crate::sync::{AtomicPtr, AtomicU64, Ordering};
+use crate::sync::{AtomicPtr, AtomicU64, Ordering, crash_point};
 
 /// The bytes of the file `stripes`: one for each stripe, then these two.
 const JOIN_BYTE: u64 = STRIPES as u64;
@@ -134,6 +134,7 @@ impl Store {
             drop(registry);
             // Somebody else is joining, which takes microseconds; there is no wait for the byte that
             // could be had without the registry, and given up with it.
+            crash_point();
             std::thread::sleep(Duration::from_micros(500));
         }
         self.joined()
@@ -159,6 +160,7 @@ impl Store {
     pub(crate) fn lifeline(&self) -> Result<OwnedFd> {
         let process = self.process()?;
         let io = |e| Error::io("duplicate", &self.dir.join("beacons"), e);
+        crash_point();
         let line = process.files.beacons.try_clone().map_err(io)?;
         process.files.shared.store(true, Ordering::Relaxed);
         if let Some(record) = self.slab.participant(process.id.get()) {

@@ -21,7 +21,7 @@ use crate::slab::layout::{CAPACITY_MAX, PAGE};
 use crate::slab::{Layout, Slab};
 use crate::store::lock_files::{ATTACH, BEACONS, LockFiles, STRIPES_FILE};
 use crate::store::{Store, rebuild};
-use crate::sync::{AtomicPtr, AtomicU64, Ordering};
+use crate::sync::{AtomicPtr, AtomicU64, Ordering, crash_point};
 
 pub(crate) const SLAB: &str = "slab";
 pub(crate) const FANOUT: &str = "fanout";
@@ -59,6 +59,7 @@ static OPEN: Mutex<OpenStores> = Mutex::new(Vec::new());
 pub(crate) fn open(dir: &Path, settings: &Settings) -> Result<Arc<Store>> {
     prepare_dir(dir, settings)?;
     refuse_strangers(dir, settings)?;
+    crash_point();
     // Absolute, because a program may change its working directory before it forks.
     let dir = std::path::absolute(dir).map_err(|e| Error::io("find", dir, e))?;
     if let Some(store) = already_open(&dir) {
@@ -113,6 +114,7 @@ pub(crate) fn open_apart(dir: &Path, settings: &Settings) -> Result<Arc<Store>> 
 
 fn already_open(dir: &Path) -> Option<Arc<Store>> {
     use std::os::unix::fs::MetadataExt;
+    crash_point();
     let meta = std::fs::metadata(dir.join(SLAB)).ok()?;
     find_open(&open_stores(&mut Registry::lock()), meta.dev(), meta.ino())
 }
@@ -134,10 +136,12 @@ pub(crate) fn prepare_dir(dir: &Path, settings: &Settings) -> Result<()> {
     if let Some(capacity) = settings.capacity {
         layout_of(capacity)?;
     }
+    crash_point();
     match std::fs::metadata(dir) {
         Ok(meta) if !meta.is_dir() => Err(not_a_store(dir, "it is not a directory; name one")),
         Ok(_) => refuse_network_fs(dir, dir, settings),
         Err(e) if e.kind() == io::ErrorKind::NotFound && settings.create => {
+            crash_point();
             // Before anything is made there.
             let above = std::path::absolute(dir).map_err(|e| Error::io("find", dir, e))?;
             if let Some(above) = above.ancestors().find(|above| above.exists()) {
@@ -175,9 +179,11 @@ fn refuse_network_fs(dir: &Path, above: &Path, settings: &Settings) -> Result<()
 
 /// A directory that holds something else does not become a store by a slip in its name.
 fn refuse_strangers(dir: &Path, settings: &Settings) -> Result<()> {
+    crash_point();
     if dir.join(SLAB).exists() {
         return Ok(());
     }
+    crash_point();
     if dir.join(FANOUT).exists() {
         return Err(not_a_store(
             dir,
@@ -190,6 +196,7 @@ fn refuse_strangers(dir: &Path, settings: &Settings) -> Result<()> {
             "it has no slab; name the directory of a store",
         ));
     }
+    crash_point();
     let entries = std::fs::read_dir(dir).map_err(|e| Error::io("read", dir, e))?;
     for entry in entries {
         let name = entry.map_err(|e| Error::io("read", dir, e))?.file_name();
@@ -217,6 +224,7 @@ fn attach(dir: &Path, settings: &Settings) -> Result<(Arc<LockFiles>, Slab)> {
         if round > 0 {
             // Somebody died over making or rebuilding the slab, and others are looking at it as we are:
             // out of each other's way, so that one of us is alone with it.
+            crash_point();
             std::thread::sleep(Duration::from_millis(u64::from(round) % 7 + 1));
         }
         let files = LockFiles::open(dir, settings.mode)?;
@@ -319,6 +327,7 @@ pub(crate) fn map_unchecked(dir: &Path, mode: u32) -> Result<Option<Slab>> {
     };
     let layout = Layout::new(part.capacity)
         .ok_or_else(|| damaged(format!("its header has capacity {}", part.capacity)))?;
+    crash_point();
     let len = slab
         .metadata()
         .map_err(|e| Error::io("read", &path, e))?
@@ -366,6 +375,7 @@ fn is_blank(slab: &File) -> io::Result<bool> {
     let mut bytes = [0; 1 << 16];
     let mut at = 0;
     loop {
+        crash_point();
         match retry(|| slab.read_at(&mut bytes, at))? {
             0 => return Ok(true),
             n if bytes[..n].iter().any(|b| *b != 0) => return Ok(false),
@@ -379,6 +389,7 @@ fn read_up_to(slab: &File, path: &Path, offset: u64) -> Result<[u8; STATIC_BYTES
     let mut bytes = [0; STATIC_BYTES];
     let mut filled = 0;
     while filled < bytes.len() {
+        crash_point();
         let read = retry(|| slab.read_at(&mut bytes[filled..], offset + filled as u64));
         match read.map_err(|e| Error::io("read", path, e))? {
             0 => break,
@@ -431,6 +442,7 @@ pub(crate) fn random(path: &Path) -> Result<u64> {
     if let Some(number) = crate::os::pretend::number() {
         return Ok(number);
     }
+    crash_point();
     SysRng
         .try_next_u64()
         .map_err(|e| Error::io("find random numbers for", path, io::Error::other(e)))
@@ -439,6 +451,7 @@ pub(crate) fn random(path: &Path) -> Result<u64> {
 /// Writes both copies of the static part of the header.
 pub(crate) fn write_static(slab: &File, path: &Path, part: &Static) -> Result<()> {
     for offset in [0, COPY_OFFSET] {
+        crash_point();
         slab.write_all_at(&part.encode(), offset)
             .map_err(|e| Error::io("write", path, e))?;
     }

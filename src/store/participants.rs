@@ -13,7 +13,7 @@ use crate::slab::{Growing, PARTICIPANT_SHARED, PARTICIPANT_USED, Participant, Sl
 use crate::store::lock_files::LockFiles;
 use crate::store::open::parent;
 use crate::store::{JOIN_BYTE, Process, Store};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, crash_point};
 
 /// What a participant's record says, for showing.
 pub(crate) struct Described {
@@ -89,6 +89,7 @@ fn record(slab: &Slab, number: u16) -> Result<Option<&Participant>> {
 
 fn describe_self(record: &Participant, identity: &Identity) {
     let store = |to: &AtomicU64, value: u64| to.store(value, Ordering::Relaxed);
+    crash_point();
     let uid = nix::unistd::getuid().as_raw();
     store(
         &record.pid_uid,

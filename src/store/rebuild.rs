@@ -20,7 +20,7 @@ use crate::store::index::{Place, SPAN_MAX};
 use crate::store::lock_files::LockFiles;
 use crate::store::open;
 use crate::store::participants::each_hold;
-use crate::sync::{AtomicU8, Ordering};
+use crate::sync::{AtomicU8, Ordering, crash_point};
 use crate::types::Kind;
 
 /// What a repair did.
@@ -48,7 +48,9 @@ impl RepairReport {
 
 /// Repairs the store in `dir`.
 pub(crate) fn repair(dir: &Path, mode: u32) -> Result<RepairReport> {
+    crash_point();
     let dir = &std::path::absolute(dir).map_err(|e| Error::io("find", dir, e))?;
+    crash_point();
     if !dir.join(open::SLAB).exists() {
         return Err(open::not_a_store(
             dir,

@@ -10,6 +10,7 @@ use crate::slab::layout::STRIPES;
 use crate::slab::{Intent, Stripe};
 use crate::store::waiting::Patience;
 use crate::store::{GROW_BYTE, Process, Store};
+use crate::sync::crash_point;
 
 /// How often to ask for a stripe, and how many times even without patience: 50 ms.
 const PAUSE: Duration = Duration::from_micros(500);
@@ -69,6 +70,7 @@ impl Store {
                     None => return Ok(None),
                 },
             };
+            crash_point();
             // The kernel has no wait for a byte-range lock that ends by itself.
             std::thread::sleep(left);
             pauses += 1;

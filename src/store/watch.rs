@@ -20,7 +20,7 @@ use crate::os::{futex, pidfd};
 use crate::record::ParticipantId;
 use crate::slab::SlotId;
 use crate::store::{Process, Store};
-use crate::sync::Ordering;
+use crate::sync::{Ordering, crash_point};
 
 /// More holders than that are not worth a descriptor each.
 const HOLDERS_MAX: usize = 16;
@@ -87,6 +87,7 @@ impl State {
     /// Lets the thread look at the list again. It cannot miss that: a full pipe is a bell that rings.
     fn ring(&mut self) {
         if let Some(bell) = &mut self.bell {
+            crash_point();
             let _ = bell.write(&[1]);
         }
     }
@@ -157,18 +158,24 @@ impl Store {
 
     /// Starts the thread; answers its bell.
     fn start_watching(self: &Arc<Store>, process: &Process) -> Option<UnixStream> {
+        crash_point();
         let (bell, heard) = UnixStream::pair().ok()?;
+        crash_point();
         bell.set_nonblocking(true).ok()?;
+        crash_point();
         heard.set_nonblocking(true).ok()?;
         let (store, watches) = (Arc::clone(self), Arc::clone(&process.watches));
+        crash_point();
         // No signal of the program's is for this thread: it starts with all of them blocked.
         let before = SigSet::all()
             .thread_swap_mask(SigmaskHow::SIG_SETMASK)
             .ok()?;
+        crash_point();
         let started = std::thread::Builder::new()
             .name("slablock-watch".to_string())
             .stack_size(STACK_BYTES)
             .spawn(move || keep_watch(&store, &watches, &heard));
+        crash_point();
         // It was the mask a moment ago, so it can be set.
         let _ = before.thread_set_mask();
         started.ok().map(|_| bell)
@@ -200,7 +207,10 @@ fn keep_watch(store: &Store, watches: &Watches, mut bell: &UnixStream) {
             continue;
         };
         let mut heard = [0; 64];
-        while matches!(bell.read(&mut heard), Ok(1..)) {}
+        crash_point();
+        while matches!(bell.read(&mut heard), Ok(1..)) {
+            crash_point();
+        }
         let ended = pidfds.iter().zip(&readable[1..]).filter(|(_, gone)| **gone);
         for (pidfd, _) in ended {
             let mut state = watches.lock();

@@ -1,0 +1,88 @@
+//! loom's atomics, before each store of which a thread can be made to stop for good: as if it was killed
+//! there.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use loom::sync::atomic::{self, Ordering};
+
+loom::thread_local! {
+    /// How many stores this thread still makes; none of the dead's.
+    static LEFT: Cell<u32> = Cell::new(u32::MAX);
+}
+
+/// The thread stopped for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Death;
+
+/// Runs `life` until just before its store number `step`, counted from 1. What the kernel does about
+/// the dead is the caller's.
+pub(crate) fn until_store<T>(step: u32, life: impl FnOnce() -> T) -> Result<T, Death> {
+    LEFT.with(|left| left.set(step));
+    let lived = catch_unwind(AssertUnwindSafe(life));
+    LEFT.with(|left| left.set(u32::MAX));
+    lived.map_err(|cause| match cause.downcast::<Death>() {
+        Ok(death) => *death,
+        Err(panic) => resume_unwind(panic),
+    })
+}
+
+fn before_store() {
+    LEFT.with(|left| match left.get() {
+        u32::MAX => {}
+        // Unwinding runs no code of the protocol: nothing there has a destructor.
+        1 => resume_unwind(Box::new(Death)),
+        n => left.set(n - 1),
+    });
+}
+
+macro_rules! mortal {
+    ($name:ident, $value:ty) => {
+        #[derive(Debug)]
+        pub(crate) struct $name(atomic::$name);
+
+        impl $name {
+            pub(crate) fn new(value: $value) -> $name {
+                $name(atomic::$name::new(value))
+            }
+
+            pub(crate) fn load(&self, ordering: Ordering) -> $value {
+                self.0.load(ordering)
+            }
+
+            pub(crate) fn store(&self, value: $value, ordering: Ordering) {
+                before_store();
+                self.0.store(value, ordering);
+            }
+
+            pub(crate) fn compare_exchange(
+                &self,
+                seen: $value,
+                new: $value,
+                success: Ordering,
+                failure: Ordering,
+            ) -> Result<$value, $value> {
+                before_store();
+                self.0.compare_exchange(seen, new, success, failure)
+            }
+
+            pub(crate) fn fetch_add(&self, value: $value, ordering: Ordering) -> $value {
+                before_store();
+                self.0.fetch_add(value, ordering)
+            }
+
+            pub(crate) fn fetch_and(&self, value: $value, ordering: Ordering) -> $value {
+                before_store();
+                self.0.fetch_and(value, ordering)
+            }
+
+            pub(crate) fn fetch_max(&self, value: $value, ordering: Ordering) -> $value {
+                before_store();
+                self.0.fetch_max(value, ordering)
+            }
+        }
+    };
+}
+
+mortal!(AtomicU32, u32);
+mortal!(AtomicU64, u64);

@@ -1,0 +1,448 @@
+//! Deaths while keys are made, given tags, removed, evicted, cleared, reclaimed, listed; and while the slab
+//! grows for them.
+
+use slablock::{Averager, BoundedSemaphore, Cache, Kind, Lock, LockGuard};
+
+use crate::drive::{Operation, Order, Stage, no_leak, standard};
+use crate::scene::{Entry, NEVER, Scene, Trap};
+use crate::stage::{KEY, die_holding, open, told};
+
+const TAG: &str = "tag";
+/// More than one block of permits, the last one not full.
+const PERMITS: u32 = 9;
+/// A store whose slots are allocated in more than one step.
+const LARGE: usize = 300;
+
+pub const ALL: &[Operation] = &[
+    Operation {
+        name: "create a lock",
+        prepare: |scene| scene.crowd(&open(scene)),
+        companion: None,
+        act: |scene, trap| take_new(scene, trap, KEY, TAG),
+        look: |scene, cache, stage| {
+            scene.crowd_is_well(cache);
+            is_old_or_new(cache, KEY, Kind::Lock, TAG, stage);
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "create a key of many slots",
+        prepare: |scene| scene.crowd(&open(scene)),
+        companion: None,
+        act: |scene, trap| take_new(scene, trap, &long_key(0), TAG),
+        look: |scene, cache, stage| {
+            scene.crowd_is_well(cache);
+            is_old_or_new(cache, &long_key(0), Kind::Lock, TAG, stage);
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "create a semaphore",
+        prepare: |scene| scene.crowd(&open(scene)),
+        companion: None,
+        act: take_permit,
+        look: |scene, cache, stage| {
+            scene.crowd_is_well(cache);
+            is_old_or_new(cache, KEY, Kind::Semaphore, TAG, stage);
+            if cache.key(KEY).unwrap().is_some() {
+                all_permits(cache, PERMITS, stage);
+            }
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "create a key again",
+        prepare: |scene| {
+            let cache = open(scene);
+            scene.crowd(&cache);
+            let lock = Lock::new(&cache, KEY);
+            (0..5).for_each(|_| scene.saw(lock.acquire().unwrap().token()));
+            assert!(cache.remove(KEY).unwrap());
+        },
+        companion: None,
+        act: take_permit,
+        look: |scene, cache, stage| {
+            scene.crowd_is_well(cache);
+            is_old_or_new(cache, KEY, Kind::Semaphore, TAG, stage);
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "grow the slots",
+        prepare: |scene| {
+            let cache = Cache::options().capacity(LARGE).open(scene.store());
+            let cache = cache.unwrap();
+            // Eight slots each: all 256 that are allocated at once.
+            for n in 1..=32 {
+                Lock::new(&cache, long_key(n))
+                    .acquire()
+                    .unwrap()
+                    .release()
+                    .unwrap();
+            }
+            let allocated = u32::from_le_bytes(scene.peek(crate::common::layout::COUNTERS + 4));
+            assert_eq!(allocated, 256);
+        },
+        companion: None,
+        act: |scene, trap| take_new(scene, trap, &long_key(0), TAG),
+        look: |_, cache, stage| {
+            is_old_or_new(cache, &long_key(0), Kind::Lock, TAG, stage);
+            (1..=32).for_each(|n| assert!(cache.key(long_key(n)).unwrap().is_some()));
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "grow the blocks, twice",
+        prepare: |scene| scene.crowd(&open(scene)),
+        companion: None,
+        act: |scene, trap| {
+            let cache = open(scene);
+            let many = BoundedSemaphore::new(&cache, KEY, 200);
+            trap.arm();
+            let guard = many.try_acquire();
+            trap.disarm();
+            scene.saw(guard.unwrap().expect("a permit").into_token());
+        },
+        look: |scene, cache, stage| {
+            scene.crowd_is_well(cache);
+            if stage == Stage::After || cache.key(KEY).unwrap().is_some() {
+                all_permits(cache, 200, stage);
+            }
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "give another tag",
+        prepare: |scene| {
+            let cache = open(scene);
+            scene.crowd(&cache);
+            let lock = Lock::new(&cache, KEY).tag("old");
+            scene.saw(lock.acquire().unwrap().token());
+        },
+        companion: None,
+        act: |scene, trap| take_new(scene, trap, KEY, TAG),
+        look: |scene, cache, stage| {
+            scene.crowd_is_well(cache);
+            let tag = cache.key(KEY).unwrap().expect("the key").tag;
+            match (stage, tag.as_deref()) {
+                // In between it has none for a moment, as DESIGN.md says.
+                (Stage::Between, None | Some(b"old")) | (_, Some(b"tag")) => {}
+                (_, other) => panic!("the tag is {other:?}"),
+            }
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "remove a held lock",
+        prepare: |scene| scene.crowd(&open(scene)),
+        companion: Some(|scene| {
+            let cache = open(scene);
+            let lock = Lock::new(&cache, KEY).tag(TAG);
+            let guard = lock.acquire().unwrap();
+            scene.saw(guard.token());
+            scene.accompany(|| guard.check().is_err());
+        }),
+        act: remove_key,
+        look: |scene, cache, stage| {
+            scene.crowd_is_well(cache);
+            let there = cache.key(KEY).unwrap().is_some();
+            assert!(!there || stage == Stage::Between);
+            // By force: with the key the hold is gone, and not without it.
+            assert_eq!(scene.companion_has_lost(), !there);
+            if there {
+                assert!(Lock::new(cache, KEY).try_acquire().unwrap().is_none());
+            } else {
+                made_again(scene, cache);
+            }
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "remove a semaphore",
+        prepare: |scene| scene.crowd(&open(scene)),
+        companion: Some(|scene| {
+            let cache = open(scene);
+            let pool = BoundedSemaphore::new(&cache, KEY, PERMITS);
+            let guards = [(); 2].map(|()| pool.acquire().unwrap());
+            guards.iter().for_each(|guard| scene.saw(guard.token()));
+            scene.accompany(|| guards.iter().any(|guard| guard.check().is_err()));
+        }),
+        act: remove_key,
+        look: |scene, cache, stage| {
+            scene.crowd_is_well(cache);
+            let lost = scene.companion_has_lost();
+            match cache.key(KEY).unwrap() {
+                // An interrupted removal may have taken some permits, and is then undone: what is held
+                // still, nobody else gets.
+                Some(_) if stage == Stage::Between => {
+                    let pool = BoundedSemaphore::new(cache, KEY, PERMITS);
+                    let available = pool.available().unwrap();
+                    assert!(lost || available == PERMITS - 2, "{available}");
+                }
+                Some(_) => panic!("it was removed"),
+                None => {
+                    assert!(lost);
+                    made_again(scene, cache);
+                }
+            }
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "remove an average",
+        prepare: |scene| {
+            let cache = open(scene);
+            scene.crowd(&cache);
+            Averager::new(&cache, KEY).tag(TAG).add(5.0).unwrap();
+        },
+        companion: None,
+        act: remove_key,
+        look: |scene, cache, stage| {
+            scene.crowd_is_well(cache);
+            match Averager::new(cache, KEY).get().unwrap() {
+                Some(5.0) if stage == Stage::Between => {}
+                None => assert!(cache.key(KEY).unwrap().is_none()),
+                other => panic!("the average is {other:?}"),
+            }
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "evict",
+        prepare: |scene| {
+            let cache = open(scene);
+            scene.crowd(&cache);
+            family(&cache);
+        },
+        companion: Some(|scene| {
+            let cache = open(scene);
+            let lock = Lock::new(&cache, KEY).tag(TAG);
+            let guard = lock.acquire().unwrap();
+            scene.saw(guard.token());
+            scene.accompany(|| guard.check().is_err());
+        }),
+        act: |scene, trap| {
+            let cache = open(scene);
+            trap.arm();
+            let evicted = cache.evict(TAG);
+            trap.disarm();
+            assert!(evicted.unwrap() <= 4);
+        },
+        look: |scene, cache, stage| {
+            scene.crowd_is_well(cache);
+            let left = family_is_whole(cache);
+            assert!(left == 0 || stage == Stage::Between);
+            let there = cache.key(KEY).unwrap().is_some();
+            assert_eq!(scene.companion_has_lost(), !there);
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "clear",
+        prepare: |scene| {
+            let cache = open(scene);
+            scene.crowd(&cache);
+            family(&cache);
+        },
+        companion: None,
+        act: |scene, trap| {
+            let cache = open(scene);
+            trap.arm();
+            let cleared = cache.clear();
+            trap.disarm();
+            cleared.unwrap();
+        },
+        look: |_, cache, stage| {
+            family_is_whole(cache);
+            if let Some(sum) = Averager::new(cache, "sum").summary().unwrap() {
+                assert_eq!((sum.count, sum.total), (3, 6.0));
+            }
+            if let Some(pool) = cache.key("pool").unwrap() {
+                assert_eq!(pool.tag.as_deref(), Some(&b"other"[..]));
+            }
+            assert!(stage == Stage::Between || cache.is_empty().unwrap());
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "reclaim idle slots when full",
+        prepare: |scene| {
+            let cache = Cache::options().capacity(6).open(scene.store()).unwrap();
+            Averager::new(&cache, "sum").add(6.0).unwrap();
+            for name in ["idle 1", "idle 2", "idle 3", "idle 4"] {
+                let pool = BoundedSemaphore::new(&cache, name, 5);
+                pool.acquire().unwrap().release().unwrap();
+            }
+            drop(cache);
+            die_holding(scene, |cache| {
+                Lock::new(cache, "heirless").acquire().unwrap().into_token()
+            });
+            // It was another key's.
+            scene.board.set(Entry::Token, 0);
+        },
+        companion: None,
+        act: |scene, trap| take_new(scene, trap, KEY, TAG),
+        look: |scene, cache, stage| {
+            // What may not be taken: averages, and what a dead one left for its successor.
+            assert_eq!(Averager::new(cache, "sum").get().unwrap(), Some(6.0));
+            let lock = Lock::new(cache, "heirless");
+            let dead = lock.holder().unwrap().expect("the dead one, to be told of");
+            assert_eq!(u64::from(dead.pid), scene.board.get(Entry::Own));
+            assert!(!dead.alive);
+            for name in ["idle 1", "idle 2", "idle 3", "idle 4"] {
+                if cache.key(name).unwrap().is_some() {
+                    let pool = BoundedSemaphore::new(cache, name, 5);
+                    assert_eq!(pool.available().unwrap(), 5);
+                    pool.try_acquire()
+                        .unwrap()
+                        .expect("an idle one's permit")
+                        .release()
+                        .unwrap();
+                }
+            }
+            is_old_or_new(cache, KEY, Kind::Lock, TAG, stage);
+        },
+        // Others would have to reclaim what this is about.
+        verify: |operation, scene, order| match order {
+            Order::LookFirst => standard(operation, scene, order),
+            Order::ActFirst => {
+                (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
+                let cache = Cache::open(scene.store()).unwrap();
+                (operation.look)(scene, &cache, Stage::After);
+                no_leak(&cache);
+            }
+        },
+    },
+    Operation {
+        name: "list and check",
+        prepare: |scene| {
+            let cache = open(scene);
+            scene.crowd(&cache);
+            drop(cache);
+            die_holding(scene, |cache| {
+                Lock::new(cache, KEY).acquire().unwrap().into_token()
+            });
+        },
+        companion: None,
+        act: |scene, trap| {
+            let cache = open(scene);
+            trap.arm();
+            let seen = (cache.check(), cache.keys(), cache.len(), cache.key(KEY));
+            trap.disarm();
+            assert!(seen.0.unwrap().is_sound());
+            assert!(seen.1.unwrap().len() == 5 && seen.2.unwrap() == 5);
+            assert!(seen.3.unwrap().is_some());
+        },
+        look: |scene, cache, _| {
+            scene.crowd_is_well(cache);
+            assert!(cache.key(KEY).unwrap().is_some());
+        },
+        verify: standard,
+    },
+];
+
+/// Eight slots, also with the tag.
+fn long_key(number: u32) -> String {
+    format!("{number:01024}")
+}
+
+/// Takes a lock that may have to be made. It is held when this process ends.
+fn take_new(scene: &Scene, trap: &Trap, key: &str, tag: &str) {
+    let cache = open(scene);
+    let lock = Lock::new(&cache, key).tag(tag);
+    trap.arm();
+    let guard = lock.try_acquire();
+    trap.disarm();
+    let guard = guard.unwrap().expect("free, or a dead one's");
+    told(scene, guard.recovered().map(|dead| dead.pid));
+    keep(scene, guard);
+}
+
+/// The process ends with it, and its successor has to be told.
+fn keep(scene: &Scene, guard: LockGuard<'_>) {
+    scene.saw(guard.into_token());
+    scene.board.set(Entry::Holder, std::process::id().into());
+}
+
+fn take_permit(scene: &Scene, trap: &Trap) {
+    let cache = open(scene);
+    let pool = BoundedSemaphore::new(&cache, KEY, PERMITS).tag(TAG);
+    trap.arm();
+    let guard = pool.try_acquire();
+    trap.disarm();
+    scene.saw(guard.unwrap().expect("a permit").into_token());
+}
+
+fn remove_key(scene: &Scene, trap: &Trap) {
+    let cache = open(scene);
+    trap.arm();
+    let removed = cache.remove(KEY);
+    trap.disarm();
+    let was_there = removed.unwrap();
+    // Only what a dead one has removed already is not there to be removed.
+    assert!(was_there || scene.board.get(Entry::Done) > 0 || scene.board.get(Entry::Place) != 0);
+}
+
+/// The key is there, whole; or it is not, which is the old state.
+fn is_old_or_new(cache: &Cache, key: &str, kind: Kind, tag: &str, stage: Stage) {
+    match cache.key(key).unwrap() {
+        Some(info) => {
+            assert_eq!(info.kind, kind);
+            assert_eq!(info.tag.as_deref(), Some(tag.as_bytes()));
+        }
+        None => assert!(stage == Stage::Between, "it was made"),
+    }
+}
+
+/// That all permits can be had at once, but for the one that this process has after `act`; and no more.
+fn all_permits(cache: &Cache, permits: u32, stage: Stage) {
+    let pool = BoundedSemaphore::new(cache, KEY, permits);
+    let taken: Vec<_> = (0..=permits)
+        .map_while(|_| pool.try_acquire().unwrap())
+        .collect();
+    let own = u32::from(stage == Stage::After);
+    assert_eq!(taken.len() as u32, permits - own);
+    let mut tokens: Vec<_> = taken.iter().map(|guard| guard.token()).collect();
+    tokens.sort();
+    tokens.dedup();
+    assert_eq!(tokens.len() as u32, permits - own);
+}
+
+/// A removed key that is made again goes on with higher tokens.
+fn made_again(scene: &Scene, cache: &Cache) {
+    let lock = Lock::new(cache, KEY);
+    scene.saw(lock.try_acquire().unwrap().expect("a new key").token());
+    assert!(cache.remove(KEY).unwrap());
+}
+
+/// Keys of every kind that carry the tag, besides the one that the companion has.
+fn family(cache: &Cache) {
+    let pool = BoundedSemaphore::new(cache, "pool of the family", PERMITS).tag(TAG);
+    drop([pool.acquire().unwrap(), pool.acquire().unwrap()]);
+    Averager::new(cache, "sum of the family")
+        .tag(TAG)
+        .add(5.0)
+        .unwrap();
+    let long = Lock::new(cache, long_key(0)).tag(TAG);
+    long.acquire().unwrap().release().unwrap();
+}
+
+/// Each of them is there, whole, or is not. How many are.
+fn family_is_whole(cache: &Cache) -> usize {
+    let names = [
+        ("pool of the family", Kind::Semaphore),
+        ("sum of the family", Kind::Averager),
+        (&long_key(0), Kind::Lock),
+    ];
+    let mut left = 0;
+    for (name, kind) in names {
+        if let Some(info) = cache.key(name).unwrap() {
+            left += 1;
+            is_old_or_new(cache, name, kind, TAG, Stage::Between);
+            assert_eq!(info.waiters, 0);
+        }
+    }
+    let sum = Averager::new(cache, "sum of the family").get().unwrap();
+    assert!(matches!(sum, None | Some(5.0)));
+    left
+}

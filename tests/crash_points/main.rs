@@ -1,0 +1,45 @@
+//! Death at every crash point: before each store to shared memory and before each system call of an operation
+//! the process is killed, another one repeats the operation, and what is there then is the old state or the
+//! new one. Then in pairs: the second process is killed while it recovers from the first death.
+//!
+//! Only in a build with crash points, which is made by
+//!
+//! ```text
+//! RUSTFLAGS="--cfg crash_points" CARGO_TARGET_DIR=target/crash cargo test --release --test crash_points
+//! ```
+//!
+//! Words after `--` choose operations by parts of their names. Environment: `SLABLOCK_CRASH_SEED` repeats a
+//! choice of points, `SLABLOCK_CRASH_PAIRS` is how many pairs to try for each operation (`all`: all there are).
+//!
+//! `scene` is the stage of one death: a store, processes, a board that outlives them. `drive` says who dies
+//! where. The operations are in `places` (opening, repairing), `keys` (making, removing), `holds` (taking,
+//! giving back) and `averages`.
+
+#[cfg(crash_points)]
+mod averages;
+#[cfg(crash_points)]
+#[path = "../common/mod.rs"]
+mod common;
+#[cfg(crash_points)]
+mod drive;
+#[cfg(crash_points)]
+mod holds;
+#[cfg(crash_points)]
+mod keys;
+#[cfg(crash_points)]
+mod places;
+#[cfg(crash_points)]
+mod scene;
+#[cfg(crash_points)]
+mod stage;
+
+#[cfg(crash_points)]
+fn main() {
+    let operations = [places::ALL, keys::ALL, holds::ALL, averages::ALL].concat();
+    drive::run(&operations);
+}
+
+#[cfg(not(crash_points))]
+fn main() {
+    println!("built without crash points: RUSTFLAGS=\"--cfg crash_points\" has them");
+}

@@ -1,0 +1,277 @@
+//! Deaths while a store is made, opened, joined, swept, rebuilt, repaired, left.
+
+use std::time::Duration;
+
+use slablock::{Averager, BoundedSemaphore, Cache, FanoutCache, Lock};
+
+use crate::common::layout::{self, Layout};
+use crate::drive::{Operation, Order, Stage, no_leak, standard};
+use crate::scene::{Entry, NEVER, Scene, Trap, in_a_fork};
+use crate::stage::{CAPACITY, KEY, die_holding, open, take_over};
+
+pub const ALL: &[Operation] = &[
+    Operation {
+        name: "create a store",
+        prepare: |_| (),
+        companion: None,
+        act: |scene, trap| {
+            trap.arm();
+            let cache = Cache::options().capacity(CAPACITY).open(scene.store());
+            trap.disarm();
+            cache.unwrap();
+        },
+        look: |_, cache, _| assert!(cache.is_empty().unwrap()),
+        // Whoever opens it first says how large it is to be.
+        verify: |operation, scene, order| {
+            (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
+            standard(operation, scene, order);
+        },
+    },
+    Operation {
+        name: "create a fanout",
+        prepare: |_| (),
+        companion: None,
+        act: |scene, trap| {
+            trap.arm();
+            let cache = FanoutCache::options()
+                .capacity(2 * CAPACITY)
+                .open_fanout(scene.store(), Some(2));
+            trap.disarm();
+            cache.unwrap();
+        },
+        look: |_, _, _| (),
+        verify: verify_fanout,
+    },
+    Operation {
+        name: "open",
+        prepare: |scene| scene.crowd(&open(scene)),
+        companion: None,
+        act: open_armed,
+        look: |scene, cache, _| scene.crowd_is_well(cache),
+        verify: standard,
+    },
+    Operation {
+        name: "open beside others",
+        prepare: |scene| scene.crowd(&open(scene)),
+        companion: Some(hold_key),
+        act: open_armed,
+        look: |scene, cache, _| {
+            scene.crowd_is_well(cache);
+            assert!(!scene.companion_has_lost());
+            assert!(Lock::new(cache, KEY).try_acquire().unwrap().is_none());
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "join after a fork",
+        prepare: |scene| scene.crowd(&open(scene)),
+        companion: None,
+        act: |scene, trap| {
+            let cache = open(scene);
+            let lock = Lock::new(&cache, KEY);
+            let guard = take_over(scene, &lock);
+            in_a_fork(|| {
+                trap.arm();
+                let there = lock.try_acquire().unwrap();
+                trap.disarm();
+                assert!(there.is_none(), "the parent's hold");
+            });
+            guard.release().unwrap();
+        },
+        look: |scene, cache, _| scene.crowd_is_well(cache),
+        verify: standard,
+    },
+    Operation {
+        name: "join when all numbers are taken",
+        prepare: |scene| {
+            let cache = open(scene);
+            scene.crowd(&cache);
+            drop(cache);
+            die_holding(scene, |cache| {
+                Lock::new(cache, KEY).acquire().unwrap().into_token()
+            });
+            all_numbers_taken(scene);
+        },
+        companion: None,
+        act: open_armed,
+        look: |scene, cache, stage| {
+            scene.crowd_is_well(cache);
+            if stage == Stage::After {
+                let lock = Lock::new(cache, KEY);
+                let guard = lock.try_acquire().unwrap().unwrap();
+                let dead = guard.recovered().expect("who died is told");
+                assert_eq!(u64::from(dead.pid), scene.board.get(Entry::Own));
+                scene.saw(guard.token());
+            }
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "open after a reboot",
+        prepare: |scene| {
+            furnish(scene);
+            scene.poke(layout::BOOT_ID, &[7; 16]);
+        },
+        companion: None,
+        act: open_armed,
+        look: furniture_is_well,
+        verify: standard,
+    },
+    Operation {
+        name: "repair",
+        prepare: |scene| {
+            furnish(scene);
+            // The value in force of the average fails its seal: the one before comes back.
+            let slot = Layout::of(CAPACITY as u64).slot(scene.board.get(Entry::Slot));
+            let selector = u64::from_le_bytes(scene.peek(slot + 48));
+            let cell = slot + layout::CELLS + layout::CELL_BYTES * (selector % 2);
+            scene.poke(cell + 8, &[0xab; 8]);
+            scene.board.set(Entry::Damaged, 1);
+        },
+        companion: None,
+        act: |scene, trap| {
+            trap.arm();
+            let report = Cache::repair(scene.store());
+            trap.disarm();
+            assert_eq!(report.unwrap().keys_lost, 0);
+        },
+        look: furniture_is_well,
+        verify: verify_repair,
+    },
+    Operation {
+        name: "lend a lifeline",
+        prepare: |scene| scene.crowd(&open(scene)),
+        companion: None,
+        act: |scene, trap| {
+            let cache = open(scene);
+            let lock = Lock::new(&cache, KEY);
+            let guard = take_over(scene, &lock);
+            scene.board.set(Entry::Holder, std::process::id().into());
+            trap.arm();
+            let line = cache.lifeline();
+            trap.disarm();
+            line.unwrap();
+            scene.board.set(Entry::Holder, 0);
+            guard.release().unwrap();
+        },
+        look: |scene, cache, _| scene.crowd_is_well(cache),
+        verify: standard,
+    },
+    Operation {
+        name: "fork",
+        prepare: |scene| scene.crowd(&open(scene)),
+        companion: None,
+        act: |scene, trap| {
+            let cache = open(scene);
+            let lock = Lock::new(&cache, KEY);
+            let guard = take_over(scene, &lock);
+            trap.arm();
+            in_a_fork(|| ());
+            trap.disarm();
+            guard.check().unwrap();
+            guard.release().unwrap();
+        },
+        look: |scene, cache, _| scene.crowd_is_well(cache),
+        verify: standard,
+    },
+    Operation {
+        name: "leave",
+        prepare: |scene| scene.crowd(&open(scene)),
+        companion: None,
+        act: |scene, trap| {
+            let cache = open(scene);
+            trap.arm();
+            drop(cache);
+            trap.disarm();
+        },
+        look: |scene, cache, _| scene.crowd_is_well(cache),
+        verify: standard,
+    },
+];
+
+fn open_armed(scene: &Scene, trap: &Trap) {
+    trap.arm();
+    let cache = Cache::open(scene.store());
+    trap.disarm();
+    cache.unwrap();
+}
+
+fn hold_key(scene: &Scene) {
+    let cache = open(scene);
+    let lock = Lock::new(&cache, KEY);
+    let guard = lock.acquire().unwrap();
+    scene.saw(guard.token());
+    scene.accompany(|| guard.check().is_err());
+}
+
+fn verify_fanout(operation: &Operation, scene: &Scene, _: Order) {
+    (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
+    let cache = FanoutCache::open(scene.store(), 2).unwrap();
+    assert_eq!(cache.capacity(), 2 * CAPACITY);
+    for n in 0..20 {
+        let name = format!("key {n}");
+        assert!(Lock::new(&cache, &name).try_acquire().unwrap().is_some());
+    }
+    // Opened again, it finds each key in the same shard.
+    drop(cache);
+    let cache = FanoutCache::open(scene.store(), 2).unwrap();
+    assert_eq!(cache.len().unwrap(), 20);
+    for n in 0..20 {
+        assert!(cache.key(format!("key {n}")).unwrap().is_some());
+    }
+    for shard in slablock::Keyspace::caches(&cache) {
+        no_leak(shard);
+    }
+}
+
+/// Without a look before, which would rightly find the damage, or be the one that mends.
+fn verify_repair(operation: &Operation, scene: &Scene, _: Order) {
+    (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
+    let cache = Cache::open(scene.store()).unwrap();
+    assert!(cache.check().unwrap().is_sound());
+    (operation.look)(scene, &cache, Stage::After);
+    drop(cache);
+    no_leak(&Cache::open(scene.store()).unwrap());
+}
+
+/// Marks all participant numbers as used, by processes whose beacons are free.
+fn all_numbers_taken(scene: &Scene) {
+    let at = Layout::of(CAPACITY as u64).participants;
+    let bytes = layout::PARTICIPANT_BYTES as usize;
+    let taken = scene.peek::<{ 128 * 4096 }>(at);
+    let mut records = taken.to_vec();
+    for record in records.chunks_exact_mut(bytes).skip(1) {
+        record[4] |= 1;
+    }
+    scene.poke(at, &records);
+    scene.poke(layout::COUNTERS, &4096_u32.to_le_bytes());
+}
+
+/// A crowd, a key whose holder died, a semaphore with a dead holder, an average.
+fn furnish(scene: &Scene) {
+    let cache = open(scene);
+    scene.crowd(&cache);
+    drop(cache);
+    die_holding(scene, |cache| {
+        let pool = BoundedSemaphore::new(cache, "deserted", 5);
+        std::mem::forget(pool.acquire().unwrap());
+        Lock::new(cache, KEY).acquire().unwrap().into_token()
+    });
+}
+
+fn furniture_is_well(scene: &Scene, cache: &Cache, stage: Stage) {
+    scene.crowd_is_well(cache);
+    let pool = BoundedSemaphore::new(cache, "deserted", 5);
+    assert_eq!(pool.available().unwrap(), 5);
+    if stage == Stage::After {
+        let lock = Lock::new(cache, KEY).expire(Duration::from_secs(60));
+        let guard = lock.try_acquire().unwrap().expect("of a dead one");
+        assert!(guard.recovered().is_some(), "who died is told");
+        scene.saw(guard.token());
+        let permits: Vec<_> = (0..5).map(|_| pool.try_acquire().unwrap()).collect();
+        let told = permits.iter().flatten().filter(|p| p.recovered().is_some());
+        assert_eq!(told.count(), 1, "of one dead holder");
+        let averager = Averager::new(cache, "new average");
+        averager.add(1.0).unwrap();
+    }
+}
