@@ -326,8 +326,8 @@ struct Unit {
     pairs: u64,
 }
 
-/// What is counted for each operation: single deaths, pairs, failures.
-const COUNTS: usize = 3;
+/// What is counted for each operation: single deaths, pairs, failures, and microseconds.
+const COUNTS: usize = 4;
 
 struct Worker<'a> {
     operations: &'a [Operation],
@@ -365,7 +365,11 @@ impl Worker<'_> {
                 return;
             };
             if self.count(unit.operation, 2).load(Ordering::SeqCst) < ENOUGH {
+                let start = Instant::now();
                 self.one_unit(unit);
+                let took = start.elapsed().as_micros() as u64;
+                self.count(unit.operation, 3)
+                    .fetch_add(took, Ordering::SeqCst);
             }
         }
     }
@@ -471,25 +475,28 @@ fn plan(
 
 /// Prints what was done, and says how many failures there were.
 fn report(operations: &[Operation], points: &[usize], tally: &Board, took: Duration) -> u64 {
-    println!(
-        "{:36} {:>7} {:>7} {:>7} {:>7}",
-        "operation", "points", "kills", "pairs", "failed"
-    );
+    let line = |name: &str, columns: [String; 5]| {
+        let [points, kills, pairs, failed, ms] = columns;
+        println!("{name:38}{points:>8}{kills:>8}{pairs:>8}{failed:>8}{ms:>9}");
+    };
+    let heads = ["points", "kills", "pairs", "failed", "ms each"];
+    line("operation", heads.map(str::to_string));
     let mut sums = [0; COUNTS];
+    let numbers = |points: usize, [singles, pairs, failed, us]: [u64; COUNTS]| {
+        let each = us as f64 / 1e3 / (singles + pairs).max(1) as f64;
+        let [points, singles, pairs, failed] =
+            [points as u64, singles, pairs, failed].map(|number| number.to_string());
+        [points, singles, pairs, failed, format!("{each:.1}")]
+    };
     for (number, operation) in operations.iter().enumerate() {
-        let count = |what| tally.at(1 + number * COUNTS + what).load(Ordering::SeqCst);
-        let [singles, pairs, failed] = [0, 1, 2].map(count);
-        println!(
-            "{:36} {:>7} {singles:>7} {pairs:>7} {failed:>7}",
-            operation.name, points[number]
-        );
-        for (sum, one) in sums.iter_mut().zip([singles, pairs, failed]) {
+        let counts = [0, 1, 2, 3].map(|what| tally.at(1 + number * COUNTS + what));
+        let counts = counts.map(|count| count.load(Ordering::SeqCst));
+        line(operation.name, numbers(points[number], counts));
+        for (sum, one) in sums.iter_mut().zip(counts) {
             *sum += one;
         }
     }
-    let all: usize = points.iter().sum();
-    let [singles, pairs, failed] = sums;
-    println!("{:36} {all:>7} {singles:>7} {pairs:>7} {failed:>7}", "all");
+    line("all", numbers(points.iter().sum(), sums));
     println!("in {:.1} s", took.as_secs_f64());
-    failed
+    sums[2]
 }

@@ -43,6 +43,9 @@ pub enum Entry {
     /// Which slot the average of the crowd is in, and whether its last value was damaged.
     Slot,
     Damaged,
+    /// Which names the neighbours of the key have.
+    Elder,
+    Younger,
     Wiped = 32,
 }
 

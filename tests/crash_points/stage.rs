@@ -55,6 +55,7 @@ impl Scene {
     /// Makes the crowd: a key before and after the one in question in its chain, an average with the values 1,
     /// 2 and 3, a semaphore. Nobody has any of it.
     pub fn crowd(&self, cache: &Cache) {
+        self.find_neighbours();
         let [elder, younger] = self.neighbours();
         Lock::new(cache, elder)
             .acquire()
@@ -106,18 +107,28 @@ impl Scene {
 
     /// Two names in the bucket of the key.
     fn neighbours(&self) -> [String; 2] {
-        let mut names = (0..)
-            .map(|n| format!("neighbour {n}"))
-            .filter(|name| self.bucket_of(name) == self.bucket_of(KEY));
-        [(); 2].map(|()| names.next().expect("there is no end of names"))
+        [Entry::Elder, Entry::Younger].map(|which| neighbour(self.board.get(which)))
     }
 
-    #[allow(deprecated)]
-    fn bucket_of(&self, key: &str) -> u64 {
-        use std::hash::Hasher;
-        let [low, high] = [24, 32].map(|at| u64::from_le_bytes(self.peek(at)));
-        let mut hasher = std::hash::SipHasher::new_with_keys(low, high);
-        hasher.write(key.as_bytes());
-        hasher.finish() >> 32 & (BUCKETS - 1)
+    fn find_neighbours(&self) {
+        let seed = [24, 32].map(|at| u64::from_le_bytes(self.peek(at)));
+        let there = bucket(seed, KEY);
+        let mut numbers = (0..).filter(|n| bucket(seed, &neighbour(*n)) == there);
+        for which in [Entry::Elder, Entry::Younger] {
+            self.board
+                .set(which, numbers.next().expect("there is no end of names"));
+        }
     }
+}
+
+fn neighbour(number: u64) -> String {
+    format!("neighbour {number}")
+}
+
+#[allow(deprecated)]
+fn bucket([low, high]: [u64; 2], key: &str) -> u64 {
+    use std::hash::Hasher;
+    let mut hasher = std::hash::SipHasher::new_with_keys(low, high);
+    hasher.write(key.as_bytes());
+    hasher.finish() >> 32 & (BUCKETS - 1)
 }
