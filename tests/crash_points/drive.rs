@@ -462,7 +462,7 @@ fn plan(
         assert!(!places.is_empty(), "{} has no points", operation.name);
         let firsts = choose(&places, limits.singles, &mut random);
         let of_pairs = choose(&places, limits.pairs.div_ceil(20), &mut random);
-        let each = limits.pairs.div_ceil(of_pairs.len() as u64);
+        let each = limits.pairs.div_ceil(of_pairs.len().max(1) as u64);
         units.extend(firsts.into_iter().map(|first| Unit {
             operation: number,
             first,
