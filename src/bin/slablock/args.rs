@@ -8,6 +8,7 @@ use crate::{
     demo::Role,
     failure::{Failure, USAGE},
     seconds::{seconds, seconds_above_zero},
+    torture::WorkerPlan,
 };
 
 const EXAMPLES: &str = "\
@@ -19,6 +20,7 @@ Examples:
   slablock status                                      who holds what, and who waits
   slablock average add latency 12.5                    add to a running average
   slablock demo                                        see it work, in a few seconds
+  slablock torture --seconds 60                        try to break it on this machine
 
 The store is the directory named with --dir, else with SLABLOCK_DIR, else one of your own
 ($XDG_RUNTIME_DIR/slablock, or /tmp/slablock-UID where there is no such directory). Programs
@@ -52,6 +54,26 @@ JSON fields (null where there is nothing to say; with --watch one object a line)
     permits: total, used, available
     holders[]: pid, tid, program, command, alive, held_seconds, lease_left_seconds, token
     average: mean, count, total, min, max";
+
+const TORTURE_NOTES: &str = "\
+Processes take, hold and give back a few keys of every kind in stores of their own, below DIR (with
+--dir, to test its file system) or where temporary files go. They are killed with SIGKILL and stopped
+with SIGSTOP at any moment, fork, execute themselves or end while they hold, let leases run out, and
+remove keys by force. What each does it writes into a journal outside of the stores; by that, not by
+what the stores say, it is judged:
+  a lock has one holder at a time, a semaphore never more than its value, and a lease never ends early
+  tokens only grow, also when keys are removed and made anew
+  a plain file under each lock, read and written without care, counts every hold
+  whoever follows a dead holder is told so; nobody is told of the death of one who lives
+  sums under averages are exact; a killed add has happened whole or not at all
+  nobody waits longer than --bound for what nobody holds (time in which somebody is stopped not counted)
+  in the end all locks and permits can be had, and the stores are sound
+
+The seed repeats the schedule: whom to strike after which pause, and what each worker tries to do in
+which order. It does not repeat how they interleave: that is up to the kernel, and so is which of its
+steps a worker gets to before it is killed.
+
+Exit status 0 if nothing was violated. Otherwise 1, the evidence is printed, and the directory kept.";
 
 /// Locks, semaphores and averages that the programs of one machine share through a directory.
 ///
@@ -147,6 +169,11 @@ pub enum Verb {
     /// One process of the demonstration
     #[command(hide = true)]
     DemoWorker(WorkerArgs),
+    /// Kill, stop and fork processes at work on stores of their own, and judge what comes of it
+    Torture(TortureArgs),
+    /// One process of the torture
+    #[command(hide = true)]
+    TortureWorker(WorkerPlan),
 }
 
 #[derive(Args)]
@@ -231,4 +258,41 @@ pub struct WorkerArgs {
     pub role: Role,
     /// How long to work, in milliseconds
     pub work_ms: u64,
+}
+
+#[derive(Args)]
+#[command(after_help = TORTURE_NOTES)]
+pub struct TortureArgs {
+    /// How many processes work at a time
+    #[arg(short, long, value_name = "N", default_value_t = 8, value_parser = count)]
+    pub processes: usize,
+    /// For how long
+    #[arg(short, long, default_value = "10", value_parser = seconds_above_zero)]
+    pub seconds: Duration,
+    /// Repeat the schedule of an earlier run [default: another one each time]
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// How many to kill in a second, on average
+    #[arg(short, long, value_name = "N", default_value = "200", value_parser = rate)]
+    pub kills: f64,
+    /// How long anything may take while nobody is stopped
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds_above_zero)]
+    pub bound: Duration,
+    /// Print nothing but a summary in JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..=1_000) => Ok(count),
+        _ => Err("expected a number from 1 to 1,000".to_owned()),
+    }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(rate) if (0.001..=100_000.0).contains(&rate) => Ok(rate),
+        _ => Err("expected how many a second, such as 200".to_owned()),
+    }
 }

@@ -1,8 +1,9 @@
-//! Starting the command so that it cannot outlive its guard: the only room with unsafe code.
+//! Making processes: the only room with unsafe code.
 //!
-//! Two things tie the command to the hold. The kernel kills it when this process dies; and it
-//! inherits a lifeline, so that the hold lasts while any process of its tree lives, also those
-//! that the kernel did not kill (grandchildren, or a program with privileges of its own).
+//! A command is started so that it cannot outlive its guard. Two things tie it to the hold. The kernel
+//! kills it when this process dies; and it inherits a lifeline, so that the hold lasts while any process
+//! of its tree lives, also those that the kernel did not kill (grandchildren, or a program with privileges
+//! of its own).
 //!
 //! The child borrows this process's memory until it becomes the command, as in `posix_spawn`, which
 //! itself cannot set a death signal. A forked child would copy each page that it touches, and this one
@@ -33,7 +34,7 @@ use nix::{
         prctl::set_pdeathsig,
         signal::{SigHandler, SigSet, Signal, kill, signal},
     },
-    unistd::{Pid, getpid, getppid},
+    unistd::{ForkResult, Pid, getpid, getppid},
 };
 
 /// Shells hand out the small numbers to scripts (`exec 3>file`), which would close the lifeline.
@@ -206,4 +207,24 @@ impl Child {
 pub fn learn_of_ends() -> nix::Result<()> {
     // SAFETY: installs no handler, only the default.
     unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }.map(drop)
+}
+
+/// Which of the two that `fork` returns to this is.
+pub enum Forked {
+    Parent(Pid),
+    Child,
+}
+
+/// Divides this process in two.
+///
+/// For `slablock torture`, which has to do what programs do that use the library: the child goes on
+/// with whatever its parent had open.
+pub fn fork() -> nix::Result<Forked> {
+    // SAFETY: the thread that the child is left with holds none of this program's locks: the one
+    // other thread that there may be is the library's, whose hook makes forking sound at any moment,
+    // and the allocator's own hook does the same.
+    Ok(match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Forked::Parent(child),
+        ForkResult::Child => Forked::Child,
+    })
 }

@@ -19,7 +19,9 @@ mod snapshot;
 mod status;
 mod supervise;
 mod task;
+mod temporary;
 mod text;
+mod torture;
 
 use std::process::ExitCode;
 

@@ -15,6 +15,7 @@ use crate::{
     place::chosen_dir,
     run::{self, Patience, RunPlan, Talk},
     status::{self, View},
+    torture,
 };
 
 /// Something to do.
@@ -22,6 +23,8 @@ pub enum Task {
     InStore(PathBuf, StoreTask),
     Demo,
     DemoWorker(PathBuf, WorkerArgs),
+    Torture(torture::Plan),
+    TortureWorker(PathBuf, torture::WorkerPlan),
 }
 
 /// Something to do in the store of a directory.
@@ -45,6 +48,13 @@ impl Cli {
             Verb::DemoWorker(args) => {
                 return Ok(Task::DemoWorker(chosen_dir(self.dir)?, args));
             }
+            // Never in the store that is used otherwise, which the environment may name.
+            Verb::Torture(args) => {
+                return Ok(Task::Torture(torture::Plan::of(self.dir, args)));
+            }
+            Verb::TortureWorker(plan) => {
+                return Ok(Task::TortureWorker(chosen_dir(self.dir)?, plan));
+            }
             Verb::Run(args) => StoreTask::Run(args.into_plan()),
             Verb::Status(args) => StoreTask::Status(args.into_view()),
             Verb::Average(verb) => verb.into_task(),
@@ -64,6 +74,8 @@ impl Task {
             Task::InStore(dir, task) => task.carry_out(&dir),
             Task::Demo => demo::demo(),
             Task::DemoWorker(dir, args) => demo::work(&dir, &args),
+            Task::Torture(plan) => torture::torture(&plan),
+            Task::TortureWorker(dir, plan) => torture::resume(&dir, plan),
         }
     }
 }

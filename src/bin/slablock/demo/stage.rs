@@ -1,9 +1,8 @@
 //! The temporary store, and the processes that work in it. Both are gone when this is dropped.
 
 use std::{
-    env, fs,
+    env,
     io::{BufRead, BufReader, Write, stdout},
-    os::unix::fs::DirBuilderExt,
     path::PathBuf,
     process::{Child, ChildStdin, Command, Stdio, id},
     sync::mpsc::{Receiver, channel},
@@ -23,7 +22,7 @@ use nix::{
 use slablock::Cache;
 
 use super::Role;
-use crate::{failure::Failure, signals::Signals};
+use crate::{failure::Failure, signals::Signals, temporary::TemporaryDir};
 
 /// No step of a process takes nearly as long, also on a busy machine.
 const LINE_WAIT: Duration = Duration::from_secs(5);
@@ -39,8 +38,8 @@ impl Stage {
     pub fn new() -> Result<Stage, Failure> {
         // Blocked, so that an interrupt ends an act in order: processes killed, directory removed.
         let signals = Signals::block()?;
-        let dir = TemporaryDir::new()?;
-        let cache = Cache::open(&dir.path)?;
+        let dir = TemporaryDir::new(None, "slablock-demo")?;
+        let cache = Cache::open(dir.path().join("store"))?;
         Ok(Stage {
             cache,
             signals,
@@ -88,49 +87,6 @@ impl Stage {
 /// A plain file for a tally: beside the store, not in it.
 pub fn tally_file(cache: &Cache) -> PathBuf {
     cache.path().with_file_name("tally")
-}
-
-struct TemporaryDir {
-    parent: PathBuf,
-    path: PathBuf,
-    is_removed: bool,
-}
-
-impl TemporaryDir {
-    fn new() -> Result<TemporaryDir, Failure> {
-        let parent = env::temp_dir().join(format!("slablock-demo-{}", id()));
-        let failure = |error| {
-            let parent = parent.display();
-            Failure::new(format!(
-                "cannot create {parent}: {error}; set TMPDIR to another place"
-            ))
-        };
-        fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&parent)
-            .map_err(failure)?;
-        Ok(TemporaryDir {
-            path: parent.join("store"),
-            parent,
-            is_removed: false,
-        })
-    }
-
-    fn remove(mut self) -> Result<(), Failure> {
-        self.is_removed = true;
-        fs::remove_dir_all(&self.parent).map_err(|error| {
-            let parent = self.parent.display();
-            Failure::new(format!("{parent} was left behind: {error}; remove it"))
-        })
-    }
-}
-
-impl Drop for TemporaryDir {
-    fn drop(&mut self) {
-        if !self.is_removed {
-            let _ = fs::remove_dir_all(&self.parent);
-        }
-    }
 }
 
 /// A process of the demonstration, which says a line for each of its steps.

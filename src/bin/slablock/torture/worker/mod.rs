@@ -1,0 +1,121 @@
+//! One of the processes that are tortured: takes, holds, forks, removes, adds, until it is killed.
+//!
+//! What it does next is drawn from a generator of its own, so the seed repeats its decisions. It
+//! decides nothing about right and wrong, but for answers that are wrong whenever they come (an
+//! error where there can be none); those are complaints, and each is a violation.
+
+mod branch;
+mod everything;
+mod holding;
+mod others;
+
+use std::{
+    io,
+    process::{exit, id as pid_of_this_process},
+    thread::{sleep, yield_now},
+    time::Duration,
+};
+
+use super::{
+    journal::{Event, Line, now_ns},
+    random::Random,
+    site::{Site, Where},
+};
+use crate::{failure::Failure, text};
+
+pub use branch::{WorkerPlan, resume, start};
+pub use everything::take_everything;
+pub use others::{POPPED_VALUE, VALUE_REMAINDER, VALUE_STEP};
+
+pub struct Worker<'a> {
+    site: &'a Site,
+    plan: WorkerPlan,
+    pid: u32,
+    random: Random,
+    /// The number of the life that forks or executes next; `None`: this one does neither.
+    next_id: Option<u64>,
+}
+
+impl<'a> Worker<'a> {
+    fn new(site: &'a Site, plan: WorkerPlan, may_branch: bool) -> Worker<'a> {
+        Worker {
+            site,
+            pid: pid_of_this_process(),
+            random: Random::of(plan.seed, plan.id),
+            next_id: may_branch.then_some(plan.id + 1),
+            plan,
+        }
+    }
+
+    /// Works until its time is over, or for so many steps, and ends the process.
+    fn live(mut self, parent: u64, steps: u64) -> ! {
+        let lived = self.tell(Event::Born { parent }).and_then(|()| {
+            for _ in 0..steps {
+                if now_ns()? >= self.plan.until_ns {
+                    break;
+                }
+                self.step()?;
+            }
+            self.tell(Event::Exit {})
+        });
+        match lived {
+            Ok(()) => exit(0),
+            Err(failure) => {
+                failure.report();
+                exit(1)
+            }
+        }
+    }
+
+    fn step(&mut self) -> Result<(), Failure> {
+        match self.random.below(100) {
+            0..60 => {
+                // The first keys most of all: where many meet, deaths have witnesses.
+                let key = match self.random.once_in(2) {
+                    true => self.random.below(4) as usize,
+                    false => self.some_key(|key| key.place != Where::Small && key.is_told()),
+                };
+                self.hold(key, 0)
+            }
+            60..74 => self.add(),
+            74..77 => self.pop(),
+            77..87 => self.rush(),
+            87..89 => self.cut_key(),
+            89 => self.cut_tag(),
+            90..96 => self.litter(),
+            96..99 => self.look_around(),
+            _ => self.check(),
+        }
+    }
+
+    fn tell(&self, event: Event) -> Result<(), Failure> {
+        self.tell_at(now_ns()?, event)
+    }
+
+    fn tell_at(&self, at: u64, event: Event) -> Result<(), Failure> {
+        let (id, pid) = (self.plan.id, self.pid);
+        let line = Line { at, id, pid, event };
+        Ok(self.site.journal.write(&line)?)
+    }
+
+    /// An answer that can never be right.
+    fn complain(&self, about: impl std::fmt::Display) -> Result<(), Failure> {
+        let (id, pid) = (self.plan.id, self.pid);
+        let about = text::printable(&about.to_string());
+        let line = format!("{id} {pid} {about}\n");
+        Ok(self.site.complaints.append(&line)?)
+    }
+
+    /// Lets a little time pass, in one of the ways in which programs do.
+    fn dawdle(&mut self) -> io::Result<()> {
+        match self.random.below(400) {
+            // Long enough for a waiter to have the holders watched.
+            0 => sleep(Duration::from_micros(self.random.spread(60_000, 200_000))),
+            1..80 => sleep(Duration::from_micros(self.random.spread(10, 800))),
+            80..160 => yield_now(),
+            160..240 => (0..self.random.below(20_000)).for_each(|_| std::hint::spin_loop()),
+            _ => {}
+        }
+        Ok(())
+    }
+}
