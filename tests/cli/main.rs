@@ -10,5 +10,6 @@ mod looking;
 mod running;
 mod shop;
 mod signals;
+mod torture;
 mod typing;
 mod upkeep;

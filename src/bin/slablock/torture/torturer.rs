@@ -168,12 +168,17 @@ impl<'a> Torturer<'a> {
             false => STOP_NS,
         };
         let time_ns = self.random.spread(least, most);
-        let Some(mut slot) = self.slots[place as usize] else {
+        // Those who are dying already are passed over.
+        let from_there = (place..places).chain(0..place).map(|at| at as usize);
+        let alive = |at: &usize| self.slots[*at].is_some_and(|slot| !slot.is_condemned);
+        let Some(place) = from_there.into_iter().find(alive) else {
+            return Ok(());
+        };
+        let Some(mut slot) = self.slots[place] else {
             return Ok(());
         };
         let pid = slot.pid.as_raw() as u64;
         match stops {
-            _ if slot.is_condemned => {}
             true if slot.is_stopped => {}
             true => {
                 self.tell(Event::Stop { pid })?;
@@ -190,7 +195,7 @@ impl<'a> Torturer<'a> {
                 self.kills += 1;
             }
         }
-        self.slots[place as usize] = Some(slot);
+        self.slots[place] = Some(slot);
         Ok(())
     }
 

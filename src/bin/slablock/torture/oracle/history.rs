@@ -32,7 +32,7 @@ pub struct Hold {
     /// Process id of the dead predecessor that it was told of.
     pub told_of: Option<u32>,
     pub overran: bool,
-    /// It certainly stood then, as the library said.
+    /// It certainly stood then, as the library said when asked again; 0 if it was not.
     pub stood: u64,
     /// When the last renewal that succeeded began, and when it was known to.
     pub renewed: Option<(u64, u64)>,
@@ -330,7 +330,8 @@ impl Reader<'_> {
             take: line.at,
             told_of: died.checked_sub(1).map(|pid| pid as u32),
             overran: overran != 0,
-            stood: line.at,
+            // Where it can be lost, it may have been before this was told.
+            stood: 0,
             renewed: None,
             give: None,
             kept: false,

@@ -52,6 +52,7 @@ impl<'a> Judge<'a> {
         self.permits_suffice(&all);
         for sure in &all {
             self.told_of_the_dead_only(sure.hold);
+            self.leases_where_there_are_leases(sure.hold);
             self.losses_have_a_reason(sure);
         }
     }
@@ -166,6 +167,15 @@ impl<'a> Judge<'a> {
                 }
                 _ => {}
             }
+        }
+    }
+
+    fn leases_where_there_are_leases(&mut self, hold: &Hold) {
+        if hold.overran && self.spec.lease.is_none() {
+            self.complain(
+                "a holder was told of a lease, and it has none".to_owned(),
+                &[hold],
+            );
         }
     }
 

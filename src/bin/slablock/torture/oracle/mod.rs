@@ -4,8 +4,8 @@ mod counts;
 mod history;
 mod holds;
 mod pauses;
-//CFG
-//TESTS
+#[cfg(test)]
+mod tests;
 mod waits;
 
 use std::{collections::HashSet, time::Duration};
@@ -20,6 +20,9 @@ use waits::Bounds;
 
 /// More lines of evidence say less.
 const EVIDENCE_MAX: usize = 60;
+
+/// How long before and after the holds in question removals are of interest.
+const AROUND_NS: u64 = 5_000_000;
 
 /// Something that must not be, and whom and what it is about.
 #[derive(Clone, Debug)]
@@ -159,33 +162,51 @@ impl Oracle {
         let ids: HashSet<u64> = violation.ids.iter().copied().collect();
         let own = lines.iter().filter(|line| ids.contains(&line.id));
         let pids: HashSet<u64> = own.map(|line| u64::from(line.pid)).collect();
-        let start = lines.first().map_or(0, |line| line.at);
+        let of_holds = |line: &&Line| of_hold(line).is_some_and(|of| violation.is_about(of));
+        let (mut from, mut to) = (u64::MAX, 0);
+        for line in lines.iter().filter(of_holds) {
+            from = from.min(line.at.saturating_sub(AROUND_NS));
+            to = to.max(line.at + AROUND_NS);
+        }
+        let is_near = |line: &Line| (from..=to).contains(&line.at);
         let is_about = |line: &&Line| match line.event {
-            Event::Take { key, token, .. }
-            | Event::Stands { key, token, .. }
-            | Event::Renewed { key, token, .. }
-            | Event::Give { key, token, .. }
-            | Event::Kept { key, token }
-            | Event::Lost { key, token } => {
-                violation.key == Some(key as usize) && violation.tokens.contains(&token)
-            }
             Event::Kill { pid }
             | Event::Stop { pid }
             | Event::Cont { pid }
             | Event::Dead { pid } => pids.contains(&pid),
             Event::Born { .. } | Event::Exec {} | Event::Exit {} => ids.contains(&line.id),
             Event::Want { key } | Event::Passed { key, .. } => {
-                violation.key == Some(key as usize) && ids.contains(&line.id)
+                violation.key == Some(key as usize) && ids.contains(&line.id) && is_near(line)
             }
-            Event::Remove { key } => violation.key == Some(key as usize),
+            Event::Remove { key } => violation.key == Some(key as usize) && is_near(line),
             Event::Evict { tag } => {
                 let spec = violation.key.and_then(|key| self.keys.get(key));
-                spec.is_some_and(|spec| spec.tag == Some(tag as usize))
+                spec.is_some_and(|spec| spec.tag == Some(tag as usize)) && is_near(line)
             }
-            _ => false,
+            _ => of_holds(line),
         };
         let about = lines.iter().filter(is_about).take(EVIDENCE_MAX);
+        let start = lines.first().map_or(0, |line| line.at);
         about.map(|line| line.told(&self.keys, start)).collect()
+    }
+}
+
+impl Violation {
+    fn is_about(&self, (key, token): (u64, u64)) -> bool {
+        self.key == Some(key as usize) && self.tokens.contains(&token)
+    }
+}
+
+/// Key and token of what is said of a hold.
+fn of_hold(line: &Line) -> Option<(u64, u64)> {
+    match line.event {
+        Event::Take { key, token, .. }
+        | Event::Stands { key, token, .. }
+        | Event::Renewed { key, token, .. }
+        | Event::Give { key, token, .. }
+        | Event::Kept { key, token }
+        | Event::Lost { key, token } => Some((key, token)),
+        _ => None,
     }
 }
 

@@ -69,9 +69,13 @@ impl Bounds<'_> {
             && before.give.is_none()
             && next.asked < died
             && spec.lease.is_none();
-        if is_successor && self.history.pauses.free_between(from, to) == to.saturating_sub(from) {
+        // Before the kill it is no takeover, but a robbery.
+        let Some(took) = to.checked_sub(from) else {
+            return;
+        };
+        if is_successor && self.history.pauses.free_between(from, to) == took {
             self.facts.takeovers += 1;
-            self.facts.worst_takeover_ns = self.facts.worst_takeover_ns.max(to - from);
+            self.facts.worst_takeover_ns = self.facts.worst_takeover_ns.max(took);
         }
     }
 

@@ -108,12 +108,12 @@ impl<'a> Worker<'a> {
 
     /// Lets a little time pass, in one of the ways in which programs do.
     fn dawdle(&mut self) -> io::Result<()> {
-        match self.random.below(400) {
+        match self.random.below(4_000) {
             // Long enough for a waiter to have the holders watched.
             0 => sleep(Duration::from_micros(self.random.spread(60_000, 200_000))),
-            1..80 => sleep(Duration::from_micros(self.random.spread(10, 800))),
-            80..160 => yield_now(),
-            160..240 => (0..self.random.below(20_000)).for_each(|_| std::hint::spin_loop()),
+            1..800 => sleep(Duration::from_micros(self.random.spread(10, 800))),
+            800..1_600 => yield_now(),
+            1_600..2_400 => (0..self.random.below(20_000)).for_each(|_| std::hint::spin_loop()),
             _ => {}
         }
         Ok(())
