@@ -59,7 +59,11 @@ fn a_place_that_is_not_there_and_numbers_that_make_no_sense_are_refused() {
     let nowhere = shop.path("nowhere");
     let outcome = shop.run(&["torture", "--dir", &nowhere]);
     outcome.complains(1, &["nowhere", "--dir"]);
-    for typo in [["--processes", "0"], ["--kills", "-1"], ["--seconds", "0"]] {
+    for typo in [
+        ["--processes", "0"],
+        ["--kills", "none"],
+        ["--seconds", "0"],
+    ] {
         let outcome = Outcome::of(shop.command(&["torture"]).args(typo));
         outcome.complains(2, &[typo[0], "--help"]);
     }

@@ -103,7 +103,10 @@ impl Worker<'_> {
         let Some(guard) = guard else { return Ok(()) };
         let answer = match self.random.below(4) {
             // Nobody is told what came of it.
-            0 => return Ok(drop(guard)),
+            0 => {
+                drop(guard);
+                return Ok(());
+            }
             1 => self.give_back_by_token(key, guard),
             _ => guard.release(),
         };
@@ -178,11 +181,17 @@ impl Worker<'_> {
             }
             26..60 => self.ask(key, guard),
             60..90 => self.go_deeper(key, guard),
-            90..110 => match self.site.keys[key].lease {
-                Some(lease) => Ok(sleep(lease.mul_f64(1.3))),
-                None => Ok(self.dawdle()?),
-            },
-            _ => Ok(self.dawdle()?),
+            90..110 => {
+                match self.site.keys[key].lease {
+                    Some(lease) => sleep(lease.mul_f64(1.3)),
+                    None => self.dawdle(),
+                }
+                Ok(())
+            }
+            _ => {
+                self.dawdle();
+                Ok(())
+            }
         }
     }
 
@@ -223,7 +232,7 @@ impl Worker<'_> {
         if deeper.token().get() != guard.token() {
             self.complain("re-entering gave another token")?;
         }
-        self.dawdle()?;
+        self.dawdle();
         match deeper.release() {
             Ok(()) => Ok(()),
             Err(error) => self.complain(error),
@@ -243,7 +252,7 @@ impl Worker<'_> {
         }
         let count = u64::from_le_bytes(bytes) + 1;
         if self.random.once_in(8) {
-            self.dawdle()?;
+            self.dawdle();
         }
         counter.write_all_at(&count.to_le_bytes(), 0)?;
         Ok(count)

@@ -10,7 +10,6 @@ mod holding;
 mod others;
 
 use std::{
-    io,
     process::{exit, id as pid_of_this_process},
     thread::{sleep, yield_now},
     time::Duration,
@@ -107,7 +106,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Lets a little time pass, in one of the ways in which programs do.
-    fn dawdle(&mut self) -> io::Result<()> {
+    fn dawdle(&mut self) {
         match self.random.below(4_000) {
             // Long enough for a waiter to have the holders watched.
             0 => sleep(Duration::from_micros(self.random.spread(60_000, 200_000))),
@@ -116,6 +115,5 @@ impl<'a> Worker<'a> {
             1_600..2_400 => (0..self.random.below(20_000)).for_each(|_| std::hint::spin_loop()),
             _ => {}
         }
-        Ok(())
     }
 }
