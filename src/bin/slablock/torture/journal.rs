@@ -48,7 +48,7 @@ macro_rules! events {
 }
 
 events! {
-    /// A process begins, forked or executed by `parent`.
+    /// A life begins: forked or executed by `parent`, or one of its threads.
     "born" Born { parent }
     /// It is about to wait for a key.
     "want" Want { key }
@@ -95,7 +95,8 @@ events! {
 pub struct Line {
     /// Nanoseconds of CLOCK_MONOTONIC.
     pub at: u64,
-    /// The life that says it: a process may have several, one after the other, by executing.
+    /// The life that says it. A process may have several: one after the other by executing, and one
+    /// for each thread.
     pub id: u64,
     pub pid: u32,
     pub event: Event,

@@ -145,6 +145,7 @@ impl<'a> Torturer<'a> {
             let plan = WorkerPlan {
                 master: pid_of_this_process() as i32,
                 seed: self.seed,
+                parent: 0,
                 id: id_of_worker(self.serial),
                 until_ns,
             };

@@ -199,9 +199,10 @@ impl Reader<'_> {
     }
 
     fn born(&mut self, at: u64, pid: u32, parent: u64) {
-        // Executed by itself: what it was before is gone.
+        // Executed by itself: what it was before is gone. (A thread's parent has not ended.)
         if let Some(before) = self.history.lives.get_mut(&parent)
             && before.pid == pid
+            && before.end.is_some()
         {
             before.gone = Some(at);
         }

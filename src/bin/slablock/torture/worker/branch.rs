@@ -16,7 +16,7 @@ use nix::{
 };
 use slablock::Error;
 
-use super::Worker;
+use super::{Standing, Worker};
 use crate::{
     child::{self, Forked},
     failure::Failure,
@@ -29,6 +29,9 @@ use crate::{
 
 /// How many steps the child of a worker lives; it is to outlive its parent now and then, no more.
 const CHILD_STEPS: u64 = 40;
+/// What a worker becomes now and then, and how many steps each of them lives.
+const THREADS: usize = 3;
+const THREAD_STEPS: u64 = 20;
 /// No process lives nearly as long, unless it hangs and whoever would end it is gone.
 const LIFE_MAX_S: u32 = 120;
 /// For `Did`: opening the stores anew.
@@ -40,6 +43,8 @@ pub struct WorkerPlan {
     /// Who started it: when that process ends, so does this one
     pub master: i32,
     pub seed: u64,
+    /// The life that it comes from, 0 if none
+    pub parent: u64,
     pub id: u64,
     /// When to end, on CLOCK_MONOTONIC
     pub until_ns: u64,
@@ -49,7 +54,7 @@ pub struct WorkerPlan {
 pub fn start(site: &Site, plan: WorkerPlan) -> Result<Pid, Failure> {
     match child::fork()? {
         Forked::Child => match die_with_master(plan.master) {
-            Ok(()) => Worker::new(site, plan, true).live(0, u64::MAX),
+            Ok(()) => Worker::new(site, plan, Standing::Free).live(u64::MAX),
             Err(failure) => {
                 failure.report();
                 exit(1)
@@ -64,12 +69,12 @@ pub fn resume(dir: &Path, plan: WorkerPlan) -> Result<u8, Failure> {
     die_with_master(plan.master)?;
     let asked = now_ns()?;
     let site = Site::open(dir)?;
-    let worker = Worker::new(&site, plan, true);
+    let worker = Worker::new(&site, plan, Standing::Free);
     worker.tell(Event::Did {
         kind: OPENED,
         asked,
     })?;
-    worker.live(plan.id - 1, u64::MAX)
+    worker.live(u64::MAX)
 }
 
 fn die_with_master(master: i32) -> Result<(), Failure> {
@@ -84,10 +89,21 @@ fn die_with_master(master: i32) -> Result<(), Failure> {
 }
 
 impl Worker<'_> {
+    /// The number of another life; `None` for who makes none.
     fn take_id(&mut self) -> Option<u64> {
-        let id = self.next_id?;
-        self.next_id = Some(id + 1);
-        Some(id)
+        if self.standing != Standing::Free {
+            return None;
+        }
+        self.lives += 1;
+        Some(self.plan.id + self.lives)
+    }
+
+    fn plan_of(&self, id: u64) -> WorkerPlan {
+        WorkerPlan {
+            id,
+            parent: self.plan.id,
+            ..self.plan
+        }
     }
 
     /// Forks while holding. The parent goes on holding; the child must find that it holds nothing,
@@ -101,13 +117,13 @@ impl Worker<'_> {
             Forked::Child => {
                 // Alarms are not inherited.
                 alarm::set(LIFE_MAX_S);
-                let plan = WorkerPlan { id, ..self.plan };
-                let child = Worker::new(self.site, plan, false);
+                let plan = self.plan_of(id);
+                let child = Worker::new(self.site, plan, Standing::Child);
                 if let Err(failure) = child.expect_inert(guard.take()) {
                     failure.report();
                     exit(1);
                 }
-                child.live(self.plan.id, CHILD_STEPS)
+                child.live(CHILD_STEPS)
             }
         }
     }
@@ -131,20 +147,47 @@ impl Worker<'_> {
         Ok(())
     }
 
+    /// Goes on as several threads for a while: they exclude each other as processes do. They do not
+    /// fork or end, for what becomes of the others then would be anybody's guess.
+    pub(super) fn crowd(&mut self) -> Result<(), Failure> {
+        let mut threads = Vec::new();
+        for _ in 0..THREADS {
+            let Some(id) = self.take_id() else {
+                return Ok(());
+            };
+            let plan = self.plan_of(id);
+            threads.push(Worker::new(self.site, plan, Standing::Thread));
+        }
+        let work = |mut thread: Worker<'_>| {
+            thread.tell_birth()?;
+            thread.steps(THREAD_STEPS)
+        };
+        std::thread::scope(|scope| {
+            let started: Vec<_> = threads
+                .into_iter()
+                .map(|thread| scope.spawn(move || work(thread)))
+                .collect();
+            started.into_iter().try_for_each(|thread| {
+                let panicked = |_| Failure::new("a thread of a worker panicked");
+                thread.join().map_err(panicked)?
+            })
+        })
+    }
+
     /// Becomes another program with its holds unreleased: they end as a dead one's.
     pub(super) fn exec(&mut self) -> Result<(), Failure> {
         let Some(id) = self.take_id() else {
             return Ok(());
         };
         let program = env::current_exe()?;
-        let plan = self.plan;
+        let plan = self.plan_of(id);
         self.tell(Event::Exec {})?;
         let error = Command::new(program)
             .arg("torture-worker")
             .arg("--dir")
             .arg(&self.site.dir)
-            .args([plan.master.to_string(), plan.seed.to_string()])
-            .args([id.to_string(), plan.until_ns.to_string()])
+            .arg(plan.master.to_string())
+            .args([plan.seed, plan.parent, plan.id, plan.until_ns].map(|n| n.to_string()))
             .exec();
         // The journal says that this life is over.
         let failure: Failure = error.into();
@@ -154,6 +197,9 @@ impl Worker<'_> {
 
     /// Ends with its holds unreleased.
     pub(super) fn exit_holding(&mut self) -> Result<(), Failure> {
+        if self.standing == Standing::Thread {
+            return Ok(());
+        }
         self.tell(Event::Exit {})?;
         exit(0)
     }

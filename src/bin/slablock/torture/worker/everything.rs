@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use slablock::Error;
 
-use super::{Worker, WorkerPlan};
+use super::{Standing, Worker, WorkerPlan};
 use crate::{
     failure::Failure,
     torture::{
@@ -19,11 +19,12 @@ pub fn take_everything(site: &Site, seed: u64, bound: Duration) -> Result<(), Fa
     let plan = WorkerPlan {
         master: 0,
         seed,
+        parent: 0,
         id: id_of_worker(0) + 1,
         until_ns: 0,
     };
-    let mut last = Worker::new(site, plan, false);
-    last.tell(Event::Born { parent: 0 })?;
+    let mut last = Worker::new(site, plan, Standing::Child);
+    last.tell_birth()?;
     for (key, spec) in site.keys.iter().enumerate() {
         let mut guards = Vec::new();
         for _ in 0..spec.permits() {

@@ -31,30 +31,38 @@ pub struct Worker<'a> {
     plan: WorkerPlan,
     pid: u32,
     random: Random,
-    /// The number of the life that forks or executes next; `None`: this one does neither.
-    next_id: Option<u64>,
+    standing: Standing,
+    /// How many came after it under its number: by fork, by exec, as threads.
+    lives: u64,
+}
+
+/// What a worker may do besides its work.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// Anything.
+    Free,
+    /// Not fork, nor execute, but end.
+    Child,
+    /// None of that: others live in the same process.
+    Thread,
 }
 
 impl<'a> Worker<'a> {
-    fn new(site: &'a Site, plan: WorkerPlan, may_branch: bool) -> Worker<'a> {
+    fn new(site: &'a Site, plan: WorkerPlan, standing: Standing) -> Worker<'a> {
         Worker {
             site,
             pid: pid_of_this_process(),
             random: Random::of(plan.seed, plan.id),
-            next_id: may_branch.then_some(plan.id + 1),
             plan,
+            standing,
+            lives: 0,
         }
     }
 
     /// Works until its time is over, or for so many steps, and ends the process.
-    fn live(mut self, parent: u64, steps: u64) -> ! {
-        let lived = self.tell(Event::Born { parent }).and_then(|()| {
-            for _ in 0..steps {
-                if now_ns()? >= self.plan.until_ns {
-                    break;
-                }
-                self.step()?;
-            }
+    fn live(mut self, steps: u64) -> ! {
+        let lived = self.tell_birth().and_then(|()| {
+            self.steps(steps)?;
             self.tell(Event::Exit {})
         });
         match lived {
@@ -64,6 +72,16 @@ impl<'a> Worker<'a> {
                 exit(1)
             }
         }
+    }
+
+    fn steps(&mut self, steps: u64) -> Result<(), Failure> {
+        for _ in 0..steps {
+            if now_ns()? >= self.plan.until_ns {
+                break;
+            }
+            self.step()?;
+        }
+        Ok(())
     }
 
     fn step(&mut self) -> Result<(), Failure> {
@@ -81,10 +99,16 @@ impl<'a> Worker<'a> {
             77..87 => self.rush(),
             87..89 => self.cut_key(),
             89 => self.cut_tag(),
-            90..96 => self.litter(),
+            90..95 => self.litter(),
+            95 => self.crowd(),
             96..99 => self.look_around(),
             _ => self.check(),
         }
+    }
+
+    fn tell_birth(&self) -> Result<(), Failure> {
+        let parent = self.plan.parent;
+        self.tell(Event::Born { parent })
     }
 
     fn tell(&self, event: Event) -> Result<(), Failure> {
