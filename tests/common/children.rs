@@ -305,9 +305,14 @@ pub struct Watchdog {
 
 impl Watchdog {
     pub fn new(test: &'static str) -> Watchdog {
+        Watchdog::patient(test, 3 * PATIENCE)
+    }
+
+    /// For a test that takes long.
+    pub fn patient(test: &'static str, patience: Duration) -> Watchdog {
         let (alive, ended) = channel::<()>();
         std::thread::spawn(move || {
-            if ended.recv_timeout(3 * PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            if ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
                 eprintln!("{test} hangs");
                 std::process::abort();
             }

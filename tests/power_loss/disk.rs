@@ -67,7 +67,10 @@ impl Image {
 
     pub fn set(&mut self, at: u64, bytes: &[u8]) {
         let within = (at % PAGE) as usize;
-        let page = self.pages.entry(at / PAGE).or_insert_with(|| Arc::new(ZEROS));
+        let page = self
+            .pages
+            .entry(at / PAGE)
+            .or_insert_with(|| Arc::new(ZEROS));
         Arc::make_mut(page)[within..within + bytes.len()].copy_from_slice(bytes);
     }
 
@@ -187,7 +190,10 @@ impl<F: Clone> Timeline<F> {
             _ => [first, last][random.below(2) as usize],
         };
         let len = pick(random).len;
-        let mut numbers: Vec<u64> = among.iter().flat_map(|m| m.image.pages.keys().copied()).collect();
+        let mut numbers: Vec<u64> = among
+            .iter()
+            .flat_map(|m| m.image.pages.keys().copied())
+            .collect();
         numbers.sort_unstable();
         numbers.dedup();
         let mut image = Image {

@@ -34,13 +34,17 @@ pub fn universe() -> Vec<Key> {
         add(format!("lock {n}"), 0, What::Lock);
     }
     for n in 0..8 {
-        add(format!("a long name, of which averages begin alike: {n}"), 0, What::Average);
+        add(
+            format!("a long name, of which averages begin alike: {n}"),
+            0,
+            What::Average,
+        );
         add(format!("very long lock {n}"), 1_024, What::Lock);
     }
     for n in 0..10 {
         add(format!("very long average {n}"), 1_024, What::Average);
     }
-    for (n, permits) in [1, 3, 6, 50, 50, 100].into_iter().enumerate() {
+    for (n, permits) in [1, 3, 6, 10, 20, 30].into_iter().enumerate() {
         add(format!("semaphore {n}"), 20 * n, What::Semaphore(permits));
         add(format!("rlock {n}"), 200 * n, What::RLock);
     }
@@ -65,6 +69,8 @@ pub enum State {
 #[derive(Clone)]
 pub struct Facts {
     pub states: Vec<Vec<State>>,
+    /// What each was before that; `None`: that is long ago.
+    pub before: Vec<Option<State>>,
     pub tokens: Vec<u64>,
 }
 
@@ -72,6 +78,7 @@ impl Facts {
     pub fn of_nothing(keys: &[Key]) -> Arc<Facts> {
         Arc::new(Facts {
             states: keys.iter().map(|_| vec![State::Absent]).collect(),
+            before: vec![None; keys.len()],
             tokens: vec![0; keys.len()],
         })
     }

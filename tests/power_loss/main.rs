@@ -11,11 +11,13 @@ mod keys;
 #[allow(dead_code)]
 mod layout;
 mod lives;
+mod steps;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use children::{Random, Watchdog};
+use children::{Child, PATIENCE, Random, Role, Watchdog};
 use disk::Timeline;
 use keys::{Facts, universe};
 use lives::{Count, World};
@@ -26,24 +28,64 @@ fn new_dir() -> tempfile::TempDir {
     tempfile::tempdir_in(shm).unwrap_or_else(|_| tempfile::tempdir().unwrap())
 }
 
-const CHAINS: u64 = 60;
+const CHAINS: u64 = 100;
 const LIVES: u64 = 10;
 const LOSSES: u64 = 10;
 const STEPS: u64 = 14;
+const THREADS: usize = 2;
+const TOO_LONG: Duration = Duration::from_secs(600);
+
+#[test]
+fn child_role() {
+    if let Some(role) = Role::of_this_process() {
+        assert_eq!(role.name, "steps");
+        steps::steps(&role);
+    }
+}
+
+#[test]
+fn a_power_loss_in_the_middle_of_an_operation_leaves_it_done_or_not() {
+    let _watchdog = Watchdog::patient("power loss within operations", TOO_LONG);
+    let dir = new_dir();
+    let child = Child::start("steps", dir.path(), &[]);
+    loop {
+        let said = child.line_within(PATIENCE).expect("the next operation");
+        if said != "verified" {
+            println!("{said}");
+            return child.finish();
+        }
+    }
+}
 
 /// One loss after another: what the first has left is what the next one meets.
 #[test]
 fn a_store_lives_through_one_power_loss_after_another() {
-    let _watchdog = Watchdog::new("power losses");
+    let _watchdog = Watchdog::patient("power losses", TOO_LONG);
     let mut random = Random::announced("power losses");
-    let mut count = Count::default();
+    let seeds: Vec<u64> = (0..CHAINS).map(|_| random.next()).collect();
     let dir = new_dir();
-    for _ in 0..CHAINS {
-        let seed = random.next();
-        let _told = OnPanic(format!("in the chain of seed {seed}"));
-        count.add(&chain(seed, dir.path()));
-    }
+    let count = std::thread::scope(|scope| {
+        let halves = seeds.chunks(seeds.len().div_ceil(THREADS));
+        let threads: Vec<_> = halves
+            .map(|seeds| scope.spawn(|| chains(seeds, dir.path())))
+            .collect();
+        let mut count = Count::default();
+        for thread in threads {
+            count.add(&thread.join().unwrap());
+        }
+        count
+    });
+    assert_eq!(count.rebuilt, CHAINS * LIVES * LOSSES);
     println!("{count:?}");
+}
+
+fn chains(seeds: &[u64], dir: &Path) -> Count {
+    let mut count = Count::default();
+    for seed in seeds {
+        let _told = OnPanic(format!("in the chain of seed {seed}"));
+        count.add(&chain(*seed, dir));
+    }
+    count
 }
 
 fn chain(seed: u64, dir: &Path) -> Count {
@@ -58,12 +100,14 @@ fn chain(seed: u64, dir: &Path) -> Count {
             let loss = timeline.lose(&mut random);
             let _told = OnPanic(format!("after a loss: {}", loss.how));
             let mut life = world.boot(&timeline, &loss);
-            if random.below(2) == 0 {
+            if n == LOSSES {
                 life.note(false);
+            }
+            if random.below(2) == 0 {
                 world.take_everything(&mut life);
             }
-            life.note(false);
             if n == LOSSES {
+                life.note(false);
                 for _ in 0..STEPS {
                     world.do_something(&mut life, &mut random);
                 }
