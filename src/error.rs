@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+
 use crate::{Kind, Token};
 
 /// What every fallible operation of this crate returns.
@@ -123,6 +125,12 @@ pub enum Error {
         /// The file that was to grow.
         path: PathBuf,
     },
+    /// The slab that this process has open is not the one at its path any more: the store was removed, or
+    /// another one is in its place. Whoever opens it now shares nothing with who has this one open.
+    Replaced {
+        /// The store.
+        path: PathBuf,
+    },
     /// The operation needs to be alone with the store, and is not.
     Busy {
         /// The store.
@@ -157,7 +165,7 @@ impl fmt::Display for Error {
                 source,
             } => {
                 write!(f, "cannot {action} {}: {source}", path.display())?;
-                match io_remedy(source.kind()) {
+                match io_remedy(source) {
                     Some(remedy) => write!(f, "; {remedy}"),
                     None => Ok(()),
                 }
@@ -236,6 +244,11 @@ impl fmt::Display for Error {
                 "no room on the device to {action} {}; free some space and try again, nothing was changed",
                 path.display()
             ),
+            Error::Replaced { path } => write!(
+                f,
+                "{} was removed or replaced while it was open; take all holds in it for lost, drop its handles and open it again",
+                path.display()
+            ),
             Error::Busy { path } => write!(
                 f,
                 "{} is in use; close all programs that use it, this one's own handles too, and try again",
@@ -246,14 +259,20 @@ impl fmt::Display for Error {
 }
 
 /// What a user can do about the common refusals of the operating system.
-fn io_remedy(kind: io::ErrorKind) -> Option<&'static str> {
-    match kind {
+fn io_remedy(source: &io::Error) -> Option<&'static str> {
+    match source.kind() {
         io::ErrorKind::PermissionDenied => {
             Some("use a directory that this user may write to, or change its owner or mode")
         }
         io::ErrorKind::ReadOnlyFilesystem => Some("use a directory on a writable file system"),
         io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
             Some("name a directory, not a file")
+        }
+        io::ErrorKind::OutOfMemory => {
+            Some("allow more address space (ulimit -v), or use a store of a smaller capacity")
+        }
+        _ if source.raw_os_error() == Some(Errno::EMFILE as i32) => {
+            Some("close some files, or allow more (ulimit -n)")
         }
         _ => None,
     }

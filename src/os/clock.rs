@@ -3,6 +3,7 @@
 //! have to mean the same moment. Averages, which outlive a reboot, run on wall-clock time.
 
 use std::cell::Cell;
+use std::io;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -97,9 +98,16 @@ fn read_ns(clock: ClockId) -> u64 {
     })
 }
 
-/// Reads what is read once and kept, so that no thread is in the middle of that when another forks.
-pub(crate) fn prepare() {
-    offsets();
+/// Where the offsets of a time namespace can be read.
+pub(crate) const OFFSETS_PATH: &str = "/proc/self/timens_offsets";
+
+/// Reads what is read once and kept, so that no thread is in the middle of that when another forks. Before
+/// all else here: what could not be read then must not be taken for zeros ever after.
+pub(crate) fn prepare() -> io::Result<()> {
+    if OFFSETS.get().is_none() {
+        let _ = OFFSETS.set(read_offsets()?);
+    }
+    Ok(())
 }
 
 /// What this process's time namespace adds to the host's `CLOCK_BOOTTIME`.
@@ -117,12 +125,15 @@ struct Offsets {
 /// a namespace has started, so it is read once.
 #[inline]
 fn offsets() -> &'static Offsets {
-    static OFFSETS: OnceLock<Offsets> = OnceLock::new();
-    OFFSETS.get_or_init(|| {
-        // No such file: a kernel without time namespaces, so there is nothing to be shifted.
-        let text = process::read_proc("/proc/self/timens_offsets");
-        parse_offsets(&String::from_utf8_lossy(&text))
-    })
+    OFFSETS.get_or_init(|| read_offsets().unwrap_or_default())
+}
+
+static OFFSETS: OnceLock<Offsets> = OnceLock::new();
+
+fn read_offsets() -> io::Result<Offsets> {
+    // No such file: a kernel without time namespaces, so there is nothing to be shifted.
+    let text = process::read_proc(OFFSETS_PATH)?;
+    Ok(parse_offsets(&String::from_utf8_lossy(&text)))
 }
 
 fn parse_offsets(text: &str) -> Offsets {

@@ -93,15 +93,21 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
 /// Allocates the blocks of `len` bytes from `offset`, growing the file if it ends before. Afterwards a
 /// write to them through a mapping cannot fail for lack of room.
 pub(crate) fn allocate(file: &File, offset: u64, len: u64) -> io::Result<()> {
-    let (offset, len) = (to_offset(offset)?, to_offset(len)?);
-    loop {
+    let (mut at, end) = (to_offset(offset)?, to_offset(offset.saturating_add(len))?);
+    // In pieces: a signal may undo one, and where signals are frequent a large one would never be done.
+    while at < end {
         crash_point();
-        match posix_fallocate(file, offset, len) {
+        match posix_fallocate(file, at, ALLOCATE_BYTES.min(end - at)) {
+            Ok(()) => at += ALLOCATE_BYTES,
             Err(Errno::EINTR) => {}
-            other => return other.map_err(io::Error::from),
+            Err(e) => return Err(e.into()),
         }
     }
+    Ok(())
 }
+
+/// Takes the kernel less than the shortest interval at which signals can be expected.
+const ALLOCATE_BYTES: i64 = 256 * 1024;
 
 /// Makes zeros of all bytes from `from` to `to`, as far as the file has any there. Holes stay holes.
 pub(crate) fn clear(file: &File, from: u64, to: u64) -> io::Result<()> {

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 
@@ -29,17 +29,18 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    pub(crate) fn of_this_process() -> Identity {
-        let stat = read_proc("/proc/self/stat");
+    /// What `/proc` does not say is left unknown; an error is that it could not be asked.
+    pub(crate) fn of_this_process() -> io::Result<Identity> {
+        let stat = read_proc("/proc/self/stat")?;
         let (program, started) = parse_stat(&stat).unwrap_or_default();
         crash_point();
-        Identity {
+        Ok(Identity {
             pid: std::process::id(),
             started,
             proc_is_own: proc_is_own(),
             pid_namespace: own_pid_namespace(),
             program,
-        }
+        })
     }
 }
 
@@ -77,7 +78,7 @@ pub(crate) fn started_otherwise(pid: u32, then: u64) -> bool {
 }
 
 fn started(pid: u32) -> Option<u64> {
-    let stat = read_proc(&format!("/proc/{pid}/stat"));
+    let stat = read_proc(&format!("/proc/{pid}/stat")).ok()?;
     parse_stat(&stat).map(|(_, started)| started)
 }
 
@@ -95,24 +96,39 @@ fn parse_stat(stat: &[u8]) -> Option<(Vec<u8>, u64)> {
     Some((name, u64::try_from(started).ok()?))
 }
 
-/// The identity of this boot of the machine.
-pub(crate) fn boot_id() -> u128 {
-    let text = read_proc("/proc/sys/kernel/random/boot_id");
+/// Where the identity of this boot of the machine can be read.
+pub(crate) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// The identity of this boot of the machine; 0 where `/proc` does not say.
+pub(crate) fn boot_id() -> io::Result<u128> {
+    let text = read_proc(BOOT_ID)?;
     let digits = text.into_iter().filter_map(|b| (b as char).to_digit(16));
-    digits.fold(0, |id, digit| id << 4 | u128::from(digit))
+    Ok(digits.fold(0, |id, digit| id << 4 | u128::from(digit)))
 }
 
-/// A short file of `/proc` in a single read, which is what makes it one moment's; empty if it cannot be
-/// read. The general way asks for its size first, and reads once more for the end.
-pub(super) fn read_proc(path: &str) -> Vec<u8> {
+/// A short file of `/proc` in a single read, which is what makes it one moment's; empty if there is no such
+/// file, or not for us. Short of descriptors or memory is an error: who took it for "not there" would take
+/// this boot for another. The general way asks for its size first, and reads once more for the end.
+pub(super) fn read_proc(path: &str) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; 1024];
     crash_point();
     let read = File::open(path).and_then(|mut file| {
         crash_point();
         file.read(&mut bytes)
     });
-    bytes.truncate(read.unwrap_or(0));
-    bytes
+    let read = match read {
+        Err(e) if is_shortage(&e) => return Err(e),
+        other => other.unwrap_or(0),
+    };
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
+fn is_shortage(error: &io::Error) -> bool {
+    let shortages = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM];
+    shortages
+        .iter()
+        .any(|e| error.raw_os_error() == Some(*e as i32))
 }
 
 thread_local! {
@@ -155,10 +171,10 @@ mod tests {
 
     #[test]
     fn this_process_is_who_it_says() {
-        let me = Identity::of_this_process();
+        let me = Identity::of_this_process().unwrap();
         assert!(pid_exists(me.pid));
         assert_eq!(started(me.pid), Some(me.started));
-        assert_ne!(boot_id(), 0);
+        assert_ne!(boot_id().unwrap(), 0);
         assert_ne!(std::thread::spawn(tid).join().unwrap(), tid());
     }
 }

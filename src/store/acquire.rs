@@ -153,6 +153,9 @@ impl Binding {
     /// Starts the lease anew. Without one, only says whether the grant still stands.
     pub(crate) fn renew(&self, grant: &Grant) -> Result<()> {
         let hold = self.own_hold(grant)?;
+        if self.expire.is_some() {
+            self.store().check_in_place()?;
+        }
         let stands = match self.expire {
             Some(_) => hold.renew(grant.word, self.lease_from_now().0),
             None => hold.is_valid(grant.word, clock::boot_us),

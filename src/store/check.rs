@@ -54,6 +54,7 @@ impl Store {
     /// Verifies everything that can be verified. Locks the whole structure while it looks: making keys
     /// waits for it, taking and giving back do not.
     pub(crate) fn check(&self) -> Result<CheckReport> {
+        self.check_in_place()?;
         let layout = self.slab().layout();
         let mut census = Census {
             report: CheckReport::default(),

@@ -25,13 +25,17 @@ impl Binding {
         &self,
         patience: Patience,
     ) -> Result<Option<(Grant, Option<Predecessor>)>> {
-        waiting::wait(&mut Acquiring {
+        let granted = waiting::wait(&mut Acquiring {
             binding: self,
             patience,
             spins: SPINS,
             held: HeldBy::default(),
             waiting: None,
-        })
+        })?;
+        if granted.is_none() {
+            self.store().check_in_place()?;
+        }
+        Ok(granted)
     }
 
     /// Looks at all holds of the key once and takes the first that can be had. What is held, says `held`.
@@ -277,6 +281,8 @@ impl<'a> Waiter for Acquiring<'a> {
     }
 
     fn mark(&mut self, at: Place<'a>) -> Result<bool> {
+        // Before each sleep: nobody would ever give it back here, while others have another store.
+        self.binding.store().check_in_place()?;
         self.binding.mark_contended(at.spot)
     }
 

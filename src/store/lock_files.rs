@@ -40,7 +40,7 @@ impl LockFiles {
         // Opened and registered in one step, as far as a fork is concerned. So is what is read once in a
         // process and then kept.
         let mut registry = Registry::lock();
-        clock::prepare();
+        clock::prepare().map_err(|e| Error::io("read", Path::new(clock::OFFSETS_PATH), e))?;
         // All of them before any is ours to close: what was opened before a failure is closed by itself.
         let (attach, beacons, stripes) = (open(ATTACH)?, open(BEACONS)?, open(STRIPES_FILE)?);
         let files = Arc::new(LockFiles {

@@ -25,7 +25,9 @@ mod stripe;
 pub(crate) mod waiting;
 mod watch;
 
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -54,6 +56,8 @@ pub(crate) struct Store {
     /// Tells the stores that this process ever opened apart.
     serial: u64,
     slab: Slab,
+    /// Device and inode of the slab.
+    slab_identity: (u64, u64),
     dir: PathBuf,
     mode: u32,
     /// What belongs to this process and not to its parent. Null when `me` is 0.
@@ -86,6 +90,29 @@ impl Store {
         &self.dir
     }
 
+    /// Notices that the store was removed, or another put in its place: then those who open it now exclude
+    /// nothing that is done here. A system call, so not for the fast path; for everything that waits, looks
+    /// for keys or changes the structure.
+    ///
+    /// A path that is gone while the slab still has a name says nothing: the store was moved, or this
+    /// process sees another root by now. So does a path that cannot be looked at.
+    pub(crate) fn check_in_place(&self) -> Result<()> {
+        let path = self.slab.path();
+        let replaced = match std::fs::metadata(path) {
+            Ok(there) => (there.dev(), there.ino()) != self.slab_identity,
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                self.slab.file().metadata().is_ok_and(|m| m.nlink() == 0)
+            }
+            Err(_) => false,
+        };
+        match replaced {
+            true => Err(Error::Replaced {
+                path: self.dir.clone(),
+            }),
+            false => Ok(()),
+        }
+    }
+
     /// This process's participant, if it has joined.
     #[inline]
     pub(crate) fn me(&self) -> Option<ParticipantId> {
@@ -113,12 +140,14 @@ impl Store {
         let files = match files {
             Some(files) => files,
             None => {
+                self.check_in_place()?;
                 let files = LockFiles::open(&self.dir, self.mode)?;
                 open::attach_again(&files, &self.slab)?;
                 files
             }
         };
-        let identity = Identity::of_this_process();
+        let identity = Identity::of_this_process()
+            .map_err(|e| Error::io("read", Path::new("/proc/self/stat"), e))?;
         loop {
             // The registry's lock is the one that a fork in another thread cannot leave locked. For the
             // same reason nobody waits for other processes with it: every fork would wait, too.

@@ -75,7 +75,7 @@ pub(crate) fn open(dir: &Path, settings: &Settings) -> Result<Arc<Store>> {
     if let Some(store) = find_open(&open, dev, ino) {
         return Ok(store);
     }
-    let store = new_store(dir, slab, settings);
+    let store = new_store(dir, slab, (dev, ino), settings);
     open.push((dev, ino, Arc::downgrade(&store)));
     drop(open);
     let member: Weak<dyn Inherited> = Arc::<Store>::downgrade(&store);
@@ -85,12 +85,18 @@ pub(crate) fn open(dir: &Path, settings: &Settings) -> Result<Arc<Store>> {
     Ok(store)
 }
 
-fn new_store(dir: PathBuf, slab: Slab, settings: &Settings) -> Arc<Store> {
+fn new_store(
+    dir: PathBuf,
+    slab: Slab,
+    slab_identity: (u64, u64),
+    settings: &Settings,
+) -> Arc<Store> {
     static SERIAL: AtomicU64 = AtomicU64::new(0);
     Arc::new(Store {
         serial: SERIAL.fetch_add(1, Ordering::Relaxed),
         me: AtomicU64::new(0),
         slab,
+        slab_identity,
         dir,
         mode: settings.mode,
         process: AtomicPtr::new(std::ptr::null_mut()),
@@ -105,7 +111,8 @@ pub(crate) fn open_apart(dir: &Path, settings: &Settings) -> Result<Arc<Store>> 
     let dir = std::path::absolute(dir).map_err(|e| Error::io("find", dir, e))?;
     let (files, slab) = attach(&dir, settings)?;
     check_capacity(&slab, settings)?;
-    let store = new_store(dir, slab, settings);
+    let identity = file::identity(slab.file()).map_err(|e| Error::io("open", slab.path(), e))?;
+    let store = new_store(dir, slab, identity, settings);
     let member: Weak<dyn Inherited> = Arc::<Store>::downgrade(&store);
     Registry::lock().add(member);
     store.join(Some(files))?;
@@ -281,11 +288,11 @@ fn go_first(dir: &Path, files: &LockFiles, settings: &Settings) -> Result<Slab> 
         return initialise(dir, files, settings);
     };
     match slab.header().state.load(Ordering::Acquire) {
-        STATE_READY if is_same_boot(&slab) => slab.fill_holes()?,
+        STATE_READY if is_same_boot(&slab)? => slab.fill_holes()?,
         // Also when it was never ready: what is all zeros is quickly rebuilt.
         _ => {
             slab.fill_holes()?;
-            rebuild::rebuild(&slab, files, !is_same_boot(&slab))?;
+            rebuild::rebuild(&slab, files, !is_same_boot(&slab)?)?;
             // Before anybody is given a token: should the power fail again while what the sequences leapt to
             // is not on the medium, they would leap from and to the same numbers once more.
             slab.sync()?;
@@ -411,7 +418,12 @@ fn initialise(dir: &Path, files: &LockFiles, settings: &Settings) -> Result<Slab
         move |e| Error::io(action, &path, e)
     };
     let slab = file::open(&path, true, settings.mode).map_err(io("create"))?;
-    file::allocate(&slab, 0, layout.fixed_bytes()).map_err(io("create"))?;
+    if let Err(e) = file::allocate(&slab, 0, layout.fixed_bytes()) {
+        // What was allocated is given back, as far as that works: there is nothing in it, and nobody has
+        // mapped it.
+        let _ = slab.set_len(0);
+        return Err(io("create")(e));
+    }
     let part = Static {
         capacity: layout.capacity,
         seed: [random(&path)?, random(&path)?],
@@ -419,7 +431,7 @@ fn initialise(dir: &Path, files: &LockFiles, settings: &Settings) -> Result<Slab
     };
     write_static(&slab, &path, &part)?;
     let slab = Slab::map(slab, &path, part, layout)?;
-    write_boot_id(&slab);
+    write_boot_id(&slab)?;
     files.adopt(&slab)?;
     slab.sync()?;
     // The name, too: a store that is gone after a power failure would begin its tokens anew.
@@ -459,20 +471,25 @@ pub(crate) fn write_static(slab: &File, path: &Path, part: &Static) -> Result<()
 }
 
 /// Whether the machine was not rebooted since the slab was made or rebuilt.
-pub(crate) fn is_same_boot(slab: &Slab) -> bool {
+pub(crate) fn is_same_boot(slab: &Slab) -> Result<bool> {
     let [low, high] = &slab.header().boot_id;
     let stored =
         u128::from(low.load(Ordering::Acquire)) | u128::from(high.load(Ordering::Acquire)) << 64;
     // Where /proc does not say, in doubt nobody is declared dead.
-    let now = process::boot_id();
-    stored == now || now == 0
+    let now = boot_id()?;
+    Ok(stored == now || now == 0)
 }
 
-pub(crate) fn write_boot_id(slab: &Slab) {
-    let id = process::boot_id();
+fn boot_id() -> Result<u128> {
+    process::boot_id().map_err(|e| Error::io("read", Path::new(process::BOOT_ID), e))
+}
+
+pub(crate) fn write_boot_id(slab: &Slab) -> Result<()> {
+    let id = boot_id()?;
     let [low, high] = &slab.header().boot_id;
     low.store(id as u64, Ordering::Release);
     high.store((id >> 64) as u64, Ordering::Release);
+    Ok(())
 }
 
 fn check_capacity(slab: &Slab, settings: &Settings) -> Result<()> {

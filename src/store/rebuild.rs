@@ -76,7 +76,7 @@ pub(crate) fn repair(dir: &Path, mode: u32) -> Result<RepairReport> {
         raise_floors(&slab, 0);
         raise_floors(&slab, SEQUENCE_LEAP);
     }
-    let mut report = rebuild(&slab, &files, !open::is_same_boot(&slab))?;
+    let mut report = rebuild(&slab, &files, !open::is_same_boot(&slab)?)?;
     report.actions.splice(0..0, cut_off);
     slab.sync()?;
     Ok(report)
@@ -122,7 +122,7 @@ pub(crate) fn rebuild(slab: &Slab, files: &LockFiles, rebooted: bool) -> Result<
         catch_up(slab, floor);
     }
     files.adopt(slab)?;
-    open::write_boot_id(slab);
+    open::write_boot_id(slab)?;
     state.store(STATE_READY, Ordering::Release);
     Ok(work.report)
 }

@@ -1,0 +1,35 @@
+//! When the machine has no more of something, or something is taken away: a clear error, nothing changed,
+//! and it goes on as soon as there is enough again.
+
+#![allow(missing_docs, unsafe_code)]
+
+#[path = "../common/children.rs"]
+mod children;
+#[path = "../common/mod.rs"]
+#[macro_use]
+mod common;
+mod descriptors;
+mod full_disk;
+
+mod replaced;
+mod signals;
+
+use children::Role;
+
+#[test]
+fn child_role() {
+    let Some(role) = Role::of_this_process() else {
+        return;
+    };
+    match role.name.as_str() {
+        "descriptors" => descriptors::run(&role),
+        "addresses" => descriptors::run_without_addresses(&role),
+        "hold" => replaced::hold(&role),
+        "forked" => replaced::forked(&role),
+        "many" => full_disk::run_many(&role),
+        "interrupted" => signals::run(&role),
+
+        // A role of `common`, whose test finds it by its own name.
+        _ => {}
+    }
+}

@@ -1,0 +1,171 @@
+//! Signals, one after another, whose handler does not ask for calls to be restarted.
+
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use slablock::{Averager, BoundedSemaphore, Cache, FanoutCache, Lock, RLock};
+
+use crate::children::{Child, Role, Watchdog, run as run_role, say};
+use crate::common::Place;
+
+/// How often one arrives.
+const INTERVAL: Duration = Duration::from_micros(500);
+/// For what takes no time to be done on a busy machine.
+const SOON: Duration = Duration::from_secs(3);
+
+static ARRIVED: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn note(_: libc::c_int) {
+    ARRIVED.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Runs `body` in this thread, which is interrupted all the time.
+fn interrupted(body: impl FnOnce()) -> u64 {
+    let action = SigAction::new(SigHandler::Handler(note), SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler only counts.
+    unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
+    let before = ARRIVED.load(Ordering::Relaxed);
+    // SAFETY: no preconditions.
+    let me = unsafe { libc::pthread_self() };
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                // SAFETY: that thread lives until the scope ends.
+                unsafe { libc::pthread_kill(me, libc::SIGUSR1) };
+                std::thread::sleep(INTERVAL);
+            }
+        });
+        // Whatever becomes of it, the other thread has to end.
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+        done.store(true, Ordering::Relaxed);
+        if let Err(panic) = result {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    ARRIVED.load(Ordering::Relaxed) - before
+}
+
+/// What a body took, which is at least `least`, and not much more.
+fn timed<T>(least: Duration, body: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let result = body();
+    let took = start.elapsed();
+    assert!(
+        (least..least + SOON).contains(&took),
+        "{took:?} for {least:?}"
+    );
+    result
+}
+
+pub fn run(role: &Role) {
+    let arrived = interrupted(|| everything(role));
+    assert!(
+        arrived > 500,
+        "{arrived} signals are too few to say anything"
+    );
+    say(format!("done {arrived}"));
+}
+
+fn everything(role: &Role) {
+    // Some 18 MB have to be allocated, which takes longer than from one signal to the next.
+    let large = role.dir.join("large");
+    let options = Cache::options().capacity(1 << 22);
+    timed(Duration::ZERO, || drop(options.open(&large).unwrap()));
+    fs::remove_dir_all(&large).unwrap();
+    let fanout = role.dir.join("fanout");
+    drop(FanoutCache::open(fanout, 3).unwrap());
+    let cache = Cache::open(role.store()).unwrap();
+    // Makes keys, and lets all regions grow.
+    for n in 0..400 {
+        Averager::new(&cache, format!("average {n}"))
+            .add(1.0)
+            .unwrap();
+    }
+    let semaphore = BoundedSemaphore::new(&cache, "semaphore", 2_000);
+    drop(semaphore.acquire().unwrap());
+    let mut holder = Child::start("hold", &role.dir, &[]);
+    holder.expect("held");
+    waits_are_exact(&cache);
+    let lock = Lock::new(&cache, "lock");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(300));
+            holder.tell("end");
+        });
+        // Given back, and not died over.
+        let guard = timed(Duration::from_millis(250), || lock.acquire().unwrap());
+        assert!(guard.recovered().is_none() || guard.overran().is_none());
+    });
+    waits_for_locks_of_files(role, &cache);
+    assert!(cache.check().unwrap().is_sound());
+    assert_eq!(cache.keys().unwrap().len(), 403);
+    drop((lock, cache, semaphore));
+    holder.finish();
+    assert_eq!(Cache::repair(role.store()).unwrap().keys_kept, 403);
+}
+
+fn waits_are_exact(cache: &Cache) {
+    let lock = Lock::new(cache, "lock");
+    for ms in [0, 1, 20, 200, 400] {
+        let time = Duration::from_millis(ms);
+        let waited = timed(time, || lock.acquire_timeout(time).unwrap().is_none());
+        assert!(waited, "somebody has it");
+    }
+    // A lease of another thread's, which runs out.
+    let lease = Duration::from_millis(150);
+    let rlock = RLock::new(cache, "rlock").expire(lease);
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| std::mem::forget(rlock.acquire().unwrap()));
+        other.join().unwrap();
+        let guard = timed(Duration::ZERO, || rlock.acquire().unwrap());
+        assert!(guard.overran().is_some());
+    });
+}
+
+/// Waits in the kernel for a byte of `stripes`, and for `attach`.
+fn waits_for_locks_of_files(role: &Role, cache: &Cache) {
+    let wait = Duration::from_millis(200);
+    let mut options = fs::File::options();
+    let stripes = options.write(true).read(true);
+    let stripes = stripes.open(role.store().join("stripes")).unwrap();
+    let all = |kind: libc::c_int| libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 64,
+        l_pid: 0,
+    };
+    fcntl(&stripes, FcntlArg::F_OFD_SETLK(&all(libc::F_WRLCK))).unwrap();
+    let second = role.dir.join("second");
+    drop(Cache::open(&second).unwrap());
+    let attach = fs::File::open(second.join("attach")).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(wait);
+            fcntl(&stripes, FcntlArg::F_OFD_SETLK(&all(libc::F_UNLCK))).unwrap();
+        });
+        timed(wait / 2, || cache.len().unwrap());
+    });
+    // SAFETY: the descriptor is open.
+    assert_eq!(unsafe { libc::flock(attach.as_raw_fd(), libc::LOCK_EX) }, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(wait);
+            drop(attach);
+        });
+        timed(wait / 2, || drop(Cache::open(&second).unwrap()));
+    });
+}
+
+#[test]
+fn signals_interrupt_nothing() {
+    let _watchdog = Watchdog::new("signals");
+    let place = Place::new();
+    run_role("interrupted", place.root(), &[]);
+}
