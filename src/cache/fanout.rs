@@ -292,6 +292,8 @@ fn make_record(dir: &Path, settings: &Settings, wanted: Option<usize>) -> Result
     write_record(&new, &encode(shards as u32, seed), settings.mode).map_err(io("write", &new))?;
     crash_point();
     std::fs::rename(&new, &path).map_err(io("write", &path))?;
+    // Before there are shards: without the record they would be strangers.
+    file::sync_dir(dir).map_err(io("sync", dir))?;
     Ok(Record { shards, seed })
 }
 

@@ -78,10 +78,21 @@ pub(crate) fn create_dir(path: &Path, mode: u32) -> io::Result<()> {
     match DirBuilder::new().mode(mode).create(path) {
         Ok(()) => {
             crash_point();
-            std::fs::set_permissions(path, Permissions::from_mode(mode))
+            std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+            sync_above(path)
         }
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         Err(e) => Err(e),
+    }
+}
+
+/// Waits until the name of `path` is on the medium. A directory that may be written and not be read cannot
+/// be opened for that: then the name is there when the kernel gets to it.
+fn sync_above(path: &Path) -> io::Result<()> {
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+    match sync_dir(above.unwrap_or(Path::new("."))) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        other => other,
     }
 }
 

@@ -11,7 +11,7 @@ use std::fs::File;
 use std::mem::ManuallyDrop;
 use std::os::fd::FromRawFd;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::children::Random;
@@ -144,7 +144,7 @@ impl<F: Clone> Timeline<F> {
                     self.push(image.clone(), false, facts.clone());
                     self.push(image, true, facts);
                 }
-                Sync::Directory => self.linked = self.linked.or(Some(self.moments.len() - 1)),
+                Sync::Directory(_) => self.linked = self.linked.or(Some(self.moments.len() - 1)),
             }
         }
     }
@@ -227,7 +227,7 @@ impl<F: Clone> Timeline<F> {
 pub enum Sync {
     /// The slab, as it was then.
     File(Image),
-    Directory,
+    Directory(PathBuf),
 }
 
 thread_local! {
@@ -250,7 +250,10 @@ pub extern "C" fn fsync(descriptor: c_int) -> c_int {
     SYNCS.with(|syncs| {
         if let Some(syncs) = &mut *syncs.borrow_mut() {
             match file.metadata().unwrap().is_dir() {
-                true => syncs.push(Sync::Directory),
+                true => {
+                    let link = format!("/proc/self/fd/{descriptor}");
+                    syncs.push(Sync::Directory(std::fs::read_link(link).unwrap()));
+                }
                 false => syncs.push(Sync::File(Image::of(&file, &Image::default()))),
             }
         }

@@ -293,7 +293,8 @@ impl Life {
         let image = Image::of(&file, &last.image);
         self.timeline.push(image, synced, Arc::new(facts));
         if synced {
-            self.timeline.take_syncs(vec![Sync::Directory]);
+            let directory = Sync::Directory(self.store.clone());
+            self.timeline.take_syncs(vec![directory]);
         }
     }
 

@@ -18,9 +18,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use children::{Child, PATIENCE, Random, Role, Watchdog};
-use disk::Timeline;
+use disk::{Sync, Timeline, noting_syncs};
 use keys::{Facts, universe};
 use lives::{Count, World};
+use slablock::FanoutCache;
 
 /// In memory, where there is room: what is on the disk is the test's to say.
 fn new_dir() -> tempfile::TempDir {
@@ -118,6 +119,40 @@ fn chain(seed: u64, dir: &Path) -> Count {
         }
     }
     world.count
+}
+
+/// A record that is lost would make strangers of the shards, and a directory that is lost takes all with it.
+#[test]
+fn the_names_of_what_was_made_are_on_the_disk() {
+    let dir = new_dir();
+    let fanout = dir.path().join("fanout");
+    let (made, syncs) = noting_syncs(|| FanoutCache::open(&fanout, 2).map(drop));
+    made.unwrap();
+    let files = syncs.iter().filter(|sync| matches!(sync, Sync::File(_)));
+    // The record, and the slab of each shard before and after it is ready.
+    assert_eq!(files.count(), 5);
+    let directories: Vec<_> = syncs
+        .iter()
+        .filter_map(|sync| match sync {
+            Sync::Directory(path) => Some(path.clone()),
+            Sync::File(_) => None,
+        })
+        .collect();
+    let shards = [fanout.join("000"), fanout.join("001")];
+    let expected = [
+        dir.path(),
+        &fanout,
+        // The name of each shard, and the names in it.
+        &fanout,
+        &shards[0],
+        &fanout,
+        &shards[1],
+    ];
+    assert_eq!(directories, expected);
+    // The record's name is safe before there is a shard.
+    let record = syncs.iter().position(|s| matches!(s, Sync::File(_)));
+    assert_eq!(record, Some(1));
+    assert!(matches!(&syncs[2], Sync::Directory(path) if *path == fanout));
 }
 
 /// Says where it was, if it comes to a panic.
