@@ -11,6 +11,7 @@ mod common;
 mod descriptors;
 mod full_disk;
 
+mod read_only;
 mod replaced;
 mod signals;
 

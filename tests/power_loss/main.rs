@@ -18,10 +18,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use children::{Child, PATIENCE, Random, Role, Watchdog};
-use disk::{Sync, Timeline, noting_syncs};
+use disk::{Image, Sync, Timeline, noting_syncs};
 use keys::{Facts, universe};
+use layout::Layout;
 use lives::{Count, World};
-use slablock::FanoutCache;
+use slablock::{Averager, Cache, FanoutCache};
 
 /// In memory, where there is room: what is on the disk is the test's to say.
 fn new_dir() -> tempfile::TempDir {
@@ -119,6 +120,36 @@ fn chain(seed: u64, dir: &Path) -> Count {
         }
     }
     world.count
+}
+
+/// The first slot of a long average, torn: what tells its keys apart lies in the next slot, and the value was
+/// that of the key which had the slot before.
+#[test]
+fn an_average_never_has_the_value_of_the_one_that_had_its_slot() {
+    let dir = new_dir();
+    let store = dir.path().join("store");
+    let name = |n: u32| format!("names that begin alike for longer than a slot has room: {n}");
+    let cache = Cache::options().capacity(64).open(&store).unwrap();
+    let file = || std::fs::File::open(store.join("slab")).unwrap();
+    let first = Averager::new(&cache, name(1));
+    [1.0, 2.0, 3.0].iter().for_each(|n| first.add(*n).unwrap());
+    let before = Image::of(&file(), &Image::default());
+    assert!(cache.remove(name(1)).unwrap());
+    let second = Averager::new(&cache, name(2));
+    [5.0, 6.0, 7.0].iter().for_each(|n| second.add(*n).unwrap());
+    let mut image = Image::of(&file(), &before);
+    let slot = Layout::of(64).slot(0);
+    // From the second line of 64 bytes on, which is where a sector may begin.
+    image.set(slot + 64, &before.get::<128>(slot + 64));
+    image.set(layout::BOOT_ID, &[1; 16]);
+    drop((first, second, cache));
+    std::fs::remove_dir_all(&store).unwrap();
+    std::fs::create_dir(&store).unwrap();
+    image.write(&store.join("slab"));
+    let cache = Cache::open(&store).unwrap();
+    assert_eq!(cache.len().unwrap(), 1);
+    assert_eq!(Averager::new(&cache, name(2)).get().unwrap(), None);
+    assert!(cache.check().unwrap().is_sound());
 }
 
 /// A record that is lost would make strangers of the shards, and a directory that is lost takes all with it.
