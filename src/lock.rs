@@ -98,8 +98,7 @@ impl Lock {
     /// Takes the lock if it is free, expired or a dead one's; `None` if it is held. Does not wait for the
     /// lock. The first use of a key, or one while it is being removed, may have to wait for a process that
     /// makes or removes a key, which takes microseconds. If that one is stopped in the middle of it, for
-    /// 50 ms, and then the answer is `None`; if it is stopped while it makes the slab longer, until it
-    /// goes on or is killed.
+    /// 50 ms, and then the answer is `None`.
     #[inline(always)]
     pub fn try_acquire(&self) -> Result<Option<LockGuard<'_>>> {
         self.acquire_as(Patience::Never)

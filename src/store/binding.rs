@@ -9,6 +9,7 @@ use crate::os::clock;
 use crate::record::NO_VERSION;
 use crate::slab::{Meta, Slot, SlotId};
 use crate::store::Store;
+use crate::store::claim::{NoRoom, Room};
 use crate::store::index::{Found, Spec, check_lengths};
 use crate::store::stripe::StripeGuard;
 use crate::store::waiting::Patience;
@@ -231,8 +232,11 @@ impl Binding {
             let Some(stripe) = self.store.lock_stripe_within(stripe, patience)? else {
                 return Ok(None);
             };
-            if let Some(found) = self.find_or_create(&stripe)? {
-                return Ok(Some(self.remember(found)));
+            match self.find_or_create(&stripe, patience) {
+                Ok(found) => return Ok(Some(self.remember(found))),
+                Err(NoRoom::Late) => return Ok(None),
+                Err(NoRoom::Failed(error)) => return Err(error),
+                Err(NoRoom::Full) => {}
             }
             drop(stripe);
             if let Some(enough) = enough {
@@ -245,19 +249,19 @@ impl Binding {
         })
     }
 
-    /// `None`: there is no room.
-    fn find_or_create(&self, stripe: &StripeGuard<'_>) -> Result<Option<Found>> {
+    fn find_or_create(&self, stripe: &StripeGuard<'_>, patience: Patience) -> Room<Found> {
         let Some(found) = stripe.find(&self.key, self.hash)? else {
-            return stripe.create(&Spec {
+            let spec = Spec {
                 kind: self.kind,
                 key: &self.key,
                 hash: self.hash,
                 tag: &self.tag,
                 permits: self.permits,
-            });
+            };
+            return stripe.create(&spec, patience);
         };
         self.make_ours(stripe, found)?;
-        Ok(Some(found))
+        Ok(found)
     }
 
     /// Refuses a key that is not what this handle takes it for, and gives it this handle's tag.

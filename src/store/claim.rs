@@ -6,14 +6,33 @@
 
 use std::ops::Range;
 
-use crate::error::Result;
+use crate::error::Error;
 use crate::slab::layout::PERMITS_PER_BLOCK;
 use crate::slab::{CLAIMED, Growing, STATE_FREE, Slab, pack};
 use crate::store::stripe::StripeGuard;
+use crate::store::waiting::Patience;
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// The most blocks that a semaphore has.
 pub(super) const BLOCKS_MAX: u32 = 65_536 / PERMITS_PER_BLOCK;
+
+/// Room that was asked for.
+pub(crate) type Room<T> = Result<T, NoRoom>;
+
+/// Why there is no room to be had.
+pub(crate) enum NoRoom {
+    /// There is no run of that length.
+    Full,
+    /// The slab has to be made longer, and another was still at it when the patience was over.
+    Late,
+    Failed(Error),
+}
+
+impl From<Error> for NoRoom {
+    fn from(error: Error) -> NoRoom {
+        NoRoom::Failed(error)
+    }
+}
 
 /// So many in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,21 +85,19 @@ impl Pool {
 }
 
 impl StripeGuard<'_> {
-    /// Claims `count` in a row and returns the first, or `None` when there is no such run.
-    pub(super) fn claim(&self, pool: Pool, count: u32) -> Result<Option<u32>> {
+    /// Claims `count` in a row and returns the first.
+    pub(super) fn claim(&self, pool: Pool, count: u32, patience: Patience) -> Room<u32> {
         let slab = self.store.slab();
         let hint = pool.hint(slab).load(Ordering::Relaxed);
-        let found = match self.claim_from(pool, count, hint)? {
-            None if hint != 0 => self.claim_from(pool, count, 0)?,
-            other => other,
+        let first = match self.claim_from(pool, count, hint, patience) {
+            Err(NoRoom::Full) if hint != 0 => self.claim_from(pool, count, 0, patience)?,
+            other => other?,
         };
-        if let Some(first) = found {
-            pool.hint(slab).store(first + count, Ordering::Relaxed);
-        }
-        Ok(found)
+        pool.hint(slab).store(first + count, Ordering::Relaxed);
+        Ok(first)
     }
 
-    fn claim_from(&self, pool: Pool, count: u32, from: u32) -> Result<Option<u32>> {
+    fn claim_from(&self, pool: Pool, count: u32, from: u32, patience: Patience) -> Room<u32> {
         let slab = self.store.slab();
         let (mut at, mut run) = (from, 0);
         while let Some(state) = pool.state(slab, at) {
@@ -91,14 +108,14 @@ impl StripeGuard<'_> {
             };
             if run == count {
                 let first = at - count;
-                self.ensure_allocated(pool, at)?;
+                self.ensure_allocated(pool, at, patience)?;
                 if self.claim_run(pool, Run { first, count }) {
-                    return Ok(Some(first));
+                    return Ok(first);
                 }
                 run = 0;
             }
         }
-        Ok(None)
+        Err(NoRoom::Full)
     }
 
     /// Claims exactly this run, or nothing if somebody else was quicker.
@@ -169,14 +186,15 @@ impl StripeGuard<'_> {
         }
     }
 
-    fn ensure_allocated(&self, pool: Pool, count: u32) -> Result<()> {
+    fn ensure_allocated(&self, pool: Pool, count: u32, patience: Patience) -> Room<()> {
         let slab = self.store.slab();
         let what = pool.growing();
         debug_assert!(count <= pool.len(slab));
         if slab.covers(what, count - 1) {
             return Ok(());
         }
-        let _growth = self.store.lock_growth()?;
+        let growth = self.store.lock_growth_within(patience)?;
+        let _growth = growth.ok_or(NoRoom::Late)?;
         while slab.allocated(what) < count {
             if !slab.grow(what)? {
                 break;
@@ -185,6 +203,6 @@ impl StripeGuard<'_> {
         if slab.covers(what, count - 1) {
             return Ok(());
         }
-        Err(slab.corrupt("it is shorter than its header says"))
+        Err(slab.corrupt("it is shorter than its header says").into())
     }
 }

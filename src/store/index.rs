@@ -12,7 +12,7 @@ use crate::slab::{
     pack,
 };
 use crate::store::Store;
-use crate::store::claim::{Pool, Run};
+use crate::store::claim::{NoRoom, Pool, Room, Run};
 use crate::store::hash::hash;
 use crate::store::stripe::StripeGuard;
 use crate::store::waiting::Patience;
@@ -213,12 +213,12 @@ impl StripeGuard<'_> {
         Err(slab.corrupt(format!("the chain of bucket {bucket} does not end")))
     }
 
-    /// Makes a key that `find` did not find. `None`: there is no room.
+    /// Makes a key that `find` did not find.
     ///
     /// Killed after each step: (1) the intent names runs that are not claimed: nothing to undo; (2) the
     /// claims are undone; (3) the same, the contents mean nothing; (4) it is taken out of the chain, where
     /// nobody could find it yet, and the claims are undone; (5) it exists, and recovery does (6).
-    pub(crate) fn create(&self, spec: &Spec<'_>) -> Result<Option<Found>> {
+    pub(crate) fn create(&self, spec: &Spec<'_>, patience: Patience) -> Room<Found> {
         let slab = self.store.slab();
         let stripe = self.stripe();
         let place = Place::of(spec.kind, spec.key.len(), spec.tag.len());
@@ -230,11 +230,8 @@ impl StripeGuard<'_> {
         stripe.bucket.store(bucket.into(), Ordering::Relaxed);
         stripe.set_intent(Intent::Create);
         // 2
-        let claimed = self.claim_room(span, blocks);
-        let Ok(Some((first, first_block))) = claimed else {
-            stripe.set_intent(Intent::None);
-            return claimed.map(|_| None);
-        };
+        let claimed = self.claim_room(span, blocks, patience);
+        let (first, first_block) = claimed.inspect_err(|_| stripe.set_intent(Intent::None))?;
         // 3
         let meta = self.fill(spec, place, first, first_block)?;
         // 4
@@ -256,30 +253,25 @@ impl StripeGuard<'_> {
             count: blocks,
         };
         self.finish_create(slots, blocks);
-        Ok(Some(Found {
+        Ok(Found {
             id: first,
             meta,
             kind: spec.kind,
-        }))
+        })
     }
 
     /// Claims both runs, or neither.
-    fn claim_room(&self, span: u32, blocks: u32) -> Result<Option<(SlotId, u32)>> {
-        let slab = self.store.slab();
-        let Some(first) = self.claim(Pool::Slots, span)? else {
-            return Ok(None);
-        };
+    fn claim_room(&self, span: u32, blocks: u32, patience: Patience) -> Room<(SlotId, u32)> {
+        let first = self.claim(Pool::Slots, span, patience)?;
         let first_block = match blocks {
-            0 => Ok(Some(0)),
-            count => self.claim(Pool::Blocks, count),
+            0 => Ok(0),
+            count => self.claim(Pool::Blocks, count, patience),
         };
-        match (first_block, slab.slot_id(first)) {
-            (Ok(Some(block)), Some(id)) => Ok(Some((id, block))),
-            (failed, _) => {
-                self.unclaim(Pool::Slots, Run { first, count: span });
-                failed.map(|_| None)
-            }
-        }
+        let unclaim = || self.unclaim(Pool::Slots, Run { first, count: span });
+        let first_block = first_block.inspect_err(|_| unclaim())?;
+        // It was allocated, or it could not be claimed.
+        let id = self.store.slab().slot_id(first).ok_or(NoRoom::Full);
+        Ok((id.inspect_err(|_| unclaim())?, first_block))
     }
 
     /// Fills slots that nobody else can reach, all but the meta word.

@@ -57,13 +57,25 @@ impl Store {
         patience: Patience,
     ) -> Result<Option<StripeGuard<'_>>> {
         let process = self.process()?;
+        match self.lock_range_within(process, u64::from(number % STRIPES), patience)? {
+            Some(lock) => self.stripe_guard(process, number, lock).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn lock_range_within<'a>(
+        &self,
+        process: &'a Process,
+        byte: u64,
+        patience: Patience,
+    ) -> Result<Option<RangeGuard<'a>>> {
         let mut pauses = 0;
         loop {
-            if let Some(lock) = self.try_lock_range(process, u64::from(number % STRIPES))? {
-                return self.stripe_guard(process, number, lock).map(Some);
+            if let Some(lock) = self.try_lock_range(process, byte)? {
+                return Ok(Some(lock));
             }
             let left = match patience {
-                Patience::Forever => return self.lock_stripe(number).map(Some),
+                Patience::Forever => return self.lock_range(process, byte).map(Some),
                 _ if pauses < GRACE_PAUSES => PAUSE,
                 _ => match patience.left() {
                     Some(left) => left.min(PAUSE),
@@ -97,9 +109,10 @@ impl Store {
         Ok(guard)
     }
 
-    /// The lock under which regions grow. Held for one system call.
-    pub(crate) fn lock_growth(&self) -> Result<RangeGuard<'_>> {
-        self.lock_range(self.process()?, GROW_BYTE)
+    /// The lock under which regions grow, held for one system call. `None`: somebody who has it was stopped
+    /// there, perhaps, and the patience is over.
+    pub(crate) fn lock_growth_within(&self, patience: Patience) -> Result<Option<RangeGuard<'_>>> {
+        self.lock_range_within(self.process()?, GROW_BYTE, patience)
     }
 
     fn try_lock_range<'a>(

@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use slablock::{BoundedSemaphore, Cache};
 
 use crate::scene::{Board, End, Entry, NEVER, Scene, Trap, fast_dir, fork, fork_for, reap};
+use crate::stopped;
 
 /// What is done at every point.
 #[derive(Clone, Copy)]
@@ -403,13 +404,16 @@ impl Worker<'_> {
     }
 }
 
-/// Runs the operations that the command line chooses, or all; ends the process.
+/// Whether the command line chooses this: by a part of its name, or by nothing.
+fn is_chosen(name: &str) -> bool {
+    let words = std::env::args().skip(1).filter(|w| !w.starts_with('-'));
+    let words: Vec<String> = words.collect();
+    words.is_empty() || words.iter().any(|word| name.contains(word))
+}
+
+/// Runs what the command line chooses, or all; panics when anything failed.
 pub fn run(all: &[Operation]) {
-    let words: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|w| !w.starts_with('-'))
-        .collect();
-    let chosen = |o: &&Operation| words.is_empty() || words.iter().any(|w| o.name.contains(w));
+    let chosen = |operation: &&Operation| is_chosen(operation.name);
     let operations: Vec<Operation> = all.iter().filter(chosen).copied().collect();
     let limits = Limits::from_environment();
     let start = Instant::now();
@@ -420,6 +424,9 @@ pub fn run(all: &[Operation]) {
     println!("seed {}, in {}", limits.seed, root.path().display());
     let tally: &'static Board = Box::leak(Box::new(Board::new(1 + operations.len() * COUNTS)));
     let surveyor: &'static Board = Box::leak(Box::new(Board::new(TRACE + TRACE_MAX)));
+    if is_chosen("stopped") {
+        stopped::run(root.path(), surveyor);
+    }
     let (units, points) = plan(&operations, root.path(), surveyor, &limits);
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
     let children: Vec<Pid> = (0..workers)

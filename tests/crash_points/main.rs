@@ -13,7 +13,7 @@
 //!
 //! `scene` is the stage of one death: a store, processes, a board that outlives them. `drive` says who dies
 //! where. The operations are in `places` (opening, repairing), `keys` (making, removing), `holds` (taking,
-//! giving back) and `averages`.
+//! giving back) and `averages`. `stopped` is about processes that are stopped at a point instead.
 
 #[cfg(crash_points)]
 mod averages;
@@ -32,6 +32,8 @@ mod places;
 mod scene;
 #[cfg(crash_points)]
 mod stage;
+#[cfg(crash_points)]
+mod stopped;
 
 #[cfg(crash_points)]
 fn main() {

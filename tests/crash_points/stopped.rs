@@ -1,0 +1,93 @@
+//! Stopping instead of dying: a process that is stopped at any point of making a key, for which the slab has to
+//! grow twice, keeps nobody who will not wait from an answer in time. It was for ever, while it grew the slab.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use slablock::{BoundedSemaphore, Lock};
+
+use crate::scene::{Board, End, Entry, NEVER, Scene, Trap, fork, reap};
+use crate::stage::{KEY, open};
+
+/// What `acquire_timeout` is given.
+const TIMEOUT: Duration = Duration::from_millis(20);
+/// Time, and 50 ms for each lock that somebody may have been stopped with; the rest is for a busy machine.
+const IN_TIME: Duration = Duration::from_secs(2);
+
+/// Runs all of it; says for how many points, and at how many of them somebody went away empty-handed.
+pub fn run(root: &Path, board: &'static Board) {
+    let (mut at, mut refused, mut longest) = (1, 0, Duration::ZERO);
+    while let Some((none, took)) = one_stop(root, board, at) {
+        at += 1;
+        refused += u32::from(none);
+        longest = longest.max(took);
+    }
+    println!(
+        "stopped at {} points of making a semaphore; {refused} times nobody else could make a key; \
+         the longest answer took {longest:?}",
+        at - 1
+    );
+    assert!(refused > 0, "nobody was stopped with a lock");
+}
+
+/// `None`: there is no such point. Otherwise whether somebody else was refused a new key, and how long the
+/// answers took.
+fn one_stop(root: &Path, board: &'static Board, at: u64) -> Option<(bool, Duration)> {
+    let scene = Scene::new(root, board);
+    assert_eq!(reap(fork(|| drop(open(&scene)))), End::Done);
+    let stopped = fork(|| {
+        let cache = open(&scene);
+        let pool = BoundedSemaphore::new(&cache, KEY, 9);
+        let trap = Trap::stopping(board, at);
+        trap.arm();
+        let guard = pool.try_acquire();
+        trap.disarm();
+        scene.saw(guard.unwrap().expect("a permit").into_token());
+    });
+    let state = waitpid(stopped, Some(WaitPidFlag::WUNTRACED)).expect("a child");
+    if state == WaitStatus::Exited(stopped, 0) {
+        return None;
+    }
+    assert_eq!(state, WaitStatus::Stopped(stopped, Signal::SIGSTOP));
+    let others = reap(fork(|| ask(&scene, board)));
+    kill(stopped, Signal::SIGKILL).expect("to kill a child");
+    assert_eq!(reap(stopped), End::Killed);
+    assert_eq!(others, End::Done, "stopped at {:?}", board.place());
+    let last = fork(|| {
+        let cache = open(&scene);
+        let pool = BoundedSemaphore::new(&cache, KEY, 9);
+        let all: Vec<_> = (0..9).map(|_| pool.try_acquire().unwrap()).collect();
+        assert!(all.iter().all(Option::is_some));
+        assert!(cache.check().unwrap().is_sound());
+    });
+    assert_eq!(reap(last), End::Done);
+    let took = board.get(Entry::Done);
+    let refused = board.get(Entry::Own) > 0;
+    Some((refused, Duration::from_micros(took)))
+}
+
+/// Asks for new keys of both kinds, without patience and with a little.
+fn ask(scene: &Scene, board: &'static Board) {
+    Trap::set(board, NEVER, 0);
+    let cache = open(scene);
+    let (mut refused, mut longest) = (false, Duration::ZERO);
+    for n in 0..2 {
+        let lock = Lock::new(&cache, format!("lock {n}"));
+        let pool = BoundedSemaphore::new(&cache, format!("pool {n}"), 5);
+        let timeout = if n == 0 { Duration::ZERO } else { TIMEOUT };
+        for kind in 0..2 {
+            let start = Instant::now();
+            let got = match kind {
+                0 => lock.acquire_timeout(timeout).unwrap().is_some(),
+                _ => pool.acquire_timeout(timeout).unwrap().is_some(),
+            };
+            refused |= !got;
+            longest = longest.max(start.elapsed());
+        }
+    }
+    assert!(longest < IN_TIME, "an answer took {longest:?}");
+    board.set(Entry::Own, u64::from(refused));
+    board.set(Entry::Done, longest.as_micros() as u64);
+}
