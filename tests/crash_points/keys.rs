@@ -80,7 +80,7 @@ pub const ALL: &[Operation] = &[
                     .release()
                     .unwrap();
             }
-            let allocated = u32::from_le_bytes(scene.peek(crate::common::layout::COUNTERS + 4));
+            let allocated = u32::from_le_bytes(scene.peek(crate::layout::COUNTERS + 4));
             assert_eq!(allocated, 256);
         },
         companion: None,

@@ -8,24 +8,31 @@
 //! RUSTFLAGS="--cfg crash_points" CARGO_TARGET_DIR=target/crash cargo test --release --test crash_points
 //! ```
 //!
-//! Words after `--` choose operations by parts of their names. Environment: `SLABLOCK_CRASH_SEED` repeats a
-//! choice of points, `SLABLOCK_CRASH_PAIRS` is how many pairs to try for each operation (`all`: all there are).
+//! Words after `--` choose operations by parts of their names. In the environment, `SLABLOCK_CRASH_SEED` repeats
+//! a choice of points; `SLABLOCK_CRASH_SINGLES`, `SLABLOCK_CRASH_PAIRS` and `SLABLOCK_CRASH_SECONDS` are how many
+//! points of an operation to try, how many pairs, and for how long to try pairs; `all` is no limit.
 //!
-//! `scene` is the stage of one death: a store, processes, a board that outlives them. `drive` says who dies
-//! where. The operations are in `places` (opening, repairing), `keys` (making, removing), `holds` (taking,
-//! giving back) and `averages`. `stopped` is about processes that are stopped at a point instead.
+//! `scene` is the stage of one death: a store, processes, a board that outlives them; `stage` what all scenes
+//! have in common. `drive` is about one or two deaths, `choice` about which points, `campaign` about all of
+//! them. The operations are in `places` (opening, repairing), `keys` (making, removing), `holds` (taking, giving
+//! back) and `averages`. `stopped` is about processes that are stopped at a point instead.
 
 #[cfg(crash_points)]
 mod averages;
 #[cfg(crash_points)]
-#[path = "../common/mod.rs"]
-mod common;
+mod campaign;
+#[cfg(crash_points)]
+mod choice;
 #[cfg(crash_points)]
 mod drive;
 #[cfg(crash_points)]
 mod holds;
 #[cfg(crash_points)]
 mod keys;
+#[cfg(crash_points)]
+#[path = "../common/layout.rs"]
+#[allow(dead_code)]
+mod layout;
 #[cfg(crash_points)]
 mod places;
 #[cfg(crash_points)]
@@ -40,7 +47,7 @@ fn main() {
     // Asks the processor what it can, which costs each process that does so a fifth of a millisecond.
     crc32fast::hash(&[0; 64]);
     let operations = [places::ALL, keys::ALL, holds::ALL, averages::ALL].concat();
-    drive::run(&operations);
+    campaign::run(&operations);
 }
 
 #[cfg(not(crash_points))]

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use slablock::{Averager, BoundedSemaphore, Cache, FanoutCache, Lock};
 
-use crate::common::layout::{self, Layout};
 use crate::drive::{Operation, Order, Stage, no_leak, standard};
+use crate::layout::{self, Layout};
 use crate::scene::{Entry, NEVER, Scene, Trap, in_a_fork};
 use crate::stage::{CAPACITY, KEY, die_holding, open, take_over};
 
