@@ -19,7 +19,7 @@ use nix::{
 use std::os::fd::AsFd;
 
 /// The signals that ask a program to end.
-const ENDING: [Signal; 4] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT];
+pub const ENDING: [Signal; 4] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT];
 
 /// The ending signals and the news of a child, blocked for as long as the process lives.
 pub struct Signals {

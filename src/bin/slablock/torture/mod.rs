@@ -174,11 +174,14 @@ fn judge(site: &Site, oracle: &mut Oracle, summary: &mut Summary) -> Result<Vec<
         .lines()
         .map(str::to_owned)
         .collect();
-    let problems = site.problems()?;
+    let problems = match site.problems() {
+        Ok(problems) => problems,
+        Err(error) => vec![error.to_string()],
+    };
     summary.is_sound &= problems.is_empty();
     told.extend(problems);
     let lines = journal::read(&Site::journal_path(&site.dir))?;
-    let (facts, violations) = oracle.judge(&lines, &leftovers(site)?);
+    let (facts, violations) = oracle.judge(&lines, &leftovers(site, &mut told)?);
     summary.add(&facts);
     told.extend(violations.iter().map(|v| with_evidence(oracle, v, &lines)));
     summary.violations += told.len() as u64;
@@ -202,8 +205,8 @@ fn tell(violations: &[String]) {
     }
 }
 
-/// What is there when nobody is left.
-fn leftovers(site: &Site) -> Result<Leftovers, Failure> {
+/// What is there when nobody is left. What cannot be read is told.
+fn leftovers(site: &Site, told: &mut Vec<String>) -> Result<Leftovers, Failure> {
     let mut leftovers = Leftovers::default();
     for key in 0..site.keys.len() {
         let counter = match site.counter(key) {
@@ -212,10 +215,13 @@ fn leftovers(site: &Site) -> Result<Leftovers, Failure> {
         };
         leftovers.counters.push(counter);
         let sum = match &site.handles[key] {
-            Handle::Average(average) => {
-                let seen = average.summary()?;
-                Some(seen.map_or((0, 0.0), |seen| (seen.count, seen.total)))
-            }
+            Handle::Average(average) => match average.summary() {
+                Ok(seen) => Some(seen.map_or((0, 0.0), |seen| (seen.count, seen.total))),
+                Err(error) => {
+                    told.push(error.to_string());
+                    None
+                }
+            },
             _ => None,
         };
         leftovers.sums.push(sum);

@@ -20,6 +20,7 @@ use super::{Standing, Worker};
 use crate::{
     child::{self, Forked},
     failure::Failure,
+    signals::ENDING,
     torture::{
         guard::Guard,
         journal::{Event, now_ns},
@@ -33,7 +34,7 @@ const CHILD_STEPS: u64 = 40;
 const THREADS: usize = 3;
 const THREAD_STEPS: u64 = 20;
 /// No process lives nearly as long, unless it hangs and whoever would end it is gone.
-const LIFE_MAX_S: u32 = 120;
+const LIFE_MAX_S: u32 = 40;
 /// For `Did`: opening the stores anew.
 const OPENED: u64 = 0;
 
@@ -79,8 +80,8 @@ pub fn resume(dir: &Path, plan: WorkerPlan) -> Result<u8, Failure> {
 
 fn die_with_master(master: i32) -> Result<(), Failure> {
     alarm::set(LIFE_MAX_S);
-    // The torturer blocks signals, and a new process inherits that.
-    SigSet::empty().thread_set_mask()?;
+    // A key at the terminal reaches all of us; it is the torturer who ends this in order.
+    ENDING.into_iter().collect::<SigSet>().thread_block()?;
     set_pdeathsig(Signal::SIGKILL)?;
     match getppid().as_raw() == master {
         true => Ok(()),

@@ -79,7 +79,10 @@ impl<'a> Worker<'a> {
     }
 
     fn make_room(&mut self) -> Result<bool, Failure> {
-        let held = self.site.small.keys()?;
+        let held = match self.site.small.keys() {
+            Ok(held) => held,
+            Err(error) => return self.complain(error).map(|()| false),
+        };
         let Some(info) = held.first() else {
             return Ok(false);
         };
@@ -97,9 +100,10 @@ impl<'a> Worker<'a> {
         if !is_plain_semaphore || guards.is_empty() {
             return Ok(());
         }
-        match self.site.handles[key].acquire(Patience::None)? {
-            None => Ok(()),
-            Some(_) => self.complain(format_args!(
+        match self.site.handles[key].acquire(Patience::None) {
+            Ok(None) => Ok(()),
+            Err(error) => self.complain(error),
+            Ok(Some(_)) => self.complain(format_args!(
                 "{}: more permits than its value could be had",
                 spec.name
             )),

@@ -75,10 +75,13 @@ impl<'a> Worker<'a> {
     }
 
     fn steps(&mut self, steps: u64) -> Result<(), Failure> {
-        for _ in 0..steps {
+        let own_seed = Random::of(self.plan.seed, self.plan.id).next();
+        for step in 0..steps {
             if now_ns()? >= self.plan.until_ns {
                 break;
             }
+            // Anew for each step: what it tries does not depend on what came of the steps before.
+            self.random = Random::of(own_seed, step);
             self.step()?;
         }
         Ok(())
