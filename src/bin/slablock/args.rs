@@ -66,7 +66,8 @@ what the stores say, it is judged:
   a plain file under each lock, read and written without care, counts every hold
   whoever follows a dead holder is told so; nobody is told of the death of one who lives
   sums under averages are exact; a killed add has happened whole or not at all
-  nobody waits longer than --bound for what nobody holds (time in which somebody is stopped not counted)
+  nobody waits longer than --bound for what nobody holds (not counted: time in which somebody is
+  stopped, or the machine stands still)
   in the end all locks and permits can be had, and the stores are sound
 
 The seed repeats the schedule: whom to strike after which pause, and what each worker tries to do in

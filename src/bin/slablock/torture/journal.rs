@@ -88,6 +88,9 @@ events! {
     "stop" Stop { pid }
     "cont" Cont { pid }
     "dead" Dead { pid }
+    /// The torturer, who waits for nobody, was to go on at `from` and only now gets to: so did
+    /// everybody else, for the machine stood still.
+    "stall" Stall { from }
 }
 
 /// A line of the journal.

@@ -40,6 +40,10 @@ const LONG_STOP_ONCE_IN: u64 = 40;
 const LONG_STOP_NS: (u64, u64) = (50_000_000, 250_000_000);
 /// After the end of a round, whoever does not end by itself within this hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How often it looks meanwhile who does.
+const END_TICK: Duration = Duration::from_millis(50);
+/// Being late by more than that is no matter of a busy machine, but of one that stands still.
+const STALL_NS: u64 = 100_000_000;
 /// The stream of the torturer's generator; no worker has that id.
 const STREAM: u64 = u64::MAX;
 
@@ -103,9 +107,11 @@ impl<'a> Torturer<'a> {
     ) -> Result<Ended, Failure> {
         let mut ended = Ended::InTime;
         let mut blow_ns = now_ns()?;
+        let mut due_ns = blow_ns;
         loop {
             self.bury()?;
-            let now = now_ns()?;
+            let now = self.note_stall(due_ns)?;
+            due_ns = now;
             if now >= until_ns || ended != Ended::InTime {
                 break;
             }
@@ -120,6 +126,7 @@ impl<'a> Torturer<'a> {
             let resume_ns = self.resumptions.peek().map_or(u64::MAX, |r| r.0.0);
             let next_ns = blow_ns.min(resume_ns).min(until_ns);
             let next = Instant::now() + Duration::from_nanos(next_ns.saturating_sub(now));
+            due_ns = next_ns;
             if let Some(arrived) = self.signals.next(Some(next))?
                 && arrived.signal != SIGCHLD
             {
@@ -260,7 +267,10 @@ impl<'a> Torturer<'a> {
     fn let_end(&mut self) -> Result<(), Failure> {
         self.resume_those_due(u64::MAX)?;
         let deadline = Instant::now() + PATIENCE;
+        let mut due_ns = now_ns()?;
         loop {
+            let now = self.note_stall(due_ns)?;
+            due_ns = now;
             match self.bury_one(Some(WaitPidFlag::WNOHANG))? {
                 None => return Ok(()),
                 Some(true) => continue,
@@ -269,9 +279,8 @@ impl<'a> Torturer<'a> {
             if Instant::now() >= deadline {
                 return self.end_those_who_hang();
             }
-            self.signals.next(Some(
-                deadline.min(Instant::now() + Duration::from_millis(100)),
-            ))?;
+            self.signals.next(Some(Instant::now() + END_TICK))?;
+            due_ns = now + END_TICK.as_nanos() as u64;
         }
     }
 
@@ -291,6 +300,15 @@ impl<'a> Torturer<'a> {
         // Children of workers end by themselves, or at the latest by their alarm.
         while self.bury_one(None)?.is_some() {}
         Ok(())
+    }
+
+    /// What time it is, and a word in the journal if it should be much earlier.
+    fn note_stall(&self, due_ns: u64) -> Result<u64, Failure> {
+        let now = now_ns()?;
+        if now > due_ns + STALL_NS {
+            self.tell(Event::Stall { from: due_ns })?;
+        }
+        Ok(now)
     }
 
     fn tell(&self, event: Event) -> Result<(), Failure> {

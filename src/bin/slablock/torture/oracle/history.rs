@@ -162,6 +162,7 @@ impl Reader<'_> {
             Event::Dead { pid } => self.dead(at, pid as u32),
             Event::Stop { pid } => drop(self.open.stops.insert(pid as u32, at)),
             Event::Cont { pid } => self.no_longer_stopped(at, pid as u32),
+            Event::Stall { from } => self.stopped.push((from, at.max(from))),
             Event::Add { key, value, times } => {
                 let addition = Addition {
                     value,

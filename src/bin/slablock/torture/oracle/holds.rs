@@ -152,8 +152,10 @@ impl<'a> Judge<'a> {
             if before.give.is_some() || before.lost.is_some() || self.spec.tag.is_some() {
                 continue;
             }
-            // Until it was gone, one with a lease may have been late and alive.
-            let must_be_told = self.spec.lease.is_none() || next.asked > gone;
+            // With a lease, others may have had it in between who did not get to tell: one who took over
+            // while it lived, and one who was told of its death and then was late itself.
+            let by_lease = next.asked > gone && (next.token == before.token + 1 || !next.overran);
+            let must_be_told = self.spec.lease.is_none() || by_lease;
             let pid = life.pid;
             match next.told_of {
                 None if must_be_told => {

@@ -1,7 +1,8 @@
 //! When somebody was stopped: time for which nobody else is blamed.
 //!
 //! A stopped process may hold, or be in the middle of anything; whoever waits for it waits
-//! legitimately. So bounds apply to the time in which nobody at all was stopped.
+//! legitimately. So bounds apply to the time in which nobody at all was stopped. Nor is anybody blamed
+//! while the machine stands still, which the torturer notices by being late itself.
 
 /// Spans of time in which at least one process was stopped, apart from one another and ascending.
 #[derive(Default)]

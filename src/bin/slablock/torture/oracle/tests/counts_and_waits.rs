@@ -129,6 +129,20 @@ fn nobody_is_blamed_for_time_in_which_somebody_is_stopped() {
 }
 
 #[test]
+fn nobody_is_blamed_while_the_machine_stands_still() {
+    let mut story = Story::new();
+    story
+        .take(10, 1, "lock", 1)
+        .want(20, 2, "lock")
+        .give(30, 1, "lock", 1);
+    story.take(3_500, 2, "lock", 2).give(3_600, 2, "lock", 2);
+    story.is_caught("for what nobody held");
+    let from = 31 * MS;
+    story.line(3_000, 0, Event::Stall { from });
+    story.is_clean();
+}
+
+#[test]
 fn takeovers_are_measured_from_the_kill() {
     let mut story = Story::new();
     let key = story.key("lock");

@@ -194,6 +194,33 @@ fn a_lease_that_ends_early_is_caught() {
 }
 
 #[test]
+fn a_death_under_a_lease_is_told_unless_others_came_in_between() {
+    let followed = |token, overran| {
+        let mut story = Story::new();
+        story.take(10, 1, "leased-lock", 1).killed(15, 1);
+        let (key, asked) = (story.key("leased-lock"), 29 * MS);
+        let (permit, died) = (0, 0);
+        let take = Event::Take {
+            key,
+            token,
+            asked,
+            permit,
+            died,
+            overran,
+        };
+        story
+            .line(30, 2, take)
+            .give(31, 2, "leased-lock", token)
+            .kept(31, 2, "leased-lock", token);
+        story
+    };
+    // Another one was told of the death, did not get to say so, and was late.
+    followed(3, 1).is_clean();
+    followed(3, 0).is_caught("was not told");
+    followed(2, 1).is_caught("was not told");
+}
+
+#[test]
 fn a_loss_without_a_reason_is_caught() {
     let mut story = Story::new();
     story
