@@ -17,6 +17,8 @@ pub(crate) enum Rule {
     GiveBackReleases,
     /// H2: giving back is an exchange of the exact word.
     GiveBackExchanges,
+    /// H2: taking is an exchange of the exact word that was judged.
+    TakeExact,
     /// H3: each grant has a higher sequence.
     SequenceGrows,
     /// L1: a deadline is that of the hold whose tag it has.

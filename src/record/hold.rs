@@ -48,6 +48,16 @@ pub(crate) enum Returned {
     Lost,
 }
 
+/// What came of freeing a word of the dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cleared {
+    /// It is nobody's, or somebody's who lives.
+    Nothing,
+    Freed,
+    /// This one is dead, and was taking the key away: whoever locks the stripe next ends that.
+    Retiring(ParticipantId),
+}
+
 impl Hold {
     #[cfg(any(loom, test))]
     pub(crate) fn new() -> Hold {
@@ -80,6 +90,10 @@ impl Hold {
         contended: bool,
     ) -> Result<Word, Word> {
         let mine = Word::held(me, sequence);
+        if left_out(Rule::TakeExact) {
+            self.word.store(mine.bits(), Ordering::Release);
+            return Ok(mine);
+        }
         let asked = contended && !left_out(Rule::SleeperMarks);
         if asked || seen.is_contended() && !left_out(Rule::MarkStays) {
             return self.exchange(seen, mine.contended());
@@ -153,6 +167,27 @@ impl Hold {
             Ok(_) => Returned::Free,
             Err(_) => Returned::Lost,
         }
+    }
+
+    /// Frees the word if its holder is dead, in a sweep. Who is, and which process it was, says `dead`.
+    pub(crate) fn free_dead(&self, dead: impl Fn(ParticipantId) -> Option<u32>) -> Cleared {
+        let mut seen = self.load();
+        // Again when it fails: a waiter may just have set the contended bit of the dead one's hold.
+        while let Some(holder) = seen.participant() {
+            let Some(pid) = dead(holder) else {
+                return Cleared::Nothing;
+            };
+            if seen.is_retiring() {
+                return Cleared::Retiring(holder);
+            }
+            // Waiters are not woken from here: they look again soon by themselves. (Should somebody take
+            // over between the two steps of this, its stamp is lost, which is for showing only.)
+            if self.abandon(seen, pid) != Returned::Lost {
+                return Cleared::Freed;
+            }
+            seen = self.load();
+        }
+        Cleared::Nothing
     }
 
     /// Begins to take the key away: exactly `seen` becomes `me`'s, retiring, one sequence higher, so that

@@ -18,7 +18,7 @@ mod word;
 #[cfg(all(any(fuzzing, test), not(loom)))]
 pub(crate) use cells::seal_of;
 pub(crate) use cells::{Cell, Cells, Damaged, NO_VERSION, PAYLOAD_WORDS};
-pub(crate) use hold::{Hold, Judgement, Returned, next_sequence};
+pub(crate) use hold::{Cleared, Hold, Judgement, Returned, next_sequence};
 pub(crate) use lease::Lease;
 pub(crate) use stamp::Stamp;
 pub(crate) use taking::{Look, Taker, look_at_all};

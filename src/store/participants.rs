@@ -7,7 +7,7 @@
 use crate::error::{Error, Result};
 use crate::os::process::{self, Identity};
 use crate::os::{clock, range_lock};
-use crate::record::{Hold, PARTICIPANT_MAX, ParticipantId, Returned};
+use crate::record::{Cleared, Hold, PARTICIPANT_MAX, ParticipantId};
 use crate::slab::layout::PERMITS_PER_BLOCK;
 use crate::slab::{Growing, PARTICIPANT_SHARED, PARTICIPANT_USED, Participant, Slab, SlotId};
 use crate::store::lock_files::LockFiles;
@@ -125,21 +125,11 @@ fn sweep(slab: &Slab, files: &LockFiles, identity: &Identity) -> Result<()> {
         dead[usize::from(number)] = used && is_gone(slab, files, identity, number, true)?;
     }
     each_hold(slab, |hold| {
-        let mut seen = hold.load();
-        // Again when it fails: a waiter may just have set the contended bit of the dead one's hold.
-        while let Some(holder) = seen.participant().filter(|p| dead[usize::from(p.get())]) {
-            if seen.is_retiring() {
-                // The next one to lock the stripe ends it; until then the number stays taken.
-                dead[usize::from(holder.get())] = false;
-                return;
-            }
-            let pid = slab.participant(holder.get()).map_or(0, pid_of);
-            // Waiters are not woken from here: they look again soon by themselves. (Should somebody take over
-            // between the two steps of this, its stamp is lost, which is for showing only.)
-            if hold.abandon(seen, pid) != Returned::Lost {
-                return;
-            }
-            seen = hold.load();
+        let pid = |p: ParticipantId| slab.participant(p.get()).map_or(0, pid_of);
+        let cleared = hold.free_dead(|p| dead[usize::from(p.get())].then(|| pid(p)));
+        // The next one to lock the stripe ends it; until then the number stays taken.
+        if let Cleared::Retiring(holder) = cleared {
+            dead[usize::from(holder.get())] = false;
         }
     });
     for number in (1..=PARTICIPANT_MAX).filter(|n| dead[usize::from(*n)]) {

@@ -9,6 +9,8 @@
 mod cells;
 mod hold;
 mod lease;
+mod permits;
+mod recovery;
 mod waiting;
 mod world;
 
