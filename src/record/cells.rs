@@ -131,7 +131,6 @@ impl Cells<'_> {
     /// Starts from `payload`, whatever was there, with versions of their own for each `life` of the slot:
     /// after a power loss the cells of one life may lie beside the selector and the key of another. Only
     /// while nobody else can see the cells.
-    #[cfg(not(loom))]
     pub(crate) fn reset(&self, payload: &[u64; PAYLOAD_WORDS], life: u32) {
         let first = u64::from(life) << 32;
         self.cells[0].store(payload, first);

@@ -35,14 +35,32 @@ pub(crate) enum Rule {
     LatchUnleased,
     /// H4: the life is checked after the word was loaded.
     LifeAfterWord,
+    /// H4: exchanges release what was done before them.
+    ExchangeReleases,
+    /// H4: retiring raises the sequence.
+    RetiringRaises,
+    /// H4: the words are taken before the life ends.
+    WordsBeforeLife,
     /// H5: dead is judged before expired.
     DeadFirst,
     /// H5: a dead one's word that is freed says so.
     AbandonedSaysSo,
+    /// H6: who removes idle keys takes only words that are plainly free.
+    IdleTakesNobodys,
+    /// H6: an average is not taken from a living one in the middle of an `add`.
+    LivingUndisturbed,
+    /// H6: a dead one's removal is undone unless it had all words.
+    UndoneUnlessAll,
     /// H7: a token is drawn by one addition.
     TokenDrawnOnce,
     /// H7: a token is above the permit's sequence.
     TokenAboveWord,
+    /// S2: a life ends with a higher generation.
+    GenerationGrows,
+    /// S4: the words of a new key start at the floor.
+    FloorHeeded,
+    /// I6: a fence comes before a slot is filled anew.
+    FillFenced,
     /// W1: the wake word is read before the look.
     WakeReadFirst,
     /// W1: who is about to sleep marks the word.
@@ -53,6 +71,8 @@ pub(crate) enum Rule {
     WakeRaised,
     /// W1: raising releases, reading acquires.
     WakeOrders,
+    /// W1: a removal wakes everybody.
+    RemovalWakes,
     /// W2: no sleep is for ever.
     SleepBounded,
     /// W3: who has slept takes with the mark.

@@ -194,7 +194,10 @@ impl Hold {
     /// no compare-exchange prepared before can succeed after (H4).
     pub(crate) fn retire(&self, seen: Word, me: ParticipantId) -> Result<Word, Word> {
         // At the very end, which no machine reaches, it stays where it is.
-        let sequence = next_sequence(seen).unwrap_or(SEQUENCE_MAX);
+        let sequence = match left_out(Rule::RetiringRaises) {
+            true => seen.sequence(),
+            false => next_sequence(seen).unwrap_or(SEQUENCE_MAX),
+        };
         self.exchange(seen, Word::retiring(me, sequence))
     }
 
@@ -209,7 +212,10 @@ impl Hold {
 
     /// Makes the word plainly free with a sequence of at least `floor`, before its slot goes to a new key.
     pub(crate) fn raise_sequence(&self, floor: u64) {
-        let floor = floor.min(SEQUENCE_MAX);
+        let floor = match left_out(Rule::FloorHeeded) {
+            true => 0,
+            false => floor.min(SEQUENCE_MAX),
+        };
         let mut seen = self.load();
         while seen.sequence() < floor || !seen.is_plainly_free() {
             let raised = Word::free(seen.sequence().max(floor));
@@ -230,11 +236,15 @@ impl Hold {
     #[inline(always)]
     fn exchange(&self, seen: Word, new: Word) -> Result<Word, Word> {
         // AcqRel: takes acquire, and what a retirement or recovery did before is released with it.
+        let success = match left_out(Rule::ExchangeReleases) {
+            true => Ordering::Acquire,
+            false => ordered(Rule::TakeAcquires, Ordering::AcqRel),
+        };
         self.word
             .compare_exchange(
                 seen.bits(),
                 new.bits(),
-                ordered(Rule::TakeAcquires, Ordering::AcqRel),
+                success,
                 ordered(Rule::TakeAcquires, Ordering::Acquire),
             )
             .map(|_| new)

@@ -7,8 +7,10 @@ mod cells;
 mod controls;
 mod hold;
 mod lease;
+pub(crate) mod life;
 #[cfg(all(loom, test))]
 mod models;
+mod removal;
 mod stamp;
 mod taking;
 pub(crate) mod ticket;
@@ -20,6 +22,7 @@ pub(crate) use cells::seal_of;
 pub(crate) use cells::{Cell, Cells, Damaged, NO_VERSION, PAYLOAD_WORDS};
 pub(crate) use hold::{Cleared, Hold, Judgement, Returned, next_sequence};
 pub(crate) use lease::Lease;
+pub(crate) use removal::{Force, Left, Removal};
 pub(crate) use stamp::Stamp;
 pub(crate) use taking::{Look, Taker, look_at_all};
 pub(crate) use word::{

@@ -58,22 +58,6 @@ impl Meta {
             | (self.tag_len as u64) << 47
     }
 
-    /// The slot without a key, in its next life.
-    pub(crate) fn retired(self) -> Meta {
-        Meta {
-            generation: self.generation.wrapping_add(1),
-            kind: None,
-            key_len: 0,
-            tag_len: 0,
-        }
-    }
-
-    /// What a handle remembers of a slot: all but the lengths.
-    #[inline]
-    pub(crate) fn life(bits: u64) -> u64 {
-        bits & ((1 << 36) - 1)
-    }
-
     /// The life of that generation and kind.
     #[inline]
     pub(crate) fn life_of(generation: u32, kind: Kind) -> u64 {
@@ -95,6 +79,8 @@ fn kind_bits(kind: Option<Kind>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::life;
+    use crate::sync::{AtomicU64, Ordering};
 
     #[test]
     fn metas_come_back_and_nonsense_does_not() {
@@ -105,8 +91,14 @@ mod tests {
             tag_len: TAG_BYTES_MAX,
         };
         assert_eq!(Meta::decode(meta.encode()), Some(meta));
-        let retired = meta.retired();
-        assert_eq!(Meta::decode(retired.encode()), Some(retired));
+        let word = AtomicU64::new(meta.encode());
+        assert!(life::is_current(
+            &word,
+            Meta::life_of(u32::MAX, Kind::Averager)
+        ));
+        life::end(&word);
+        let retired = Meta::decode(word.load(Ordering::Relaxed)).unwrap();
+        assert!(life::is_over(&word) && retired.kind.is_none());
         assert_eq!(retired.generation, 0);
         for bad in [
             5 << 32,

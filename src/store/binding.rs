@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result, show_key};
 use crate::os::clock;
-use crate::record::NO_VERSION;
+use crate::record::{NO_VERSION, life};
 use crate::slab::{Meta, Slot, SlotId};
 use crate::store::Store;
 use crate::store::claim::{NoRoom, Room};
@@ -49,7 +49,7 @@ impl Spot {
     /// words first, so a word read in this life cannot be taken in the next (H4).
     #[inline]
     pub(crate) fn is_current(self, slot: &Slot, kind: Kind) -> bool {
-        Meta::life(slot.meta.load(Ordering::Acquire)) == Meta::life_of(self.generation, kind)
+        life::is_current(&slot.meta, Meta::life_of(self.generation, kind))
     }
 }
 

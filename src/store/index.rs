@@ -5,7 +5,7 @@
 //! it counts only under the stripe. All changes are made there.
 
 use crate::error::{Error, Result, show_key};
-use crate::record::reachable;
+use crate::record::{life, reachable};
 use crate::slab::layout::PERMITS_PER_BLOCK;
 use crate::slab::{
     BODY_WORDS, Intent, KEY_BYTES_MAX, Meta, STATE_TAIL, STATE_USED, Slab, SlotId, TAG_BYTES_MAX,
@@ -278,6 +278,7 @@ impl StripeGuard<'_> {
     fn fill(&self, spec: &Spec<'_>, place: Place, id: SlotId, first_block: u32) -> Result<Meta> {
         let slab = self.store.slab();
         let slot = slab.slot(id);
+        life::before_filling();
         let floor = self.stripe().floor.load(Ordering::Relaxed);
         slot.hold.raise_sequence(floor);
         slot.hash.store(spec.hash as u32, Ordering::Relaxed);

@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::os::futex;
-use crate::record::{Hold, Word, reachable};
+use crate::record::{Force, Hold, Left, Removal, reachable};
 use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
 use crate::slab::{Intent, SlotId, pack, unpack};
 use crate::store::Store;
@@ -14,23 +14,10 @@ use crate::store::waiting::Patience;
 use crate::sync::{AtomicU64, Ordering};
 use crate::types::Kind;
 
-/// Whose key may be taken away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Force {
-    /// Nobody's: only if every word is plainly free. Keeps what a dead holder left for its successor.
-    Idle,
-    /// Also the dead's, but not that of somebody alive: for averages, whose holder is writing just now.
-    NotTheLiving,
-    /// Anybody's.
-    Anybody,
-}
-
-impl Force {
-    fn intent(self) -> Intent {
-        match self {
-            Force::Idle | Force::NotTheLiving => Intent::Reclaim,
-            Force::Anybody => Intent::Remove,
-        }
+fn intent_of(force: Force) -> Intent {
+    match force {
+        Force::Idle | Force::NotTheLiving => Intent::Reclaim,
+        Force::Anybody => Intent::Remove,
     }
 }
 
@@ -42,7 +29,6 @@ impl StripeGuard<'_> {
     /// every part of it can be.
     pub(crate) fn retire(&self, found: Found, bucket: u32, force: Force) -> Result<bool> {
         let slab = self.store.slab();
-        let slot = slab.slot(found.id);
         let stripe = self.stripe();
         let (first_block, permits) = self.permits_of(found.id, found.kind)?;
         let blocks = permits.div_ceil(PERMITS_PER_BLOCK);
@@ -55,61 +41,46 @@ impl StripeGuard<'_> {
             .blocks
             .store(pack(first_block, blocks), Ordering::Relaxed);
         stripe.bucket.store(bucket.into(), Ordering::Relaxed);
-        stripe.set_intent(force.intent());
-        // 2
-        let mut highest = 0;
-        for hold in self.holds(found.id, first_block, permits) {
-            match self.retire_hold(hold, force) {
-                Some(sequence) => highest = highest.max(reachable(sequence).unwrap_or(0)),
-                None => {
-                    self.undo_retire(found.id, first_block, permits);
-                    return Ok(false);
-                }
-            }
+        stripe.set_intent(intent_of(force));
+        // 2 and 3
+        let removal = self.removal(found.id, first_block, permits);
+        let is_dead = |other| self.store.is_dead(self.process, other);
+        let taken = removal.begin(self.process.id, force, is_dead, |sequence| {
+            let first = slab.permit(first_block, 0).filter(|_| permits > 0);
+            let ticket = first.map_or(0, |first| first.ticket.load(Ordering::Relaxed));
+            let highest = sequence.max(reachable(ticket).unwrap_or(0));
+            stripe.floor.fetch_max(highest, Ordering::Relaxed);
+        });
+        if !taken {
+            stripe.set_intent(Intent::None);
+            return Ok(false);
         }
-        if let Some(first) = slab.permit(first_block, 0).filter(|_| permits > 0) {
-            let ticket = first.ticket.load(Ordering::Relaxed);
-            highest = highest.max(reachable(ticket).unwrap_or(0));
-        }
-        stripe.floor.fetch_max(highest, Ordering::Relaxed);
-        // 3. Release: who sees the kind gone sees the words taken.
-        slot.meta
-            .store(found.meta.retired().encode(), Ordering::Release);
         // 4
         self.finish_retire(found.id, first_block, permits)?;
         Ok(true)
     }
 
-    /// Takes one word for good. The new sequence, or `None` if its holder may not be disturbed.
-    fn retire_hold(&self, hold: &Hold, force: Force) -> Option<u64> {
-        let mut seen = hold.load();
-        loop {
-            let allowed = seen.is_plainly_free()
-                || match force {
-                    Force::Idle => false,
-                    Force::NotTheLiving => !self.is_living(seen),
-                    Force::Anybody => true,
-                };
-            if !allowed {
-                return None;
-            }
-            match hold.retire(seen, self.process.id) {
-                Ok(mine) => return Some(mine.sequence()),
-                Err(now) => seen = now,
-            }
+    fn removal(
+        &self,
+        id: SlotId,
+        first_block: u32,
+        permits: u32,
+    ) -> Removal<'_, impl Iterator<Item = &Hold> + Clone> {
+        let slot = self.store.slab().slot(id);
+        Removal {
+            holds: self.holds(id, first_block, permits),
+            meta: &slot.meta,
+            wake: &slot.wake,
         }
     }
 
-    fn is_living(&self, seen: Word) -> bool {
-        // A retiring word is a dead one's: we have the stripe.
-        !seen.is_retiring()
-            && seen
-                .participant()
-                .is_some_and(|holder| !self.store.is_dead(self.process, holder))
-    }
-
     /// All hold words of a key.
-    fn holds(&self, id: SlotId, first_block: u32, permits: u32) -> impl Iterator<Item = &Hold> {
+    fn holds(
+        &self,
+        id: SlotId,
+        first_block: u32,
+        permits: u32,
+    ) -> impl Iterator<Item = &Hold> + Clone {
         let slab = self.store.slab();
         let permits = (0..permits).map_while(move |i| slab.permit(first_block, i));
         std::iter::once(&slab.slot(id).hold).chain(permits.map(|p| &p.hold))
@@ -123,24 +94,12 @@ impl StripeGuard<'_> {
         }
     }
 
-    fn undo_retire(&self, id: SlotId, first_block: u32, permits: u32) {
-        for hold in self.holds(id, first_block, permits) {
-            hold.end_retirement();
-        }
-        self.stripe().set_intent(Intent::None);
-    }
-
     fn finish_retire(&self, id: SlotId, first_block: u32, permits: u32) -> Result<()> {
         let slab = self.store.slab();
         let bucket = self.stripe().bucket.load(Ordering::Relaxed) as u32;
-        self.unlink(id, bucket)?;
-        for hold in self.holds(id, first_block, permits) {
-            hold.end_retirement();
-        }
-        // Whoever waits for the key finds it gone, and makes it anew.
-        let slot = slab.slot(id);
-        slot.wake.fetch_add(1, Ordering::Release);
-        futex::wake(&slot.wake, i32::MAX);
+        let wake = &slab.slot(id).wake;
+        self.removal(id, first_block, permits)
+            .finish(|| self.unlink(id, bucket), || futex::wake(wake, i32::MAX))?;
         // As claims of this stripe they are still nobody else's, so up to here all can be done again. Once
         // the first is free it may be another's, who is told apart by the mark.
         let (slots, blocks) = self.noted_runs()?;
@@ -209,7 +168,8 @@ impl StripeGuard<'_> {
                 self.free_claims(slots, blocks);
                 Ok(())
             }
-            (Intent::Reclaim | Intent::Remove, Some(id)) => self.recover_retire(id, intent, blocks),
+            (Intent::Reclaim, Some(id)) => self.recover_retire(id, Force::Idle, blocks),
+            (Intent::Remove, Some(id)) => self.recover_retire(id, Force::Anybody, blocks),
             (Intent::Reclaim | Intent::Remove, None) => Err(self.damaged_intent()),
         }
     }
@@ -234,33 +194,30 @@ impl StripeGuard<'_> {
         Ok(())
     }
 
-    /// Whether every word of the key was taken for good, so that nobody can have acquired it since.
-    fn is_all_retiring(&self, id: SlotId, kind: Kind) -> Result<bool> {
-        let (first_block, permits) = self.permits_of(id, kind)?;
-        let mut holds = self.holds(id, first_block, permits);
-        Ok(holds.all(|hold| hold.load().is_retiring()))
-    }
-
-    fn recover_retire(&self, id: SlotId, intent: Intent, blocks: Run) -> Result<()> {
+    fn recover_retire(&self, id: SlotId, force: Force, blocks: Run) -> Result<()> {
         let slab = self.store.slab();
         let meta = slab
             .slot(id)
             .meta()
             .ok_or_else(|| slab.corrupt(format!("slot {}", id.index())))?;
-        let (first_block, permits) = (blocks.first, blocks.count * PERMITS_PER_BLOCK);
-        match (meta.kind, intent) {
-            (None, _) => self.finish_retire(id, first_block, permits),
-            (Some(kind), Intent::Remove) if self.is_all_retiring(id, kind)? => {
+        let (first_block, permits) = match meta.kind {
+            Some(kind) if force == Force::Anybody => self.permits_of(id, kind)?,
+            _ => (blocks.first, blocks.count * PERMITS_PER_BLOCK),
+        };
+        let removal = self.removal(id, first_block, permits);
+        match (removal.left(force), meta.kind) {
+            (Left::Again, Some(kind)) => {
                 let bucket = self.stripe().bucket.load(Ordering::Relaxed) as u32;
                 let found = Found { id, meta, kind };
                 self.retire(found, bucket, Force::Anybody).map(drop)
             }
-            // Not all words were taken: somebody may have acquired one since, and must not lose it to the
-            // dead.
-            (Some(_), _) => {
-                self.undo_retire(id, first_block, permits);
+            (Left::Undo, Some(_)) => {
+                let wake = &slab.slot(id).wake;
+                removal.give_up(|| futex::wake(wake, i32::MAX));
+                self.stripe().set_intent(Intent::None);
                 Ok(())
             }
+            _ => self.finish_retire(id, first_block, permits),
         }
     }
 }

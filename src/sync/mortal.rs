@@ -41,6 +41,8 @@ macro_rules! mortal {
         #[derive(Debug)]
         pub(crate) struct $name(atomic::$name);
 
+        // Each has what the protocol uses of either.
+        #[allow(dead_code)]
         impl $name {
             pub(crate) fn new(value: $value) -> $name {
                 $name(atomic::$name::new(value))

@@ -11,6 +11,8 @@ mod hold;
 mod lease;
 mod permits;
 mod recovery;
+mod removal;
+mod reuse;
 mod waiting;
 mod world;
 

@@ -7,6 +7,9 @@ use super::*;
 use crate::record::waiting::{self, Seen, Waiter, mark_all, nap};
 use crate::sync::{AtomicU32, AtomicU64, Condvar, Mutex, Ordering};
 
+/// Of a lock, of the first generation.
+pub(super) const LIFE: u64 = 1 << 32;
+
 /// A participant's beacon. What is seen after it was found dark includes all that the dead one did.
 pub(super) struct Beacon(AtomicU64);
 
@@ -109,7 +112,7 @@ impl Key {
             futex: Futex::new(),
             work: AtomicU64::new(0),
             beacon: Beacon::new(),
-            life: AtomicU64::new(0),
+            life: AtomicU64::new(LIFE),
         })
     }
 
@@ -118,6 +121,42 @@ impl Key {
         let hold = &self.holds[number as usize];
         hold.try_give_back(mine)
             || waiting::give_back(hold, mine, &self.wake, || self.futex.wake(1))
+    }
+
+    /// The removal of this key, by whoever has the stripe.
+    pub(super) fn removal(&self) -> Removal<'_, std::slice::Iter<'_, Hold>> {
+        Removal {
+            holds: self.holds.iter(),
+            meta: &self.life,
+            wake: &self.wake,
+        }
+    }
+
+    pub(super) fn finish_removal(&self) {
+        let Ok(()): Result<(), Never> = self.removal().finish(|| Ok(()), || self.futex.wake(9));
+    }
+
+    /// Takes the key away, for participant 9, if `force` may. The floor for what comes after it.
+    pub(super) fn remove(&self, force: Force) -> Option<u64> {
+        let mut floor = 0;
+        let is_dead = |other| other == id(1) && self.beacon.is_dark();
+        let begun = self
+            .removal()
+            .begin(id(9), force, is_dead, |highest| floor = highest);
+        begun.then(|| {
+            self.finish_removal();
+            floor
+        })
+    }
+
+    /// The slot goes to another key.
+    pub(super) fn begin_next_life(&self, floor: u64) {
+        life::before_filling();
+        self.holds
+            .iter()
+            .for_each(|hold| hold.raise_sequence(floor));
+        let next = self.life.load(Ordering::Relaxed) | LIFE;
+        self.life.store(next, Ordering::Release);
     }
 
     /// Works under the hold, and says whether somebody died in the middle of the same.
@@ -190,7 +229,7 @@ impl Taker for Somebody<'_> {
     }
 
     fn is_current(&self) -> bool {
-        self.key.life.load(Ordering::Acquire) == 0
+        life::is_current(&self.key.life, LIFE)
     }
 
     fn is_dead(&self, other: ParticipantId) -> bool {

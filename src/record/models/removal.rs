@@ -1,0 +1,181 @@
+//! Taking keys away, by force or not: H4 and H6, and deaths of who does it.
+
+use loom::thread;
+
+use super::world::{Key, Somebody};
+use super::*;
+
+/// H4, H6: reclaiming takes a key from nobody. Who has a hold of a key that was left alone has it still;
+/// and a key that is gone is had by nobody.
+#[test]
+fn an_idle_key_is_taken_from_nobody() {
+    explore_with(Some(3), || {
+        let key = Key::new(2);
+        let user = {
+            let key = Arc::clone(&key);
+            thread::spawn(move || {
+                let granted = Somebody::new(&key, 2).try_acquire();
+                let current = Somebody::new(&key, 2).is_current();
+                // Kept until the end.
+                granted.map(|granted| (granted, current))
+            })
+        };
+        let removed = key.remove(Force::Idle).is_some();
+        let granted = user.join().expect("no panic");
+        if let Some(((number, mine), _)) = granted {
+            assert!(!removed, "a held key was reclaimed");
+            assert!(life::is_current(&key.life, world::LIFE), "a held key went");
+            assert!(key.give_back(number, mine), "robbed");
+        }
+        if !removed {
+            assert!(life::is_current(&key.life, world::LIFE), "a held key went");
+            let holds = &key.holds;
+            assert!(holds.iter().all(|hold| hold.load().is_plainly_free()));
+        }
+    });
+}
+
+#[test]
+fn control_idle_takes_nobodys() {
+    refute(
+        Rule::IdleTakesNobodys,
+        "a held key was reclaimed",
+        an_idle_key_is_taken_from_nobody,
+    );
+}
+
+#[test]
+fn control_words_before_life() {
+    refute(
+        Rule::WordsBeforeLife,
+        "a held key went",
+        an_idle_key_is_taken_from_nobody,
+    );
+}
+
+/// H6, L5: an average is taken from the dead, never from somebody alive in the middle of an `add`.
+#[test]
+fn an_average_is_not_taken_from_the_living() {
+    for_each_death(|doom| {
+        explore(move || {
+            let key = Key::new(1);
+            let adder = {
+                let (key, doom) = (Arc::clone(&key), doom.clone());
+                thread::spawn(move || {
+                    let lived = doom.of(|| {
+                        let mut adder = Somebody::new(&key, 1);
+                        adder.leased = false;
+                        let (number, mine) = adder.try_acquire()?;
+                        key.work();
+                        Some(key.give_back(number, mine))
+                    });
+                    key.beacon.put_out();
+                    lived.flatten()
+                })
+            };
+            let during = key.remove(Force::NotTheLiving).is_some();
+            let returned = adder.join().expect("no panic");
+            assert_ne!(returned, Some(false), "taken from the living");
+            let after = during || key.remove(Force::NotTheLiving).is_some();
+            assert!(after, "the dead keep it");
+        });
+    });
+}
+
+#[test]
+fn control_living_undisturbed() {
+    refute(
+        Rule::LivingUndisturbed,
+        "taken from the living",
+        an_average_is_not_taken_from_the_living,
+    );
+}
+
+/// H6: a removal by force that dies at any store is done again if it had every word, and undone otherwise;
+/// who acquired in between keeps the hold.
+#[test]
+fn a_dead_removal_robs_nobody() {
+    for_each_death(|doom| {
+        explore_with(Some(3), move || {
+            let key = Key::new(2);
+            let remover = {
+                let (key, doom) = (Arc::clone(&key), doom.clone());
+                thread::spawn(move || doom.of(|| key.remove(Force::Anybody)).is_some())
+            };
+            let done = remover.join().expect("no panic");
+            // Who acquires after that death, in the middle of somebody else's clearing up.
+            let user = {
+                let key = Arc::clone(&key);
+                thread::spawn(move || {
+                    let token = |seen| ticket::draw(&key.ticket, seen);
+                    let current = || life::is_current(&key.life, world::LIFE);
+                    let granted = key.holds[1].take_if_free(id(2), current, token, || None);
+                    // One that was turned away looks no further.
+                    granted.map(|mine| key.give_back(1, mine))
+                })
+            };
+            if !done {
+                // As who locks the stripe next.
+                match key.removal().left(Force::Anybody) {
+                    Left::Finish => key.finish_removal(),
+                    Left::Again => assert!(key.remove(Force::Anybody).is_some()),
+                    Left::Undo => key.removal().give_up(|| key.futex.wake(9)),
+                }
+            }
+            let kept = user.join().expect("no panic");
+            assert_ne!(kept, Some(false), "robbed by the dead");
+            let free = |hold: &Hold| hold.load().is_plainly_free();
+            assert!(key.holds.iter().all(free), "a word is stuck");
+        });
+    });
+}
+
+#[test]
+fn control_undone_unless_all() {
+    refute(
+        Rule::UndoneUnlessAll,
+        "robbed by the dead",
+        a_dead_removal_robs_nobody,
+    );
+}
+
+/// W1: who sleeps for a key that is taken away is woken to find it gone; also when the remover died halfway
+/// and the next one undid it.
+#[test]
+fn a_removal_wakes_who_waits() {
+    for_each_death(|doom| {
+        explore_with(Some(2), move || {
+            let key = Key::new(2);
+            let mut holder = Somebody::new(&key, 5);
+            holder.try_acquire().expect("free");
+            holder.try_acquire().expect("free");
+            let waiter = {
+                let key = Arc::clone(&key);
+                thread::spawn(move || {
+                    let granted = Somebody::new(&key, 2).acquire();
+                    if let Some((number, mine)) = granted {
+                        key.give_back(number, mine);
+                    }
+                })
+            };
+            let lived = doom.of(|| key.remove(Force::Anybody));
+            if lived.is_none() {
+                match key.removal().left(Force::Anybody) {
+                    Left::Finish => key.finish_removal(),
+                    Left::Again => assert!(key.remove(Force::Anybody).is_some()),
+                    Left::Undo => {
+                        key.removal().give_up(|| key.futex.wake(9));
+                        // The other permit is still had by somebody, who gives it back some day.
+                        key.remove(Force::Anybody);
+                    }
+                }
+            }
+            waiter.join().expect("no panic");
+        });
+    });
+}
+
+#[test]
+fn control_removal_wakes() {
+    refute(Rule::RemovalWakes, "deadlock", a_removal_wakes_who_waits);
+}

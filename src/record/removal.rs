@@ -1,0 +1,130 @@
+//! Taking a key away, whoever holds it or only if nobody does, as far as it concerns its words. Only under
+//! the key's stripe (H6); the index is the caller's.
+
+use crate::record::controls::{Rule, left_out};
+use crate::record::{Hold, ParticipantId, Word, life, reachable, waiting};
+use crate::sync::{AtomicU32, AtomicU64};
+
+/// Whose key may be taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Force {
+    /// Nobody's: only if every word is plainly free. Keeps what a dead holder left for its successor.
+    Idle,
+    /// Also the dead's, but not that of somebody alive: for averages, whose holder is writing just now.
+    NotTheLiving,
+    /// Anybody's.
+    Anybody,
+}
+
+impl Force {
+    fn allows(self, seen: Word, is_dead: impl Fn(ParticipantId) -> bool) -> bool {
+        // A retiring word is a dead one's: we have the stripe.
+        let is_living = || !seen.is_retiring() && seen.participant().is_some_and(|p| !is_dead(p));
+        seen.is_plainly_free()
+            || match self {
+                Force::Idle => left_out(Rule::IdleTakesNobodys),
+                Force::NotTheLiving => !is_living() || left_out(Rule::LivingUndisturbed),
+                Force::Anybody => true,
+            }
+    }
+}
+
+/// A key that is being taken away.
+pub(crate) struct Removal<'a, H> {
+    /// All its hold words.
+    pub(crate) holds: H,
+    pub(crate) meta: &'a AtomicU64,
+    pub(crate) wake: &'a AtomicU32,
+}
+
+/// What is to be done about a removal that a dead one began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// The key is gone: the rest can be done again.
+    Finish,
+    /// Every word was taken for good, so that nobody can have acquired it since: done again.
+    Again,
+    /// Somebody may have acquired a word since, and must not lose it to the dead.
+    Undo,
+}
+
+impl<'a, H: Iterator<Item = &'a Hold> + Clone> Removal<'a, H> {
+    /// Takes all words for good, tells `highest` the highest sequence that they had, and ends the life. Or
+    /// says `false`, and all is as it was.
+    pub(crate) fn begin(
+        &self,
+        me: ParticipantId,
+        force: Force,
+        is_dead: impl Fn(ParticipantId) -> bool,
+        highest: impl FnOnce(u64),
+    ) -> bool {
+        if left_out(Rule::WordsBeforeLife) {
+            life::end(self.meta);
+        }
+        let mut sequence = 0;
+        for hold in self.holds.clone() {
+            match retire(hold, me, |seen| force.allows(seen, &is_dead)) {
+                Some(mine) => sequence = sequence.max(reachable(mine.sequence()).unwrap_or(0)),
+                None => {
+                    self.undo();
+                    return false;
+                }
+            }
+        }
+        highest(sequence);
+        life::end(self.meta);
+        true
+    }
+
+    /// The rest: `unlink` takes the key out of the index; then the words are freed, and whoever waits for
+    /// the key is to find it gone. Every part of this can be done again.
+    pub(crate) fn finish<E>(
+        &self,
+        unlink: impl FnOnce() -> Result<(), E>,
+        futex_wake_all: impl FnOnce(),
+    ) -> Result<(), E> {
+        unlink()?;
+        self.give_up(futex_wake_all);
+        Ok(())
+    }
+
+    /// Undoes what a dead one began. The marks of those who wait went with the words that it took.
+    pub(crate) fn give_up(&self, futex_wake_all: impl FnOnce()) {
+        self.undo();
+        if !left_out(Rule::RemovalWakes) {
+            waiting::wake(self.wake, futex_wake_all);
+        }
+    }
+
+    /// Ends every retirement, whoever began it.
+    fn undo(&self) {
+        for hold in self.holds.clone() {
+            hold.end_retirement();
+        }
+    }
+
+    /// Judges what a dead one left, of a removal of anybody's key or of nobody's.
+    pub(crate) fn left(&self, force: Force) -> Left {
+        let mut holds = self.holds.clone();
+        if life::is_over(self.meta) {
+            return Left::Finish;
+        }
+        let all = holds.all(|hold| hold.load().is_retiring()) || left_out(Rule::UndoneUnlessAll);
+        match force {
+            Force::Anybody if all => Left::Again,
+            _ => Left::Undo,
+        }
+    }
+}
+
+/// Takes one word for good. `None`: its holder may not be disturbed.
+fn retire(hold: &Hold, me: ParticipantId, allows: impl Fn(Word) -> bool) -> Option<Word> {
+    let mut seen = hold.load();
+    while allows(seen) {
+        match hold.retire(seen, me) {
+            Ok(mine) => return Some(mine),
+            Err(now) => seen = now,
+        }
+    }
+    None
+}
