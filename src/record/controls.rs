@@ -61,6 +61,18 @@ pub(crate) enum Rule {
     FloorHeeded,
     /// I6: a fence comes before a slot is filled anew.
     FillFenced,
+    /// P3: a participant is described, and read, behind fences.
+    RecordFenced,
+    /// P3: the state is read again after the description.
+    RecordReread,
+    /// P4: a number is taken only with its beacon.
+    BeaconLocked,
+    /// P4: a sweep frees the words of the dead.
+    WordsSwept,
+    /// P4: numbers are freed after all words.
+    NumbersLast,
+    /// P4: a number that a retiring word names stays taken.
+    RetiringKeepsNumber,
     /// W1: the wake word is read before the look.
     WakeReadFirst,
     /// W1: who is about to sleep marks the word.

@@ -6,6 +6,7 @@
 mod cells;
 mod controls;
 mod hold;
+pub(crate) mod joining;
 mod lease;
 pub(crate) mod life;
 #[cfg(all(loom, test))]

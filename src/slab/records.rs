@@ -56,9 +56,6 @@ pub(crate) struct Permit {
 
 /// How many different keys a process can be seen waiting for at a time.
 pub(crate) const WAITING_ENTRIES: usize = 8;
-pub(crate) const PARTICIPANT_USED: u64 = 1 << 32;
-/// The beacon was handed to other processes: the process id is no proof of death.
-pub(crate) const PARTICIPANT_SHARED: u64 = 1 << 33;
 
 /// What a participant says about itself. Its beacon decides whether it lives; this is for showing.
 #[repr(C)]

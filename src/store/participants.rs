@@ -7,7 +7,8 @@
 use crate::error::{Error, Result};
 use crate::os::process::{self, Identity};
 use crate::os::{clock, range_lock};
-use crate::record::{Cleared, Hold, PARTICIPANT_MAX, ParticipantId};
+use crate::record::joining::{self, read_whole, take_number};
+use crate::record::{Hold, PARTICIPANT_MAX, ParticipantId};
 use crate::slab::layout::PERMITS_PER_BLOCK;
 use crate::slab::{Growing, PARTICIPANT_SHARED, PARTICIPANT_USED, Participant, Slab, SlotId};
 use crate::store::lock_files::LockFiles;
@@ -63,12 +64,12 @@ fn next_unused(
         let (Some(id), Some(record)) = (ParticipantId::new(number), record(slab, number)?) else {
             continue;
         };
-        if record.state.load(Ordering::Acquire) & PARTICIPANT_USED != 0 {
-            continue;
-        }
-        let beacon = range_lock::try_lock(&files.beacons, number.into());
-        if beacon.map_err(|e| Error::io("lock", &parent(slab.path()).join("beacons"), e))? {
-            describe_self(record, identity);
+        let lock_beacon = || {
+            let beacon = range_lock::try_lock(&files.beacons, number.into());
+            beacon.map_err(|e| Error::io("lock", &parent(slab.path()).join("beacons"), e))
+        };
+        let describe = || describe_self(record, identity);
+        if take_number(&record.state, lock_beacon, describe)? {
             cursor.store(number.into(), Ordering::Relaxed);
             return Ok(Some(id));
         }
@@ -107,11 +108,6 @@ fn describe_self(record: &Participant, identity: &Identity) {
     for waiting in &record.waiting {
         store(waiting, 0);
     }
-    let joins = record.state.load(Ordering::Relaxed).wrapping_add(1) & 0xffff_ffff;
-    // Release: who sees it used sees the description.
-    record
-        .state
-        .store(joins | PARTICIPANT_USED, Ordering::Release);
 }
 
 /// Frees every word that names a dead participant, and then the numbers of the dead. Only under the lock
@@ -124,21 +120,13 @@ fn sweep(slab: &Slab, files: &LockFiles, identity: &Identity) -> Result<()> {
             .is_some_and(|r| r.state.load(Ordering::Acquire) & PARTICIPANT_USED != 0);
         dead[usize::from(number)] = used && is_gone(slab, files, identity, number, true)?;
     }
-    each_hold(slab, |hold| {
-        let pid = |p: ParticipantId| slab.participant(p.get()).map_or(0, pid_of);
-        let cleared = hold.free_dead(|p| dead[usize::from(p.get())].then(|| pid(p)));
-        // The next one to lock the stripe ends it; until then the number stays taken.
-        if let Cleared::Retiring(holder) = cleared {
-            dead[usize::from(holder.get())] = false;
-        }
-    });
-    for number in (1..=PARTICIPANT_MAX).filter(|n| dead[usize::from(*n)]) {
-        if let Some(record) = slab.participant(number) {
-            record
-                .state
-                .fetch_and(!(PARTICIPANT_USED | PARTICIPANT_SHARED), Ordering::AcqRel);
-        }
-    }
+    let record = |p: ParticipantId| slab.participant(p.get());
+    joining::sweep(
+        &mut dead,
+        |visit| each_hold(slab, visit),
+        |p| record(p).map_or(0, pid_of),
+        |p| record(p).map(|record| &record.state),
+    );
     Ok(())
 }
 
@@ -178,14 +166,16 @@ fn is_gone(
 /// The second proof: in this PID namespace there is no such process, or another that started later. It
 /// does not count when the beacon was handed to others on purpose.
 fn process_is_gone(record: &Participant, me: &Identity, thorough: bool) -> bool {
-    let state = record.state.load(Ordering::Acquire);
-    let namespace = record.pid_namespace.load(Ordering::Relaxed);
-    if state & PARTICIPANT_USED == 0 || state & PARTICIPANT_SHARED != 0 || namespace == 0 {
+    let read = read_whole(&record.state, || {
+        let namespace = record.pid_namespace.load(Ordering::Relaxed);
+        let started = record.started.load(Ordering::Relaxed);
+        (namespace, pid_of(record), started)
+    });
+    let Some((state, (namespace, pid, started))) = read else {
         return false;
-    }
-    let (pid, started) = (pid_of(record), record.started.load(Ordering::Relaxed));
-    // Read whole, or not at all: the number may be on its way to another process.
-    if namespace != me.pid_namespace || record.state.load(Ordering::Acquire) != state {
+    };
+    let alone = state & (PARTICIPANT_USED | PARTICIPANT_SHARED) == PARTICIPANT_USED;
+    if !alone || namespace == 0 || namespace != me.pid_namespace {
         return false;
     }
     if pid == me.pid && started == me.started {
@@ -220,20 +210,21 @@ impl Store {
     /// What a participant says about itself; `None` if the number is not in use.
     pub(crate) fn describe(&self, process: &Process, id: ParticipantId) -> Option<Described> {
         let record = self.slab.participant(id.get())?;
-        let state = record.state.load(Ordering::Acquire);
-        let mut name = [0; 24];
-        for (to, from) in name.chunks_exact_mut(8).zip(&record.program) {
-            to.copy_from_slice(&from.load(Ordering::Relaxed).to_le_bytes());
-        }
-        let end = name.iter().position(|b| *b == 0).unwrap_or(name.len());
-        let described = Described {
-            pid: pid_of(record),
-            program: String::from_utf8_lossy(&name[..end]).into_owned(),
-            same_pid_namespace: process.identity.pid_namespace != 0
-                && record.pid_namespace.load(Ordering::Relaxed) == process.identity.pid_namespace,
-        };
-        let whole = state & PARTICIPANT_USED != 0 && record.state.load(Ordering::Acquire) == state;
-        whole.then_some(described)
+        let (state, described) = read_whole(&record.state, || {
+            let mut name = [0; 24];
+            for (to, from) in name.chunks_exact_mut(8).zip(&record.program) {
+                to.copy_from_slice(&from.load(Ordering::Relaxed).to_le_bytes());
+            }
+            let end = name.iter().position(|b| *b == 0).unwrap_or(name.len());
+            let namespace = record.pid_namespace.load(Ordering::Relaxed);
+            let mine = process.identity.pid_namespace;
+            Described {
+                pid: pid_of(record),
+                program: String::from_utf8_lossy(&name[..end]).into_owned(),
+                same_pid_namespace: mine != 0 && namespace == mine,
+            }
+        })?;
+        (state & PARTICIPANT_USED != 0).then_some(described)
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod cells;
 mod hold;
+mod joining;
 mod lease;
 mod permits;
 mod recovery;

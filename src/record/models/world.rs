@@ -23,8 +23,12 @@ impl Beacon {
         self.0.store(0, Ordering::Release);
     }
 
-    pub(super) fn light(&self) {
-        self.0.store(1, Ordering::Release);
+    /// Locking it, if nobody has.
+    pub(super) fn try_light(&self) -> bool {
+        let lit = self
+            .0
+            .compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire);
+        lit.is_ok()
     }
 
     pub(super) fn is_dark(&self) -> bool {
