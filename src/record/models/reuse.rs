@@ -228,7 +228,7 @@ fn a_value_is_of_the_life_that_it_was_read_in() {
         };
         life::end(&slot.meta);
         life::before_filling();
-        slot.cells().reset(&[7; PAYLOAD_WORDS]);
+        slot.cells().reset(&[7; PAYLOAD_WORDS], 1);
         slot.meta.store(LIFE + 1, Ordering::Release);
         if let Some((payload, _)) = reader.join().expect("no panic") {
             assert_eq!(payload, [0; PAYLOAD_WORDS], "a value of another life");
