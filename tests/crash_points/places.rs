@@ -63,6 +63,23 @@ pub const ALL: &[Operation] = &[
         verify: standard,
     },
     Operation {
+        name: "grow the participants",
+        prepare: |scene| {
+            scene.crowd(&open(scene));
+            // The first chunk is of 32: the next number is beyond it.
+            scene.poke(layout::HINTS, &31_u32.to_le_bytes());
+            let allocated = u32::from_le_bytes(scene.peek(layout::COUNTERS));
+            assert_eq!(allocated, 32);
+        },
+        companion: None,
+        act: open_armed,
+        look: |scene, cache, _| {
+            scene.crowd_is_well(cache);
+            assert_eq!(u32::from_le_bytes(scene.peek(layout::COUNTERS)), 64);
+        },
+        verify: standard,
+    },
+    Operation {
         name: "join after a fork",
         prepare: |scene| scene.crowd(&open(scene)),
         companion: None,
