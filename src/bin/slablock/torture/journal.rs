@@ -1,7 +1,8 @@
 //! What every process says of what it does: a line in a plain file, kept outside of the store.
 //!
-//! A line is one `write` to a file opened with O_APPEND, so lines of different processes never mix
-//! and a killed process leaves a whole one or none. Each is written on the *inside* of what it
+//! A line is one `write` to a file opened with O_APPEND, so lines of different processes never mix.
+//! All are of one length, of which a page is a multiple: the kernel lets a killed process leave a
+//! `write` between two pages, and so a killed one leaves a whole line or none. Each is written on the *inside* of what it
 //! tells: taking is told after it succeeded, giving back before it begins. So what the journal
 //! claims is never more than what was so, whenever the writer was killed or stopped.
 
@@ -15,6 +16,9 @@ use std::{
 use nix::time::{ClockId, clock_gettime};
 
 use super::site::KeySpec;
+
+/// With its end; filled up with blanks.
+const LINE_BYTES: usize = 128;
 
 macro_rules! events {
     ($($(#[$doc:meta])* $word:literal $name:ident { $($field:ident),* })*) => {
@@ -112,12 +116,11 @@ impl Line {
         for (_, number) in event.fields() {
             text.push_str(&format!(" {number}"));
         }
-        text.push('\n');
-        text
+        format!("{text:<0$}\n", LINE_BYTES - 1)
     }
 
     fn parse(text: &str) -> Option<Line> {
-        let mut words = text.split(' ');
+        let mut words = text.split_ascii_whitespace();
         let mut number = || words.next()?.parse::<u64>().ok();
         let (at, id, pid) = (number()?, number()?, number()? as u32);
         let word = words.next()?;
@@ -180,7 +183,11 @@ impl Journal {
     }
 
     pub fn write(&self, line: &Line) -> io::Result<()> {
-        self.append(&line.written())
+        let written = line.written();
+        match written.len() {
+            LINE_BYTES => self.append(&written),
+            _ => Err(io::Error::other(format!("too long a line: {written:?}"))),
+        }
     }
 
     /// One line in one write; less than the whole of it would be mistaken for another.
@@ -219,8 +226,8 @@ mod tests {
             Event::Want { key: 3 },
             Event::Take {
                 key: 1,
-                token: 2,
-                asked: 3,
+                token: 1 << 50,
+                asked: u64::MAX / 1_000,
                 permit: 4,
                 died: 5,
                 overran: 1,
@@ -228,13 +235,14 @@ mod tests {
         ];
         for event in events {
             let line = Line {
-                at: u64::MAX,
-                id: id_of_worker(77) + 3,
+                at: u64::MAX / 1_000,
+                id: id_of_worker(1 << 30) + 3,
                 pid: 4711,
                 event,
             };
             let written = line.written();
-            assert_eq!(Line::parse(written.trim_end()), Some(line), "{written}");
+            assert_eq!(Line::parse(written.trim_end_matches('\n')), Some(line));
+            assert_eq!((written.len(), 4_096 % written.len()), (LINE_BYTES, 0));
         }
         assert_eq!(Line::parse("1 2 3 take 4"), None);
         assert_eq!(Line::parse("1 2 3 nonsense"), None);
