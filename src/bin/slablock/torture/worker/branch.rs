@@ -1,7 +1,6 @@
 //! Beginning and ending: a worker forked by the torturer, one that forks, one that executes itself.
 
 use std::{
-    env,
     os::unix::process::CommandExt,
     path::Path,
     process::{Command, exit},
@@ -35,6 +34,8 @@ const THREADS: usize = 3;
 const THREAD_STEPS: u64 = 20;
 /// No process lives nearly as long, unless it hangs and whoever would end it is gone.
 const LIFE_MAX_S: u32 = 40;
+/// This program, also when another one was put in its place meanwhile.
+const OWN_PROGRAM: &str = "/proc/self/exe";
 /// For `Did`: opening the stores anew.
 const OPENED: u64 = 0;
 
@@ -180,10 +181,9 @@ impl Worker<'_> {
         let Some(id) = self.take_id() else {
             return Ok(());
         };
-        let program = env::current_exe()?;
         let plan = self.plan_of(id);
         self.tell(Event::Exec {})?;
-        let error = Command::new(program)
+        let error = Command::new(OWN_PROGRAM)
             .arg("torture-worker")
             .arg("--dir")
             .arg(&self.site.dir)
