@@ -149,14 +149,11 @@ pub fn run(role: &Role) {
     reap_well(fork(|| {
         let needed = with_ever_more("joining in a child", || {
             // Not joined yet, or it would stay so.
-            let result = lock.try_acquire();
-            if result.is_ok() {
-                limit(libc::RLIMIT_NOFILE, 400);
-                assert!(result.unwrap().is_none());
-                // Joined: its three lock files stay open.
-                children::exit_now(0);
-            }
-            result.map(drop)
+            let taken = lock.try_acquire()?;
+            limit(libc::RLIMIT_NOFILE, 400);
+            assert!(taken.is_none());
+            // Joined: its three lock files stay open.
+            children::exit_now(0);
         });
         panic!("joined with {needed} descriptors and left none open");
     }));

@@ -202,7 +202,8 @@ fn everything_is_there(cache: &Cache) {
         .into_iter()
         .map(|info| (info.key.clone(), info))
         .collect();
-    let expected: [(&[u8], Kind, Option<&[u8]>); 8] = [
+    type Expected<'a> = (&'a [u8], Kind, Option<&'a [u8]>);
+    let expected: [Expected<'_>; 8] = [
         (b"a lock", Kind::Lock, Some(b"one")),
         (b"a lock that is held", Kind::Lock, Some(b"two")),
         (&LONG_KEY, Kind::RLock, Some(b"one")),
