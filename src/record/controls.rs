@@ -35,6 +35,8 @@ pub(crate) enum Rule {
     LatchUnleased,
     /// H4: the life is checked after the word was loaded.
     LifeAfterWord,
+    /// H4: who gives back by token checks the life after the word.
+    TokenLifeChecked,
     /// H4: exchanges release what was done before them.
     ExchangeReleases,
     /// H4: retiring raises the sequence.

@@ -85,6 +85,14 @@ impl Hold {
         Ok(mine)
     }
 
+    /// The word, if somebody has the hold under that sequence, and it `is_current`: what has the same in the
+    /// next life of a block is another's, so the life is checked after the word, as for taking (H4).
+    pub(crate) fn held_as(&self, sequence: u64, is_current: impl Fn() -> bool) -> Option<Word> {
+        let seen = self.load();
+        let held = !seen.is_free() && !seen.is_retiring() && seen.sequence() == sequence;
+        (held && (is_current() || left_out(Rule::TokenLifeChecked))).then_some(seen)
+    }
+
     /// Takes the hold if it can be had: free, or its holder dead or late. `number` is only for the answer.
     pub(crate) fn look<T: Taker>(
         &self,

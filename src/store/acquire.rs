@@ -201,14 +201,10 @@ impl Binding {
             return Ok(false);
         };
         for permit in 0..count {
-            let word = self.hold(spot, first, permit)?.load();
-            if word.is_free() || word.is_retiring() || word.sequence() != token.get() {
+            let hold = self.hold(spot, first, permit)?;
+            let Some(word) = hold.held_as(token.get(), || self.is_current(spot)) else {
                 continue;
-            }
-            // After the word was read: what has that token in another life of a block is another's (H4).
-            if !self.is_current(spot) {
-                return Ok(false);
-            }
+            };
             return Ok(self.return_word(&Grant::new(spot, (first, permit), word)));
         }
         Ok(false)

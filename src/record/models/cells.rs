@@ -36,7 +36,7 @@ impl Shared {
 /// C2: two readers see values that were written, whole, and none sees an older one than it saw before.
 #[test]
 fn cells_are_read_whole() {
-    explore_with(Some(3), || {
+    explore_with(Some(2), || {
         let shared = Shared::new();
         let reader = {
             let shared = Arc::clone(&shared);

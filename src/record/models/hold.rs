@@ -9,7 +9,7 @@ use crate::sync::{AtomicU64, Ordering};
 /// successor sees what its predecessor did.
 #[test]
 fn a_lock_excludes() {
-    explore(|| {
+    explore_with(Some(3), || {
         let hold = Arc::new(Hold::new());
         // Relaxed on purpose: the hold word alone has to order it.
         let data = Arc::new(AtomicU64::new(0));

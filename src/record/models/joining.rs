@@ -45,7 +45,7 @@ fn with_a_dead_holder() -> (Arc<Key>, Arc<AtomicU64>) {
 /// nothing of it.
 #[test]
 fn a_number_is_used_again_without_its_words() {
-    explore(|| {
+    explore_with(Some(3), || {
         let (key, state) = with_a_dead_holder();
         let joiner = {
             let (key, state) = (Arc::clone(&key), Arc::clone(&state));
@@ -150,7 +150,7 @@ fn control_retiring_keeps_number() {
 /// for the death of the new one.
 #[test]
 fn an_orphans_beacon_is_not_ones_own() {
-    explore(|| {
+    explore_with(Some(3), || {
         let key = Key::new(1);
         let state = Arc::new(AtomicU64::new(1));
         let orphan = {
@@ -183,7 +183,7 @@ fn control_beacon_locked() {
 /// P3: a description is read whole, of one process, or not at all.
 #[test]
 fn a_description_is_of_one_process() {
-    explore(|| {
+    explore_with(Some(3), || {
         struct Record {
             state: AtomicU64,
             pid: AtomicU64,

@@ -30,7 +30,7 @@ fn steal(hold: &Hold, me: u16, now: u64) -> Option<(Word, Word)> {
 /// L3: a renewal and a theft never both succeed, and one of them does.
 #[test]
 fn renewal_and_theft_exclude_each_other() {
-    explore(|| {
+    explore_with(Some(2), || {
         let hold = Arc::new(Hold::new());
         let mine = take_with_lease(&hold, 1, EARLY).expect("free");
         let thieves: Vec<_> = [2, 3]
@@ -140,7 +140,7 @@ fn control_deadline_looks_again() {
 /// Renewing what was given back and taken by another changes nothing of the other's.
 #[test]
 fn a_stale_renewal_leaves_the_successors_lease() {
-    explore(|| {
+    explore_with(Some(3), || {
         let hold = Arc::new(Hold::new());
         let first = take_with_lease(&hold, 1, EARLY).expect("free");
         let stale = {

@@ -18,8 +18,7 @@ mod waiting;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool as StdBool, AtomicUsize as StdUsize, Ordering as StdOrdering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::controls::{Rule, leave_out};
 use super::*;
@@ -31,20 +30,20 @@ fn explore(model: impl Fn() + Sync + Send + 'static) {
     explore_with(None, model);
 }
 
-/// Runs a model in every interleaving with at most so many preemptions: switches away from a thread that
-/// could have gone on.
+/// The same with at most so many preemptions: switches away from a thread that could have gone on. For models
+/// that do not end within a minute otherwise; two or three preemptions are what nearly all races need.
 #[track_caller]
 fn explore_with(preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
-    let runs = Arc::new(StdUsize::new(0));
+    let runs = Arc::new(Mutex::new(0_u32));
     let counted = Arc::clone(&runs);
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = preemptions;
     builder.check(move || {
-        counted.fetch_add(1, StdOrdering::Relaxed);
+        *counted.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         model();
     });
     let at = std::panic::Location::caller();
-    let runs = runs.load(StdOrdering::Relaxed);
+    let runs = *runs.lock().unwrap_or_else(PoisonError::into_inner);
     println!("{}:{}: {runs} executions", at.file(), at.line());
 }
 
@@ -52,7 +51,7 @@ fn explore_with(preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'st
 #[derive(Clone)]
 struct Doom {
     step: u32,
-    met: Arc<StdBool>,
+    met: Arc<Mutex<bool>>,
 }
 
 impl Doom {
@@ -60,7 +59,7 @@ impl Doom {
     fn of<T>(&self, life: impl FnOnce() -> T) -> Option<T> {
         let lived = until_store(self.step, life);
         if lived.is_err() {
-            self.met.store(true, StdOrdering::Relaxed);
+            *self.met.lock().expect("no panic") = true;
         }
         lived.ok()
     }
@@ -69,12 +68,12 @@ impl Doom {
 /// Runs `model` once for each store before which its victim can die, and once without a death.
 fn for_each_death(model: impl Fn(Doom)) {
     for step in 1.. {
-        let met = Arc::new(StdBool::new(false));
+        let met = Arc::new(Mutex::new(false));
         model(Doom {
             step,
             met: Arc::clone(&met),
         });
-        if !met.load(StdOrdering::Relaxed) {
+        if !*met.lock().expect("no panic") {
             println!("{} deaths", step - 1);
             assert!(step > 1, "the victim stores nothing");
             return;

@@ -39,7 +39,7 @@ fn succeed(key: &Key, number: u16, now_us: u64) -> Option<bool> {
 #[test]
 fn the_dead_are_succeeded_at_once() {
     for_each_death(|doom| {
-        explore(move || {
+        explore_with(Some(3), move || {
             let key = Key::new(1);
             let doomed = doomed(&key, &doom, Lease::None);
             let during = succeed(&key, 2, 0);

@@ -57,7 +57,7 @@ fn control_words_before_life() {
 #[test]
 fn an_average_is_not_taken_from_the_living() {
     for_each_death(|doom| {
-        explore(move || {
+        explore_with(Some(3), move || {
             let key = Key::new(1);
             let adder = {
                 let (key, doom) = (Arc::clone(&key), doom.clone());

@@ -77,7 +77,7 @@ fn mark(key: &Key, _: Word) {
 
 /// A removal by force, and the next key in the same slot, against `act` by who knew the one before.
 fn reused(act: Act) {
-    explore_with(Some(4), move || {
+    explore_with(Some(3), move || {
         let key = Key::new(1);
         let (_, old) = Somebody::new(&key, 1).try_acquire().expect("free");
         let actor = {
@@ -160,11 +160,44 @@ fn control_deadline_exchanged() {
     refute_reuse(Rule::DeadlineExchanged);
 }
 
+/// H4: who gives back by token, and remembers the block of a semaphore that is gone, does not free the permit
+/// of the next one that happens to have the same token.
+#[test]
+fn a_token_is_of_one_life_only() {
+    explore(|| {
+        let key = Key::new(1);
+        let late = {
+            let key = Arc::clone(&key);
+            thread::spawn(move || {
+                let current = || life::is_current(&key.life, LIFE);
+                let found = key.holds[0].held_as(5, current);
+                found.is_some_and(|word| key.give_back(0, word))
+            })
+        };
+        let floor = key.remove(Force::Anybody).expect("by force");
+        key.begin_next_life(floor);
+        let seen = key.holds[0].load();
+        let mine = key.holds[0].take(seen, id(2), 5, false);
+        let mine = mine.expect("nobody else");
+        assert!(!late.join().expect("no panic"), "another's was freed");
+        assert!(key.give_back(0, mine), "another's was freed");
+    });
+}
+
+#[test]
+fn control_token_life_checked() {
+    refute(
+        Rule::TokenLifeChecked,
+        "another's was freed",
+        a_token_is_of_one_life_only,
+    );
+}
+
 /// S4, H3: the tokens of a key grow although it was taken away, while somebody acquires it, and made again
 /// in another slot.
 #[test]
 fn tokens_grow_over_a_removal() {
-    explore(|| {
+    explore_with(Some(3), || {
         let (key, other) = (Key::new(1), Key::new(1));
         let user = {
             let key = Arc::clone(&key);
@@ -200,7 +233,7 @@ fn control_floor_heeded() {
 /// afterwards, is of that life, whole, although the slot is being filled for another key.
 #[test]
 fn a_value_is_of_the_life_that_it_was_read_in() {
-    explore(|| {
+    explore_with(Some(3), || {
         struct Slot {
             meta: AtomicU64,
             selector: AtomicU64,
