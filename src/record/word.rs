@@ -25,7 +25,7 @@ pub(crate) const SEQUENCE_MAX: u64 = (1 << SEQUENCE_BITS) - 1;
 
 /// By how much every sequence grows with a reboot: pages with the last grants may not have reached the
 /// disk, and tokens must not come twice. More than can be granted while a page waits to be written.
-pub(crate) const SEQUENCE_LEAP: u64 = 1 << 32;
+pub(crate) const SEQUENCE_LEAP: u64 = 1 << 36;
 
 /// A sequence, unless it is one that grants and leaps do not get to.
 pub(crate) fn reachable(sequence: u64) -> Option<u64> {

@@ -134,7 +134,7 @@ pub const ALL: &[Operation] = &[
         look: |scene, cache, stage| {
             furniture_is_well(scene, cache, stage);
             // A leap for each rebuilding, so that no token that was never written comes twice.
-            let leap = 1 << 32;
+            let leap = 1 << 36;
             assert!(stage == Stage::Between || scene.board.get(Entry::Token) > leap);
         },
         verify: standard,

@@ -285,12 +285,12 @@ fn an_old_store_outlives_a_reboot() {
         ] {
             let lock = Lock::new(&cache, name);
             let guard = lock.try_acquire().unwrap().unwrap();
-            assert!(guard.token().get() > golden.tokens[of] + (1 << 32));
+            assert!(guard.token().get() > golden.tokens[of] + (1 << 36));
         }
         let semaphore = BoundedSemaphore::new(&cache, "a semaphore", 6);
         for _ in 0..6 {
             let guard = semaphore.try_acquire().unwrap().unwrap();
-            assert!(guard.into_token().get() > golden.tokens["semaphore"] + (1 << 32));
+            assert!(guard.into_token().get() > golden.tokens["semaphore"] + (1 << 36));
         }
     });
 }
