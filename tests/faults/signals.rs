@@ -74,7 +74,7 @@ pub fn run(role: &Role) {
 
 fn everything(role: &Role) {
     // Some 18 MB have to be allocated, which takes longer than from one signal to the next.
-    // In memory, where the kernel lets go of it all when a signal comes.
+    // In memory, where older kernels let go of all of it when a signal comes.
     let memory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
     let memory = memory.unwrap();
     let large = memory.path().join("large");
