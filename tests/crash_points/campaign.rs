@@ -31,7 +31,7 @@ impl Limits {
         Limits {
             singles: number("SLABLOCK_CRASH_SINGLES", 600),
             pairs: number("SLABLOCK_CRASH_PAIRS", 2_000),
-            pairs_us: number("SLABLOCK_CRASH_SECONDS", 6).saturating_mul(1_000_000),
+            pairs_us: number("SLABLOCK_CRASH_SECONDS", 4).saturating_mul(1_000_000),
             seed: number("SLABLOCK_CRASH_SEED", clock.as_nanos() as u64) | 1,
         }
     }
