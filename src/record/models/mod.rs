@@ -31,7 +31,8 @@ fn explore(model: impl Fn() + Sync + Send + 'static) {
 }
 
 /// The same with at most so many preemptions: switches away from a thread that could have gone on. For models
-/// that do not end within a minute otherwise; two or three preemptions are what nearly all races need.
+/// that do not end within a minute otherwise. Going to sleep is none, so where that is what matters one says
+/// a lot.
 #[track_caller]
 fn explore_with(preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
     let runs = Arc::new(Mutex::new(0_u32));
