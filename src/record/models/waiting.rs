@@ -74,22 +74,23 @@ fn who_gives_up_takes_no_wake_up_along() {
         let key = Key::new(1);
         let (permit, mine) = Somebody::new(&key, 9).try_acquire().expect("free");
         let patient = waiter(&key, 2);
-        let hasty = {
+        let holder = {
             let key = Arc::clone(&key);
             thread::spawn(move || {
-                let mut hasty = Somebody::new(&key, 3);
-                hasty.patience = 1;
-                if let Some((permit, mine)) = hasty.acquire() {
+                assert!(key.give_back(permit, mine), "robbed");
+                // Whoever is woken may find it taken again.
+                if let Some((permit, mine)) = Somebody::new(&key, 9).try_acquire() {
                     assert!(key.give_back(permit, mine), "robbed");
                 }
             })
         };
-        assert!(key.give_back(permit, mine), "robbed");
-        // Whoever is woken may find it taken again.
-        if let Some((permit, mine)) = Somebody::new(&key, 9).try_acquire() {
+        // Here, so that the three follow one another without a preemption until all that counts is to come.
+        let mut hasty = Somebody::new(&key, 3);
+        hasty.patience = 1;
+        if let Some((permit, mine)) = hasty.acquire() {
             assert!(key.give_back(permit, mine), "robbed");
         }
-        hasty.join().expect("no panic");
+        holder.join().expect("no panic");
         patient.join().expect("no panic");
     });
 }
