@@ -167,15 +167,13 @@ impl Cells<'_> {
 #[inline(always)]
 fn seal(payload: &[u64; PAYLOAD_WORDS], version: u64) -> u64 {
     let half = |word: u64| word & 0xffff_ffff;
-    let mut sum = KEYS[0];
-    for (word, keys) in [&version]
-        .into_iter()
-        .chain(payload)
-        .zip(KEYS[1..].chunks_exact(2))
-    {
-        sum = sum
-            .wrapping_add(keys[0].wrapping_mul(half(*word)))
-            .wrapping_add(keys[1].wrapping_mul(word >> 32));
+    let weigh = |word: u64, keys: &[u64]| {
+        let low = keys[0].wrapping_mul(half(word));
+        low.wrapping_add(keys[1].wrapping_mul(word >> 32))
+    };
+    let mut sum = KEYS[0].wrapping_add(weigh(version, &KEYS[1..3]));
+    for (word, keys) in payload.iter().zip(KEYS[3..].chunks_exact(2)) {
+        sum = sum.wrapping_add(weigh(*word, keys));
     }
     version << 32 | sum >> 32
 }

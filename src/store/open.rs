@@ -100,6 +100,7 @@ fn new_store(
         dir,
         mode: settings.mode,
         process: AtomicPtr::new(std::ptr::null_mut()),
+        looked_in: AtomicU64::new(u64::MAX),
     })
 }
 

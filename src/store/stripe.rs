@@ -101,7 +101,7 @@ impl Store {
             number: number % STRIPES,
             _lock: lock,
         };
-        self.check_in_place()?;
+        self.check_in_place_often()?;
         // Each time, not only when the store is opened: the dead one died a moment ago.
         if guard.stripe().intent() != Some(Intent::None) {
             guard.recover()?;

@@ -89,6 +89,8 @@ fn a_store_that_is_moved_is_the_same_store_until_another_is_in_its_place() {
         drop(Lock::new(&cache, "another").acquire().unwrap());
         assert_eq!(Cache::open(&moved).unwrap().len().unwrap(), 2);
         let new = place.open();
+        // Whether the path leads elsewhere is asked for once in some milliseconds.
+        until("it is noticed", || cache.len().is_err());
         everybody_notices_when_held(&cache, &lock);
         drop((lock, cache));
         // Opened again by its name of now.
