@@ -326,6 +326,11 @@ fn refuse_strangers(dir: &Path) -> Result<()> {
     for entry in entries {
         let name = entry.map_err(|e| Error::io("read", dir, e))?.file_name();
         if name != ATTACH && name != "fanout.new" && name != FANOUT {
+            crash_point();
+            if dir.join(FANOUT).exists() {
+                // Made since we looked for it, and with it the shards.
+                return Ok(());
+            }
             let why = format!(
                 "it has {} in it, and no fanout file; name a new or empty directory",
                 name.to_string_lossy()
@@ -334,4 +339,19 @@ fn refuse_strangers(dir: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who finds no record, and lists the directory after another process made record and shards.
+    #[test]
+    fn shards_that_were_made_meanwhile_are_no_strangers() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("000")).unwrap();
+        assert!(refuse_strangers(dir.path()).is_err());
+        std::fs::write(dir.path().join(FANOUT), b"").unwrap();
+        assert!(refuse_strangers(dir.path()).is_ok());
+    }
 }
