@@ -759,3 +759,33 @@ fn a_store_costs_little_disk_until_it_is_used() {
         assert!(per_key <= 256, "{per_key}");
     });
 }
+
+/// Making keys takes a stripe and then the lock for growing; checking takes all stripes. Were anybody to take
+/// them the other way round (I7), this would not end.
+#[test]
+fn checking_goes_on_beside_a_store_that_grows() {
+    bounded(|| {
+        let place = Place::new();
+        let cache = Cache::options()
+            .capacity(20_000)
+            .open(place.store())
+            .unwrap();
+        std::thread::scope(|scope| {
+            let makers: Vec<_> = (0..2)
+                .map(|maker| {
+                    let cache = &cache;
+                    scope.spawn(move || {
+                        for n in 0..4_000 {
+                            let lock = Lock::new(cache, format!("{maker} {n}"));
+                            drop(lock.acquire().unwrap());
+                        }
+                    })
+                })
+                .collect();
+            while !makers.iter().all(|maker| maker.is_finished()) {
+                assert!(cache.check().unwrap().is_sound());
+            }
+        });
+        assert_eq!(cache.len().unwrap(), 8_000);
+    });
+}

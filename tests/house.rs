@@ -213,3 +213,13 @@ fn the_library_depends_on_five_crates() {
     let five = ["crc32fast", "fs2", "memmap2", "nix", "rand"];
     assert_eq!(names, five.into_iter().collect());
 }
+
+/// What other processes write at any time must never be seen as plain bytes (M3).
+#[test]
+fn nobody_makes_slices_of_the_map() {
+    for source in sources_below("src") {
+        for word in ["from_raw_parts", "from_raw_parts_mut"] {
+            assert!(!names(&source.code, word), "{} names {word}", source.name);
+        }
+    }
+}
