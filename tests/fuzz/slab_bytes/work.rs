@@ -283,8 +283,9 @@ fn average(cache: &Cache, key: &[u8], tag: &str) {
     hear(average.add(-1.5));
     hear(average.get().map(drop));
     hear(average.summary().map(drop));
-    hear(average.pop().map(drop));
-    if let Some(mean) = keep(average.get()) {
+    // One that fails, as when damage has used up the tokens, changes nothing.
+    let popped = keep(average.pop().map(Some)).is_some();
+    if let Some(mean) = keep(average.get()).filter(|_| popped) {
         panic!("{mean} is left after a pop");
     }
 }
