@@ -264,3 +264,45 @@ impl Drop for Store {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use nix::sys::wait::{WaitStatus, waitpid};
+    use nix::unistd::{ForkResult, fork};
+
+    use super::*;
+
+    /// What keeps a `Process` alive can be seen from its lock files, of which it has a share (P1).
+    #[test]
+    #[allow(unsafe_code)]
+    fn a_process_goes_with_its_store_and_is_leaked_in_a_forked_child() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = open::Settings {
+            capacity: None,
+            mode: 0o600,
+            allow_network_fs: false,
+            create: true,
+            fs_magic: None,
+        };
+        let store = open::open_apart(dir.path(), &settings).unwrap();
+        let borrowed = store.process().unwrap();
+        let files = Arc::downgrade(&borrowed.files);
+        // SAFETY: the child looks at its memory and ends; it takes no lock and allocates nothing.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                let leaked = store.me().is_none() && files.strong_count() > 0;
+                let whole = borrowed.files.beacons.as_raw_fd() > 2;
+                // SAFETY: ends the child, without the destructors of what it shares with its parent.
+                unsafe { nix::libc::_exit(if leaked && whole { 0 } else { 1 }) }
+            }
+            ForkResult::Parent { child } => {
+                assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
+            }
+        }
+        assert!(files.strong_count() > 0);
+        drop(store);
+        assert_eq!(files.strong_count(), 0);
+    }
+}
