@@ -50,7 +50,7 @@ pub enum Error {
         /// What does not hold, and where.
         what: String,
     },
-    /// No slot is left, and none could be taken back from an idle lock or semaphore.
+    /// No slot is left, and none could be taken back from an idle lock or semaphore, or by evicting a value.
     Full {
         /// The store.
         path: PathBuf,
@@ -68,6 +68,25 @@ pub enum Error {
     KeyLength {
         /// Its length in bytes.
         len: usize,
+    },
+    /// A value is longer than 1 GiB.
+    ValueLength {
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// The value is no integer of 64 bits, or would not be one any more.
+    NotInteger {
+        /// The key.
+        key: String,
+        /// What stands in the way.
+        why: &'static str,
+    },
+    /// The value does not fit into what the cache may take on disk, and nothing may be evicted for it.
+    OverLimit {
+        /// The directory of the values.
+        path: PathBuf,
+        /// How many bytes it may take.
+        limit: u64,
     },
     /// A tag is longer than 255 bytes.
     TagLength {
@@ -203,6 +222,23 @@ impl fmt::Display for Error {
                     "a key has 1 to 1024 bytes, this one has {len}; use another, or the hash of a longer one"
                 )
             }
+            Error::ValueLength { len } => {
+                write!(
+                    f,
+                    "a value has at most 1073741824 bytes, this one has {len}; use several keys"
+                )
+            }
+            Error::NotInteger { key, why } => {
+                write!(
+                    f,
+                    "{key} cannot be counted up or down: {why}; set it to an integer first"
+                )
+            }
+            Error::OverLimit { path, limit } => write!(
+                f,
+                "{} has no room for the value within its {limit} bytes; delete some, raise size_limit, or choose an eviction",
+                path.display()
+            ),
             Error::TagLength { len } => {
                 write!(
                     f,

@@ -50,6 +50,8 @@ mod types;
 mod store;
 
 #[cfg(not(loom))]
+mod log;
+#[cfg(not(loom))]
 mod slab;
 
 #[cfg(not(loom))]
@@ -66,12 +68,13 @@ pub use sync::crash;
 #[cfg(not(loom))]
 pub use crate::{
     averager::Averager,
-    cache::{Cache, FanoutCache, Keyspace, Options},
+    cache::{Cache, Entry, FanoutCache, Keyspace, Options, SetOptions, Stats},
     error::{Error, Result},
     lock::{Lock, LockGuard},
     rlock::{RLock, RLockGuard},
     semaphore::{BoundedSemaphore, SemaphoreGuard},
     store::check::CheckReport,
+    store::config::{Durability, Eviction},
     store::rebuild::RepairReport,
     types::{Holder, KeyInfo, KeyState, Kind, Summary, Token},
 };

@@ -15,6 +15,16 @@ pub enum Kind {
     Semaphore,
     /// An [`Averager`](crate::Averager).
     Averager,
+    /// A value of the cache, as [`Cache::set`](crate::Cache::set) stores it.
+    Value,
+}
+
+impl Kind {
+    /// Whether its hold is a latch: held for the moment of a change only, and without a lease (L5).
+    #[inline(always)]
+    pub(crate) fn is_latched(self) -> bool {
+        matches!(self, Kind::Averager | Kind::Value)
+    }
 }
 
 impl fmt::Display for Kind {
@@ -24,6 +34,7 @@ impl fmt::Display for Kind {
             Kind::RLock => "rlock",
             Kind::Semaphore => "semaphore",
             Kind::Averager => "averager",
+            Kind::Value => "value",
         })
     }
 }
@@ -92,7 +103,7 @@ pub struct KeyInfo {
     /// How it stands.
     pub state: KeyState,
     /// How many threads of all processes sleep until it is given back. A process that waits for more than
-    /// eight keys at once is counted for eight of them.
+    /// six keys at once is counted for six of them.
     pub waiters: usize,
 }
 
@@ -119,6 +130,13 @@ pub enum KeyState {
     Averager {
         /// What was added; `None` if nothing was since the last `pop` or expiry.
         summary: Option<Summary>,
+    },
+    /// A value of the cache.
+    Value {
+        /// How long it is, in bytes.
+        bytes: usize,
+        /// How long it will be there; `None`: until it is replaced, deleted or evicted.
+        expires_in: Option<Duration>,
     },
 }
 

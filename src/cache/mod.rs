@@ -3,10 +3,12 @@
 mod fanout;
 mod keyspace;
 mod options;
+mod values;
 
 pub use fanout::FanoutCache;
 pub use keyspace::Keyspace;
 pub use options::Options;
+pub use values::{Entry, SetOptions, Stats};
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -17,7 +19,7 @@ use crate::error::Result;
 use crate::store::Store;
 use crate::store::check::CheckReport;
 use crate::store::rebuild::{self, RepairReport};
-use crate::types::KeyInfo;
+use crate::types::{KeyInfo, Kind};
 
 /// A store of keys in a directory, open in this process and in any number of others.
 ///
@@ -103,8 +105,9 @@ impl Cache {
         if tag.is_empty() {
             return Ok(0);
         }
-        self.store.remove_all(|guard, found| {
-            found.meta.tag_len == tag.len() && guard.tag_of(found) == tag
+        self.store.remove_all(|guard, found| match found.kind {
+            Kind::Value => self.store.value_has_tag(found, tag),
+            _ => found.meta.tag_len == tag.len() && guard.tag_of(found) == tag,
         })
     }
 
@@ -116,7 +119,13 @@ impl Cache {
 
     /// Removes every key, as [`remove`](Cache::remove) does. Returns how many.
     pub fn clear(&self) -> Result<usize> {
-        self.store.remove_all(|_, _| true)
+        let removed = self
+            .store
+            .remove_all(|_, found| !self.store.is_vacant(found))?;
+        // What is left of deleted values, which nobody would miss, takes slots.
+        self.store
+            .remove_all(|_, found| self.store.is_vacant(found))?;
+        Ok(removed)
     }
 
     /// All keys and how they stand, in no particular order. Each is shown as it was at some moment of the

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::cache::{Cache, FanoutCache, fanout};
 use crate::error::Result;
+use crate::store::config::{Config, Durability, Eviction};
 use crate::store::open::{self, Settings};
 
 /// Files for their owner only: a lock that others can take is a lock that others can hold for ever.
@@ -24,6 +25,7 @@ impl Default for Options {
                 mode: DEFAULT_MODE,
                 allow_network_fs: false,
                 create: true,
+                config: Config::default(),
                 fs_magic: None,
             },
         }
@@ -58,6 +60,29 @@ impl Options {
     /// Whether to make the store if there is none. Default yes; otherwise the error `NotAStore`.
     pub fn create(mut self, yes: bool) -> Options {
         self.settings.create = yes;
+        self
+    }
+
+    /// How many bytes the files of large values may take, 4 MiB or more; 1 GiB when nothing is said. Values
+    /// that fit into the slots (up to 256 bytes with their tags) take no room there. Dead bytes are compacted
+    /// away before that, so about three quarters of it can be values.
+    ///
+    /// This, [`eviction`](Options::eviction) and [`durability`](Options::durability) are stored when the store
+    /// is made; for one that is there, [`Cache::configure`] changes them.
+    pub fn size_limit(mut self, bytes: u64) -> Options {
+        self.settings.config.size_limit = Some(bytes);
+        self
+    }
+
+    /// What goes to make room for a value.
+    pub fn eviction(mut self, eviction: Eviction) -> Options {
+        self.settings.config.eviction = Some(eviction);
+        self
+    }
+
+    /// What a value that was set has to survive.
+    pub fn durability(mut self, durability: Durability) -> Options {
+        self.settings.config.durability = Some(durability);
         self
     }
 

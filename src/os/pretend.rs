@@ -37,7 +37,7 @@ pub(crate) fn clock_ns(clock: ClockId) -> Option<u64> {
     let now = NOW.get()?;
     let boot_ns = now.boot_us * 1_000;
     Some(match clock {
-        ClockId::CLOCK_REALTIME => now.wall_us * 1_000,
+        ClockId::CLOCK_REALTIME | ClockId::CLOCK_REALTIME_COARSE => now.wall_us * 1_000,
         ClockId::CLOCK_MONOTONIC_COARSE => boot_ns - boot_ns % TICK_NS,
         _ => boot_ns,
     })

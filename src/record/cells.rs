@@ -3,6 +3,10 @@
 //! A writer, alone by its latch, fills the idle cell, seals it with a version and a checksum, and flips the
 //! selector. Whoever dies in between leaves the old cell in force. Readers take no latch: selector, cell,
 //! seal, selector again (C1, C2).
+//!
+//! An average has cells of a fixed size, which lie side by side; a value has wider ones, spread over the
+//! slots of its key. What they have in common are the selector's steps, [`read_once`] and [`write`], and the
+//! seal.
 
 use crate::record::controls::{self, Rule, left_out, ordered};
 use crate::sync::{AtomicU64, Ordering};
@@ -88,16 +92,8 @@ impl Cells<'_> {
     /// Payload, version and seal; `None` if a writer flipped the selector meanwhile.
     #[inline(always)]
     fn read_once(&self) -> Option<([u64; PAYLOAD_WORDS], u64, u64)> {
-        // Acquire: pairs with the flip, so the cell is at least what was sealed for this version.
-        let version = self
-            .selector
-            .load(ordered(Rule::SelectorAcquired, Ordering::Acquire));
-        let (payload, found) = self.cells[(version & 1) as usize].load();
-        // Pairs with the writer's fence: if any word above came from a later write, the selector read
-        // below is later than `version`, too.
-        controls::fence(Rule::ReaderFence, Ordering::Acquire);
-        let again = self.selector.load(Ordering::Relaxed);
-        (again == version || left_out(Rule::SelectorReread)).then_some((payload, version, found))
+        let ((payload, found), version) = read_once(self.selector, |at| self.cells[at].load())?;
+        Some((payload, version, found))
     }
 
     /// One attempt without a look at the seal, which would hide a mistake in the ordering.
@@ -110,16 +106,9 @@ impl Cells<'_> {
     /// Puts `payload` in force after `version`, and returns its version. Only for the holder of the latch.
     #[inline(always)]
     pub(crate) fn write(&self, payload: &[u64; PAYLOAD_WORDS], version: u64) -> u64 {
-        let version = version.wrapping_add(1);
-        // Pairs with the reader's fence: who sees a word of the cell filled below also sees the
-        // selector that made this cell the idle one.
-        controls::fence(Rule::WriterFence, Ordering::Release);
-        let idle = version & 1 ^ u64::from(left_out(Rule::CellIdle));
-        self.cells[idle as usize].store(payload, version);
-        // Release: pairs with the Acquire at the head of `read`.
-        self.selector
-            .store(version, ordered(Rule::FlipReleases, Ordering::Release));
-        version
+        write(self.selector, version, |idle, version| {
+            self.cells[idle].store(payload, version);
+        })
     }
 
     /// Whether the value in force is whole.
@@ -132,7 +121,7 @@ impl Cells<'_> {
     /// after a power loss the cells of one life may lie beside the selector and the key of another. Only
     /// while nobody else can see the cells.
     pub(crate) fn reset(&self, payload: &[u64; PAYLOAD_WORDS], life: u32) {
-        let first = u64::from(life) << 32;
+        let first = first_version(life);
         self.cells[0].store(payload, first);
         self.cells[1].store(payload, first + 1);
         self.selector.store(first, Ordering::Release);
@@ -160,19 +149,61 @@ impl Cells<'_> {
     }
 }
 
+/// One attempt: what `load` makes of the cell in force, 0 or 1, and its version. `None` if a writer flipped
+/// the selector meanwhile; then what was loaded means nothing.
+#[inline(always)]
+pub(crate) fn read_once<T>(
+    selector: &AtomicU64,
+    load: impl FnOnce(usize) -> T,
+) -> Option<(T, u64)> {
+    // Acquire: pairs with the flip, so the cell is at least what was sealed for this version.
+    let version = selector.load(ordered(Rule::SelectorAcquired, Ordering::Acquire));
+    let loaded = load((version & 1) as usize);
+    // Pairs with the writer's fence: if any word above came from a later write, the selector read below is
+    // later than `version`, too.
+    controls::fence(Rule::ReaderFence, Ordering::Acquire);
+    let again = selector.load(Ordering::Relaxed);
+    (again == version || left_out(Rule::SelectorReread)).then_some((loaded, version))
+}
+
+/// Has `store` fill the idle cell, 0 or 1, under the version that follows on `version`, and puts it in force.
+/// Only for the holder of the latch.
+#[inline(always)]
+pub(crate) fn write(selector: &AtomicU64, version: u64, store: impl FnOnce(usize, u64)) -> u64 {
+    let version = version.wrapping_add(1);
+    // Pairs with the reader's fence: who sees a word of the cell filled below also sees the selector that
+    // made this cell the idle one.
+    controls::fence(Rule::WriterFence, Ordering::Release);
+    let idle = version & 1 ^ u64::from(left_out(Rule::CellIdle));
+    store(idle as usize, version);
+    // Release: pairs with the Acquire at the head of `read_once`.
+    selector.store(version, ordered(Rule::FlipReleases, Ordering::Release));
+    version
+}
+
+/// The first version of a slot in that life, and with it both cells' before anything is written.
+pub(crate) fn first_version(life: u32) -> u64 {
+    u64::from(life) << 32
+}
+
+/// The version of which `sealed` is the seal, if `version` is in the same life and not far from it.
+#[cfg(not(loom))]
+pub(crate) fn version_of(sealed: u64, version: u64) -> u64 {
+    version & !0xffff_ffff | sealed >> 32
+}
+
 /// The checksum is MULTILINEAR (Lemire and Kaser, "Strongly Universal String Hashing Is Fast", The Computer
 /// Journal 57, 2014): the upper half of the sum of keys times 32-bit halves. Against a CRC it is one
 /// multiplication for every four bytes and no call, a third of the time of an `add`; it misses one random
 /// change in 2^32, as a CRC-32 does, and none of one or two bits.
 #[inline(always)]
-fn seal(payload: &[u64; PAYLOAD_WORDS], version: u64) -> u64 {
-    let half = |word: u64| word & 0xffff_ffff;
-    let weigh = |word: u64, keys: &[u64]| {
-        let low = keys[0].wrapping_mul(half(word));
+pub(crate) fn seal(payload: &[u64], version: u64) -> u64 {
+    let weigh = |word: u64, keys: &[u64; 2]| {
+        let low = keys[0].wrapping_mul(word & 0xffff_ffff);
         low.wrapping_add(keys[1].wrapping_mul(word >> 32))
     };
-    let mut sum = KEYS[0].wrapping_add(weigh(version, &KEYS[1..3]));
-    for (word, keys) in payload.iter().zip(KEYS[3..].chunks_exact(2)) {
+    let mut sum = KEYS.first.wrapping_add(weigh(version, &KEYS.pairs[0]));
+    for (word, keys) in payload.iter().zip(&KEYS.pairs[1..]) {
         sum = sum.wrapping_add(weigh(*word, keys));
     }
     version << 32 | sum >> 32
@@ -180,18 +211,32 @@ fn seal(payload: &[u64; PAYLOAD_WORDS], version: u64) -> u64 {
 
 /// The first outputs of SplitMix64 from state 0: random enough, and nobody's choice. (Steele, Lea and Flood,
 /// "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014.)
-const KEYS: [u64; 3 + 2 * PAYLOAD_WORDS] = {
-    let mut keys = [0; 3 + 2 * PAYLOAD_WORDS];
+struct Keys {
+    first: u64,
+    pairs: [[u64; 2]; 1 + SEALED_WORDS_MAX],
+}
+
+/// The most words that a cell has under its seal. With 46 or more, some pairs of flips would pass.
+pub(crate) const SEALED_WORDS_MAX: usize = 33;
+
+static KEYS: Keys = {
+    let mut pairs = [[0; 2]; 1 + SEALED_WORDS_MAX];
     let mut i = 0;
-    while i < keys.len() {
-        let state = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(i as u64 + 1);
-        let z = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        keys[i] = z ^ z >> 31;
+    while i < pairs.len() {
+        pairs[i] = [split_mix(2 * i as u64 + 2), split_mix(2 * i as u64 + 3)];
         i += 1;
     }
-    keys
+    let first = split_mix(1);
+    Keys { first, pairs }
 };
+
+/// The `n`th output of the generator, from 1.
+const fn split_mix(n: u64) -> u64 {
+    let state = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(n);
+    let z = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ z >> 31
+}
 
 /// The seal of a payload, for damage that is to pass for whole.
 #[cfg(all(any(fuzzing, test), not(loom)))]
@@ -257,11 +302,16 @@ mod tests {
         });
     }
 
+    fn all_keys() -> Vec<u64> {
+        let rest = KEYS.pairs.iter().flatten().copied();
+        std::iter::once(KEYS.first).chain(rest).collect()
+    }
+
     /// As another implementation would compute it, with the generator's published first outputs.
     #[test]
     fn the_checksum_is_the_published_one() {
         assert_eq!(
-            KEYS[..3],
+            all_keys()[..3],
             [
                 0xe220_a839_7b1d_cdaf,
                 0x6e78_9e6a_a1b9_65f4,
@@ -274,19 +324,22 @@ mod tests {
         for word in [&version].into_iter().chain(&payload) {
             halves.extend([u128::from(*word as u32), u128::from(word >> 32)]);
         }
-        let products = halves.iter().zip(&KEYS[1..]);
-        let sum = products.fold(u128::from(KEYS[0]), |sum, (half, key)| {
+        let keys = all_keys();
+        let products = halves.iter().zip(&keys[1..]);
+        let sum = products.fold(u128::from(keys[0]), |sum, (half, key)| {
             sum + half * u128::from(*key)
         });
         assert_eq!(seal(&payload, version), 7 << 32 | sum as u64 >> 32);
     }
 
     /// A bit that flips adds or takes away a key shifted; whatever the payload, the upper half of the sum
-    /// shows it when that lies 2^32 or more from zero. So this is all payloads, not a sample.
+    /// shows it when that lies 2^32 or more from zero. So this is all
+    /// payloads of all lengths, not a sample.
     #[test]
     fn every_flip_of_one_or_two_bits_is_noticed() {
         let shows = |change: u64| (1 << 32..=0_u64.wrapping_sub(1 << 32)).contains(&change);
-        let flips: Vec<u64> = KEYS[1..]
+        let keys = all_keys();
+        let flips: Vec<u64> = keys[1..]
             .iter()
             .flat_map(|key| (0..32).map(move |bit| key << bit))
             .collect();

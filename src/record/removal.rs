@@ -49,14 +49,14 @@ pub(crate) enum Left {
 }
 
 impl<'a, H: Iterator<Item = &'a Hold> + Clone> Removal<'a, H> {
-    /// Takes all words for good, tells `highest` the highest sequence that they had, and ends the life. Or
-    /// says `false`, and all is as it was.
+    /// Takes all words for good, tells `agree` the highest sequence that they had, and ends the life. Or, if
+    /// a word is not to be had or `agree` does not, says `false`, and all is as it was.
     pub(crate) fn begin(
         &self,
         me: ParticipantId,
         force: Force,
         is_dead: impl Fn(ParticipantId) -> bool,
-        highest: impl FnOnce(u64),
+        agree: impl FnOnce(u64) -> bool,
     ) -> bool {
         if left_out(Rule::WordsBeforeLife) {
             life::end(self.meta);
@@ -71,7 +71,10 @@ impl<'a, H: Iterator<Item = &'a Hold> + Clone> Removal<'a, H> {
                 }
             }
         }
-        highest(sequence);
+        if !agree(sequence) {
+            self.undo();
+            return false;
+        }
         life::end(self.meta);
         true
     }

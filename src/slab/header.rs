@@ -113,6 +113,19 @@ pub(crate) struct Mutable {
     pub(crate) next_participant: AtomicU32,
     pub(crate) slot_hint: AtomicU32,
     pub(crate) block_hint: AtomicU32,
+    /// Where the next value goes in the log: `segment << 32 | offset in units of 16 bytes`; 0 before the
+    /// first.
+    pub(crate) tail: AtomicU64,
+    /// How many bytes the log may take.
+    pub(crate) size_limit: AtomicU64,
+    /// What makes room, and what a value that was set has to survive; see `store::config`.
+    pub(crate) eviction: AtomicU32,
+    pub(crate) durability: AtomicU32,
+    /// Since the store was made.
+    /// The highest number that a segment ever had.
+    pub(crate) last_segment: AtomicU64,
+    pub(crate) evictions: AtomicU64,
+    pub(crate) damaged: AtomicU64,
 }
 
 #[cfg(test)]

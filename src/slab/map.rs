@@ -16,9 +16,10 @@ use crate::error::{Error, Result};
 use crate::os::file;
 use crate::slab::header::{MUTABLE_OFFSET, Mutable, Static};
 use crate::slab::layout::{
-    BLOCK_BYTES, PAGE, PERMITS_PER_BLOCK, Region, SLOT_BYTES, STRIPE_BYTES, STRIPES,
+    BLOCK_BYTES, PAGE, PERMITS_PER_BLOCK, Region, SEGMENT_BYTES, SEGMENTS, SEGMENTS_OFFSET,
+    SLOT_BYTES, STRIPE_BYTES, STRIPES,
 };
-use crate::slab::{BODY_WORDS, Layout, Participant, Permit, Slot, SlotId, Stripe};
+use crate::slab::{BODY_WORDS, Layout, Participant, Permit, Segment, Slot, SlotId, Stripe};
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering, crash_point};
 
 /// An open slab.
@@ -103,6 +104,11 @@ impl Slab {
         self.at(PAGE + u64::from(number % STRIPES) * STRIPE_BYTES)
     }
 
+    /// Where the segment of that number is described, and others that have the place in turn.
+    pub(crate) fn segment(&self, number: u32) -> &Segment {
+        self.at(SEGMENTS_OFFSET + u64::from(number % SEGMENTS) * SEGMENT_BYTES)
+    }
+
     pub(crate) fn bucket(&self, number: u32) -> &AtomicU32 {
         let number = number & (self.layout.buckets - 1);
         self.at(self.layout.bucket_offset + 4 * u64::from(number))
@@ -156,15 +162,26 @@ impl Slab {
 
     /// Word `at` of the bodies of the key that begins at `id` and takes `span` slots.
     pub(crate) fn body_word(&self, id: SlotId, span: u32, at: usize) -> Option<&AtomicU64> {
-        let slot = (at / BODY_WORDS) as u32;
-        if slot >= span {
+        let body = self.body(id, span, (at / BODY_WORDS) as u32)?;
+        Some(&body[at % BODY_WORDS])
+    }
+
+    /// The body of slot `number`, from 0, of the key that begins at `id` and takes `span` slots.
+    #[inline(always)]
+    pub(crate) fn body(
+        &self,
+        id: SlotId,
+        span: u32,
+        number: u32,
+    ) -> Option<&[AtomicU64; BODY_WORDS]> {
+        if number >= span {
             return None;
         }
         let body = self
-            .slot(self.slot_id(id.index().checked_add(slot)?)?)
+            .slot(self.slot_id(id.index().checked_add(number)?)?)
             .body_ptr();
         // SAFETY: a body has BODY_WORDS words, all of them atomics (M3).
-        Some(unsafe { &*body.add(at % BODY_WORDS) })
+        Some(unsafe { &*body.cast() })
     }
 
     #[inline]

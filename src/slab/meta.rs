@@ -36,6 +36,7 @@ impl Meta {
             2 => Some(Kind::RLock),
             3 => Some(Kind::Semaphore),
             4 => Some(Kind::Averager),
+            5 => Some(Kind::Value),
             _ => return None,
         };
         let meta = Meta {
@@ -73,6 +74,7 @@ fn kind_bits(kind: Option<Kind>) -> u64 {
         Some(Kind::RLock) => 2,
         Some(Kind::Semaphore) => 3,
         Some(Kind::Averager) => 4,
+        Some(Kind::Value) => 5,
     }
 }
 
@@ -101,7 +103,7 @@ mod tests {
         assert!(life::is_over(&word) && retired.kind.is_none());
         assert_eq!(retired.generation, 0);
         for bad in [
-            5 << 32,
+            6 << 32,
             1 << 32,
             1 << 32 | 1025 << 36,
             1 << 36,

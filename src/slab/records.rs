@@ -6,9 +6,9 @@ use std::mem::offset_of;
 use crate::record::{Cell, Cells, Hold};
 use crate::slab::Meta;
 use crate::slab::layout::{
-    BLOCK_BYTES, PARTICIPANT_BYTES, PERMITS_PER_BLOCK, SLOT_BYTES, STRIPE_BYTES,
+    BLOCK_BYTES, PARTICIPANT_BYTES, PERMITS_PER_BLOCK, SEGMENT_BYTES, SLOT_BYTES, STRIPE_BYTES,
 };
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// Words in the body of a slot.
 pub(crate) const BODY_WORDS: usize = 17;
@@ -34,13 +34,14 @@ pub(crate) struct Slot {
     pub(crate) hash: AtomicU32,
     /// How many slots in a row the key takes, this one included.
     pub(crate) span: AtomicU32,
-    /// An average's selector; a semaphore's `first block << 32 | permits`.
+    /// The selector of an average or a value; a semaphore's `first block << 32 | permits`.
     pub(crate) aux: AtomicU64,
     body: SlotBody,
 }
 
-/// The body: of an average two cells and the key, of everything else the key; the tag follows the key, and
-/// both start on a word. What does not fit goes on in the body of the next slot.
+/// The body: of an average two cells and the key; of a value the word `use`, the key, and two cells as long as
+/// the room allows; of everything else the key. The tag follows the key, but of a value, where it is in the
+/// cells. All start on a word. What does not fit goes on in the body of the next slot.
 #[repr(C)]
 struct SlotBody {
     cells: [Cell; 2],
@@ -55,7 +56,7 @@ pub(crate) struct Permit {
 }
 
 /// How many different keys a process can be seen waiting for at a time.
-pub(crate) const WAITING_ENTRIES: usize = 8;
+pub(crate) const WAITING_ENTRIES: usize = 6;
 
 /// What a participant says about itself. Its beacon decides whether it lives; this is for showing.
 #[repr(C)]
@@ -70,6 +71,9 @@ pub(crate) struct Participant {
     pub(crate) program: [AtomicU64; 3],
     /// `threads waiting << 32 | link of the slot waited for`.
     pub(crate) waiting: [AtomicU64; WAITING_ENTRIES],
+    /// How many values were found, and how many were not, by whoever had this number.
+    pub(crate) hits: AtomicU64,
+    pub(crate) misses: AtomicU64,
 }
 
 /// A change of structure that is under way.
@@ -96,8 +100,26 @@ pub(crate) struct Stripe {
     pub(crate) bucket: AtomicU64,
     /// No sequence of a key that was taken away was higher.
     pub(crate) floor: AtomicU64,
-    reserved: [AtomicU64; 3],
+    /// Grows with each change of its chains, before the change.
+    pub(crate) changes: AtomicU64,
+    reserved: [AtomicU64; 2],
 }
+
+/// A segment of the log, at its number modulo their count.
+#[repr(C)]
+pub(crate) struct Segment {
+    /// Its number, and `SEGMENT_CLOSING`; 0: none is here.
+    pub(crate) number: AtomicU64,
+    /// Its length once it is not appended to any more; 0 before.
+    pub(crate) end: AtomicU64,
+    /// How many of its bytes nobody needs any more. May be too low after a death.
+    pub(crate) dead: AtomicU64,
+    /// While its values are moved elsewhere: the next slot to look at.
+    pub(crate) cursor: AtomicU64,
+}
+
+/// Nothing new may lead into the segment: what is in it is being moved elsewhere.
+pub(crate) const SEGMENT_CLOSING: u64 = 1 << 32;
 
 const _: () = {
     assert!(size_of::<Slot>() == SLOT_BYTES as usize);
@@ -107,6 +129,7 @@ const _: () = {
     assert!(size_of::<Permit>() == (BLOCK_BYTES as usize) / PERMITS_PER_BLOCK as usize);
     assert!(size_of::<Participant>() == PARTICIPANT_BYTES as usize);
     assert!(size_of::<Stripe>() == STRIPE_BYTES as usize);
+    assert!(size_of::<Segment>() == SEGMENT_BYTES as usize);
 };
 
 impl Slot {
@@ -148,7 +171,28 @@ impl Stripe {
     }
 
     pub(crate) fn set_intent(&self, intent: Intent) {
+        if intent != Intent::None {
+            let changes = self.changes.load(Ordering::Relaxed);
+            self.changes
+                .store(changes.wrapping_add(1), Ordering::Relaxed);
+        }
         self.intent.store(intent as u64, Ordering::Release);
+        // Pairs with the Acquire fence of who walks without the lock: who met a link of this change sees that
+        // there is one.
+        fence(Ordering::Release);
+    }
+
+    /// What `look` says, if nothing in the stripe was being changed meanwhile; otherwise `false`.
+    pub(crate) fn is_unchanged_while(&self, look: impl FnOnce() -> bool) -> bool {
+        let before = self.changes.load(Ordering::Acquire);
+        // After the count: a change that was over before it has left no intent.
+        if self.intent() != Some(Intent::None) {
+            return false;
+        }
+        let said = look();
+        fence(Ordering::Acquire);
+        said && self.changes.load(Ordering::Relaxed) == before
+            && self.intent.load(Ordering::Relaxed) == Intent::None as u64
     }
 }
 

@@ -95,7 +95,7 @@ impl Binding {
     /// nobody asks since when.
     #[inline(always)]
     pub(super) fn terms(&self, kind: Kind) -> Option<(Lease, Stamp)> {
-        (kind != Kind::Averager).then(|| self.lease_from_now())
+        (!kind.is_latched()).then(|| self.lease_from_now())
     }
 
     #[inline(always)]

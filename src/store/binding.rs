@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result, show_key};
 use crate::os::clock;
-use crate::record::{NO_VERSION, life};
+use crate::record::{Force, NO_VERSION, life};
 use crate::slab::{Meta, Slot, SlotId};
 use crate::store::Store;
 use crate::store::claim::{NoRoom, Room};
@@ -29,6 +29,8 @@ pub(crate) struct Binding {
     pub(crate) lease_us: Option<u64>,
     /// Of a semaphore, otherwise 0.
     permits: u32,
+    /// Of a value: how long its cells are to be, otherwise 0.
+    cell_words: usize,
     /// `slot's link << 32 | generation`, or 0.
     spot: AtomicU64,
     /// Of an average: the version that was seen last. Seals of other versions are checked.
@@ -64,9 +66,19 @@ impl Binding {
             expire: None,
             lease_us: None,
             permits,
+            cell_words: 0,
             spot: AtomicU64::new(0),
             version: AtomicU64::new(NO_VERSION),
             hint: AtomicU32::new(0),
+        }
+    }
+
+    /// For one change of a value whose latch is not to be had at once.
+    pub(crate) fn of_value(store: Arc<Store>, key: &[u8], hash: u64, cell_words: usize) -> Binding {
+        Binding {
+            hash,
+            cell_words,
+            ..Binding::new(store, Kind::Value, key, 0)
         }
     }
 
@@ -81,6 +93,7 @@ impl Binding {
             expire: self.expire,
             lease_us: None,
             permits: self.permits,
+            cell_words: self.cell_words,
             spot: AtomicU64::new(0),
             version: AtomicU64::new(NO_VERSION),
             hint: AtomicU32::new(0),
@@ -191,6 +204,9 @@ impl Binding {
             return self.locate_and_tag(patience);
         }
         while let Some(found) = self.store.find(&self.key, self.hash, patience)? {
+            if self.is_in_the_way(found) {
+                return Ok(None);
+            }
             if self.check_found(found)? {
                 return Ok(Some(self.remember(found)));
             }
@@ -205,7 +221,8 @@ impl Binding {
         let Some(stripe) = self.store.lock_stripe_within(stripe, patience)? else {
             return Ok(None);
         };
-        let Some(found) = stripe.find(&self.key, self.hash)? else {
+        let found = stripe.find(&self.key, self.hash)?;
+        let Some(found) = found.filter(|found| !self.is_in_the_way(*found)) else {
             return Ok(None);
         };
         self.make_ours(&stripe, found)?;
@@ -221,13 +238,14 @@ impl Binding {
         self.check_settings()?;
         if let Some(found) = self.store.find_unlocked(&self.key, self.hash)
             && self.tag.is_empty()
+            && !self.is_in_the_way(found)
             && self.check_found(found)?
         {
             return Ok(Some(self.remember(found)));
         }
-        // A little room first, then all there is.
+        // A little room first, then all that is idle, then what may be evicted.
         let capacity = self.store.slab().layout().capacity;
-        for enough in [Some(capacity / 16 + 16), Some(u32::MAX), None] {
+        for round in 0..4 {
             let stripe = self.store.stripe_of(self.hash);
             let Some(stripe) = self.store.lock_stripe_within(stripe, patience)? else {
                 return Ok(None);
@@ -239,8 +257,14 @@ impl Binding {
                 Err(NoRoom::Full) => {}
             }
             drop(stripe);
-            if let Some(enough) = enough {
-                self.store.reclaim(enough, patience)?;
+            let freed = match round {
+                0 => self.store.reclaim(capacity / 16 + 16, patience)?,
+                1 => self.store.reclaim(u32::MAX, patience)?,
+                2 => self.store.evict_for_slots()?,
+                _ => 0,
+            };
+            if round >= 2 && freed == 0 {
+                break;
             }
         }
         Err(Error::Full {
@@ -250,18 +274,32 @@ impl Binding {
     }
 
     fn find_or_create(&self, stripe: &StripeGuard<'_>, patience: Patience) -> Room<Found> {
-        let Some(found) = stripe.find(&self.key, self.hash)? else {
+        let mut found = stripe.find(&self.key, self.hash)?;
+        if let Some(ghost) = found.filter(|found| self.is_in_the_way(*found)) {
+            let bucket = self.store.bucket_of(self.hash);
+            let vacant = || self.store.is_vacant(ghost);
+            if stripe.retire(ghost, bucket, Force::Idle, vacant)? {
+                found = None;
+            }
+        }
+        let Some(found) = found else {
             let spec = Spec {
                 kind: self.kind,
                 key: &self.key,
                 hash: self.hash,
                 tag: &self.tag,
                 permits: self.permits,
+                cell_words: self.cell_words,
             };
             return stripe.create(&spec, patience);
         };
         self.make_ours(stripe, found)?;
         Ok(found)
+    }
+
+    /// Whether a key is only what is left of a value, where this handle wants something else.
+    fn is_in_the_way(&self, found: Found) -> bool {
+        self.kind != Kind::Value && self.store.is_vacant(found)
     }
 
     /// Refuses a key that is not what this handle takes it for, and gives it this handle's tag.

@@ -108,7 +108,7 @@ impl Census {
     fn key(&mut self, guard: &StripeGuard<'_>, bucket: u32, found: Found) -> Result<()> {
         let store = guard.store;
         let slab = store.slab();
-        self.report.keys += 1;
+        self.report.keys += usize::from(!store.is_vacant(found));
         if let Some(what) = contradiction(store, found, bucket) {
             self.problem(found.id, what);
             return Ok(());
@@ -129,13 +129,18 @@ impl Census {
                 let what = format!("the average {} fails its checksum", show_key(&key));
                 self.report.problems.push(what);
             }
+            Kind::Value if !matches!(store.read_value(found), Some(Ok(_))) => {
+                let key = store.key_of(found).unwrap_or_default();
+                let what = format!("the value of {} fails its checksum", show_key(&key));
+                self.report.problems.push(what);
+            }
             _ => {}
         }
         self.count_dead(guard, found)
     }
 
     fn count_dead(&mut self, guard: &StripeGuard<'_>, found: Found) -> Result<()> {
-        if found.kind == Kind::Averager {
+        if found.kind.is_latched() {
             let is_dead = |p| guard.store.is_dead(guard.process, p);
             let hold = &guard.store.slab().slot(found.id).hold;
             let judgement = hold.judge(hold.load(), || 0, is_dead);

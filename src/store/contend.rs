@@ -117,7 +117,7 @@ impl Binding {
             Judgement::Free | Judgement::Held | Judgement::Retiring => return None,
         };
         let holder = self.store().holder(process, hold, seen, !died);
-        (self.kind() != Kind::Averager).then_some(Predecessor { holder, died })
+        (!self.kind().is_latched()).then_some(Predecessor { holder, died })
     }
 
     /// Looks again and again for a little while. Whether anything looks free.
@@ -202,7 +202,7 @@ impl Taker for Looking<'_> {
     }
 
     fn is_leased(&self) -> bool {
-        self.binding.kind() != Kind::Averager
+        !self.binding.kind().is_latched()
     }
 
     fn sequence_after(&self, seen: Word) -> Result<u64> {

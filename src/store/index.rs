@@ -15,6 +15,7 @@ use crate::store::Store;
 use crate::store::claim::{NoRoom, Pool, Room, Run};
 use crate::store::hash::hash;
 use crate::store::stripe::StripeGuard;
+use crate::store::value::{CELL_WORDS_MIN, ValueCells};
 use crate::store::waiting::Patience;
 use crate::sync::{Ordering, fence};
 use crate::types::Kind;
@@ -25,6 +26,8 @@ pub(crate) const SPAN_MAX: u32 = 16;
 const UNLOCKED_STEPS: u32 = 64;
 /// Words of an average's cells, before its key.
 const CELLS_WORDS: usize = 14;
+/// Words before the key of a value: when it was used.
+const USE_WORDS: usize = 1;
 
 /// A key, found.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +45,8 @@ pub(crate) struct Spec<'a> {
     pub(crate) tag: &'a [u8],
     /// Of a semaphore, otherwise 0.
     pub(crate) permits: u32,
+    /// Of a value: how many words each of its cells is to have, at least. Otherwise 0.
+    pub(crate) cell_words: usize,
 }
 
 /// Where key and tag lie in the words of a key's bodies.
@@ -56,6 +61,7 @@ impl Place {
     pub(crate) fn of(kind: Kind, key_len: usize, tag_len: usize) -> Place {
         let key_at = match kind {
             Kind::Averager => CELLS_WORDS,
+            Kind::Value => USE_WORDS,
             _ => 0,
         };
         let tag_at = key_at + key_len.div_ceil(8);
@@ -64,6 +70,16 @@ impl Place {
             tag_at,
             words: tag_at + tag_len.div_ceil(8),
         }
+        .with_cells(match kind {
+            Kind::Value => CELL_WORDS_MIN,
+            _ => 0,
+        })
+    }
+
+    /// The same with room for two cells of so many words behind.
+    fn with_cells(self, cell_words: usize) -> Place {
+        let words = self.words.max(self.tag_at + 2 * cell_words);
+        Place { words, ..self }
     }
 
     /// How many slots that takes.
@@ -98,6 +114,28 @@ impl Store {
             Some(stripe) => stripe.find(key, hash),
             None => Ok(None),
         }
+    }
+
+    /// Whether there is certainly no such key, found out without the lock: its chain is walked while nothing
+    /// in the stripe changes (I8). `false`: there may be one.
+    pub(crate) fn is_miss(&self, key: &[u8], hash: u64) -> bool {
+        let stripe = self.slab.stripe(self.stripe_of(hash));
+        stripe.is_unchanged_while(|| {
+            let mut link = self
+                .slab
+                .bucket(self.bucket_of(hash))
+                .load(Ordering::Acquire);
+            for _ in 0..UNLOCKED_STEPS {
+                let Some(id) = self.slab.follow(link) else {
+                    return link == 0;
+                };
+                if self.matches(id, key, hash).is_some() {
+                    return false;
+                }
+                link = self.slab.slot(id).next.load(Ordering::Acquire);
+            }
+            false
+        })
     }
 
     pub(crate) fn find_unlocked(&self, key: &[u8], hash: u64) -> Option<Found> {
@@ -222,6 +260,7 @@ impl StripeGuard<'_> {
         let slab = self.store.slab();
         let stripe = self.stripe();
         let place = Place::of(spec.kind, spec.key.len(), spec.tag.len());
+        let place = place.with_cells(spec.cell_words);
         let (span, blocks) = (place.span(), spec.permits.div_ceil(PERMITS_PER_BLOCK));
         let bucket = self.store.bucket_of(spec.hash);
         // 1
@@ -288,6 +327,11 @@ impl StripeGuard<'_> {
             Kind::Averager => {
                 let nothing = [0; crate::record::PAYLOAD_WORDS];
                 slot.cells().reset(&nothing, generation);
+            }
+            Kind::Value => {
+                let cells = ValueCells::within(slab, id, place.span(), spec.key.len());
+                let cells = cells.ok_or_else(|| slab.corrupt("a new slot is not allocated"))?;
+                cells.reset(generation);
             }
             _ => slot
                 .aux
@@ -372,6 +416,9 @@ impl StripeGuard<'_> {
 
     /// The tag of a key.
     pub(crate) fn tag_of(&self, found: Found) -> Vec<u8> {
+        if found.kind == Kind::Value {
+            return self.store.tag_of_value(found).unwrap_or_default();
+        }
         let place = Place::of(found.kind, found.meta.key_len, found.meta.tag_len);
         self.store
             .read_bytes(found.id, place.tag_at, found.meta.tag_len)

@@ -9,6 +9,8 @@ use crate::slab::layout::STRIPES;
 use crate::store::average;
 use crate::store::binding::Binding;
 use crate::store::index::{Found, Place};
+use crate::store::value::Content;
+use crate::store::values::left_until;
 use crate::store::{Process, Store};
 use crate::types::{Holder, KeyInfo, KeyState, Kind, Token};
 
@@ -109,6 +111,14 @@ impl Store {
                     holders: standing.holders,
                 }
             }
+            Kind::Value => {
+                let content = self.read_value(found).and_then(|read| read.ok());
+                let content = content.map_or(Content::ABSENT, |reading| reading.content);
+                KeyState::Value {
+                    bytes: content.len(),
+                    expires_in: left_until(content.expires_ms),
+                }
+            }
             Kind::Lock | Kind::RLock => KeyState::Lock {
                 holder: self.standing(found)?.holders.pop(),
             },
@@ -126,7 +136,8 @@ impl Store {
     pub(crate) fn key_info(&self, key: &[u8]) -> Result<Option<KeyInfo>> {
         let hash = self.hash(key);
         let guard = self.lock_stripe(self.stripe_of(hash))?;
-        let Some(found) = guard.find(key, hash)? else {
+        let found = guard.find(key, hash)?;
+        let Some(found) = found.filter(|found| !self.is_vacant(*found)) else {
             return Ok(None);
         };
         self.info(found, key.to_vec(), guard.tag_of(found))
@@ -141,7 +152,7 @@ impl Store {
             let mut found = Vec::new();
             for bucket in guard.buckets() {
                 guard.walk(bucket, |id| {
-                    found.extend(guard.found(id));
+                    found.extend(guard.found(id).filter(|f| !self.is_vacant(*f)));
                     true
                 })?;
             }
@@ -161,7 +172,8 @@ impl Store {
             let guard = self.lock_stripe(stripe)?;
             for bucket in guard.buckets() {
                 guard.walk(bucket, |id| {
-                    len += usize::from(guard.found(id).is_some());
+                    let found = guard.found(id).filter(|f| !self.is_vacant(*f));
+                    len += usize::from(found.is_some());
                     true
                 })?;
             }

@@ -11,6 +11,7 @@ pub(crate) mod average;
 pub(crate) mod binding;
 pub(crate) mod check;
 mod claim;
+pub(crate) mod config;
 mod contend;
 pub(crate) mod guard;
 pub(crate) mod hash;
@@ -21,7 +22,12 @@ pub(crate) mod open;
 mod participants;
 pub(crate) mod rebuild;
 mod remove;
+mod room;
+mod salvage;
+pub(crate) mod segments;
 mod stripe;
+pub(crate) mod value;
+pub(crate) mod values;
 pub(crate) mod waiting;
 mod watch;
 
@@ -33,6 +39,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::log::Log;
 use crate::os::clock;
 use crate::os::fork::{Inherited, Registry};
 use crate::os::process::Identity;
@@ -78,6 +85,7 @@ pub(crate) struct Process {
     /// number modulo the length.
     asked: [AtomicU64; 64],
     watches: Arc<Watches>,
+    pub(crate) log: Log,
 }
 
 impl Store {
@@ -113,15 +121,25 @@ impl Store {
     /// The same for what makes keys, which would take half as long again: each time whether the slab has a
     /// name at all, and once in some milliseconds whether it is the one that its path leads to.
     pub(crate) fn check_in_place_often(&self) -> Result<()> {
-        /// Some 8 ms.
-        const PERIOD_NS_LOG2: u32 = 23;
-        let period = clock::coarse_ns() >> PERIOD_NS_LOG2;
-        if self.looked_in.load(Ordering::Relaxed) == period {
-            return self.check_named();
+        match self.looked_lately() {
+            true => self.check_named(),
+            false => self.check_in_place_seldom(),
+        }
+    }
+
+    /// The same for what cannot afford a system call each time: once in some milliseconds.
+    #[inline]
+    pub(crate) fn check_in_place_seldom(&self) -> Result<()> {
+        if self.looked_lately() {
+            return Ok(());
         }
         self.check_in_place()?;
-        self.looked_in.store(period, Ordering::Relaxed);
+        self.looked_in.store(period(), Ordering::Relaxed);
         Ok(())
+    }
+
+    fn looked_lately(&self) -> bool {
+        self.looked_in.load(Ordering::Relaxed) == period()
     }
 
     fn check_named(&self) -> Result<()> {
@@ -202,6 +220,7 @@ impl Store {
             mutexes: std::array::from_fn(|_| Mutex::new(())),
             asked: std::array::from_fn(|_| AtomicU64::new(0)),
             watches: Arc::default(),
+            log: Log::new(&self.dir, self.mode),
         });
         // Release: pairs with the Acquire in `joined`.
         self.process
@@ -221,6 +240,12 @@ impl Store {
         }
         Ok(line.into())
     }
+}
+
+/// In which period of some 8 ms it is now.
+fn period() -> u64 {
+    const PERIOD_NS_LOG2: u32 = 23;
+    clock::coarse_ns() >> PERIOD_NS_LOG2
 }
 
 #[cfg(any(fuzzing, test))]
@@ -284,6 +309,7 @@ mod tests {
             mode: 0o600,
             allow_network_fs: false,
             create: true,
+            config: config::Config::default(),
             fs_magic: None,
         };
         let store = open::open_apart(dir.path(), &settings).unwrap();

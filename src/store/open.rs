@@ -12,6 +12,7 @@ use rand::TryRng;
 use rand::rngs::SysRng;
 
 use crate::error::{Error, Result};
+use crate::log::LOG;
 use crate::os::fork::{Inherited, Registry};
 use crate::os::{file, process};
 use crate::slab::header::{
@@ -19,6 +20,7 @@ use crate::slab::header::{
 };
 use crate::slab::layout::{CAPACITY_MAX, PAGE};
 use crate::slab::{Layout, Slab};
+use crate::store::config::Config;
 use crate::store::lock_files::{ATTACH, BEACONS, LockFiles, STRIPES_FILE};
 use crate::store::{Store, rebuild};
 use crate::sync::{AtomicPtr, AtomicU64, Ordering, crash_point};
@@ -26,7 +28,7 @@ use crate::sync::{AtomicPtr, AtomicU64, Ordering, crash_point};
 pub(crate) const SLAB: &str = "slab";
 pub(crate) const FANOUT: &str = "fanout";
 /// What a directory may hold and still be, or become, a store.
-const OUR_FILES: [&str; 4] = [SLAB, ATTACH, BEACONS, STRIPES_FILE];
+const OUR_FILES: [&str; 5] = [SLAB, ATTACH, BEACONS, STRIPES_FILE, LOG];
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
@@ -36,6 +38,7 @@ pub(crate) struct Settings {
     pub(crate) mode: u32,
     pub(crate) allow_network_fs: bool,
     pub(crate) create: bool,
+    pub(crate) config: Config,
     /// Stands in for what the kernel says about the file system, in tests.
     pub(crate) fs_magic: Option<i64>,
 }
@@ -144,6 +147,7 @@ pub(crate) fn prepare_dir(dir: &Path, settings: &Settings) -> Result<()> {
     if let Some(capacity) = settings.capacity {
         layout_of(capacity)?;
     }
+    settings.config.check()?;
     crash_point();
     match std::fs::metadata(dir) {
         Ok(meta) if !meta.is_dir() => Err(not_a_store(dir, "it is not a directory; name one")),
@@ -293,7 +297,7 @@ fn go_first(dir: &Path, files: &LockFiles, settings: &Settings) -> Result<Slab> 
         // Also when it was never ready: what is all zeros is quickly rebuilt.
         _ => {
             slab.fill_holes()?;
-            rebuild::rebuild(&slab, files, !is_same_boot(&slab)?)?;
+            rebuild::rebuild(&slab, files, !is_same_boot(&slab)?, false)?;
             // Before anybody is given a token: should the power fail again while what the sequences leapt to
             // is not on the medium, they would leap from and to the same numbers once more.
             slab.sync()?;
@@ -432,6 +436,7 @@ fn initialise(dir: &Path, files: &LockFiles, settings: &Settings) -> Result<Slab
     };
     write_static(&slab, &path, &part)?;
     let slab = Slab::map(slab, &path, part, layout)?;
+    settings.config.write(&slab);
     write_boot_id(&slab)?;
     files.adopt(&slab)?;
     slab.sync()?;

@@ -20,6 +20,7 @@ use crate::store::index::{Place, SPAN_MAX};
 use crate::store::lock_files::LockFiles;
 use crate::store::open;
 use crate::store::participants::each_hold;
+use crate::store::salvage;
 use crate::sync::{AtomicU8, Ordering, crash_point};
 use crate::types::Kind;
 
@@ -76,7 +77,7 @@ pub(crate) fn repair(dir: &Path, mode: u32) -> Result<RepairReport> {
         raise_floors(&slab, 0);
         raise_floors(&slab, SEQUENCE_LEAP);
     }
-    let mut report = rebuild(&slab, &files, !open::is_same_boot(&slab)?)?;
+    let mut report = rebuild(&slab, &files, !open::is_same_boot(&slab)?, true)?;
     report.actions.splice(0..0, cut_off);
     slab.sync()?;
     Ok(report)
@@ -104,8 +105,14 @@ fn has_beacon(slab: &Slab, files: &LockFiles, number: u16) -> Result<bool> {
         .map_err(|e| Error::io("probe", &open::parent(slab.path()).join("beacons"), e))
 }
 
-/// Rebuilds the slab. With `rebooted`, every hold is void, and every sequence leaps.
-pub(crate) fn rebuild(slab: &Slab, files: &LockFiles, rebooted: bool) -> Result<RepairReport> {
+/// Rebuilds the slab. With `rebooted`, every hold is void, and every sequence leaps. With `thorough`, all values
+/// of the log are read, too.
+pub(crate) fn rebuild(
+    slab: &Slab,
+    files: &LockFiles,
+    rebooted: bool,
+    thorough: bool,
+) -> Result<RepairReport> {
     let state = &slab.header().state;
     // A rebuild that was begun after a reboot and not finished has left this state; then it is begun again
     // as one, for the boot id is written last.
@@ -115,6 +122,8 @@ pub(crate) fn rebuild(slab: &Slab, files: &LockFiles, rebooted: bool) -> Result<
     work.clear_structure();
     work.keep_what_makes_sense();
     work.count_freed();
+    let about_values = salvage::adopt_log(slab, thorough)?;
+    work.report.actions.extend(about_values);
     let leap = if rebooted { SEQUENCE_LEAP } else { 0 };
     void_holds(slab, files, rebooted, leap)?;
     let floor = raise_floors(slab, leap);
@@ -237,7 +246,14 @@ impl<'a> Rebuild<'a> {
             set(slab.block_state(at), STATE_USED);
         }
         set(slab.slot_state(id.index()), STATE_USED);
-        self.mend_average(kind, id, meta.generation, &key);
+        match kind {
+            Kind::Averager => self.mend_average(id, meta.generation, &key),
+            Kind::Value => {
+                let mended = salvage::mend_value(slab, id, meta, &key);
+                self.report.actions.extend(mended);
+            }
+            _ => {}
+        }
         let head = slab.bucket(bucket);
         slot.next
             .store(head.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -255,9 +271,9 @@ impl<'a> Rebuild<'a> {
         inside.then_some((first, permits.div_ceil(PERMITS_PER_BLOCK)))
     }
 
-    fn mend_average(&mut self, kind: Kind, id: SlotId, life: u32, key: &[u8]) {
+    fn mend_average(&mut self, id: SlotId, life: u32, key: &[u8]) {
         let cells = self.slab.slot(id).cells();
-        if kind != Kind::Averager || cells.is_whole() {
+        if cells.is_whole() {
             return;
         }
         let shown = crate::error::show_key(key);

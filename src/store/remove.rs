@@ -22,12 +22,19 @@ fn intent_of(force: Force) -> Intent {
 }
 
 impl StripeGuard<'_> {
-    /// Takes a key away, or says `false` and leaves it as it was.
+    /// Takes a key away, or says `false` and leaves it as it was: if a hold is not to be had, or if the key
+    /// turns out not to be `wanted` once nobody else can change it.
     ///
     /// Killed after each step: (1) nothing has changed; (2) some words are retiring: that is undone, unless
     /// all are and the removal was by force: then it is done again; (3) the kind is none: (4) is repeated,
     /// every part of it can be.
-    pub(crate) fn retire(&self, found: Found, bucket: u32, force: Force) -> Result<bool> {
+    pub(crate) fn retire(
+        &self,
+        found: Found,
+        bucket: u32,
+        force: Force,
+        wanted: impl FnOnce() -> bool,
+    ) -> Result<bool> {
         let slab = self.store.slab();
         let stripe = self.stripe();
         let (first_block, permits) = self.permits_of(found.id, found.kind)?;
@@ -49,7 +56,12 @@ impl StripeGuard<'_> {
             let first = slab.permit(first_block, 0).filter(|_| permits > 0);
             let ticket = first.map_or(0, |first| first.ticket.load(Ordering::Relaxed));
             let highest = sequence.max(reachable(ticket).unwrap_or(0));
+            if !wanted() {
+                return false;
+            }
+            self.store.forget_value(found);
             stripe.floor.fetch_max(highest, Ordering::Relaxed);
+            true
         });
         if !taken {
             stripe.set_intent(Intent::None);
@@ -209,7 +221,8 @@ impl StripeGuard<'_> {
             (Left::Again, Some(kind)) => {
                 let bucket = self.stripe().bucket.load(Ordering::Relaxed) as u32;
                 let found = Found { id, meta, kind };
-                self.retire(found, bucket, Force::Anybody).map(drop)
+                self.retire(found, bucket, Force::Anybody, || true)
+                    .map(drop)
             }
             (Left::Undo, Some(_)) => {
                 let wake = &slab.slot(id).wake;
@@ -249,7 +262,7 @@ impl Store {
     }
 
     /// Whether the slot is still in the life in which it was found.
-    fn is_still(&self, found: Found) -> bool {
+    pub(crate) fn is_still(&self, found: Found) -> bool {
         let now = self.slab.slot(found.id).meta();
         now.is_some_and(|m| (m.generation, m.kind) == (found.meta.generation, found.meta.kind))
     }
@@ -257,7 +270,10 @@ impl Store {
     /// Takes a key away, whoever holds it. `false`: there is no such key.
     pub(crate) fn remove(&self, key: &[u8]) -> Result<bool> {
         let hash = self.hash(key);
-        self.remove_waiting(self.stripe_of(hash), |stripe| stripe.find(key, hash))
+        let find = |stripe: &StripeGuard<'_>| stripe.find(key, hash);
+        self.remove_waiting(self.stripe_of(hash), find, |_, found| {
+            !self.is_vacant(found)
+        })
     }
 
     /// Takes away what `find` finds. An average in the middle of an `add` is waited for, without the
@@ -266,24 +282,28 @@ impl Store {
         &self,
         stripe: u32,
         find: impl Fn(&StripeGuard<'_>) -> Result<Option<Found>>,
+        wanted: impl Fn(&StripeGuard<'_>, Found) -> bool,
     ) -> Result<bool> {
         loop {
             let guard = self.lock_stripe(stripe)?;
-            let Some(found) = find(&guard)? else {
+            let Some(found) = find(&guard)?.filter(|found| wanted(&guard, *found)) else {
                 return Ok(false);
             };
             let force = match found.kind {
-                Kind::Averager => Force::NotTheLiving,
+                Kind::Averager | Kind::Value => Force::NotTheLiving,
                 _ => Force::Anybody,
             };
             let bucket = guard.bucket_of_slot(found)?;
             let wake = &self.slab.slot(found.id).wake;
             let seen = wake.load(Ordering::Acquire);
-            if guard.retire(found, bucket, force)? {
+            if guard.retire(found, bucket, force, || wanted(&guard, found))? {
                 return Ok(true);
             }
+            let busy = wanted(&guard, found);
             drop(guard);
-            futex::wait(wake, seen, crate::store::waiting::TICK);
+            if busy {
+                futex::wait(wake, seen, crate::store::waiting::TICK);
+            }
         }
     }
 
@@ -300,17 +320,24 @@ impl Store {
                 guard.list(|found| wanted(&guard, found))?
             };
             for key in keys {
-                let find = |guard: &StripeGuard<'_>| {
-                    let found = guard.find(&key, self.hash(&key))?;
-                    Ok(found.filter(|f| wanted(guard, *f)))
-                };
-                removed += usize::from(self.remove_waiting(stripe, find)?);
+                let find = |guard: &StripeGuard<'_>| guard.find(&key, self.hash(&key));
+                removed += usize::from(self.remove_waiting(stripe, find, &wanted)?);
             }
         }
         Ok(removed)
     }
 
-    /// Takes idle locks and semaphores away until `enough` slots were freed. How many were. Passes stripes
+    /// Whether a key has nothing in it that anybody would miss. Averages always have; of values, those that
+    /// were deleted or are over have not; the others have not while they are free.
+    fn is_idle(&self, found: Found) -> bool {
+        match found.kind {
+            Kind::Averager => false,
+            Kind::Value => self.is_vacant(found),
+            _ => true,
+        }
+    }
+
+    /// Takes idle locks and semaphores, and what is left of values, away until `enough` slots were freed. How many were. Passes stripes
     /// over that cannot be had within `patience`.
     pub(crate) fn reclaim(&self, enough: u32, patience: Patience) -> Result<u32> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -334,12 +361,13 @@ impl StripeGuard<'_> {
         for bucket in self.buckets() {
             let mut keys = Vec::new();
             self.walk(bucket, |id| {
-                keys.extend(self.found(id).filter(|f| f.kind != Kind::Averager));
+                keys.extend(self.found(id).filter(|f| self.store.is_idle(*f)));
                 true
             })?;
             for found in keys {
                 let span = span_of(self.store.slab(), found.id);
-                if freed < enough && self.retire(found, bucket, Force::Idle)? {
+                let idle = || self.store.is_idle(found);
+                if freed < enough && self.retire(found, bucket, Force::Idle, idle)? {
                     freed += span;
                 }
             }

@@ -20,7 +20,12 @@ pub const LOCK_FILES: u64 = BOOT_ID + 16;
 pub const COUNTERS: u64 = LOCK_FILES + 3 * 8;
 /// Where to look next for a participant, a slot and a block.
 pub const HINTS: u64 = COUNTERS + 3 * 4;
-pub const HEADER_END: u64 = HINTS + 3 * 4;
+/// The log: where the next value goes, how much it may take, what makes room, what values survive; the highest
+/// number of a segment; evictions and damaged values so far.
+pub const TAIL: u64 = HINTS + 3 * 4;
+pub const SIZE_LIMIT: u64 = TAIL + 8;
+pub const LAST_SEGMENT: u64 = SIZE_LIMIT + 16;
+pub const HEADER_END: u64 = LAST_SEGMENT + 3 * 8;
 
 /// The files that are only ever locked, in the order of their inode numbers.
 pub const LOCKED: [&str; 3] = ["attach", "beacons", "stripes"];
@@ -28,7 +33,10 @@ pub const LOCKED: [&str; 3] = ["attach", "beacons", "stripes"];
 pub const STRIPES: u64 = PAGE;
 pub const STRIPE_COUNT: u64 = 64;
 pub const STRIPE_BYTES: usize = 64;
-pub const BUCKETS: u64 = 2 * PAGE;
+pub const SEGMENTS: u64 = 2 * PAGE;
+pub const SEGMENT_COUNT: u64 = 512;
+pub const SEGMENT_BYTES: u64 = 32;
+pub const BUCKETS: u64 = SEGMENTS + SEGMENT_COUNT * SEGMENT_BYTES;
 
 /// The intents of a stripe that somebody died over.
 pub const CREATE: u64 = 1;

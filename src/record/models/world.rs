@@ -144,9 +144,10 @@ impl Key {
     pub(super) fn remove(&self, force: Force) -> Option<u64> {
         let mut floor = 0;
         let is_dead = |other| other == id(1) && self.beacon.is_dark();
-        let begun = self
-            .removal()
-            .begin(id(9), force, is_dead, |highest| floor = highest);
+        let begun = self.removal().begin(id(9), force, is_dead, |highest| {
+            floor = highest;
+            true
+        });
         begun.then(|| {
             self.finish_removal();
             floor

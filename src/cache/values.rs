@@ -1,0 +1,337 @@
+//! The cache as a cache: keys to values. The same operations for a `Cache` and a `FanoutCache`.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cache::{Cache, FanoutCache, Keyspace};
+use crate::error::Result;
+use crate::store::Store;
+use crate::store::values::{New, When, expires_ms, left_until};
+
+/// How a value is set, besides under which key: for how long, and with which tag. What is not said is not
+/// kept either: setting a value anew without a tag takes the old one's tag away.
+#[derive(Clone, Debug, Default)]
+pub struct SetOptions {
+    expire: Option<Duration>,
+    tag: Box<[u8]>,
+}
+
+impl SetOptions {
+    /// For ever, and without a tag.
+    pub fn new() -> SetOptions {
+        SetOptions::default()
+    }
+
+    /// Lets the value be forgotten after that time, in wall-clock time, rounded up to milliseconds, also
+    /// across a reboot. When the clock is set back, the value lives that much longer; when it is set forward,
+    /// that much shorter. Zero is refused.
+    pub fn expire(mut self, after: Duration) -> SetOptions {
+        self.expire = Some(after);
+        self
+    }
+
+    /// Stores a tag beside the value, at most 255 bytes, for `evict`. An empty one is none.
+    pub fn tag(mut self, tag: impl AsRef<[u8]>) -> SetOptions {
+        self.tag = tag.as_ref().into();
+        self
+    }
+
+    fn new_value<'a>(&'a self, value: &'a [u8]) -> Result<New<'a>> {
+        Ok(New {
+            value,
+            tag: &self.tag,
+            expires_ms: expires_ms(self.expire)?,
+        })
+    }
+}
+
+/// A value and what is kept beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Entry {
+    /// The value.
+    pub value: Vec<u8>,
+    /// How long it will be there; `None`: until it is replaced, deleted or evicted.
+    pub expires_in: Option<Duration>,
+    /// Its tag.
+    pub tag: Option<Vec<u8>>,
+}
+
+/// How a cache fares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// How many times a value was asked for and found, by all processes since the cache was made.
+    pub hits: u64,
+    /// How many times it was not found.
+    pub misses: u64,
+    /// How many values were evicted to make room.
+    pub evictions: u64,
+    /// How many times a value was found damaged, and taken for a miss.
+    pub damaged: u64,
+    /// How many bytes of the files of large values are in use.
+    pub bytes_live: u64,
+    /// How many bytes of them are left from what was replaced or deleted, until they are compacted away.
+    pub bytes_dead: u64,
+}
+
+thread_local! {
+    /// For [`Cache::get_with`]: what is read is copied once, and nothing is allocated each time.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A buffer that is not kept beyond that many bytes.
+const BUFFER_KEPT: usize = 1 << 20;
+
+fn with_buffer<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    // Taken out: the caller's function may get another value.
+    let mut buffer = BUFFER.with(RefCell::take);
+    let result = work(&mut buffer);
+    if buffer.capacity() <= BUFFER_KEPT {
+        BUFFER.with(|kept| kept.replace(buffer));
+    }
+    result
+}
+
+macro_rules! value_operations {
+    ($place:ident) => {
+        /// Values.
+        ///
+        /// Every operation is one step for all threads of all processes: it has happened or it has not,
+        /// whoever is killed when. Reading waits for nobody; changing a value waits for who is changing the
+        /// same one. A key that holds a lock or another primitive is the error `KindMismatch`; an empty or too
+        /// long one is `KeyLength`.
+        impl $place {
+            #[inline]
+            fn of_key(&self, key: &[u8]) -> &Arc<Store> {
+                &Keyspace::cache_for(self, key).store
+            }
+
+            /// Sets a value of 0 bytes to 1 GiB, for ever and without a tag, whatever was there.
+            ///
+            /// # Errors
+            ///
+            /// `ValueLength`; `Full` or `OverLimit` when there is no room and nothing may be evicted, `NoSpace`
+            /// when there is none on the device. What was there is there still.
+            ///
+            /// # If the process dies
+            ///
+            /// The old value is there or the new one. Once `set` has returned, nobody's death undoes it; a power
+            /// failure may, unless [`Durability::PowerLoss`](crate::Durability) was chosen.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            /// # fn main() -> slablock::Result<()> {
+            /// # let dir = tempfile::tempdir().unwrap();
+            /// # let dir = dir.path().join("store");
+            #[doc = concat!("let cache = slablock::", stringify!($place), "::options()")]
+            #[doc = concat!("    .", value_operations!(@open $place), "?;")]
+            /// cache.set("greeting", "hello")?;
+            /// assert_eq!(cache.get("greeting")?.as_deref(), Some(&b"hello"[..]));
+            /// assert!(cache.delete("greeting")?);
+            /// # Ok(())
+            /// # }
+            /// ```
+            #[inline]
+            pub fn set(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
+                let new = New {
+                    value: value.as_ref(),
+                    tag: &[],
+                    expires_ms: 0,
+                };
+                let key = key.as_ref();
+                self.of_key(key).put(key, &new, When::Always).map(drop)
+            }
+
+            /// The same with an expiry or a tag.
+            pub fn set_with(
+                &self,
+                key: impl AsRef<[u8]>,
+                value: impl AsRef<[u8]>,
+                options: &SetOptions,
+            ) -> Result<()> {
+                self.put(key.as_ref(), value.as_ref(), options, When::Always)
+                    .map(drop)
+            }
+
+            fn put(
+                &self,
+                key: &[u8],
+                value: &[u8],
+                options: &SetOptions,
+                when: When<'_>,
+            ) -> Result<bool> {
+                let new = options.new_value(value)?;
+                self.of_key(key).put(key, &new, when)
+            }
+
+            /// Sets a value if there is none. `false`: there is one.
+            pub fn add(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<bool> {
+                self.add_with(key, value, &SetOptions::default())
+            }
+
+            /// The same with an expiry or a tag.
+            pub fn add_with(
+                &self,
+                key: impl AsRef<[u8]>,
+                value: impl AsRef<[u8]>,
+                options: &SetOptions,
+            ) -> Result<bool> {
+                self.put(key.as_ref(), value.as_ref(), options, When::Absent)
+            }
+
+            /// Sets a value if there is one already. `false`: there is none.
+            pub fn replace(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<bool> {
+                self.replace_with(key, value, &SetOptions::default())
+            }
+
+            /// The same with an expiry or a tag.
+            pub fn replace_with(
+                &self,
+                key: impl AsRef<[u8]>,
+                value: impl AsRef<[u8]>,
+                options: &SetOptions,
+            ) -> Result<bool> {
+                self.put(key.as_ref(), value.as_ref(), options, When::Present)
+            }
+
+            /// Sets a value if what is there is `old`, byte by byte. `false`: it is another, or none.
+            pub fn compare_and_swap(
+                &self,
+                key: impl AsRef<[u8]>,
+                old: impl AsRef<[u8]>,
+                new: impl AsRef<[u8]>,
+            ) -> Result<bool> {
+                self.compare_and_swap_with(key, old, new, &SetOptions::default())
+            }
+
+            /// The same with an expiry or a tag.
+            pub fn compare_and_swap_with(
+                &self,
+                key: impl AsRef<[u8]>,
+                old: impl AsRef<[u8]>,
+                new: impl AsRef<[u8]>,
+                options: &SetOptions,
+            ) -> Result<bool> {
+                let when = When::Equal(old.as_ref());
+                self.put(key.as_ref(), new.as_ref(), options, when)
+            }
+
+            /// The value; `None`: there is none, it is over, or it is damaged.
+            #[inline]
+            pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
+                let (key, mut value) = (key.as_ref(), Vec::new());
+                let got = self.of_key(key).get_value(key, &mut value)?;
+                Ok(got.map(|_| value))
+            }
+
+            /// Puts the value in place of what is in `into`, whose memory is used again. `false`: there is
+            /// none, and `into` means nothing.
+            #[inline]
+            pub fn get_into(&self, key: impl AsRef<[u8]>, into: &mut Vec<u8>) -> Result<bool> {
+                let key = key.as_ref();
+                Ok(self.of_key(key).get_value(key, into)?.is_some())
+            }
+
+            /// Shows the value to `look`, without allocating memory each time: it is copied once, into a
+            /// buffer of this thread, because other processes may replace it at any moment.
+            pub fn get_with<T>(
+                &self,
+                key: impl AsRef<[u8]>,
+                look: impl FnOnce(&[u8]) -> T,
+            ) -> Result<Option<T>> {
+                with_buffer(|buffer| Ok(self.get_into(key, buffer)?.then(|| look(buffer))))
+            }
+
+            /// The value, its tag, and how long it will be there, all of the same moment.
+            pub fn entry(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>> {
+                let key = key.as_ref();
+                let whole = self.of_key(key).whole_value(key)?;
+                Ok(whole.map(|whole| Entry {
+                    value: whole.value,
+                    expires_in: left_until(whole.expires_ms),
+                    tag: (!whole.tag.is_empty()).then_some(whole.tag),
+                }))
+            }
+
+            /// Whether there is a value. Not counted as a hit or a miss.
+            pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+                let key = key.as_ref();
+                Ok(self.of_key(key).peek_value(key)?.is_some())
+            }
+
+            /// Deletes a value. `false`: there was none.
+            pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+                let key = key.as_ref();
+                Ok(self.of_key(key).take_value(key, false)?.is_some())
+            }
+
+            /// Deletes a value and returns it, in one step: of all who pop it, one gets it.
+            pub fn pop(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
+                let key = key.as_ref();
+                self.of_key(key).take_value(key, true)
+            }
+
+            /// Gives a value another expiry, from now; `None`: for ever. `false`: there is none.
+            pub fn touch(&self, key: impl AsRef<[u8]>, expire: Option<Duration>) -> Result<bool> {
+                let key = key.as_ref();
+                self.of_key(key).touch_value(key, expires_ms(expire)?)
+            }
+
+            /// Adds to an integer of 64 bits, and returns the sum. The value is its decimal digits, so `set` and
+            /// `get` have it, too; what is not there counts as 0, and stays for ever. An expiry and a tag that
+            /// are there stay.
+            ///
+            /// # Errors
+            ///
+            /// `NotInteger` if the value is none, or if the sum would not be one; nothing is changed then.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            /// # fn main() -> slablock::Result<()> {
+            /// # let dir = tempfile::tempdir().unwrap();
+            /// # let dir = dir.path().join("store");
+            /// # let cache = slablock::Cache::open(&dir)?;
+            /// assert_eq!(cache.incr("visits", 1)?, 1);
+            /// assert_eq!(cache.incr("visits", 10)?, 11);
+            /// assert_eq!(cache.get("visits")?.as_deref(), Some(&b"11"[..]));
+            /// # Ok(())
+            /// # }
+            /// ```
+            #[inline]
+            pub fn incr(&self, key: impl AsRef<[u8]>, delta: i64) -> Result<i64> {
+                self.incr_with(key, delta, 0)
+            }
+
+            /// The same, where what is not there counts as `default`.
+            #[inline]
+            pub fn incr_with(
+                &self,
+                key: impl AsRef<[u8]>,
+                delta: i64,
+                default: i64,
+            ) -> Result<i64> {
+                let key = key.as_ref();
+                self.of_key(key).add_to(key, delta.into(), default)
+            }
+
+            /// Takes from an integer. See [`incr`](Self::incr).
+            pub fn decr(&self, key: impl AsRef<[u8]>, delta: i64) -> Result<i64> {
+                let key = key.as_ref();
+                self.of_key(key).add_to(key, -i128::from(delta), 0)
+            }
+        }
+    };
+    (@open Cache) => {
+        "open(&dir)"
+    };
+    (@open FanoutCache) => {
+        "open_fanout(&dir, Some(4))"
+    };
+}
+
+value_operations!(Cache);
+value_operations!(FanoutCache);

@@ -1,0 +1,281 @@
+//! The log: files of values that are too large for the slots, one after another, never changed.
+//!
+//! ```text
+//! segment    0        8       12       16                     32      36      48
+//!            +--------+-------+--------+----------------------+-------+-------+----------
+//!            | magic  |version| number |     id of the store  |CRC-32 |   0   | records ...
+//!            +--------+-------+--------+----------------------+-------+-------+----------
+//!
+//! record     0        4       8                16      20       22   23   24
+//!            +--------+-------+----------------+-------+--------+----+----+-----+-----+-------+
+//!            | magic  |CRC-32 |     place      | value |  key   |tag | 0  | key | tag | value |
+//!            |        |       |                |  len  |  len   |len |    |     |     |       |
+//!            +--------+-------+----------------+-------+--------+----+----+-----+-----+-------+
+//! ```
+//!
+//! Numbers are little-endian. A record begins at a multiple of 16 bytes, at which one is in its place, and
+//! its checksum is over everything behind it. Which room is whose is the slab's to say: here are only files.
+//! They are read and written by system calls, not mapped: then a file that was cut off is an error, not a
+//! signal, and nobody else's writes are seen through a reference.
+
+mod record;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use record::{HEAD_BYTES, Head};
+pub(crate) use record::{Place, RECORD_ALIGN, record_bytes};
+
+use crate::os::file;
+use crate::sync::crash_point;
+
+/// The directory of the segments, in that of the store.
+pub(crate) const LOG: &str = "log";
+/// Where the first record of a segment begins.
+pub(crate) const SEGMENT_HEADER_BYTES: u64 = 48;
+const SEGMENT_MAGIC: [u8; 8] = *b"slablog\0";
+const FORMAT_VERSION: u32 = 1;
+/// How many segments a process keeps open. More are opened and closed as they are needed.
+const OPEN_MAX: usize = 64;
+/// Values up to that length are read together with what is before them: copying them down is cheaper than
+/// another system call.
+const SMALL_BYTES: usize = 16 * 1024;
+/// How much is read and summed up at a time, so that it is still in the processor's cache.
+const CHUNK_BYTES: usize = 128 * 1024;
+
+/// The segments of a store, as one process sees them.
+pub(crate) struct Log {
+    dir: PathBuf,
+    mode: u32,
+    open: Mutex<HashMap<u32, Arc<File>>>,
+}
+
+/// What a reader wants: the value of that length, under that key, at that place.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) place: Place,
+    pub(crate) key: &'a [u8],
+    pub(crate) tag_len: usize,
+    pub(crate) len: usize,
+}
+
+impl Log {
+    pub(crate) fn new(store: &Path, mode: u32) -> Log {
+        Log {
+            dir: store.join(LOG),
+            mode,
+            open: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn path(&self, number: u32) -> PathBuf {
+        self.dir.join(format!("{number:08x}"))
+    }
+
+    /// The segment, opened once.
+    fn segment(&self, number: u32) -> io::Result<Arc<File>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = open.get(&number) {
+            return Ok(Arc::clone(file));
+        }
+        let file = Arc::new(file::open(&self.path(number), false, self.mode)?);
+        if open.len() >= OPEN_MAX {
+            open.clear();
+        }
+        open.insert(number, Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// Forgets the descriptors of segments that are not `wanted` any more.
+    pub(crate) fn close(&self, wanted: impl Fn(u32) -> bool) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|number, _| wanted(*number));
+    }
+
+    /// Makes a segment, or begins one anew that was made and never used. Only under the lock for growing.
+    pub(crate) fn create(&self, number: u32, store_id: u128) -> io::Result<()> {
+        // Search permission goes with read permission.
+        file::create_dir(&self.dir, self.mode | (self.mode & 0o444) >> 2)?;
+        self.close(|other| other != number);
+        let file = file::open(&self.path(number), true, self.mode)?;
+        crash_point();
+        file.set_len(0)?;
+        crash_point();
+        file.write_all_at(&segment_header(number, store_id), 0)
+    }
+
+    /// Writes a record into room that is the caller's alone.
+    pub(crate) fn write(
+        &self,
+        place: Place,
+        key: &[u8],
+        tag: &[u8],
+        value: &[u8],
+    ) -> io::Result<()> {
+        let file = self.segment(place.segment())?;
+        let head = Head::of(place, key, tag, value).encode(key, tag, value);
+        if value.len() <= SMALL_BYTES {
+            crash_point();
+            return file.write_all_at(&[&head, value].concat(), place.offset());
+        }
+        crash_point();
+        file.write_all_at(&head, place.offset())?;
+        crash_point();
+        file.write_all_at(value, place.offset() + head.len() as u64)
+    }
+
+    /// Puts the value, and on request its tag, into `into`. `false`: it is not there, or not whole.
+    pub(crate) fn read(
+        &self,
+        wanted: Wanted<'_>,
+        into: &mut Vec<u8>,
+        tag: Option<&mut Vec<u8>>,
+    ) -> io::Result<bool> {
+        let file = match self.segment(wanted.place.segment()) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            other => other?,
+        };
+        let head_len = HEAD_BYTES + wanted.key.len() + wanted.tag_len;
+        let at = wanted.place.offset();
+        into.clear();
+        if wanted.len <= SMALL_BYTES {
+            into.resize(head_len + wanted.len, 0);
+            crash_point();
+            if !read_whole(&file, into, at)? {
+                return Ok(false);
+            }
+            let (head, value) = into.split_at(head_len);
+            if !is_whole(wanted, head, |crc| crc.update(value)) {
+                return Ok(false);
+            }
+            tag.into_iter()
+                .for_each(|tag| *tag = head[HEAD_BYTES + wanted.key.len()..].to_vec());
+            into.drain(..head_len);
+            return Ok(true);
+        }
+        let mut head = vec![0; head_len];
+        crash_point();
+        if !read_whole(&file, &mut head, at)? || !fits(wanted, &head) {
+            return Ok(false);
+        }
+        if into.capacity() < wanted.len {
+            // Zeros of the kernel's, which nobody has to write.
+            *into = vec![0; wanted.len];
+        } else {
+            into.resize(wanted.len, 0);
+        }
+        let mut from = at + head_len as u64;
+        let mut crc = Head::checksum(&head);
+        for chunk in into.chunks_mut(CHUNK_BYTES) {
+            crash_point();
+            if !read_whole(&file, chunk, from)? {
+                return Ok(false);
+            }
+            crc.update(chunk);
+            from += chunk.len() as u64;
+        }
+        tag.into_iter()
+            .for_each(|tag| *tag = head[HEAD_BYTES + wanted.key.len()..].to_vec());
+        Ok(Head::decode(&head).is_some_and(|h| h.crc == crc.finalize()))
+    }
+
+    /// Waits until a segment, and its name, are on the medium.
+    pub(crate) fn sync(&self, number: u32) -> io::Result<()> {
+        let file = self.segment(number)?;
+        crash_point();
+        file.sync_data()
+    }
+
+    /// Waits until the names of all segments are on the medium.
+    pub(crate) fn sync_names(&self) -> io::Result<()> {
+        crash_point();
+        file::sync_dir(&self.dir)
+    }
+
+    /// Removes a segment that nothing leads to. Cut off first: whoever has it open does not keep its room.
+    pub(crate) fn remove(&self, number: u32) -> io::Result<()> {
+        match self.segment(number) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            file => {
+                crash_point();
+                file?.set_len(0)?;
+            }
+        }
+        self.close(|open| open != number);
+        crash_point();
+        match std::fs::remove_file(self.path(number)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// How long a segment is; `None`: there is none.
+    pub(crate) fn len_of(&self, number: u32) -> io::Result<Option<u64>> {
+        crash_point();
+        match std::fs::metadata(self.path(number)) {
+            Ok(meta) => Ok(Some(meta.len())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The numbers of all files that are named like segments.
+    pub(crate) fn numbers(&self) -> io::Result<Vec<u32>> {
+        crash_point();
+        let entries = match std::fs::read_dir(&self.dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other?,
+        };
+        let mut numbers = Vec::new();
+        for entry in entries {
+            let name = entry?.file_name();
+            let number = name.to_str().filter(|name| name.len() == 8);
+            numbers.extend(number.and_then(|n| u32::from_str_radix(n, 16).ok()));
+        }
+        Ok(numbers)
+    }
+}
+
+/// `false`: the file ends before.
+fn read_whole(file: &File, into: &mut [u8], at: u64) -> io::Result<bool> {
+    match file.read_exact_at(into, at) {
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        other => other.map(|()| true),
+    }
+}
+
+fn fits(wanted: Wanted<'_>, head: &[u8]) -> bool {
+    let key = head.get(HEAD_BYTES..HEAD_BYTES + wanted.key.len());
+    key == Some(wanted.key)
+        && Head::decode(head).is_some_and(|h| {
+            h.place == wanted.place
+                && h.value_len == wanted.len
+                && h.key_len == wanted.key.len()
+                && h.tag_len == wanted.tag_len
+        })
+}
+
+fn is_whole(wanted: Wanted<'_>, head: &[u8], rest: impl FnOnce(&mut crc32fast::Hasher)) -> bool {
+    let mut crc = Head::checksum(head);
+    rest(&mut crc);
+    fits(wanted, head) && Head::decode(head).is_some_and(|h| h.crc == crc.finalize())
+}
+
+fn segment_header(number: u32, store_id: u128) -> [u8; SEGMENT_HEADER_BYTES as usize] {
+    let mut bytes = [0; SEGMENT_HEADER_BYTES as usize];
+    bytes[..8].copy_from_slice(&SEGMENT_MAGIC);
+    bytes[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+    bytes[12..16].copy_from_slice(&number.to_le_bytes());
+    bytes[16..32].copy_from_slice(&store_id.to_le_bytes());
+    let crc = crc32fast::hash(&bytes[..32]);
+    bytes[32..36].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}

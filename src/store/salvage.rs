@@ -1,0 +1,128 @@
+//! The values' part of a rebuild: whole cells in force, and a log in which each segment is known with what is
+//! still needed of it. Alone with the store.
+
+use std::collections::HashMap;
+
+use crate::error::{Error, Result, show_key};
+use crate::log::{Log, SEGMENT_HEADER_BYTES, Wanted};
+use crate::slab::layout::SEGMENTS;
+use crate::slab::{Growing, Meta, Slab, SlotId};
+use crate::store::index::{Found, Place, span_of};
+use crate::store::open;
+use crate::store::value::{Content, Form, ValueCells};
+use crate::sync::Ordering;
+use crate::types::Kind;
+
+/// Puts a whole cell of a value in force, and says what it did about one that was not.
+pub(super) fn mend_value(slab: &Slab, id: SlotId, meta: Meta, key: &[u8]) -> Option<String> {
+    let cells = ValueCells::within(slab, id, span_of(slab, id), meta.key_len)?;
+    if cells.read().is_ok() {
+        return None;
+    }
+    let shown = show_key(key);
+    Some(match cells.restore() {
+        true => format!("set the value of {shown} back to what it was before the last change"),
+        false => {
+            cells.reset(meta.generation);
+            format!("dropped the value of {shown}, of which no cell was whole")
+        }
+    })
+}
+
+/// Makes the table of segments anew from the files and from what leads there; removes files to which nothing
+/// leads. With `thorough`, reads every value and drops those that are damaged. Returns what it did.
+pub(super) fn adopt_log(slab: &Slab, thorough: bool) -> Result<Vec<String>> {
+    // Nothing is made here, so the mode does not matter.
+    let log = Log::new(&open::parent(slab.path()), 0o600);
+    let io = |action| {
+        let path = log.dir().to_path_buf();
+        move |e| Error::io(action, &path, e)
+    };
+    let mut actions = Vec::new();
+    let mut live: HashMap<u32, u64> = HashMap::new();
+    for (found, content) in logged(slab) {
+        let Some((place, bytes)) = content.logged(found.meta.key_len) else {
+            continue;
+        };
+        if thorough && !is_whole(slab, &log, found, &content)? {
+            let key = key_of(slab, found).unwrap_or_default();
+            drop_value(slab, found);
+            actions.push(format!(
+                "dropped the value of {}, which was damaged",
+                show_key(&key)
+            ));
+            continue;
+        }
+        *live.entry(place.segment()).or_default() += bytes;
+    }
+    let header = slab.header();
+    header.tail.store(0, Ordering::Relaxed);
+    for at in 0..SEGMENTS {
+        slab.segment(at).number.store(0, Ordering::Relaxed);
+    }
+    let mut last = header.last_segment.load(Ordering::Relaxed);
+    for number in log.numbers().map_err(io("read"))? {
+        last = last.max(number.into());
+        let Some(live) = live.get(&number) else {
+            log.remove(number).map_err(io("remove a segment of"))?;
+            continue;
+        };
+        let len = log.len_of(number).map_err(io("read"))?.unwrap_or(0);
+        let segment = slab.segment(number);
+        let dead = len.saturating_sub(SEGMENT_HEADER_BYTES + live);
+        segment.end.store(len, Ordering::Relaxed);
+        segment.dead.store(dead, Ordering::Relaxed);
+        segment.cursor.store(0, Ordering::Relaxed);
+        segment.number.store(number.into(), Ordering::Release);
+    }
+    // Also above what only slots know of: a place is never given twice.
+    let named = live.keys().copied().max().unwrap_or(0);
+    header
+        .last_segment
+        .store(last.max(named.into()), Ordering::Relaxed);
+    Ok(actions)
+}
+
+/// All values that lie in the log.
+fn logged(slab: &Slab) -> impl Iterator<Item = (Found, Content)> {
+    let slots = (0..slab.allocated(Growing::Slots)).map_while(|at| slab.slot_id(at));
+    slots.filter_map(move |id| {
+        let meta = slab.slot(id).meta()?;
+        let kind = meta.kind.filter(|kind| *kind == Kind::Value)?;
+        let found = Found { id, meta, kind };
+        let content = ValueCells::of(slab, found)?.read().ok()?.content;
+        matches!(content.form, Form::Logged { .. }).then_some((found, content))
+    })
+}
+
+fn key_of(slab: &Slab, found: Found) -> Option<Vec<u8>> {
+    let place = Place::of(found.kind, found.meta.key_len, 0);
+    let span = span_of(slab, found.id);
+    let mut key = Vec::with_capacity(found.meta.key_len + 8);
+    for at in place.key_at..place.tag_at {
+        let word = slab.body_word(found.id, span, at)?.load(Ordering::Relaxed);
+        key.extend_from_slice(&word.to_le_bytes());
+    }
+    key.truncate(found.meta.key_len);
+    Some(key)
+}
+
+fn is_whole(slab: &Slab, log: &Log, found: Found, content: &Content) -> Result<bool> {
+    let (Some(key), Form::Logged { place, len, .. }) = (key_of(slab, found), content.form) else {
+        return Ok(false);
+    };
+    let wanted = Wanted {
+        place,
+        key: &key,
+        tag_len: content.tag_len,
+        len,
+    };
+    log.read(wanted, &mut Vec::new(), None)
+        .map_err(|e| Error::io("read", &log.path(place.segment()), e))
+}
+
+fn drop_value(slab: &Slab, found: Found) {
+    if let Some(cells) = ValueCells::of(slab, found) {
+        cells.write(Content::ABSENT, &[], &[], cells.version());
+    }
+}

@@ -1,0 +1,260 @@
+//! What the values of a cache mean, point by point, within one process.
+
+#![allow(missing_docs)]
+
+use std::time::Duration;
+
+use slablock::{Cache, Error, FanoutCache, Kind, Lock, SetOptions};
+
+fn cache() -> (tempfile::TempDir, Cache) {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(dir.path().join("store")).unwrap();
+    (dir, cache)
+}
+
+/// Bytes that differ from length to length.
+fn bytes(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i * 7 + len) as u8).collect()
+}
+
+/// Lengths around every change of place: cells of one slot, of several, the log in one read, in many.
+const LENGTHS: [usize; 16] = [
+    0, 1, 7, 8, 9, 40, 100, 255, 256, 257, 1_000, 4_096, 16_384, 16_385, 131_072, 1_000_000,
+];
+
+#[test]
+fn values_of_all_lengths_come_back() {
+    let (_dir, cache) = cache();
+    for len in LENGTHS {
+        cache.set(format!("k{len}"), bytes(len)).unwrap();
+    }
+    for len in LENGTHS {
+        let got = cache.get(format!("k{len}")).unwrap();
+        assert!(got == Some(bytes(len)), "{len}");
+    }
+    assert_eq!(cache.len().unwrap(), LENGTHS.len());
+    assert!(cache.check().unwrap().is_sound());
+}
+
+#[test]
+fn a_value_is_replaced_by_one_of_any_length() {
+    let (_dir, cache) = cache();
+    for from in LENGTHS {
+        for to in LENGTHS {
+            cache.set("k", bytes(from)).unwrap();
+            cache.set("k", bytes(to)).unwrap();
+            assert!(cache.get("k").unwrap() == Some(bytes(to)), "{from} {to}");
+        }
+        cache.remove("k").unwrap();
+    }
+    assert!(cache.check().unwrap().is_sound());
+}
+
+#[test]
+fn what_was_deleted_is_gone_and_can_be_set_again() {
+    let (_dir, cache) = cache();
+    for len in LENGTHS {
+        assert!(!cache.delete("k").unwrap());
+        cache.set("k", bytes(len)).unwrap();
+        assert!(cache.contains("k").unwrap());
+        assert!(cache.delete("k").unwrap());
+        assert!(!cache.contains("k").unwrap());
+        assert_eq!(cache.get("k").unwrap(), None);
+        assert_eq!(cache.len().unwrap(), 0);
+        assert!(cache.keys().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn add_replace_and_swap_happen_if_it_is_so() {
+    let (_dir, cache) = cache();
+    for len in LENGTHS {
+        let (one, two) = (bytes(len), bytes(len + 1));
+        assert!(!cache.replace("k", &one).unwrap());
+        assert!(!cache.compare_and_swap("k", b"", &one).unwrap());
+        assert!(cache.add("k", &one).unwrap());
+        assert!(!cache.add("k", &two).unwrap());
+        assert!(cache.get("k").unwrap() == Some(one.clone()));
+        assert!(cache.replace("k", &two).unwrap());
+        assert!(!cache.compare_and_swap("k", &one, &one).unwrap());
+        assert!(cache.compare_and_swap("k", &two, &one).unwrap());
+        assert!(cache.pop("k").unwrap() == Some(one));
+        assert_eq!(cache.pop("k").unwrap(), None);
+    }
+}
+
+#[test]
+fn integers_are_counted_and_nothing_else_is() {
+    let (_dir, cache) = cache();
+    assert_eq!(cache.incr("n", 5).unwrap(), 5);
+    assert_eq!(cache.decr("n", 7).unwrap(), -2);
+    assert_eq!(cache.incr_with("m", 1, 10).unwrap(), 11);
+    assert_eq!(cache.get("n").unwrap().unwrap(), b"-2");
+    cache.set("n", i64::MAX.to_string()).unwrap();
+    assert!(matches!(cache.incr("n", 1), Err(Error::NotInteger { .. })));
+    cache.set("n", i64::MIN.to_string()).unwrap();
+    assert_eq!(cache.decr("n", i64::MIN).unwrap(), 0);
+    for bad in ["", "1.5", "x", "99999999999999999999"] {
+        cache.set("n", bad).unwrap();
+        assert!(matches!(cache.incr("n", 1), Err(Error::NotInteger { .. })));
+        assert_eq!(cache.get("n").unwrap().unwrap(), bad.as_bytes());
+    }
+}
+
+/// With a long tag the digits do not fit the cell, and go to the log.
+#[test]
+fn an_integer_keeps_its_tag_and_its_expiry() {
+    let (_dir, cache) = cache();
+    for tag in [&b"t"[..], &[7; 255]] {
+        let options = SetOptions::new().tag(tag).expire(Duration::from_secs(60));
+        cache.set_with("n", "9", &options).unwrap();
+        for n in 10..1_000 {
+            assert_eq!(cache.incr("n", 1).unwrap(), n);
+        }
+        let entry = cache.entry("n").unwrap().unwrap();
+        assert_eq!(entry.value, b"999");
+        assert_eq!(entry.tag.as_deref(), Some(tag));
+        assert!(entry.expires_in.unwrap() > Duration::from_secs(50));
+        assert_eq!(cache.evict(tag).unwrap(), 1);
+    }
+}
+
+#[test]
+fn time_ends_a_value_and_touching_gives_it_more() {
+    let (_dir, cache) = cache();
+    let soon = SetOptions::new().expire(Duration::from_millis(30));
+    for len in [10, 1_000] {
+        cache.set_with("over", bytes(len), &soon).unwrap();
+        cache.set_with("touched", bytes(len), &soon).unwrap();
+        assert!(
+            cache
+                .touch("touched", Some(Duration::from_secs(60)))
+                .unwrap()
+        );
+        std::thread::sleep(Duration::from_millis(40));
+        assert_eq!(cache.get("over").unwrap(), None);
+        assert!(!cache.touch("over", None).unwrap());
+        assert!(
+            cache
+                .entry("touched")
+                .unwrap()
+                .unwrap()
+                .expires_in
+                .is_some()
+        );
+        assert!(cache.touch("touched", None).unwrap());
+        let entry = cache.entry("touched").unwrap().unwrap();
+        assert!(entry.expires_in.is_none() && entry.value == bytes(len));
+        assert!(cache.add("over", "again").unwrap());
+        assert!(cache.delete("over").unwrap());
+    }
+    let zero = SetOptions::new().expire(Duration::ZERO);
+    assert!(matches!(
+        cache.set_with("k", "v", &zero),
+        Err(Error::Invalid { .. })
+    ));
+}
+
+#[test]
+fn tags_are_evicted_wherever_the_value_lies() {
+    let (_dir, cache) = cache();
+    for len in LENGTHS {
+        let blue = SetOptions::new().tag("blue");
+        cache
+            .set_with(format!("blue {len}"), bytes(len), &blue)
+            .unwrap();
+        cache
+            .set_with(format!("was blue {len}"), bytes(len), &blue)
+            .unwrap();
+        cache.set(format!("was blue {len}"), bytes(len)).unwrap();
+    }
+    assert_eq!(cache.evict("red").unwrap(), 0);
+    assert_eq!(cache.evict("blue").unwrap(), LENGTHS.len());
+    assert_eq!(cache.len().unwrap(), LENGTHS.len());
+    assert_eq!(cache.clear().unwrap(), LENGTHS.len());
+    let report = cache.check().unwrap();
+    assert!(report.is_sound() && report.slots_used == 0);
+}
+
+#[test]
+fn a_key_is_a_value_or_a_primitive() {
+    let (_dir, cache) = cache();
+    let lock = Lock::new(&cache, "lock");
+    drop(lock.acquire().unwrap());
+    let mismatch = |found: Kind, result: slablock::Result<()>| {
+        let Err(Error::KindMismatch { found: f, .. }) = result else {
+            panic!("{result:?}");
+        };
+        assert_eq!(f, found);
+    };
+    mismatch(Kind::Lock, cache.set("lock", "v"));
+    mismatch(Kind::Lock, cache.get("lock").map(drop));
+    mismatch(Kind::Lock, cache.delete("lock").map(drop));
+    mismatch(Kind::Lock, cache.incr("lock", 1).map(drop));
+    cache.set("value", "v").unwrap();
+    let lock = Lock::new(&cache, "value");
+    mismatch(Kind::Value, lock.acquire().map(drop));
+    // Once it is deleted, the key is anybody's.
+    assert!(cache.delete("value").unwrap());
+    assert!(!lock.locked().unwrap());
+    let guard = lock.acquire().unwrap();
+    mismatch(Kind::Lock, cache.set("value", "v"));
+    drop(guard);
+    assert!(cache.check().unwrap().is_sound());
+}
+
+#[test]
+fn threads_count_together_and_take_apart() {
+    let (_dir, cache) = cache();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for i in 0..2_000 {
+                    cache.incr("n", 1).unwrap();
+                    let old = cache.get("swapped").unwrap();
+                    match old {
+                        Some(old) => drop(cache.compare_and_swap("swapped", old, bytes(i % 600))),
+                        None => drop(cache.add("swapped", bytes(0))),
+                    }
+                    let got = cache.get("swapped").unwrap().unwrap();
+                    assert!(got == bytes(got.len()));
+                }
+            });
+        }
+    });
+    assert_eq!(cache.get("n").unwrap().unwrap(), b"8000");
+    assert!(cache.check().unwrap().is_sound());
+}
+
+#[test]
+fn a_full_store_makes_room_from_what_was_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::options().capacity(64);
+    let cache = cache
+        .eviction(slablock::Eviction::None)
+        .open(dir.path().join("store"))
+        .unwrap();
+    for round in 0..10 {
+        for i in 0..30 {
+            cache.set(format!("{round} {i}"), "v").unwrap();
+        }
+        for i in 0..30 {
+            assert!(cache.delete(format!("{round} {i}")).unwrap());
+        }
+    }
+    assert!(cache.check().unwrap().is_sound());
+}
+
+#[test]
+fn a_fanout_has_the_same_operations() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = FanoutCache::open(dir.path().join("store"), 3).unwrap();
+    for len in LENGTHS {
+        cache.set(format!("k{len}"), bytes(len)).unwrap();
+        assert!(cache.get(format!("k{len}")).unwrap() == Some(bytes(len)));
+    }
+    assert_eq!(cache.incr("n", 2).unwrap(), 2);
+    assert_eq!(cache.len().unwrap(), LENGTHS.len() + 1);
+    assert_eq!(cache.get_with("k7", <[u8]>::len).unwrap(), Some(7));
+    assert!(cache.pop("n").unwrap().is_some());
+}
