@@ -68,7 +68,7 @@ pub use sync::crash;
 #[cfg(not(loom))]
 pub use crate::{
     averager::Averager,
-    cache::{Cache, Entry, FanoutCache, Keyspace, Options, SetOptions, Stats},
+    cache::{Cache, Entry, FanoutCache, Iter, Keyspace, Options, SetOptions},
     error::{Error, Result},
     lock::{Lock, LockGuard},
     rlock::{RLock, RLockGuard},
@@ -76,7 +76,7 @@ pub use crate::{
     store::check::CheckReport,
     store::config::{Durability, Eviction},
     store::rebuild::RepairReport,
-    types::{Holder, KeyInfo, KeyState, Kind, Summary, Token},
+    types::{Holder, KeyInfo, KeyState, Kind, Stats, Summary, Token},
 };
 
 // The laws of the fuzz targets, and what they have found, run as tests of the library: they may set its clock.

@@ -155,3 +155,33 @@ pub struct Summary {
     /// The largest.
     pub max: f64,
 }
+
+/// How a cache fares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// How many times a value was asked for and found, by all processes since the cache was made.
+    pub hits: u64,
+    /// How many times it was not found.
+    pub misses: u64,
+    /// How many values were evicted to make room.
+    pub evictions: u64,
+    /// How many times a value was found damaged, and taken for a miss.
+    pub damaged: u64,
+    /// How many bytes of the files of large values are in use.
+    pub bytes_live: u64,
+    /// How many bytes of them are left from what was replaced or deleted, until they are compacted away.
+    pub bytes_dead: u64,
+}
+
+impl Stats {
+    /// Both in one, for a store of several shards.
+    pub(crate) fn merge(&mut self, other: Stats) {
+        self.hits += other.hits;
+        self.misses += other.misses;
+        self.evictions += other.evictions;
+        self.damaged += other.damaged;
+        self.bytes_live += other.bytes_live;
+        self.bytes_dead += other.bytes_dead;
+    }
+}

@@ -25,7 +25,7 @@ use crate::store::hash::hash;
 use crate::store::open::{self, FANOUT, Settings};
 use crate::store::rebuild::RepairReport;
 use crate::sync::crash_point;
-use crate::types::KeyInfo;
+use crate::types::{KeyInfo, Stats};
 
 const MAGIC: [u8; 8] = *b"slabfan\0";
 const FORMAT_VERSION: u32 = 1;
@@ -140,6 +140,40 @@ impl FanoutCache {
         crate::Keyspace::is_empty(self)
     }
 
+    /// Removes values whose time is over. See [`Cache::expire`].
+    pub fn expire(&self) -> Result<usize> {
+        crate::Keyspace::expire(self)
+    }
+
+    /// Makes room in every shard. See [`Cache::cull`].
+    pub fn cull(&self) -> Result<usize> {
+        crate::Keyspace::cull(self)
+    }
+
+    /// How many bytes of disk all shards take. See [`Cache::volume`].
+    pub fn volume(&self) -> Result<u64> {
+        crate::Keyspace::volume(self)
+    }
+
+    /// How all shards fare together. See [`Cache::stats`].
+    pub fn stats(&self) -> Result<Stats> {
+        crate::Keyspace::stats(self)
+    }
+
+    /// Waits until all that was set is on the medium. See [`Cache::sync`].
+    pub fn sync(&self) -> Result<()> {
+        crate::Keyspace::sync(self)
+    }
+
+    /// Changes the settings of every shard; a `size_limit` is for all of them together. See
+    /// [`Cache::configure`].
+    pub fn configure(&self, changes: &Options) -> Result<()> {
+        let share = changes.shared_by(self.shards.len());
+        self.shards
+            .iter()
+            .try_for_each(|cache| cache.configure(&share))
+    }
+
     /// Verifies every shard. See [`Cache::check`].
     pub fn check(&self) -> Result<CheckReport> {
         crate::Keyspace::check(self)
@@ -193,6 +227,7 @@ pub(super) fn open(dir: &Path, settings: &Settings, wanted: Option<usize>) -> Re
     of_shard.capacity = settings
         .capacity
         .map(|keys| keys.div_ceil(record.shards).max(1));
+    of_shard.config = settings.config.shared_by(record.shards);
     let shards = (0..record.shards).map(|number| {
         let store = open::open(&shard_path(&dir, number), &of_shard)?;
         Ok(Cache { store })

@@ -3,7 +3,7 @@
 use crate::cache::{Cache, FanoutCache};
 use crate::error::Result;
 use crate::store::check::CheckReport;
-use crate::types::KeyInfo;
+use crate::types::{KeyInfo, Stats};
 
 /// A place for keys: a [`Cache`] or a [`FanoutCache`]. Sealed; everything that needs a place takes either.
 pub trait Keyspace: sealed::Sealed {
@@ -53,6 +53,35 @@ pub trait Keyspace: sealed::Sealed {
     /// Whether there are no keys.
     fn is_empty(&self) -> Result<bool> {
         Ok(self.len()? == 0)
+    }
+
+    /// Removes values whose time is over. See [`Cache::expire`].
+    fn expire(&self) -> Result<usize> {
+        self.caches().iter().map(Cache::expire).sum()
+    }
+
+    /// Makes room. See [`Cache::cull`].
+    fn cull(&self) -> Result<usize> {
+        self.caches().iter().map(Cache::cull).sum()
+    }
+
+    /// How many bytes of disk everything takes. See [`Cache::volume`].
+    fn volume(&self) -> Result<u64> {
+        self.caches().iter().map(Cache::volume).sum()
+    }
+
+    /// How it fares. See [`Cache::stats`].
+    fn stats(&self) -> Result<Stats> {
+        let mut stats = Stats::default();
+        for cache in self.caches() {
+            stats.merge(cache.stats()?);
+        }
+        Ok(stats)
+    }
+
+    /// Waits for the medium. See [`Cache::sync`].
+    fn sync(&self) -> Result<()> {
+        self.caches().iter().try_for_each(Cache::sync)
     }
 
     /// Verifies everything. See [`Cache::check`].

@@ -8,7 +8,7 @@ mod values;
 pub use fanout::FanoutCache;
 pub use keyspace::Keyspace;
 pub use options::Options;
-pub use values::{Entry, SetOptions, Stats};
+pub use values::{Entry, Iter, SetOptions};
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -19,7 +19,7 @@ use crate::error::Result;
 use crate::store::Store;
 use crate::store::check::CheckReport;
 use crate::store::rebuild::{self, RepairReport};
-use crate::types::{KeyInfo, Kind};
+use crate::types::{KeyInfo, Kind, Stats};
 
 /// A store of keys in a directory, open in this process and in any number of others.
 ///
@@ -147,6 +147,43 @@ impl Cache {
     /// Whether there are no keys.
     pub fn is_empty(&self) -> Result<bool> {
         Ok(self.len()? == 0)
+    }
+
+    /// Removes values whose time is over, and returns how many. They cannot be got any more anyway; this makes
+    /// their room free. Locks and averages see to themselves.
+    pub fn expire(&self) -> Result<usize> {
+        self.store.expire()
+    }
+
+    /// Removes values whose time is over, then evicts others by the cache's policy until the rest is within
+    /// its `size_limit`, and compacts the files of large values. Returns how many values went. Not needed:
+    /// setting values does the same, a little at a time.
+    pub fn cull(&self) -> Result<usize> {
+        self.store.cull()
+    }
+
+    /// How many bytes of disk the store takes, values included.
+    pub fn volume(&self) -> Result<u64> {
+        Ok(self.store.slab().disk_bytes()? + self.store.usage()?.bytes)
+    }
+
+    /// How the cache fares.
+    pub fn stats(&self) -> Result<Stats> {
+        self.store.stats()
+    }
+
+    /// Waits until all that was set is on the medium. With [`Durability::PowerLoss`](crate::Durability) it is
+    /// already.
+    pub fn sync(&self) -> Result<()> {
+        self.store.sync_values()
+    }
+
+    /// Changes what was chosen of `size_limit`, `eviction` and `durability` when the store was made, for all
+    /// processes at once. What `changes` does not say stays; the rest of it means nothing here.
+    pub fn configure(&self, changes: &Options) -> Result<()> {
+        changes.config().check()?;
+        changes.config().write(self.store.slab());
+        Ok(())
     }
 
     /// Verifies the store while it is in use, changing nothing but for finishing what a dead process left

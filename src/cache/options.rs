@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::cache::{Cache, FanoutCache, fanout};
 use crate::error::Result;
-use crate::store::config::{Config, Durability, Eviction};
+use crate::store::config::{Config, Durability, Eviction, share_of};
 use crate::store::open::{self, Settings};
 
 /// Files for their owner only: a lock that others can take is a lock that others can hold for ever.
@@ -91,6 +91,18 @@ impl Options {
     pub fn pretend_fs_magic(mut self, magic: i64) -> Options {
         self.settings.fs_magic = Some(magic);
         self
+    }
+
+    /// The same for one of so many shards.
+    pub(super) fn shared_by(&self, shards: usize) -> Options {
+        let mut share = self.clone();
+        let limit = self.settings.config.size_limit;
+        share.settings.config.size_limit = limit.map(|bytes| share_of(bytes, shards));
+        share
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.settings.config
     }
 
     #[cfg(any(fuzzing, test))]

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cache::{Cache, FanoutCache, Keyspace};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::slab::layout::STRIPES;
 use crate::store::Store;
 use crate::store::values::{New, When, expires_ms, left_until};
 
@@ -58,22 +59,48 @@ pub struct Entry {
     pub tag: Option<Vec<u8>>,
 }
 
-/// How a cache fares.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// How many times a value was asked for and found, by all processes since the cache was made.
-    pub hits: u64,
-    /// How many times it was not found.
-    pub misses: u64,
-    /// How many values were evicted to make room.
-    pub evictions: u64,
-    /// How many times a value was found damaged, and taken for a miss.
-    pub damaged: u64,
-    /// How many bytes of the files of large values are in use.
-    pub bytes_live: u64,
-    /// How many bytes of them are left from what was replaced or deleted, until they are compacted away.
-    pub bytes_dead: u64,
+/// All values of a cache with their keys, in no particular order, while others change it. A key that has a
+/// value throughout comes exactly once, with the value that it has then; others come once or not at all.
+///
+/// Holds nothing between two values. Lists the keys of a 64th of a cache at a time.
+pub struct Iter {
+    caches: std::vec::IntoIter<Cache>,
+    cache: Option<Cache>,
+    stripe: u32,
+    keys: std::vec::IntoIter<Vec<u8>>,
+}
+
+impl Iterator for Iter {
+    type Item = Result<(Vec<u8>, Vec<u8>)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let Some(cache) = &self.cache else {
+                self.cache = Some(self.caches.next()?);
+                self.stripe = 0;
+                continue;
+            };
+            for key in self.keys.by_ref() {
+                let mut value = Vec::new();
+                match cache.store.value_at_hand(&key, &mut value) {
+                    Ok(true) => return Some(Ok((key, value))),
+                    // Gone since it was listed, and a lock perhaps by now.
+                    Ok(false) | Err(Error::KindMismatch { .. }) => {}
+                    Err(error) => return Some(Err(error)),
+                }
+            }
+            if self.stripe == STRIPES {
+                self.cache = None;
+                continue;
+            }
+            let keys = cache.store.keys_of_values(self.stripe);
+            self.stripe += 1;
+            match keys {
+                Ok(keys) => self.keys = keys.into_iter(),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
 }
 
 thread_local! {
@@ -254,6 +281,16 @@ macro_rules! value_operations {
                     expires_in: left_until(whole.expires_ms),
                     tag: (!whole.tag.is_empty()).then_some(whole.tag),
                 }))
+            }
+
+            /// All values with their keys. Not counted as hits.
+            pub fn iter(&self) -> Iter {
+                Iter {
+                    caches: Keyspace::caches(self).to_vec().into_iter(),
+                    cache: None,
+                    stripe: 0,
+                    keys: Vec::new().into_iter(),
+                }
             }
 
             /// Whether there is a value. Not counted as a hit or a miss.

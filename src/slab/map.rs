@@ -252,6 +252,15 @@ impl Slab {
             .map_err(|e| Error::io("look at", &self.path, e))
     }
 
+    /// How much of the disk it takes.
+    pub(crate) fn disk_bytes(&self) -> Result<u64> {
+        crash_point();
+        let meta = self.file.metadata();
+        // The kernel counts in units of 512 bytes, whatever the block size.
+        meta.map(|m| m.blocks() * 512)
+            .map_err(|e| Error::io("look at", &self.path, e))
+    }
+
     /// Allocates what the header says is allocated, in case it is not: a copy that left out blocks of
     /// zeros, or a power failure, leaves holes, and writing to them on a full disk is a SIGBUS. Only alone.
     pub(crate) fn fill_holes(&self) -> Result<()> {

@@ -8,6 +8,7 @@ use crate::slab::{CLAIMED, Intent, Meta, STATE_FREE, STATE_TAIL, STATE_USED, Slo
 use crate::store::Store;
 use crate::store::index::{Found, Place, span_of};
 use crate::store::stripe::StripeGuard;
+use crate::store::value::Form;
 use crate::sync::{AtomicU8, Ordering};
 use crate::types::Kind;
 
@@ -48,6 +49,8 @@ struct Census {
     report: CheckReport,
     slots: Vec<bool>,
     blocks: Vec<bool>,
+    /// Values in the log, to be read.
+    logged: Vec<Found>,
 }
 
 impl Store {
@@ -60,6 +63,7 @@ impl Store {
             report: CheckReport::default(),
             slots: vec![false; layout.slots.count as usize],
             blocks: vec![false; layout.blocks.count as usize],
+            logged: Vec::new(),
         };
         let mut guards = Vec::new();
         for number in 0..STRIPES {
@@ -74,6 +78,10 @@ impl Store {
         }
         census.states(self);
         drop(guards);
+        // Without the locks: reading takes its time.
+        for found in std::mem::take(&mut census.logged) {
+            census.logged_value(self, found)?;
+        }
         Ok(census.report)
     }
 }
@@ -129,14 +137,41 @@ impl Census {
                 let what = format!("the average {} fails its checksum", show_key(&key));
                 self.report.problems.push(what);
             }
-            Kind::Value if !matches!(store.read_value(found), Some(Ok(_))) => {
-                let key = store.key_of(found).unwrap_or_default();
-                let what = format!("the value of {} fails its checksum", show_key(&key));
-                self.report.problems.push(what);
-            }
+            Kind::Value => match store.read_value(found) {
+                Some(Ok(reading)) => {
+                    let logged = matches!(reading.content.form, Form::Logged { .. });
+                    self.logged.extend(logged.then_some(found));
+                }
+                _ => self.damaged_value(store, found),
+            },
             _ => {}
         }
         self.count_dead(guard, found)
+    }
+
+    fn damaged_value(&mut self, store: &Store, found: Found) {
+        let key = store.key_of(found).unwrap_or_default();
+        let what = format!("the value of {} fails its checksum", show_key(&key));
+        self.report.problems.push(what);
+    }
+
+    /// Reads a value of the log, as long as it is the one that is in force.
+    fn logged_value(&mut self, store: &Store, found: Found) -> Result<()> {
+        while let Some(read) = store.read_value(found) {
+            let (Ok(reading), Some(key)) = (read, store.key_of(found)) else {
+                self.damaged_value(store, found);
+                break;
+            };
+            let is_logged = matches!(reading.content.form, Form::Logged { .. });
+            if !is_logged || store.read_logged(&key, &reading.content, &mut Vec::new(), None)? {
+                break;
+            }
+            if store.is_in_force(found, &reading) {
+                self.damaged_value(store, found);
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn count_dead(&mut self, guard: &StripeGuard<'_>, found: Found) -> Result<()> {

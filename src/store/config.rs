@@ -56,7 +56,21 @@ impl Eviction {
     }
 }
 
+/// What one of so many shards gets of a limit.
+pub(crate) fn share_of(bytes: u64, shards: usize) -> u64 {
+    (bytes / shards.max(1) as u64).max(SIZE_LIMIT_MIN)
+}
+
 impl Config {
+    /// For the making of one of so many shards.
+    pub(crate) fn shared_by(&self, shards: usize) -> Config {
+        let limit = self.size_limit.unwrap_or(SIZE_LIMIT);
+        Config {
+            size_limit: Some(share_of(limit, shards)),
+            ..self.clone()
+        }
+    }
+
     pub(crate) fn check(&self) -> Result<()> {
         match self.size_limit {
             Some(bytes) if bytes < SIZE_LIMIT_MIN => Err(Error::Invalid {

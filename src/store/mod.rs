@@ -11,6 +11,7 @@ pub(crate) mod average;
 pub(crate) mod binding;
 pub(crate) mod check;
 mod claim;
+mod compact;
 pub(crate) mod config;
 mod contend;
 pub(crate) mod guard;
@@ -51,10 +52,11 @@ use crate::store::lock_files::LockFiles;
 use crate::store::watch::Watches;
 use crate::sync::{AtomicPtr, AtomicU64, Ordering, crash_point};
 
-/// The bytes of the file `stripes`: one for each stripe, then these two.
+/// The bytes of the file `stripes`: one for each stripe, then these three.
 const JOIN_BYTE: u64 = STRIPES as u64;
 const GROW_BYTE: u64 = STRIPES as u64 + 1;
-const RANGE_LOCKS: usize = STRIPES as usize + 2;
+const COMPACT_BYTE: u64 = STRIPES as u64 + 2;
+const RANGE_LOCKS: usize = STRIPES as usize + 3;
 
 /// An open store. One for each process and slab, however often it is opened.
 pub(crate) struct Store {

@@ -72,6 +72,16 @@ impl StripeGuard<'_> {
         Ok(true)
     }
 
+    /// The same for a key that nobody has, and that is as it was judged.
+    pub(super) fn retire_idle(
+        &self,
+        found: Found,
+        bucket: u32,
+        wanted: impl FnOnce() -> bool,
+    ) -> Result<bool> {
+        self.retire(found, bucket, Force::Idle, wanted)
+    }
+
     fn removal(
         &self,
         id: SlotId,

@@ -180,6 +180,10 @@ impl Store {
         let number = self.next_number()?;
         log.create(number, self.slab.part().id)
             .map_err(self.log_error("create", log, number))?;
+        if self.is_durable() {
+            log.sync_names()
+                .map_err(self.log_error("sync", log, number))?;
+        }
         let segment = self.slab.segment(number);
         let end = alone.map_or(0, |bytes| SEGMENT_HEADER_BYTES + bytes);
         segment.end.store(end, Ordering::Relaxed);

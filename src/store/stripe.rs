@@ -9,7 +9,7 @@ use crate::os::range_lock;
 use crate::slab::layout::STRIPES;
 use crate::slab::{Intent, Stripe};
 use crate::store::waiting::Patience;
-use crate::store::{GROW_BYTE, Process, Store};
+use crate::store::{COMPACT_BYTE, GROW_BYTE, Process, Store};
 use crate::sync::crash_point;
 
 /// How often to ask for a stripe, and how many times even without patience: 50 ms.
@@ -113,6 +113,11 @@ impl Store {
     /// there, perhaps, and the patience is over.
     pub(crate) fn lock_growth_within(&self, patience: Patience) -> Result<Option<RangeGuard<'_>>> {
         self.lock_range_within(self.process()?, GROW_BYTE, patience)
+    }
+
+    /// The lock of who compacts the log. `None`: somebody has it.
+    pub(crate) fn try_lock_compaction(&self) -> Result<Option<RangeGuard<'_>>> {
+        self.try_lock_range(self.process()?, COMPACT_BYTE)
     }
 
     fn try_lock_range<'a>(

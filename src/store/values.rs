@@ -12,17 +12,17 @@ use crate::error::{Error, Result, show_key};
 use crate::log::{Place, Wanted, record_bytes};
 use crate::os::{clock, futex};
 use crate::record::{Word, life, next_sequence, waiting};
-use crate::slab::{Meta, Slot};
+use crate::slab::{Growing, Meta, Slot};
 use crate::store::Store;
 use crate::store::binding::Binding;
-use crate::store::config::{Durability, Eviction};
+use crate::store::config::Eviction;
 use crate::store::index::{Found, check_lengths};
 use crate::store::value::{
     Content, EXPIRES_MS_MAX, Form, Reading, VALUE_BYTES_MAX, ValueCells, cell_words, tag_hash,
 };
 use crate::store::waiting::Patience;
 use crate::sync::{AtomicU64, Ordering};
-use crate::types::Kind;
+use crate::types::{Kind, Stats};
 
 /// A value that is to be set.
 #[derive(Clone, Copy)]
@@ -208,6 +208,11 @@ impl Store {
         self.count_look(got.is_some());
         whole.expires_ms = got.map_or(0, |content| content.expires_ms);
         Ok(got.map(|_| whole))
+    }
+
+    /// The value under a key, into `into`, without counting that somebody looked. `false`: there is none.
+    pub(crate) fn value_at_hand(&self, key: &[u8], into: &mut Vec<u8>) -> Result<bool> {
+        Ok(self.look_up(key, into, None)?.is_some())
     }
 
     /// Whether there is a value, and what is said of it without its bytes.
@@ -413,6 +418,34 @@ fn used(word: &AtomicU64, eviction: Eviction) {
     }
 }
 
+/// Looking at all of them.
+impl Store {
+    pub(crate) fn stats(&self) -> Result<Stats> {
+        let header = self.slab.header();
+        let usage = self.usage()?;
+        let mut stats = Stats {
+            evictions: header.evictions.load(Ordering::Relaxed),
+            damaged: header.damaged.load(Ordering::Relaxed),
+            bytes_live: usage.bytes - usage.dead,
+            bytes_dead: usage.dead,
+            ..Stats::default()
+        };
+        for number in 0..self.slab.allocated(Growing::Participants) {
+            if let Some(record) = self.slab.participant(number as u16) {
+                stats.hits += record.hits.load(Ordering::Relaxed);
+                stats.misses += record.misses.load(Ordering::Relaxed);
+            }
+        }
+        Ok(stats)
+    }
+
+    /// The keys of all values of a stripe.
+    pub(crate) fn keys_of_values(&self, stripe: u32) -> Result<Vec<Vec<u8>>> {
+        let guard = self.lock_stripe(stripe)?;
+        guard.list(|found| found.kind == Kind::Value && !self.is_vacant(found))
+    }
+}
+
 /// Changing.
 impl Store {
     /// Takes the latch of a value. With `make`, makes the key if need be, with cells of so many words.
@@ -533,11 +566,11 @@ impl Store {
     }
 
     /// Writes a value to the log, and waits for the medium if it is to survive a power failure.
-    fn append_for(&self, key: &[u8], new: &New<'_>) -> Result<Place> {
+    fn append_for(self: &Arc<Store>, key: &[u8], new: &New<'_>) -> Result<Place> {
         let bytes = record_bytes(key.len(), new.tag.len(), new.value.len());
         self.make_room(bytes)?;
         let place = self.append(key, new.tag, new.value)?;
-        if self.durability() == Durability::PowerLoss {
+        if self.is_durable() {
             let log = &self.process()?.log;
             log.sync(place.segment())
                 .map_err(self.log_error("sync", log, place.segment()))?;
@@ -626,9 +659,9 @@ impl Store {
 
     /// Waits for the medium, if values are to survive a power failure.
     fn make_durable(&self) -> Result<()> {
-        match self.durability() {
-            Durability::PowerLoss => self.slab.sync(),
-            Durability::ProcessCrash => Ok(()),
+        match self.is_durable() {
+            true => self.slab.sync(),
+            false => Ok(()),
         }
     }
 

@@ -1,0 +1,265 @@
+//! Room for values: eviction by each policy, compaction under readers and writers, bounds on the disk.
+
+#![allow(missing_docs)]
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use slablock::{Cache, Error, Eviction, Options, SetOptions};
+
+const LIMIT: u64 = 4 << 20;
+/// The shortest that there is, and with this limit all have it.
+const SEGMENT: u64 = 1 << 20;
+
+fn open(options: Options) -> (tempfile::TempDir, Cache) {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = options.size_limit(LIMIT).open(dir.path().join("store"));
+    (dir, cache.unwrap())
+}
+
+/// What the files of the log take.
+fn on_disk(cache: &Cache) -> u64 {
+    let Ok(entries) = std::fs::read_dir(cache.path().join("log")) else {
+        return 0;
+    };
+    // A file may go while they are listed.
+    let len = |path: &Path| std::fs::metadata(path).map_or(0, |meta| meta.len());
+    entries.map(|entry| len(&entry.unwrap().path())).sum()
+}
+
+/// `len` bytes that say under which key and in which round they were set.
+fn value(key: usize, round: usize, len: usize) -> Vec<u8> {
+    let mut bytes = vec![(key * 31 + round) as u8; len];
+    bytes[..16].copy_from_slice(&((key as u128) << 64 | round as u128).to_le_bytes());
+    bytes
+}
+
+fn is_of(key: usize, value: &[u8]) -> bool {
+    let head = u128::from_le_bytes(value[..16].try_into().unwrap());
+    let (of, round) = ((head >> 64) as usize, head as u64 as usize);
+    let fill = (of * 31 + round) as u8;
+    of == key && value[16..].iter().all(|byte| *byte == fill)
+}
+
+#[test]
+fn values_that_are_replaced_again_and_again_take_bounded_room() {
+    let (_dir, cache) = open(Cache::options().eviction(Eviction::None));
+    let begun = Instant::now();
+    let mut longest = Duration::ZERO;
+    for round in 0..60 {
+        for key in 0..50 {
+            let one = Instant::now();
+            cache
+                .set(format!("{key}"), value(key, round, 20_000))
+                .unwrap();
+            longest = longest.max(one.elapsed());
+        }
+        assert!(on_disk(&cache) <= LIMIT + SEGMENT, "{}", on_disk(&cache));
+    }
+    for key in 0..50 {
+        let got = cache.get(format!("{key}")).unwrap().unwrap();
+        assert!(got == value(key, 59, 20_000));
+    }
+    let stats = cache.stats().unwrap();
+    assert_eq!((stats.evictions, stats.damaged, stats.hits), (0, 0, 50));
+    assert!(
+        stats.bytes_dead <= stats.bytes_live + 2 * SEGMENT,
+        "{stats:?}"
+    );
+    assert!(cache.check().unwrap().is_sound());
+    println!("{:?}, the longest {longest:?}", begun.elapsed());
+}
+
+#[test]
+fn without_eviction_there_is_an_end_and_nothing_is_lost() {
+    let (_dir, cache) = open(Cache::options().eviction(Eviction::None));
+    let mut set = 0;
+    let refused = loop {
+        match cache.set(format!("{set}"), value(set, 0, 50_000)) {
+            Ok(()) => set += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(
+        matches!(refused, Error::OverLimit { limit: LIMIT, .. }),
+        "{refused}"
+    );
+    assert!(set as u64 * 50_000 > LIMIT / 2, "{set}");
+    for key in 0..set {
+        assert!(is_of(key, &cache.get(format!("{key}")).unwrap().unwrap()));
+    }
+    // Small ones take no room there, and what is deleted makes some.
+    cache.set("small", "value").unwrap();
+    for key in 0..set / 2 {
+        assert!(cache.delete(format!("{key}")).unwrap());
+    }
+    cache.set("another", value(7, 7, 50_000)).unwrap();
+    assert!(cache.check().unwrap().is_sound());
+}
+
+fn keys_left(cache: &Cache, keys: usize) -> Vec<usize> {
+    let left = |key: &usize| cache.contains(format!("{key}")).unwrap();
+    (0..keys).filter(left).collect()
+}
+
+#[test]
+fn the_least_recently_stored_go_first() {
+    let (_dir, cache) = open(Cache::options());
+    for key in 0..400 {
+        cache.set(format!("{key}"), value(key, 0, 20_000)).unwrap();
+        if key % 20 == 0 {
+            // So that they are told apart: time is kept in milliseconds, by a clock with ticks.
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(on_disk(&cache) <= LIMIT + SEGMENT);
+    }
+    let left = keys_left(&cache, 400);
+    assert!(left.len() > 50 && left.contains(&399), "{left:?}");
+    // The oldest that is left is younger than the youngest that is gone, but for one tick.
+    let gone = 400 - left.len();
+    assert!(left[0] + 25 >= gone, "{left:?}");
+    assert_eq!(cache.stats().unwrap().evictions as usize, gone);
+}
+
+#[test]
+fn what_is_used_stays() {
+    for eviction in [Eviction::LeastRecentlyUsed, Eviction::LeastFrequentlyUsed] {
+        let (_dir, cache) = open(Cache::options().eviction(eviction));
+        for key in 0..400 {
+            cache.set(format!("{key}"), value(key, 0, 20_000)).unwrap();
+            if key % 20 == 0 {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            for favourite in 0..5 {
+                assert!(cache.get(format!("{favourite}")).unwrap().is_some() || favourite > key);
+            }
+        }
+        let left = keys_left(&cache, 400);
+        assert_eq!(left[..5], [0, 1, 2, 3, 4], "{eviction:?}");
+        assert!(left.len() < 300);
+    }
+}
+
+#[test]
+fn a_full_store_evicts_values_and_never_a_primitive() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Cache::options().capacity(64);
+    let cache = options.open(dir.path().join("store")).unwrap();
+    let held = slablock::Lock::new(&cache, "held");
+    let guard = held.acquire().unwrap();
+    let average = slablock::Averager::new(&cache, "average");
+    average.add(1.0).unwrap();
+    for key in 0..1_000 {
+        cache.set(format!("{key}"), "a value").unwrap();
+    }
+    assert!(cache.contains("999").unwrap());
+    assert!(cache.stats().unwrap().evictions > 900);
+    assert_eq!(average.get().unwrap(), Some(1.0));
+    guard.release().unwrap();
+    cache
+        .configure(&Cache::options().eviction(Eviction::None))
+        .unwrap();
+    let refused = (0..100).find_map(|n| cache.set(format!("more {n}"), "v").err());
+    assert!(matches!(refused, Some(Error::Full { .. })));
+    assert!(cache.check().unwrap().is_sound());
+}
+
+#[test]
+fn readers_see_whole_values_while_the_log_is_compacted() {
+    let (_dir, cache) = open(Cache::options().eviction(Eviction::None));
+    let done = AtomicBool::new(false);
+    let lens = [300, 5_000, 20_000, 150_000];
+    std::thread::scope(|scope| {
+        let (cache, done) = (&cache, &done);
+        for _ in 0..2 {
+            scope.spawn(move || {
+                let mut gets = 0;
+                while !done.load(Ordering::Relaxed) {
+                    let key = gets % 40;
+                    if let Some(got) = cache.get(format!("{key}")).unwrap() {
+                        assert!(is_of(key, &got));
+                    }
+                    gets += 1;
+                }
+                assert!(gets > 100);
+            });
+        }
+        let writers: Vec<_> = (0..2)
+            .map(|writer| {
+                scope.spawn(move || {
+                    for round in 0..100 {
+                        for key in (writer..40).step_by(2) {
+                            let len = lens[(key / 2 + round) % lens.len()];
+                            let len = if len > 20_000 && key > 6 { 300 } else { len };
+                            cache.set(format!("{key}"), value(key, round, len)).unwrap();
+                        }
+                    }
+                })
+            })
+            .collect();
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(cache.stats().unwrap().damaged, 0);
+    for key in 0..40 {
+        let got = cache.get(format!("{key}")).unwrap().unwrap();
+        assert!(is_of(key, &got) && got[..8] == 99_u64.to_le_bytes());
+    }
+    assert!(cache.check().unwrap().is_sound());
+}
+
+#[test]
+fn culling_removes_what_is_over_and_compacts() {
+    let (_dir, cache) = open(Cache::options());
+    let soon = SetOptions::new().expire(Duration::from_millis(20));
+    for key in 0..100 {
+        cache
+            .set_with(format!("{key}"), value(key, 0, 20_000), &soon)
+            .unwrap();
+    }
+    cache.set("stays", value(1, 1, 20_000)).unwrap();
+    std::thread::sleep(Duration::from_millis(30));
+    assert_eq!(cache.cull().unwrap(), 100);
+    assert_eq!(cache.len().unwrap(), 1);
+    assert!(on_disk(&cache) <= 2 * SEGMENT, "{}", on_disk(&cache));
+    assert!(cache.volume().unwrap() < 1 << 22);
+    assert!(is_of(1, &cache.get("stays").unwrap().unwrap()));
+}
+
+#[test]
+fn all_values_come_once_while_others_change_them() {
+    let (_dir, cache) = open(Cache::options());
+    for key in 0..300 {
+        cache.set(format!("{key}"), value(key, 0, 100)).unwrap();
+    }
+    drop(slablock::Lock::new(&cache, "lock").acquire().unwrap());
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut round = 0;
+            while !done.load(Ordering::Relaxed) {
+                round += 1;
+                for key in 0..300 {
+                    cache.set(format!("{key}"), value(key, round, 100)).unwrap();
+                }
+                cache.set(format!("new {}", round % 50), "v").unwrap();
+                cache.delete(format!("new {}", (round + 25) % 50)).unwrap();
+            }
+        });
+        for _ in 0..20 {
+            let all: Vec<_> = cache.iter().map(Result::unwrap).collect();
+            let mut seen = vec![0; 300];
+            for (key, value) in all {
+                if let Ok(key) = String::from_utf8(key).unwrap().parse::<usize>() {
+                    assert!(is_of(key, &value));
+                    seen[key] += 1;
+                }
+            }
+            assert!(seen.iter().all(|count| *count == 1));
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}
