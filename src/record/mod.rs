@@ -23,9 +23,8 @@ pub(crate) use cells::seal_of;
 #[cfg(not(loom))]
 pub(crate) use cells::version_of as cells_version_of;
 pub(crate) use cells::{
-    Cell, Cells, Damaged, NO_VERSION, PAYLOAD_WORDS, SEALED_WORDS_MAX,
-    first_version as cells_first_version, read_once as cells_read_once, seal as cells_seal,
-    write as cells_write,
+    Cell, CellSum, Cells, Damaged, NO_VERSION, PAYLOAD_WORDS, SEALED_WORDS_MAX,
+    first_version as cells_first_version, read_once as cells_read_once, write as cells_write,
 };
 pub(crate) use hold::{Cleared, Hold, Judgement, Returned, next_sequence};
 pub(crate) use lease::Lease;

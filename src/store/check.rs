@@ -137,7 +137,7 @@ impl Census {
                 let what = format!("the average {} fails its checksum", show_key(&key));
                 self.report.problems.push(what);
             }
-            Kind::Value => match store.read_value(found) {
+            Kind::Value => match store.read_value(found, &mut ()) {
                 Some(Ok(reading)) => {
                     let logged = matches!(reading.content.form, Form::Logged { .. });
                     self.logged.extend(logged.then_some(found));
@@ -157,7 +157,7 @@ impl Census {
 
     /// Reads a value of the log, as long as it is the one that is in force.
     fn logged_value(&mut self, store: &Store, found: Found) -> Result<()> {
-        while let Some(read) = store.read_value(found) {
+        while let Some(read) = store.read_value(found, &mut ()) {
             let (Ok(reading), Some(key)) = (read, store.key_of(found)) else {
                 self.damaged_value(store, found);
                 break;

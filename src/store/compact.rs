@@ -141,7 +141,7 @@ impl Store {
                 .filter(|(place, _)| place.segment() == number)
         };
         loop {
-            let Some(Ok(reading)) = self.read_value(found) else {
+            let Some(Ok(reading)) = self.read_value(found, &mut ()) else {
                 return Ok(Visit::Clear);
             };
             let Some((_, bytes)) = leads_there(&reading.content) else {
@@ -173,7 +173,7 @@ impl Store {
                 .logged(key.len())
                 .is_none_or(|(new, _)| self.may_lead_to(new));
             if same && stays {
-                latched.write(content, &[], &[], key.len());
+                latched.write(content, &[], &[]);
                 if !whole {
                     self.count_damaged();
                 }

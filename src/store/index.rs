@@ -15,7 +15,7 @@ use crate::store::Store;
 use crate::store::claim::{NoRoom, Pool, Room, Run};
 use crate::store::hash::hash;
 use crate::store::stripe::StripeGuard;
-use crate::store::value::{CELL_WORDS_MIN, ValueCells};
+use crate::store::value::{CELL_WORDS_MIN, ValueCells, word_of};
 use crate::store::waiting::Patience;
 use crate::sync::{Ordering, fence};
 use crate::types::Kind;
@@ -138,6 +138,7 @@ impl Store {
         })
     }
 
+    #[inline]
     pub(crate) fn find_unlocked(&self, key: &[u8], hash: u64) -> Option<Found> {
         let mut link = self
             .slab
@@ -154,6 +155,7 @@ impl Store {
     }
 
     /// Whether the slot holds `key`, in the life that is returned.
+    #[inline(always)]
     fn matches(&self, id: SlotId, key: &[u8], hash: u64) -> Option<Found> {
         let slot = self.slab.slot(id);
         let meta = slot.meta()?;
@@ -189,17 +191,23 @@ pub(crate) fn span_of(slab: &Slab, id: SlotId) -> u32 {
         .clamp(1, SPAN_MAX)
 }
 
-fn word_of(bytes: &[u8]) -> u64 {
-    let mut word = [0; 8];
-    word[..bytes.len()].copy_from_slice(bytes);
-    u64::from_le_bytes(word)
-}
-
+/// Whether the words from `at` on are these bytes.
+#[inline(always)]
 fn bytes_equal(slab: &Slab, id: SlotId, span: u32, at: usize, bytes: &[u8]) -> bool {
-    bytes.chunks(8).enumerate().all(|(i, chunk)| {
-        slab.body_word(id, span, at + i)
-            .is_some_and(|word| word.load(Ordering::Relaxed) == word_of(chunk))
-    })
+    let mut chunks = bytes.chunks(8);
+    let (mut slot, mut from) = (at / BODY_WORDS, at % BODY_WORDS);
+    while chunks.len() > 0 {
+        let Some(body) = slab.body(id, span, slot as u32) else {
+            return false;
+        };
+        // The words first: of the other the zip would drop one that finds no partner.
+        let mut here = body[from..].iter().zip(chunks.by_ref());
+        if !here.all(|(word, chunk)| word.load(Ordering::Relaxed) == word_of(chunk)) {
+            return false;
+        }
+        (slot, from) = (slot + 1, 0);
+    }
+    true
 }
 
 /// `false` when the bodies are too short, which is for the caller to have seen to.

@@ -112,8 +112,7 @@ impl Store {
                 }
             }
             Kind::Value => {
-                let content = self.read_value(found).and_then(|read| read.ok());
-                let content = content.map_or(Content::ABSENT, |reading| reading.content);
+                let content = self.content_of(found).unwrap_or(Content::ABSENT);
                 KeyState::Value {
                     bytes: content.len(),
                     expires_in: left_until(content.expires_ms),

@@ -129,7 +129,7 @@ impl Store {
         let used = ValueCells::of(&self.slab, found)?
             .use_word()?
             .load(Ordering::Relaxed);
-        let reading = self.read_value(found)?.ok()?;
+        let reading = self.read_value(found, &mut ())?.ok()?;
         let content = reading.content;
         let used = match self.eviction() {
             Eviction::LeastFrequentlyUsed => used,
@@ -158,7 +158,7 @@ impl Store {
         };
         let bucket = self.bucket_of(hash);
         let unchanged = || {
-            let reading = self.read_value(found).and_then(|read| read.ok());
+            let reading = self.read_value(found, &mut ()).and_then(|read| read.ok());
             reading.is_some_and(|reading| reading.version == candidate.version)
         };
         let evicted = stripe.retire_idle(found, bucket, unchanged)?;

@@ -16,7 +16,7 @@ use crate::types::Kind;
 /// Puts a whole cell of a value in force, and says what it did about one that was not.
 pub(super) fn mend_value(slab: &Slab, id: SlotId, meta: Meta, key: &[u8]) -> Option<String> {
     let cells = ValueCells::within(slab, id, span_of(slab, id), meta.key_len)?;
-    if cells.read().is_ok() {
+    if cells.read(&mut ()).is_ok() {
         return None;
     }
     let shown = show_key(key);
@@ -90,7 +90,7 @@ fn logged(slab: &Slab) -> impl Iterator<Item = (Found, Content)> {
         let meta = slab.slot(id).meta()?;
         let kind = meta.kind.filter(|kind| *kind == Kind::Value)?;
         let found = Found { id, meta, kind };
-        let content = ValueCells::of(slab, found)?.read().ok()?.content;
+        let content = ValueCells::of(slab, found)?.read(&mut ()).ok()?.content;
         matches!(content.form, Form::Logged { .. }).then_some((found, content))
     })
 }
@@ -123,6 +123,6 @@ fn is_whole(slab: &Slab, log: &Log, found: Found, content: &Content) -> Result<b
 
 fn drop_value(slab: &Slab, found: Found) {
     if let Some(cells) = ValueCells::of(slab, found) {
-        cells.write(Content::ABSENT, &[], &[], cells.version());
+        cells.write(Content::ABSENT, &[], &[]);
     }
 }

@@ -21,7 +21,7 @@
 
 use crate::log::Place;
 use crate::record::{
-    Damaged, SEALED_WORDS_MAX, cells_first_version, cells_read_once, cells_seal, cells_version_of,
+    CellSum, Damaged, SEALED_WORDS_MAX, cells_first_version, cells_read_once, cells_version_of,
     cells_write,
 };
 use crate::slab::{BODY_WORDS, Slab, SlotId, pack, unpack};
@@ -98,13 +98,14 @@ impl Content {
             | self.tag_len as u64
     }
 
-    /// `None`: no cell has such a head.
-    fn decode(head: u64, payload: &[u64]) -> Option<Content> {
+    /// `payload` is its first two words, `words` how many there are. `None`: no cell has such a head.
+    #[inline]
+    fn decode(head: u64, payload: [u64; LOGGED_WORDS], words: usize) -> Option<Content> {
         let (tag_len, len) = ((head & 0xff) as usize, (head >> 8 & 0x1ff) as usize);
         let form = match head >> 17 & 0x1f {
             0 if head == 0 => Form::Absent,
-            FORM_INLINE if tag_len + len <= 8 * payload.len() => Form::Inline { len },
-            FORM_LOGGED if len == 0 && payload.len() == LOGGED_WORDS => {
+            FORM_INLINE if tag_len + len <= 8 * words => Form::Inline { len },
+            FORM_LOGGED if len == 0 && words == LOGGED_WORDS => {
                 let (tag_hash, len) = unpack(payload[1]);
                 let len = len as usize;
                 let place = Place::from_bits(payload[0])?;
@@ -124,6 +125,7 @@ impl Content {
     }
 
     /// How many words of payload a head announces; of a head that makes no sense, as many as there are.
+    #[inline]
     fn payload_words(head: u64) -> usize {
         match head >> 17 & 0x1f {
             0 => 0,
@@ -147,37 +149,57 @@ impl Content {
 
 const LOGGED_WORDS: usize = 2;
 
-/// What was read from a cell.
+/// What was read from a cell; its payload is wherever the reader wanted it.
+#[derive(Clone, Copy)]
 pub(crate) struct Reading {
     pub(crate) content: Content,
     pub(crate) version: u64,
-    sealed: [u64; SEALED_WORDS_MAX],
 }
 
-impl Reading {
-    fn payload(&self) -> impl Iterator<Item = u8> {
-        self.sealed[1..].iter().flat_map(|word| word.to_le_bytes())
+/// Where a reader wants the payload.
+pub(crate) trait Payload {
+    /// There will be so many words, to be put in place of what is there.
+    fn begin(&mut self, words: usize);
+    fn put(&mut self, at: usize, word: u64);
+}
+
+/// Tag and value, one after the other, and up to seven zeros.
+impl Payload for Vec<u8> {
+    #[inline(always)]
+    fn begin(&mut self, words: usize) {
+        self.resize(8 * words, 0);
     }
 
-    /// The tag, of a value that lies in the slots.
-    pub(crate) fn inline_tag(&self) -> Vec<u8> {
-        self.payload().take(self.content.tag_len).collect()
-    }
-
-    /// Puts the bytes of a value that lies in the slots into `into`.
-    #[inline]
-    pub(crate) fn inline_value(&self, len: usize, into: &mut Vec<u8>) {
-        into.clear();
-        let from = self.content.tag_len;
-        if from == 0 {
-            into.reserve(len.next_multiple_of(8));
-            for word in &self.sealed[1..1 + len.div_ceil(8)] {
-                into.extend_from_slice(&word.to_le_bytes());
-            }
-            into.truncate(len);
-        } else {
-            into.extend(self.payload().skip(from).take(len));
+    #[inline(always)]
+    fn put(&mut self, at: usize, word: u64) {
+        if let Some(bytes) = self.get_mut(8 * at..8 * at + 8) {
+            bytes.copy_from_slice(&word.to_le_bytes());
         }
+    }
+}
+
+/// Nobody needs it.
+impl Payload for () {
+    #[inline(always)]
+    fn begin(&mut self, _words: usize) {}
+
+    #[inline(always)]
+    fn put(&mut self, _at: usize, _word: u64) {}
+}
+
+impl Content {
+    /// The tag in the payload of a value that lies in the slots.
+    pub(crate) fn tag_in<'a>(&self, payload: &'a [u8]) -> &'a [u8] {
+        payload.get(..self.tag_len).unwrap_or_default()
+    }
+
+    /// Leaves of such a payload the value.
+    #[inline]
+    pub(crate) fn keep_value(&self, payload: &mut Vec<u8>) {
+        if self.tag_len > 0 {
+            payload.drain(..self.tag_len.min(payload.len()));
+        }
+        payload.truncate(self.len());
     }
 }
 
@@ -229,57 +251,89 @@ impl<'a> ValueCells<'a> {
         &self.slab.slot(self.id).aux
     }
 
-    /// Visits so many words of a cell, from its first.
-    #[inline]
-    fn each(
+    /// Visits so many words of a cell, from its first, in as many parts as the slots make of it: the number of
+    /// the first word of each, and the words.
+    #[inline(always)]
+    fn parts(
         &self,
         cell: usize,
         count: usize,
-        mut visit: impl FnMut(usize, &AtomicU64),
+        mut visit: impl FnMut(usize, &[AtomicU64]),
     ) -> Option<()> {
         let at = self.at + (cell & 1) * self.words;
         let (mut slot, mut from, mut done) = (at / BODY_WORDS, at % BODY_WORDS, 0);
         while done < count {
             let body = self.slab.body(self.id, self.span, slot as u32)?;
-            for word in body[from..].iter().take(count - done) {
-                visit(done, word);
-                done += 1;
-            }
+            let part = body.get(from..BODY_WORDS.min(from + count - done))?;
+            visit(done, part);
+            done += part.len();
             (slot, from) = (slot + 1, 0);
         }
         Some(())
     }
 
-    /// Head, used payload, and seal of a cell; how many words are under the seal.
-    #[inline]
-    fn load(&self, cell: usize, into: &mut [u64; SEALED_WORDS_MAX]) -> Option<(usize, u64)> {
-        let mut head = [0; CELL_FRAME];
-        self.each(cell, CELL_FRAME, |i, word| {
-            head[i] = word.load(Ordering::Relaxed)
-        })?;
-        let [head, seal] = head;
+    /// Word `at` of a cell.
+    #[inline(always)]
+    fn word(&self, cell: usize, at: usize) -> Option<&AtomicU64> {
+        let at = self.at + (cell & 1) * self.words + at;
+        let body = self
+            .slab
+            .body(self.id, self.span, (at / BODY_WORDS) as u32)?;
+        Some(&body[at % BODY_WORDS])
+    }
+
+    /// Reads a cell as it is. What comes out means something if nobody wrote it meanwhile.
+    #[inline(always)]
+    fn load(&self, cell: usize, payload: &mut impl Payload) -> Option<Loaded> {
+        let head = self.word(cell, 0)?.load(Ordering::Relaxed);
+        let seal = self.word(cell, 1)?.load(Ordering::Relaxed);
         let used = Content::payload_words(head).min(self.words - CELL_FRAME);
-        self.each(cell, CELL_FRAME + used, |i, word| {
-            if let Some(to) = into.get_mut(i.wrapping_sub(1)).filter(|_| i >= CELL_FRAME) {
-                *to = word.load(Ordering::Relaxed);
+        payload.begin(used);
+        let mut sum = CellSum::of(head);
+        let mut first = [0; LOGGED_WORDS];
+        self.parts(cell, CELL_FRAME + used, |done, words| {
+            let skipped = CELL_FRAME.saturating_sub(done).min(words.len());
+            let from = done + skipped - CELL_FRAME;
+            for (i, word) in words[skipped..].iter().enumerate() {
+                let word = word.load(Ordering::Relaxed);
+                sum.add(1 + from + i, word);
+                payload.put(from + i, word);
+                if let Some(first) = first.get_mut(from + i) {
+                    *first = word;
+                }
             }
         })?;
-        into[0] = head;
-        Some((1 + used, seal))
+        Some(Loaded {
+            head,
+            seal,
+            sum,
+            first,
+            used,
+        })
     }
 
     /// What is in force. Never blocks; tries again while writers flip the selector.
-    #[inline]
-    pub(crate) fn read(&self) -> Result<Reading, Damaged> {
-        let mut sealed = [0; SEALED_WORDS_MAX];
+    #[inline(always)]
+    pub(crate) fn read(&self, payload: &mut impl Payload) -> Result<Reading, Damaged> {
         loop {
-            let read = cells_read_once(self.selector(), |cell| self.load(cell, &mut sealed));
+            let read = cells_read_once(self.selector(), |cell| self.load(cell, payload));
             if let Some((loaded, version)) = read {
-                let (words, seal) = loaded.ok_or(Damaged)?;
-                return Reading::checked(sealed, words, seal, version);
+                return loaded.ok_or(Damaged)?.checked(version);
             }
             std::hint::spin_loop();
         }
+    }
+
+    /// What a value has in the log, without a look at the seal. Only for the holder of the latch, who wants to
+    /// put something else there.
+    #[inline]
+    pub(crate) fn logged_now(&self) -> Option<Content> {
+        let cell = (self.version() & 1) as usize;
+        let head = self.word(cell, 0)?.load(Ordering::Relaxed);
+        if head >> 17 & 0x1f != FORM_LOGGED {
+            return None;
+        }
+        self.load(cell, &mut ())?.decoded()
     }
 
     /// The version in force. Only for the holder of the latch.
@@ -287,34 +341,78 @@ impl<'a> ValueCells<'a> {
         self.selector().load(Ordering::Relaxed)
     }
 
-    /// Puts a value in force after `version`. `tag` and `value` are those of a value that lies in the slots,
-    /// otherwise empty. Only for the holder of the latch.
-    #[inline]
-    pub(crate) fn write(&self, content: Content, tag: &[u8], value: &[u8], version: u64) {
-        let (sealed, words) = encode(content, tag, value);
-        cells_write(self.selector(), version, |cell, version| {
-            self.store(cell, &sealed[..words], version);
+    /// Puts a value in force. `tag` and `value` are those of a value that lies in the slots, otherwise empty.
+    /// Only for the holder of the latch.
+    #[inline(always)]
+    pub(crate) fn write(&self, content: Content, tag: &[u8], value: &[u8]) {
+        cells_write(self.selector(), self.version(), |cell, version| {
+            // The slots are there: the cell was found.
+            let _ = self.store(cell, content, tag, value, version);
         });
     }
 
-    fn store(&self, cell: usize, sealed: &[u64], version: u64) {
-        let seal = cells_seal(sealed, version);
-        // The slots are there: the cell was read before.
-        let _ = self.each(cell, 1 + sealed.len(), |i, word| {
-            let bits = match i {
-                0 => sealed[0],
-                1 => seal,
-                _ => sealed[i - 1],
-            };
-            word.store(bits, Ordering::Relaxed);
-        });
+    #[inline(always)]
+    fn store(
+        &self,
+        cell: usize,
+        content: Content,
+        tag: &[u8],
+        value: &[u8],
+        version: u64,
+    ) -> Option<()> {
+        let head = content.head();
+        let mut sum = CellSum::of(head);
+        match content.form {
+            Form::Absent => {}
+            Form::Logged {
+                place,
+                len,
+                tag_hash,
+            } => {
+                let payload = [place.bits(), pack(tag_hash, len as u32)].into_iter();
+                self.store_words(cell, LOGGED_WORDS, payload, &mut sum)?;
+            }
+            Form::Inline { .. } if tag.is_empty() => {
+                self.store_bytes(cell, value, &mut sum)?;
+            }
+            Form::Inline { .. } => self.store_bytes(cell, &[tag, value].concat(), &mut sum)?,
+        }
+        self.word(cell, 0)?.store(head, Ordering::Relaxed);
+        let seal = sum.seal(version);
+        self.word(cell, 1)?.store(seal, Ordering::Relaxed);
+        Some(())
+    }
+
+    #[inline(always)]
+    fn store_bytes(&self, cell: usize, bytes: &[u8], sum: &mut CellSum) -> Option<()> {
+        let words = bytes.chunks(8).map(word_of);
+        self.store_words(cell, bytes.len().div_ceil(8), words, sum)
+    }
+
+    #[inline(always)]
+    fn store_words(
+        &self,
+        cell: usize,
+        count: usize,
+        mut payload: impl Iterator<Item = u64>,
+        sum: &mut CellSum,
+    ) -> Option<()> {
+        self.parts(cell, CELL_FRAME + count, |done, words| {
+            let skipped = CELL_FRAME.saturating_sub(done).min(words.len());
+            let from = done + skipped - CELL_FRAME;
+            for (i, (to, word)) in words[skipped..].iter().zip(&mut payload).enumerate() {
+                sum.add(1 + from + i, word);
+                to.store(word, Ordering::Relaxed);
+            }
+        })
     }
 
     /// Starts without a value, whatever was there. Only while nobody else can see the cells.
     pub(crate) fn reset(&self, life: u32) {
         let first = cells_first_version(life);
-        self.store(0, &[0], first);
-        self.store(1, &[0], first + 1);
+        // The slots are there, or the key could not be made.
+        let _ = self.store(0, Content::ABSENT, &[], &[], first);
+        let _ = self.store(1, Content::ABSENT, &[], &[], first + 1);
         self.use_word()
             .inspect(|word| word.store(0, Ordering::Relaxed));
         self.selector().store(first, Ordering::Release);
@@ -325,10 +423,9 @@ impl<'a> ValueCells<'a> {
     pub(crate) fn restore(&self) -> bool {
         let selector = self.selector().load(Ordering::Relaxed);
         let whole = |cell: usize| {
-            let mut sealed = [0; SEALED_WORDS_MAX];
-            let (words, seal) = self.load(cell, &mut sealed)?;
-            let version = cells_version_of(seal, selector);
-            let whole = Reading::checked(sealed, words, seal, version).is_ok();
+            let loaded = self.load(cell, &mut ())?;
+            let version = cells_version_of(loaded.seal, selector);
+            let whole = loaded.checked(version).is_ok();
             (whole && (version & 1) as usize == cell).then_some(version)
         };
         let newest = whole(0).max(whole(1));
@@ -343,68 +440,42 @@ impl<'a> ValueCells<'a> {
     }
 }
 
-impl Reading {
-    #[inline]
-    fn checked(
-        sealed: [u64; SEALED_WORDS_MAX],
-        words: usize,
-        seal: u64,
-        version: u64,
-    ) -> Result<Reading, Damaged> {
-        let used = sealed.get(..words).ok_or(Damaged)?;
-        if cells_seal(used, version) != seal {
+/// A cell as it was.
+struct Loaded {
+    head: u64,
+    seal: u64,
+    sum: CellSum,
+    /// The first words of the payload.
+    first: [u64; LOGGED_WORDS],
+    used: usize,
+}
+
+impl Loaded {
+    #[inline(always)]
+    fn checked(&self, version: u64) -> Result<Reading, Damaged> {
+        if self.sum.seal(version) != self.seal {
             return Err(Damaged);
         }
-        let content = Content::decode(used[0], &used[1..]).ok_or(Damaged)?;
-        Ok(Reading {
-            content,
-            version,
-            sealed,
-        })
+        let content = self.decoded().ok_or(Damaged)?;
+        Ok(Reading { content, version })
+    }
+
+    #[inline(always)]
+    fn decoded(&self) -> Option<Content> {
+        Content::decode(self.head, self.first, self.used)
     }
 }
 
-/// The words under the seal, and how many.
-#[inline]
-fn encode(content: Content, tag: &[u8], value: &[u8]) -> ([u64; SEALED_WORDS_MAX], usize) {
-    let mut sealed = [0; SEALED_WORDS_MAX];
-    sealed[0] = content.head();
-    let words = match content.form {
-        Form::Absent => 0,
-        Form::Logged {
-            place,
-            len,
-            tag_hash,
-        } => {
-            (sealed[1], sealed[2]) = (place.bits(), pack(tag_hash, len as u32));
-            LOGGED_WORDS
-        }
-        Form::Inline { .. } if tag.is_empty() => {
-            for (to, from) in sealed[1..].iter_mut().zip(value.chunks(8)) {
-                *to = word_of(from);
-            }
-            value.len().div_ceil(8)
-        }
-        Form::Inline { .. } => {
-            let both = [tag, value].concat();
-            for (to, from) in sealed[1..].iter_mut().zip(both.chunks(8)) {
-                *to = word_of(from);
-            }
-            both.len().div_ceil(8)
-        }
-    };
-    (sealed, 1 + words)
-}
-
-#[inline]
-fn word_of(bytes: &[u8]) -> u64 {
+/// Up to eight bytes as a word, filled up with zeros.
+#[inline(always)]
+pub(crate) fn word_of(bytes: &[u8]) -> u64 {
     match bytes.try_into() {
         Ok(whole) => u64::from_le_bytes(whole),
-        Err(_) => {
-            let mut word = [0; 8];
-            word[..bytes.len()].copy_from_slice(bytes);
-            u64::from_le_bytes(word)
-        }
+        // Not by copying: a call for a few bytes costs more than shifting them.
+        Err(_) => bytes
+            .iter()
+            .rev()
+            .fold(0, |word, byte| word << 8 | u64::from(*byte)),
     }
 }
 
@@ -420,38 +491,38 @@ mod tests {
             len: VALUE_BYTES_MAX,
             tag_hash: 77,
         };
-        for (tag, value, form) in [
-            (&b""[..], &b""[..], Form::Inline { len: 0 }),
-            (b"", b"twelve bytes", Form::Inline { len: 12 }),
-            (b"tag", b"value", Form::Inline { len: 5 }),
-            (b"", b"", logged),
-            (b"", b"", Form::Absent),
+        for (tag_len, form, words) in [
+            (0, Form::Inline { len: 0 }, 0),
+            (0, Form::Inline { len: 12 }, 2),
+            (3, Form::Inline { len: 256 - 3 }, 32),
+            (255, logged, LOGGED_WORDS),
         ] {
-            let tag_len = tag.len();
-            let expires_ms = if form == Form::Absent {
-                0
-            } else {
-                EXPIRES_MS_MAX
-            };
             let content = Content {
-                expires_ms,
+                expires_ms: EXPIRES_MS_MAX,
                 tag_len,
                 form,
             };
-            let (sealed, words) = encode(content, tag, value);
-            assert_eq!(words, 1 + Content::payload_words(sealed[0]));
-            let read = Reading::checked(sealed, words, cells_seal(&sealed[..words], 5), 5);
-            let read = read.unwrap_or_else(|_| panic!("{form:?}"));
-            assert_eq!((read.content, read.inline_tag()), (content, tag.to_vec()));
-            let mut bytes = Vec::new();
-            if let Form::Inline { len } = form {
-                read.inline_value(len, &mut bytes);
-                assert_eq!(bytes, value);
+            let head = content.head();
+            assert_eq!(Content::payload_words(head), words);
+            let payload = [place.bits(), pack(77, VALUE_BYTES_MAX as u32)];
+            assert_eq!(Content::decode(head, payload, words), Some(content));
+            if words > 0 {
+                assert_eq!(Content::decode(head, payload, words - 1), None);
             }
-            assert!(Reading::checked(sealed, words, cells_seal(&sealed[..words], 5), 7).is_err());
         }
-        for bad in [3 << 17, 1 << 17 | 1 << 8, 1 << 20, 1, 1 << 22] {
-            assert_eq!(Content::decode(bad, &[]), None);
+        assert_eq!(Content::ABSENT.head(), 0);
+        assert_eq!(Content::decode(0, [0; 2], 0), Some(Content::ABSENT));
+        for bad in [3 << 17, 1 << 17 | 1 << 8, 2 << 17, 1 << 20, 1, 1 << 22] {
+            assert_eq!(Content::decode(bad, [0; 2], 0), None);
         }
+        let too_long = pack(0, VALUE_BYTES_MAX as u32 + 1);
+        assert_eq!(Content::decode(2 << 17, [place.bits(), too_long], 2), None);
+    }
+
+    #[test]
+    fn words_are_filled_up_with_zeros() {
+        assert_eq!(word_of(b"abcdefgh"), u64::from_le_bytes(*b"abcdefgh"));
+        assert_eq!(word_of(b"abc"), u64::from_le_bytes(*b"abc\0\0\0\0\0"));
+        assert_eq!(word_of(b""), 0);
     }
 }

@@ -11,14 +11,15 @@ use std::time::Duration;
 use crate::error::{Error, Result, show_key};
 use crate::log::{Place, Wanted, record_bytes};
 use crate::os::{clock, futex};
-use crate::record::{Word, life, next_sequence, waiting};
+use crate::record::{Damaged, Word, life, next_sequence, waiting};
 use crate::slab::{Growing, Meta, Slot};
 use crate::store::Store;
 use crate::store::binding::Binding;
 use crate::store::config::Eviction;
 use crate::store::index::{Found, check_lengths};
 use crate::store::value::{
-    Content, EXPIRES_MS_MAX, Form, Reading, VALUE_BYTES_MAX, ValueCells, cell_words, tag_hash,
+    Content, EXPIRES_MS_MAX, Form, Payload, Reading, VALUE_BYTES_MAX, ValueCells, cell_words,
+    tag_hash,
 };
 use crate::store::waiting::Patience;
 use crate::sync::{AtomicU64, Ordering};
@@ -101,8 +102,6 @@ pub(crate) struct Latched<'a> {
     pub(crate) found: Found,
     pub(crate) cells: ValueCells<'a>,
     word: Word,
-    /// What is in force; `None`: damaged, as good as nothing.
-    pub(crate) reading: Option<Reading>,
 }
 
 impl Latched<'_> {
@@ -110,18 +109,19 @@ impl Latched<'_> {
         self.store.slab.slot(self.found.id)
     }
 
-    /// What is in force and not over.
-    pub(crate) fn current(&self) -> Option<&Reading> {
-        let reading = self.reading.as_ref()?;
-        let content = reading.content;
-        (!content.is_absent() && !is_over(content.expires_ms)).then_some(reading)
+    /// What is in force and not over; what is damaged is as good as nothing.
+    #[inline]
+    pub(crate) fn current(&self, payload: &mut impl Payload) -> Option<Content> {
+        let content = self.cells.read(payload).ok()?.content;
+        (!content.is_absent() && !is_over(content.expires_ms)).then_some(content)
     }
 
     /// Puts something else in force, and forgets what was.
-    pub(crate) fn write(&self, content: Content, tag: &[u8], value: &[u8], key_len: usize) {
-        let version = self.cells.version();
-        self.cells.write(content, tag, value, version);
-        let old = self.reading.as_ref().map(|r| r.content);
+    #[inline]
+    pub(crate) fn write(&self, content: Content, tag: &[u8], value: &[u8]) {
+        let key_len = self.found.meta.key_len;
+        let old = self.cells.logged_now();
+        self.cells.write(content, tag, value);
         if let Some((place, bytes)) = old.and_then(|old| old.logged(key_len))
             && content.logged(key_len).is_none_or(|(new, _)| new != place)
         {
@@ -184,13 +184,21 @@ impl Store {
 
     /// What the cells of a key say, if it is still there. `Err`: they are damaged.
     #[inline]
-    pub(crate) fn read_value(&self, found: Found) -> Option<std::result::Result<Reading, ()>> {
-        let read = match ValueCells::of(&self.slab, found) {
-            Some(cells) => cells.read().map_err(drop),
-            None => Err(()),
-        };
+    pub(crate) fn read_value(
+        &self,
+        found: Found,
+        payload: &mut impl Payload,
+    ) -> Option<std::result::Result<Reading, Damaged>> {
+        let cells = ValueCells::of(&self.slab, found).ok_or(Damaged);
+        let read = cells.and_then(|cells| cells.read(payload));
         // What was read is of this key only if the slot still is.
         self.is_still(found).then_some(read)
+    }
+
+    /// The same without the bytes, nor whether it is damaged or gone.
+    pub(crate) fn content_of(&self, found: Found) -> Option<Content> {
+        let reading = self.read_value(found, &mut ())?.ok()?;
+        Some(reading.content)
     }
 
     /// The value under a key, into `into`. `None`: there is none, or it is over, or damaged.
@@ -220,7 +228,7 @@ impl Store {
         check_lengths(key, &[])?;
         let hash = self.hash(key);
         while let Some(found) = self.find_value(key, hash)? {
-            if let Some(read) = self.read_value(found) {
+            if let Some(read) = self.read_value(found, &mut ()) {
                 let content = read.ok().map(|r| r.content);
                 return Ok(content.filter(|c| !c.is_absent() && !is_over(c.expires_ms)));
             }
@@ -238,7 +246,7 @@ impl Store {
         check_lengths(key, &[])?;
         let hash = self.hash(key);
         while let Some(found) = self.find_value(key, hash)? {
-            let Some(read) = self.read_value(found) else {
+            let Some(read) = self.read_value(found, into) else {
                 continue;
             };
             let Ok(reading) = read else {
@@ -250,11 +258,11 @@ impl Store {
                 return Ok(None);
             }
             match content.form {
-                Form::Inline { len } => {
-                    reading.inline_value(len, into);
+                Form::Inline { .. } => {
                     if let Some(tag) = tag.as_deref_mut() {
-                        *tag = reading.inline_tag();
+                        *tag = content.tag_in(into).to_vec();
                     }
+                    content.keep_value(into);
                 }
                 _ if !self.read_logged(key, &content, into, tag.as_deref_mut())? => {
                     if self.is_in_force(found, &reading) {
@@ -335,30 +343,25 @@ impl Store {
         if found.kind != Kind::Value {
             return false;
         }
-        let content = self
-            .read_value(found)
-            .and_then(|r| r.ok())
-            .map(|r| r.content);
+        let content = self.content_of(found);
         content.is_some_and(|c| c.is_absent() || is_over(c.expires_ms))
     }
 
     /// Whether a key is that of a value that is over.
     pub(crate) fn is_expired(&self, found: Found) -> bool {
         let content = match found.kind {
-            Kind::Value => self
-                .read_value(found)
-                .and_then(|r| r.ok())
-                .map(|r| r.content),
+            Kind::Value => self.content_of(found),
             _ => None,
         };
         content.is_some_and(|c| !c.is_absent() && is_over(c.expires_ms))
     }
 
     pub(crate) fn tag_of_value(&self, found: Found) -> Option<Vec<u8>> {
-        let reading = self.read_value(found)?.ok()?;
+        let mut payload = Vec::new();
+        let reading = self.read_value(found, &mut payload)?.ok()?;
         match reading.content.form {
             Form::Absent => None,
-            Form::Inline { .. } => Some(reading.inline_tag()),
+            Form::Inline { .. } => Some(reading.content.tag_in(&payload).to_vec()),
             Form::Logged { .. } if reading.content.tag_len == 0 => None,
             Form::Logged { .. } => self.logged_tag(found, &reading.content),
         }
@@ -366,7 +369,8 @@ impl Store {
 
     /// Whether a value carries this tag.
     pub(crate) fn value_has_tag(&self, found: Found, tag: &[u8]) -> bool {
-        let Some(Ok(reading)) = self.read_value(found) else {
+        let mut payload = Vec::new();
+        let Some(Ok(reading)) = self.read_value(found, &mut payload) else {
             return false;
         };
         let content = reading.content;
@@ -375,7 +379,7 @@ impl Store {
         }
         match content.form {
             Form::Absent => false,
-            Form::Inline { .. } => reading.inline_tag() == tag,
+            Form::Inline { .. } => content.tag_in(&payload) == tag,
             Form::Logged { tag_hash: of, .. } => {
                 of == tag_hash(tag) && self.logged_tag(found, &content).as_deref() == Some(tag)
             }
@@ -392,8 +396,8 @@ impl Store {
     /// Before a key is taken away: what it has in the log is needed no more.
     pub(crate) fn forget_value(&self, found: Found) {
         if found.kind == Kind::Value
-            && let Some(Ok(reading)) = self.read_value(found)
-            && let Some((place, bytes)) = reading.content.logged(found.meta.key_len)
+            && let Some(content) = self.content_of(found)
+            && let Some((place, bytes)) = content.logged(found.meta.key_len)
         {
             self.mark_dead(place, bytes);
         }
@@ -500,13 +504,11 @@ impl Store {
             let what = format!("slot {} has no room for a value", found.id.index());
             return Err(self.slab.corrupt(what));
         };
-        let reading = cells.read().ok();
         Ok(Latched {
             store: self,
             found,
             cells,
             word,
-            reading,
         })
     }
 
@@ -598,7 +600,7 @@ impl Store {
         let Some(latched) = latched.inspect_err(|_| wasted(place))? else {
             return Ok(Attempt::Elsewhere);
         };
-        let is_so = self.is_so(key, when, latched.current());
+        let is_so = self.is_so(key, when, &latched);
         if !is_so.inspect_err(|_| wasted(place))? {
             wasted(place);
             return Ok(Attempt::Done(false));
@@ -621,7 +623,7 @@ impl Store {
             Form::Inline { .. } => (new.tag, new.value),
             _ => (&[][..], &[][..]),
         };
-        latched.write(content, tag, value, key.len());
+        latched.write(content, tag, value);
         let now = clock::coarse_wall_ms();
         let word = latched.cells.use_word();
         word.inspect(|word| word.store(now, Ordering::Relaxed));
@@ -631,30 +633,41 @@ impl Store {
     }
 
     /// Whether `when` is so, under the latch.
-    fn is_so(&self, key: &[u8], when: When<'_>, current: Option<&Reading>) -> Result<bool> {
-        Ok(match (when, current) {
-            (When::Always, _) | (When::Absent, None) | (When::Present, Some(_)) => true,
-            (When::Absent, Some(_)) | (When::Present | When::Equal(_), None) => false,
-            (When::Equal(old), Some(reading)) => {
-                reading.content.len() == old.len()
-                    && self
-                        .bytes_of(key, reading)?
-                        .is_some_and(|value| value == old)
+    #[inline]
+    fn is_so(&self, key: &[u8], when: When<'_>, latched: &Latched<'_>) -> Result<bool> {
+        Ok(match when {
+            When::Always => true,
+            When::Absent => latched.current(&mut ()).is_none(),
+            When::Present => latched.current(&mut ()).is_some(),
+            When::Equal(old) => {
+                let mut value = Vec::new();
+                latched
+                    .current(&mut value)
+                    .is_some_and(|content| content.len() == old.len())
+                    && self.value_under_latch(key, latched, &mut value)?.is_some()
+                    && value == old
             }
         })
     }
 
-    /// The bytes of what was read under the latch, where nobody moves it. `None`: damaged.
-    pub(crate) fn bytes_of(&self, key: &[u8], reading: &Reading) -> Result<Option<Vec<u8>>> {
-        let mut value = Vec::new();
-        let whole = match reading.content.form {
-            Form::Inline { len } => {
-                reading.inline_value(len, &mut value);
+    /// The value, where nobody moves it. `None`: there is none, or it is damaged.
+    fn value_under_latch(
+        &self,
+        key: &[u8],
+        latched: &Latched<'_>,
+        value: &mut Vec<u8>,
+    ) -> Result<Option<Content>> {
+        let Some(content) = latched.current(value) else {
+            return Ok(None);
+        };
+        let whole = match content.form {
+            Form::Inline { .. } => {
+                content.keep_value(value);
                 true
             }
-            _ => self.read_logged(key, &reading.content, &mut value, None)?,
+            _ => self.read_logged(key, &content, value, None)?,
         };
-        Ok(whole.then_some(value))
+        Ok(whole.then_some(content))
     }
 
     /// Waits for the medium, if values are to survive a power failure.
@@ -672,20 +685,18 @@ impl Store {
         let Some(latched) = self.latch(key, hash, None)? else {
             return Ok(None);
         };
-        let Some(reading) = latched.current() else {
+        if latched.current(&mut ()).is_none() {
             return Ok(None);
-        };
-        let value = match read {
-            true => self.bytes_of(key, reading)?,
-            false => Some(Vec::new()),
-        };
-        latched.write(Content::ABSENT, &[], &[], key.len());
+        }
+        let mut value = Vec::new();
+        let whole = !read || self.value_under_latch(key, &latched, &mut value)?.is_some();
+        latched.write(Content::ABSENT, &[], &[]);
         drop(latched);
-        if value.is_none() {
+        if !whole {
             self.count_damaged();
         }
         self.make_durable()?;
-        Ok(value)
+        Ok(whole.then_some(value))
     }
 
     /// Gives a value another expiry. `false`: there is none.
@@ -694,19 +705,18 @@ impl Store {
         let Some(latched) = self.latch(key, self.hash(key), None)? else {
             return Ok(false);
         };
-        let Some(reading) = latched.current() else {
+        let mut payload = Vec::new();
+        let Some(old) = latched.current(&mut payload) else {
             return Ok(false);
         };
-        let content = Content {
-            expires_ms,
-            ..reading.content
-        };
-        let (mut tag, mut value) = (Vec::new(), Vec::new());
-        if let Form::Inline { len } = content.form {
-            reading.inline_value(len, &mut value);
-            tag = reading.inline_tag();
+        let content = Content { expires_ms, ..old };
+        match content.form {
+            Form::Inline { len } => {
+                let (tag, value) = payload.split_at(content.tag_len);
+                latched.write(content, tag, &value[..len]);
+            }
+            _ => latched.write(content, &[], &[]),
         }
-        latched.write(content, &tag, &value, key.len());
         drop(latched);
         self.make_durable()?;
         Ok(true)
@@ -724,30 +734,36 @@ impl Store {
             let sum = i64::try_from(i128::from(old) + delta);
             sum.map_err(|_| refuse("the sum does not fit 64 bits"))
         };
+        let mut payload = Vec::with_capacity(PAYLOAD_BYTES);
         loop {
             let make = Some(cell_words(0));
             let Some(latched) = self.latch(key, hash, make)? else {
                 continue;
             };
-            let Some(reading) = latched.current() else {
+            payload.clear();
+            let Some(content) = latched.current(&mut payload) else {
                 let new = sum(default)?;
-                write_integer(&latched, Content::ABSENT, &[], new, key.len());
+                write_integer(&latched, Content::ABSENT, &[], new);
                 drop(latched);
                 self.make_durable()?;
                 return Ok(new);
             };
-            let old = match reading.content.len() {
-                0..=20 => self.bytes_of(key, reading)?,
-                _ => return Err(refuse("its value is no integer")),
-            };
-            let Some(old) = old else {
-                return Err(refuse("its value is damaged"));
-            };
-            let number = parse_integer(&old).ok_or_else(|| refuse("its value is no integer"))?;
-            let new = sum(number)?;
-            let (content, tag) = (reading.content, reading.inline_tag());
+            let tag = content.tag_in(&payload).to_vec();
+            let is_short = content.len() <= DIGITS;
+            if !is_short
+                || self
+                    .value_under_latch(key, &latched, &mut payload)?
+                    .is_none()
+            {
+                return Err(refuse(match is_short {
+                    true => "its value is damaged",
+                    false => "its value is no integer",
+                }));
+            }
+            let number = parse_integer(&payload);
+            let new = sum(number.ok_or_else(|| refuse("its value is no integer"))?)?;
             if matches!(content.form, Form::Inline { .. })
-                && write_integer(&latched, content, &tag, new, key.len())
+                && write_integer(&latched, content, &tag, new)
             {
                 drop(latched);
                 self.make_durable()?;
@@ -762,7 +778,7 @@ impl Store {
                     tag: &whole.tag,
                     expires_ms: whole.expires_ms,
                 };
-                if self.put(key, &new_value, When::Equal(&old))? {
+                if self.put(key, &new_value, When::Equal(&payload))? {
                     return Ok(new);
                 }
             }
@@ -774,17 +790,16 @@ fn parse_integer(bytes: &[u8]) -> Option<i64> {
     std::str::from_utf8(bytes).ok()?.parse().ok()
 }
 
+/// The longest integer has so many.
+const DIGITS: usize = 20;
+/// Enough for them and a short tag.
+const PAYLOAD_BYTES: usize = 64;
+
 /// `false`: it does not fit beside the tag.
-fn write_integer(
-    latched: &Latched<'_>,
-    old: Content,
-    tag: &[u8],
-    new: i64,
-    key_len: usize,
-) -> bool {
+fn write_integer(latched: &Latched<'_>, old: Content, tag: &[u8], new: i64) -> bool {
     use std::io::Write;
-    let mut digits = io::Cursor::new([0; 20]);
-    // Twenty bytes take every integer.
+    let mut digits = io::Cursor::new([0; DIGITS]);
+    // All of them fit.
     let _ = write!(digits, "{new}");
     let len = digits.position() as usize;
     if !latched.cells.fits(tag.len() + len) {
@@ -795,7 +810,7 @@ fn write_integer(
         tag_len: tag.len(),
         ..old
     };
-    latched.write(content, tag, &digits.get_ref()[..len], key_len);
+    latched.write(content, tag, &digits.get_ref()[..len]);
     if old.is_absent() {
         let word = latched.cells.use_word();
         word.inspect(|word| word.store(clock::coarse_wall_ms(), Ordering::Relaxed));
