@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use crate::{Kind, Token};
 
 /// What every fallible operation of this crate returns.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What went wrong, with which key or path, and what to do about it.
 ///
@@ -231,7 +231,7 @@ impl fmt::Display for Error {
             Error::NotInteger { key, why } => {
                 write!(
                     f,
-                    "{key} cannot be counted up or down: {why}; set it to an integer first"
+                    "{key} cannot be counted as an integer of 64 bits: {why}; set it to one first"
                 )
             }
             Error::OverLimit { path, limit } => write!(

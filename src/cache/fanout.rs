@@ -24,6 +24,7 @@ use crate::store::check::CheckReport;
 use crate::store::hash::hash;
 use crate::store::open::{self, FANOUT, Settings};
 use crate::store::rebuild::RepairReport;
+use crate::store::transact;
 use crate::sync::crash_point;
 use crate::types::{KeyInfo, Stats};
 
@@ -184,9 +185,12 @@ impl FanoutCache {
     }
 
     pub(super) fn shard_of(&self, key: &[u8]) -> &Cache {
+        &self.shards[self.shard_number(key)]
+    }
+
+    pub(super) fn shard_number(&self, key: &[u8]) -> usize {
         // Another seed than that of the shards: with the same one, each would use a part of its buckets.
-        let at = hash(self.seed, key) % self.shards.len() as u64;
-        &self.shards[at as usize]
+        (hash(self.seed, key) % self.shards.len() as u64) as usize
     }
 }
 
@@ -232,8 +236,14 @@ pub(super) fn open(dir: &Path, settings: &Settings, wanted: Option<usize>) -> Re
         let store = open::open(&shard_path(&dir, number), &of_shard)?;
         Ok(Cache { store })
     });
+    let shards: Arc<[Cache]> = shards.collect::<Result<_>>()?;
+    let stores: Vec<_> = shards
+        .iter()
+        .map(|cache| Arc::clone(&cache.store))
+        .collect();
+    transact::join_shards(&stores);
     Ok(FanoutCache {
-        shards: shards.collect::<Result<_>>()?,
+        shards,
         seed: record.seed,
         path: dir.into(),
     })

@@ -3,11 +3,13 @@
 mod fanout;
 mod keyspace;
 mod options;
+mod transaction;
 mod values;
 
 pub use fanout::FanoutCache;
 pub use keyspace::Keyspace;
 pub use options::Options;
+pub use transaction::Transaction;
 pub use values::{Entry, Iter, SetOptions};
 
 use std::fmt;

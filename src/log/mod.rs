@@ -187,6 +187,40 @@ impl Log {
         Ok(Head::decode(&head).is_some_and(|h| h.crc == crc.finalize()))
     }
 
+    /// The same for a record of which only the key is known.
+    pub(crate) fn read_sized(
+        &self,
+        place: Place,
+        key: &[u8],
+        into: &mut Vec<u8>,
+    ) -> io::Result<bool> {
+        let file = match self.segment(place.segment()) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            other => other?,
+        };
+        let mut head = [0; HEAD_BYTES];
+        crash_point();
+        if !read_whole(&file, &mut head, place.offset())? {
+            return Ok(false);
+        }
+        let Some(head) = Head::decode(&head) else {
+            return Ok(false);
+        };
+        crash_point();
+        // Never more than the file has, whatever is said there.
+        let end = place.offset() + head.value_len as u64;
+        if head.key_len != key.len() || file.metadata()?.len() < end {
+            return Ok(false);
+        }
+        let wanted = Wanted {
+            place,
+            key,
+            tag_len: head.tag_len,
+            len: head.value_len,
+        };
+        self.read(wanted, into, None)
+    }
+
     /// Waits until a segment, and its name, are on the medium.
     pub(crate) fn sync(&self, number: u32) -> io::Result<()> {
         let file = self.segment(number)?;

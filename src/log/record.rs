@@ -13,7 +13,8 @@ pub(crate) struct Place(u64);
 
 impl Place {
     pub(crate) fn new(segment: u32, offset: u64) -> Place {
-        Place(u64::from(segment) << 32 | offset / RECORD_ALIGN)
+        let unit = offset / RECORD_ALIGN;
+        Place(u64::from(segment) << 32 | unit)
     }
 
     /// `None`: no value lies in segment 0.

@@ -181,6 +181,28 @@ pub(crate) fn write(selector: &AtomicU64, version: u64, store: impl FnOnce(usize
     version
 }
 
+/// The two halves of [`write`], for who decides in between, elsewhere, that this and other cells are to be in
+/// force: has `store` fill the idle cell, and returns the version in force.
+#[inline(always)]
+pub(crate) fn prepare(selector: &AtomicU64, store: impl FnOnce(usize, u64)) -> u64 {
+    let version = selector.load(Ordering::Relaxed);
+    let next = version.wrapping_add(1);
+    // As in `write`.
+    controls::fence(Rule::WriterFence, Ordering::Release);
+    store((next & 1) as usize, next);
+    version
+}
+
+/// Puts in force what was prepared after `version`, whoever did, unless that was done already. A version is in
+/// force once in all of a slot's lives, so this does nothing however late it comes.
+pub(crate) fn flip(selector: &AtomicU64, version: u64) -> bool {
+    let next = version.wrapping_add(1);
+    // Release: pairs with the Acquire at the head of `read_once`.
+    selector
+        .compare_exchange(version, next, Ordering::AcqRel, Ordering::Relaxed)
+        .is_ok()
+}
+
 /// The first version of a slot in that life, and with it both cells' before anything is written.
 pub(crate) fn first_version(life: u32) -> u64 {
     u64::from(life) << 32

@@ -24,7 +24,8 @@ pub(crate) use cells::seal_of;
 pub(crate) use cells::version_of as cells_version_of;
 pub(crate) use cells::{
     Cell, CellSum, Cells, Damaged, NO_VERSION, PAYLOAD_WORDS, SEALED_WORDS_MAX,
-    first_version as cells_first_version, read_once as cells_read_once, write as cells_write,
+    first_version as cells_first_version, flip as cells_flip, prepare as cells_prepare,
+    read_once as cells_read_once, write as cells_write,
 };
 pub(crate) use hold::{Cleared, Hold, Judgement, Returned, next_sequence};
 pub(crate) use lease::Lease;

@@ -122,6 +122,8 @@ pub(crate) struct Mutable {
     pub(crate) eviction: AtomicU32,
     pub(crate) durability: AtomicU32,
     /// Since the store was made.
+    /// Where in the log the list of flips of a decided transaction lies; 0: there is none.
+    pub(crate) journal: AtomicU64,
     /// The highest number that a segment ever had.
     pub(crate) last_segment: AtomicU64,
     pub(crate) evictions: AtomicU64,

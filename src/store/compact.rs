@@ -18,6 +18,7 @@ use crate::slab::{Growing, SEGMENT_CLOSING, SlotId};
 use crate::store::index::Found;
 use crate::store::segments::SegmentState;
 use crate::store::value::{Content, Form};
+use crate::store::waiting::Patience;
 use crate::store::{Process, Store};
 use crate::sync::{Ordering, fence};
 use crate::types::Kind;
@@ -125,6 +126,8 @@ impl Store {
             };
             let holder = word.participant().filter(|p| !self.is_dead(process, *p));
             if holder.is_none() {
+                // A dead one may have decided that its idle cell is to be in force.
+                self.settle()?;
                 return self.move_value(found, number);
             }
             if begun.elapsed() > LATCH_PATIENCE {
@@ -163,8 +166,13 @@ impl Store {
                 },
                 _ => Content::ABSENT,
             };
-            let Some(latched) = self.latch(&key, self.hash(&key), None)? else {
-                return Ok(Visit::Clear);
+            let patience = Patience::of(LATCH_PATIENCE);
+            let latched = self.latch_within(&key, self.hash(&key), None, patience)?;
+            let Some(latched) = latched else {
+                if let Some((new, bytes)) = content.logged(key.len()) {
+                    self.mark_dead(new, bytes);
+                }
+                return Ok(Visit::Busy);
             };
             let same = latched.found.id == found.id
                 && latched.found.meta.generation == found.meta.generation

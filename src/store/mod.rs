@@ -9,11 +9,13 @@
 pub(crate) mod acquire;
 pub(crate) mod average;
 pub(crate) mod binding;
+pub(crate) mod change;
 pub(crate) mod check;
 mod claim;
 mod compact;
 pub(crate) mod config;
 mod contend;
+pub(crate) mod count;
 pub(crate) mod guard;
 pub(crate) mod hash;
 pub(crate) mod index;
@@ -27,6 +29,7 @@ mod room;
 mod salvage;
 pub(crate) mod segments;
 mod stripe;
+pub(crate) mod transact;
 pub(crate) mod value;
 pub(crate) mod values;
 pub(crate) mod waiting;
@@ -49,14 +52,16 @@ use crate::record::ParticipantId;
 use crate::slab::layout::STRIPES;
 use crate::slab::{PARTICIPANT_SHARED, Slab};
 use crate::store::lock_files::LockFiles;
+use crate::store::transact::ShardsOf;
 use crate::store::watch::Watches;
 use crate::sync::{AtomicPtr, AtomicU64, Ordering, crash_point};
 
-/// The bytes of the file `stripes`: one for each stripe, then these three.
+/// The bytes of the file `stripes`: one for each stripe, then these four.
 const JOIN_BYTE: u64 = STRIPES as u64;
 const GROW_BYTE: u64 = STRIPES as u64 + 1;
 const COMPACT_BYTE: u64 = STRIPES as u64 + 2;
-const RANGE_LOCKS: usize = STRIPES as usize + 3;
+const TRANSACT_BYTE: u64 = STRIPES as u64 + 3;
+const RANGE_LOCKS: usize = STRIPES as usize + 4;
 
 /// An open store. One for each process and slab, however often it is opened.
 pub(crate) struct Store {
@@ -74,6 +79,8 @@ pub(crate) struct Store {
     process: AtomicPtr<Process>,
     /// In which period of the clock it was last seen to be in its place.
     looked_in: AtomicU64,
+    /// What cache it is a shard of, if it was opened as one.
+    shards: ShardsOf,
 }
 
 /// What one process has open of a store. In the child of a fork, the parent's is leaked and a new one made.

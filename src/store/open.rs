@@ -22,6 +22,7 @@ use crate::slab::layout::{CAPACITY_MAX, PAGE};
 use crate::slab::{Layout, Slab};
 use crate::store::config::Config;
 use crate::store::lock_files::{ATTACH, BEACONS, LockFiles, STRIPES_FILE};
+use crate::store::transact::ShardsOf;
 use crate::store::{Store, rebuild};
 use crate::sync::{AtomicPtr, AtomicU64, Ordering, crash_point};
 
@@ -104,6 +105,7 @@ fn new_store(
         mode: settings.mode,
         process: AtomicPtr::new(std::ptr::null_mut()),
         looked_in: AtomicU64::new(u64::MAX),
+        shards: ShardsOf::new(),
     })
 }
 

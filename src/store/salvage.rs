@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use crate::error::{Error, Result, show_key};
-use crate::log::{Log, SEGMENT_HEADER_BYTES, Wanted};
+use crate::log::{Log, Place as LogPlace, SEGMENT_HEADER_BYTES, Wanted};
 use crate::slab::layout::SEGMENTS;
 use crate::slab::{Growing, Meta, Slab, SlotId};
 use crate::store::index::{Found, Place, span_of};
@@ -56,6 +56,15 @@ pub(super) fn adopt_log(slab: &Slab, thorough: bool) -> Result<Vec<String>> {
         *live.entry(place.segment()).or_default() += bytes;
     }
     let header = slab.header();
+    // Decided and not carried out: whoever comes first flips to what is prepared.
+    let list = LogPlace::from_bits(header.journal.load(Ordering::Relaxed));
+    live.entry(list.map_or(0, |list| list.segment()))
+        .or_default();
+    for (found, content) in prepared(slab) {
+        if let Some((place, bytes)) = content.logged(found.meta.key_len) {
+            *live.entry(place.segment()).or_default() += bytes;
+        }
+    }
     header.tail.store(0, Ordering::Relaxed);
     for at in 0..SEGMENTS {
         slab.segment(at).number.store(0, Ordering::Relaxed);
@@ -83,15 +92,29 @@ pub(super) fn adopt_log(slab: &Slab, thorough: bool) -> Result<Vec<String>> {
     Ok(actions)
 }
 
+/// What is in idle cells and may be in force next, of values with a cell in the log.
+fn prepared(slab: &Slab) -> impl Iterator<Item = (Found, Content)> {
+    values(slab).filter_map(|(found, cells)| {
+        let content = cells.idle()?;
+        matches!(content.form, Form::Logged { .. }).then_some((found, content))
+    })
+}
+
 /// All values that lie in the log.
 fn logged(slab: &Slab) -> impl Iterator<Item = (Found, Content)> {
+    values(slab).filter_map(|(found, cells)| {
+        let content = cells.read(&mut ()).ok()?.content;
+        matches!(content.form, Form::Logged { .. }).then_some((found, content))
+    })
+}
+
+fn values(slab: &Slab) -> impl Iterator<Item = (Found, ValueCells<'_>)> {
     let slots = (0..slab.allocated(Growing::Slots)).map_while(|at| slab.slot_id(at));
     slots.filter_map(move |id| {
         let meta = slab.slot(id).meta()?;
         let kind = meta.kind.filter(|kind| *kind == Kind::Value)?;
         let found = Found { id, meta, kind };
-        let content = ValueCells::of(slab, found)?.read(&mut ()).ok()?.content;
-        matches!(content.form, Form::Logged { .. }).then_some((found, content))
+        Some((found, ValueCells::of(slab, found)?))
     })
 }
 

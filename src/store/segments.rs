@@ -17,6 +17,9 @@ use crate::sync::{Ordering, fence};
 const SEGMENT_BYTES_MIN: u64 = 1 << 20;
 const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 
+/// The key of records that are no values. No value has it: a key has a byte at least.
+pub(crate) const RECORD_OF_NO_KEY: &[u8] = b"";
+
 /// How the log stands, in bytes of its files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {

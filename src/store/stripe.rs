@@ -5,11 +5,11 @@ use std::sync::{MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::os::range_lock;
+use crate::os::{fork, range_lock};
 use crate::slab::layout::STRIPES;
 use crate::slab::{Intent, Stripe};
 use crate::store::waiting::Patience;
-use crate::store::{COMPACT_BYTE, GROW_BYTE, Process, Store};
+use crate::store::{COMPACT_BYTE, GROW_BYTE, Process, Store, TRANSACT_BYTE};
 use crate::sync::crash_point;
 
 /// How often to ask for a stripe, and how many times even without patience: 50 ms.
@@ -28,6 +28,7 @@ pub(crate) struct StripeGuard<'a> {
 pub(crate) struct RangeGuard<'a> {
     process: &'a Process,
     byte: u64,
+    epoch: u32,
     _mutex: MutexGuard<'a, ()>,
 }
 
@@ -120,6 +121,11 @@ impl Store {
         self.try_lock_range(self.process()?, COMPACT_BYTE)
     }
 
+    /// The lock of who changes several values at once. Waits for whoever has it.
+    pub(crate) fn lock_transactions(&self) -> Result<RangeGuard<'_>> {
+        self.lock_range(self.process()?, TRANSACT_BYTE)
+    }
+
     fn try_lock_range<'a>(
         &self,
         process: &'a Process,
@@ -136,6 +142,7 @@ impl Store {
         Ok(locked.then(|| RangeGuard {
             process,
             byte,
+            epoch: fork::epoch(),
             _mutex: mutex,
         }))
     }
@@ -148,6 +155,7 @@ impl Store {
         Ok(RangeGuard {
             process,
             byte,
+            epoch: fork::epoch(),
             _mutex: mutex,
         })
     }
@@ -161,6 +169,10 @@ impl StripeGuard<'_> {
 
 impl Drop for RangeGuard<'_> {
     fn drop(&mut self) {
+        // In the child of a fork the copies of the descriptors are closed, and others may have their numbers.
+        if self.epoch != fork::epoch() {
+            return;
+        }
         // Unlocking fails for no valid descriptor; should it, the lock goes with the process.
         let _ = range_lock::unlock(&self.process.files.stripes, self.byte);
     }

@@ -21,8 +21,8 @@
 
 use crate::log::Place;
 use crate::record::{
-    CellSum, Damaged, SEALED_WORDS_MAX, cells_first_version, cells_read_once, cells_version_of,
-    cells_write,
+    CellSum, Damaged, SEALED_WORDS_MAX, cells_first_version, cells_flip, cells_prepare,
+    cells_read_once, cells_version_of, cells_write,
 };
 use crate::slab::{BODY_WORDS, Slab, SlotId, pack, unpack};
 use crate::store::hash::hash;
@@ -349,6 +349,35 @@ impl<'a> ValueCells<'a> {
             // The slots are there: the cell was found.
             let _ = self.store(cell, content, tag, value, version);
         });
+    }
+
+    /// Fills the idle cell without putting it in force, and returns the version in force. Only for the holder
+    /// of the latch.
+    pub(crate) fn prepare(&self, content: Content, tag: &[u8], value: &[u8]) -> u64 {
+        cells_prepare(self.selector(), |cell, version| {
+            let _ = self.store(cell, content, tag, value, version);
+        })
+    }
+
+    /// Puts in force what was prepared after `version`, unless that was done, or is not whole: damage.
+    pub(crate) fn flip(&self, version: u64) {
+        if self.version() == version && self.idle().is_some() {
+            cells_flip(self.selector(), version);
+        }
+    }
+
+    /// What is prepared, if it is whole.
+    pub(crate) fn idle(&self) -> Option<Content> {
+        let next = self.version().wrapping_add(1);
+        let loaded = self.load((next & 1) as usize, &mut ())?;
+        loaded.checked(next).ok().map(|reading| reading.content)
+    }
+
+    /// What was in force before what is now. Only for the holder of the latch, who has just flipped.
+    pub(crate) fn before(&self) -> Option<Content> {
+        let before = self.version().wrapping_sub(1);
+        let loaded = self.load((before & 1) as usize, &mut ())?;
+        loaded.checked(before).ok().map(|reading| reading.content)
     }
 
     #[inline(always)]

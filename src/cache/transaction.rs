@@ -1,0 +1,151 @@
+//! Several values changed all or not at all.
+
+use std::sync::Arc;
+
+use crate::cache::values::SetOptions;
+use crate::cache::{Cache, FanoutCache, Keyspace};
+use crate::error::{Error, Result};
+use crate::store::Store;
+use crate::store::change::New;
+use crate::store::count::integer_after;
+use crate::store::transact::Ongoing;
+
+/// What a function given to `transact` reads and changes values through.
+///
+/// It sees its own changes; nobody else does before it has ended.
+pub struct Transaction<'a> {
+    caches: &'a [Cache],
+    place: Place<'a>,
+    ongoing: Ongoing<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    Cache,
+    Fanout(&'a FanoutCache),
+}
+
+impl<'a> Transaction<'a> {
+    fn begin(caches: &'a [Cache], place: Place<'a>) -> Result<Transaction<'a>> {
+        let home = caches.first().ok_or_else(|| Error::Invalid {
+            what: "a cache without shards".to_string(),
+        })?;
+        Ok(Transaction {
+            caches,
+            place,
+            ongoing: Ongoing::begin(&home.store)?,
+        })
+    }
+
+    fn of_key(&self, key: &[u8]) -> (usize, &'a Arc<Store>) {
+        let shard = match self.place {
+            Place::Cache => 0,
+            Place::Fanout(fanout) => fanout.shard_number(key),
+        };
+        (shard, &self.caches[shard].store)
+    }
+
+    /// The value; `None` if there is none. Nobody else changes it until the transaction has ended.
+    pub fn get(&mut self, key: impl AsRef<[u8]>) -> Result<Option<&[u8]>> {
+        let key = key.as_ref();
+        let (shard, store) = self.of_key(key);
+        let whole = self.ongoing.get(shard, store, key)?;
+        Ok(whole.map(|whole| &whole.value[..]))
+    }
+
+    /// Sets a value, for ever and without a tag.
+    pub fn set(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
+        self.set_with(key, value, &SetOptions::default())
+    }
+
+    /// The same with an expiry or a tag.
+    pub fn set_with(
+        &mut self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        options: &SetOptions,
+    ) -> Result<()> {
+        let key = key.as_ref();
+        let (shard, store) = self.of_key(key);
+        let new = options.new_value(value.as_ref())?;
+        self.ongoing.set(shard, store, key, &new)
+    }
+
+    /// Deletes a value. `false`: there is none.
+    pub fn delete(&mut self, key: impl AsRef<[u8]>) -> Result<bool> {
+        let key = key.as_ref();
+        let (shard, store) = self.of_key(key);
+        self.ongoing.delete(shard, store, key)
+    }
+
+    /// Adds to an integer, and returns the sum; what is not there counts as 0. See [`Cache::incr`].
+    pub fn incr(&mut self, key: impl AsRef<[u8]>, delta: i64) -> Result<i64> {
+        let key = key.as_ref();
+        let (shard, store) = self.of_key(key);
+        let old = self.ongoing.get(shard, store, key)?.cloned();
+        let number = integer_after(key, old.as_ref().map(|w| &w.value[..]), delta.into(), 0)?;
+        let old = old.unwrap_or_default();
+        let digits = number.to_string();
+        let new = New {
+            value: digits.as_bytes(),
+            tag: &old.tag,
+            expires_ms: old.expires_ms,
+        };
+        self.ongoing.set(shard, store, key, &new)?;
+        Ok(number)
+    }
+}
+
+macro_rules! transact {
+    ($place:ident, $of:expr) => {
+        impl $place {
+            /// Reads and changes several values in one step: all changes happen or none does, and nobody else
+            /// changes what was read or set before it has ended. When `work` returns an error, panics, or its
+            /// process dies, nothing has happened.
+            ///
+            /// # Blocking
+            ///
+            /// One transaction at a time in a cache; others wait for it, and so does who changes a value that
+            /// it has touched. Who reads one does not wait, and sees it as it was until all is changed. Inside
+            /// `work`, use the transaction: changing one of its values through the cache itself waits for
+            /// ever, as locking a mutex twice does.
+            ///
+            /// # If the process dies
+            ///
+            /// All of it has happened or nothing; others go on at once. A power failure may leave a part, unless
+            /// [`Durability::PowerLoss`](crate::Durability) was chosen. The child of a fork inside `work` has no
+            /// part in it: its `transact` ends with `NotHolder`.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            /// # fn main() -> slablock::Result<()> {
+            /// # let dir = tempfile::tempdir().unwrap();
+            /// # let dir = dir.path().join("store");
+            /// # let cache = slablock::Cache::open(&dir)?;
+            /// cache.set("here", "30")?;
+            /// cache.transact(|t| {
+            ///     t.incr("here", -10)?;
+            ///     t.incr("there", 10)?;
+            ///     slablock::Result::Ok(())
+            /// })?;
+            /// assert_eq!(cache.get("there")?.as_deref(), Some(&b"10"[..]));
+            /// # Ok(())
+            /// # }
+            /// ```
+            pub fn transact<T, E: From<Error>>(
+                &self,
+                work: impl FnOnce(&mut Transaction<'_>) -> Result<T, E>,
+            ) -> Result<T, E> {
+                let of: fn(&$place) -> Place<'_> = $of;
+                let mut transaction = Transaction::begin(Keyspace::caches(self), of(self))?;
+                let result = work(&mut transaction)?;
+                transaction.ongoing.commit()?;
+                Ok(result)
+            }
+        }
+    };
+}
+
+transact!(Cache, |_| Place::Cache);
+transact!(FanoutCache, |fanout| Place::Fanout(fanout));

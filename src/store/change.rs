@@ -1,0 +1,410 @@
+//! Changing values: who has the latch of a key writes the idle cell, and flips the selector. A value that does
+//! not fit a cell is written to the log before, and the cell says where. A key whose value was deleted or is
+//! over keeps its slots, without a value, until they are needed.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result, show_key};
+use crate::log::{Place, record_bytes};
+use crate::os::{clock, fork, futex};
+use crate::record::{Word, life, next_sequence, waiting};
+use crate::slab::{Meta, Slot};
+use crate::store::Store;
+use crate::store::binding::Binding;
+use crate::store::index::{Found, check_lengths};
+use crate::store::value::{
+    Content, Form, INLINE_BYTES_MAX, Payload, VALUE_BYTES_MAX, ValueCells, cell_words, tag_hash,
+};
+use crate::store::values::is_over;
+use crate::store::waiting::Patience;
+use crate::sync::Ordering;
+use crate::types::Kind;
+
+/// A value that is to be set.
+#[derive(Clone, Copy)]
+pub(crate) struct New<'a> {
+    pub(crate) value: &'a [u8],
+    pub(crate) tag: &'a [u8],
+    /// As in [`Content`].
+    pub(crate) expires_ms: u64,
+}
+
+/// When to set a value.
+#[derive(Clone, Copy)]
+pub(crate) enum When<'a> {
+    Always,
+    /// If there is none.
+    Absent,
+    /// If there is one.
+    Present,
+    /// If it is this one.
+    Equal(&'a [u8]),
+}
+
+/// What came of an attempt.
+enum Attempt {
+    Done(bool),
+    /// The value does not fit there, or not any more: it has to go to the log.
+    Elsewhere,
+}
+
+/// A value whose latch we have.
+pub(crate) struct Latched<'a> {
+    store: &'a Store,
+    pub(crate) found: Found,
+    pub(crate) cells: ValueCells<'a>,
+    word: Word,
+    /// See [`fork::epoch`].
+    epoch: u32,
+}
+
+impl Latched<'_> {
+    fn slot(&self) -> &Slot {
+        self.store.slab.slot(self.found.id)
+    }
+
+    /// What is in force and not over; what is damaged is as good as nothing.
+    #[inline]
+    pub(crate) fn current(&self, payload: &mut impl Payload) -> Option<Content> {
+        let content = self.cells.read(payload).ok()?.content;
+        (!content.is_absent() && !is_over(content.expires_ms)).then_some(content)
+    }
+
+    /// Puts something else in force, and forgets what was.
+    #[inline]
+    pub(crate) fn write(&self, content: Content, tag: &[u8], value: &[u8]) {
+        let key_len = self.found.meta.key_len;
+        let old = self.cells.logged_now();
+        self.cells.write(content, tag, value);
+        if let Some((place, bytes)) = old.and_then(|old| old.logged(key_len))
+            && content.logged(key_len).is_none_or(|(new, _)| new != place)
+        {
+            self.store.mark_dead(place, bytes);
+        }
+    }
+}
+
+impl Latched<'_> {
+    /// After a transaction: what was in force before it is needed no more.
+    pub(crate) fn forget_idle(&self) {
+        let key_len = self.found.meta.key_len;
+        let now = self.cells.logged_now().and_then(|now| now.logged(key_len));
+        let before = self.cells.before().and_then(|old| old.logged(key_len));
+        if let Some((place, bytes)) = before
+            && now.is_none_or(|(now, _)| now != place)
+        {
+            self.store.mark_dead(place, bytes);
+        }
+    }
+
+    pub(crate) fn note_stored(&self) {
+        let now = clock::coarse_wall_ms();
+        let word = self.cells.use_word();
+        word.inspect(|word| word.store(now, Ordering::Relaxed));
+    }
+}
+
+impl Drop for Latched<'_> {
+    fn drop(&mut self) {
+        // A forked child has nothing to give back.
+        if self.epoch != fork::epoch() {
+            return;
+        }
+        let slot = self.slot();
+        // Nobody takes a latch from the living, so it is still ours.
+        if !slot.hold.try_give_back(self.word) {
+            waiting::give_back(&slot.hold, self.word, &slot.wake, || {
+                futex::wake(&slot.wake, 1)
+            });
+        }
+    }
+}
+
+impl Store {
+    /// Takes the latch of a value. With `make`, makes the key if need be, with cells of so many words.
+    #[inline]
+    pub(crate) fn latch(
+        self: &Arc<Store>,
+        key: &[u8],
+        hash: u64,
+        make: Option<usize>,
+    ) -> Result<Option<Latched<'_>>> {
+        self.latch_within(key, hash, make, Patience::Forever)
+    }
+
+    /// The same, waiting no longer than `patience` allows: then `None`, too.
+    #[inline]
+    pub(crate) fn latch_within(
+        self: &Arc<Store>,
+        key: &[u8],
+        hash: u64,
+        make: Option<usize>,
+        patience: Patience,
+    ) -> Result<Option<Latched<'_>>> {
+        if let Some(found) = self.find_unlocked(key, hash)
+            && found.kind == Kind::Value
+            && let Some(me) = self.me()
+        {
+            let slot = self.slab.slot(found.id);
+            let of = Meta::life_of(found.meta.generation, Kind::Value);
+            let is_current = || life::is_current(&slot.meta, of);
+            if let Some(word) = slot
+                .hold
+                .take_if_free(me, is_current, next_sequence, || None)
+            {
+                return self.latched(found, word).map(Some);
+            }
+        }
+        self.latch_slowly(key, hash, make, patience)
+    }
+
+    #[cold]
+    fn latch_slowly(
+        self: &Arc<Store>,
+        key: &[u8],
+        hash: u64,
+        make: Option<usize>,
+        patience: Patience,
+    ) -> Result<Option<Latched<'_>>> {
+        if make.is_none() && self.find_value(key, hash)?.is_none() {
+            return Ok(None);
+        }
+        let words = make.unwrap_or(cell_words(0));
+        let binding = Binding::of_value(Arc::clone(self), key, hash, words);
+        let not_holder = || Error::NotHolder { key: show_key(key) };
+        let Some((grant, _)) = binding.acquire(patience)? else {
+            return Ok(None);
+        };
+        let found = binding.found_at(grant.spot).ok_or_else(not_holder)?;
+        self.latched(found, grant.word).map(Some)
+    }
+
+    #[inline]
+    fn latched(&self, found: Found, word: Word) -> Result<Latched<'_>> {
+        let cells = ValueCells::of(&self.slab, found);
+        let Some(cells) = cells else {
+            let slot = self.slab.slot(found.id);
+            waiting::give_back(&slot.hold, word, &slot.wake, || futex::wake(&slot.wake, 1));
+            let what = format!("slot {} has no room for a value", found.id.index());
+            return Err(self.slab.corrupt(what));
+        };
+        let latched = Latched {
+            store: self,
+            found,
+            cells,
+            word,
+            epoch: fork::epoch(),
+        };
+        // Before anything is read or written: a dead one's transaction may have decided about this value.
+        self.settle()?;
+        Ok(latched)
+    }
+
+    /// Sets a value. `false`: it was not to be, by `when`.
+    pub(crate) fn put(
+        self: &Arc<Store>,
+        key: &[u8],
+        new: &New<'_>,
+        when: When<'_>,
+    ) -> Result<bool> {
+        check_lengths(key, new.tag)?;
+        if new.value.len() > VALUE_BYTES_MAX {
+            let len = new.value.len();
+            return Err(Error::ValueLength { len });
+        }
+        let hash = self.hash(key);
+        let mut fits = self.fits(key, hash, new);
+        loop {
+            let place = match fits {
+                true => None,
+                false => match self.is_wanted(key, when)? {
+                    true => Some(self.append_for(key, new)?),
+                    false => return Ok(false),
+                },
+            };
+            match self.put_once(key, hash, new, place, when)? {
+                Attempt::Done(done) => return Ok(done),
+                Attempt::Elsewhere => fits = false,
+            }
+        }
+    }
+
+    /// Whether the value is likely to fit into the key's cells.
+    #[inline]
+    fn fits(&self, key: &[u8], hash: u64, new: &New<'_>) -> bool {
+        let bytes = new.tag.len() + new.value.len();
+        let found = self
+            .find_unlocked(key, hash)
+            .filter(|f| f.kind == Kind::Value);
+        match found.and_then(|found| ValueCells::of(&self.slab, found)) {
+            Some(cells) => cells.fits(bytes),
+            None => bytes <= INLINE_BYTES_MAX,
+        }
+    }
+
+    /// Before anything is written to the log: whether it will be wanted, as things stand.
+    fn is_wanted(&self, key: &[u8], when: When<'_>) -> Result<bool> {
+        Ok(match when {
+            When::Always => true,
+            When::Absent => self.peek_value(key)?.is_none(),
+            When::Present => self.peek_value(key)?.is_some(),
+            When::Equal(old) => {
+                let mut value = Vec::new();
+                self.look_up(key, &mut value, None)?.is_some() && value == old
+            }
+        })
+    }
+
+    /// Writes a value to the log, and waits for the medium if it is to survive a power failure.
+    pub(crate) fn append_for(self: &Arc<Store>, key: &[u8], new: &New<'_>) -> Result<Place> {
+        let bytes = record_bytes(key.len(), new.tag.len(), new.value.len());
+        self.make_room(bytes)?;
+        let place = self.append(key, new.tag, new.value)?;
+        if self.is_durable() {
+            let log = &self.process()?.log;
+            log.sync(place.segment())
+                .map_err(self.log_error("sync", log, place.segment()))?;
+        }
+        Ok(place)
+    }
+
+    #[inline]
+    fn put_once(
+        self: &Arc<Store>,
+        key: &[u8],
+        hash: u64,
+        new: &New<'_>,
+        place: Option<Place>,
+        when: When<'_>,
+    ) -> Result<Attempt> {
+        let len = new.value.len();
+        let make = cell_words(new.tag.len() + len);
+        // Without a place it fits, or it is found out that it does not.
+        let wasted = |place: Option<Place>| {
+            let bytes = record_bytes(key.len(), new.tag.len(), len);
+            place.inspect(|place| self.mark_dead(*place, bytes));
+        };
+        let latched = self.latch(key, hash, Some(make));
+        let Some(latched) = latched.inspect_err(|_| wasted(place))? else {
+            return Ok(Attempt::Elsewhere);
+        };
+        let is_so = self.is_so(key, when, &latched);
+        if !is_so.inspect_err(|_| wasted(place))? {
+            wasted(place);
+            return Ok(Attempt::Done(false));
+        }
+        let form = match place {
+            None if latched.cells.fits(new.tag.len() + len) => Form::Inline { len },
+            Some(place) if self.may_lead_to(place) => Form::Logged {
+                place,
+                len,
+                tag_hash: tag_hash(new.tag),
+            },
+            _ => return Ok(Attempt::Elsewhere),
+        };
+        let content = Content {
+            expires_ms: new.expires_ms,
+            tag_len: new.tag.len(),
+            form,
+        };
+        let (tag, value) = match form {
+            Form::Inline { .. } => (new.tag, new.value),
+            _ => (&[][..], &[][..]),
+        };
+        latched.write(content, tag, value);
+        latched.note_stored();
+        drop(latched);
+        self.make_durable()?;
+        Ok(Attempt::Done(true))
+    }
+
+    /// Whether `when` is so, under the latch.
+    #[inline]
+    fn is_so(&self, key: &[u8], when: When<'_>, latched: &Latched<'_>) -> Result<bool> {
+        Ok(match when {
+            When::Always => true,
+            When::Absent => latched.current(&mut ()).is_none(),
+            When::Present => latched.current(&mut ()).is_some(),
+            When::Equal(old) => {
+                let mut value = Vec::new();
+                latched
+                    .current(&mut value)
+                    .is_some_and(|content| content.len() == old.len())
+                    && self.value_under_latch(key, latched, &mut value)?.is_some()
+                    && value == old
+            }
+        })
+    }
+
+    /// The value, where nobody moves it. `None`: there is none, or it is damaged.
+    pub(super) fn value_under_latch(
+        &self,
+        key: &[u8],
+        latched: &Latched<'_>,
+        value: &mut Vec<u8>,
+    ) -> Result<Option<Content>> {
+        let Some(content) = latched.current(value) else {
+            return Ok(None);
+        };
+        let whole = match content.form {
+            Form::Inline { .. } => {
+                content.keep_value(value);
+                true
+            }
+            _ => self.read_logged(key, &content, value, None)?,
+        };
+        Ok(whole.then_some(content))
+    }
+
+    /// Waits for the medium, if values are to survive a power failure.
+    pub(super) fn make_durable(&self) -> Result<()> {
+        match self.is_durable() {
+            true => self.slab.sync(),
+            false => Ok(()),
+        }
+    }
+
+    /// Deletes a value, and says what it was.
+    pub(crate) fn take_value(self: &Arc<Store>, key: &[u8], read: bool) -> Result<Option<Vec<u8>>> {
+        check_lengths(key, &[])?;
+        let hash = self.hash(key);
+        let Some(latched) = self.latch(key, hash, None)? else {
+            return Ok(None);
+        };
+        if latched.current(&mut ()).is_none() {
+            return Ok(None);
+        }
+        let mut value = Vec::new();
+        let whole = !read || self.value_under_latch(key, &latched, &mut value)?.is_some();
+        latched.write(Content::ABSENT, &[], &[]);
+        drop(latched);
+        if !whole {
+            self.count_damaged();
+        }
+        self.make_durable()?;
+        Ok(whole.then_some(value))
+    }
+
+    /// Gives a value another expiry. `false`: there is none.
+    pub(crate) fn touch_value(self: &Arc<Store>, key: &[u8], expires_ms: u64) -> Result<bool> {
+        check_lengths(key, &[])?;
+        let Some(latched) = self.latch(key, self.hash(key), None)? else {
+            return Ok(false);
+        };
+        let mut payload = Vec::new();
+        let Some(old) = latched.current(&mut payload) else {
+            return Ok(false);
+        };
+        let content = Content { expires_ms, ..old };
+        match content.form {
+            Form::Inline { len } => {
+                let (tag, value) = payload.split_at(content.tag_len);
+                latched.write(content, tag, &value[..len]);
+            }
+            _ => latched.write(content, &[], &[]),
+        }
+        drop(latched);
+        self.make_durable()?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,463 @@
+//! Several values changed all or not at all.
+//!
+//! A transaction takes the latch of each key that it reads or sets, and keeps it: nobody else changes these
+//! values meanwhile. One at a time, so there is no circle of waiters. At the end it fills the idle cells,
+//! writes to the log which selectors are to be flipped, and puts the place of that list into the journal, a
+//! word of the header: by that store all has happened. Whoever meets the word, before it reads a value or
+//! after it took a latch, flips what is not flipped yet (T1), so nobody sees one change without the others.
+//! Nobody needs to know whether who began it lives.
+//!
+//! In a `FanoutCache` the journal is that of the first shard, for all of them.
+
+use std::sync::{Arc, OnceLock, Weak};
+
+use crate::error::{Error, Result, show_key};
+use crate::log::{Place, record_bytes};
+use crate::os::fork;
+use crate::slab::{Meta, SlotId};
+use crate::store::Store;
+use crate::store::change::{Latched, New};
+use crate::store::index::{Found, check_lengths};
+use crate::store::segments::RECORD_OF_NO_KEY;
+use crate::store::stripe::RangeGuard;
+use crate::store::value::{Content, Form, VALUE_BYTES_MAX, ValueCells, cell_words, tag_hash};
+use crate::store::values::Whole;
+use crate::sync::{AtomicU64, Ordering};
+use crate::types::Kind;
+
+/// The shards of a `FanoutCache`, as a store that is one of them knows them.
+pub(crate) struct Shards {
+    all: Vec<Weak<Store>>,
+    /// The first; `None` in itself, so that there is no circle.
+    home: Option<Arc<Store>>,
+}
+
+/// Set once, when the store is opened as a shard.
+pub(crate) type ShardsOf = OnceLock<Shards>;
+
+/// A selector that is to be flipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Flip {
+    shard: u32,
+    slot: u32,
+    generation: u32,
+    /// In force before.
+    version: u64,
+}
+
+const FLIP_BYTES: usize = 20;
+/// What the record of a list of flips has for a key, so that it passes for no value.
+const LIST_KEY: &[u8] = RECORD_OF_NO_KEY;
+
+impl Flip {
+    fn encode(self) -> [u8; FLIP_BYTES] {
+        let mut bytes = [0; FLIP_BYTES];
+        bytes[..4].copy_from_slice(&self.shard.to_le_bytes());
+        bytes[4..8].copy_from_slice(&self.slot.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.generation.to_le_bytes());
+        bytes[12..].copy_from_slice(&self.version.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8; FLIP_BYTES]) -> Flip {
+        let u32_at =
+            |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap_or_default());
+        Flip {
+            shard: u32_at(0),
+            slot: u32_at(4),
+            generation: u32_at(8),
+            version: u64::from(u32_at(12)) | u64::from(u32_at(16)) << 32,
+        }
+    }
+}
+
+/// Tells stores that they are the shards of one cache. The first one's journal is for all.
+pub(crate) fn join_shards(all: &[Arc<Store>]) {
+    let Some(home) = all.first() else {
+        return;
+    };
+    for store in all {
+        let shards = Shards {
+            all: all.iter().map(Arc::downgrade).collect(),
+            home: (!Arc::ptr_eq(store, home)).then(|| Arc::clone(home)),
+        };
+        // Opened before, as the same shard.
+        let _ = store.shards.set(shards);
+    }
+}
+
+impl Store {
+    /// Whether no decided transaction of the cache, of which this store may be a part, waits to be carried out.
+    #[inline]
+    fn is_settled(&self) -> bool {
+        self.home().journal().load(Ordering::Acquire) == 0
+    }
+
+    /// The store whose journal counts.
+    #[inline]
+    fn home(&self) -> &Store {
+        let shards = self.shards.get();
+        shards
+            .and_then(|shards| shards.home.as_deref())
+            .unwrap_or(self)
+    }
+
+    /// Ends a transaction that was decided and is not carried out. Comes before a value is read, and after a
+    /// latch is taken: what is seen then is either all before it or all after it.
+    #[inline]
+    pub(crate) fn settle(&self) -> Result<()> {
+        match self.is_settled() {
+            true => Ok(()),
+            false => self.settle_slowly(),
+        }
+    }
+
+    #[cold]
+    fn settle_slowly(&self) -> Result<()> {
+        match self.shards.get() {
+            None => self.carry_out(&[]),
+            Some(shards) => {
+                let all: Vec<_> = shards.all.iter().map(Weak::upgrade).collect();
+                self.home().carry_out(&all)
+            }
+        }
+    }
+
+    /// Flips what the journal says. Everybody may, at any time, again and again: a version is in force once.
+    fn carry_out(&self, shards: &[Option<Arc<Store>>]) -> Result<()> {
+        let journal = &self.slab.header().journal;
+        let bits = journal.load(Ordering::Acquire);
+        let mut list = Vec::new();
+        let log = &self.process()?.log;
+        let whole = match Place::from_bits(bits) {
+            None => false,
+            Some(place) => log
+                .read_sized(place, LIST_KEY, &mut list)
+                .map_err(self.log_error("read", log, place.segment()))?,
+        };
+        if whole {
+            let (flips, _) = list.as_chunks::<FLIP_BYTES>();
+            for flip in flips.iter().map(Flip::decode) {
+                let shard = shards.get(flip.shard as usize).and_then(Option::as_deref);
+                match shards.is_empty() {
+                    true => self.flip(flip),
+                    false => shard.into_iter().for_each(|shard| shard.flip(flip)),
+                }
+            }
+        } else if journal.load(Ordering::Acquire) == bits && bits != 0 {
+            // Nothing that was ever decided: damage.
+            self.count_damaged();
+        }
+        // Whoever is first. Release: who finds it empty finds the selectors flipped.
+        let ended = journal.compare_exchange(bits, 0, Ordering::AcqRel, Ordering::Relaxed);
+        if ended.is_ok()
+            && let Some(place) = Place::from_bits(bits)
+        {
+            self.mark_dead(place, record_bytes(LIST_KEY.len(), 0, list.len()));
+        }
+        Ok(())
+    }
+
+    fn flip(&self, flip: Flip) {
+        let Some(found) = self.value_at(flip.slot, flip.generation) else {
+            return;
+        };
+        if let Some(cells) = ValueCells::of(&self.slab, found) {
+            cells.flip(flip.version);
+        }
+    }
+
+    fn value_at(&self, slot: u32, generation: u32) -> Option<Found> {
+        let id: SlotId = self.slab.slot_id(slot)?;
+        let meta: Meta = self.slab.slot(id).meta()?;
+        let kind = meta.kind.filter(|kind| *kind == Kind::Value)?;
+        (meta.generation == generation).then_some(Found { id, meta, kind })
+    }
+
+    /// The word in which the place of the list stands, for rebuilding.
+    pub(crate) fn journal(&self) -> &AtomicU64 {
+        &self.slab.header().journal
+    }
+}
+
+/// What a transaction has to do with one key.
+struct Part<'a> {
+    shard: u32,
+    store: &'a Arc<Store>,
+    key: Vec<u8>,
+    latched: Latched<'a>,
+    /// As the transaction sees it; `None`: no value.
+    now: Option<Whole>,
+    is_changed: bool,
+    /// Where in the log it was put, if it does not fit the cell.
+    place: Option<Place>,
+}
+
+/// A transaction that is under way. Dropped without [`commit`](Ongoing::commit), it has not happened.
+pub(crate) struct Ongoing<'a> {
+    home: &'a Arc<Store>,
+    parts: Vec<Part<'a>>,
+    epoch: u32,
+    _alone: RangeGuard<'a>,
+}
+
+impl<'a> Ongoing<'a> {
+    /// Waits until no other transaction is under way.
+    pub(crate) fn begin(home: &'a Arc<Store>) -> Result<Ongoing<'a>> {
+        let alone = home.lock_transactions()?;
+        home.settle()?;
+        Ok(Ongoing {
+            home,
+            parts: Vec::new(),
+            epoch: fork::epoch(),
+            _alone: alone,
+        })
+    }
+
+    /// The part of a key, whose latch is kept from the first time on.
+    fn part(
+        &mut self,
+        shard: usize,
+        store: &'a Arc<Store>,
+        key: &[u8],
+        bytes: usize,
+    ) -> Result<&mut Part<'a>> {
+        self.check_process(key)?;
+        let known = self
+            .parts
+            .iter()
+            .position(|part| part.shard == shard as u32 && part.key == key);
+        let at = match known {
+            Some(at) => at,
+            None => {
+                check_lengths(key, &[])?;
+                self.parts.push(Part::new(shard, store, key, bytes)?);
+                self.parts.len() - 1
+            }
+        };
+        Ok(&mut self.parts[at])
+    }
+
+    /// In the child of a fork nothing is held.
+    fn check_process(&self, key: &[u8]) -> Result<()> {
+        match self.epoch == fork::epoch() {
+            true => Ok(()),
+            false => Err(Error::NotHolder { key: show_key(key) }),
+        }
+    }
+
+    pub(crate) fn get(
+        &mut self,
+        shard: usize,
+        store: &'a Arc<Store>,
+        key: &[u8],
+    ) -> Result<Option<&Whole>> {
+        Ok(self.part(shard, store, key, 0)?.now.as_ref())
+    }
+
+    pub(crate) fn set(
+        &mut self,
+        shard: usize,
+        store: &'a Arc<Store>,
+        key: &[u8],
+        new: &New<'_>,
+    ) -> Result<()> {
+        check_lengths(key, new.tag)?;
+        if new.value.len() > VALUE_BYTES_MAX {
+            let len = new.value.len();
+            return Err(Error::ValueLength { len });
+        }
+        let bytes = new.tag.len() + new.value.len();
+        let part = self.part(shard, store, key, bytes)?;
+        part.forget_place();
+        part.is_changed = true;
+        part.now = Some(Whole {
+            value: new.value.to_vec(),
+            tag: new.tag.to_vec(),
+            expires_ms: new.expires_ms,
+        });
+        if !part.latched.cells.fits(bytes) {
+            part.place = Some(store.append_for(key, new)?);
+        }
+        Ok(())
+    }
+
+    /// `false`: there was none.
+    pub(crate) fn delete(
+        &mut self,
+        shard: usize,
+        store: &'a Arc<Store>,
+        key: &[u8],
+    ) -> Result<bool> {
+        let part = self.part(shard, store, key, 0)?;
+        part.forget_place();
+        let was = part.now.take().is_some();
+        part.is_changed |= was;
+        Ok(was)
+    }
+
+    /// Makes all changes at once.
+    ///
+    /// Killed before the journal is set: nothing has happened, the idle cells mean nothing. After it: all has,
+    /// and whoever comes next carries it out.
+    pub(crate) fn commit(mut self) -> Result<()> {
+        self.check_process(b"transaction")?;
+        let mut list = Vec::new();
+        for part in self.parts.iter_mut().filter(|part| part.is_changed) {
+            list.extend_from_slice(&part.prepare()?.encode());
+        }
+        if list.is_empty() {
+            return Ok(());
+        }
+        let home = self.home;
+        home.make_room(record_bytes(LIST_KEY.len(), 0, list.len()))?;
+        let place = home.append(LIST_KEY, &[], &list)?;
+        self.make_durable()?;
+        // Release: who finds the list finds the cells filled.
+        home.journal().store(place.bits(), Ordering::Release);
+        home.settle()?;
+        for part in self.parts.iter_mut().filter(|part| part.is_changed) {
+            part.done();
+        }
+        self.make_durable()
+    }
+
+    fn make_durable(&self) -> Result<()> {
+        if !self.home.is_durable() {
+            return Ok(());
+        }
+        self.home.sync_values()?;
+        let mut others = self
+            .parts
+            .iter()
+            .filter(|part| part.is_changed && part.shard != 0);
+        others.try_for_each(|part| part.store.sync_values())
+    }
+}
+
+impl<'a> Part<'a> {
+    fn new(shard: usize, store: &'a Arc<Store>, key: &[u8], bytes: usize) -> Result<Part<'a>> {
+        let hash = store.hash(key);
+        let make = Some(cell_words(bytes));
+        let latched = loop {
+            if let Some(latched) = store.latch(key, hash, make)? {
+                break latched;
+            }
+        };
+        let mut now = Whole::default();
+        let content = latched.current(&mut now.value);
+        let there = match content {
+            None => false,
+            Some(content) => {
+                now.expires_ms = content.expires_ms;
+                match content.form {
+                    Form::Inline { .. } => {
+                        now.tag = content.tag_in(&now.value).to_vec();
+                        content.keep_value(&mut now.value);
+                        true
+                    }
+                    _ => store.read_logged(key, &content, &mut now.value, Some(&mut now.tag))?,
+                }
+            }
+        };
+        Ok(Part {
+            shard: shard as u32,
+            store,
+            key: key.to_vec(),
+            latched,
+            now: there.then_some(now),
+            is_changed: false,
+            place: None,
+        })
+    }
+
+    fn new_value(&self) -> Option<New<'_>> {
+        self.now.as_ref().map(|now| New {
+            value: &now.value,
+            tag: &now.tag,
+            expires_ms: now.expires_ms,
+        })
+    }
+
+    /// What was put into the log for this key is not needed after all.
+    fn forget_place(&mut self) {
+        if let (Some(place), Some(new)) = (self.place.take(), self.new_value()) {
+            let bytes = record_bytes(self.key.len(), new.tag.len(), new.value.len());
+            self.store.mark_dead(place, bytes);
+        }
+    }
+
+    /// Fills the idle cell.
+    fn prepare(&mut self) -> Result<Flip> {
+        // Its segment may have been closed since.
+        if self
+            .place
+            .is_some_and(|place| !self.store.may_lead_to(place))
+        {
+            let new = self.new_value();
+            let place = new.map(|new| self.store.append_for(&self.key, &new));
+            self.place = place.transpose()?;
+        }
+        let (content, tag, value) = match (&self.now, self.place) {
+            (None, _) => (Content::ABSENT, &[][..], &[][..]),
+            (Some(now), place) => {
+                let len = now.value.len();
+                let form = match place {
+                    None => Form::Inline { len },
+                    Some(place) => Form::Logged {
+                        place,
+                        len,
+                        tag_hash: tag_hash(&now.tag),
+                    },
+                };
+                let content = Content {
+                    expires_ms: now.expires_ms,
+                    tag_len: now.tag.len(),
+                    form,
+                };
+                match place {
+                    None => (content, &now.tag[..], &now.value[..]),
+                    Some(_) => (content, &[][..], &[][..]),
+                }
+            }
+        };
+        let version = self.latched.cells.prepare(content, tag, value);
+        Ok(Flip {
+            shard: self.shard,
+            slot: self.latched.found.id.index(),
+            generation: self.latched.found.meta.generation,
+            version,
+        })
+    }
+
+    /// After it was carried out.
+    fn done(&mut self) {
+        self.place = None;
+        self.latched.forget_idle();
+        self.latched.note_stored();
+    }
+}
+
+impl Drop for Part<'_> {
+    fn drop(&mut self) {
+        if self.place.is_some() {
+            self.forget_place();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flips_come_back() {
+        let flip = Flip {
+            shard: 3,
+            slot: 1 << 23,
+            generation: u32::MAX,
+            version: 7 << 32 | 5,
+        };
+        assert_eq!(Flip::decode(&flip.encode()), flip);
+    }
+}

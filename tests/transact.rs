@@ -1,0 +1,208 @@
+//! Several values changed all or not at all.
+
+#![allow(missing_docs)]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, fork};
+use slablock::{Cache, Error, FanoutCache, Result};
+
+fn cache() -> (tempfile::TempDir, Cache) {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(dir.path().join("store")).unwrap();
+    (dir, cache)
+}
+
+fn fanout() -> (tempfile::TempDir, FanoutCache) {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = FanoutCache::open(dir.path().join("store"), 4).unwrap();
+    (dir, cache)
+}
+
+#[test]
+fn all_is_changed_and_seen_within() {
+    let (_dir, cache) = cache();
+    cache.set("old", "1").unwrap();
+    let large = vec![7; 5_000];
+    let seen = cache
+        .transact(|t| -> Result<_> {
+            assert_eq!(t.get("old")?, Some(&b"1"[..]));
+            assert_eq!(t.get("new")?, None);
+            t.set("new", "2")?;
+            t.set("large", &large)?;
+            assert_eq!(t.get("large")?, Some(&large[..]));
+            assert_eq!(t.incr("count", 5)?, 5);
+            assert!(t.delete("old")?);
+            assert!(!t.delete("old")?);
+            // Nobody else sees any of it yet.
+            assert_eq!(cache.get("old")?.as_deref(), Some(&b"1"[..]));
+            assert_eq!(cache.get("new")?, None);
+            assert_eq!(cache.get("large")?, None);
+            Ok(t.get("new")?.map(<[u8]>::to_vec))
+        })
+        .unwrap();
+    assert_eq!(seen.as_deref(), Some(&b"2"[..]));
+    assert_eq!(cache.get("old").unwrap(), None);
+    assert_eq!(cache.get("new").unwrap().as_deref(), Some(&b"2"[..]));
+    assert!(cache.get("large").unwrap() == Some(large));
+    assert_eq!(cache.get("count").unwrap().as_deref(), Some(&b"5"[..]));
+    assert_eq!(cache.len().unwrap(), 3);
+    assert!(cache.check().unwrap().is_sound());
+}
+
+#[test]
+fn an_error_and_a_panic_undo_everything() {
+    let (_dir, cache) = cache();
+    cache.set("a", "1").unwrap();
+    let failed = cache.transact(|t| {
+        t.set("a", vec![1; 1_000])?;
+        t.set("b", "2")?;
+        t.set("a", "not an integer")?;
+        t.incr("a", 1)
+    });
+    assert!(matches!(failed, Err(Error::NotInteger { .. })));
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        cache.transact(|t| -> Result<()> {
+            t.delete("a")?;
+            t.set("b", "2")?;
+            panic!("in the middle");
+        })
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(cache.get("a").unwrap().as_deref(), Some(&b"1"[..]));
+    assert_eq!(cache.get("b").unwrap(), None);
+    // And nothing is left locked.
+    cache.set("a", "2").unwrap();
+    cache.transact(|t| t.set("b", "3")).unwrap();
+    let stats = cache.stats().unwrap();
+    assert!(stats.bytes_live < 500, "{stats:?}");
+    assert!(cache.check().unwrap().is_sound());
+}
+
+#[test]
+#[allow(unsafe_code)]
+fn the_child_of_a_fork_has_no_part_in_it() {
+    let (_dir, cache) = cache();
+    cache.set("a", "1").unwrap();
+    let result = cache.transact(|t| -> Result<()> {
+        t.set("a", "2")?;
+        // SAFETY: the child uses this thread and what it owns only, and ends.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                let refused = matches!(t.set("a", "3"), Err(Error::NotHolder { .. }));
+                let reads = cache.get("a").unwrap().as_deref() == Some(b"1");
+                let works = cache.set("child", "was here").is_ok();
+                // Drops what it inherited on the way out.
+                Err(Error::Invalid {
+                    what: format!("{refused} {reads} {works}"),
+                })
+            }
+            ForkResult::Parent { child } => {
+                assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
+                assert_eq!(cache.get("child")?.as_deref(), Some(&b"was here"[..]));
+                Ok(())
+            }
+        }
+    });
+    if let Err(Error::Invalid { what }) = &result {
+        // SAFETY: it has no preconditions.
+        unsafe { nix::libc::_exit(i32::from(what != "true true true")) }
+    }
+    result.unwrap();
+    assert_eq!(cache.get("a").unwrap().as_deref(), Some(&b"2"[..]));
+    assert!(cache.check().unwrap().is_sound());
+}
+
+/// Money is moved about, and whoever looks finds all of it.
+macro_rules! nothing_is_lost {
+    ($name:ident, $place:expr) => {
+        #[test]
+        fn $name() {
+            let (_dir, cache) = $place;
+            let account = |n: usize| format!("account {n}");
+            for n in 0..8 {
+                cache.set(account(n), "100").unwrap();
+            }
+            let done = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                let movers: Vec<_> = (0..3)
+                    .map(|mover| {
+                        let cache = &cache;
+                        scope.spawn(move || {
+                            for i in 0..300 {
+                                let (from, to) = ((i * 5 + mover) % 8, (i * 3 + mover * 2 + 1) % 8);
+                                cache
+                                    .transact(|t| -> Result<()> {
+                                        t.incr(account(from), -7)?;
+                                        t.incr(account(to), 7)?;
+                                        if i % 10 == 0 {
+                                            t.set("note", vec![i as u8; 2_000])?;
+                                        }
+                                        Ok(())
+                                    })
+                                    .unwrap();
+                            }
+                        })
+                    })
+                    .collect();
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        // Others change single ones in between.
+                        cache.incr("outside", 1).unwrap();
+                        let sum: i64 = cache
+                            .transact(|t| -> Result<i64> {
+                                let mut sum = 0;
+                                for n in 0..8 {
+                                    sum += t.incr(account(n), 0)?;
+                                }
+                                Ok(sum)
+                            })
+                            .unwrap();
+                        assert_eq!(sum, 800);
+                    }
+                });
+                for mover in movers {
+                    mover.join().unwrap();
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+            assert!(cache.check().unwrap().is_sound());
+        }
+    };
+}
+
+nothing_is_lost!(nothing_is_lost_in_a_cache, cache());
+nothing_is_lost!(nothing_is_lost_in_a_fanout, fanout());
+
+/// Two values that are always set together, read one after the other without a transaction: the second is
+/// never older than the first.
+#[test]
+fn readers_see_no_change_without_the_others() {
+    let (_dir, cache) = fanout();
+    let number = |key: &str| -> u64 {
+        let value = cache.get(key).unwrap().unwrap_or(b"0".to_vec());
+        std::str::from_utf8(&value).unwrap().parse().unwrap()
+    };
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for (first, second) in [("x", "y"), ("y", "x")] {
+            let done = &done;
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    let (before, after) = (number(first), number(second));
+                    assert!(before <= after, "{first} {before}, {second} {after}");
+                }
+            });
+        }
+        for i in 1..2_000 {
+            let set = cache.transact(|t| {
+                t.set("x", i.to_string())?;
+                t.set("y", i.to_string())
+            });
+            set.unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}
