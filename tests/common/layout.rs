@@ -25,6 +25,7 @@ pub const HINTS: u64 = COUNTERS + 3 * 4;
 pub const TAIL: u64 = HINTS + 3 * 4;
 pub const SIZE_LIMIT: u64 = TAIL + 8;
 pub const LAST_SEGMENT: u64 = SIZE_LIMIT + 16;
+pub const DAMAGED: u64 = LAST_SEGMENT + 16;
 pub const HEADER_END: u64 = LAST_SEGMENT + 3 * 8;
 
 /// The files that are only ever locked, in the order of their inode numbers.

@@ -15,7 +15,7 @@
 //! `scene` is the stage of one death: a store, processes, a board that outlives them; `stage` what all scenes
 //! have in common. `drive` is about one or two deaths, `choice` about which points, `campaign` about all of
 //! them. The operations are in `places` (opening, repairing), `keys` (making, removing), `holds` (taking, giving
-//! back) and `averages`. `stopped` is about processes that are stopped at a point instead.
+//! back), `averages` and `values`. `stopped` is about processes that are stopped at a point instead.
 
 #[cfg(crash_points)]
 mod averages;
@@ -41,12 +41,21 @@ mod scene;
 mod stage;
 #[cfg(crash_points)]
 mod stopped;
+#[cfg(crash_points)]
+mod values;
 
 #[cfg(crash_points)]
 fn main() {
     // Asks the processor what it can, which costs each process that does so a fifth of a millisecond.
     crc32fast::hash(&[0; 64]);
-    let operations = [places::ALL, keys::ALL, holds::ALL, averages::ALL].concat();
+    let operations = [
+        places::ALL,
+        keys::ALL,
+        holds::ALL,
+        averages::ALL,
+        values::ALL,
+    ]
+    .concat();
     campaign::run(&operations);
 }
 

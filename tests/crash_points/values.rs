@@ -1,0 +1,588 @@
+//! Deaths while values are set, replaced, deleted, counted; small ones in the slots, large ones in the log.
+
+use std::time::Duration;
+
+use slablock::{Cache, Error, Eviction, KeyState, Kind, Lock, SetOptions};
+
+use crate::drive::{Operation, Order, Stage, no_leak, standard};
+use crate::layout;
+use crate::scene::{Entry, NEVER, Scene, Trap};
+use crate::stage::{KEY, open, take_over};
+
+const TAG: &str = "tag";
+/// Fits beside its like into the cells of one slot.
+const SMALL: &[u8] = b"small one";
+const OTHER_SMALL: &[u8] = b"another";
+/// Goes to the log, written with its head at once, and apart from it.
+const LARGE: usize = 3_000;
+const OTHER_LARGE: usize = 20_000;
+
+fn large(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i * 7 + len) as u8).collect()
+}
+
+pub const ALL: &[Operation] = &[
+    Operation {
+        name: "value: first, small",
+        prepare: prepare_none,
+        companion: None,
+        act: |scene, trap| set(scene, trap, SMALL),
+        look: |scene, cache, stage| is_one_of(scene, cache, stage, &[None, Some(SMALL)]),
+        verify: standard,
+    },
+    Operation {
+        name: "value: small by small",
+        prepare: prepare_small,
+        companion: None,
+        act: |scene, trap| set(scene, trap, OTHER_SMALL),
+        look: |scene, cache, stage| {
+            is_one_of(scene, cache, stage, &[Some(SMALL), Some(OTHER_SMALL)])
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "value: first, large",
+        prepare: prepare_none,
+        companion: None,
+        act: |scene, trap| set(scene, trap, &large(LARGE)),
+        look: |scene, cache, stage| is_one_of(scene, cache, stage, &[None, Some(&large(LARGE))]),
+        verify: standard,
+    },
+    Operation {
+        name: "value: large by large",
+        prepare: prepare_large,
+        companion: None,
+        act: |scene, trap| set(scene, trap, &large(OTHER_LARGE)),
+        look: |scene, cache, stage| {
+            let (old, new) = (large(LARGE), large(OTHER_LARGE));
+            is_one_of(scene, cache, stage, &[Some(&old), Some(&new)]);
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "value: large by small",
+        prepare: prepare_large,
+        companion: None,
+        act: |scene, trap| set(scene, trap, SMALL),
+        look: |scene, cache, stage| {
+            is_one_of(scene, cache, stage, &[Some(&large(LARGE)), Some(SMALL)])
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "value: small by large",
+        prepare: prepare_small,
+        companion: None,
+        act: |scene, trap| set(scene, trap, &large(LARGE)),
+        look: |scene, cache, stage| {
+            is_one_of(scene, cache, stage, &[Some(SMALL), Some(&large(LARGE))])
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "value: first segment",
+        prepare: |scene| scene.crowd(&open(scene)),
+        companion: None,
+        act: |scene, trap| set(scene, trap, &large(LARGE)),
+        look: |scene, cache, stage| {
+            scene.crowd_is_well(cache);
+            holds_one_of(scene, cache, stage, &[None, Some(&large(LARGE))]);
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "value: next segment",
+        prepare: |scene| {
+            prepare_large(scene);
+            // Room for nothing more: segments are a 64th of 1 GiB.
+            let full = 1 << 32 | ((16 << 20) - 64) / 16_u64;
+            scene.poke(layout::TAIL, &full.to_le_bytes());
+        },
+        companion: None,
+        act: |scene, trap| set(scene, trap, &large(OTHER_LARGE)),
+        look: |scene, cache, stage| {
+            let (old, new) = (large(LARGE), large(OTHER_LARGE));
+            is_one_of(scene, cache, stage, &[Some(&old), Some(&new)]);
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "value: a segment of its own",
+        prepare: |scene| {
+            let options = Cache::options().capacity(64).size_limit(4 << 20);
+            let cache = options.open(scene.store()).unwrap();
+            scene.crowd(&cache);
+            bystanders(&cache);
+            cache.set(KEY, large(LARGE)).unwrap();
+        },
+        companion: None,
+        act: |scene, trap| set(scene, trap, &large(300_000)),
+        look: |scene, cache, stage| {
+            let (old, new) = (large(LARGE), large(300_000));
+            is_one_of(scene, cache, stage, &[Some(&old), Some(&new)]);
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "value: delete, small",
+        prepare: prepare_small,
+        companion: None,
+        act: delete,
+        look: |scene, cache, stage| is_one_of(scene, cache, stage, &[Some(SMALL), None]),
+        verify: standard,
+    },
+    Operation {
+        name: "value: delete, large",
+        prepare: prepare_large,
+        companion: None,
+        act: delete,
+        look: |scene, cache, stage| is_one_of(scene, cache, stage, &[Some(&large(LARGE)), None]),
+        verify: standard,
+    },
+    Operation {
+        name: "value: pop",
+        prepare: prepare_large,
+        companion: None,
+        act: |scene, trap| {
+            let cache = open(scene);
+            trap.arm();
+            let popped = cache.pop(KEY);
+            trap.disarm();
+            // Whole, or popped already by a dead one.
+            let popped = popped.unwrap();
+            assert!(popped.is_none_or(|value| value == large(LARGE)));
+        },
+        look: |scene, cache, stage| is_one_of(scene, cache, stage, &[Some(&large(LARGE)), None]),
+        verify: standard,
+    },
+    Operation {
+        name: "value: touch, small",
+        prepare: prepare_small,
+        companion: None,
+        act: touch,
+        look: |scene, cache, stage| is_touched(scene, cache, stage, SMALL),
+        verify: standard,
+    },
+    Operation {
+        name: "value: touch, large",
+        prepare: prepare_large,
+        companion: None,
+        act: touch,
+        look: |scene, cache, stage| is_touched(scene, cache, stage, &large(LARGE)),
+        verify: standard,
+    },
+    Operation {
+        name: "value: first incr",
+        prepare: prepare_none,
+        companion: None,
+        act: incr,
+        look: |scene, cache, stage| is_some_count(scene, cache, stage, 0),
+        verify: standard,
+    },
+    Operation {
+        name: "value: incr",
+        prepare: |scene| {
+            prepare_none(scene);
+            Cache::open(scene.store()).unwrap().incr(KEY, 6).unwrap();
+        },
+        companion: None,
+        act: incr,
+        look: |scene, cache, stage| is_some_count(scene, cache, stage, 6),
+        verify: standard,
+    },
+    Operation {
+        name: "value: incr beside a long tag",
+        prepare: |scene| {
+            prepare_none(scene);
+            let cache = Cache::open(scene.store()).unwrap();
+            let options = SetOptions::new().tag([b't'; 255]);
+            cache.set_with(KEY, "6", &options).unwrap();
+        },
+        companion: None,
+        act: incr,
+        look: |scene, cache, stage| {
+            is_some_count(scene, cache, stage, 6);
+            let tag = cache.entry(KEY).unwrap().unwrap().tag;
+            assert_eq!(tag.as_deref(), Some(&[b't'; 255][..]));
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "value: add",
+        prepare: prepare_none,
+        companion: None,
+        act: |scene, trap| {
+            let cache = open(scene);
+            trap.arm();
+            let added = cache.add(KEY, large(LARGE));
+            trap.disarm();
+            // What a dead one has added is there.
+            assert!(added.unwrap() || died_before(scene));
+        },
+        look: |scene, cache, stage| is_one_of(scene, cache, stage, &[None, Some(&large(LARGE))]),
+        verify: standard,
+    },
+    Operation {
+        name: "value: compare and swap",
+        prepare: prepare_large,
+        companion: None,
+        act: |scene, trap| {
+            let cache = open(scene);
+            trap.arm();
+            let swapped = cache.compare_and_swap(KEY, large(LARGE), OTHER_SMALL);
+            trap.disarm();
+            assert!(swapped.unwrap() || died_before(scene));
+        },
+        look: |scene, cache, stage| {
+            is_one_of(
+                scene,
+                cache,
+                stage,
+                &[Some(&large(LARGE)), Some(OTHER_SMALL)],
+            )
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "value: evict by tag",
+        prepare: prepare_family,
+        companion: None,
+        act: |scene, trap| {
+            let cache = open(scene);
+            trap.arm();
+            let evicted = cache.evict(TAG);
+            trap.disarm();
+            assert!(evicted.unwrap() <= 3);
+        },
+        look: |scene, cache, stage| {
+            bystanders_are_well(scene, cache);
+            assert!(family_is_whole(cache) == 0 || stage == Stage::Between);
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "value: clear",
+        prepare: prepare_family,
+        companion: None,
+        act: |scene, trap| {
+            let cache = open(scene);
+            trap.arm();
+            let cleared = cache.clear();
+            trap.disarm();
+            cleared.unwrap();
+        },
+        look: |_, cache, stage| {
+            family_is_whole(cache);
+            for (name, value) in bystander_values() {
+                assert!(cache.get(name).unwrap().is_none_or(|got| got == value));
+            }
+            assert!(stage == Stage::Between || cache.is_empty().unwrap());
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "value: remove",
+        prepare: prepare_large,
+        companion: None,
+        act: |scene, trap| {
+            let cache = open(scene);
+            trap.arm();
+            let removed = cache.remove(KEY);
+            trap.disarm();
+            assert!(removed.unwrap() || died_before(scene));
+        },
+        look: |scene, cache, stage| {
+            is_one_of(scene, cache, stage, &[Some(&large(LARGE)), None]);
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "value: full of what was deleted",
+        prepare: |scene| {
+            let options = Cache::options().capacity(6).eviction(Eviction::None);
+            let cache = options.open(scene.store()).unwrap();
+            for name in ["one", "two", "three", "four"] {
+                cache.set(name, large(LARGE)).unwrap();
+            }
+            cache.set("kept", SMALL).unwrap();
+            cache.delete("one").unwrap();
+            cache.delete("two").unwrap();
+        },
+        companion: None,
+        // One is left of each: deleted by who may die over it, then needed.
+        act: |scene, trap| {
+            let cache = open(scene);
+            trap.arm();
+            let deleted = (cache.delete("three"), cache.delete("four"));
+            let set: Vec<_> = ["five", "six", "seven", "eight", KEY]
+                .map(|name| cache.set(name, SMALL))
+                .into();
+            trap.disarm();
+            deleted.0.unwrap();
+            deleted.1.unwrap();
+            set.into_iter().for_each(|set| set.unwrap());
+        },
+        look: |_, cache, stage| {
+            let got = |name| cache.get(name).unwrap();
+            assert_eq!(got("kept").as_deref(), Some(SMALL));
+            for name in ["three", "four"] {
+                assert!(got(name).is_none_or(|v| stage == Stage::Between && v == large(LARGE)));
+            }
+            for name in ["five", "six", "seven", "eight", KEY] {
+                match got(name) {
+                    Some(value) => assert_eq!(value, SMALL),
+                    None => assert!(stage == Stage::Between),
+                }
+            }
+        },
+        verify: |operation, scene, order| match order {
+            Order::LookFirst => standard(operation, scene, order),
+            // There is no room for strangers.
+            Order::ActFirst => {
+                (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
+                let cache = Cache::open(scene.store()).unwrap();
+                (operation.look)(scene, &cache, Stage::After);
+                no_leak(&cache);
+            }
+        },
+    },
+    Operation {
+        name: "value: deleted, a lock instead",
+        prepare: prepare_large,
+        companion: None,
+        act: |scene, trap| {
+            let cache = open(scene);
+            let lock = Lock::new(&cache, KEY);
+            trap.arm();
+            let deleted = cache.delete(KEY);
+            let guard = lock.try_acquire();
+            trap.disarm();
+            // A dead one may have got further.
+            assert!(matches!(
+                deleted,
+                Ok(_)
+                    | Err(Error::KindMismatch {
+                        found: Kind::Lock,
+                        ..
+                    })
+            ));
+            guard
+                .unwrap()
+                .expect("free, or a dead one's")
+                .release()
+                .unwrap();
+        },
+        look: |scene, cache, stage| {
+            bystanders_are_well(scene, cache);
+            match cache.key(KEY).unwrap().map(|info| info.state) {
+                Some(KeyState::Lock { .. }) => {
+                    let got = cache.get(KEY);
+                    assert!(matches!(got, Err(Error::KindMismatch { .. })), "{got:?}");
+                    drop(take_over(scene, &Lock::new(cache, KEY)));
+                }
+                _ => {
+                    assert!(stage == Stage::Between);
+                    let got = cache.get(KEY).unwrap();
+                    assert!(got.is_none_or(|got| got == large(LARGE)));
+                }
+            }
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "value: open after a reboot",
+        prepare: |scene| {
+            prepare_large(scene);
+            scene.poke(layout::BOOT_ID, &[7; 16]);
+        },
+        companion: None,
+        act: |scene, trap| {
+            trap.arm();
+            let cache = Cache::open(scene.store());
+            trap.disarm();
+            cache.unwrap();
+        },
+        look: value_stays,
+        verify: standard,
+    },
+    Operation {
+        name: "value: repair",
+        prepare: |scene| {
+            prepare_large(scene);
+            Cache::open(scene.store()).unwrap().delete("small").unwrap();
+            Cache::open(scene.store())
+                .unwrap()
+                .set("small", SMALL)
+                .unwrap();
+        },
+        companion: None,
+        act: |scene, trap| {
+            trap.arm();
+            let report = Cache::repair(scene.store());
+            trap.disarm();
+            assert_eq!(report.unwrap().keys_lost, 0);
+        },
+        look: value_stays,
+        verify: |operation, scene, order| {
+            if order == Order::LookFirst {
+                let cache = Cache::open(scene.store()).unwrap();
+                value_stays(scene, &cache, Stage::Between);
+            }
+            (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
+            let cache = Cache::open(scene.store()).unwrap();
+            assert!(cache.check().unwrap().is_sound());
+            value_stays(scene, &cache, Stage::After);
+            no_leak(&cache);
+        },
+    },
+];
+
+/// Values that nothing may happen to.
+fn bystander_values() -> [(&'static str, Vec<u8>); 2] {
+    [("small", SMALL.to_vec()), ("large", large(OTHER_LARGE))]
+}
+
+fn bystanders(cache: &Cache) {
+    for (name, value) in bystander_values() {
+        cache.set(name, value).unwrap();
+    }
+}
+
+fn bystanders_are_well(scene: &Scene, cache: &Cache) {
+    scene.crowd_is_well(cache);
+    for (name, value) in bystander_values() {
+        let got = cache.get(name).unwrap();
+        assert!(got.is_some_and(|got| got == value), "{name} has changed");
+    }
+}
+
+fn prepare_none(scene: &Scene) {
+    let cache = open(scene);
+    scene.crowd(&cache);
+    bystanders(&cache);
+}
+
+fn prepare_small(scene: &Scene) {
+    prepare_none(scene);
+    open(scene).set(KEY, SMALL).unwrap();
+}
+
+fn prepare_large(scene: &Scene) {
+    prepare_none(scene);
+    open(scene).set(KEY, large(LARGE)).unwrap();
+}
+
+/// Whether somebody died in this scene.
+fn died_before(scene: &Scene) -> bool {
+    scene.board.get(Entry::Done) > 0 || scene.board.get(Entry::Place) != 0
+}
+
+fn set(scene: &Scene, trap: &Trap, value: &[u8]) {
+    let cache = open(scene);
+    trap.arm();
+    let set = cache.set(KEY, value);
+    trap.disarm();
+    set.unwrap();
+}
+
+fn delete(scene: &Scene, trap: &Trap) {
+    let cache = open(scene);
+    trap.arm();
+    let deleted = cache.delete(KEY);
+    trap.disarm();
+    assert!(deleted.unwrap() || died_before(scene));
+}
+
+/// The old value or the new one, which are given in this order; never a third, never half of one.
+fn is_one_of(scene: &Scene, cache: &Cache, stage: Stage, values: &[Option<&[u8]>; 2]) {
+    bystanders_are_well(scene, cache);
+    holds_one_of(scene, cache, stage, values);
+}
+
+fn holds_one_of(scene: &Scene, cache: &Cache, stage: Stage, [old, new]: &[Option<&[u8]>; 2]) {
+    let got = cache.get(KEY).unwrap();
+    let is_new = got.as_deref() == *new;
+    let is_old = got.as_deref() == *old && stage == Stage::Between;
+    assert!(is_new || is_old, "{:?}", got.map(|value| value.len()));
+    assert_eq!(cache.contains(KEY).unwrap(), got.is_some());
+    assert_eq!(u64::from_le_bytes(scene.peek(layout::DAMAGED)), 0);
+}
+
+fn touch(scene: &Scene, trap: &Trap) {
+    let cache = open(scene);
+    trap.arm();
+    let touched = cache.touch(KEY, Some(Duration::from_secs(60)));
+    trap.disarm();
+    assert!(touched.unwrap());
+}
+
+fn is_touched(scene: &Scene, cache: &Cache, stage: Stage, value: &[u8]) {
+    bystanders_are_well(scene, cache);
+    let entry = cache.entry(KEY).unwrap().expect("the value");
+    assert!(entry.value == value && entry.tag.is_none());
+    assert!(entry.expires_in.is_some() || stage == Stage::Between);
+}
+
+fn incr(scene: &Scene, trap: &Trap) {
+    let cache = open(scene);
+    trap.arm();
+    let sum = cache.incr(KEY, 4);
+    trap.disarm();
+    assert!(sum.unwrap() >= 4);
+    scene.board.add(Entry::Own, 1);
+}
+
+/// What was there and what was added since: all that was said to be, at most 4 more for each that died over it.
+fn is_some_count(scene: &Scene, cache: &Cache, stage: Stage, before: u64) {
+    bystanders_are_well(scene, cache);
+    let begun = scene.board.get(Entry::Begun) + u64::from(stage == Stage::After);
+    let digits = cache.get(KEY).unwrap();
+    let sum: u64 = digits.map_or(0, |digits| {
+        String::from_utf8(digits).unwrap().parse().unwrap()
+    });
+    let added = sum.checked_sub(before).expect("nothing is lost");
+    assert_eq!(added % 4, 0);
+    let done = scene.board.get(Entry::Own);
+    assert!((done..=begun).contains(&(added / 4)), "{added} of {begun}");
+}
+
+/// Values that carry the tag; one carried it once.
+fn prepare_family(scene: &Scene) {
+    prepare_none(scene);
+    let cache = open(scene);
+    let tagged = SetOptions::new().tag(TAG);
+    cache
+        .set_with("small of the family", SMALL, &tagged)
+        .unwrap();
+    cache
+        .set_with("large of the family", large(LARGE), &tagged)
+        .unwrap();
+    cache.set_with(KEY, large(OTHER_LARGE), &tagged).unwrap();
+}
+
+fn family_is_whole(cache: &Cache) -> usize {
+    let family = [
+        ("small of the family", SMALL.to_vec()),
+        ("large of the family", large(LARGE)),
+        (KEY, large(OTHER_LARGE)),
+    ];
+    let mut left = 0;
+    for (name, value) in family {
+        if let Some(entry) = cache.entry(name).unwrap() {
+            left += 1;
+            assert!(entry.value == value && entry.tag.as_deref() == Some(TAG.as_bytes()));
+        }
+    }
+    left
+}
+
+fn value_stays(scene: &Scene, cache: &Cache, stage: Stage) {
+    bystanders_are_well(scene, cache);
+    assert!(cache.get(KEY).unwrap() == Some(large(LARGE)));
+    if stage == Stage::After {
+        // Written behind what was there before.
+        cache.set("new", large(LARGE)).unwrap();
+        assert!(cache.get("new").unwrap() == Some(large(LARGE)));
+        assert!(cache.get(KEY).unwrap() == Some(large(LARGE)));
+    }
+}
