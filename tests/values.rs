@@ -2,6 +2,7 @@
 
 #![allow(missing_docs)]
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use slablock::{Cache, Error, FanoutCache, Kind, Lock, SetOptions};
@@ -257,4 +258,36 @@ fn a_fanout_has_the_same_operations() {
     assert_eq!(cache.len().unwrap(), LENGTHS.len() + 1);
     assert_eq!(cache.get_with("k7", <[u8]>::len).unwrap(), Some(7));
     assert!(cache.pop("n").unwrap().is_some());
+}
+
+/// Who asks for a value that was deleted has its latch for a moment. That kept a lock from being made there.
+#[test]
+fn a_key_without_a_value_is_anybodys_also_while_it_is_asked_for() {
+    let (_dir, cache) = cache();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    match cache.delete("k") {
+                        Ok(_) | Err(Error::KindMismatch { .. }) => {}
+                        other => panic!("{other:?}"),
+                    }
+                }
+            });
+        }
+        let lock = Lock::new(&cache, "k");
+        for _ in 0..2_000 {
+            cache.set("k", "v").unwrap();
+            cache.delete("k").unwrap();
+            let taken = lock.acquire().map(drop);
+            if taken.is_err() {
+                over.store(true, Ordering::Relaxed);
+            }
+            taken.unwrap();
+            assert!(cache.remove("k").unwrap());
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert!(cache.check().unwrap().is_sound());
 }

@@ -53,6 +53,10 @@ pub(crate) enum Rule {
     LivingUndisturbed,
     /// H6: a dead one's removal is undone unless it had all words.
     UndoneUnlessAll,
+    /// H6: what is wanted after all is not taken away.
+    VetoHeeded,
+    /// H6, W1: who waited for a word that was taken and given back is woken.
+    VetoWakes,
     /// H7: a token is drawn by one addition.
     TokenDrawnOnce,
     /// H7: a token is above the permit's sequence.

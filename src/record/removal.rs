@@ -50,33 +50,43 @@ pub(crate) enum Left {
 
 impl<'a, H: Iterator<Item = &'a Hold> + Clone> Removal<'a, H> {
     /// Takes all words for good, tells `agree` the highest sequence that they had, and ends the life. Or, if
-    /// a word is not to be had or `agree` does not, says `false`, and all is as it was.
+    /// a word is not to be had or `agree` does not, says `false`, and all is as it was: who waited for a
+    /// dead one's word is woken, for the marks went with it.
     pub(crate) fn begin(
         &self,
         me: ParticipantId,
         force: Force,
         is_dead: impl Fn(ParticipantId) -> bool,
         agree: impl FnOnce(u64) -> bool,
+        futex_wake_all: impl FnOnce(),
     ) -> bool {
         if left_out(Rule::WordsBeforeLife) {
             life::end(self.meta);
         }
         let mut sequence = 0;
+        let mut marked = false;
         for hold in self.holds.clone() {
-            match retire(hold, me, |seen| force.allows(seen, &is_dead)) {
-                Some(mine) => sequence = sequence.max(reachable(mine.sequence()).unwrap_or(0)),
-                None => {
-                    self.undo();
-                    return false;
-                }
-            }
+            let taken = retire(hold, me, |seen| force.allows(seen, &is_dead));
+            let Some((before, mine)) = taken else {
+                self.take_back(marked, futex_wake_all);
+                return false;
+            };
+            marked |= before.is_contended();
+            sequence = sequence.max(reachable(mine.sequence()).unwrap_or(0));
         }
-        if !agree(sequence) {
-            self.undo();
+        if !agree(sequence) && !left_out(Rule::VetoHeeded) {
+            self.take_back(marked, futex_wake_all);
             return false;
         }
         life::end(self.meta);
         true
+    }
+
+    fn take_back(&self, marked: bool, futex_wake_all: impl FnOnce()) {
+        match marked && !left_out(Rule::VetoWakes) {
+            true => self.give_up(futex_wake_all),
+            false => self.undo(),
+        }
     }
 
     /// The rest: `unlink` takes the key out of the index; then the words are freed, and whoever waits for
@@ -120,12 +130,12 @@ impl<'a, H: Iterator<Item = &'a Hold> + Clone> Removal<'a, H> {
     }
 }
 
-/// Takes one word for good. `None`: its holder may not be disturbed.
-fn retire(hold: &Hold, me: ParticipantId, allows: impl Fn(Word) -> bool) -> Option<Word> {
+/// Takes one word for good: what it was, and what it is. `None`: its holder may not be disturbed.
+fn retire(hold: &Hold, me: ParticipantId, allows: impl Fn(Word) -> bool) -> Option<(Word, Word)> {
     let mut seen = hold.load();
     while allows(seen) {
         match hold.retire(seen, me) {
-            Ok(mine) => return Some(mine),
+            Ok(mine) => return Some((seen, mine)),
             Err(now) => seen = now,
         }
     }

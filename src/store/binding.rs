@@ -11,7 +11,7 @@ use crate::slab::{Meta, Slot, SlotId};
 use crate::store::Store;
 use crate::store::claim::{NoRoom, Room};
 use crate::store::index::{Found, Spec, check_lengths};
-use crate::store::stripe::StripeGuard;
+use crate::store::stripe::{StripeGuard, pause};
 use crate::store::waiting::Patience;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::types::Kind;
@@ -245,7 +245,8 @@ impl Binding {
         }
         // A little room first, then all that is idle, then what may be evicted.
         let capacity = self.store.slab().layout().capacity;
-        for round in 0..4 {
+        let (mut round, mut pauses) = (0, 0);
+        while round < 4 {
             let stripe = self.store.stripe_of(self.hash);
             let Some(stripe) = self.store.lock_stripe_within(stripe, patience)? else {
                 return Ok(None);
@@ -254,6 +255,13 @@ impl Binding {
                 Ok(found) => return Ok(Some(self.remember(found))),
                 Err(NoRoom::Late) => return Ok(None),
                 Err(NoRoom::Failed(error)) => return Err(error),
+                Err(NoRoom::Busy) => {
+                    drop(stripe);
+                    if !pause(&mut pauses, patience) {
+                        return Ok(None);
+                    }
+                    continue;
+                }
                 Err(NoRoom::Full) => {}
             }
             drop(stripe);
@@ -266,6 +274,7 @@ impl Binding {
             if round >= 2 && freed == 0 {
                 break;
             }
+            round += 1;
         }
         Err(Error::Full {
             path: self.store.dir().to_path_buf(),
@@ -278,8 +287,11 @@ impl Binding {
         if let Some(ghost) = found.filter(|found| self.is_in_the_way(*found)) {
             let bucket = self.store.bucket_of(self.hash);
             let vacant = || self.store.is_vacant(ghost);
-            if stripe.retire(ghost, bucket, Force::Idle, vacant)? {
+            // Also if who deleted the value died with the latch.
+            if stripe.retire(ghost, bucket, Force::NotTheLiving, vacant)? {
                 found = None;
+            } else if vacant() {
+                return Err(NoRoom::Busy);
             }
         }
         let Some(found) = found else {

@@ -25,6 +25,8 @@ pub(crate) enum NoRoom {
     Full,
     /// The slab has to be made longer, and another was still at it when the patience was over.
     Late,
+    /// What is left of a deleted value is in the way, and somebody alive has its latch just now.
+    Busy,
     Failed(Error),
 }
 

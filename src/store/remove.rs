@@ -52,7 +52,9 @@ impl StripeGuard<'_> {
         // 2 and 3
         let removal = self.removal(found.id, first_block, permits);
         let is_dead = |other| self.store.is_dead(self.process, other);
-        let taken = removal.begin(self.process.id, force, is_dead, |sequence| {
+        let wake = &slab.slot(found.id).wake;
+        let wake_all = || futex::wake(wake, i32::MAX);
+        let agree = |sequence: u64| {
             let first = slab.permit(first_block, 0).filter(|_| permits > 0);
             let ticket = first.map_or(0, |first| first.ticket.load(Ordering::Relaxed));
             let highest = sequence.max(reachable(ticket).unwrap_or(0));
@@ -62,8 +64,8 @@ impl StripeGuard<'_> {
             self.store.forget_value(found);
             stripe.floor.fetch_max(highest, Ordering::Relaxed);
             true
-        });
-        if !taken {
+        };
+        if !removal.begin(self.process.id, force, is_dead, agree, wake_all) {
             stripe.set_intent(Intent::None);
             return Ok(false);
         }
@@ -377,7 +379,12 @@ impl StripeGuard<'_> {
             for found in keys {
                 let span = span_of(self.store.slab(), found.id);
                 let idle = || self.store.is_idle(found);
-                if freed < enough && self.retire(found, bucket, Force::Idle, idle)? {
+                // What is left of a value is nobody's, also if who deleted it died with the latch.
+                let force = match found.kind {
+                    Kind::Value => Force::NotTheLiving,
+                    _ => Force::Idle,
+                };
+                if freed < enough && self.retire(found, bucket, force, idle)? {
                     freed += span;
                 }
             }

@@ -75,18 +75,12 @@ impl Store {
             if let Some(lock) = self.try_lock_range(process, byte)? {
                 return Ok(Some(lock));
             }
-            let left = match patience {
-                Patience::Forever => return self.lock_range(process, byte).map(Some),
-                _ if pauses < GRACE_PAUSES => PAUSE,
-                _ => match patience.left() {
-                    Some(left) => left.min(PAUSE),
-                    None => return Ok(None),
-                },
-            };
-            crash_point();
             // The kernel has no wait for a byte-range lock that ends by itself.
-            std::thread::sleep(left);
-            pauses += 1;
+            match patience {
+                Patience::Forever => return self.lock_range(process, byte).map(Some),
+                _ if pause(&mut pauses, patience) => {}
+                _ => return Ok(None),
+            }
         }
     }
 
@@ -159,6 +153,18 @@ impl Store {
             _mutex: mutex,
         })
     }
+}
+
+/// Sleeps for a moment, before somebody is asked again who will not be long. `false`: the patience is over,
+/// and so is what everybody is granted.
+pub(crate) fn pause(pauses: &mut u32, patience: Patience) -> bool {
+    let left = match *pauses < GRACE_PAUSES {
+        true => Some(PAUSE),
+        false => patience.left().map(|left| left.min(PAUSE)),
+    };
+    *pauses = pauses.saturating_add(1);
+    crash_point();
+    left.map(std::thread::sleep).is_some()
 }
 
 impl StripeGuard<'_> {

@@ -128,7 +128,10 @@ pub const ALL: &[Operation] = &[
         prepare: prepare_small,
         companion: None,
         act: delete,
-        look: |scene, cache, stage| is_one_of(scene, cache, stage, &[Some(SMALL), None]),
+        look: |scene, cache, stage| {
+            is_one_of(scene, cache, stage, &[Some(SMALL), None]);
+            is_anybodys_once_deleted(cache);
+        },
         verify: standard,
     },
     Operation {
@@ -136,7 +139,10 @@ pub const ALL: &[Operation] = &[
         prepare: prepare_large,
         companion: None,
         act: delete,
-        look: |scene, cache, stage| is_one_of(scene, cache, stage, &[Some(&large(LARGE)), None]),
+        look: |scene, cache, stage| {
+            is_one_of(scene, cache, stage, &[Some(&large(LARGE)), None]);
+            is_anybodys_once_deleted(cache);
+        },
         verify: standard,
     },
     Operation {
@@ -323,6 +329,7 @@ pub const ALL: &[Operation] = &[
             set.into_iter().for_each(|set| set.unwrap());
         },
         look: |_, cache, stage| {
+            has_room_for_all(cache);
             let got = |name| cache.get(name).unwrap();
             assert_eq!(got("kept").as_deref(), Some(SMALL));
             for name in ["three", "four"] {
@@ -506,6 +513,31 @@ fn holds_one_of(scene: &Scene, cache: &Cache, stage: Stage, [old, new]: &[Option
     assert!(is_new || is_old, "{:?}", got.map(|value| value.len()));
     assert_eq!(cache.contains(KEY).unwrap(), got.is_some());
     assert_eq!(u64::from_le_bytes(scene.peek(layout::DAMAGED)), 0);
+}
+
+/// A key without a value can become a lock, also if who deleted the value died with its latch.
+fn is_anybodys_once_deleted(cache: &Cache) {
+    if cache.get(KEY).unwrap().is_none() {
+        let lock = Lock::new(cache, KEY);
+        lock.try_acquire()
+            .unwrap()
+            .expect("nobody has it")
+            .release()
+            .unwrap();
+        assert!(cache.remove(KEY).unwrap());
+    }
+}
+
+/// Every slot without a value can be had, also if who deleted the value died with its latch.
+fn has_room_for_all(cache: &Cache) {
+    let room = cache.capacity() - cache.len().unwrap();
+    let names: Vec<String> = (0..room).map(|n| format!("filler {n}")).collect();
+    names
+        .iter()
+        .for_each(|name| cache.set(name, SMALL).unwrap());
+    for name in &names {
+        assert!(cache.delete(name).unwrap());
+    }
 }
 
 fn touch(scene: &Scene, trap: &Trap) {

@@ -144,10 +144,12 @@ impl Key {
     pub(super) fn remove(&self, force: Force) -> Option<u64> {
         let mut floor = 0;
         let is_dead = |other| other == id(1) && self.beacon.is_dark();
-        let begun = self.removal().begin(id(9), force, is_dead, |highest| {
+        let agree = |highest| {
             floor = highest;
             true
-        });
+        };
+        let wake_all = || self.futex.wake(9);
+        let begun = self.removal().begin(id(9), force, is_dead, agree, wake_all);
         begun.then(|| {
             self.finish_removal();
             floor
