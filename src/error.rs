@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use crate::{Kind, Token};
 
 /// What every fallible operation of this crate returns.
-pub type Result<T, E = Error> = std::result::Result<T, E>;
+pub type Result<T> = std::result::Result<T, Error>;
 
 /// What went wrong, with which key or path, and what to do about it.
 ///

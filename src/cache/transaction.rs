@@ -135,8 +135,8 @@ macro_rules! transact {
             /// ```
             pub fn transact<T, E: From<Error>>(
                 &self,
-                work: impl FnOnce(&mut Transaction<'_>) -> Result<T, E>,
-            ) -> Result<T, E> {
+                work: impl FnOnce(&mut Transaction<'_>) -> std::result::Result<T, E>,
+            ) -> std::result::Result<T, E> {
                 let of: fn(&$place) -> Place<'_> = $of;
                 let mut transaction = Transaction::begin(Keyspace::caches(self), of(self))?;
                 let result = work(&mut transaction)?;

@@ -67,6 +67,28 @@ pub(crate) enum Rule {
     FloorHeeded,
     /// I6: a fence comes before a slot is filled anew.
     FillFenced,
+    /// I8: a change is announced by its intent before it is counted.
+    IntentFirst,
+    /// I8: a change is counted.
+    ChangeCounted,
+    /// I8: the count releases the intent.
+    CountReleases,
+    /// I8: who walks without the lock heeds the intent.
+    IntentHeeded,
+    /// I8: the fence after the walk.
+    WalkFenced,
+    /// I8: the count is read again after the walk.
+    CountReread,
+    /// G2: who sets a value looks at the segment behind a fence.
+    SetterFenced,
+    /// G2: nothing is put into a closed segment.
+    ClosingHeeded,
+    /// G2: who closes a segment looks at latches behind a fence.
+    CloserFenced,
+    /// G2: so does who goes on with it.
+    SuccessorFenced,
+    /// G2: who has the latch is waited for.
+    LatchAwaited,
     /// P3: a participant is described, and read, behind fences.
     RecordFenced,
     /// P3: the state is read again after the description.

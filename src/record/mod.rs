@@ -4,6 +4,8 @@
 //! check all of it. The invariants that the comments name (H1, L2, ...) are those of DESIGN.md.
 
 mod cells;
+pub(crate) mod changes;
+pub(crate) mod closing;
 mod controls;
 mod hold;
 pub(crate) mod joining;

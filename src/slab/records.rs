@@ -3,12 +3,12 @@
 
 use std::mem::offset_of;
 
-use crate::record::{Cell, Cells, Hold};
+use crate::record::{Cell, Cells, Hold, changes};
 use crate::slab::Meta;
 use crate::slab::layout::{
     BLOCK_BYTES, PARTICIPANT_BYTES, PERMITS_PER_BLOCK, SEGMENT_BYTES, SLOT_BYTES, STRIPE_BYTES,
 };
-use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Words in the body of a slot.
 pub(crate) const BODY_WORDS: usize = 17;
@@ -100,7 +100,7 @@ pub(crate) struct Stripe {
     pub(crate) bucket: AtomicU64,
     /// No sequence of a key that was taken away was higher.
     pub(crate) floor: AtomicU64,
-    /// Grows with each change of its chains, before the change.
+    /// Grows with each change of its chains, before the change (I8).
     pub(crate) changes: AtomicU64,
     reserved: [AtomicU64; 2],
 }
@@ -171,28 +171,15 @@ impl Stripe {
     }
 
     pub(crate) fn set_intent(&self, intent: Intent) {
-        if intent != Intent::None {
-            let changes = self.changes.load(Ordering::Relaxed);
-            self.changes
-                .store(changes.wrapping_add(1), Ordering::Relaxed);
+        match intent {
+            Intent::None => changes::end(&self.intent),
+            _ => changes::begin(&self.intent, &self.changes, intent as u64),
         }
-        self.intent.store(intent as u64, Ordering::Release);
-        // Pairs with the Acquire fence of who walks without the lock: who met a link of this change sees that
-        // there is one.
-        fence(Ordering::Release);
     }
 
     /// What `look` says, if nothing in the stripe was being changed meanwhile; otherwise `false`.
     pub(crate) fn is_unchanged_while(&self, look: impl FnOnce() -> bool) -> bool {
-        let before = self.changes.load(Ordering::Acquire);
-        // After the count: a change that was over before it has left no intent.
-        if self.intent() != Some(Intent::None) {
-            return false;
-        }
-        let said = look();
-        fence(Ordering::Acquire);
-        said && self.changes.load(Ordering::Relaxed) == before
-            && self.intent.load(Ordering::Relaxed) == Intent::None as u64
+        changes::is_unchanged_while(&self.intent, &self.changes, look)
     }
 }
 

@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::os::futex;
+use crate::record::closing;
 use crate::slab::{Growing, SEGMENT_CLOSING, SlotId};
 use crate::store::index::Found;
 use crate::store::segments::SegmentState;
 use crate::store::value::{Content, Form};
 use crate::store::waiting::Patience;
 use crate::store::{Process, Store};
-use crate::sync::{Ordering, fence};
+use crate::sync::Ordering;
 use crate::types::Kind;
 
 /// At least so much moves in a step, if there is so much.
@@ -91,10 +92,9 @@ impl Store {
     /// The segment that is being compacted, or one that is worth it, closed.
     fn close_segment(&self) -> Result<Option<u32>> {
         let segments = self.segments()?;
-        if let Some(closing) = segments.iter().find(|s| s.is_closing) {
-            // Once more, for who died between closing and the fence.
-            fence(Ordering::SeqCst);
-            return Ok(Some(closing.number));
+        if let Some(closed) = segments.iter().find(|s| s.is_closing) {
+            closing::go_on();
+            return Ok(Some(closed.number));
         }
         let is_worth =
             |s: &&SegmentState| !s.is_active && (s.dead >= s.bytes / WORTH || s.live() == 0);
@@ -104,9 +104,8 @@ impl Store {
         };
         let segment = self.slab.segment(best.number);
         segment.cursor.store(0, Ordering::Relaxed);
-        let closing = u64::from(best.number) | SEGMENT_CLOSING;
-        segment.number.store(closing, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
+        let closed = u64::from(best.number) | SEGMENT_CLOSING;
+        closing::close(&segment.number, closed);
         Ok(Some(best.number))
     }
 
@@ -116,16 +115,15 @@ impl Store {
         let begun = Instant::now();
         loop {
             let wakes = slot.wake.load(Ordering::Acquire);
-            // The hold before the cell (G2). A dead one changes nothing any more.
-            let word = slot.hold.load();
+            // The hold before the cell (G2).
+            let is_settled = closing::is_settled(&slot.hold, |p| self.is_dead(process, p));
             let Some(found) = slot.meta().and_then(|meta| {
                 let kind = meta.kind.filter(|kind| *kind == Kind::Value)?;
                 Some(Found { id, meta, kind })
             }) else {
                 return Ok(Visit::Clear);
             };
-            let holder = word.participant().filter(|p| !self.is_dead(process, *p));
-            if holder.is_none() {
+            if is_settled {
                 // A dead one may have decided that its idle cell is to be in force.
                 self.settle()?;
                 return self.move_value(found, number);

@@ -167,7 +167,9 @@ impl Store {
         let same = bytes_equal(&self.slab, id, span_of(&self.slab, id), at, key);
         // The key was that of this life only if the life is still the same; read after the key.
         fence(Ordering::Acquire);
-        (same && slot.meta() == Some(meta)).then_some(Found { id, meta, kind })
+        let found = Found { id, meta, kind };
+        // The same tag is not asked for: that it is given another makes no miss.
+        (same && self.is_still(found)).then_some(found)
     }
 
     /// Reads `len` bytes of a key's bodies from word `at`.

@@ -7,11 +7,12 @@
 
 use crate::error::{Error, Result};
 use crate::log::{LOG, Log, Place, RECORD_ALIGN, SEGMENT_HEADER_BYTES, record_bytes};
+use crate::record::closing;
 use crate::slab::layout::SEGMENTS;
 use crate::slab::{SEGMENT_CLOSING, Segment};
 use crate::store::Store;
 use crate::store::waiting::Patience;
-use crate::sync::{Ordering, fence};
+use crate::sync::Ordering;
 
 /// Segments are a 64th of what the log may take, but not shorter or longer than this.
 const SEGMENT_BYTES_MIN: u64 = 1 << 20;
@@ -115,16 +116,10 @@ impl Store {
     }
 
     /// Whether a place may be put into slots: its segment is there, and stays. Asked by who has the key's
-    /// latch, after it was taken: who closes the segment looks at latches afterwards, so one of the two sees
-    /// the other (G2).
+    /// latch, after it was taken (G2).
     pub(crate) fn may_lead_to(&self, place: Place) -> bool {
-        fence(Ordering::SeqCst);
-        let number = self
-            .slab
-            .segment(place.segment())
-            .number
-            .load(Ordering::SeqCst);
-        number == u64::from(place.segment())
+        let segment = self.slab.segment(place.segment());
+        closing::may_lead_there(&segment.number, place.segment().into())
     }
 
     /// Notes that nobody needs the value at `place` any more.

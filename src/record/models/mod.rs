@@ -7,6 +7,8 @@
 //! Death is a thread that stops for good before one of its stores; models of it are run once for each.
 
 mod cells;
+mod changes;
+mod closing;
 mod hold;
 mod joining;
 mod lease;

@@ -179,3 +179,50 @@ fn a_removal_wakes_who_waits() {
 fn control_removal_wakes() {
     refute(Rule::RemovalWakes, "deadlock", a_removal_wakes_who_waits);
 }
+
+/// H6, W1: a removal that finds the key wanted after all leaves everything as it was: the key is there, its word
+/// can be had, and who waited for the dead one who had it does so no longer.
+#[test]
+fn what_is_wanted_after_all_stays() {
+    explore_with(Some(3), || {
+        let key = Key::new(1);
+        let (_, _dead) = Somebody::new(&key, 1).try_acquire().expect("free");
+        let waiter = {
+            let key = Arc::clone(&key);
+            thread::spawn(move || {
+                let granted = Somebody::new(&key, 2).acquire();
+                granted.is_some_and(|(number, mine)| key.give_back(number, mine))
+            })
+        };
+        key.beacon.put_out();
+        let is_dead = |other| other == id(1);
+        let wake_all = || key.futex.wake(9);
+        let removal = key.removal();
+        let begun = removal.begin(id(9), Force::NotTheLiving, is_dead, |_| false, wake_all);
+        assert!(!begun, "a wanted key went");
+        assert!(
+            life::is_current(&key.life, world::LIFE),
+            "a wanted key went"
+        );
+        // Nobody tells of the death, but who did away with the dead one's mark.
+        if key.holds[0].load().participant() == Some(id(1)) {
+            key.futex.wake(9);
+        }
+        assert!(waiter.join().expect("no panic"), "robbed");
+        assert!(key.holds[0].load().is_plainly_free());
+    });
+}
+
+#[test]
+fn control_veto_heeded() {
+    refute(
+        Rule::VetoHeeded,
+        "a wanted key went",
+        what_is_wanted_after_all_stays,
+    );
+}
+
+#[test]
+fn control_veto_wakes() {
+    refute(Rule::VetoWakes, "deadlock", what_is_wanted_after_all_stays);
+}
