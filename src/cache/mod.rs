@@ -2,6 +2,7 @@
 
 mod fanout;
 mod keyspace;
+mod memo;
 mod options;
 mod transaction;
 mod values;
@@ -18,6 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::Result;
+use crate::record::Force;
 use crate::store::Store;
 use crate::store::check::CheckReport;
 use crate::store::rebuild::{self, RepairReport};
@@ -119,14 +121,16 @@ impl Cache {
         self.store.remove(key.as_ref())
     }
 
-    /// Removes every key, as [`remove`](Cache::remove) does. Returns how many.
+    /// Removes every key, as [`remove`](Cache::remove) does. Returns how many. A value that is being computed
+    /// meanwhile by [`get_or_insert_with`](Cache::get_or_insert_with) is not kept.
     pub fn clear(&self) -> Result<usize> {
         let removed = self
             .store
-            .remove_all(|_, found| !self.store.is_vacant(found))?;
+            .remove_all(|_, found| self.store.is_listed(found))?;
         // What is left of deleted values, which nobody would miss, takes slots.
         self.store
             .remove_all(|_, found| self.store.is_vacant(found))?;
+        self.store.remove_flights(Force::Anybody)?;
         Ok(removed)
     }
 

@@ -11,6 +11,9 @@
 //! tag (the low eight bits of the sequence) tells. Linux thread ids fit 22 bits. In an abandoned hold, the
 //! place of the thread id has the process id, for by then the participant's record may be another's.
 //!
+//! A flight that has landed has no thread there (0), and in the 34 bits below how many microseconds it took.
+//! Again only for what nothing depends on.
+//!
 //! `since` is in ticks of 4 ms of the coarse `CLOCK_MONOTONIC` (modulo 2^33, which is a year: longer holds
 //! look younger), or, with S set, in seconds since 1970. Asking for those costs a third of the coarse
 //! clock: it is what the fast path can afford.
@@ -53,6 +56,19 @@ impl Stamp {
             tid,
             since: now_s & SINCE_MASK | SECONDS,
         }
+    }
+
+    /// That what the hold was for took so long; no time counts as a microsecond, more than 4.7 hours as that.
+    pub(crate) fn took(us: u64) -> Stamp {
+        Stamp {
+            tid: 0,
+            since: us.clamp(1, SECONDS | SINCE_MASK),
+        }
+    }
+
+    /// How long it took, in microseconds. `None`: it did not come to that, or nobody ever stamped it.
+    pub(crate) fn took_us(self) -> Option<u64> {
+        (self.tid == 0 && self.since != 0).then_some(self.since)
     }
 
     #[inline]
@@ -109,6 +125,21 @@ mod tests {
             assert_eq!(Stamp::decode(stamp.encode(of), of), Some(stamp));
             assert_eq!(Stamp::decode(stamp.encode(of), Word::free(301)), None);
         }
+    }
+
+    #[test]
+    fn how_long_it_took_is_told_from_since_when_it_is_held() {
+        let of = Word::free(300);
+        for us in [1, 2, SECONDS, SECONDS | SINCE_MASK] {
+            let bits = Stamp::took(us).encode(of);
+            assert_eq!(Stamp::decode(bits, of).unwrap().took_us(), Some(us));
+        }
+        let most = SECONDS | SINCE_MASK;
+        assert_eq!(Stamp::took(u64::MAX).took_us(), Some(most));
+        assert_eq!(Stamp::took(0).took_us(), Some(1));
+        assert_eq!(Stamp::precise(1, 0).took_us(), None);
+        let never = Stamp::decode(0, Word::free(0)).unwrap();
+        assert_eq!(never.took_us(), None);
     }
 
     #[test]

@@ -37,6 +37,7 @@ impl Meta {
             3 => Some(Kind::Semaphore),
             4 => Some(Kind::Averager),
             5 => Some(Kind::Value),
+            6 => Some(Kind::Flight),
             _ => return None,
         };
         let meta = Meta {
@@ -75,6 +76,7 @@ fn kind_bits(kind: Option<Kind>) -> u64 {
         Some(Kind::Semaphore) => 3,
         Some(Kind::Averager) => 4,
         Some(Kind::Value) => 5,
+        Some(Kind::Flight) => 6,
     }
 }
 
@@ -103,7 +105,7 @@ mod tests {
         assert!(life::is_over(&word) && retired.kind.is_none());
         assert_eq!(retired.generation, 0);
         for bad in [
-            6 << 32,
+            7 << 32 | 1 << 36,
             1 << 32,
             1 << 32 | 1025 << 36,
             1 << 36,

@@ -10,7 +10,7 @@ use crate::record::{Force, NO_VERSION, life};
 use crate::slab::{Meta, Slot, SlotId};
 use crate::store::Store;
 use crate::store::claim::{NoRoom, Room};
-use crate::store::index::{Found, Spec, check_lengths};
+use crate::store::index::{Found, Spec, check_lengths, hash_as};
 use crate::store::stripe::{StripeGuard, pause};
 use crate::store::waiting::Patience;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -58,7 +58,7 @@ impl Spot {
 impl Binding {
     pub(crate) fn new(store: Arc<Store>, kind: Kind, key: &[u8], permits: u32) -> Binding {
         Binding {
-            hash: store.hash(key),
+            hash: hash_as(kind, store.hash(key)),
             store,
             kind,
             key: key.into(),
@@ -243,7 +243,7 @@ impl Binding {
         {
             return Ok(Some(self.remember(found)));
         }
-        // A little room first, then all that is idle, then what may be evicted.
+        // A little room first, then all that is idle, then what may be evicted, then what is only known of values.
         let capacity = self.store.slab().layout().capacity;
         let (mut round, mut pauses) = (0, 0);
         while round < 4 {
@@ -268,7 +268,10 @@ impl Binding {
             let freed = match round {
                 0 => self.store.reclaim(capacity / 16 + 16, patience)?,
                 1 => self.store.reclaim(u32::MAX, patience)?,
-                2 => self.store.evict_for_slots()?,
+                2 => match self.store.evict_for_slots()? {
+                    0 => self.store.remove_flights(Force::Idle)?,
+                    freed => freed,
+                },
                 _ => 0,
             };
             if round >= 2 && freed == 0 {

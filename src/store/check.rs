@@ -6,7 +6,7 @@ use crate::record::Judgement;
 use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
 use crate::slab::{CLAIMED, Intent, Meta, STATE_FREE, STATE_TAIL, STATE_USED, SlotId};
 use crate::store::Store;
-use crate::store::index::{Found, Place, span_of};
+use crate::store::index::{Found, Place, hash_as, span_of};
 use crate::store::stripe::StripeGuard;
 use crate::store::value::Form;
 use crate::sync::{AtomicU8, Ordering};
@@ -116,7 +116,7 @@ impl Census {
     fn key(&mut self, guard: &StripeGuard<'_>, bucket: u32, found: Found) -> Result<()> {
         let store = guard.store;
         let slab = store.slab();
-        self.report.keys += usize::from(!store.is_vacant(found));
+        self.report.keys += usize::from(store.is_listed(found));
         if let Some(what) = contradiction(store, found, bucket) {
             self.problem(found.id, what);
             return Ok(());
@@ -243,7 +243,7 @@ pub(super) fn contradiction(store: &Store, found: Found, bucket: u32) -> Option<
     let Some(key) = store.key_of(found) else {
         return Some("has a key that is longer than its slots");
     };
-    let hash = store.hash(&key);
+    let hash = hash_as(found.kind, store.hash(&key));
     let slot = store.slab().slot(found.id);
     let Meta {
         key_len, tag_len, ..

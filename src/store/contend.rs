@@ -25,9 +25,20 @@ impl Binding {
         &self,
         patience: Patience,
     ) -> Result<Option<(Grant, Option<Predecessor>)>> {
+        self.acquire_unless(patience, &|| Ok(false))
+    }
+
+    /// The same, but whoever has slept gives up when `needless` says so. `None` then, too.
+    #[cold]
+    pub(crate) fn acquire_unless(
+        &self,
+        patience: Patience,
+        needless: &dyn Fn() -> Result<bool>,
+    ) -> Result<Option<(Grant, Option<Predecessor>)>> {
         let granted = waiting::wait(&mut Acquiring {
             binding: self,
             patience,
+            needless,
             spins: SPINS,
             held: HeldBy::default(),
             waiting: None,
@@ -232,6 +243,7 @@ impl Taker for Looking<'_> {
 struct Acquiring<'a> {
     binding: &'a Binding,
     patience: Patience,
+    needless: &'a dyn Fn() -> Result<bool>,
     spins: u32,
     held: HeldBy,
     waiting: Option<Waiting<'a>>,
@@ -244,6 +256,9 @@ impl<'a> Waiter for Acquiring<'a> {
 
     fn settle(&mut self) -> Result<Option<Place<'a>>> {
         let process = self.binding.store().process()?;
+        if self.waiting.is_some() && (self.needless)()? {
+            return Ok(None);
+        }
         let spot = self.binding.locate_or_create(self.patience)?;
         Ok(spot.map(|spot| Place { process, spot }))
     }

@@ -24,6 +24,9 @@ use crate::types::Kind;
 pub(crate) const SPAN_MAX: u32 = 16;
 /// How far a walk without the lock goes before it gives up and takes the lock.
 const UNLOCKED_STEPS: u32 = 64;
+/// By what the hash of a flight differs from that of its key. In the stored half alone: a flight hangs on the
+/// bucket of its key, and no walk takes one for the other, for both compare their own hash first (I9).
+const FLIGHT_SALT: u64 = 0x9e37_79b9;
 /// Words of an average's cells, before its key.
 const CELLS_WORDS: usize = 14;
 /// Words before the key of a value: when it was used.
@@ -85,6 +88,15 @@ impl Place {
     /// How many slots that takes.
     pub(crate) fn span(self) -> u32 {
         self.words.div_ceil(BODY_WORDS).max(1) as u32
+    }
+}
+
+/// The hash under which a key of that kind is found, from that of its bytes: flights have a namespace of their
+/// own, so that the key itself may be a value.
+pub(crate) fn hash_as(kind: Kind, hash: u64) -> u64 {
+    match kind {
+        Kind::Flight => hash ^ FLIGHT_SALT,
+        _ => hash,
     }
 }
 

@@ -118,7 +118,7 @@ impl Store {
                     expires_in: left_until(content.expires_ms),
                 }
             }
-            Kind::Lock | Kind::RLock => KeyState::Lock {
+            Kind::Lock | Kind::RLock | Kind::Flight => KeyState::Lock {
                 holder: self.standing(found)?.holders.pop(),
             },
         };
@@ -136,7 +136,7 @@ impl Store {
         let hash = self.hash(key);
         let guard = self.lock_stripe(self.stripe_of(hash))?;
         let found = guard.find(key, hash)?;
-        let Some(found) = found.filter(|found| !self.is_vacant(*found)) else {
+        let Some(found) = found.filter(|found| self.is_listed(*found)) else {
             return Ok(None);
         };
         self.info(found, key.to_vec(), guard.tag_of(found))
@@ -151,7 +151,7 @@ impl Store {
             let mut found = Vec::new();
             for bucket in guard.buckets() {
                 guard.walk(bucket, |id| {
-                    found.extend(guard.found(id).filter(|f| !self.is_vacant(*f)));
+                    found.extend(guard.found(id).filter(|f| self.is_listed(*f)));
                     true
                 })?;
             }
@@ -171,7 +171,7 @@ impl Store {
             let guard = self.lock_stripe(stripe)?;
             for bucket in guard.buckets() {
                 guard.walk(bucket, |id| {
-                    let found = guard.found(id).filter(|f| !self.is_vacant(*f));
+                    let found = guard.found(id).filter(|f| self.is_listed(*f));
                     len += usize::from(found.is_some());
                     true
                 })?;

@@ -16,7 +16,7 @@ use crate::slab::{
     STATE_USED, Slab, SlotId,
 };
 use crate::store::hash::hash;
-use crate::store::index::{Place, SPAN_MAX};
+use crate::store::index::{Place, SPAN_MAX, hash_as};
 use crate::store::lock_files::LockFiles;
 use crate::store::open;
 use crate::store::participants::each_hold;
@@ -195,7 +195,11 @@ impl<'a> Rebuild<'a> {
                 continue;
             }
             match meta.and_then(|meta| self.accept(id, meta)) {
-                Some(()) => self.report.keys_kept += 1,
+                Some(()) => {
+                    // Nobody has heard of flights.
+                    let is_key = meta.is_some_and(|meta| meta.kind != Some(Kind::Flight));
+                    self.report.keys_kept += usize::from(is_key);
+                }
                 None => {
                     self.report.keys_lost += 1;
                     let what = format!("dropped slot {number}, which made no sense");
@@ -218,12 +222,12 @@ impl<'a> Rebuild<'a> {
             return None;
         }
         let key = read_key(slab, id, span, place, meta)?;
-        let hash = hash(slab.part().seed, &key);
+        let hash = hash_as(kind, hash(slab.part().seed, &key));
         if slot.hash.load(Ordering::Relaxed) != hash as u32 {
             return None;
         }
         let bucket = (hash >> 32) as u32 & (slab.layout().buckets - 1);
-        if self.is_linked_already(bucket, &key) {
+        if self.is_linked_already(bucket, &key, hash as u32) {
             return None;
         }
         let (first_block, blocks) = self.blocks_of(kind, id)?;
@@ -286,7 +290,8 @@ impl<'a> Rebuild<'a> {
         self.report.actions.push(what);
     }
 
-    fn is_linked_already(&self, bucket: u32, key: &[u8]) -> bool {
+    /// The hash tells a key from its flight.
+    fn is_linked_already(&self, bucket: u32, key: &[u8], hash: u32) -> bool {
         let slab = self.slab;
         let mut link = slab.bucket(bucket).load(Ordering::Relaxed);
         while let Some(id) = slab.follow(link) {
@@ -296,7 +301,7 @@ impl<'a> Rebuild<'a> {
                 let span = slot.span.load(Ordering::Relaxed);
                 read_key(slab, id, span, place, meta)
             });
-            if same.as_deref() == Some(key) {
+            if same.as_deref() == Some(key) && slot.hash.load(Ordering::Relaxed) == hash {
                 return true;
             }
             link = slot.next.load(Ordering::Relaxed);

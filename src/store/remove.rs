@@ -340,11 +340,13 @@ impl Store {
     }
 
     /// Whether a key has nothing in it that anybody would miss. Averages always have; of values, those that
-    /// were deleted or are over have not; the others have not while they are free.
+    /// were deleted or are over have not; of flights, those without a value have not; the others have not while
+    /// they are free.
     fn is_idle(&self, found: Found) -> bool {
         match found.kind {
             Kind::Averager => false,
             Kind::Value => self.is_vacant(found),
+            Kind::Flight => !self.is_flight_of_value(found),
             _ => true,
         }
     }

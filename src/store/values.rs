@@ -264,6 +264,11 @@ impl Store {
         content.is_some_and(|c| c.is_absent() || is_over(c.expires_ms))
     }
 
+    /// Whether a key is shown to those who list keys.
+    pub(crate) fn is_listed(&self, found: Found) -> bool {
+        found.kind != Kind::Flight && !self.is_vacant(found)
+    }
+
     /// Whether a key is that of a value that is over.
     pub(crate) fn is_expired(&self, found: Found) -> bool {
         let content = match found.kind {

@@ -1,0 +1,193 @@
+//! Values that are computed when they are missing: once, however many ask.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::cache::{Cache, FanoutCache, Keyspace, SetOptions};
+use crate::error::Error;
+use crate::store::Store;
+use crate::store::flight::Flight;
+use crate::store::index::check_lengths;
+use crate::store::values::When;
+
+macro_rules! memo_operations {
+    ($place:ident) => {
+        /// Values that are computed when they are missing.
+        impl $place {
+            /// The value under a key. If there is none, `compute` makes it, in one thread of one process, while
+            /// all others who ask for it wait for what it makes. It is set with `options`.
+            ///
+            /// A value that is over, was deleted or evicted, or is damaged counts as missing. If the store is
+            /// cleared meanwhile, what was computed is returned and not kept.
+            ///
+            /// # Errors
+            ///
+            /// An error of `compute` goes to its caller, and the next one who waits computes. The cache's own
+            /// errors are turned into the same type: those of a bad key or `options` before `compute` is
+            /// called; those of setting the value, as `OverLimit` or `NoSpace`, after it. Whoever calls this
+            /// with an error type of one's own needs `From<slablock::Error>` for it; for
+            /// [`slablock::Error`](crate::Error) itself and for `Box<dyn std::error::Error>` it is there.
+            ///
+            /// # Panics
+            ///
+            /// If `compute` does. The next one who waits computes.
+            ///
+            /// # Blocking
+            ///
+            /// Waits while somebody else computes the same value, for as long as that takes: also while that
+            /// process is stopped. Asking for the same key in `compute` waits for ever, and so do two that
+            /// ask for each other's.
+            ///
+            /// # If the process dies
+            ///
+            /// Who computes and dies is followed by the next one who waits, as soon as that notices, usually
+            /// within 10 ms. In a process that `compute` forked off, the value is not set.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            /// # fn main() -> slablock::Result<()> {
+            /// # let dir = tempfile::tempdir().unwrap();
+            /// # let dir = dir.path().join("store");
+            /// use std::time::Duration;
+            /// use slablock::SetOptions;
+            ///
+            #[doc = concat!("let cache = slablock::", stringify!($place), "::options()")]
+            #[doc = concat!("    .", memo_operations!(@open $place), "?;")]
+            /// let for_a_minute = SetOptions::new().expire(Duration::from_secs(60));
+            /// let report = cache.get_or_insert_with("report", &for_a_minute, || {
+            ///     slablock::Result::Ok(b"what takes long to compute".to_vec())
+            /// })?;
+            /// assert_eq!(report, b"what takes long to compute");
+            /// # Ok(())
+            /// # }
+            /// ```
+            pub fn get_or_insert_with<E: From<Error>>(
+                &self,
+                key: impl AsRef<[u8]>,
+                options: &SetOptions,
+                compute: impl FnOnce() -> Result<Vec<u8>, E>,
+            ) -> Result<Vec<u8>, E> {
+                let key = key.as_ref();
+                let store = &Keyspace::cache_for(self, key).store;
+                memo(store, key, options, None, compute)
+            }
+
+            /// The same for a value that many ask for all the time: it is computed anew *before* it is over,
+            /// by one of those who ask, while the others go on with the value that is there. So nobody has to
+            /// wait when it is over.
+            ///
+            /// Who asks is chosen with a probability that grows as the end comes near, in proportion to how
+            /// long computing took the last time: about once in that time before the end, if `beta` is 1.0.
+            /// With a larger `beta` it is done earlier, with 0.0 never. The time it took is known from when it
+            /// was computed by this function, in whichever process; without it, as after a failure, and
+            /// without an `expire`, nothing is done early. It is kept in a slot of its own beside the value's,
+            /// and forgotten with it, or when the store has no room for keys at all.
+            ///
+            /// The method is that of Vattani, Chierichetti and Lowenstein, "Optimal Probabilistic Cache
+            /// Stampede Prevention" (VLDB 2015).
+            ///
+            /// # Errors
+            ///
+            /// As for [`get_or_insert_with`](Self::get_or_insert_with): also who computes early gets what
+            /// comes of it, although the present value is not over yet. `Invalid` if `beta` is negative or not
+            /// finite.
+            pub fn get_or_insert_early<E: From<Error>>(
+                &self,
+                key: impl AsRef<[u8]>,
+                options: &SetOptions,
+                beta: f64,
+                compute: impl FnOnce() -> Result<Vec<u8>, E>,
+            ) -> Result<Vec<u8>, E> {
+                let key = key.as_ref();
+                let store = &Keyspace::cache_for(self, key).store;
+                memo(store, key, options, Some(beta), compute)
+            }
+        }
+    };
+    (@open Cache) => {
+        "open(&dir)"
+    };
+    (@open FanoutCache) => {
+        "open_fanout(&dir, Some(4))"
+    };
+}
+
+memo_operations!(Cache);
+memo_operations!(FanoutCache);
+
+/// What is to be done to have a value.
+enum Turn {
+    /// Nothing: here it is.
+    There(Vec<u8>),
+    Compute(Flight),
+}
+
+fn memo<E: From<Error>>(
+    store: &Arc<Store>,
+    key: &[u8],
+    options: &SetOptions,
+    early: Option<f64>,
+    compute: impl FnOnce() -> Result<Vec<u8>, E>,
+) -> Result<Vec<u8>, E> {
+    let flight = match turn(store, key, options, early)? {
+        Turn::There(value) => return Ok(value),
+        Turn::Compute(flight) => flight,
+    };
+    let begun = Instant::now();
+    let value = compute()?;
+    let took = begun.elapsed();
+    if flight.is_ours() {
+        let new = options.new_value(&value)?;
+        store.put(key, &new, When::Always)?;
+        flight.land(took, early.is_some());
+    }
+    Ok(value)
+}
+
+fn turn(
+    store: &Arc<Store>,
+    key: &[u8],
+    options: &SetOptions,
+    early: Option<f64>,
+) -> Result<Turn, Error> {
+    // Refused before anything is computed.
+    check_lengths(key, options.new_value(&[])?.tag)?;
+    if let Some(beta) = early.filter(|beta| !(beta.is_finite() && *beta >= 0.0)) {
+        let what = format!("a beta of {beta} says nothing; use 1.0, or more to compute earlier");
+        return Err(Error::Invalid { what });
+    }
+    let mut value = Vec::new();
+    if let Some(content) = store.get_value(key, &mut value)? {
+        let expires_ms = content.expires_ms;
+        let due = early.is_some_and(|beta| {
+            // Without random numbers there is no early, and the value is as good as before.
+            store.is_due(key, expires_ms, beta).unwrap_or(false)
+        });
+        return match due.then(|| early_turn(store, key, expires_ms)) {
+            Some(turn) => Ok(turn?.map_or(Turn::There(value), Turn::Compute)),
+            None => Ok(Turn::There(value)),
+        };
+    }
+    let is_there = || Ok(store.peek_value(key)?.is_some());
+    loop {
+        let flight = store.board(key, &is_there)?;
+        // Again: whoever had the flight before may have set it.
+        if store.value_at_hand(key, &mut value)? {
+            return Ok(Turn::There(value));
+        }
+        if let Some(flight) = flight {
+            return Ok(Turn::Compute(flight));
+        }
+    }
+}
+
+/// The flight of a value that is there, if nobody else has it and nobody has just been quicker.
+fn early_turn(store: &Arc<Store>, key: &[u8], expires_ms: u64) -> Result<Option<Flight>, Error> {
+    let Some(flight) = store.try_board(key)? else {
+        return Ok(None);
+    };
+    let now = store.peek_value(key)?;
+    let is_the_same = now.is_none_or(|now| now.expires_ms == expires_ms);
+    Ok(is_the_same.then_some(flight))
+}

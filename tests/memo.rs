@@ -1,0 +1,485 @@
+//! Values that are computed when they are missing: once for all threads of all processes.
+
+#![allow(missing_docs)]
+
+#[path = "common/children.rs"]
+mod children;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use children::{Board, Child, Role, Watchdog, exit_now, fork, hear, reap_well, say, until};
+use nix::libc;
+use slablock::{Cache, Error, Eviction, FanoutCache, Kind, Lock, SetOptions};
+
+/// Cells of the board: how often the function ran, and who runs it, from 1.
+const RAN: usize = 0;
+const RUNNER: usize = 1;
+const ASKERS: usize = 5;
+
+/// What comes of it when it does not come to a value.
+#[derive(Debug)]
+enum Failed {
+    Cache(Error),
+    Own,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Failed {
+        Failed::Cache(error)
+    }
+}
+
+#[test]
+fn child_role() {
+    let Some(role) = Role::of_this_process() else {
+        return;
+    };
+    match &*role.name {
+        "asker" => asker(&role),
+        "forker" => forker(&role),
+        other => panic!("no role {other}"),
+    }
+}
+
+/// Asks once for each line it hears, and says what it got. Computing means to do what the parent says.
+fn asker(role: &Role) {
+    let cache = Cache::open(role.store()).unwrap();
+    let (board, me) = (role.board(), role.number(0));
+    say("up");
+    while hear() == "ask" {
+        let compute = || {
+            board.increment_badly(RAN);
+            board.set(RUNNER, me);
+            match hear().split_once(' ') {
+                Some(("value", value)) => Ok(value.as_bytes().to_vec()),
+                Some(("panic", _)) => panic!("as told"),
+                _ => Err(Failed::Own),
+            }
+        };
+        let asked = || cache.get_or_insert_with("k", &SetOptions::new(), compute);
+        match catch_unwind(AssertUnwindSafe(asked)) {
+            Ok(Ok(value)) => say(format!("got {}", String::from_utf8(value).unwrap())),
+            Ok(Err(Failed::Own)) => say("failed"),
+            Ok(Err(Failed::Cache(error))) => panic!("{error}"),
+            Err(_) => say("panicked"),
+        }
+    }
+}
+
+/// Computes in a parent and in its child at once.
+fn forker(role: &Role) {
+    let cache = Cache::open(role.store()).unwrap();
+    let board = role.board();
+    let asked = cache.get_or_insert_with("k", &SetOptions::new(), || {
+        let child = fork(|| {
+            board.set(RUNNER, 1);
+            // The function goes on in the child, too, and returns something else there.
+            let inside = cache.get_or_insert_with::<Error>("other", &SetOptions::new(), || {
+                Ok(b"the child's own".to_vec())
+            });
+            assert_eq!(inside.unwrap(), b"the child's own");
+        });
+        reap_well(child);
+        say("forked");
+        hear();
+        slablock::Result::Ok(b"the parent's".to_vec())
+    });
+    assert_eq!(asked.unwrap(), b"the parent's");
+    // And now the child returns through it.
+    let parent = std::process::id();
+    let returned = cache.get_or_insert_with("returned", &SetOptions::new(), || {
+        // The parent waits for its child, and so does who computes, in the parent only.
+        let mut pipe = std::io::pipe().unwrap();
+        let pid = fork_and_go_on();
+        if std::process::id() == parent {
+            drop(pipe.1);
+            let mut word = Vec::new();
+            std::io::Read::read_to_end(&mut pipe.0, &mut word).unwrap();
+            assert_eq!(word, b"left");
+            reap_well(nix::unistd::Pid::from_raw(pid));
+            // The child has given nothing back, and has set nothing.
+            assert!(!cache.contains("returned").unwrap());
+            return slablock::Result::Ok(b"of the parent".to_vec());
+        }
+        PIPE.set(pipe.1).unwrap();
+        Ok(b"of the child".to_vec())
+    });
+    if std::process::id() != parent {
+        assert_eq!(returned.unwrap(), b"of the child");
+        let pipe = PIPE.get().unwrap();
+        std::io::Write::write_all(&mut &*pipe, b"left").unwrap();
+        exit_now(0);
+    }
+    assert_eq!(returned.unwrap(), b"of the parent");
+    assert_eq!(cache.get("returned").unwrap().unwrap(), b"of the parent");
+    say("done");
+}
+
+static PIPE: std::sync::OnceLock<std::io::PipeWriter> = std::sync::OnceLock::new();
+
+/// Forks, and returns in both: the child's process id in the parent, 0 in the child.
+#[allow(unsafe_code)]
+fn fork_and_go_on() -> i32 {
+    // SAFETY: the child only uses what this crate makes usable after a fork, and the allocator, which the C
+    // library makes usable.
+    match unsafe { nix::unistd::fork() }.unwrap() {
+        nix::unistd::ForkResult::Parent { child } => child.as_raw(),
+        nix::unistd::ForkResult::Child => 0,
+    }
+}
+
+struct Askers {
+    _dir: tempfile::TempDir,
+    board: Board,
+    all: Vec<Child>,
+}
+
+impl Askers {
+    /// All of them have asked: one computes, the others sleep.
+    fn asking() -> Askers {
+        let dir = tempfile::tempdir().unwrap();
+        let board = Board::open(dir.path());
+        let start = |me: usize| Child::start("asker", dir.path(), &[&me.to_string()]);
+        let mut all: Vec<Child> = (1..=ASKERS).map(start).collect();
+        for child in &mut all {
+            child.expect("up");
+            child.tell("ask");
+        }
+        let askers = Askers {
+            _dir: dir,
+            board,
+            all,
+        };
+        let runner = askers.runner();
+        for (at, child) in askers.all.iter().enumerate() {
+            if at != runner {
+                until("the others sleep", || sleeps(child));
+            }
+        }
+        askers
+    }
+
+    /// Waits for one to compute.
+    fn runner(&self) -> usize {
+        until("one computes", || self.board.get(RUNNER) != 0);
+        self.board.get(RUNNER) as usize - 1
+    }
+
+    /// Tells the one who computes what comes of it, and waits for the next one who does.
+    fn pass_on(&mut self, how: &str, answer: &str) -> usize {
+        let before = self.runner();
+        self.board.set(RUNNER, 0);
+        match how {
+            "kill" => self.all[before].kill(),
+            how => drop(self.all[before].ask(how, answer)),
+        }
+        let next = self.runner();
+        assert_ne!(next, before);
+        next
+    }
+
+    /// Lets it come to a value, which all but those who were told otherwise before get.
+    fn land(mut self, gone: usize, ran: u64) {
+        let runner = self.runner();
+        self.all[runner].tell("value v");
+        for (at, child) in self.all.iter().enumerate() {
+            if at != gone {
+                assert_eq!(child.expect("got"), "v");
+            }
+        }
+        assert_eq!(self.board.get(RAN), ran);
+    }
+}
+
+/// Whether a child waits for another process: its test thread, as its main thread always does, in a futex.
+fn sleeps(child: &Child) -> bool {
+    let futex = format!("{} ", libc::SYS_futex);
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", child.pid())).unwrap();
+    let calls = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("syscall")));
+    let waiting = calls.filter(|call| call.as_ref().is_ok_and(|call| call.starts_with(&futex)));
+    waiting.count() >= 2
+}
+
+#[test]
+fn one_process_computes_for_all() {
+    let _watchdog = Watchdog::new("one_process_computes_for_all");
+    Askers::asking().land(usize::MAX, 1);
+}
+
+#[test]
+fn the_next_one_computes_when_the_one_who_did_is_killed() {
+    let _watchdog = Watchdog::new("the_next_one_computes_when_the_one_who_did_is_killed");
+    let mut askers = Askers::asking();
+    let killed = askers.runner();
+    askers.pass_on("kill", "");
+    askers.land(killed, 2);
+}
+
+#[test]
+fn an_error_goes_to_its_caller_and_the_next_one_computes() {
+    let _watchdog = Watchdog::new("an_error_goes_to_its_caller_and_the_next_one_computes");
+    let mut askers = Askers::asking();
+    let failed = askers.runner();
+    askers.pass_on("fail", "failed");
+    askers.land(failed, 2);
+}
+
+#[test]
+fn a_panic_goes_to_its_caller_and_the_next_one_computes() {
+    let _watchdog = Watchdog::new("a_panic_goes_to_its_caller_and_the_next_one_computes");
+    let mut askers = Askers::asking();
+    let failed = askers.runner();
+    askers.pass_on("panic now", "panicked");
+    askers.land(failed, 2);
+}
+
+#[test]
+fn a_fork_in_the_function_takes_nothing_and_sets_nothing() {
+    let _watchdog = Watchdog::new("a_fork_in_the_function_takes_nothing_and_sets_nothing");
+    let dir = tempfile::tempdir().unwrap();
+    let board = Board::open(dir.path());
+    let mut forker = Child::start("forker", dir.path(), &[]);
+    forker.expect("forked");
+    assert_eq!(board.get(RUNNER), 1);
+    let mut asker = Child::start("asker", dir.path(), &["2"]);
+    asker.expect("up");
+    asker.tell("ask");
+    until("the other sleeps", || sleeps(&asker));
+    forker.tell("go on");
+    assert_eq!(asker.expect("got"), "the parent's");
+    forker.expect("done");
+    assert_eq!(board.get(RAN), 0);
+}
+
+fn cache_in(dir: &Path) -> Cache {
+    Cache::open(dir.join("store")).unwrap()
+}
+
+fn for_long() -> SetOptions {
+    SetOptions::new().expire(Duration::from_secs(3_600))
+}
+
+/// Nobody is ever not chosen by that.
+const AT_ONCE: f64 = 1e15;
+
+#[test]
+fn a_value_that_is_there_is_not_computed() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache_in(dir.path());
+    let tagged = for_long().tag("t");
+    let number = |n: u8| move || slablock::Result::Ok(vec![n]);
+    assert_eq!(
+        cache.get_or_insert_with("k", &tagged, number(1)).unwrap(),
+        [1]
+    );
+    assert_eq!(
+        cache.get_or_insert_with("k", &tagged, number(2)).unwrap(),
+        [1]
+    );
+    let entry = cache.entry("k").unwrap().unwrap();
+    assert_eq!(entry.tag.as_deref(), Some(&b"t"[..]));
+    assert!(entry.expires_in.is_some());
+    assert_eq!(cache.evict("t").unwrap(), 1);
+    assert_eq!(
+        cache.get_or_insert_with("k", &tagged, number(3)).unwrap(),
+        [3]
+    );
+    cache.delete("k").unwrap();
+    let large = vec![7; 100_000];
+    let got = cache.get_or_insert_with("k", &tagged, || slablock::Result::Ok(large.clone()));
+    assert!(got.unwrap() == large);
+    let fanout = FanoutCache::open(dir.path().join("fanout"), 3).unwrap();
+    for n in 0..20 {
+        let key = [n];
+        assert_eq!(
+            fanout.get_or_insert_with(key, &tagged, number(n)).unwrap(),
+            key
+        );
+        assert_eq!(
+            fanout.get_or_insert_with(key, &tagged, number(99)).unwrap(),
+            key
+        );
+    }
+    // Nothing is left of who was to compute.
+    assert_eq!(cache.check().unwrap().slots_used, 1);
+    assert_eq!(fanout.check().unwrap().slots_used, 20);
+}
+
+#[test]
+fn one_computes_early_and_the_others_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = &cache_in(dir.path());
+    let ask = |beta, value: &'static str| {
+        let got = cache.get_or_insert_early("k", &for_long(), beta, || {
+            slablock::Result::Ok(value.into())
+        });
+        String::from_utf8(got.unwrap()).unwrap()
+    };
+    assert_eq!(ask(AT_ONCE, "first"), "first");
+    assert_eq!(ask(1.0, "not yet"), "first");
+    assert_eq!(ask(0.0, "never"), "first");
+    assert_eq!(ask(AT_ONCE, "second"), "second");
+    let plain = cache.get_or_insert_with("k", &for_long(), || slablock::Result::Ok(vec![]));
+    assert_eq!(plain.unwrap(), b"second");
+    std::thread::scope(|scope| {
+        let (begun, wait) = (channel(), channel::<()>());
+        let computing = scope.spawn(move || {
+            cache.get_or_insert_early("k", &for_long(), AT_ONCE, || {
+                begun.0.send(()).unwrap();
+                wait.1.recv().unwrap();
+                slablock::Result::Ok(b"third".to_vec())
+            })
+        });
+        begun.1.recv().unwrap();
+        assert_eq!(ask(AT_ONCE, "at the same time"), "second");
+        wait.0.send(()).unwrap();
+        assert_eq!(computing.join().unwrap().unwrap(), b"third");
+    });
+    assert_eq!(ask(AT_ONCE, "fourth"), "fourth");
+}
+
+#[test]
+fn an_early_error_goes_to_its_caller_and_the_value_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache_in(dir.path());
+    let ask = |result: Result<Vec<u8>, Failed>| {
+        cache.get_or_insert_early("k", &for_long(), AT_ONCE, || result)
+    };
+    ask(Ok(b"first".to_vec())).unwrap();
+    for _ in 0..3 {
+        assert!(matches!(ask(Err(Failed::Own)), Err(Failed::Own)));
+        assert_eq!(cache.get("k").unwrap().unwrap(), b"first");
+    }
+    assert_eq!(ask(Ok(b"second".to_vec())).unwrap(), b"second");
+}
+
+#[test]
+fn without_an_end_nothing_is_early() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache_in(dir.path());
+    for _ in 0..3 {
+        let got = cache.get_or_insert_early("k", &SetOptions::new(), AT_ONCE, || {
+            assert!(!cache.contains("k").unwrap());
+            slablock::Result::Ok(vec![1])
+        });
+        assert_eq!(got.unwrap(), [1]);
+    }
+    // A value that somebody else set says nothing of how long it takes.
+    cache.set_with("set", "v", &for_long()).unwrap();
+    let got = cache.get_or_insert_early::<Error>("set", &for_long(), AT_ONCE, || unreachable!());
+    assert_eq!(got.unwrap(), b"v");
+}
+
+#[test]
+fn what_cannot_be_set_is_refused_before_it_is_computed() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache_in(dir.path());
+    drop(Lock::new(&cache, "lock").acquire().unwrap());
+    let ask = |key: &[u8], options: &SetOptions, beta| {
+        cache
+            .get_or_insert_early::<Error>(key, options, beta, || unreachable!())
+            .unwrap_err()
+    };
+    let plain = SetOptions::new();
+    let is_kind = |error| matches!(error, Error::KindMismatch { found, .. } if found == Kind::Lock);
+    assert!(is_kind(ask(b"lock", &plain, 1.0)));
+    assert!(matches!(ask(b"", &plain, 1.0), Error::KeyLength { .. }));
+    let long = [0; 1_025];
+    assert!(matches!(ask(&long, &plain, 1.0), Error::KeyLength { .. }));
+    let tag = SetOptions::new().tag([0; 256]);
+    assert!(matches!(ask(b"k", &tag, 1.0), Error::TagLength { .. }));
+    let zero = SetOptions::new().expire(Duration::ZERO);
+    assert!(matches!(ask(b"k", &zero, 1.0), Error::Invalid { .. }));
+    for beta in [-1.0, f64::NAN, f64::INFINITY] {
+        assert!(matches!(ask(b"k", &plain, beta), Error::Invalid { .. }));
+    }
+    assert_eq!(cache.len().unwrap(), 1);
+}
+
+#[test]
+fn a_store_that_is_cleared_meanwhile_does_not_keep_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache_in(dir.path());
+    let got = cache.get_or_insert_with("k", &SetOptions::new(), || {
+        // Nothing of this is to be seen.
+        assert_eq!(cache.len().unwrap(), 0);
+        assert!(cache.keys().unwrap().is_empty());
+        assert!(cache.key("k").unwrap().is_none());
+        assert!(!cache.remove("k").unwrap());
+        assert_eq!(cache.check().unwrap().keys, 0);
+        assert_eq!(cache.clear().unwrap(), 0);
+        slablock::Result::Ok(b"too late".to_vec())
+    });
+    assert_eq!(got.unwrap(), b"too late");
+    assert_eq!(cache.get("k").unwrap(), None);
+    let report = cache.check().unwrap();
+    assert!(report.is_sound() && report.slots_used == 0);
+}
+
+/// A lock may have the name of a flight, and a flight the name of a lock.
+#[test]
+fn the_turn_to_compute_is_in_nobodys_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache_in(dir.path());
+    let got = cache.get_or_insert_with("k", &SetOptions::new(), || {
+        let lock = Lock::new(&cache, "k");
+        drop(lock.acquire().unwrap());
+        assert_eq!(cache.keys().unwrap().len(), 1);
+        assert!(cache.remove("k").unwrap());
+        assert!(cache.check().unwrap().is_sound());
+        slablock::Result::Ok(b"v".to_vec())
+    });
+    assert_eq!(got.unwrap(), b"v");
+    assert_eq!(cache.get("k").unwrap().unwrap(), b"v");
+}
+
+#[test]
+fn repair_keeps_a_value_and_how_long_it_took() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..3 {
+        let cache = cache_in(dir.path());
+        let got = cache.get_or_insert_early("k", &for_long(), AT_ONCE, || {
+            slablock::Result::Ok(vec![round])
+        });
+        assert_eq!(got.unwrap(), [round]);
+        drop(cache);
+        let report = Cache::repair(dir.path().join("store")).unwrap();
+        assert_eq!((report.keys_kept, report.keys_lost), (1, 0), "{report:?}");
+        assert!(report.actions.is_empty(), "{report:?}");
+    }
+}
+
+/// What is kept beside values is the last to go, but it goes.
+#[test]
+fn values_fill_a_store_whatever_is_known_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::options().capacity(64).eviction(Eviction::None);
+    let cache = cache.open(dir.path().join("store")).unwrap();
+    for n in 0..60_u8 {
+        let got =
+            cache.get_or_insert_early([n], &for_long(), 1.0, || slablock::Result::Ok(vec![n]));
+        assert_eq!(got.unwrap(), [n]);
+    }
+    assert_eq!(cache.len().unwrap(), 60);
+    assert!(cache.check().unwrap().is_sound());
+    // Of values that are gone nothing is known, and their flights make room first.
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::options().capacity(64).eviction(Eviction::None);
+    let cache = cache.open(dir.path().join("store")).unwrap();
+    for n in 0..100_u8 {
+        let compute = || slablock::Result::Ok(vec![n]);
+        cache
+            .get_or_insert_early("kept", &for_long(), 1.0, compute)
+            .unwrap();
+        cache
+            .get_or_insert_early([n], &for_long(), 1.0, compute)
+            .unwrap();
+        cache.delete([n]).unwrap();
+    }
+    let compute = || slablock::Result::Ok(b"early".to_vec());
+    let early = cache.get_or_insert_early("kept", &for_long(), AT_ONCE, compute);
+    assert_eq!(early.unwrap(), b"early");
+}
