@@ -7,9 +7,11 @@
 
 mod demo;
 mod looking;
+mod memo;
 mod running;
 mod shop;
 mod signals;
 mod torture;
 mod typing;
 mod upkeep;
+mod values;

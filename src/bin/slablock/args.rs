@@ -19,6 +19,9 @@ Examples:
   slablock run --timeout 2.5 report -- make report     give up after two and a half seconds
   slablock status                                      who holds what, and who waits
   slablock average add latency 12.5                    add to a running average
+  slablock set greeting hello --expire 60              keep a value for a minute
+  slablock get greeting                                print it; exit status 1 if it is not there
+  slablock memo --expire 60 -- ./report --all          run it once a minute at the most, for all who ask
   slablock demo                                        see it work, in a few seconds
   slablock torture --seconds 60                        try to break it on this machine
 
@@ -49,11 +52,54 @@ Examples:
 
 const STATUS_NOTES: &str = "\
 JSON fields (null where there is nothing to say; with --watch one object a line):
-  dir, keys[]: key, key_hex (only if the key is not UTF-8), kind (lock, rlock, semaphore, averager),
-    tag, tag_hex (only if the tag is not UTF-8), waiters,
+  dir, keys[]: key, key_hex (only if the key is not UTF-8), kind (lock, rlock, semaphore, averager,
+    value), tag, tag_hex (only if the tag is not UTF-8), waiters,
     permits: total, used, available
     holders[]: pid, tid, program, command, alive, held_seconds, lease_left_seconds, token
-    average: mean, count, total, min, max";
+    average: mean, count, total, min, max
+    value: bytes, expires_in_seconds (null: it stays)";
+
+const VALUE_NOTES: &str = "\
+Exit status:
+    0  done
+    1  no: there is no such value (of `add`: there is one already); nothing is said
+  125  slablock itself failed (2 for wrong arguments)
+
+Values are bytes, 0 to 1 GiB of them, and come out as they went in.";
+
+const KEYS_NOTES: &str = "\
+JSON fields (null where there is nothing to say):
+  dir, keys[]: key, key_hex (only if the key is not UTF-8), bytes, expires_in_seconds (null: it stays),
+    tag, tag_hex (only if the tag is not UTF-8)";
+
+const STATS_NOTES: &str = "\
+JSON fields:
+  dir, hits, misses, evictions, damaged (all since the store was made),
+  bytes_live, bytes_dead (of the files of large values), volume (bytes of disk, all in all)";
+
+const MEMO_NOTES: &str = "\
+What COMMAND writes to standard output and to standard error is kept, apart, together with its exit
+status, and is written out when it has ended: by the one who ran it, by those who waited meanwhile,
+and by all who ask later, until it expires. Without --expire that is never; `slablock delete` forgets it.
+A COMMAND that a signal ended is not kept: the next one who waits runs it. So does the next one when the
+slablock that runs it is killed, which kills COMMAND, too.
+
+COMMAND gets an empty standard input, and SLABLOCK_DIR and SLABLOCK_KEY in its environment. TERM, INT,
+HUP and QUIT are passed on to it; while waiting they end the wait. What it leaves running when it ends
+is not waited for, and what that writes is not kept.
+
+Without --key, the key is COMMAND with its arguments, as a shell would have it quoted. The directory it
+is run in and its environment are no part of that: name a key where they matter.
+
+Exit status:
+  that of COMMAND, or 128 + N when signal N ended it, and
+  125  slablock itself failed (2 for wrong arguments)
+  126  COMMAND was found but could not be started
+  127  COMMAND was not found
+
+Examples:
+  slablock memo --expire 60 -- curl -s https://example.org/rates
+  slablock memo --key \"tree of $PWD\" --expire 5 -- git ls-files";
 
 const TORTURE_NOTES: &str = "\
 Processes take, hold and give back a few keys of every kind in stores of their own, below DIR (with
@@ -76,7 +122,7 @@ steps a worker gets to before it is killed.
 
 Exit status 0 if nothing was violated. Otherwise 1, the evidence is printed, and the directory kept.";
 
-/// Locks, semaphores and averages that the programs of one machine share through a directory.
+/// Locks, semaphores, averages and values that the programs of one machine share through a directory.
 ///
 /// Nothing to install, no server to run, and nothing stays locked because somebody died.
 #[derive(Parser)]
@@ -151,6 +197,83 @@ pub enum Verb {
     /// Keep a running average under a key
     #[command(subcommand)]
     Average(AverageVerb),
+    /// Print a value
+    #[command(after_help = VALUE_NOTES)]
+    Get {
+        /// The value's key
+        key: OsString,
+    },
+    /// Set a value, whatever was there
+    #[command(after_help = VALUE_NOTES)]
+    Set(SetArgs),
+    /// Set a value if there is none; exit status 1 if there is one
+    #[command(after_help = VALUE_NOTES)]
+    Add(SetArgs),
+    /// Add to an integer, and print the sum
+    #[command(after_help = VALUE_NOTES)]
+    Incr {
+        /// The value's key
+        key: OsString,
+        /// How much, which may be less than nothing
+        #[arg(default_value_t = 1, allow_negative_numbers = true)]
+        by: i64,
+        /// What a value counts as that is not there
+        #[arg(
+            long,
+            value_name = "N",
+            default_value_t = 0,
+            allow_negative_numbers = true
+        )]
+        default: i64,
+    },
+    /// Print a value and delete it, in one step
+    #[command(after_help = VALUE_NOTES)]
+    Pop {
+        /// The value's key
+        key: OsString,
+    },
+    /// Delete a value; exit status 1 if there is none
+    #[command(after_help = VALUE_NOTES)]
+    Delete {
+        /// The value's key
+        key: OsString,
+    },
+    /// Give a value another expiry, from now; exit status 1 if there is none
+    #[command(after_help = VALUE_NOTES)]
+    Touch {
+        /// Forget it after so many seconds [default: never]
+        #[arg(long, value_name = "SECONDS", value_parser = seconds_above_zero)]
+        expire: Option<Duration>,
+        /// The value's key
+        key: OsString,
+    },
+    /// List the keys of all values, one a line
+    #[command(after_help = KEYS_NOTES)]
+    Keys {
+        /// End each key with a zero byte instead of a line, as for `xargs -0`
+        #[arg(short = '0', long, conflicts_with = "json")]
+        null: bool,
+        /// Print JSON, which says more of each
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run a command once for all who ask, and replay its output to the others
+    Memo(MemoArgs),
+    /// Show how often values were found, and how much room they take
+    #[command(after_help = STATS_NOTES)]
+    Stats {
+        /// Print JSON instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove values whose time is over, and print how many
+    Expire,
+    /// Evict values until the store is within its limits, and print how many
+    Cull,
+    /// Print how many bytes of disk the store takes
+    Volume,
+    /// Remove every key, held ones too, and print how many
+    Clear,
     /// Remove a key; whoever holds it finds it lost
     Remove {
         /// The key to remove
@@ -222,6 +345,41 @@ pub struct StatusArgs {
     /// Show it again each second until interrupted
     #[arg(short, long)]
     pub watch: bool,
+}
+
+#[derive(Args)]
+pub struct SetArgs {
+    /// Forget it after so many seconds, fractions allowed [default: never]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds_above_zero)]
+    pub expire: Option<Duration>,
+    /// Mark it, for `slablock evict TAG`
+    #[arg(long)]
+    pub tag: Option<OsString>,
+    /// The value's key
+    pub key: OsString,
+    /// The value [default: standard input, all of it]
+    #[arg(allow_negative_numbers = true)]
+    pub value: Option<OsString>,
+}
+
+#[derive(Args)]
+#[command(after_help = MEMO_NOTES)]
+pub struct MemoArgs {
+    /// Run it again after so many seconds, fractions allowed [default: never]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds_above_zero)]
+    pub expire: Option<Duration>,
+    /// Under which key to keep it [default: the command]
+    #[arg(long)]
+    pub key: Option<OsString>,
+    /// Mark it, for `slablock evict TAG`
+    #[arg(long)]
+    pub tag: Option<OsString>,
+    /// Keep it only if its exit status is 0; otherwise the next one who waits runs it again
+    #[arg(long)]
+    pub success_only: bool,
+    /// The command to run, with its arguments
+    #[arg(last = true, required = true)]
+    pub command: Vec<OsString>,
 }
 
 #[derive(Subcommand)]

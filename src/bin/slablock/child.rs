@@ -34,7 +34,7 @@ use nix::{
         prctl::set_pdeathsig,
         signal::{SigHandler, SigSet, Signal, kill, signal},
     },
-    unistd::{ForkResult, Pid, getpid, getppid},
+    unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, getpid, getppid},
 };
 
 /// Shells hand out the small numbers to scripts (`exec 3>file`), which would close the lifeline.
@@ -52,6 +52,13 @@ pub struct Program {
 struct Strings {
     pointers: Vec<*const c_char>,
     _strings: Vec<CString>,
+}
+
+/// What a command is to have as its standard streams.
+pub struct Streams {
+    pub input: OwnedFd,
+    pub output: OwnedFd,
+    pub errors: OwnedFd,
 }
 
 impl Program {
@@ -73,15 +80,22 @@ impl Program {
         })
     }
 
-    /// Starts it with `mask` as its signal mask and the lifeline open in it.
+    /// Starts it with `mask` as its signal mask, the lifeline open in it, and this process's standard streams
+    /// or others.
     ///
     /// The kernel's promise to kill the command is tied to the calling *thread*: call it from the one
     /// that lives as long as the process.
-    pub fn start(&self, mask: &SigSet, lifeline: &OwnedFd) -> io::Result<Child> {
+    pub fn start(
+        &self,
+        mask: &SigSet,
+        lifeline: &OwnedFd,
+        streams: Option<&Streams>,
+    ) -> io::Result<Child> {
         let guardian = getpid();
         let failure = Cell::new(None);
         let become_command = || {
-            let Err(error) = prepare(guardian, mask, lifeline).and_then(|()| self.execute());
+            let Err(error) =
+                prepare(guardian, mask, lifeline, streams).and_then(|()| self.execute());
             failure.set(Some(error));
             0
         };
@@ -133,7 +147,12 @@ impl Strings {
 }
 
 /// Runs in the child, before it becomes the command.
-fn prepare(guardian: Pid, mask: &SigSet, lifeline: &OwnedFd) -> nix::Result<()> {
+fn prepare(
+    guardian: Pid,
+    mask: &SigSet,
+    lifeline: &OwnedFd,
+    streams: Option<&Streams>,
+) -> nix::Result<()> {
     set_pdeathsig(Signal::SIGKILL)?;
     // The guardian may have died before the kernel was told. 0: it is in another PID namespace.
     let parent = getppid();
@@ -141,6 +160,12 @@ fn prepare(guardian: Pid, mask: &SigSet, lifeline: &OwnedFd) -> nix::Result<()> 
         return Err(Errno::ESRCH);
     }
     pass_on(lifeline)?;
+    if let Some(streams) = streams {
+        // The descriptors are not among the first three, which every Rust program has open.
+        dup2_stdin(&streams.input)?;
+        dup2_stdout(&streams.output)?;
+        dup2_stderr(&streams.errors)?;
+    }
     // Rust programs ignore it; others expect to be ended by it.
     // SAFETY: installs no handler, only the default.
     unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;

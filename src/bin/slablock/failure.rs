@@ -6,6 +6,8 @@ use crate::text;
 
 /// Absent, unsound, or not possible.
 pub const FAILED: u8 = 1;
+/// Of a question about a value: no. It is not there, or is there already.
+pub const NO: u8 = 1;
 /// Typed wrongly.
 pub const USAGE: u8 = 2;
 /// `run` itself failed, as opposed to the command that it runs (`env` and `timeout` use the same).
@@ -58,7 +60,8 @@ impl Failure {
         }
     }
 
-    /// The same failure seen from `run`, whose status 1 would look like the command's own.
+    /// The same failure seen from `run`, whose status 1 would look like the command's own, and from what asks
+    /// for a value, whose status 1 is an answer.
     pub fn of_run(self) -> Failure {
         match self.status {
             FAILED if !self.chosen => Failure {

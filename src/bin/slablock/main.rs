@@ -6,11 +6,13 @@
 mod admin;
 mod args;
 mod average;
+mod capture;
 mod child;
 mod demo;
 mod failure;
 mod hold;
 mod holder;
+mod memo;
 mod place;
 mod run;
 mod seconds;
@@ -22,6 +24,7 @@ mod task;
 mod temporary;
 mod text;
 mod torture;
+mod values;
 
 use std::process::ExitCode;
 

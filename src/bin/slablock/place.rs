@@ -7,7 +7,7 @@ use std::{
 };
 
 use nix::unistd::getuid;
-use slablock::{Cache, CheckReport, FanoutCache, KeyInfo, Keyspace, RepairReport};
+use slablock::{Cache, CheckReport, FanoutCache, KeyInfo, Keyspace, RepairReport, Stats};
 
 use crate::failure::Failure;
 
@@ -63,6 +63,21 @@ impl Place {
             Place::Single(cache) => cache.evict(tag)?,
             Place::Fanout(cache) => cache.evict(tag)?,
         })
+    }
+
+    pub fn stats(&self) -> Result<Stats, Failure> {
+        Ok(match self {
+            Place::Single(cache) => cache.stats()?,
+            Place::Fanout(cache) => cache.stats()?,
+        })
+    }
+
+    /// All parts of the store.
+    pub fn shards(&self) -> &[Cache] {
+        match self {
+            Place::Single(cache) => cache.caches(),
+            Place::Fanout(cache) => cache.caches(),
+        }
     }
 
     pub fn check(&self) -> Result<CheckReport, Failure> {

@@ -26,7 +26,7 @@ use crate::{
 /// Waiting in silence for longer makes people wonder.
 const SILENCE: Duration = Duration::from_millis(500);
 /// A shell's status for a command that a signal ended: this plus the signal's number.
-const SIGNALLED: u8 = 128;
+pub const SIGNALLED: u8 = 128;
 
 /// What `slablock run` is to do.
 pub struct RunPlan {
@@ -175,7 +175,7 @@ fn execute(
         ("SLABLOCK_TOKEN", OsStr::new(&token)),
     ];
     let mut child = Program::new(&plan.command, &variables)
-        .and_then(|program| program.start(&signals.mask_before(), &lifeline))
+        .and_then(|program| program.start(&signals.mask_before(), &lifeline, None))
         .map_err(|error| not_started(&plan.command[0], &error))?;
     let ended = supervise(&mut child, held, plan.lease, signals);
     if ended.is_err() {
@@ -186,7 +186,7 @@ fn execute(
     ended
 }
 
-fn not_started(program: &OsString, error: &io::Error) -> Failure {
+pub fn not_started(program: &OsString, error: &io::Error) -> Failure {
     let program = text::quoted(program.as_bytes());
     match error.kind() {
         io::ErrorKind::NotFound => Failure::with_status(
@@ -219,7 +219,7 @@ fn give_back(held: Held, plan: &RunPlan, ended: &Ended) -> Result<u8, Failure> {
     }
 }
 
-fn status_of(status: ExitStatus) -> u8 {
+pub fn status_of(status: ExitStatus) -> u8 {
     match (status.code(), status.signal()) {
         (Some(code), _) => code as u8,
         (None, Some(signal)) => SIGNALLED + signal as u8,

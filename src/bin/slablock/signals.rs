@@ -16,7 +16,7 @@ use nix::{
     },
     unistd::{getpid, getsid},
 };
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 /// The signals that ask a program to end.
 pub const ENDING: [Signal; 4] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT];
@@ -58,8 +58,22 @@ impl Signals {
         Ok(done)
     }
 
+    /// For the rest of what is let through: takes the signals one by one again.
+    pub fn hold_back(&self) -> nix::Result<()> {
+        ENDING.into_iter().collect::<SigSet>().thread_block()
+    }
+
     /// The next signal, or `None` when it is `until` and none came.
     pub fn next(&self, until: Option<Instant>) -> nix::Result<Option<Arrived>> {
+        self.next_beside(until, &[])
+    }
+
+    /// The same, and also `None` as soon as one of these can be read.
+    pub fn next_beside(
+        &self,
+        until: Option<Instant>,
+        others: &[BorrowedFd<'_>],
+    ) -> nix::Result<Option<Arrived>> {
         loop {
             if let Some(info) = self.descriptor.read_signal()? {
                 return Ok(Some(Arrived {
@@ -68,9 +82,17 @@ impl Signals {
                     sent_by_a_process: info.ssi_code <= 0,
                 }));
             }
-            let mut ready = [PollFd::new(self.descriptor.as_fd(), PollFlags::POLLIN)];
+            let all = [self.descriptor.as_fd()]
+                .into_iter()
+                .chain(others.iter().copied());
+            let mut ready: Vec<PollFd<'_>> = all
+                .map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN))
+                .collect();
             match poll(&mut ready, timeout(until)) {
                 Ok(0) if until.is_some_and(|until| Instant::now() >= until) => return Ok(None),
+                Ok(_) if ready.iter().skip(1).any(|other| other.any() == Some(true)) => {
+                    return Ok(None);
+                }
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => return Err(error),
             }

@@ -30,6 +30,8 @@ pub struct Key {
     pub holders: Vec<HolderOf>,
     /// Only of an averager that has values.
     pub average: Option<Average>,
+    /// Only of a value.
+    pub value: Option<Value>,
 }
 
 #[derive(Serialize)]
@@ -61,6 +63,13 @@ pub struct Average {
     pub max: f64,
 }
 
+#[derive(Serialize)]
+pub struct Value {
+    pub bytes: usize,
+    /// `None`: it stays.
+    pub expires_in_seconds: Option<f64>,
+}
+
 impl Snapshot {
     pub fn new(dir: &Path, mut keys: Vec<KeyInfo>) -> Snapshot {
         keys.sort_by(|a, b| a.key.cmp(&b.key));
@@ -83,6 +92,7 @@ impl Key {
             permits: permits(&info.state),
             holders: holder::holders(info).iter().map(HolderOf::new).collect(),
             average: average(&info.state),
+            value: value(&info.state),
         }
     }
 }
@@ -115,6 +125,16 @@ fn permits(state: &KeyState) -> Option<Permits> {
             total: value,
             used: value.saturating_sub(available),
             available,
+        }),
+        _ => None,
+    }
+}
+
+fn value(state: &KeyState) -> Option<Value> {
+    match *state {
+        KeyState::Value { bytes, expires_in } => Some(Value {
+            bytes,
+            expires_in_seconds: expires_in.map(|left| left.as_secs_f64()),
         }),
         _ => None,
     }

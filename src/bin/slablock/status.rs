@@ -23,7 +23,7 @@ const CLEAR_SCREEN: &str = "\x1b[H\x1b[2J";
 /// As much of a command line as a table bears.
 const COMMAND_CHARS_MAX: usize = 48;
 
-const HEADER: [&str; 11] = [
+const HEADER: [&str; 13] = [
     "KEY",
     "KIND",
     "HOLDER",
@@ -34,6 +34,8 @@ const HEADER: [&str; 11] = [
     "WAITERS",
     "AVERAGE",
     "COUNT",
+    "BYTES",
+    "EXPIRES IN",
     "TAG",
 ];
 
@@ -117,7 +119,7 @@ fn rows_of(key: &Key) -> Vec<[String; HEADER.len()]> {
 
 fn row_of_key(key: &Key) -> [String; HEADER.len()] {
     let holder = match key.kind.as_str() {
-        "averager" => "",
+        "averager" | "value" => "",
         _ if key.holders.is_empty() => "free",
         _ => "",
     };
@@ -126,6 +128,7 @@ fn row_of_key(key: &Key) -> [String; HEADER.len()] {
         format!("{used} of {total}")
     };
     let average = key.average.as_ref();
+    let value = key.value.as_ref();
     [
         text::printable(&key.key),
         key.kind.clone(),
@@ -144,6 +147,13 @@ fn row_of_key(key: &Key) -> [String; HEADER.len()] {
         average
             .map(|average| average.count.to_string())
             .unwrap_or_default(),
+        value
+            .map(|value| text::grouped(value.bytes as u64))
+            .unwrap_or_default(),
+        value
+            .and_then(|value| value.expires_in_seconds)
+            .map(time)
+            .unwrap_or_default(),
         key.tag.as_deref().map(text::printable).unwrap_or_default(),
     ]
 }
@@ -151,7 +161,6 @@ fn row_of_key(key: &Key) -> [String; HEADER.len()] {
 fn fill_in_holder(row: &mut [String; HEADER.len()], holder: &HolderOf) {
     let command = holder.command.as_ref().unwrap_or(&holder.program);
     let command = text::shortened(command, COMMAND_CHARS_MAX);
-    let time = |seconds: f64| text::span(Duration::from_secs_f64(seconds));
     row[2] = format!("{} {command}", holder.pid).trim_end().to_owned();
     row[3] = match holder.alive {
         true => "yes".to_owned(),
@@ -162,4 +171,8 @@ fn fill_in_holder(row: &mut [String; HEADER.len()], holder: &HolderOf) {
         true => "over".to_owned(),
         false => holder.lease_left_seconds.map(time).unwrap_or_default(),
     };
+}
+
+fn time(seconds: f64) -> String {
+    text::span(Duration::from_secs_f64(seconds))
 }

@@ -57,7 +57,7 @@ pub fn supervise(
 
 /// What came while the command was being started may have missed it, whoever sent it. Twice in this
 /// instant is better than not at all.
-fn pass_on_early(child: &Child, signals: &Signals) -> Result<(), Failure> {
+pub fn pass_on_early(child: &Child, signals: &Signals) -> Result<(), Failure> {
     while let Some(signal) = signals.end_requested()? {
         child.send(signal);
     }

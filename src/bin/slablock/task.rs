@@ -4,18 +4,23 @@ use std::{
     ffi::OsString,
     os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
+
+use slablock::SetOptions;
 
 use crate::{
     admin,
-    args::{AverageVerb, Cli, RunArgs, StatusArgs, Verb, WorkerArgs},
+    args::{AverageVerb, Cli, MemoArgs, RunArgs, SetArgs, StatusArgs, Verb, WorkerArgs},
     average::{self, Addition},
     demo,
     failure::Failure,
+    memo::{self, MemoPlan},
     place::chosen_dir,
     run::{self, Patience, RunPlan, Talk},
     status::{self, View},
     torture,
+    values::{self, Addend, Listing, New, Upkeep},
 };
 
 /// Something to do.
@@ -34,6 +39,17 @@ pub enum StoreTask {
     AverageAdd(Addition),
     AverageGet(Vec<u8>),
     AveragePop(Vec<u8>),
+    Get(Vec<u8>),
+    Set(New),
+    Add(New),
+    Incr(Addend),
+    Pop(Vec<u8>),
+    Delete(Vec<u8>),
+    Touch(Vec<u8>, Option<Duration>),
+    Keys(Listing),
+    Memo(MemoPlan),
+    Stats { json: bool },
+    Upkeep(Upkeep),
     Remove(Vec<u8>),
     Evict(Vec<u8>),
     Check,
@@ -58,6 +74,28 @@ impl Cli {
             Verb::Run(args) => StoreTask::Run(args.into_plan()),
             Verb::Status(args) => StoreTask::Status(args.into_view()),
             Verb::Average(verb) => verb.into_task(),
+            Verb::Get { key } => StoreTask::Get(key.into_vec()),
+            Verb::Set(args) => StoreTask::Set(args.into_new()),
+            Verb::Add(args) => StoreTask::Add(args.into_new()),
+            Verb::Incr { key, by, default } => StoreTask::Incr(Addend {
+                key: key.into_vec(),
+                by,
+                default,
+            }),
+            Verb::Pop { key } => StoreTask::Pop(key.into_vec()),
+            Verb::Delete { key } => StoreTask::Delete(key.into_vec()),
+            Verb::Touch { expire, key } => StoreTask::Touch(key.into_vec(), expire),
+            Verb::Keys { null, json } => StoreTask::Keys(match (json, null) {
+                (true, _) => Listing::Json,
+                (_, true) => Listing::Zeros,
+                _ => Listing::Lines,
+            }),
+            Verb::Memo(args) => StoreTask::Memo(args.into_plan()),
+            Verb::Stats { json } => StoreTask::Stats { json },
+            Verb::Expire => StoreTask::Upkeep(Upkeep::Expire),
+            Verb::Cull => StoreTask::Upkeep(Upkeep::Cull),
+            Verb::Volume => StoreTask::Upkeep(Upkeep::Volume),
+            Verb::Clear => StoreTask::Upkeep(Upkeep::Clear),
             Verb::Remove { key } => StoreTask::Remove(key.into_vec()),
             Verb::Evict { tag } => StoreTask::Evict(tag.into_vec()),
             Verb::Check => StoreTask::Check,
@@ -88,6 +126,17 @@ impl StoreTask {
             StoreTask::AverageAdd(addition) => average::add(dir, &addition),
             StoreTask::AverageGet(key) => average::get(dir, &key),
             StoreTask::AveragePop(key) => average::pop(dir, &key),
+            StoreTask::Get(key) => values::get(dir, &key),
+            StoreTask::Set(new) => values::set(dir, &new),
+            StoreTask::Add(new) => values::add(dir, &new),
+            StoreTask::Incr(addend) => values::incr(dir, &addend),
+            StoreTask::Pop(key) => values::pop(dir, &key),
+            StoreTask::Delete(key) => values::delete(dir, &key),
+            StoreTask::Touch(key, expire) => values::touch(dir, &key, expire),
+            StoreTask::Keys(listing) => values::keys(dir, listing),
+            StoreTask::Memo(plan) => memo::memo(dir, &plan),
+            StoreTask::Stats { json } => values::stats(dir, json),
+            StoreTask::Upkeep(upkeep) => values::upkeep(dir, upkeep),
             StoreTask::Remove(key) => admin::remove(dir, &key),
             StoreTask::Evict(tag) => admin::evict(dir, &tag),
             StoreTask::Check => admin::check(dir),
@@ -128,6 +177,36 @@ impl StatusArgs {
             again: self.watch,
         }
     }
+}
+
+impl SetArgs {
+    fn into_new(self) -> New {
+        New {
+            key: self.key.into_vec(),
+            value: self.value.map(OsString::into_vec),
+            options: set_options(self.expire, self.tag),
+        }
+    }
+}
+
+impl MemoArgs {
+    fn into_plan(self) -> MemoPlan {
+        MemoPlan {
+            key: self
+                .key
+                .map_or_else(|| memo::key_of(&self.command), OsString::into_vec),
+            options: set_options(self.expire, self.tag),
+            success_only: self.success_only,
+            command: self.command,
+        }
+    }
+}
+
+fn set_options(expire: Option<Duration>, tag: Option<OsString>) -> SetOptions {
+    let options = SetOptions::new();
+    let options = expire.into_iter().fold(options, SetOptions::expire);
+    let tag = tag.map(OsString::into_vec);
+    tag.into_iter().fold(options, SetOptions::tag)
 }
 
 impl AverageVerb {

@@ -1,0 +1,285 @@
+//! Values from the shell, and looking after a store that has many.
+
+use std::{
+    io::{IsTerminal, Read, Write, stdin, stdout},
+    path::Path,
+    time::Duration,
+};
+
+use serde::Serialize;
+use slablock::{Cache, KeyInfo, KeyState, SetOptions};
+
+use crate::{
+    failure::{Failure, NO},
+    place::Place,
+    text,
+};
+
+/// One byte more than a value can have: then it is said that it has too many, and not all are read.
+const INPUT_BYTES_MAX: u64 = (1 << 30) + 1;
+
+/// A value that is to be set.
+pub struct New {
+    pub key: Vec<u8>,
+    /// `None`: what is on standard input.
+    pub value: Option<Vec<u8>>,
+    pub options: SetOptions,
+}
+
+/// How much to add to which integer.
+pub struct Addend {
+    pub key: Vec<u8>,
+    pub by: i64,
+    /// What counts if there is none.
+    pub default: i64,
+}
+
+/// How keys are written.
+pub enum Listing {
+    Lines,
+    /// A zero byte after each.
+    Zeros,
+    Json,
+}
+
+/// What is done to the whole store, and makes a number.
+pub enum Upkeep {
+    Expire,
+    Cull,
+    Volume,
+    Clear,
+}
+
+pub fn get(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
+    ask(dir, key, |shard| write_value(shard.get(key)?))
+}
+
+pub fn pop(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
+    ask(dir, key, |shard| write_value(shard.pop(key)?))
+}
+
+pub fn delete(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
+    ask(dir, key, |shard| Ok(answer(shard.delete(key)?)))
+}
+
+pub fn touch(dir: &Path, key: &[u8], expire: Option<Duration>) -> Result<u8, Failure> {
+    ask(dir, key, |shard| Ok(answer(shard.touch(key, expire)?)))
+}
+
+pub fn set(dir: &Path, new: &New) -> Result<u8, Failure> {
+    change(dir, &new.key, |shard| {
+        shard.set_with(&new.key, new.bytes()?, &new.options)?;
+        Ok(0)
+    })
+}
+
+pub fn add(dir: &Path, new: &New) -> Result<u8, Failure> {
+    change(dir, &new.key, |shard| {
+        Ok(answer(shard.add_with(
+            &new.key,
+            new.bytes()?,
+            &new.options,
+        )?))
+    })
+}
+
+pub fn incr(dir: &Path, addend: &Addend) -> Result<u8, Failure> {
+    change(dir, &addend.key, |shard| {
+        let sum = shard.incr_with(&addend.key, addend.by, addend.default)?;
+        writeln!(stdout(), "{sum}")?;
+        Ok(0)
+    })
+}
+
+/// Does something with a key of a store that is there.
+fn ask(
+    dir: &Path,
+    key: &[u8],
+    work: impl FnOnce(&Cache) -> Result<u8, Failure>,
+) -> Result<u8, Failure> {
+    Place::open(dir)
+        .and_then(|place| work(place.shard(key)))
+        .map_err(Failure::of_run)
+}
+
+/// The same, and makes the store if there is none.
+fn change(
+    dir: &Path,
+    key: &[u8],
+    work: impl FnOnce(&Cache) -> Result<u8, Failure>,
+) -> Result<u8, Failure> {
+    Place::open_or_create(dir)
+        .and_then(|place| work(place.shard(key)))
+        .map_err(Failure::of_run)
+}
+
+fn answer(yes: bool) -> u8 {
+    match yes {
+        true => 0,
+        false => NO,
+    }
+}
+
+fn write_value(value: Option<Vec<u8>>) -> Result<u8, Failure> {
+    let Some(value) = value else {
+        return Ok(NO);
+    };
+    let mut out = stdout().lock();
+    out.write_all(&value)?;
+    out.flush()?;
+    Ok(0)
+}
+
+impl New {
+    fn bytes(&self) -> Result<Vec<u8>, Failure> {
+        if let Some(value) = &self.value {
+            return Ok(value.clone());
+        }
+        let mut value = Vec::new();
+        stdin()
+            .lock()
+            .take(INPUT_BYTES_MAX)
+            .read_to_end(&mut value)
+            .map_err(|error| Failure::new(format!("cannot read standard input: {error}")))?;
+        Ok(value)
+    }
+}
+
+/// What `slablock keys --json` shows. The field names are a promise to scripts.
+#[derive(Serialize)]
+struct Keys {
+    dir: String,
+    keys: Vec<Key>,
+}
+
+#[derive(Serialize)]
+struct Key {
+    key: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_hex: Option<String>,
+    bytes: usize,
+    expires_in_seconds: Option<f64>,
+    tag: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tag_hex: Option<String>,
+}
+
+impl Key {
+    /// `None`: it is no value.
+    fn of(info: &KeyInfo) -> Option<Key> {
+        let KeyState::Value { bytes, expires_in } = info.state else {
+            return None;
+        };
+        Some(Key {
+            key: text::string(&info.key),
+            key_hex: text::hex_unless_utf8(&info.key),
+            bytes,
+            expires_in_seconds: expires_in.map(|left| left.as_secs_f64()),
+            tag: info.tag.as_deref().map(text::string),
+            tag_hex: info.tag.as_deref().and_then(text::hex_unless_utf8),
+        })
+    }
+}
+
+pub fn keys(dir: &Path, listing: Listing) -> Result<u8, Failure> {
+    let mut infos = Place::open(dir)?.keys()?;
+    infos.retain(|info| matches!(info.state, KeyState::Value { .. }));
+    infos.sort_by(|a, b| a.key.cmp(&b.key));
+    let mut out = stdout().lock();
+    let is_shown = out.is_terminal();
+    match listing {
+        Listing::Json => {
+            let keys = Keys {
+                dir: dir.to_string_lossy().into_owned(),
+                keys: infos.iter().filter_map(Key::of).collect(),
+            };
+            let text = serde_json::to_string_pretty(&keys).map_err(Failure::new)?;
+            writeln!(out, "{text}")?;
+        }
+        Listing::Zeros => {
+            for info in &infos {
+                out.write_all(&[&info.key[..], b"\0"].concat())?;
+            }
+        }
+        // Programs get them as they are.
+        Listing::Lines if !is_shown => {
+            for info in &infos {
+                out.write_all(&[&info.key[..], b"\n"].concat())?;
+            }
+        }
+        Listing::Lines => {
+            for info in &infos {
+                writeln!(out, "{}", text::plain(&info.key))?;
+            }
+        }
+    }
+    out.flush()?;
+    Ok(0)
+}
+
+/// What `slablock stats --json` shows. The field names are a promise to scripts.
+#[derive(Serialize)]
+struct Figures {
+    dir: String,
+    hits: u64,
+    misses: u64,
+    evictions: u64,
+    damaged: u64,
+    bytes_live: u64,
+    bytes_dead: u64,
+    volume: u64,
+}
+
+pub fn stats(dir: &Path, json: bool) -> Result<u8, Failure> {
+    let place = Place::open(dir)?;
+    let stats = place.stats()?;
+    let figures = Figures {
+        dir: dir.to_string_lossy().into_owned(),
+        hits: stats.hits,
+        misses: stats.misses,
+        evictions: stats.evictions,
+        damaged: stats.damaged,
+        bytes_live: stats.bytes_live,
+        bytes_dead: stats.bytes_dead,
+        volume: volume(&place)?,
+    };
+    let mut out = stdout().lock();
+    if json {
+        let text = serde_json::to_string_pretty(&figures).map_err(Failure::new)?;
+        writeln!(out, "{text}")?;
+        return Ok(0);
+    }
+    writeln!(out, "store       {}", text::printable(&figures.dir))?;
+    for (name, number) in [
+        ("hits", figures.hits),
+        ("misses", figures.misses),
+        ("evictions", figures.evictions),
+        ("damaged", figures.damaged),
+        ("bytes live", figures.bytes_live),
+        ("bytes dead", figures.bytes_dead),
+        ("volume", figures.volume),
+    ] {
+        writeln!(out, "{name:<11} {}", text::grouped(number))?;
+    }
+    Ok(0)
+}
+
+pub fn upkeep(dir: &Path, upkeep: Upkeep) -> Result<u8, Failure> {
+    let place = Place::open(dir)?;
+    let count = |work: fn(&Cache) -> slablock::Result<usize>| -> slablock::Result<u64> {
+        let counts = place.shards().iter().map(work);
+        counts.map(|count| Ok(count? as u64)).sum()
+    };
+    let number = match upkeep {
+        Upkeep::Expire => count(Cache::expire)?,
+        Upkeep::Cull => count(Cache::cull)?,
+        Upkeep::Clear => count(Cache::clear)?,
+        Upkeep::Volume => volume(&place)?,
+    };
+    writeln!(stdout(), "{number}")?;
+    Ok(0)
+}
+
+fn volume(place: &Place) -> slablock::Result<u64> {
+    place.shards().iter().map(Cache::volume).sum()
+}
