@@ -246,7 +246,7 @@ impl Binding {
         // A little room first, then all that is idle, then what may be evicted, then what is only known of values.
         let capacity = self.store.slab().layout().capacity;
         let (mut round, mut pauses) = (0, 0);
-        while round < 4 {
+        loop {
             let stripe = self.store.stripe_of(self.hash);
             let Some(stripe) = self.store.lock_stripe_within(stripe, patience)? else {
                 return Ok(None);
@@ -268,21 +268,20 @@ impl Binding {
             let freed = match round {
                 0 => self.store.reclaim(capacity / 16 + 16, patience)?,
                 1 => self.store.reclaim(u32::MAX, patience)?,
-                2 => match self.store.evict_for_slots()? {
+                _ => match self.store.evict_for_slots()? {
                     0 => self.store.remove_flights(Force::Idle)?,
                     freed => freed,
                 },
-                _ => 0,
             };
+            // As long as something goes: a key of many slots wants them in a row.
             if round >= 2 && freed == 0 {
-                break;
+                return Err(Error::Full {
+                    path: self.store.dir().to_path_buf(),
+                    capacity: capacity as usize,
+                });
             }
             round += 1;
         }
-        Err(Error::Full {
-            path: self.store.dir().to_path_buf(),
-            capacity: capacity as usize,
-        })
     }
 
     fn find_or_create(&self, stripe: &StripeGuard<'_>, patience: Patience) -> Room<Found> {
