@@ -231,7 +231,7 @@ impl fmt::Display for Error {
             Error::NotInteger { key, why } => {
                 write!(
                     f,
-                    "{key} cannot be counted as an integer of 64 bits: {why}; set it to one first"
+                    "{key} cannot be counted up or down: {why}; set it to an integer first"
                 )
             }
             Error::OverLimit { path, limit } => write!(

@@ -40,7 +40,7 @@ impl Store {
                     .value_under_latch(key, &latched, &mut payload)?
                     .is_none()
             {
-                return Err(no_integer(key, "its value is none"));
+                return Err(no_integer(key, "its value is no integer"));
             }
             let new = integer_after(key, Some(&payload), delta, default)?;
             if matches!(content.form, Form::Inline { .. })
@@ -78,7 +78,7 @@ pub(crate) fn integer_after(
         None => Some(default),
         Some(bytes) => std::str::from_utf8(bytes).ok().and_then(|s| s.parse().ok()),
     };
-    let number = number.ok_or_else(|| no_integer(key, "its value is none"))?;
+    let number = number.ok_or_else(|| no_integer(key, "its value is no integer"))?;
     let sum = i64::try_from(i128::from(number) + delta);
     sum.map_err(|_| no_integer(key, "the sum would not fit 64 bits"))
 }
