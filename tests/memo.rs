@@ -254,6 +254,38 @@ fn a_fork_in_the_function_takes_nothing_and_sets_nothing() {
     assert_eq!(board.get(RAN), 0);
 }
 
+/// Whoever has the flight right after another one landed finds the value, however the two met.
+#[test]
+fn threads_compute_each_value_once() {
+    const KEYS: usize = 3_000;
+    const THREADS: usize = 4;
+    let _watchdog = Watchdog::new("threads_compute_each_value_once");
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache_in(dir.path());
+    let barrier = std::sync::Barrier::new(THREADS);
+    let ran = std::sync::Mutex::new(vec![0; KEYS]);
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                for n in 0..KEYS {
+                    // From time to time, so that they meet in different ways.
+                    if n % 8 == 0 {
+                        barrier.wait();
+                    }
+                    let value = n.to_string().into_bytes();
+                    let got = cache.get_or_insert_with(&value, &SetOptions::new(), || {
+                        ran.lock().unwrap()[n] += 1;
+                        slablock::Result::Ok(value.clone())
+                    });
+                    assert_eq!(got.unwrap(), value);
+                }
+            });
+        }
+    });
+    assert!(ran.into_inner().unwrap().iter().all(|ran| *ran == 1));
+    assert!(cache.check().unwrap().is_sound());
+}
+
 fn cache_in(dir: &Path) -> Cache {
     Cache::open(dir.join("store")).unwrap()
 }

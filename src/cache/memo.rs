@@ -169,7 +169,8 @@ fn turn(
             None => Ok(Turn::There(value)),
         };
     }
-    let is_there = || Ok(store.peek_value(key)?.is_some());
+    // An error is met again, and told, by the look after the wait.
+    let is_there = || !matches!(store.peek_value(key), Ok(None));
     loop {
         let flight = store.board(key, &is_there)?;
         // Again: whoever had the flight before may have set it.
@@ -190,4 +191,28 @@ fn early_turn(store: &Arc<Store>, key: &[u8], expires_ms: u64) -> Result<Option<
     let now = store.peek_value(key)?;
     let is_the_same = now.is_none_or(|now| now.expires_ms == expires_ms);
     Ok(is_the_same.then_some(flight))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// Between being chosen and having the flight, somebody else may have had it.
+    #[test]
+    fn who_is_chosen_and_too_late_goes_on_with_what_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path().join("store")).unwrap();
+        let options = SetOptions::new().expire(std::time::Duration::from_secs(60));
+        cache.set_with("k", "v", &options).unwrap();
+        let store = &cache.store;
+        let expires_ms = store.peek_value(b"k").unwrap().unwrap().expires_ms;
+        let turn = |seen| early_turn(store, b"k", seen).unwrap();
+        assert!(turn(expires_ms - 1).is_none());
+        let flight = turn(expires_ms).unwrap();
+        assert!(turn(expires_ms).is_none());
+        drop(flight);
+        // Deleted meanwhile: then it is to be computed all the same.
+        cache.delete("k").unwrap();
+        assert!(turn(expires_ms).is_some());
+    }
 }

@@ -269,7 +269,7 @@ impl Binding {
                 0 => self.store.reclaim(capacity / 16 + 16, patience)?,
                 1 => self.store.reclaim(u32::MAX, patience)?,
                 _ => match self.store.evict_for_slots()? {
-                    0 => self.store.remove_flights(Force::Idle)?,
+                    0 => self.store.remove_flights(Force::NotTheLiving)?,
                     freed => freed,
                 },
             };

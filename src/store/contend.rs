@@ -25,7 +25,7 @@ impl Binding {
         &self,
         patience: Patience,
     ) -> Result<Option<(Grant, Option<Predecessor>)>> {
-        self.acquire_unless(patience, &|| Ok(false))
+        self.acquire_unless(patience, &|| false)
     }
 
     /// The same, but whoever has slept gives up when `needless` says so. `None` then, too.
@@ -33,7 +33,7 @@ impl Binding {
     pub(crate) fn acquire_unless(
         &self,
         patience: Patience,
-        needless: &dyn Fn() -> Result<bool>,
+        needless: &dyn Fn() -> bool,
     ) -> Result<Option<(Grant, Option<Predecessor>)>> {
         let granted = waiting::wait(&mut Acquiring {
             binding: self,
@@ -243,7 +243,7 @@ impl Taker for Looking<'_> {
 struct Acquiring<'a> {
     binding: &'a Binding,
     patience: Patience,
-    needless: &'a dyn Fn() -> Result<bool>,
+    needless: &'a dyn Fn() -> bool,
     spins: u32,
     held: HeldBy,
     waiting: Option<Waiting<'a>>,
@@ -256,7 +256,7 @@ impl<'a> Waiter for Acquiring<'a> {
 
     fn settle(&mut self) -> Result<Option<Place<'a>>> {
         let process = self.binding.store().process()?;
-        if self.waiting.is_some() && (self.needless)()? {
+        if self.waiting.is_some() && (self.needless)() {
             return Ok(None);
         }
         let spot = self.binding.locate_or_create(self.patience)?;

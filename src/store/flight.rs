@@ -40,7 +40,7 @@ impl Store {
     pub(crate) fn board(
         self: &Arc<Store>,
         key: &[u8],
-        landed: &dyn Fn() -> Result<bool>,
+        landed: &dyn Fn() -> bool,
     ) -> Result<Option<Flight>> {
         let binding = Binding::new(Arc::clone(self), Kind::Flight, key, 0);
         let granted = binding.acquire_unless(Patience::Forever, landed)?;
@@ -207,7 +207,7 @@ mod tests {
         };
         let store = open::open_apart(dir.path(), &settings).unwrap();
         let took = Duration::from_secs(1_000);
-        let flight = store.board(b"k", &|| Ok(false)).unwrap().unwrap();
+        let flight = store.board(b"k", &|| false).unwrap().unwrap();
         assert_eq!(store.last_flight(b"k"), None);
         flight.land(took, true);
         assert_eq!(store.last_flight(b"k"), Some(took));

@@ -381,9 +381,10 @@ impl StripeGuard<'_> {
             for found in keys {
                 let span = span_of(self.store.slab(), found.id);
                 let idle = || self.store.is_idle(found);
-                // What is left of a value is nobody's, also if who deleted it died with the latch.
+                // What is left of a value is nobody's, also if who deleted it died with the latch; and who
+                // follows a dead one on a flight need not be told.
                 let force = match found.kind {
-                    Kind::Value => Force::NotTheLiving,
+                    Kind::Value | Kind::Flight => Force::NotTheLiving,
                     _ => Force::Idle,
                 };
                 if freed < enough && self.retire(found, bucket, force, idle)? {
