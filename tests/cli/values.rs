@@ -91,7 +91,7 @@ fn integers_are_counted() {
     is_done(&shop, &["incr", "t"], "-4\n");
     is_done(&shop, &["set", "t", "text"], "");
     shop.run(&["incr", "t"])
-        .complains(125, &["\"t\"", "no integer"]);
+        .complains(125, &["\"t\"", "integer"]);
     shop.run(&["incr", "t", "much"]).complains(2, &["much"]);
 }
 
