@@ -484,6 +484,29 @@ fn repair_keeps_a_value_and_how_long_it_took() {
     }
 }
 
+/// Whoever died while it computed has left nothing that anybody would have to be told of.
+#[test]
+fn a_turn_of_the_dead_takes_no_room() {
+    let _watchdog = Watchdog::new("a_turn_of_the_dead_takes_no_room");
+    let dir = tempfile::tempdir().unwrap();
+    let options = Cache::options().capacity(64).eviction(Eviction::None);
+    let cache = options.open(dir.path().join("store")).unwrap();
+    let board = Board::open(dir.path());
+    let mut asker = Child::start("asker", dir.path(), &["1"]);
+    asker.expect("up");
+    asker.tell("ask");
+    until("it computes", || board.get(RUNNER) != 0);
+    for n in 0..63_u8 {
+        cache.set([n], "v").unwrap();
+    }
+    // The turn of one who lives is not taken away for anything.
+    assert!(matches!(cache.set("k", "v"), Err(Error::Full { .. })));
+    asker.kill();
+    cache.set("k", "v").unwrap();
+    assert_eq!(cache.len().unwrap(), 64);
+    assert!(cache.check().unwrap().is_sound());
+}
+
 /// What is kept beside values is the last to go, but it goes.
 #[test]
 fn values_fill_a_store_whatever_is_known_of_them() {
