@@ -31,7 +31,7 @@ use record::{HEAD_BYTES, Head};
 pub(crate) use record::{Place, RECORD_ALIGN, record_bytes};
 
 use crate::os::file;
-use crate::sync::crash_point;
+use crate::sync::{AtomicU64, Ordering, crash_point};
 
 /// The directory of the segments, in that of the store.
 pub(crate) const LOG: &str = "log";
@@ -52,6 +52,16 @@ pub(crate) struct Log {
     dir: PathBuf,
     mode: u32,
     open: Mutex<HashMap<u32, Arc<File>>>,
+    /// Places of records that were found whole, each where its bits say.
+    known: [AtomicU64; KNOWN],
+}
+
+/// So many records are known at a time.
+const KNOWN: usize = 256;
+
+fn known_at(place: Place) -> usize {
+    // Fibonacci hashing: places that follow one another go to different ones.
+    (place.bits().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as usize % KNOWN
 }
 
 /// What a reader wants: the value of that length, under that key, at that place.
@@ -61,6 +71,9 @@ pub(crate) struct Wanted<'a> {
     pub(crate) key: &'a [u8],
     pub(crate) tag_len: usize,
     pub(crate) len: usize,
+    /// Whether a long value that this process has read whole before, or written, need not be summed up again:
+    /// no place is given twice, so only damage of the file could have changed it since (G4).
+    pub(crate) trusting: bool,
 }
 
 impl Log {
@@ -69,6 +82,7 @@ impl Log {
             dir: store.join(LOG),
             mode,
             open: Mutex::default(),
+            known: std::array::from_fn(|_| AtomicU64::new(0)),
         }
     }
 
@@ -129,7 +143,9 @@ impl Log {
         crash_point();
         file.write_all_at(&head, place.offset())?;
         crash_point();
-        file.write_all_at(value, place.offset() + head.len() as u64)
+        file.write_all_at(value, place.offset() + head.len() as u64)?;
+        self.know(place);
+        Ok(())
     }
 
     /// Puts the value, and on request its tag, into `into`. `false`: it is not there, or not whole.
@@ -166,25 +182,41 @@ impl Log {
         if !read_whole(&file, &mut head, at)? || !fits(wanted, &head) {
             return Ok(false);
         }
-        if into.capacity() < wanted.len {
-            // Zeros of the kernel's, which nobody has to write.
-            *into = vec![0; wanted.len];
-        } else {
-            into.resize(wanted.len, 0);
-        }
-        let mut from = at + head_len as u64;
+        let known = wanted.trusting && self.is_known(wanted.place);
         let mut crc = Head::checksum(&head);
-        for chunk in into.chunks_mut(CHUNK_BYTES) {
-            crash_point();
-            if !read_whole(&file, chunk, from)? {
+        let mut from = at + head_len as u64;
+        into.reserve_exact(wanted.len);
+        while into.len() < wanted.len {
+            let done = into.len();
+            let left = wanted.len - done;
+            let chunk = if known { left } else { left.min(CHUNK_BYTES) };
+            if !file::read_behind(&file, into, chunk, from)? {
                 return Ok(false);
             }
-            crc.update(chunk);
-            from += chunk.len() as u64;
+            if !known {
+                crc.update(&into[done..]);
+            }
+            from += chunk as u64;
         }
         tag.into_iter()
             .for_each(|tag| *tag = head[HEAD_BYTES + wanted.key.len()..].to_vec());
-        Ok(Head::decode(&head).is_some_and(|h| h.crc == crc.finalize()))
+        if known {
+            return Ok(true);
+        }
+        let whole = Head::decode(&head).is_some_and(|h| h.crc == crc.finalize());
+        if whole {
+            self.know(wanted.place);
+        }
+        Ok(whole)
+    }
+
+    /// Whether the record at `place` was read whole, or written, by this process lately.
+    fn is_known(&self, place: Place) -> bool {
+        self.known[known_at(place)].load(Ordering::Relaxed) == place.bits()
+    }
+
+    fn know(&self, place: Place) {
+        self.known[known_at(place)].store(place.bits(), Ordering::Relaxed);
     }
 
     /// The same for a record of which only the key is known.
@@ -217,6 +249,7 @@ impl Log {
             key,
             tag_len: head.tag_len,
             len: head.value_len,
+            trusting: false,
         };
         self.read(wanted, into, None)
     }

@@ -120,6 +120,42 @@ pub(crate) fn allocate(file: &File, offset: u64, len: u64) -> io::Result<()> {
 /// Takes the kernel less than the shortest interval at which signals can be expected.
 const ALLOCATE_BYTES: i64 = 256 * 1024;
 
+/// Reads `len` bytes at `offset` behind what is in `into`, without making zeros there first. `false`: the file
+/// ends before.
+#[allow(unsafe_code)]
+pub(crate) fn read_behind(
+    file: &File,
+    into: &mut Vec<u8>,
+    len: usize,
+    offset: u64,
+) -> io::Result<bool> {
+    into.reserve_exact(len);
+    let mut left = len;
+    while left > 0 {
+        let at = to_offset(offset + (len - left) as u64)?;
+        let room = into.spare_capacity_mut();
+        let count = left.min(room.len());
+        crash_point();
+        // SAFETY: the kernel writes at most `count` bytes, which `room` has.
+        let read =
+            unsafe { nix::libc::pread(file.as_raw_fd(), room.as_mut_ptr().cast(), count, at) };
+        match read {
+            0 => return Ok(false),
+            1.. => {
+                left -= read as usize;
+                let filled = into.len() + read as usize;
+                // SAFETY: so many bytes more were written just now.
+                unsafe { into.set_len(filled) };
+            }
+            _ => match Errno::last() {
+                Errno::EINTR => {}
+                e => return Err(e.into()),
+            },
+        }
+    }
+    Ok(true)
+}
+
 /// Makes zeros of all bytes from `from` to `to`, as far as the file has any there. Holes stay holes.
 pub(crate) fn clear(file: &File, from: u64, to: u64) -> io::Result<()> {
     let to = to.min(file.metadata()?.len());

@@ -139,6 +139,7 @@ fn is_whole(slab: &Slab, log: &Log, found: Found, content: &Content) -> Result<b
         key: &key,
         tag_len: content.tag_len,
         len,
+        trusting: false,
     };
     log.read(wanted, &mut Vec::new(), None)
         .map_err(|e| Error::io("read", &log.path(place.segment()), e))

@@ -181,7 +181,7 @@ impl Store {
                     }
                     content.keep_value(into);
                 }
-                _ if !self.read_logged(key, &content, into, tag.as_deref_mut())? => {
+                _ if !self.read_record(key, &content, into, tag.as_deref_mut(), true)? => {
                     if self.is_in_force(found, &reading) {
                         self.count_damaged();
                         return Ok(None);
@@ -197,13 +197,24 @@ impl Store {
         Ok(None)
     }
 
-    /// The bytes of a value that lies in the log. `false`: they are not there, or not whole.
+    /// The bytes of a value that lies in the log, checked. `false`: they are not there, or not whole.
     pub(crate) fn read_logged(
         &self,
         key: &[u8],
         content: &Content,
         into: &mut Vec<u8>,
         tag: Option<&mut Vec<u8>>,
+    ) -> Result<bool> {
+        self.read_record(key, content, into, tag, false)
+    }
+
+    fn read_record(
+        &self,
+        key: &[u8],
+        content: &Content,
+        into: &mut Vec<u8>,
+        tag: Option<&mut Vec<u8>>,
+        trusting: bool,
     ) -> Result<bool> {
         let Form::Logged { place, len, .. } = content.form else {
             return Ok(false);
@@ -213,6 +224,7 @@ impl Store {
             key,
             tag_len: content.tag_len,
             len,
+            trusting,
         };
         let log = &self.process()?.log;
         log.read(wanted, into, tag)
