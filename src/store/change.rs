@@ -213,7 +213,8 @@ impl Store {
             return Err(Error::ValueLength { len });
         }
         let hash = self.hash(key);
-        let mut fits = self.fits(key, hash, new);
+        // Whether it fits the cells of this very key is seen with its latch.
+        let mut fits = new.tag.len() + new.value.len() <= INLINE_BYTES_MAX;
         loop {
             let place = match fits {
                 true => None,
@@ -226,19 +227,6 @@ impl Store {
                 Attempt::Done(done) => return Ok(done),
                 Attempt::Elsewhere => fits = false,
             }
-        }
-    }
-
-    /// Whether the value is likely to fit into the key's cells.
-    #[inline]
-    fn fits(&self, key: &[u8], hash: u64, new: &New<'_>) -> bool {
-        let bytes = new.tag.len() + new.value.len();
-        let found = self
-            .find_unlocked(key, hash)
-            .filter(|f| f.kind == Kind::Value);
-        match found.and_then(|found| ValueCells::of(&self.slab, found)) {
-            Some(cells) => cells.fits(bytes),
-            None => bytes <= INLINE_BYTES_MAX,
         }
     }
 
