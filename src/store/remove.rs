@@ -58,7 +58,9 @@ impl StripeGuard<'_> {
             let first = slab.permit(first_block, 0).filter(|_| permits > 0);
             let ticket = first.map_or(0, |first| first.ticket.load(Ordering::Relaxed));
             let highest = sequence.max(reachable(ticket).unwrap_or(0));
-            if !wanted() {
+            // As after a latch was taken: a dead one may have decided that its idle cell is to be in force.
+            let settled = found.kind != Kind::Value || self.store.settle().is_ok();
+            if !settled || !wanted() {
                 return false;
             }
             self.store.forget_value(found);
@@ -74,14 +76,14 @@ impl StripeGuard<'_> {
         Ok(true)
     }
 
-    /// The same for a key that nobody has, and that is as it was judged.
+    /// The same for a value that nobody alive is changing, and that is as it was judged.
     pub(super) fn retire_idle(
         &self,
         found: Found,
         bucket: u32,
         wanted: impl FnOnce() -> bool,
     ) -> Result<bool> {
-        self.retire(found, bucket, Force::Idle, wanted)
+        self.retire(found, bucket, Force::NotTheLiving, wanted)
     }
 
     fn removal(

@@ -177,6 +177,7 @@ pub fn run(all: &[Operation]) {
     let surveyor: &'static Board = Box::leak(Box::new(Board::new(TRACE + TRACE_MAX)));
     if is_chosen("stopped") {
         stopped::run(root.path(), surveyor);
+        stopped::run_values(root.path(), surveyor);
     }
     let (units, points) = plan(&operations, root.path(), surveyor, &limits);
     let workers = std::thread::available_parallelism().map_or(2, usize::from);

@@ -1,12 +1,14 @@
 //! Stopping instead of dying: a process that is stopped at any point of making a key, for which the slab has to
 //! grow twice, keeps nobody who will not wait from an answer in time. It was for ever, while it grew the slab.
+//! And who is stopped at any point of setting a large value, while others fill the log again and again, has set
+//! it when it goes on; the others were answered in time.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use slablock::{BoundedSemaphore, Lock};
+use slablock::{BoundedSemaphore, Cache, Error, Eviction, Lock};
 
 use crate::scene::{Board, End, Entry, NEVER, Scene, Trap, fork, reap};
 use crate::stage::{KEY, open};
@@ -30,6 +32,88 @@ pub fn run(root: &Path, board: &'static Board) {
         at - 1
     );
     assert!(refused > 0, "nobody was stopped with a lock");
+}
+
+/// The same for setting a value; says how often others were refused room, which a stopped process may keep.
+pub fn run_values(root: &Path, board: &'static Board) {
+    let (mut at, mut refused, mut longest) = (1, 0, Duration::ZERO);
+    while let Some((none, took)) = one_stopped_set(root, board, at) {
+        at += 1;
+        refused += u32::from(none);
+        longest = longest.max(took);
+    }
+    println!(
+        "stopped at {} points of setting a value; {refused} times others were refused room; \
+         the longest answer took {longest:?}",
+        at - 1
+    );
+    assert!(at > 8, "there is more to it");
+}
+
+const LIMIT: u64 = 4 << 20;
+const VALUE: usize = 20_000;
+
+fn one_stopped_set(root: &Path, board: &'static Board, at: u64) -> Option<(bool, Duration)> {
+    let scene = Scene::new(root, board);
+    let prepared = fork(|| {
+        let options = Cache::options().capacity(64).size_limit(LIMIT);
+        let cache = options.eviction(Eviction::None).open(scene.store());
+        cache.unwrap().set(KEY, vec![1; 3_000]).unwrap();
+    });
+    assert_eq!(reap(prepared), End::Done);
+    let stopped = fork(|| {
+        let cache = open(&scene);
+        let trap = Trap::stopping(board, at);
+        trap.arm();
+        let set = cache.set(KEY, vec![2; VALUE]);
+        trap.disarm();
+        set.unwrap();
+    });
+    let state = waitpid(stopped, Some(WaitPidFlag::WUNTRACED)).expect("a child");
+    if state == WaitStatus::Exited(stopped, 0) {
+        return None;
+    }
+    assert_eq!(state, WaitStatus::Stopped(stopped, Signal::SIGSTOP));
+    let others = reap(fork(|| fill_and_compact(&scene, board)));
+    kill(stopped, Signal::SIGCONT).expect("to wake a child");
+    let end = reap(stopped);
+    assert_eq!(
+        (others, end),
+        (End::Done, End::Done),
+        "stopped at {:?}",
+        board.place()
+    );
+    let last = fork(|| {
+        let cache = open(&scene);
+        assert!(cache.get(KEY).unwrap() == Some(vec![2; VALUE]));
+        assert!(cache.check().unwrap().is_sound());
+    });
+    assert_eq!(reap(last), End::Done, "stopped at {:?}", board.place());
+    let took = Duration::from_micros(board.get(Entry::Done));
+    Some((board.get(Entry::Own) > 0, took))
+}
+
+/// Fills the log with values that replace one another, so that every segment of before is compacted, unless
+/// somebody who is changing a value keeps that from ending.
+fn fill_and_compact(scene: &Scene, board: &'static Board) {
+    // Without a trap, whose count is that of the stopped one.
+    let cache = open(scene);
+    let (mut refused, mut longest) = (false, Duration::ZERO);
+    for round in 0..40 {
+        let start = Instant::now();
+        match cache.set(format!("filler {}", round % 3), vec![round; 250_000]) {
+            Ok(()) => {}
+            Err(Error::OverLimit { .. }) => refused = true,
+            Err(other) => panic!("{other}"),
+        }
+        longest = longest.max(start.elapsed());
+        if refused {
+            break;
+        }
+    }
+    assert!(longest < IN_TIME, "an answer took {longest:?}");
+    board.set(Entry::Own, u64::from(refused));
+    board.set(Entry::Done, longest.as_micros() as u64);
 }
 
 /// `None`: there is no such point. Otherwise whether somebody else was refused a new key, and how long the
