@@ -250,8 +250,11 @@ impl Store {
         let place = self.append(key, new.tag, new.value)?;
         if self.is_durable() {
             let log = &self.process()?.log;
-            log.sync(place.segment())
-                .map_err(self.log_error("sync", log, place.segment()))?;
+            match log.sync(place.segment()) {
+                // Compacted away meanwhile: the value is written anew, for nothing may lead there.
+                Err(_) if !self.may_lead_to(place) => {}
+                synced => synced.map_err(self.log_error("sync", log, place.segment()))?,
+            }
         }
         Ok(place)
     }

@@ -133,11 +133,18 @@ impl Store {
     pub(crate) fn append(&self, key: &[u8], tag: &[u8], value: &[u8]) -> Result<Place> {
         let bytes = record_bytes(key.len(), tag.len(), value.len());
         let log = &self.process()?.log;
-        let place = self.reserve(log, bytes)?;
-        let written = log.write(place, key, tag, value);
-        let written = written.map_err(self.log_error("write", log, place.segment()));
-        written.inspect_err(|_| self.mark_dead(place, bytes))?;
-        Ok(place)
+        loop {
+            let place = self.reserve(log, bytes)?;
+            match log.write(place, key, tag, value) {
+                Ok(()) => return Ok(place),
+                // Compacted away before it was written, as when we were stopped for long.
+                Err(_) if !self.may_lead_to(place) => {}
+                Err(error) => {
+                    self.mark_dead(place, bytes);
+                    return Err(self.log_error("write", log, place.segment())(error));
+                }
+            }
+        }
     }
 
     /// Room for so many bytes that is nobody else's.
