@@ -121,11 +121,11 @@ pub(crate) struct Mutable {
     /// What makes room, and what a value that was set has to survive; see `store::config`.
     pub(crate) eviction: AtomicU32,
     pub(crate) durability: AtomicU32,
-    /// Since the store was made.
     /// Where in the log the list of flips of a decided transaction lies; 0: there is none.
     pub(crate) journal: AtomicU64,
     /// The highest number that a segment ever had.
     pub(crate) last_segment: AtomicU64,
+    /// Since the store was made.
     pub(crate) evictions: AtomicU64,
     pub(crate) damaged: AtomicU64,
 }

@@ -20,13 +20,12 @@ pub const LOCK_FILES: u64 = BOOT_ID + 16;
 pub const COUNTERS: u64 = LOCK_FILES + 3 * 8;
 /// Where to look next for a participant, a slot and a block.
 pub const HINTS: u64 = COUNTERS + 3 * 4;
-/// The log: where the next value goes, how much it may take, what makes room, what values survive; the list of a
-/// decided transaction; the highest number of a segment; evictions and damaged values so far.
+/// The log: where the next value goes, how much it may take, what makes room, what values survive; where the
+/// list of a decided transaction lies; the highest number of a segment; evictions and damaged values so far.
 pub const TAIL: u64 = HINTS + 3 * 4;
 pub const SIZE_LIMIT: u64 = TAIL + 8;
 pub const JOURNAL: u64 = SIZE_LIMIT + 16;
 pub const LAST_SEGMENT: u64 = JOURNAL + 8;
-pub const DAMAGED: u64 = LAST_SEGMENT + 16;
 pub const HEADER_END: u64 = LAST_SEGMENT + 3 * 8;
 
 /// The files that are only ever locked, in the order of their inode numbers.

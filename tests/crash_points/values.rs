@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use slablock::{Cache, Error, Eviction, KeyState, Kind, Lock, SetOptions};
+use slablock::{Averager, Cache, Error, Eviction, KeyState, Kind, Lock, SetOptions};
 
 use crate::drive::{Operation, Order, Stage, no_leak, standard};
 use crate::layout;
@@ -86,7 +86,7 @@ pub const ALL: &[Operation] = &[
         act: |scene, trap| set(scene, trap, &large(LARGE)),
         look: |scene, cache, stage| {
             scene.crowd_is_well(cache);
-            holds_one_of(scene, cache, stage, &[None, Some(&large(LARGE))]);
+            holds_one_of(cache, stage, &[None, Some(&large(LARGE))]);
         },
         verify: standard,
     },
@@ -342,16 +342,7 @@ pub const ALL: &[Operation] = &[
                 }
             }
         },
-        verify: |operation, scene, order| match order {
-            Order::LookFirst => standard(operation, scene, order),
-            // There is no room for strangers.
-            Order::ActFirst => {
-                (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
-                let cache = Cache::open(scene.store()).unwrap();
-                (operation.look)(scene, &cache, Stage::After);
-                no_leak(&cache);
-            }
-        },
+        verify: verify_full,
     },
     Operation {
         name: "value: deleted, a lock instead",
@@ -392,6 +383,130 @@ pub const ALL: &[Operation] = &[
                     let got = cache.get(KEY).unwrap();
                     assert!(got.is_none_or(|got| got == large(LARGE)));
                 }
+            }
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "value: transact",
+        prepare: |scene| {
+            prepare_large(scene);
+            let cache = open(scene);
+            cache.set("made", SMALL).unwrap();
+            cache.delete("made").unwrap();
+            cache.set("gone", large(LARGE)).unwrap();
+        },
+        companion: None,
+        act: |scene, trap| {
+            let cache = open(scene);
+            trap.arm();
+            let done = cache.transact(|all| {
+                all.set(KEY, SMALL)?;
+                all.set("made", large(OTHER_LARGE))?;
+                all.delete("gone")?;
+                all.incr("count", 4).map(drop)
+            });
+            trap.disarm();
+            done.unwrap();
+            scene.board.add(Entry::Own, 1);
+        },
+        look: |scene, cache, stage| {
+            // Takes away what is left of the deleted ones, and nothing of a transaction that was decided.
+            assert_eq!(cache.expire().unwrap(), 0);
+            is_some_count_under(scene, cache, stage, "count", 0);
+            let all = ["count", KEY, "made", "gone"].map(|name| cache.get(name).unwrap());
+            match all {
+                [None, Some(key), None, Some(gone)] => {
+                    assert!(stage == Stage::Between && key == large(LARGE) && gone == large(LARGE));
+                }
+                [Some(_), Some(key), Some(made), None] => {
+                    assert!(key == SMALL && made == large(OTHER_LARGE));
+                }
+                other => panic!("{:?}", other.map(|value| value.is_some())),
+            }
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "value: evict for slots",
+        prepare: |scene| {
+            let cache = Cache::options().capacity(6).open(scene.store()).unwrap();
+            Averager::new(&cache, "sum").add(6.0).unwrap();
+            for name in ["one", "two", "three", "four", "five"] {
+                cache.set(name, large(LARGE)).unwrap();
+            }
+        },
+        companion: None,
+        act: |scene, trap| set(scene, trap, SMALL),
+        look: |_, cache, stage| {
+            assert_eq!(Averager::new(cache, "sum").get().unwrap(), Some(6.0));
+            let names = ["one", "two", "three", "four", "five"];
+            let left = names.map(|name| cache.get(name).unwrap());
+            assert!(left.iter().flatten().all(|value| *value == large(LARGE)));
+            // Some of those that were killed had evicted one each, for nothing.
+            match cache.get(KEY).unwrap() {
+                Some(value) => assert!(value == SMALL),
+                None => assert!(stage == Stage::Between),
+            }
+        },
+        verify: verify_full,
+    },
+    Operation {
+        name: "value: evict from the log",
+        prepare: |scene| {
+            let options = Cache::options().capacity(64).size_limit(4 << 20);
+            let cache = options.open(scene.store()).unwrap();
+            for n in 0..12 {
+                cache.set(format!("{n}"), large(250_000)).unwrap();
+            }
+        },
+        companion: None,
+        act: |scene, trap| set(scene, trap, &large(250_001)),
+        look: |_, cache, stage| {
+            for n in 0..12 {
+                let got = cache.get(format!("{n}")).unwrap();
+                assert!(got.is_none_or(|got| got == large(250_000)));
+            }
+            holds_one_of(cache, stage, &[None, Some(&large(250_001))]);
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "value: compact",
+        prepare: |scene| {
+            let options = Cache::options().capacity(64).size_limit(4 << 20);
+            let cache = options
+                .eviction(Eviction::None)
+                .open(scene.store())
+                .unwrap();
+            scene.crowd(&cache);
+            bystanders(&cache);
+            cache.set(KEY, large(LARGE)).unwrap();
+            // The first segment is full, and half of it is needed no more.
+            for n in 0..6 {
+                cache.set(format!("{n}"), large(200_000)).unwrap();
+            }
+            for n in 0..3 {
+                assert!(cache.delete(format!("{n}")).unwrap());
+            }
+        },
+        companion: None,
+        act: |scene, trap| {
+            let cache = open(scene);
+            trap.arm();
+            let culled = cache.cull();
+            trap.disarm();
+            assert_eq!(culled.unwrap(), 0);
+        },
+        look: |scene, cache, stage| {
+            bystanders_are_well(scene, cache);
+            for n in 3..6 {
+                assert!(cache.get(format!("{n}")).unwrap() == Some(large(200_000)));
+            }
+            holds_one_of(cache, stage, &[None, Some(&large(LARGE))]);
+            if stage == Stage::After {
+                let first = scene.store().join("log/00000001");
+                assert!(!first.exists(), "what is needed no more is there");
             }
         },
         verify: standard,
@@ -443,6 +558,19 @@ pub const ALL: &[Operation] = &[
         },
     },
 ];
+
+/// There is no room for strangers.
+fn verify_full(operation: &Operation, scene: &Scene, order: Order) {
+    match order {
+        Order::LookFirst => standard(operation, scene, order),
+        Order::ActFirst => {
+            (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
+            let cache = Cache::open(scene.store()).unwrap();
+            (operation.look)(scene, &cache, Stage::After);
+            no_leak(&cache);
+        }
+    }
+}
 
 /// Values that nothing may happen to.
 fn bystander_values() -> [(&'static str, Vec<u8>); 2] {
@@ -503,16 +631,16 @@ fn delete(scene: &Scene, trap: &Trap) {
 /// The old value or the new one, which are given in this order; never a third, never half of one.
 fn is_one_of(scene: &Scene, cache: &Cache, stage: Stage, values: &[Option<&[u8]>; 2]) {
     bystanders_are_well(scene, cache);
-    holds_one_of(scene, cache, stage, values);
+    holds_one_of(cache, stage, values);
 }
 
-fn holds_one_of(scene: &Scene, cache: &Cache, stage: Stage, [old, new]: &[Option<&[u8]>; 2]) {
+fn holds_one_of(cache: &Cache, stage: Stage, [old, new]: &[Option<&[u8]>; 2]) {
     let got = cache.get(KEY).unwrap();
     let is_new = got.as_deref() == *new;
     let is_old = got.as_deref() == *old && stage == Stage::Between;
     assert!(is_new || is_old, "{:?}", got.map(|value| value.len()));
     assert_eq!(cache.contains(KEY).unwrap(), got.is_some());
-    assert_eq!(u64::from_le_bytes(scene.peek(layout::DAMAGED)), 0);
+    assert_eq!(cache.stats().unwrap().damaged, 0);
 }
 
 /// A key without a value can become a lock, also if who deleted the value died with its latch.
@@ -566,9 +694,13 @@ fn incr(scene: &Scene, trap: &Trap) {
 
 /// What was there and what was added since: all that was said to be, at most 4 more for each that died over it.
 fn is_some_count(scene: &Scene, cache: &Cache, stage: Stage, before: u64) {
+    is_some_count_under(scene, cache, stage, KEY, before);
+}
+
+fn is_some_count_under(scene: &Scene, cache: &Cache, stage: Stage, key: &str, before: u64) {
     bystanders_are_well(scene, cache);
     let begun = scene.board.get(Entry::Begun) + u64::from(stage == Stage::After);
-    let digits = cache.get(KEY).unwrap();
+    let digits = cache.get(key).unwrap();
     let sum: u64 = digits.map_or(0, |digits| {
         String::from_utf8(digits).unwrap().parse().unwrap()
     });
