@@ -11,6 +11,7 @@ mod layout;
 pub mod operations;
 pub mod place;
 pub mod slab_bytes;
+pub mod values;
 
 #[cfg(test)]
 mod replay;

@@ -40,3 +40,8 @@ fn operations() {
 fn slab_bytes() {
     replay("slab_bytes", super::slab_bytes::run);
 }
+
+#[test]
+fn values() {
+    replay("values", super::values::run);
+}
