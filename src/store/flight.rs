@@ -191,12 +191,9 @@ fn take_away(binding: &Binding) -> Result<()> {
 mod tests {
     use super::*;
     use crate::store::config::Config;
+    use crate::sync::{AtomicU64, Ordering};
 
-    /// With as much time left as it takes, one in e is chosen; with a tenth of it, nine in ten; with forty times
-    /// it, nobody.
-    #[test]
-    fn who_is_chosen_early_is_chosen_more_often_near_the_end() {
-        let dir = tempfile::tempdir().unwrap();
+    fn store_in(dir: &tempfile::TempDir) -> Arc<Store> {
         let settings = open::Settings {
             capacity: None,
             mode: 0o600,
@@ -205,7 +202,15 @@ mod tests {
             config: Config::default(),
             fs_magic: None,
         };
-        let store = open::open_apart(dir.path(), &settings).unwrap();
+        open::open_apart(dir.path(), &settings).unwrap()
+    }
+
+    /// With as much time left as it takes, one in e is chosen; with a tenth of it, nine in ten; with forty times
+    /// it, nobody.
+    #[test]
+    fn who_is_chosen_early_is_chosen_more_often_near_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store_in(&dir);
         let took = Duration::from_secs(1_000);
         let flight = store.board(b"k", &|| false).unwrap().unwrap();
         assert_eq!(store.last_flight(b"k"), None);
@@ -234,15 +239,7 @@ mod tests {
     #[test]
     fn a_flight_that_does_not_land_leaves_what_was_known() {
         let dir = tempfile::tempdir().unwrap();
-        let settings = open::Settings {
-            capacity: None,
-            mode: 0o600,
-            allow_network_fs: false,
-            create: true,
-            config: Config::default(),
-            fs_magic: None,
-        };
-        let store = open::open_apart(dir.path(), &settings).unwrap();
+        let store = store_in(&dir);
         let took = Duration::from_micros(77);
         let board = || store.try_board(b"k").unwrap();
         board().unwrap().land(took, true);
@@ -258,5 +255,28 @@ mod tests {
             .land(took, false);
         assert_eq!(store.last_flight(b"other"), None);
         assert_eq!(store.check().unwrap().slots_used, 1);
+    }
+
+    #[test]
+    fn who_waits_leaves_when_the_value_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store_in(&dir);
+        let there = AtomicU64::new(0);
+        let flight = store.try_board(b"k").unwrap().unwrap();
+        let handle = Binding::new(Arc::clone(&store), Kind::Flight, b"k", 0);
+        let landed = || there.load(Ordering::Acquire) == 1;
+        std::thread::scope(|scope| {
+            let waiting: Vec<_> = (0..3)
+                .map(|_| scope.spawn(|| store.board(b"k", &landed).unwrap().is_none()))
+                .collect();
+            while handle.waiters().unwrap() < 3 {
+                std::thread::yield_now();
+            }
+            there.store(1, Ordering::Release);
+            flight.land(Duration::from_secs(1), false);
+            for waiter in waiting {
+                assert!(waiter.join().unwrap(), "it took the flight");
+            }
+        });
     }
 }

@@ -132,6 +132,21 @@ fn what_a_signal_ended_is_run_again() {
 }
 
 #[test]
+fn a_signal_is_for_the_command_to_deal_with() {
+    let shop = Shop::new();
+    let up = shop.path("up");
+    let script = format!("trap 'echo got it; exit 5' TERM; > {up}; while :; do sleep 0.01; done");
+    let asker = shop.start(&["memo", "--", "sh", "-c", &script]);
+    until("it runs", || fs::exists(&up).unwrap());
+    asker.signal(Signal::SIGTERM);
+    let expected = (vec!["got it".to_owned()], vec![], 5);
+    assert_eq!(said(asker), expected);
+    // It ended by itself, so that is kept.
+    let later = shop.start(&["memo", "--", "sh", "-c", &script]);
+    assert_eq!(said(later), expected);
+}
+
+#[test]
 fn success_only_runs_failures_again() {
     let shop = Shop::new();
     let script = format!("echo $$ >> {0}; cat {0} | wc -l; exit 4", shop.path("ran"));
@@ -201,16 +216,19 @@ fn its_input_is_empty_and_its_key_is_the_command() {
 #[test]
 fn what_is_left_behind_is_not_waited_for() {
     let shop = Shop::new();
+    // It ends with the test, whatever becomes of that.
+    fs::write(shop.path("on"), "").unwrap();
     let script = format!(
-        "echo out; (until [ -e {} ]; do echo more; sleep 0.01; done) & exit 0",
-        shop.path("go")
+        "echo out; (while [ -e {} ]; do echo more; sleep 0.01; done) & exit 0",
+        shop.path("on")
     );
-    let outcome = shop.run(&["memo", "--", "sh", "-c", &script]);
-    assert_eq!(outcome.code, 0, "{}", outcome.err);
-    assert_eq!(outcome.out.lines().next(), Some("out"));
+    let asker = shop.start(&["memo", "--", "sh", "-c", &script]);
+    asker.expect("out");
+    // At most what was written in the instant of its end.
+    let (more, _, status) = said(asker);
+    assert!(status == 0 && more.iter().all(|line| line == "more"));
     let again = shop.run(&["memo", "--", "sh", "-c", &script]);
-    assert_eq!(again.out, outcome.out);
-    fs::write(shop.path("go"), "").unwrap();
+    assert_eq!(again.out.lines().skip(1).collect::<Vec<_>>(), more);
 }
 
 #[test]
