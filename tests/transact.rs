@@ -206,3 +206,30 @@ fn readers_see_no_change_without_the_others() {
         done.store(true, Ordering::Relaxed);
     });
 }
+
+/// What could not be set is as it was, also for who goes on with the rest.
+#[test]
+fn a_change_that_fails_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Cache::options().size_limit(4 << 20);
+    let cache = options.open(dir.path().join("store")).unwrap();
+    let large = vec![7; 5_000];
+    cache.set("small", "old").unwrap();
+    cache.set("large", &large).unwrap();
+    cache
+        .transact(|t| -> Result<()> {
+            for key in ["small", "large", "new"] {
+                let failed = t.set(key, vec![1; 4 << 20]);
+                assert!(matches!(failed, Err(Error::OverLimit { .. })));
+            }
+            assert_eq!(t.get("small")?, Some(&b"old"[..]));
+            assert_eq!(t.get("new")?, None);
+            t.set("other", "set")
+        })
+        .unwrap();
+    assert_eq!(cache.get("other").unwrap().as_deref(), Some(&b"set"[..]));
+    assert_eq!(cache.get("small").unwrap().as_deref(), Some(&b"old"[..]));
+    assert_eq!(cache.get("large").unwrap(), Some(large));
+    assert_eq!(cache.get("new").unwrap(), None);
+    assert!(cache.check().unwrap().is_sound());
+}

@@ -269,6 +269,11 @@ impl<'a> Ongoing<'a> {
         }
         let bytes = new.tag.len() + new.value.len();
         let part = self.part(shard, store, key, bytes)?;
+        // Before anything else: if that fails, nothing is to be different.
+        let place = match part.latched.cells.fits(bytes) {
+            true => None,
+            false => Some(store.append_for(key, new)?),
+        };
         part.forget_place();
         part.is_changed = true;
         part.now = Some(Whole {
@@ -276,9 +281,7 @@ impl<'a> Ongoing<'a> {
             tag: new.tag.to_vec(),
             expires_ms: new.expires_ms,
         });
-        if !part.latched.cells.fits(bytes) {
-            part.place = Some(store.append_for(key, new)?);
-        }
+        part.place = place;
         Ok(())
     }
 
