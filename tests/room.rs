@@ -263,3 +263,18 @@ fn all_values_come_once_while_others_change_them() {
         done.store(true, Ordering::Relaxed);
     });
 }
+
+/// Only a part of a large store's slots is looked at for what may go. What is in the others goes, too.
+#[test]
+fn large_values_make_room_wherever_their_slots_are() {
+    let (_dir, cache) = open(Cache::options().capacity(80_000).size_limit(4 << 20));
+    for key in 0..70_000 {
+        cache.set(format!("small {key}"), "1").unwrap();
+    }
+    for key in 0..40 {
+        cache
+            .set(format!("large {key}"), value(key, 0, 100_000))
+            .unwrap();
+    }
+    assert!(cache.stats().unwrap().evictions > 0);
+}

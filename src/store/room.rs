@@ -105,7 +105,8 @@ impl Store {
         Ok(evicted)
     }
 
-    /// What may go of a part of the slots, another one each time. Nothing if nothing may.
+    /// What may go of a part of the slots, another one each time: the next one in which anything may. Nothing if
+    /// nothing may in all of them.
     fn candidates(&self, wanted: impl Fn(u64) -> bool) -> Vec<Candidate> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let mut candidates = Vec::new();
@@ -114,10 +115,15 @@ impl Store {
             return candidates;
         }
         let from = NEXT.fetch_add(WINDOW.into(), Ordering::Relaxed) % u64::from(count);
-        for at in 0..WINDOW.min(count) {
-            let number = (from as u32 + at) % count;
-            let candidate = self.slab.slot_id(number).and_then(|id| self.candidate(id));
-            candidates.extend(candidate.filter(|candidate| wanted(candidate.bytes)));
+        for first in (0..count).step_by(WINDOW as usize) {
+            for at in first..count.min(first.saturating_add(WINDOW)) {
+                let number = ((from + u64::from(at)) % u64::from(count)) as u32;
+                let candidate = self.slab.slot_id(number).and_then(|id| self.candidate(id));
+                candidates.extend(candidate.filter(|candidate| wanted(candidate.bytes)));
+            }
+            if !candidates.is_empty() {
+                break;
+            }
         }
         candidates
     }
