@@ -233,3 +233,20 @@ fn a_change_that_fails_changes_nothing() {
     assert_eq!(cache.get("new").unwrap(), None);
     assert!(cache.check().unwrap().is_sound());
 }
+
+/// A handle keeps a shard open beyond its cache, which is opened anew beside it.
+#[test]
+fn a_fanout_that_is_opened_again_beside_a_handle_changes_all() {
+    let (dir, cache) = fanout();
+    let lock = slablock::Lock::new(&cache, "some lock");
+    drop(cache);
+    let cache = FanoutCache::open(dir.path().join("store"), 4).unwrap();
+    cache
+        .transact(|t| -> Result<()> { (0..16).try_for_each(|key| t.set(format!("{key}"), "set")) })
+        .unwrap();
+    for key in 0..16 {
+        let value = cache.get(format!("{key}")).unwrap();
+        assert_eq!(value.as_deref(), Some(&b"set"[..]), "{key}");
+    }
+    drop(lock);
+}

@@ -180,7 +180,7 @@ impl FanoutCache {
         crate::Keyspace::check(self)
     }
 
-    pub(super) fn shard_caches(&self) -> &[Cache] {
+    pub(crate) fn shard_caches(&self) -> &[Cache] {
         &self.shards
     }
 
@@ -188,7 +188,7 @@ impl FanoutCache {
         &self.shards[self.shard_number(key)]
     }
 
-    pub(super) fn shard_number(&self, key: &[u8]) -> usize {
+    pub(crate) fn shard_number(&self, key: &[u8]) -> usize {
         // Another seed than that of the shards: with the same one, each would use a part of its buckets.
         (hash(self.seed, key) % self.shards.len() as u64) as usize
     }

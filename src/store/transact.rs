@@ -9,7 +9,10 @@
 //!
 //! In a `FanoutCache` the journal is that of the first shard, for all of them.
 
-use std::sync::{Arc, OnceLock, Weak};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::ffi::OsStr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use crate::error::{Error, Result, show_key};
 use crate::log::{Place, record_bytes};
@@ -17,17 +20,22 @@ use crate::os::fork;
 use crate::slab::{Meta, SlotId};
 use crate::store::Store;
 use crate::store::change::{Latched, New};
+use crate::store::config::Config;
 use crate::store::index::{Found, check_lengths};
+use crate::store::open::{self, Settings};
 use crate::store::segments::RECORD_OF_NO_KEY;
 use crate::store::stripe::RangeGuard;
 use crate::store::value::{Content, Form, VALUE_BYTES_MAX, ValueCells, cell_words, tag_hash};
 use crate::store::values::Whole;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, crash_point};
 use crate::types::Kind;
 
 /// The shards of a `FanoutCache`, as a store that is one of them knows them.
+#[derive(Default)]
 pub(crate) struct Shards {
-    all: Vec<Weak<Store>>,
+    /// In the first, as they were opened last. Who is not there any more, or was never opened here, is opened when
+    /// it is needed.
+    all: Mutex<Vec<Weak<Store>>>,
     /// The first; `None` in itself, so that there is no circle.
     home: Option<Arc<Store>>,
 }
@@ -77,13 +85,31 @@ pub(crate) fn join_shards(all: &[Arc<Store>]) {
         return;
     };
     for store in all {
-        let shards = Shards {
-            all: all.iter().map(Arc::downgrade).collect(),
-            home: (!Arc::ptr_eq(store, home)).then(|| Arc::clone(home)),
-        };
-        // Opened before, as the same shard.
-        let _ = store.shards.set(shards);
+        join_home(store, home);
     }
+    if let Some(shards) = home.shards.get() {
+        let mut known = shards.all.lock().unwrap_or_else(PoisonError::into_inner);
+        // Each time: of those of a cache that was closed only some may be open, for a handle's sake.
+        *known = all.iter().map(Arc::downgrade).collect();
+    }
+}
+
+/// Tells a store that another one's journal is its own, unless it knows.
+fn join_home(store: &Arc<Store>, home: &Arc<Store>) {
+    store.shards.get_or_init(|| Shards {
+        home: (!Arc::ptr_eq(store, home)).then(|| Arc::clone(home)),
+        ..Shards::default()
+    });
+}
+
+/// The same for one that was opened alone, if it is a shard.
+pub(crate) fn join_alone(store: &Arc<Store>) -> Result<()> {
+    if store.shards.get().is_some() || !store.is_shard() {
+        return Ok(());
+    }
+    let home = store.open_sibling(0)?;
+    home.inspect(|home| join_home(store, home));
+    Ok(())
 }
 
 impl Store {
@@ -114,17 +140,11 @@ impl Store {
 
     #[cold]
     fn settle_slowly(&self) -> Result<()> {
-        match self.shards.get() {
-            None => self.carry_out(&[]),
-            Some(shards) => {
-                let all: Vec<_> = shards.all.iter().map(Weak::upgrade).collect();
-                self.home().carry_out(&all)
-            }
-        }
+        self.home().carry_out()
     }
 
     /// Flips what the journal says. Everybody may, at any time, again and again: a version is in force once.
-    fn carry_out(&self, shards: &[Option<Arc<Store>>]) -> Result<()> {
+    fn carry_out(&self) -> Result<()> {
         let journal = &self.slab.header().journal;
         let bits = journal.load(Ordering::Acquire);
         let mut list = Vec::new();
@@ -137,13 +157,7 @@ impl Store {
         };
         if whole {
             let (flips, _) = list.as_chunks::<FLIP_BYTES>();
-            for flip in flips.iter().map(Flip::decode) {
-                let shard = shards.get(flip.shard as usize).and_then(Option::as_deref);
-                match shards.is_empty() {
-                    true => self.flip(flip),
-                    false => shard.into_iter().for_each(|shard| shard.flip(flip)),
-                }
-            }
+            self.flip_all(flips.iter().map(Flip::decode))?;
         } else if journal.load(Ordering::Acquire) == bits && bits != 0 {
             // Nothing that was ever decided: damage.
             self.count_damaged();
@@ -156,6 +170,66 @@ impl Store {
             self.mark_dead(place, record_bytes(LIST_KEY.len(), 0, list.len()));
         }
         Ok(())
+    }
+
+    /// An error leaves the journal as it is, for the next one: some flips are not done.
+    fn flip_all(&self, flips: impl Iterator<Item = Flip>) -> Result<()> {
+        let mut others: HashMap<u32, Option<Arc<Store>>> = HashMap::new();
+        for flip in flips {
+            if flip.shard == 0 {
+                self.flip(flip);
+                continue;
+            }
+            let other = match others.entry(flip.shard) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(self.shard(flip.shard)?),
+            };
+            match other {
+                Some(other) => other.flip(flip),
+                None => self.count_damaged(),
+            }
+        }
+        Ok(())
+    }
+
+    /// Another shard of the cache of which this is the first. `None`: there is no such shard.
+    fn shard(&self, number: u32) -> Result<Option<Arc<Store>>> {
+        let known = self.shards.get().and_then(|shards| {
+            // A fork may have copied it locked: then they are opened.
+            let all = shards.all.try_lock().ok()?;
+            all.get(number as usize)?.upgrade()
+        });
+        match known {
+            Some(known) => Ok(Some(known)),
+            None => self.open_sibling(number),
+        }
+    }
+
+    /// Whether it lies where shards lie.
+    fn is_shard(&self) -> bool {
+        let name = self.dir.file_name().and_then(OsStr::to_str);
+        let is_number =
+            name.is_some_and(|name| name.len() == 3 && name.bytes().all(|b| b.is_ascii_digit()));
+        crash_point();
+        is_number && self.dir.with_file_name(open::FANOUT).is_file()
+    }
+
+    fn open_sibling(&self, number: u32) -> Result<Option<Arc<Store>>> {
+        let dir = self.dir.with_file_name(format!("{number:03}"));
+        crash_point();
+        if !self.is_shard() || !dir.join(open::SLAB).is_file() {
+            return Ok(None);
+        }
+        let settings = Settings {
+            capacity: None,
+            mode: self.mode,
+            // It was allowed for this one.
+            allow_network_fs: true,
+            create: false,
+            config: Config::default(),
+            fs_magic: None,
+        };
+        open::open(&dir, &settings).map(Some)
     }
 
     fn flip(&self, flip: Flip) {
@@ -304,13 +378,25 @@ impl<'a> Ongoing<'a> {
     /// Killed before the journal is set: nothing has happened, the idle cells mean nothing. After it: all has,
     /// and whoever comes next carries it out.
     pub(crate) fn commit(mut self) -> Result<()> {
+        if !self.decide()? {
+            return Ok(());
+        }
+        self.home.settle()?;
+        for part in self.parts.iter_mut().filter(|part| part.is_changed) {
+            part.done();
+        }
+        self.make_durable()
+    }
+
+    /// Everything up to the moment in which it has happened. `false`: there is nothing to be changed.
+    fn decide(&mut self) -> Result<bool> {
         self.check_process(b"transaction")?;
         let mut list = Vec::new();
         for part in self.parts.iter_mut().filter(|part| part.is_changed) {
             list.extend_from_slice(&part.prepare()?.encode());
         }
         if list.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let home = self.home;
         home.make_room(record_bytes(LIST_KEY.len(), 0, list.len()))?;
@@ -318,11 +404,7 @@ impl<'a> Ongoing<'a> {
         self.make_durable()?;
         // Release: who finds the list finds the cells filled.
         home.journal().store(place.bits(), Ordering::Release);
-        home.settle()?;
-        for part in self.parts.iter_mut().filter(|part| part.is_changed) {
-            part.done();
-        }
-        self.make_durable()
+        Ok(true)
     }
 
     fn make_durable(&self) -> Result<()> {
@@ -449,9 +531,87 @@ impl Drop for Part<'_> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::{Cache, FanoutCache, Options};
+
+    const KEYS: std::ops::Range<u32> = 0..32;
+
+    fn key(number: u32) -> String {
+        format!("key {number}")
+    }
+
+    /// Somebody sets all keys at once, and dies before any of it is carried out.
+    fn decided_by_a_dead_one(dir: &Path, shards: usize) {
+        let cache = FanoutCache::open(dir, shards).unwrap();
+        let shard = |number| {
+            let dir = dir.join(format!("{number:03}"));
+            open::open_apart(&dir, Options::default().settings()).unwrap()
+        };
+        let stores: Vec<_> = (0..shards).map(shard).collect();
+        join_shards(&stores);
+        let mut ongoing = Ongoing::begin(&stores[0]).unwrap();
+        for number in KEYS {
+            let shard = cache.shard_number(key(number).as_bytes());
+            let new = New {
+                value: b"set",
+                tag: &[],
+                expires_ms: 0,
+            };
+            let store = &stores[shard];
+            ongoing
+                .set(shard, store, key(number).as_bytes(), &new)
+                .unwrap();
+        }
+        assert!(ongoing.decide().unwrap());
+        stores.iter().for_each(|store| store.die());
+        std::mem::forget(ongoing);
+        std::mem::forget(stores);
+    }
+
+    fn is_done(cache: &FanoutCache) {
+        for number in KEYS {
+            let value = cache.get(key(number)).unwrap();
+            assert_eq!(value.as_deref(), Some(&b"set"[..]), "{number}");
+        }
+    }
+
+    #[test]
+    fn who_opens_the_first_shard_alone_carries_out_what_was_decided_in_all() {
+        let dir = tempfile::tempdir().unwrap();
+        decided_by_a_dead_one(dir.path(), 3);
+        let first = Cache::open(dir.path().join("000")).unwrap();
+        assert_eq!(first.get("something").unwrap(), None);
+        drop(first);
+        is_done(&FanoutCache::open(dir.path(), 3).unwrap());
+    }
+
+    #[test]
+    fn who_opens_another_shard_alone_sees_what_was_decided() {
+        let dir = tempfile::tempdir().unwrap();
+        decided_by_a_dead_one(dir.path(), 3);
+        let last = Cache::open(dir.path().join("002")).unwrap();
+        let there = KEYS.filter(|number| last.get(key(*number)).unwrap().is_some());
+        assert!(there.count() > 0);
+        drop(last);
+        is_done(&FanoutCache::open(dir.path(), 3).unwrap());
+    }
+
+    /// An iterator lets go of the shards that it is done with.
+    #[test]
+    fn who_has_some_shards_only_carries_out_what_was_decided_in_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = FanoutCache::open(dir.path(), 3).unwrap();
+        let last = cache.shard_caches()[2].clone();
+        drop(cache);
+        decided_by_a_dead_one(dir.path(), 3);
+        assert_eq!(last.get("something").unwrap(), None);
+        drop(last);
+        is_done(&FanoutCache::open(dir.path(), 3).unwrap());
+    }
 
     #[test]
     fn flips_come_back() {
