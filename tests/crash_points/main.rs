@@ -15,7 +15,8 @@
 //! `scene` is the stage of one death: a store, processes, a board that outlives them; `stage` what all scenes
 //! have in common. `drive` is about one or two deaths, `choice` about which points, `campaign` about all of
 //! them. The operations are in `places` (opening, repairing), `keys` (making, removing), `holds` (taking, giving
-//! back), `averages` and `values`. `stopped` is about processes that are stopped at a point instead.
+//! back), `averages`, `values` and `flights` (computing values). `stopped` is about processes that are stopped at a
+//! point instead.
 
 #[cfg(crash_points)]
 mod averages;
@@ -25,6 +26,8 @@ mod campaign;
 mod choice;
 #[cfg(crash_points)]
 mod drive;
+#[cfg(crash_points)]
+mod flights;
 #[cfg(crash_points)]
 mod holds;
 #[cfg(crash_points)]
@@ -54,6 +57,7 @@ fn main() {
         holds::ALL,
         averages::ALL,
         values::ALL,
+        flights::ALL,
     ]
     .concat();
     campaign::run(&operations);

@@ -1,0 +1,192 @@
+//! Deaths while a value is computed that was missing, or before it is over.
+
+use std::time::Duration;
+
+use slablock::{Cache, Eviction, SetOptions};
+
+use crate::drive::{Operation, Order, Stage, no_leak, standard};
+use crate::layout;
+use crate::scene::{NEVER, Scene, Trap};
+use crate::stage::{KEY, open};
+
+const OLD: &[u8] = b"computed before";
+const NEW: &[u8] = b"computed";
+/// Nobody is ever not chosen by that to compute early.
+const AT_ONCE: f64 = 1e15;
+
+/// Goes to the log.
+fn large() -> Vec<u8> {
+    vec![7; 3_000]
+}
+
+pub const ALL: &[Operation] = &[
+    Operation {
+        name: "flight: compute",
+        prepare,
+        companion: None,
+        act: |scene, trap| assert_eq!(compute(scene, trap, Ok(NEW.to_vec())).unwrap(), NEW),
+        look: |scene, cache, stage| is_computed(scene, cache, stage, NEW),
+        verify: standard,
+    },
+    Operation {
+        name: "flight: compute, large",
+        prepare,
+        companion: None,
+        act: |scene, trap| assert!(compute(scene, trap, Ok(large())).unwrap() == large()),
+        look: |scene, cache, stage| is_computed(scene, cache, stage, &large()),
+        verify: standard,
+    },
+    Operation {
+        name: "flight: compute in vain",
+        prepare,
+        companion: None,
+        act: |scene, trap| {
+            compute(scene, trap, Err(slablock::Error::KeyLength { len: 0 })).unwrap_err();
+        },
+        look: |scene, cache, _| {
+            scene.crowd_is_well(cache);
+            assert!(cache.get(KEY).unwrap().is_none());
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "flight: early",
+        prepare: prepare_early,
+        companion: None,
+        act: |scene, trap| {
+            let cache = open(scene);
+            trap.arm();
+            let value = early(&cache, KEY, NEW);
+            trap.disarm();
+            // Once somebody has died over it, nobody knows how long it takes until it is over.
+            assert!(value == NEW || value == OLD);
+        },
+        look: is_either,
+        verify: standard,
+    },
+    Operation {
+        name: "flight: clear",
+        prepare: prepare_early,
+        companion: None,
+        act: |scene, trap| {
+            let cache = open(scene);
+            trap.arm();
+            let cleared = cache.clear();
+            trap.disarm();
+            cleared.unwrap();
+        },
+        look: |_, cache, stage| {
+            let got = cache.get(KEY).unwrap();
+            assert!(got.is_none_or(|got| stage == Stage::Between && got == OLD));
+            assert!(stage == Stage::Between || cache.check().unwrap().slots_used == 0);
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "flight: open after a reboot",
+        prepare: |scene| {
+            prepare_early(scene);
+            scene.poke(layout::BOOT_ID, &[7; 16]);
+        },
+        companion: None,
+        act: |scene, trap| {
+            trap.arm();
+            let cache = Cache::open(scene.store());
+            trap.disarm();
+            cache.unwrap();
+        },
+        look: is_old_and_soon_new,
+        verify: standard,
+    },
+    Operation {
+        name: "flight: no room for a value beside them",
+        prepare: |scene| {
+            let options = Cache::options().capacity(6).eviction(Eviction::None);
+            let cache = options.open(scene.store()).unwrap();
+            for name in ["one", "two", "three"] {
+                assert_eq!(early(&cache, name, OLD), OLD);
+            }
+        },
+        companion: None,
+        act: |scene, trap| {
+            let cache = open(scene);
+            trap.arm();
+            let set = ["four", "five", KEY].map(|name| cache.set(name, NEW));
+            trap.disarm();
+            set.into_iter().for_each(|set| set.unwrap());
+        },
+        look: |_, cache, stage| {
+            for name in ["one", "two", "three"] {
+                assert_eq!(cache.get(name).unwrap().unwrap(), OLD);
+            }
+            for name in ["four", "five", KEY] {
+                let got = cache.get(name).unwrap();
+                assert!(got.map_or(stage == Stage::Between, |got| got == NEW));
+            }
+        },
+        verify: |operation, scene, order| match order {
+            Order::LookFirst => standard(operation, scene, order),
+            // There is no room for strangers.
+            Order::ActFirst => {
+                (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
+                let cache = Cache::open(scene.store()).unwrap();
+                (operation.look)(scene, &cache, Stage::After);
+                no_leak(&cache);
+            }
+        },
+    },
+];
+
+fn prepare(scene: &Scene) {
+    scene.crowd(&open(scene));
+}
+
+fn prepare_early(scene: &Scene) {
+    prepare(scene);
+    assert_eq!(early(&open(scene), KEY, OLD), OLD);
+}
+
+fn compute(
+    scene: &Scene,
+    trap: &Trap,
+    outcome: slablock::Result<Vec<u8>>,
+) -> slablock::Result<Vec<u8>> {
+    let cache = open(scene);
+    trap.arm();
+    let got = cache.get_or_insert_with(KEY, &SetOptions::new(), || outcome);
+    trap.disarm();
+    got
+}
+
+fn early(cache: &Cache, key: &str, value: &[u8]) -> Vec<u8> {
+    let for_long = SetOptions::new().expire(Duration::from_secs(3_600));
+    let got = cache.get_or_insert_early(key, &for_long, AT_ONCE, || {
+        slablock::Result::Ok(value.to_vec())
+    });
+    got.unwrap()
+}
+
+/// Missing or whole; and who asks next need not wait for the dead.
+fn is_computed(scene: &Scene, cache: &Cache, stage: Stage, value: &[u8]) {
+    scene.crowd_is_well(cache);
+    match cache.get(KEY).unwrap() {
+        Some(got) => assert!(got == value),
+        None => assert!(stage == Stage::Between),
+    }
+}
+
+fn is_either(scene: &Scene, cache: &Cache, _: Stage) {
+    scene.crowd_is_well(cache);
+    let got = cache.get(KEY).unwrap().expect("the value");
+    assert!(got == OLD || got == NEW);
+}
+
+/// How long it took is known after all that.
+fn is_old_and_soon_new(scene: &Scene, cache: &Cache, stage: Stage) {
+    scene.crowd_is_well(cache);
+    if stage == Stage::Between {
+        assert_eq!(cache.get(KEY).unwrap().unwrap(), OLD);
+        return;
+    }
+    assert_eq!(early(cache, KEY, NEW), NEW);
+}
