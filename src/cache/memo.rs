@@ -151,23 +151,25 @@ fn turn(
     options: &SetOptions,
     early: Option<f64>,
 ) -> Result<Turn, Error> {
-    // Refused before anything is computed.
-    check_lengths(key, options.new_value(&[])?.tag)?;
     if let Some(beta) = early.filter(|beta| !(beta.is_finite() && *beta >= 0.0)) {
         let what = format!("a beta of {beta} says nothing; use 1.0, or more to compute earlier");
         return Err(Error::Invalid { what });
     }
     let mut value = Vec::new();
-    if let Some(content) = store.get_value(key, &mut value)? {
-        let expires_ms = content.expires_ms;
-        let due = early.is_some_and(|beta| {
-            // Without random numbers there is no early, and the value is as good as before.
-            store.is_due(key, expires_ms, beta).unwrap_or(false)
-        });
-        return match due.then(|| early_turn(store, key, expires_ms)) {
-            Some(turn) => Ok(turn?.map_or(Turn::There(value), Turn::Compute)),
-            None => Ok(Turn::There(value)),
-        };
+    let there = store.get_value(key, &mut value)?;
+    if let Some(content) = there {
+        // Without random numbers there is no early, and the value is as good as before.
+        let is_due = |beta| store.is_due(key, content.expires_ms, beta);
+        if !early.is_some_and(|beta| is_due(beta).unwrap_or(false)) {
+            return Ok(Turn::There(value));
+        }
+    }
+    // Refused before anything is computed.
+    check_lengths(key, options.new_value(&[])?.tag)?;
+    if let Some(content) = there {
+        // Nor is it worse for want of a slot.
+        let flight = early_turn(store, key, content.expires_ms).unwrap_or(None);
+        return Ok(flight.map_or(Turn::There(value), Turn::Compute));
     }
     // An error is met again, and told, by the look after the wait.
     let is_there = || !matches!(store.peek_value(key), Ok(None));
