@@ -119,11 +119,16 @@ impl Log {
         // Search permission goes with read permission.
         file::create_dir(&self.dir, self.mode | (self.mode & 0o444) >> 2)?;
         self.close(|other| other != number);
-        let file = file::open(&self.path(number), true, self.mode)?;
+        let path = self.path(number);
+        let file = file::open(&path, true, self.mode)?;
         crash_point();
-        file.set_len(0)?;
+        let emptied = file.set_len(0);
         crash_point();
-        file.write_all_at(&segment_header(number, store_id), 0)
+        let begun = emptied.and_then(|()| file.write_all_at(&segment_header(number, store_id), 0));
+        begun.inspect_err(|_| {
+            // Nobody knows of it, so nobody would remove it.
+            let _ = std::fs::remove_file(&path);
+        })
     }
 
     /// Writes a record into room that is the caller's alone.

@@ -41,7 +41,7 @@ fn open_now() -> usize {
 
 /// Runs `attempt` with 0, 1, 2, ... free descriptors until it succeeds. Each failure has to say what is
 /// short, and leave nothing behind. Returns how many it needs.
-fn with_ever_more(what: &str, mut attempt: impl FnMut() -> Result<()>) -> u64 {
+pub fn with_ever_more(what: &str, mut attempt: impl FnMut() -> Result<()>) -> u64 {
     // The lowest number that is free, below which there are no gaps.
     let mut gaps = Vec::new();
     let first = loop {

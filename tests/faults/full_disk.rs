@@ -106,7 +106,7 @@ fn grow(cache: &Cache, step: Step) -> Result<()> {
 }
 
 /// Gives the file system, which is mounted already, another size. Unmounting would take much longer.
-fn resize(dir: &Path, options: &str) {
+pub fn resize(dir: &Path, options: &str) {
     assert!(
         mount("tmpfs", &format!("remount,{options}"), dir),
         "{options}"
@@ -120,7 +120,7 @@ fn empty(dir: &Path) {
 }
 
 /// Runs the rest of the test `name` with a file system of its own: where it is mounted. `None`: not here.
-fn is_inside(name: &str) -> Option<String> {
+pub fn is_inside(name: &str) -> Option<String> {
     let dir = role(name);
     if dir.is_none() {
         bounded_namespace(name);
@@ -139,7 +139,7 @@ fn bounded_namespace(name: &str) {
     bounded(move || in_a_namespace(&name, Place::new().root()));
 }
 
-fn is_full<T>(result: Result<T>) -> bool {
+pub fn is_full<T>(result: Result<T>) -> bool {
     match result {
         Ok(_) => false,
         Err(error @ Error::NoSpace { .. }) => {
@@ -284,7 +284,7 @@ pub fn run_many(role: &Role) {
     assert!(cache.check().unwrap().is_sound());
 }
 
-fn fill(path: &Path) {
+pub fn fill(path: &Path) {
     let mut options = fs::OpenOptions::new();
     let mut file = options.create(true).append(true).open(path).unwrap();
     while std::io::Write::write_all(&mut file, &[1; 4_096]).is_ok() {}

@@ -10,10 +10,10 @@ mod children;
 mod common;
 mod descriptors;
 mod full_disk;
-
 mod read_only;
 mod replaced;
 mod signals;
+mod values;
 
 use children::Role;
 
@@ -29,7 +29,7 @@ fn child_role() {
         "forked" => replaced::forked(&role),
         "many" => full_disk::run_many(&role),
         "interrupted" => signals::run(&role),
-
+        "values" => values::run(&role),
         // A role of `common`, whose test finds it by its own name.
         _ => {}
     }

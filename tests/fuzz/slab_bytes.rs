@@ -4,7 +4,7 @@
 //! the store, the store is sound and stays so.
 //!
 //! One exception: a hold word that names somebody alive *is* a hold of theirs, and an `add` waits for such a
-//! latch for ever. So words of averages that the damage gives to the one participant there is are freed.
+//! latch for ever. So words of averages and values that the damage gives to the one participant there is are freed.
 
 mod damage;
 mod work;
@@ -16,7 +16,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use slablock::{
-    Averager, BoundedSemaphore, Cache, Error, FanoutCache, Keyspace, Lock, RLock, fuzzing,
+    Averager, BoundedSemaphore, Cache, Error, FanoutCache, Keyspace, Lock, RLock, SetOptions,
+    fuzzing,
 };
 
 use super::input::Input;
@@ -29,11 +30,19 @@ pub const CAPACITY: u64 = 24;
 /// A header that says more than this is not sealed: it would only cost time.
 pub const CAPACITY_MAX: u64 = 2_048;
 
+/// The kinds whose hold is a latch, as they are in a meta word.
+const LATCHED: [u64; 3] = [4, 5, 6];
+
 /// A store to be damaged: as it was made once, and the directory in which it is put down anew each time.
 struct Bench {
     place: Place,
     template: Vec<u8>,
+    /// Its one segment.
+    segment: Vec<u8>,
 }
+
+/// Where the template has its large values.
+const SEGMENT: &str = "log/00000001";
 
 thread_local! {
     static BENCH: RefCell<Option<Bench>> = const { RefCell::new(None) };
@@ -78,7 +87,12 @@ impl Bench {
         furnish(&store);
         fuzzing::chance(None);
         let template = fs::read(store.join("slab")).expect("the slab that was just made");
-        Bench { place, template }
+        let segment = fs::read(store.join(SEGMENT)).expect("its values");
+        Bench {
+            place,
+            template,
+            segment,
+        }
     }
 
     fn store(&self) -> PathBuf {
@@ -92,6 +106,7 @@ impl Bench {
             return self.fanout(input.byte(), input.rest());
         }
         let mend = Mend(input.byte());
+        self.put_log(mode, &mut input);
         let steps = input.byte() % 48;
         let steps: Vec<_> = (0..steps).map(|_| (input.byte(), input.byte())).collect();
         let slab = match mode {
@@ -106,6 +121,39 @@ impl Bench {
         let len = fs::metadata(self.store().join("slab")).map_or(0, |m| m.len());
         let most = Layout::of(CAPACITY_MAX).block(CAPACITY_MAX + 16_384);
         assert!(len <= most.next_multiple_of(layout::PAGE), "{len} bytes");
+    }
+
+    /// Puts the log down: whole, cut off, with other bytes in it, gone, something else, or with more files.
+    fn put_log(&self, mode: u8, input: &mut Input) {
+        let store = self.store();
+        let log = store.join("log");
+        let _ = fs::remove_dir_all(&log).or_else(|_| fs::remove_file(&log));
+        let mut segment = self.segment.clone();
+        // Half of the modes leave it alone, and ask the input for nothing.
+        let how = if mode >= 6 { input.byte() % 8 } else { 0 };
+        match how {
+            1 => segment.truncate(usize::from(input.u16())),
+            2 => {
+                for _ in 0..4 {
+                    let at = usize::from(input.u16());
+                    damage::write(&mut segment, at, &input.u64().to_le_bytes());
+                }
+            }
+            3 => return,
+            4 => return fs::write(&log, b"no directory").expect("a file"),
+            5 => segment.extend_from_slice(&[0xff; 5_000]),
+            _ => {}
+        }
+        fs::create_dir(&log).expect("the log");
+        match how {
+            6 => fs::create_dir(store.join(SEGMENT)).expect("a directory"),
+            _ => fs::write(store.join(SEGMENT), &segment).expect("a segment"),
+        }
+        if how == 7 {
+            for name in ["00000002", "ffffffff", "00000000", "+0000001", "another"] {
+                fs::write(log.join(name), &segment).expect("another segment");
+            }
+        }
     }
 
     /// Puts the files of a store down. Whether the slab has nothing in it.
@@ -185,7 +233,7 @@ impl Bench {
                 return;
             }
             let (word, meta) = (u64::from_le_bytes(word), u64::from_le_bytes(meta));
-            if word >> 52 == me && meta >> 32 & 0xf == 4 {
+            if word >> 52 == me && LATCHED.contains(&(meta >> 32 & 0xf)) {
                 let free = word & (layout::RETIRING - 1);
                 slab.write_all_at(&free.to_le_bytes(), at).expect("free it");
             }
@@ -257,6 +305,12 @@ fn furnish(store: &std::path::Path) {
     let permits = [semaphore.acquire(), semaphore.acquire(), pair.acquire()];
     let permits = permits.map(|permit| permit.expect("acquire").into_owned());
     assert!(cache.remove("gone").expect("remove"));
+    let [large, larger, tagged, counter] = work::VALUES_THERE;
+    cache.set(large, vec![7; 1_000]).expect("set");
+    cache.set(larger, vec![8; 20_000]).expect("set");
+    let options = SetOptions::new().tag("t").expire(lease);
+    cache.set_with(tagged, "value", &options).expect("set");
+    cache.incr(counter, 41).expect("count");
     assert!(cache.check().expect("check").is_sound());
     fuzzing::die(&cache);
     drop((held, again, permits));

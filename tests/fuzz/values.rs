@@ -15,7 +15,7 @@ use slablock::{Cache, Error, Eviction, Kind, Lock, Result, SetOptions, Transacti
 use super::input::Input;
 use super::place::Place;
 
-const OPERATIONS_MAX: usize = 300;
+const OPERATIONS_MAX: usize = 120;
 const BOOT_US: u64 = 1_000_000_000;
 const WALL_US: u64 = 1_700_000_000_000_000;
 /// The least there can be, so that it is filled, and compacted, by a few large values.
@@ -65,8 +65,8 @@ struct World {
 }
 
 /// Lengths around every change of place: no cell, one slot, several, one read of the log, several, a segment.
-const LENGTHS: [usize; 14] = [
-    0, 1, 8, 9, 40, 41, 200, 256, 257, 1_000, 16_385, 140_000, 262_200, 5,
+const LENGTHS: [usize; 20] = [
+    0, 1, 5, 8, 9, 40, 41, 200, 256, 257, 1_000, 16_385, 140_000, 262_200, 2, 3, 12, 19, 50, 300,
 ];
 
 fn bytes(kind: u8, len: usize) -> Vec<u8> {
@@ -208,7 +208,9 @@ impl World {
             23 => {
                 let there = self.now(&key).is_some() || self.locks.contains(&key);
                 assert_eq!(cache.remove(&key).expect("remove"), there);
-                self.model.remove(&key);
+                if there {
+                    self.model.remove(&key);
+                }
                 self.locks.retain(|lock| *lock != key);
             }
             24 => self.lock(&cache, &key),
@@ -433,8 +435,11 @@ impl World {
                 self.model.insert(key, made.held());
             }
             1 => {
-                assert_eq!(all.delete(&key)?, self.now(&key).is_some());
-                self.model.remove(&key);
+                let deleted = all.delete(&key)?;
+                assert_eq!(deleted, self.now(&key).is_some());
+                if deleted {
+                    self.model.remove(&key);
+                }
             }
             2 => {
                 let delta = input.of(&DELTAS);

@@ -83,7 +83,11 @@ fn place(input: &mut Input) -> Range<usize> {
     let number = u64::from(input.byte());
     let field = u64::from(input.byte());
     let word = |at: u64, words: u64| (at + field % words * 8, 8);
-    let (at, len) = match region % 12 {
+    // The few that are left over are about values.
+    let region = if region >= 240 { region } else { region % 12 };
+    let (at, len) = match region {
+        240..248 => (layout::SEGMENTS + number % 4 * 32 + field % 4 * 8, 8),
+        248.. => (layout::TAIL + field % 9 * 8, 8),
         0 => (layout::COPIES[number as usize % 2] + field % 16 * 4, 4),
         1 => (layout::STATE + field % 18 * 4, 4 + number % 2 * 4),
         2 => word(layout::STRIPES + number % 64 * 64, 5),

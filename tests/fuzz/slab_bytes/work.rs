@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use slablock::{
     Averager, BoundedSemaphore, Cache, Error, Lock, LockGuard, RLock, RLockGuard, Result,
-    SemaphoreGuard, Token,
+    SemaphoreGuard, SetOptions, Token,
 };
 
 /// The averages of the template, the last one of several slots.
 pub const AVERAGES: [&str; 3] = ["average", "b", "an average with a rather long name"];
+/// The values of the template: two that lie in the log, one with a tag, an integer.
+pub const VALUES_THERE: [&str; 4] = ["large", "larger", "tagged", "counter"];
 const TAGS: [&str; 4] = ["t", "u", "", "another tag"];
 /// How many guards are kept at most.
 const GUARDS_MAX: usize = 12;
@@ -32,9 +34,10 @@ fn key(number: u8) -> Vec<u8> {
         AVERAGES[2],
         "new",
     ];
-    match usize::from(number) % 12 {
+    match usize::from(number) % 16 {
         n @ 0..9 => keys[n].into(),
         9 => long_key(),
+        n @ 12.. => VALUES_THERE[n - 12].into(),
         n => format!("new {n}").into(),
     }
 }
@@ -118,7 +121,10 @@ impl Work {
     /// Every operation, on every key and with every choice.
     pub fn everything(&mut self) {
         for op in 0..OPS {
-            let each = if op < PER_KEY { 12 } else { 2 };
+            let each = match op < PER_KEY || op >= VALUES {
+                true => 16,
+                false => 2,
+            };
             (0..each).for_each(|choice| self.step((op, choice)));
         }
         self.guards.clear();
@@ -176,6 +182,9 @@ impl Work {
                 Err(Error::Busy { .. } | Error::Corrupt { .. } | Error::Io { .. })
             )),
             15 => self.reopen(),
+            17 => value(cache, &key, choice),
+            18 => change(cache, &key, choice),
+            19 => all_values(cache),
             _ => hear(cache.clear().map(drop)),
         }
     }
@@ -269,10 +278,11 @@ impl Work {
     }
 }
 
-/// How many operations there are; the first of them are about a key. The last one clears.
-const OPS: u8 = 17;
+/// How many operations there are; the first of them, and those from `VALUES` on, are about a key.
+const OPS: u8 = 20;
 const PER_KEY: u8 = 9;
 const CLEAR: u8 = 16;
+const VALUES: u8 = 17;
 
 fn average(cache: &Cache, key: &[u8], tag: &str) {
     let mut average = Averager::new(cache, key).tag(tag);
@@ -304,6 +314,61 @@ fn look_at(cache: &Cache, key: &[u8]) {
     }
     hear(semaphore.holders().map(drop));
     hear(semaphore.waiters().map(drop));
+}
+
+/// Reading, in all ways. Whatever is there, it is no longer than it may be.
+fn value(cache: &Cache, key: &[u8], choice: u8) {
+    let got = keep(cache.get(key));
+    assert!(got.is_none_or(|got| got.len() <= 1 << 30));
+    hear(cache.entry(key).map(drop));
+    hear(cache.contains(key).map(drop));
+    if choice & 16 != 0 {
+        hear(cache.get_with(key, <[u8]>::len).map(drop));
+    }
+}
+
+/// What was set is there, and what was deleted is not.
+fn change(cache: &Cache, key: &[u8], choice: u8) {
+    let options = SetOptions::new().tag(TAGS[usize::from(choice >> 6)]);
+    let len = [3, 200, 3_000, 300_000][usize::from(choice >> 4 & 3)];
+    let value = vec![choice; len];
+    match choice >> 4 & 7 {
+        0..4 => {
+            if keep(cache.set_with(key, &value, &options).map(Some)).is_some() {
+                let got = keep(cache.get(key).map(Some));
+                assert!(
+                    got.is_none_or(|got| got == Some(value)),
+                    "what was set is there"
+                );
+            }
+        }
+        4 => hear(cache.incr(key, 1).map(drop)),
+        5 => hear(cache.touch(key, Some(Duration::from_secs(9))).map(drop)),
+        6 => hear(cache.transact(|all| {
+            all.get("counter")?;
+            all.set(key, &value)?;
+            all.set("tagged", "changed")
+        })),
+        _ => {
+            let deleted = keep(cache.pop(key).map(Some));
+            let got = keep(cache.get(key).map(Some)).flatten();
+            assert!(
+                deleted.is_none() || got.is_none(),
+                "what was popped is gone"
+            );
+        }
+    }
+}
+
+fn all_values(cache: &Cache) {
+    for pair in cache.iter().take(1_000) {
+        hear(pair.map(drop));
+    }
+    hear(cache.expire().map(drop));
+    hear(cache.cull().map(drop));
+    hear(cache.stats().map(drop));
+    hear(cache.volume().map(drop));
+    hear(cache.sync());
 }
 
 fn list(cache: &Cache) {
