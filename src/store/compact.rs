@@ -78,6 +78,11 @@ impl Store {
         if at < slots {
             return Ok(at == most || moved >= budget);
         }
+        // Between writing its list and saying where it is, a transaction has nothing else that leads there.
+        let Some(_quiet) = self.try_lock_transactions()? else {
+            return Ok(false);
+        };
+        self.settle()?;
         if self.is_durable() {
             // What moved is on the medium before what it was moved from is gone.
             self.sync_values()?;
