@@ -121,7 +121,7 @@ impl Work {
     /// Every operation, on every key and with every choice.
     pub fn everything(&mut self) {
         for op in 0..OPS {
-            let each = match op < PER_KEY || op >= VALUES {
+            let each = match !(PER_KEY..VALUES).contains(&op) {
                 true => 16,
                 false => 2,
             };
