@@ -51,6 +51,7 @@ const CHUNK_BYTES: usize = 128 * 1024;
 pub(crate) struct Log {
     dir: PathBuf,
     mode: u32,
+    store_id: u128,
     open: Mutex<HashMap<u32, Arc<File>>>,
     /// Places of records that were found whole, each where its bits say.
     known: [AtomicU64; KNOWN],
@@ -77,10 +78,11 @@ pub(crate) struct Wanted<'a> {
 }
 
 impl Log {
-    pub(crate) fn new(store: &Path, mode: u32) -> Log {
+    pub(crate) fn new(store: &Path, mode: u32, store_id: u128) -> Log {
         Log {
             dir: store.join(LOG),
             mode,
+            store_id,
             open: Mutex::default(),
             known: std::array::from_fn(|_| AtomicU64::new(0)),
         }
@@ -101,11 +103,27 @@ impl Log {
             return Ok(Arc::clone(file));
         }
         let file = Arc::new(file::open(&self.path(number), false, self.mode)?);
+        self.refuse_anothers(&file)?;
         if open.len() >= OPEN_MAX {
             open.clear();
         }
         open.insert(number, Arc::clone(&file));
         Ok(file)
+    }
+
+    /// Should another store have been put in the place of ours, its segments have the same names.
+    fn refuse_anothers(&self, file: &File) -> io::Result<()> {
+        let mut header = [0; SEGMENT_HEADER_BYTES as usize];
+        crash_point();
+        // Without a whole header it may be anybody's, also ours after a power failure.
+        let store_id = match read_whole(file, &mut header, 0)? {
+            true => store_id_in(&header),
+            false => None,
+        };
+        match store_id.is_none_or(|id| id == self.store_id) {
+            true => Ok(()),
+            false => Err(io::Error::other("it is a segment of another store")),
+        }
     }
 
     /// Forgets the descriptors of segments that are not `wanted` any more.
@@ -115,16 +133,18 @@ impl Log {
     }
 
     /// Makes a segment, or begins one anew that was made and never used. Only under the lock for growing.
-    pub(crate) fn create(&self, number: u32, store_id: u128) -> io::Result<()> {
+    pub(crate) fn create(&self, number: u32) -> io::Result<()> {
         // Search permission goes with read permission.
         file::create_dir(&self.dir, self.mode | (self.mode & 0o444) >> 2)?;
         self.close(|other| other != number);
         let path = self.path(number);
         let file = file::open(&path, true, self.mode)?;
+        self.refuse_anothers(&file)?;
         crash_point();
         let emptied = file.set_len(0);
         crash_point();
-        let begun = emptied.and_then(|()| file.write_all_at(&segment_header(number, store_id), 0));
+        let header = segment_header(number, self.store_id);
+        let begun = emptied.and_then(|()| file.write_all_at(&header, 0));
         begun.inspect_err(|_| {
             // Nobody knows of it, so nobody would remove it.
             let _ = std::fs::remove_file(&path);
@@ -272,9 +292,10 @@ impl Log {
         file::sync_dir(&self.dir)
     }
 
-    /// Removes a segment that nothing leads to. Cut off first: whoever has it open does not keep its room.
+    /// Removes a segment that nothing leads to, whosever it was. Cut off first: whoever has it open does not keep
+    /// its room.
     pub(crate) fn remove(&self, number: u32) -> io::Result<()> {
-        match self.segment(number) {
+        match file::open(&self.path(number), false, self.mode) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             file => {
                 crash_point();
@@ -339,6 +360,15 @@ fn is_whole(wanted: Wanted<'_>, head: &[u8], rest: impl FnOnce(&mut crc32fast::H
     let mut crc = Head::checksum(head);
     rest(&mut crc);
     fits(wanted, head) && Head::decode(head).is_some_and(|h| h.crc == crc.finalize())
+}
+
+/// `None`: it is no whole header of a segment.
+fn store_id_in(header: &[u8; SEGMENT_HEADER_BYTES as usize]) -> Option<u128> {
+    let (mut number, mut id) = ([0; 4], [0; 16]);
+    number.copy_from_slice(&header[12..16]);
+    id.copy_from_slice(&header[16..32]);
+    let id = u128::from_le_bytes(id);
+    (segment_header(u32::from_le_bytes(number), id) == *header).then_some(id)
 }
 
 fn segment_header(number: u32, store_id: u128) -> [u8; SEGMENT_HEADER_BYTES as usize] {

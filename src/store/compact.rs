@@ -87,6 +87,7 @@ impl Store {
             // What moved is on the medium before what it was moved from is gone.
             self.sync_values()?;
         }
+        self.check_in_place()?;
         let log = &process.log;
         log.remove(number)
             .map_err(self.log_error("remove", log, number))?;

@@ -230,7 +230,7 @@ impl Store {
             mutexes: std::array::from_fn(|_| Mutex::new(())),
             asked: std::array::from_fn(|_| AtomicU64::new(0)),
             watches: Arc::default(),
-            log: Log::new(&self.dir, self.mode),
+            log: Log::new(&self.dir, self.mode, self.slab.part().id),
         });
         // Release: pairs with the Acquire in `joined`.
         self.process

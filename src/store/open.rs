@@ -23,7 +23,7 @@ use crate::slab::{Layout, Slab};
 use crate::store::config::Config;
 use crate::store::lock_files::{ATTACH, BEACONS, LockFiles, STRIPES_FILE};
 use crate::store::transact::ShardsOf;
-use crate::store::{Store, rebuild};
+use crate::store::{Store, rebuild, salvage};
 use crate::sync::{AtomicPtr, AtomicU64, Ordering, crash_point};
 
 pub(crate) const SLAB: &str = "slab";
@@ -439,6 +439,8 @@ fn initialise(dir: &Path, files: &LockFiles, settings: &Settings) -> Result<Slab
     write_static(&slab, &path, &part)?;
     let slab = Slab::map(slab, &path, part, layout)?;
     settings.config.write(&slab);
+    // What a store had that was here before is nobody's.
+    salvage::adopt_log(&slab, false)?;
     write_boot_id(&slab)?;
     files.adopt(&slab)?;
     slab.sync()?;

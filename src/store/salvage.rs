@@ -33,7 +33,7 @@ pub(super) fn mend_value(slab: &Slab, id: SlotId, meta: Meta, key: &[u8]) -> Opt
 /// leads. With `thorough`, reads every value and drops those that are damaged. Returns what it did.
 pub(super) fn adopt_log(slab: &Slab, thorough: bool) -> Result<Vec<String>> {
     // Nothing is made here, so the mode does not matter.
-    let log = Log::new(&open::parent(slab.path()), 0o600);
+    let log = Log::new(&open::parent(slab.path()), 0o600, slab.part().id);
     let io = |action| {
         let path = log.dir().to_path_buf();
         move |e| Error::io(action, &path, e)

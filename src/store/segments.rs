@@ -138,9 +138,10 @@ impl Store {
             match log.write(place, key, tag, value) {
                 Ok(()) => return Ok(place),
                 // Compacted away before it was written, as when we were stopped for long.
-                Err(_) if !self.may_lead_to(place) => {}
+                Err(_) if !self.may_lead_to(place) => self.check_in_place()?,
                 Err(error) => {
                     self.mark_dead(place, bytes);
+                    self.check_in_place()?;
                     return Err(self.log_error("write", log, place.segment())(error));
                 }
             }
@@ -182,8 +183,10 @@ impl Store {
         {
             return Ok(tail);
         }
+        // Another store in its place would lose a segment to this one.
+        self.check_in_place()?;
         let number = self.next_number()?;
-        log.create(number, self.slab.part().id)
+        log.create(number)
             .map_err(self.log_error("create", log, number))?;
         if self.is_durable() {
             log.sync_names()

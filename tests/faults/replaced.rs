@@ -198,3 +198,44 @@ fn a_child_does_not_join_a_store_that_was_replaced() {
     let place = Place::new();
     run("forked", place.root(), &[]);
 }
+
+/// The segments of the one that is there now are not to be taken for its own.
+#[test]
+fn large_values_of_a_store_that_was_replaced_do_not_reach_the_new_one() {
+    bounded(|| {
+        let place = Place::new();
+        let small = || Cache::options().size_limit(4 << 20);
+        let old = small().open(place.store()).unwrap();
+        let value = |byte: u8| vec![byte; 100_000];
+        old.set("key", value(1)).unwrap();
+        fs::rename(place.store(), place.root().join("away")).unwrap();
+        let new = small().open(place.store()).unwrap();
+        for key in 0..20 {
+            new.set(format!("{key}"), value(2)).unwrap();
+        }
+        new.set("key", value(3)).unwrap();
+        for _ in 0..100 {
+            // Whatever comes of it.
+            let _ = old.set("key", value(4));
+            assert_ne!(old.get("key").ok().flatten(), Some(value(3)));
+        }
+        for key in 0..20 {
+            assert_eq!(new.get(format!("{key}")).unwrap(), Some(value(2)));
+        }
+        assert_eq!(new.get("key").unwrap(), Some(value(3)));
+        assert!(new.check().unwrap().is_sound());
+    });
+}
+
+#[test]
+fn segments_that_were_left_behind_are_in_nobodys_way() {
+    let place = Place::new();
+    let cache = place.open();
+    cache.set("key", vec![1; 100_000]).unwrap();
+    drop(cache);
+    fs::remove_file(place.slab()).unwrap();
+    let cache = place.open();
+    assert_eq!(cache.get("key").unwrap(), None);
+    cache.set("key", vec![2; 100_000]).unwrap();
+    assert_eq!(cache.get("key").unwrap(), Some(vec![2; 100_000]));
+}
