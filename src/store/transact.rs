@@ -536,7 +536,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::{Cache, FanoutCache, Options};
+    use crate::{Cache, FanoutCache, Lock, Options};
 
     const KEYS: std::ops::Range<u32> = 0..32;
 
@@ -598,6 +598,34 @@ mod tests {
         assert!(there.count() > 0);
         drop(last);
         is_done(&FanoutCache::open(dir.path(), 3).unwrap());
+    }
+
+    /// What a key has before is nothing; what was decided is not.
+    #[test]
+    fn a_key_of_which_a_value_was_decided_is_not_reclaimed() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = FanoutCache::options()
+            .capacity(64)
+            .open_fanout(dir.path(), Some(1))
+            .unwrap();
+        decided_by_a_dead_one(dir.path(), 1);
+        for number in 0..64 {
+            // Full, in the end.
+            let _ = Lock::new(&cache, format!("lock {number}"))
+                .acquire()
+                .map(std::mem::forget);
+        }
+        is_done(&cache);
+    }
+
+    #[test]
+    fn a_key_of_which_a_value_was_decided_is_in_the_way_of_a_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        decided_by_a_dead_one(dir.path(), 1);
+        let cache = FanoutCache::open(dir.path(), 1).unwrap();
+        let lock = Lock::new(&cache, key(0));
+        assert!(matches!(lock.acquire(), Err(Error::KindMismatch { .. })));
+        is_done(&cache);
     }
 
     /// An iterator lets go of the shards that it is done with.

@@ -110,8 +110,10 @@ impl Store {
         self.is_still(found).then_some(read)
     }
 
-    /// The same without the bytes, nor whether it is damaged or gone.
+    /// The same without the bytes, nor whether it is damaged or gone. For who judges by it whether the key may go:
+    /// what is decided counts as done (T1).
     pub(crate) fn content_of(&self, found: Found) -> Option<Content> {
+        self.settle().ok()?;
         let reading = self.read_value(found, &mut ())?.ok()?;
         Some(reading.content)
     }
@@ -292,6 +294,7 @@ impl Store {
 
     pub(crate) fn tag_of_value(&self, found: Found) -> Option<Vec<u8>> {
         let mut payload = Vec::new();
+        self.settle().ok()?;
         let reading = self.read_value(found, &mut payload)?.ok()?;
         match reading.content.form {
             Form::Absent => None,
@@ -304,6 +307,9 @@ impl Store {
     /// Whether a value carries this tag.
     pub(crate) fn value_has_tag(&self, found: Found, tag: &[u8]) -> bool {
         let mut payload = Vec::new();
+        if self.settle().is_err() {
+            return false;
+        }
         let Some(Ok(reading)) = self.read_value(found, &mut payload) else {
             return false;
         };
