@@ -182,11 +182,11 @@ pub struct Stats {
 impl Stats {
     /// Both in one, for a store of several shards.
     pub(crate) fn merge(&mut self, other: Stats) {
-        self.hits += other.hits;
-        self.misses += other.misses;
-        self.evictions += other.evictions;
-        self.damaged += other.damaged;
-        self.bytes_live += other.bytes_live;
-        self.bytes_dead += other.bytes_dead;
+        self.hits = self.hits.saturating_add(other.hits);
+        self.misses = self.misses.saturating_add(other.misses);
+        self.evictions = self.evictions.saturating_add(other.evictions);
+        self.damaged = self.damaged.saturating_add(other.damaged);
+        self.bytes_live = self.bytes_live.saturating_add(other.bytes_live);
+        self.bytes_dead = self.bytes_dead.saturating_add(other.bytes_dead);
     }
 }

@@ -994,3 +994,41 @@ impl Random {
         (z ^ z >> 31) % end
     }
 }
+
+/// The table of segments says whatever it likes: nothing goes on for ever, and no sum is too large.
+#[test]
+fn a_damaged_table_of_segments_ends_nothing() {
+    const SEGMENTS: u64 = 8_192;
+    bounded(|| {
+        let large = vec![7; 100_000];
+        let place = Place::new();
+        let open = || Cache::options().size_limit(4 << 20).open(place.store());
+        let cache = open().unwrap();
+        cache.set("key", &large).unwrap();
+        let word = |at: u64, word: u64| place.poke(at, &word.to_le_bytes());
+        for (entry, number) in [(5, 7), (6, 1), (9, 9), (10, 522), (11, 1 << 32 | 12)] {
+            for (field, bits) in [number, u64::MAX, u64::MAX, u64::MAX]
+                .into_iter()
+                .enumerate()
+            {
+                word(SEGMENTS + 32 * entry + 8 * field as u64, bits);
+            }
+        }
+        let participants = Layout::of(cache.capacity() as u64).participants;
+        word(participants + 128 * 1 + 112, u64::MAX);
+        word(participants + 128 * 2 + 112, u64::MAX);
+        cache.stats().unwrap();
+        let _ = cache.cull();
+        let _ = cache.set("other", &large);
+        let _ = cache.check();
+        // The last number that there is.
+        word(232, u32::MAX.into());
+        drop(cache);
+        Cache::repair(place.store()).unwrap();
+        let cache = open().unwrap();
+        for round in 0..100 {
+            cache.set(format!("{round}"), &large).unwrap();
+        }
+        assert!(cache.check().unwrap().is_sound());
+    });
+}

@@ -62,7 +62,9 @@ impl Store {
                 return Ok(());
             }
             let waited = begun.elapsed();
-            if waited > PATIENCE && usage.bytes + bytes <= limit + self.segment_bytes() {
+            if waited > PATIENCE
+                && usage.bytes + bytes <= limit.saturating_add(self.segment_bytes())
+            {
                 return Ok(());
             }
             if !compacted {

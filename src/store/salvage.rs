@@ -69,7 +69,11 @@ pub(super) fn adopt_log(slab: &Slab, thorough: bool) -> Result<Vec<String>> {
     for at in 0..SEGMENTS {
         slab.segment(at).number.store(0, Ordering::Relaxed);
     }
-    let mut last = header.last_segment.load(Ordering::Relaxed);
+    // A repair finds out anew: the word may be what was damaged, and too high is the end of all numbers.
+    let mut last = match thorough {
+        true => 0,
+        false => header.last_segment.load(Ordering::Relaxed),
+    };
     for number in log.numbers().map_err(io("read"))? {
         last = last.max(number.into());
         let Some(live) = live.get(&number) else {

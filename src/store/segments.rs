@@ -9,8 +9,10 @@ use crate::error::{Error, Result};
 use crate::log::{LOG, Log, Place, RECORD_ALIGN, SEGMENT_HEADER_BYTES, record_bytes};
 use crate::record::closing;
 use crate::slab::layout::SEGMENTS;
+use crate::slab::{KEY_BYTES_MAX, TAG_BYTES_MAX};
 use crate::slab::{SEGMENT_CLOSING, Segment};
 use crate::store::Store;
+use crate::store::value::VALUE_BYTES_MAX;
 use crate::store::waiting::Patience;
 use crate::sync::Ordering;
 
@@ -26,6 +28,11 @@ pub(crate) const RECORD_OF_NO_KEY: &[u8] = b"";
 pub(crate) struct Usage {
     pub(crate) bytes: u64,
     pub(crate) dead: u64,
+}
+
+/// No segment is longer: one with a single value of the greatest length.
+fn longest() -> u64 {
+    SEGMENT_HEADER_BYTES + record_bytes(KEY_BYTES_MAX, TAG_BYTES_MAX, VALUE_BYTES_MAX)
 }
 
 /// One segment, as the slab describes it.
@@ -71,20 +78,23 @@ impl Store {
             let segment = self.slab.segment(at);
             let bits = segment.number.load(Ordering::Acquire);
             let number = bits as u32;
-            if number == 0 {
+            // In another's place is damage: what is done about it would be done to that one, again and again.
+            if number == 0 || number % SEGMENTS != at {
                 continue;
             }
             let is_active = tail.is_some_and(|tail| tail.segment() == number);
             let end = segment.end.load(Ordering::Relaxed);
             let bytes = match tail.filter(|_| is_active) {
                 Some(tail) => tail.offset(),
-                None if end != 0 => end,
+                None if (1..=longest()).contains(&end) => end,
                 // Who was to note it died.
                 None => log
                     .len_of(number)
                     .map_err(self.log_error("look at", log, number))?
                     .unwrap_or(0),
             };
+            // Whatever the words say: these are summed up.
+            let bytes = bytes.min(longest());
             all.push(SegmentState {
                 number,
                 is_closing: bits & SEGMENT_CLOSING != 0,

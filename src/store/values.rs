@@ -376,8 +376,11 @@ impl Store {
         };
         for number in 0..self.slab.allocated(Growing::Participants) {
             if let Some(record) = self.slab.participant(number as u16) {
-                stats.hits += record.hits.load(Ordering::Relaxed);
-                stats.misses += record.misses.load(Ordering::Relaxed);
+                let add = |sum: &mut u64, count: &AtomicU64| {
+                    *sum = sum.saturating_add(count.load(Ordering::Relaxed));
+                };
+                add(&mut stats.hits, &record.hits);
+                add(&mut stats.misses, &record.misses);
             }
         }
         Ok(stats)
