@@ -1015,7 +1015,7 @@ fn a_damaged_table_of_segments_ends_nothing() {
             }
         }
         let participants = Layout::of(cache.capacity() as u64).participants;
-        word(participants + 128 * 1 + 112, u64::MAX);
+        word(participants + 128 + 112, u64::MAX);
         word(participants + 128 * 2 + 112, u64::MAX);
         cache.stats().unwrap();
         let _ = cache.cull();
