@@ -536,7 +536,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::{Cache, FanoutCache, Lock, Options};
+    use crate::{Cache, Eviction, FanoutCache, Lock, Options};
 
     const KEYS: std::ops::Range<u32> = 0..32;
 
@@ -606,6 +606,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cache = FanoutCache::options()
             .capacity(64)
+            .eviction(Eviction::None)
             .open_fanout(dir.path(), Some(1))
             .unwrap();
         decided_by_a_dead_one(dir.path(), 1);
