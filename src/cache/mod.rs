@@ -189,7 +189,11 @@ impl Cache {
     pub fn configure(&self, changes: &Options) -> Result<()> {
         changes.config().check()?;
         changes.config().write(self.store.slab());
-        Ok(())
+        match self.store.is_durable() {
+            // Whose names nobody has waited for until now.
+            true => self.store.sync_values(),
+            false => Ok(()),
+        }
     }
 
     /// Verifies the store while it is in use, changing nothing but for finishing what a dead process left

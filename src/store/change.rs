@@ -2,6 +2,7 @@
 //! not fit a cell is written to the log before, and the cell says where. A key whose value was deleted or is
 //! over keeps its slots, without a value, until they are needed.
 
+use std::io;
 use std::sync::Arc;
 
 use crate::error::{Error, Result, show_key};
@@ -85,6 +86,20 @@ impl Latched<'_> {
 }
 
 impl Latched<'_> {
+    /// Comes before the idle cell is filled, if values are to survive a power failure: what is in that cell may be
+    /// all that the medium has. Whoever sets a value waits for the medium with the latch, but who compacts does
+    /// not.
+    #[inline]
+    pub(crate) fn settle_on_medium(&self) -> Result<()> {
+        if !self.store.is_durable() {
+            return Ok(());
+        }
+        match self.cells.logged_now().map(|content| content.form) {
+            Some(Form::Logged { place, .. }) => self.store.sync_place(place),
+            _ => Ok(()),
+        }
+    }
+
     /// After a transaction: what was in force before it is needed no more.
     pub(crate) fn forget_idle(&self) {
         let key_len = self.found.meta.key_len;
@@ -172,11 +187,16 @@ impl Store {
         let words = make.unwrap_or(cell_words(0));
         let binding = Binding::of_value(Arc::clone(self), key, hash, words);
         let not_holder = || Error::NotHolder { key: show_key(key) };
-        let Some((grant, _)) = binding.acquire(patience)? else {
+        let Some((grant, before)) = binding.acquire(patience)? else {
             return Ok(None);
         };
         let found = binding.found_at(grant.spot).ok_or_else(not_holder)?;
-        self.latched(found, grant.word).map(Some)
+        let latched = self.latched(found, grant.word)?;
+        if before.is_some() {
+            // Who died may have changed the value without waiting for the medium.
+            self.make_durable()?;
+        }
+        Ok(Some(latched))
     }
 
     #[inline]
@@ -253,10 +273,23 @@ impl Store {
             match log.sync(place.segment()) {
                 // Compacted away meanwhile: the value is written anew, for nothing may lead there.
                 Err(_) if !self.may_lead_to(place) => {}
-                synced => synced.map_err(self.log_error("sync", log, place.segment()))?,
+                synced => synced
+                    .map_err(self.log_error("sync", log, place.segment()))
+                    .inspect_err(|_| self.mark_dead(place, bytes))?,
             }
         }
         Ok(place)
+    }
+
+    /// Waits for the medium to have a value of the log, and what leads there.
+    fn sync_place(&self, place: Place) -> Result<()> {
+        let log = &self.process()?.log;
+        match log.sync(place.segment()) {
+            // Then it is damaged, and to be replaced.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            other => other.map_err(self.log_error("sync", log, place.segment()))?,
+        }
+        self.slab.sync()
     }
 
     #[inline]
@@ -302,9 +335,10 @@ impl Store {
             Form::Inline { .. } => (new.tag, new.value),
             _ => (&[][..], &[][..]),
         };
+        latched.settle_on_medium().inspect_err(|_| wasted(place))?;
         latched.write(content, tag, value);
         latched.note_stored();
-        drop(latched);
+        // With the latch: the next one writes over what was in force before.
         self.make_durable()?;
         Ok(Attempt::Done(true))
     }
@@ -367,8 +401,8 @@ impl Store {
         }
         let mut value = Vec::new();
         let whole = !read || self.value_under_latch(key, &latched, &mut value)?.is_some();
+        latched.settle_on_medium()?;
         latched.write(Content::ABSENT, &[], &[]);
-        drop(latched);
         if !whole {
             self.count_damaged();
         }
@@ -387,6 +421,7 @@ impl Store {
             return Ok(false);
         };
         let content = Content { expires_ms, ..old };
+        latched.settle_on_medium()?;
         match content.form {
             Form::Inline { len } => {
                 let (tag, value) = payload.split_at(content.tag_len);
@@ -394,7 +429,6 @@ impl Store {
             }
             _ => latched.write(content, &[], &[]),
         }
-        drop(latched);
         self.make_durable()?;
         Ok(true)
     }

@@ -28,8 +28,8 @@ impl Store {
             payload.clear();
             let Some(content) = latched.current(&mut payload) else {
                 let new = integer_after(key, None, delta, default)?;
+                latched.settle_on_medium()?;
                 write_integer(&latched, Content::ABSENT, &[], new);
-                drop(latched);
                 self.make_durable()?;
                 return Ok(new);
             };
@@ -46,7 +46,6 @@ impl Store {
             if matches!(content.form, Form::Inline { .. })
                 && write_integer(&latched, content, &tag, new)
             {
-                drop(latched);
                 self.make_durable()?;
                 return Ok(new);
             }

@@ -156,6 +156,9 @@ impl Store {
                 .map_err(self.log_error("read", log, place.segment()))?,
         };
         if whole {
+            // Pages reach the medium in any order: first what was decided, then what is done about it, then that
+            // it is done.
+            self.make_durable()?;
             let (flips, _) = list.as_chunks::<FLIP_BYTES>();
             self.flip_all(flips.iter().map(Flip::decode))?;
         } else if journal.load(Ordering::Acquire) == bits && bits != 0 {
@@ -188,6 +191,11 @@ impl Store {
                 Some(other) => other.flip(flip),
                 None => self.count_damaged(),
             }
+        }
+        if self.is_durable() {
+            self.slab.sync()?;
+            let mut others = others.values().flatten();
+            others.try_for_each(|other| other.slab.sync())?;
         }
         Ok(())
     }
@@ -382,10 +390,11 @@ impl<'a> Ongoing<'a> {
             return Ok(());
         }
         self.home.settle()?;
+        // What is to survive a power failure does: whoever carried it out has seen to it.
         for part in self.parts.iter_mut().filter(|part| part.is_changed) {
             part.done();
         }
-        self.make_durable()
+        Ok(())
     }
 
     /// Everything up to the moment in which it has happened. `false`: there is nothing to be changed.
@@ -474,6 +483,7 @@ impl<'a> Part<'a> {
 
     /// Fills the idle cell.
     fn prepare(&mut self) -> Result<Flip> {
+        self.latched.settle_on_medium()?;
         // Its segment may have been closed since.
         if self
             .place

@@ -22,7 +22,7 @@ use disk::{Image, Sync, Timeline, noting_syncs};
 use keys::{Facts, universe};
 use layout::Layout;
 use lives::{Count, World};
-use slablock::{Averager, Cache, FanoutCache};
+use slablock::{Averager, Cache, Durability, FanoutCache};
 
 /// In memory, where there is room: what is on the disk is the test's to say.
 fn new_dir() -> tempfile::TempDir {
@@ -184,6 +184,74 @@ fn the_names_of_what_was_made_are_on_the_disk() {
     let record = syncs.iter().position(|s| matches!(s, Sync::File(_)));
     assert_eq!(record, Some(1));
     assert!(matches!(&syncs[2], Sync::Directory(path) if *path == fanout));
+}
+
+/// The slab at each sync of it.
+fn synced(body: impl FnOnce()) -> Vec<Image> {
+    let ((), syncs) = noting_syncs(body);
+    let slabs = syncs.into_iter().filter_map(|sync| match sync {
+        Sync::File(image) => Some(image),
+        Sync::Directory(_) => None,
+    });
+    slabs.collect()
+}
+
+fn durable(dir: &std::path::Path) -> Cache {
+    let options = Cache::options().durability(Durability::PowerLoss);
+    options.capacity(64).open(dir.join("store")).unwrap()
+}
+
+fn word(image: &Image, at: u64) -> u64 {
+    u64::from_le_bytes(image.get(at))
+}
+
+/// Pages reach the disk in any order: nothing is changed before what decides is there, and that stays until all
+/// is changed.
+#[test]
+fn a_transaction_is_on_the_disk_before_it_is_carried_out_and_until_it_is() {
+    let dir = new_dir();
+    let cache = durable(dir.path());
+    let keys = ["a", "b"];
+    keys.iter().for_each(|key| cache.set(key, "old").unwrap());
+    let slots = [0, 1].map(|slot| Layout::of(64).slot(slot));
+    let before = synced(|| cache.sync().unwrap());
+    let is_old =
+        |image: &Image| slots.map(|slot| word(image, slot + 48) == word(&before[0], slot + 48));
+    let images = synced(|| {
+        let both = |t: &mut slablock::Transaction<'_>| -> slablock::Result<()> {
+            keys.iter().try_for_each(|key| t.set(key, "new"))
+        };
+        cache.transact(both).unwrap();
+    });
+    let is_decided = |image: &&Image| word(image, layout::JOURNAL) != 0;
+    let decided: Vec<_> = images.iter().filter(is_decided).map(is_old).collect();
+    assert_eq!(decided.first(), Some(&[true; 2]));
+    assert_eq!(decided.last(), Some(&[false; 2]));
+}
+
+/// The next change is made in the place of the one before: whoever makes it has to know that the value in force
+/// is on the disk.
+#[test]
+fn a_value_is_on_the_disk_before_the_next_one_may_change_it() {
+    let dir = new_dir();
+    let cache = durable(dir.path());
+    cache.set("key", "1").unwrap();
+    let slot = Layout::of(64).slot(0);
+    let changes: [&dyn Fn(); 4] = [
+        &|| cache.set("key", "2").unwrap(),
+        &|| assert_eq!(cache.incr("key", 1).unwrap(), 3),
+        &|| assert!(cache.touch("key", Some(Duration::from_secs(60))).unwrap()),
+        &|| assert!(cache.delete("key").unwrap()),
+    ];
+    for (number, change) in changes.iter().enumerate() {
+        let before = synced(|| cache.sync().unwrap());
+        let images = synced(change);
+        let mut changed = images
+            .iter()
+            .filter(|image| word(image, slot + 48) != word(&before[0], slot + 48));
+        let first = changed.next().expect("it is synced");
+        assert_ne!(word(first, slot) >> 52, 0, "change {number}");
+    }
 }
 
 /// Says where it was, if it comes to a panic.
