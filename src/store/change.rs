@@ -187,15 +187,13 @@ impl Store {
         let words = make.unwrap_or(cell_words(0));
         let binding = Binding::of_value(Arc::clone(self), key, hash, words);
         let not_holder = || Error::NotHolder { key: show_key(key) };
-        let Some((grant, before)) = binding.acquire(patience)? else {
+        let Some((grant, _)) = binding.acquire(patience)? else {
             return Ok(None);
         };
         let found = binding.found_at(grant.spot).ok_or_else(not_holder)?;
         let latched = self.latched(found, grant.word)?;
-        if before.is_some() {
-            // Who died may have changed the value without waiting for the medium.
-            self.make_durable()?;
-        }
+        // Who had it before may have died after changing the value and before the medium had it.
+        self.make_durable()?;
         Ok(Some(latched))
     }
 
