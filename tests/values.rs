@@ -291,3 +291,28 @@ fn a_key_without_a_value_is_anybodys_also_while_it_is_asked_for() {
     });
     assert!(cache.check().unwrap().is_sound());
 }
+
+/// With a long tag the digits go to the log, in more than one step; whoever touches the value in between is not
+/// undone.
+#[test]
+fn counting_beside_a_long_tag_undoes_nothing() {
+    let (_dir, cache) = cache();
+    let tagged = SetOptions::new().tag([7; 255]);
+    cache.set_with("n", "0", &tagged).unwrap();
+    const ROUNDS: i64 = 5_000;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..ROUNDS {
+                cache.incr("n", 1).unwrap();
+            }
+        });
+        for round in 0..ROUNDS {
+            let day = Duration::from_secs(86_400);
+            let expire = (round % 2 == 0).then_some(day);
+            assert!(cache.touch("n", expire).unwrap());
+            let left = cache.entry("n").unwrap().unwrap().expires_in;
+            assert_eq!(left.is_some(), expire.is_some(), "{round}");
+        }
+    });
+    assert_eq!(cache.get("n").unwrap().unwrap(), b"5000");
+}

@@ -9,7 +9,7 @@ use crate::error::{Error, Result, show_key};
 use crate::log::{Place, record_bytes};
 use crate::os::{clock, fork, futex};
 use crate::record::{Word, life, next_sequence, waiting};
-use crate::slab::{Meta, Slot};
+use crate::slab::{Meta, Slot, SlotId};
 use crate::store::Store;
 use crate::store::binding::Binding;
 use crate::store::index::{Found, check_lengths};
@@ -40,6 +40,15 @@ pub(crate) enum When<'a> {
     Present,
     /// If it is this one.
     Equal(&'a [u8]),
+    /// If nothing at all was changed since this was seen.
+    Unchanged(Seen),
+}
+
+/// A slot, and the version that was in force there: no two states of a key have both in common.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seen {
+    id: SlotId,
+    version: u64,
 }
 
 /// What came of an attempt.
@@ -62,6 +71,13 @@ pub(crate) struct Latched<'a> {
 impl Latched<'_> {
     fn slot(&self) -> &Slot {
         self.store.slab.slot(self.found.id)
+    }
+
+    pub(crate) fn seen(&self) -> Seen {
+        Seen {
+            id: self.found.id,
+            version: self.cells.version(),
+        }
     }
 
     /// What is in force and not over; what is damaged is as good as nothing.
@@ -251,7 +267,7 @@ impl Store {
     /// Before anything is written to the log: whether it will be wanted, as things stand.
     fn is_wanted(&self, key: &[u8], when: When<'_>) -> Result<bool> {
         Ok(match when {
-            When::Always => true,
+            When::Always | When::Unchanged(_) => true,
             When::Absent => self.peek_value(key)?.is_none(),
             When::Present => self.peek_value(key)?.is_some(),
             When::Equal(old) => {
@@ -346,6 +362,7 @@ impl Store {
     fn is_so(&self, key: &[u8], when: When<'_>, latched: &Latched<'_>) -> Result<bool> {
         Ok(match when {
             When::Always => true,
+            When::Unchanged(seen) => latched.seen() == seen,
             When::Absent => latched.current(&mut ()).is_none(),
             When::Present => latched.current(&mut ()).is_some(),
             When::Equal(old) => {

@@ -49,6 +49,7 @@ impl Store {
                 self.make_durable()?;
                 return Ok(new);
             }
+            let seen = latched.seen();
             drop(latched);
             // The tag takes the room.
             if let Some(whole) = self.whole_value(key)? {
@@ -58,7 +59,7 @@ impl Store {
                     tag: &whole.tag,
                     expires_ms: whole.expires_ms,
                 };
-                if self.put(key, &new_value, When::Equal(&payload))? {
+                if self.put(key, &new_value, When::Unchanged(seen))? {
                     return Ok(new);
                 }
             }
