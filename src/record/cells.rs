@@ -5,7 +5,7 @@
 //! seal, selector again (C1, C2).
 //!
 //! An average has cells of a fixed size, which lie side by side; a value has wider ones, spread over the
-//! slots of its key. What they have in common are the selector's steps, [`read_once`] and [`write`], and the
+//! slots of its key. What they have in common are the selector's steps, [`read_once`] and [`write()`], and the
 //! seal.
 
 use crate::record::controls::{self, Rule, left_out, ordered};
@@ -181,7 +181,7 @@ pub(crate) fn write(selector: &AtomicU64, version: u64, store: impl FnOnce(usize
     version
 }
 
-/// The two halves of [`write`], for who decides in between, elsewhere, that this and other cells are to be in
+/// The two halves of [`write()`], for who decides in between, elsewhere, that this and other cells are to be in
 /// force: has `store` fill the idle cell, and returns the version in force.
 #[inline(always)]
 pub(crate) fn prepare(selector: &AtomicU64, store: impl FnOnce(usize, u64)) -> u64 {
