@@ -278,3 +278,16 @@ fn large_values_make_room_wherever_their_slots_are() {
     }
     assert!(cache.stats().unwrap().evictions > 0);
 }
+
+/// What a transaction has latched is not compacted, and nothing is while that is so: it makes room before.
+#[test]
+fn transactions_find_room_in_a_log_full_of_what_they_replaced() {
+    let (_dir, cache) = open(Cache::options().size_limit(4 << 20));
+    for round in 0..40 {
+        let replace = |t: &mut slablock::Transaction<'_>| -> slablock::Result<()> {
+            (0..8).try_for_each(|key| t.set(format!("{key}"), value(key, round, 100_000)))
+        };
+        cache.transact(replace).unwrap();
+    }
+    assert!(cache.check().unwrap().is_sound());
+}

@@ -88,6 +88,7 @@ fn the_child_of_a_fork_has_no_part_in_it() {
     cache.set("a", "1").unwrap();
     let result = cache.transact(|t| -> Result<()> {
         t.set("a", "2")?;
+        t.set("large", vec![7; 5_000])?;
         // SAFETY: the child uses this thread and what it owns only, and ends.
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
@@ -112,6 +113,8 @@ fn the_child_of_a_fork_has_no_part_in_it() {
     }
     result.unwrap();
     assert_eq!(cache.get("a").unwrap().as_deref(), Some(&b"2"[..]));
+    let stats = cache.stats().unwrap();
+    assert!(stats.bytes_dead < 1_000, "{stats:?}");
     assert!(cache.check().unwrap().is_sound());
 }
 

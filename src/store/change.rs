@@ -80,6 +80,11 @@ impl Latched<'_> {
         }
     }
 
+    /// A forked child has nothing of what its parent has.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.epoch == fork::epoch()
+    }
+
     /// What is in force and not over; what is damaged is as good as nothing.
     #[inline]
     pub(crate) fn current(&self, payload: &mut impl Payload) -> Option<Content> {
@@ -137,8 +142,7 @@ impl Latched<'_> {
 
 impl Drop for Latched<'_> {
     fn drop(&mut self) {
-        // A forked child has nothing to give back.
-        if self.epoch != fork::epoch() {
+        if !self.is_ours() {
             return;
         }
         let slot = self.slot();

@@ -78,10 +78,12 @@ impl Store {
         if at < slots {
             return Ok(at == most || moved >= budget);
         }
-        // Between writing its list and saying where it is, a transaction has nothing else that leads there.
-        let Some(_quiet) = self.try_lock_transactions()? else {
-            return Ok(false);
-        };
+        // The list of a transaction may lie there. Whoever decides one looks under this lock whether the segment is
+        // closed: now it was decided, or is not any more.
+        match self.lock_growth_within(Patience::of(LATCH_PATIENCE))? {
+            Some(growth) => drop(growth),
+            None => return Ok(false),
+        }
         self.settle()?;
         if self.is_durable() {
             // What moved is on the medium before what it was moved from is gone.

@@ -115,12 +115,7 @@ impl Store {
         self.try_lock_range(self.process()?, COMPACT_BYTE)
     }
 
-    /// The lock of who changes several values at once. `None`: somebody has it.
-    pub(crate) fn try_lock_transactions(&self) -> Result<Option<RangeGuard<'_>>> {
-        self.try_lock_range(self.process()?, TRANSACT_BYTE)
-    }
-
-    /// The same, waiting for whoever has it.
+    /// The lock of who changes several values at once. Waits for whoever has it.
     pub(crate) fn lock_transactions(&self) -> Result<RangeGuard<'_>> {
         self.lock_range(self.process()?, TRANSACT_BYTE)
     }

@@ -25,8 +25,11 @@ use crate::store::index::{Found, check_lengths};
 use crate::store::open::{self, Settings};
 use crate::store::segments::RECORD_OF_NO_KEY;
 use crate::store::stripe::RangeGuard;
-use crate::store::value::{Content, Form, VALUE_BYTES_MAX, ValueCells, cell_words, tag_hash};
+use crate::store::value::{
+    Content, Form, INLINE_BYTES_MAX, VALUE_BYTES_MAX, ValueCells, cell_words, tag_hash,
+};
 use crate::store::values::Whole;
+use crate::store::waiting::Patience;
 use crate::sync::{AtomicU64, Ordering, crash_point};
 use crate::types::Kind;
 
@@ -350,6 +353,12 @@ impl<'a> Ongoing<'a> {
             return Err(Error::ValueLength { len });
         }
         let bytes = new.tag.len() + new.value.len();
+        let is_first = !self.parts.iter().any(|part| part.shard == shard as u32);
+        if is_first && bytes > INLINE_BYTES_MAX {
+            // While there is no latch of ours in that store, for which compacting would wait in vain.
+            self.check_process(key)?;
+            store.make_room(record_bytes(key.len(), new.tag.len(), new.value.len()))?;
+        }
         let part = self.part(shard, store, key, bytes)?;
         // Before anything else: if that fails, nothing is to be different.
         let place = match part.latched.cells.fits(bytes) {
@@ -408,9 +417,31 @@ impl<'a> Ongoing<'a> {
             return Ok(false);
         }
         let home = self.home;
-        home.make_room(record_bytes(LIST_KEY.len(), 0, list.len()))?;
-        let place = home.append(LIST_KEY, &[], &list)?;
-        self.make_durable()?;
+        let bytes = record_bytes(LIST_KEY.len(), 0, list.len());
+        home.make_room(bytes)?;
+        loop {
+            let place = home.append(LIST_KEY, &[], &list)?;
+            self.make_durable()?;
+            if self.lead_to(place)? {
+                return Ok(true);
+            }
+            home.mark_dead(place, bytes);
+        }
+    }
+
+    /// Puts the place of the list into the journal: by that it has happened. `false`: its segment is closed.
+    fn lead_to(&self, place: Place) -> Result<bool> {
+        let home = self.home;
+        // Who compacts the segment waits for our latches, or, if there is none in that store, looks at the
+        // journal after it has had the lock for growing (G3).
+        let is_latched = self.parts.iter().any(|part| part.shard == 0);
+        let _growth = match is_latched {
+            true => None,
+            false => home.lock_growth_within(Patience::Forever)?,
+        };
+        if !home.may_lead_to(place) {
+            return Ok(false);
+        }
         // Release: who finds the list finds the cells filled.
         home.journal().store(place.bits(), Ordering::Release);
         Ok(true)
@@ -535,7 +566,8 @@ impl<'a> Part<'a> {
 
 impl Drop for Part<'_> {
     fn drop(&mut self) {
-        if self.place.is_some() {
+        // In the child of a fork it is the parent's, who may come to need it.
+        if self.place.is_some() && self.latched.is_ours() {
             self.forget_place();
         }
     }
@@ -546,6 +578,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::store::change::When;
     use crate::{Cache, Eviction, FanoutCache, Lock, Options};
 
     const KEYS: std::ops::Range<u32> = 0..32;
@@ -637,6 +670,40 @@ mod tests {
         let lock = Lock::new(&cache, key(0));
         assert!(matches!(lock.acquire(), Err(Error::KindMismatch { .. })));
         is_done(&cache);
+    }
+
+    /// Nothing in the first shard is latched then, so nobody who compacts there waits.
+    #[test]
+    fn a_list_that_was_compacted_away_decides_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = FanoutCache::options()
+            .size_limit(8 << 20)
+            .open_fanout(dir.path(), Some(2))
+            .unwrap();
+        let stores: Vec<_> = cache.shard_caches().iter().map(|c| &c.store).collect();
+        let mut ongoing = Ongoing::begin(stores[0]).unwrap();
+        let new = New {
+            value: b"set",
+            tag: &[],
+            expires_ms: 0,
+        };
+        ongoing.set(1, stores[1], b"key", &new).unwrap();
+        let list = [0; FLIP_BYTES];
+        let place = stores[0].append(LIST_KEY, &[], &list).unwrap();
+        for _ in 0..100 {
+            let large = New {
+                value: &[7; 200_000],
+                ..new
+            };
+            stores[0].put(b"large", &large, When::Always).unwrap();
+        }
+        stores[0].cull().unwrap();
+        let mut read = Vec::new();
+        let log = &stores[0].process().unwrap().log;
+        assert!(!log.read_sized(place, LIST_KEY, &mut read).unwrap());
+        assert!(!ongoing.lead_to(place).unwrap());
+        let place = stores[0].append(LIST_KEY, &[], &list).unwrap();
+        assert!(ongoing.lead_to(place).unwrap());
     }
 
     /// An iterator lets go of the shards that it is done with.
