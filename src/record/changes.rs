@@ -1,51 +1,39 @@
-//! Changes of the index, as who has no lock sees them.
+//! Chains of the index, as who walks them without the lock sees their changes.
 //!
-//! A change is announced before its first step: the intent, by which the next one ends what a dead one left,
-//! and a count. Who walks a chain without the lock, and finds both as they were before, has seen nothing of any
-//! change: what it did not find is not there (I8). The links of a change in its own chain lead nobody astray; a
-//! slot that left it does, because it goes on in another chain, of another stripe perhaps, and so would the walk.
-//! Before it goes on there it is filled, behind a fence (I6): who meets its new link sees that it has left.
+//! A slot that leaves a chain goes on in another one, of another stripe perhaps, and a walk that stands on it goes
+//! along. So it is counted, after the last link of the chain was changed and before the slot can be had by others.
+//! Who walks and finds the count as it was has not been led astray, and what it did not find is not there (I8).
+//! Before the slot goes on elsewhere it is filled, behind a fence (I6): who meets its new link sees that it was
+//! counted. A walk that begins after the count does not meet the slot. All else that happens to a chain leads
+//! nobody astray, so nobody is waited for.
 
 use crate::record::controls::{self, Rule, left_out, ordered};
 use crate::sync::{AtomicU64, Ordering};
 
-/// No change is under way.
-pub(crate) const NO_INTENT: u64 = 0;
-
-/// Announces a change. Only under the stripe.
-pub(crate) fn begin(intent: &AtomicU64, count: &AtomicU64, what: u64) {
+/// Takes a slot out of its chain, by `unlink`. Only under the stripe; done again by who finds a dead one's.
+pub(crate) fn take_out<E>(
+    count: &AtomicU64,
+    unlink: impl FnOnce() -> Result<(), E>,
+) -> Result<(), E> {
     let raise = || {
         let next = count.load(Ordering::Relaxed).wrapping_add(1);
-        // Release: who sees the new count sees the intent, or that the change is over and all that it did.
+        // Release: a walk that begins with this count finds the slot unlinked.
         count.store(next, ordered(Rule::CountReleases, Ordering::Release));
     };
-    if left_out(Rule::IntentFirst) {
+    if left_out(Rule::UnlinkedFirst) {
+        raise();
+        return unlink();
+    }
+    unlink()?;
+    if !left_out(Rule::DepartureCounted) {
         raise();
     }
-    // Release: what the intent is about was noted before.
-    intent.store(what, Ordering::Release);
-    if !left_out(Rule::IntentFirst) && !left_out(Rule::ChangeCounted) {
-        raise();
-    }
+    Ok(())
 }
 
-/// The change is over. Only under the stripe.
-pub(crate) fn end(intent: &AtomicU64) {
-    // Release: who sees it sees all of the change.
-    intent.store(NO_INTENT, Ordering::Release);
-}
-
-/// What `look` says, if nothing was being changed meanwhile; otherwise `false`.
-pub(crate) fn is_unchanged_while(
-    intent: &AtomicU64,
-    count: &AtomicU64,
-    look: impl FnOnce() -> bool,
-) -> bool {
+/// What `look` says, if no slot left the chains meanwhile; otherwise `false`.
+pub(crate) fn is_unchanged_while(count: &AtomicU64, look: impl FnOnce() -> bool) -> bool {
     let before = count.load(Ordering::Acquire);
-    // After the count: a change that it counts is over, or its intent is seen.
-    if intent.load(Ordering::Acquire) != NO_INTENT && !left_out(Rule::IntentHeeded) {
-        return false;
-    }
     let said = look();
     // Pairs with the fence before a slot is filled: who met a slot's next life sees the count by which it left.
     controls::fence(Rule::WalkFenced, Ordering::Acquire);

@@ -67,14 +67,12 @@ pub(crate) enum Rule {
     FloorHeeded,
     /// I6: a fence comes before a slot is filled anew.
     FillFenced,
-    /// I8: a change is announced by its intent before it is counted.
-    IntentFirst,
-    /// I8: a change is counted.
-    ChangeCounted,
-    /// I8: the count releases the intent.
+    /// I8: a slot that leaves its chain is unlinked before it is counted.
+    UnlinkedFirst,
+    /// I8: a slot that leaves its chain is counted.
+    DepartureCounted,
+    /// I8: the count releases the unlinking.
     CountReleases,
-    /// I8: who walks without the lock heeds the intent.
-    IntentHeeded,
     /// I8: the fence after the walk.
     WalkFenced,
     /// I8: the count is read again after the walk.

@@ -100,8 +100,8 @@ pub(crate) struct Stripe {
     pub(crate) bucket: AtomicU64,
     /// No sequence of a key that was taken away was higher.
     pub(crate) floor: AtomicU64,
-    /// Grows with each change of its chains, before the change (I8).
-    pub(crate) changes: AtomicU64,
+    /// How many slots left its chains (I8).
+    pub(crate) departures: AtomicU64,
     reserved: [AtomicU64; 2],
 }
 
@@ -171,15 +171,13 @@ impl Stripe {
     }
 
     pub(crate) fn set_intent(&self, intent: Intent) {
-        match intent {
-            Intent::None => changes::end(&self.intent),
-            _ => changes::begin(&self.intent, &self.changes, intent as u64),
-        }
+        // Release: what it is about was noted before, and what came of the last one is done.
+        self.intent.store(intent as u64, Ordering::Release);
     }
 
-    /// What `look` says, if nothing in the stripe was being changed meanwhile; otherwise `false`.
+    /// What `look` says, if no slot left a chain of the stripe meanwhile; otherwise `false`.
     pub(crate) fn is_unchanged_while(&self, look: impl FnOnce() -> bool) -> bool {
-        changes::is_unchanged_while(&self.intent, &self.changes, look)
+        changes::is_unchanged_while(&self.departures, look)
     }
 }
 

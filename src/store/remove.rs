@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::os::futex;
+use crate::record::changes;
 use crate::record::{Force, Hold, Left, Removal, reachable};
 use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
 use crate::slab::{Intent, SlotId, pack, unpack};
@@ -160,25 +161,27 @@ impl StripeGuard<'_> {
 
     /// Takes a slot out of its chain, if it is in it.
     fn unlink(&self, id: SlotId, bucket: u32) -> Result<()> {
-        let slab = self.store.slab();
-        let mut before = None;
-        let mut linked = false;
-        self.walk(bucket, |at| {
-            linked = at == id;
-            if !linked {
-                before = Some(at);
+        changes::take_out(&self.stripe().departures, || {
+            let slab = self.store.slab();
+            let mut before = None;
+            let mut linked = false;
+            self.walk(bucket, |at| {
+                linked = at == id;
+                if !linked {
+                    before = Some(at);
+                }
+                !linked
+            })?;
+            if linked {
+                let next = slab.slot(id).next.load(Ordering::Relaxed);
+                let link = match before {
+                    Some(before) => &slab.slot(before).next,
+                    None => slab.bucket(bucket),
+                };
+                link.store(next, Ordering::Release);
             }
-            !linked
-        })?;
-        if linked {
-            let next = slab.slot(id).next.load(Ordering::Relaxed);
-            let link = match before {
-                Some(before) => &slab.slot(before).next,
-                None => slab.bucket(bucket),
-            };
-            link.store(next, Ordering::Release);
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Finishes or undoes what a dead one left in this stripe.

@@ -156,6 +156,10 @@ fn one_stop(root: &Path, board: &'static Board, at: u64) -> Option<(bool, Durati
 fn ask(scene: &Scene, board: &'static Board) {
     Trap::set(board, NEVER, 0);
     let cache = open(scene);
+    // Who reads waits for nobody: enough keys for every stripe, in a store whose stripes are stopped in.
+    for n in 0..500 {
+        assert_eq!(cache.get(format!("absent {n}")).unwrap(), None);
+    }
     let (mut refused, mut longest) = (false, Duration::ZERO);
     for n in 0..2 {
         let lock = Lock::new(&cache, format!("lock {n}"));
