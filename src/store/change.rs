@@ -285,18 +285,7 @@ impl Store {
     pub(crate) fn append_for(self: &Arc<Store>, key: &[u8], new: &New<'_>) -> Result<Place> {
         let bytes = record_bytes(key.len(), new.tag.len(), new.value.len());
         self.make_room(bytes)?;
-        let place = self.append(key, new.tag, new.value)?;
-        if self.is_durable() {
-            let log = &self.process()?.log;
-            match log.sync(place.segment()) {
-                // Compacted away meanwhile: the value is written anew, for nothing may lead there.
-                Err(_) if !self.may_lead_to(place) => {}
-                synced => synced
-                    .map_err(self.log_error("sync", log, place.segment()))
-                    .inspect_err(|_| self.mark_dead(place, bytes))?,
-            }
-        }
-        Ok(place)
+        self.append_durably(key, new.tag, new.value)
     }
 
     /// Waits for the medium to have a value of the log, and what leads there.

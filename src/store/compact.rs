@@ -164,7 +164,7 @@ impl Store {
             let content = match reading.content.form {
                 Form::Logged { len, tag_hash, .. } if whole => Content {
                     form: Form::Logged {
-                        place: self.append(&key, &tag, &value)?,
+                        place: self.append_durably(&key, &tag, &value)?,
                         len,
                         tag_hash,
                     },

@@ -158,6 +158,25 @@ impl Store {
         }
     }
 
+    /// The same, and waits for the medium if values are to survive a power failure: before a cell leads there.
+    pub(crate) fn append_durably(&self, key: &[u8], tag: &[u8], value: &[u8]) -> Result<Place> {
+        let place = self.append(key, tag, value)?;
+        if self.is_durable() {
+            let log = &self.process()?.log;
+            match log.sync(place.segment()) {
+                // Compacted away meanwhile: the value is written anew, for nothing may lead there.
+                Err(_) if !self.may_lead_to(place) => {}
+                synced => synced
+                    .map_err(self.log_error("sync", log, place.segment()))
+                    .inspect_err(|_| {
+                        let bytes = record_bytes(key.len(), tag.len(), value.len());
+                        self.mark_dead(place, bytes);
+                    })?,
+            }
+        }
+        Ok(place)
+    }
+
     /// Room for so many bytes that is nobody else's.
     fn reserve(&self, log: &Log, bytes: u64) -> Result<Place> {
         let segment_bytes = self.segment_bytes();
