@@ -247,16 +247,27 @@ pub fn noting_syncs<T>(body: impl FnOnce() -> T) -> (T, Vec<Sync>) {
 pub extern "C" fn fsync(descriptor: c_int) -> c_int {
     // SAFETY: whoever calls this has the descriptor open; it is not closed here.
     let file = ManuallyDrop::new(unsafe { File::from_raw_fd(descriptor) });
+    let link = format!("/proc/self/fd/{descriptor}");
+    crate::values::note_sync(&file, &std::fs::read_link(&link).unwrap());
     SYNCS.with(|syncs| {
         if let Some(syncs) = &mut *syncs.borrow_mut() {
             match file.metadata().unwrap().is_dir() {
                 true => {
-                    let link = format!("/proc/self/fd/{descriptor}");
-                    syncs.push(Sync::Directory(std::fs::read_link(link).unwrap()));
+                    syncs.push(Sync::Directory(std::fs::read_link(&link).unwrap()));
                 }
                 false => syncs.push(Sync::File(Image::of(&file, &Image::default()))),
             }
         }
     });
+    0
+}
+
+/// The same of a file's contents.
+#[unsafe(no_mangle)]
+pub extern "C" fn fdatasync(descriptor: c_int) -> c_int {
+    // SAFETY: as above.
+    let file = ManuallyDrop::new(unsafe { File::from_raw_fd(descriptor) });
+    let link = format!("/proc/self/fd/{descriptor}");
+    crate::values::note_sync(&file, &std::fs::read_link(link).unwrap());
     0
 }

@@ -12,6 +12,7 @@ mod keys;
 mod layout;
 mod lives;
 mod steps;
+mod values;
 
 use std::path::Path;
 use std::sync::Arc;
