@@ -75,6 +75,13 @@ events! {
     "add" Add { key, value, times }
     /// It has.
     "added" Added { key, value, times }
+    /// It is about to set a value under a name.
+    "announce" Announce { value, number }
+    /// It has read one.
+    "saw" Saw { value, number }
+    /// It is about to add one to a counter among the values `times` times; it has.
+    "count" Count { counter, times }
+    "counted" Counted { counter, times }
     /// It is about to remove a key by force.
     "remove" Remove { key }
     /// It is about to remove by force all keys with a tag.

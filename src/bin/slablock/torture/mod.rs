@@ -37,6 +37,7 @@ use report::{Report, Summary};
 use site::{Handle, Site};
 use torturer::{Ended, Torturer};
 
+use worker::swapped_count;
 pub use worker::{WorkerPlan, resume};
 
 /// Long enough for things to happen, short enough for its journal to be small.
@@ -225,6 +226,15 @@ fn leftovers(site: &Site, told: &mut Vec<String>) -> Result<Leftovers, Failure> 
             _ => None,
         };
         leftovers.sums.push(sum);
+    }
+    for (name, count) in ["counted", "swapped"].iter().zip(&mut leftovers.counts) {
+        match site.values.get(name) {
+            Ok(bytes) => {
+                let bytes = bytes.unwrap_or_default();
+                *count = swapped_count(&bytes).unwrap_or_default();
+            }
+            Err(error) => told.push(error.to_string()),
+        }
     }
     Ok(leftovers)
 }

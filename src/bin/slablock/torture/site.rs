@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use slablock::{Averager, BoundedSemaphore, Cache, FanoutCache, Keyspace, Lock, RLock};
+use slablock::{Averager, BoundedSemaphore, Cache, Eviction, FanoutCache, Keyspace, Lock, RLock};
 
 use super::journal::Journal;
 use crate::failure::Failure;
@@ -21,6 +21,15 @@ const SMALL_CAPACITY: usize = 24;
 const LITTER: usize = 40;
 /// Tags by number, for eviction.
 pub const TAGS: [&str; 2] = ["cut", "litter"];
+
+/// The names of values that are set and deleted.
+pub const VALUES: [&str; 4] = ["first value", "second value", "third value", "fourth value"];
+/// Values that are counters: the one that is counted up, the one that is swapped for one more.
+pub const COUNTERS: usize = 2;
+pub const COUNTED: u64 = 0;
+pub const SWAPPED: u64 = 1;
+/// Little enough for the log to be compacted all the time.
+const VALUES_BYTES: u64 = 4 << 20;
 
 /// Which store a key is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,6 +200,8 @@ pub struct Site {
     pub cache: Cache,
     pub fanout: FanoutCache,
     pub small: Cache,
+    /// Of values, nothing else.
+    pub values: Cache,
     pub keys: Vec<KeySpec>,
     pub handles: Vec<Handle>,
     pub journal: Journal,
@@ -208,6 +219,11 @@ impl Site {
         let small = Cache::options()
             .capacity(SMALL_CAPACITY)
             .open(dir.join("small"))?;
+        let values = Cache::options()
+            .capacity(SMALL_CAPACITY)
+            .size_limit(VALUES_BYTES)
+            .eviction(Eviction::None)
+            .open(dir.join("values"))?;
         let keys = keys();
         let handle = |key: &KeySpec| match key.place {
             Where::Cache => Handle::new(&cache, key),
@@ -226,6 +242,7 @@ impl Site {
             cache,
             fanout,
             small,
+            values,
         })
     }
 
@@ -262,6 +279,7 @@ impl Site {
             ("cache", self.cache.check()?),
             ("fanout", self.fanout.check()?),
             ("small", self.small.check()?),
+            ("values", self.values.check()?),
         ];
         for (name, report) in reports {
             if report.slots_leaked > 0 {

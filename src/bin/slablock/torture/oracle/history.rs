@@ -174,6 +174,11 @@ impl Reader<'_> {
             Event::Added { .. } => self.added(at, id),
             Event::Remove { key } => self.cut_begins(at, id, Scope::Key(key)),
             Event::Evict { tag } => self.cut_begins(at, id, Scope::Tag(tag)),
+            // They are judged on their own.
+            Event::Announce { .. }
+            | Event::Saw { .. }
+            | Event::Count { .. }
+            | Event::Counted { .. } => {}
             Event::Cut {} => self.cut_ends(at, id, true),
             Event::Did { asked, .. } => self.task(id, None, "a task", asked, at, 0),
             Event::Want { key } => drop(self.open.waits.insert((id, key), at)),

@@ -6,16 +6,18 @@ mod holds;
 mod pauses;
 #[cfg(test)]
 mod tests;
+mod values;
 mod waits;
 
 use std::{collections::HashSet, time::Duration};
 
 use super::{
     journal::{Event, Line},
-    site::KeySpec,
+    site::{COUNTERS, KeySpec},
 };
 use history::History;
 use holds::Judge;
+use values::CarriedValues;
 use waits::Bounds;
 
 /// More lines of evidence say less.
@@ -70,12 +72,15 @@ pub struct Leftovers {
     /// By key; `None` where there is no such thing.
     pub counters: Vec<Option<u64>>,
     pub sums: Vec<Option<(u64, f64)>>,
+    /// Of the counters among the values.
+    pub counts: [u64; COUNTERS],
 }
 
 pub struct Oracle {
     keys: Vec<KeySpec>,
     bound_ns: u64,
     carried: Vec<Carried>,
+    values: CarriedValues,
 }
 
 impl Oracle {
@@ -88,6 +93,7 @@ impl Oracle {
             keys: keys.to_vec(),
             bound_ns: bound.as_nanos() as u64,
             carried: vec![fresh; keys.len()],
+            values: CarriedValues::default(),
         }
     }
 
@@ -109,6 +115,7 @@ impl Oracle {
         for key in 0..self.keys.len() {
             self.judge_key(key, &history, leftovers, &mut violations);
         }
+        self.values.judge(lines, leftovers.counts, &mut violations);
         (facts, violations)
     }
 

@@ -8,6 +8,7 @@ mod branch;
 mod everything;
 mod holding;
 mod others;
+mod values;
 
 use std::{
     process::{exit, id as pid_of_this_process},
@@ -25,6 +26,7 @@ use crate::{failure::Failure, text};
 pub use branch::{WorkerPlan, resume, start};
 pub use everything::take_everything;
 pub use others::{POPPED_VALUE, VALUE_REMAINDER, VALUE_STEP};
+pub use values::swapped_count;
 
 pub struct Worker<'a> {
     site: &'a Site,
@@ -97,7 +99,8 @@ impl<'a> Worker<'a> {
                 };
                 self.hold(key, 0)
             }
-            60..74 => self.add(),
+            60..68 => self.add(),
+            68..74 => self.use_values(),
             74..77 => self.pop(),
             77..87 => self.rush(),
             87..89 => self.cut_key(),

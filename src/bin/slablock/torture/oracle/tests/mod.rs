@@ -27,6 +27,7 @@ impl Story {
         let leftovers = Leftovers {
             counters: vec![None; keys.len()],
             sums: vec![None; keys.len()],
+            ..Leftovers::default()
         };
         Story {
             lines: Vec::new(),

@@ -1,0 +1,137 @@
+//! Values: set, read, counted, and swapped.
+
+use super::Worker;
+use crate::{
+    failure::Failure,
+    torture::{
+        journal::Event,
+        site::{COUNTED, SWAPPED, VALUES},
+    },
+};
+
+/// In the slots, in the log, in two parts of it.
+const LENGTHS: [usize; 4] = [24, 150, 2_000, 20_000];
+/// A counter that is swapped has so many bytes at times: then it lies in the log.
+const SWAPPED_BYTES: [usize; 2] = [16, 500];
+
+/// Bytes that say under which name and number they were set, and end where they should.
+fn written(name: usize, number: u64, len: usize) -> Vec<u8> {
+    let mut bytes: Vec<u8> = (0..len).map(|at| (at as u64 ^ number) as u8).collect();
+    bytes[..8].copy_from_slice(&number.to_le_bytes());
+    bytes[8..16].copy_from_slice(&(name as u64).to_le_bytes());
+    bytes[16..24].copy_from_slice(&(len as u64).to_le_bytes());
+    bytes
+}
+
+/// The number of a value, if it is whole.
+fn number_of(name: usize, bytes: &[u8]) -> Option<u64> {
+    let number = u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?);
+    let is_whole = bytes.len() >= 24 && bytes == written(name, number, bytes.len());
+    is_whole.then_some(number)
+}
+
+impl Worker<'_> {
+    pub(super) fn use_values(&mut self) -> Result<(), Failure> {
+        match self.random.below(10) {
+            0..3 => self.set_value(),
+            3..6 => self.read_value(),
+            6 => self.delete_value(),
+            7 | 8 => self.count_up(),
+            _ => self.swap_up(),
+        }
+    }
+
+    fn some_value(&mut self) -> usize {
+        self.random.below(VALUES.len() as u64) as usize
+    }
+
+    fn set_value(&mut self) -> Result<(), Failure> {
+        let name = self.some_value();
+        // Below 2^63, as all numbers of the journal are.
+        let number = self.random.next() >> 1;
+        let len = LENGTHS[self.random.below(LENGTHS.len() as u64) as usize];
+        let value = name as u64;
+        self.tell(Event::Announce { value, number })?;
+        let bytes = written(name, number, len);
+        match self.site.values.set(VALUES[name], bytes) {
+            Ok(()) => Ok(()),
+            Err(error) => self.complain(error),
+        }
+    }
+
+    fn read_value(&mut self) -> Result<(), Failure> {
+        let name = self.some_value();
+        for _ in 0..self.random.spread(1, 30) {
+            match self.site.values.get(VALUES[name]) {
+                Ok(None) => {}
+                Ok(Some(bytes)) => self.saw(name, &bytes)?,
+                Err(error) => self.complain(error)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn saw(&self, name: usize, bytes: &[u8]) -> Result<(), Failure> {
+        let value = name as u64;
+        match number_of(name, bytes) {
+            Some(number) => self.tell(Event::Saw { value, number }),
+            None => self.complain(format_args!(
+                "{}: {} bytes that nobody set",
+                VALUES[name],
+                bytes.len()
+            )),
+        }
+    }
+
+    fn delete_value(&mut self) -> Result<(), Failure> {
+        let name = self.some_value();
+        match self.site.values.pop(VALUES[name]) {
+            Ok(None) => Ok(()),
+            Ok(Some(bytes)) => self.saw(name, &bytes),
+            Err(error) => self.complain(error),
+        }
+    }
+
+    fn count_up(&mut self) -> Result<(), Failure> {
+        let (counter, times) = (COUNTED, self.random.spread(1, 2_000));
+        self.tell(Event::Count { counter, times })?;
+        for _ in 0..times {
+            if let Err(error) = self.site.values.incr("counted", 1) {
+                return self.complain(error);
+            }
+        }
+        self.tell(Event::Counted { counter, times })
+    }
+
+    /// One more, by reading and swapping, until nobody was in between.
+    fn swap_up(&mut self) -> Result<(), Failure> {
+        let (counter, times) = (SWAPPED, self.random.spread(1, 200));
+        self.tell(Event::Count { counter, times })?;
+        for _ in 0..times {
+            let len = SWAPPED_BYTES[self.random.below(2) as usize];
+            while !self.swap_once(len)? {}
+        }
+        self.tell(Event::Counted { counter, times })
+    }
+
+    fn swap_once(&self, len: usize) -> Result<bool, Failure> {
+        let values = &self.site.values;
+        let swapped = values.get("swapped").and_then(|old| {
+            let count: u64 = old.as_deref().and_then(swapped_count).unwrap_or(0);
+            let next = format!("{:0len$}", count + 1);
+            match old {
+                Some(old) => values.compare_and_swap("swapped", old, next),
+                None => values.add("swapped", next),
+            }
+        });
+        match swapped {
+            Ok(swapped) => Ok(swapped),
+            Err(error) => self.complain(error).map(|()| true),
+        }
+    }
+}
+
+/// What a counter that is swapped says.
+pub fn swapped_count(bytes: &[u8]) -> Option<u64> {
+    std::str::from_utf8(bytes).ok()?.parse().ok()
+}
