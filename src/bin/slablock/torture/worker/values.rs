@@ -36,7 +36,7 @@ impl Worker<'_> {
             0..3 => self.set_value(),
             3..6 => self.read_value(),
             6 => self.delete_value(),
-            7 | 8 => self.count_up(),
+            7 => self.count_up(),
             _ => self.swap_up(),
         }
     }
@@ -105,7 +105,7 @@ impl Worker<'_> {
 
     /// One more, by reading and swapping, until nobody was in between.
     fn swap_up(&mut self) -> Result<(), Failure> {
-        let (counter, times) = (SWAPPED, self.random.spread(1, 200));
+        let (counter, times) = (SWAPPED, self.random.spread(1, 500));
         self.tell(Event::Count { counter, times })?;
         for _ in 0..times {
             let len = SWAPPED_BYTES[self.random.below(2) as usize];
@@ -119,6 +119,10 @@ impl Worker<'_> {
         let swapped = values.get("swapped").and_then(|old| {
             let count: u64 = old.as_deref().and_then(swapped_count).unwrap_or(0);
             let next = format!("{:0len$}", count + 1);
+            // Others come in between more often then.
+            if count.is_multiple_of(4) {
+                std::thread::yield_now();
+            }
             match old {
                 Some(old) => values.compare_and_swap("swapped", old, next),
                 None => values.add("swapped", next),
