@@ -1,0 +1,174 @@
+//! Processes that work at the same locks, started and spoken to together.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::Answer;
+use crate::locks::{Entry, Words, remove_system_v};
+use crate::process::Peer;
+use crate::python::Python;
+
+/// So many of this program, and as many of Python if any peer needs them.
+pub struct Crew<'a> {
+    place: Place,
+    python: &'a Python,
+    here: Vec<Peer>,
+    there: Vec<Peer>,
+    size: usize,
+    page: Words,
+}
+
+/// What the locks lie in; goes away with all that belongs to it.
+struct Place(TempDir);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        remove_system_v(self.0.path());
+    }
+}
+
+/// One worker's command, without the number.
+pub struct Line<'a> {
+    pub verb: &'a str,
+    pub name: &'a str,
+    pub key: &'a str,
+    pub permits: u32,
+}
+
+impl Line<'_> {
+    fn with(&self, number: u64) -> String {
+        let Line {
+            verb,
+            name,
+            key,
+            permits,
+        } = self;
+        format!("{verb}\t{name}\t{key}\t{permits}\t{number}")
+    }
+}
+
+/// The usual: one permit.
+pub fn line<'a>(verb: &'a str, name: &'a str, key: &'a str) -> Line<'a> {
+    let permits = 1;
+    Line {
+        verb,
+        name,
+        key,
+        permits,
+    }
+}
+
+impl<'a> Crew<'a> {
+    pub fn new(dir: &Path, python: &'a Python, size: usize) -> Answer<Crew<'a>> {
+        let place = Place(tempfile::tempdir_in(dir)?);
+        let page = Words::open(&place.0.path().join("page"))?;
+        Ok(Crew {
+            place,
+            python,
+            here: Vec::new(),
+            there: Vec::new(),
+            size,
+            page,
+        })
+    }
+
+    pub fn page(&self) -> &Words {
+        &self.page
+    }
+
+    pub fn dir(&self) -> PathBuf {
+        self.place.0.path().to_path_buf()
+    }
+
+    /// Those who speak for `entry`; started now, if they do not run.
+    pub fn members(&mut self, entry: &Entry) -> Answer<&mut [Peer]> {
+        let command = self.command(entry);
+        let group = match entry.open {
+            Some(_) => &mut self.here,
+            None => &mut self.there,
+        };
+        while group.len() < self.size {
+            group.push(Peer::start(command()?)?);
+        }
+        Ok(group)
+    }
+
+    fn command(&self, entry: &Entry) -> impl Fn() -> Answer<Command> + use<'a> {
+        let (dir, python, here) = (self.dir(), self.python, entry.open.is_some());
+        let (needs, page) = (entry.name.split(' ').next(), dir.join("page"));
+        let needs = needs.unwrap_or_default().to_string();
+        move || {
+            let mut command = match here {
+                true => Peer::myself()?,
+                false => python.worker(&needs)?,
+            };
+            command.arg("locks").arg(&dir).arg(&page);
+            Ok(command)
+        }
+    }
+
+    /// Has all of them open it, one after the other, for the first one makes it.
+    pub fn open(&mut self, entry: &Entry, key: &str) -> Answer<()> {
+        let line = line("open", entry.name, key);
+        for peer in self.members(entry)? {
+            peer.ask(&line.with(0))?;
+        }
+        Ok(())
+    }
+
+    /// Has one of them do something.
+    pub fn ask(&mut self, entry: &Entry, who: usize, line: &Line, number: u64) -> Answer<String> {
+        let text = line.with(number);
+        self.members(entry)?[who].ask(&text)
+    }
+
+    /// The same, without waiting for the answer.
+    pub fn say(&mut self, entry: &Entry, who: usize, line: &Line, number: u64) -> Answer<()> {
+        let text = line.with(number);
+        self.members(entry)?[who].say(&text)
+    }
+
+    /// Has all of them do something while `meanwhile` is done, and returns what each answered. When that
+    /// is over, the page tells them to stop. Each gets `number` and its own place added to it.
+    pub fn all(
+        &mut self,
+        entry: &Entry,
+        line: &Line,
+        numbers: impl Fn(usize) -> u64,
+        meanwhile: impl FnOnce(),
+    ) -> Answer<Vec<String>> {
+        self.members(entry)?;
+        self.page.run(true);
+        let mut said = Ok(());
+        for (who, peer) in self.members(entry)?.iter_mut().enumerate() {
+            said = said.and(peer.say(&line.with(numbers(who))));
+        }
+        meanwhile();
+        self.page.run(false);
+        said?;
+        let answers: Vec<Answer<String>> =
+            self.members(entry)?.iter_mut().map(Peer::hear).collect();
+        answers.into_iter().collect()
+    }
+
+    /// Ends those who speak for `entry`: others take their places when they are needed.
+    pub fn dismiss(&mut self, entry: &Entry) {
+        match entry.open {
+            Some(_) => self.here.clear(),
+            None => self.there.clear(),
+        }
+    }
+
+    /// Ends one, with SIGKILL. Another one takes its place, at the end, when it is needed.
+    pub fn kill(&mut self, entry: &Entry, who: usize) {
+        let group = match entry.open {
+            Some(_) => &mut self.here,
+            None => &mut self.there,
+        };
+        if who < group.len() {
+            group.remove(who).kill();
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Other processes: this program run again, or Python, with a part to play. They speak a line per step.
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::{Answer, Failure};
+
+/// The argument that says so.
+pub const ROLE: &str = "play";
+/// How long one step may take at the most, before its peer is given up.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Another process. Killed when it is dropped.
+pub struct Peer {
+    child: Child,
+    to: ChildStdin,
+    from: ChildStdout,
+    /// Read, but not yet asked for.
+    pending: VecDeque<u8>,
+}
+
+impl Peer {
+    /// This program, with a part and what that needs.
+    pub fn myself() -> Answer<Command> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg(ROLE);
+        Ok(command)
+    }
+
+    /// Starts `command`, and waits until it says that it is ready.
+    pub fn start(mut command: Command) -> Answer<Peer> {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut peer = Peer {
+            to: child.stdin.take().ok_or("no pipe")?,
+            from: child.stdout.take().ok_or("no pipe")?,
+            child,
+            pending: VecDeque::new(),
+        };
+        let first = peer.hear()?;
+        match first.as_str() {
+            "ready" => Ok(peer),
+            other => Err(other.into()),
+        }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn say(&mut self, line: &str) -> Answer<()> {
+        Ok(writeln!(self.to, "{line}")?)
+    }
+
+    /// The next line.
+    pub fn hear(&mut self) -> Answer<String> {
+        let line = self.hear_within(PATIENCE)?;
+        line.ok_or_else(|| format!("no answer within {} s", PATIENCE.as_secs()).into())
+    }
+
+    /// Says something, and returns what comes back.
+    pub fn ask(&mut self, line: &str) -> Answer<String> {
+        self.say(line)?;
+        self.hear()
+    }
+
+    /// The same, of a number.
+    pub fn ask_number(&mut self, line: &str) -> Answer<f64> {
+        number(&self.ask(line)?)
+    }
+
+    /// The next line; `None` if there is none in time.
+    pub fn hear_within(&mut self, patience: Duration) -> Answer<Option<String>> {
+        let end = Instant::now() + patience;
+        loop {
+            if let Some(at) = self.pending.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.pending.drain(..=at).collect();
+                return checked(String::from_utf8_lossy(&line).trim_end()).map(Some);
+            }
+            if !self.readable(end.saturating_duration_since(Instant::now()))? {
+                return Ok(None);
+            }
+            let mut buffer = [0; 4096];
+            let read = self.from.read(&mut buffer)?;
+            if read == 0 {
+                return Err("the process ended early".into());
+            }
+            self.pending.extend(&buffer[..read]);
+        }
+    }
+
+    fn readable(&self, patience: Duration) -> Answer<bool> {
+        let mut poll = libc::pollfd {
+            fd: self.from.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        let ms = patience.as_millis().min(i32::MAX as u128) as i32;
+        // SAFETY: one valid structure, and its number.
+        match unsafe { libc::poll(&mut poll, 1, ms) } {
+            0 => Ok(false),
+            1.. => Ok(true),
+            _ => match std::io::Error::last_os_error() {
+                error if error.kind() == ErrorKind::Interrupted => Ok(true),
+                error => Err(error.into()),
+            },
+        }
+    }
+
+    /// Sends it SIGKILL, and waits for its end.
+    pub fn kill(&mut self) {
+        // A failure means that it has ended, which is all that is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// What a process could not do, it tells in a line that begins so.
+const FAILED: &str = "failed: ";
+
+fn checked(line: &str) -> Answer<String> {
+    match line.strip_prefix(FAILED) {
+        Some(why) => Err(why.into()),
+        None => Ok(line.to_string()),
+    }
+}
+
+/// A word of an answer, as a number.
+pub fn number(word: &str) -> Answer<f64> {
+    let parsed = word.parse();
+    parsed.map_err(|_| Failure::from(format!("{word:?} is not a number")))
+}
+
+/// In a child: the next line from the parent; `None` when that is gone.
+pub fn listen() -> Option<String> {
+    let mut line = String::new();
+    let read = std::io::stdin().read_line(&mut line).unwrap_or(0);
+    (read > 0).then(|| line.trim_end().to_string())
+}
+
+/// In a child: a line for the parent.
+pub fn tell(what: impl std::fmt::Display) {
+    println!("{what}");
+}
+
+/// In a child: an answer, or why there is none.
+pub fn tell_answer(answer: Answer<String>) {
+    match answer {
+        Ok(line) => tell(line),
+        Err(failure) => tell(format!("{FAILED}{failure}").replace('\n', " ")),
+    }
+}

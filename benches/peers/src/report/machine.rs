@@ -1,0 +1,110 @@
+//! The machine that was measured, as far as it matters to figures: no names of hosts, no paths.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde::Serialize;
+
+use crate::python::Python;
+
+#[derive(Serialize)]
+pub struct Machine {
+    pub date: String,
+    pub cpu: String,
+    pub cores: usize,
+    pub kernel: String,
+    /// On which the stores and locks lay, and which the disk of the tail latencies has.
+    pub file_system: String,
+    pub disk_file_system: String,
+    pub versions: Vec<String>,
+}
+
+impl Machine {
+    pub fn describe(dir: &Path, disk: &Path, python: &Python) -> Machine {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let cpuinfo = read("/proc/cpuinfo");
+        let model = cpuinfo
+            .lines()
+            .find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+        let mut versions = rust_versions();
+        let modules = python.modules().iter();
+        versions.extend(modules.map(|(name, version)| format!("{name} {version} (Python)")));
+        Machine {
+            date: today(),
+            cpu: model.map_or("unknown", |(_, model)| model.trim()).into(),
+            cores: std::thread::available_parallelism().map_or(0, |n| n.get()),
+            kernel: version(&read("/proc/sys/kernel/osrelease")),
+            file_system: file_system(dir),
+            disk_file_system: file_system(disk),
+            versions,
+        }
+    }
+
+    /// In a line.
+    pub fn sentence(&self) -> String {
+        let Machine {
+            cpu,
+            cores,
+            kernel,
+            file_system,
+            disk_file_system,
+            ..
+        } = self;
+        format!(
+            "{cpu}, {cores} cores, Linux {kernel}; stores and locks on {file_system}, tail latencies on {disk_file_system}"
+        )
+    }
+}
+
+/// What the lock file of this package says of those who are compared.
+fn rust_versions() -> Vec<String> {
+    const COMPARED: [&str; 9] = [
+        "slablock",
+        "heed",
+        "rusqlite",
+        "redb",
+        "cacache",
+        "fs4",
+        "fd-lock",
+        "fslock",
+        "named-lock",
+    ];
+    let lines: Vec<&str> = include_str!("../../Cargo.lock").lines().collect();
+    let version = |name: &&str| {
+        let at = lines
+            .iter()
+            .position(|line| *line == format!("name = \"{name}\""))?;
+        let version = lines.get(at + 1)?.split('"').nth(1)?;
+        Some(format!("{name} {version}"))
+    };
+    COMPARED.iter().filter_map(version).collect()
+}
+
+/// The date, in universal time.
+fn today() -> String {
+    let date = Command::new("date").args(["-u", "+%Y-%m-%d"]).output();
+    let text = date.map_or(Vec::new(), |output| output.stdout);
+    String::from_utf8_lossy(&text).trim().to_string()
+}
+
+/// The type of the mount that `dir` lies on: the longest that it begins with, the last of those.
+pub fn file_system(dir: &Path) -> String {
+    let dir = dir.canonicalize().unwrap_or(dir.to_path_buf());
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mounts = mounts.lines().filter_map(|line| {
+        let mut words = line.split(' ').skip(1);
+        let (place, kind) = (words.next()?, words.next()?);
+        dir.starts_with(place).then_some((place.len(), kind))
+    });
+    let found = mounts.max_by_key(|(len, _)| *len);
+    found
+        .map_or("an unknown file system", |(_, kind)| kind)
+        .to_string()
+}
+
+/// Without what a distributor adds.
+fn version(release: &str) -> String {
+    let numbers = release.split(|c: char| !c.is_ascii_digit() && c != '.');
+    numbers.take(1).collect()
+}

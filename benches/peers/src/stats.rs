@@ -1,0 +1,43 @@
+//! Medians, and what their spread is shown by.
+
+use serde::Serialize;
+
+/// A median, and the smallest and the largest of the rounds.
+#[derive(Clone, Copy, Serialize)]
+pub struct Spread {
+    pub median: f64,
+    pub low: f64,
+    pub high: f64,
+}
+
+impl Spread {
+    /// `None` without samples.
+    pub fn of(mut samples: Vec<f64>) -> Option<Spread> {
+        samples.sort_by(f64::total_cmp);
+        let (low, high) = (*samples.first()?, *samples.last()?);
+        let median = samples[(samples.len() - 1) / 2];
+        Some(Spread { median, low, high })
+    }
+
+    /// A figure without spread.
+    pub fn exactly(value: f64) -> Spread {
+        let (median, low, high) = (value, value, value);
+        Spread { median, low, high }
+    }
+
+    pub fn scaled(self, by: f64) -> Spread {
+        Spread {
+            median: self.median * by,
+            low: self.low * by,
+            high: self.high * by,
+        }
+    }
+}
+
+/// The sample below which that share of the sorted samples lies; 0 without samples.
+pub fn at_share(sorted: &[u64], share: f64) -> u64 {
+    let at = (share * sorted.len() as f64).ceil() as usize;
+    let last = sorted.len().saturating_sub(1);
+    let found = sorted.get(at.saturating_sub(1).min(last));
+    found.copied().unwrap_or(0)
+}

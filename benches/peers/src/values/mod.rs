@@ -1,0 +1,110 @@
+//! Values: those who keep bytes under a key, behind one trait.
+
+mod cacache;
+mod files;
+mod lmdb;
+mod redb;
+mod sqlite;
+pub mod worker;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::Answer;
+
+/// Long enough for any of them to be a name of a file, too.
+pub type Key = [u8; 16];
+
+/// Keeps values. Each operation stands for itself, as in a program that does one thing now and then.
+pub trait Store {
+    /// Has the value copied to `into`; `false`: there is none.
+    fn get(&mut self, key: &Key, into: &mut Vec<u8>) -> Answer<bool>;
+
+    fn set(&mut self, key: &Key, value: &[u8]) -> Answer<()>;
+
+    /// Adds one, in one step for all processes.
+    fn incr(&mut self, key: &Key) -> Answer<i64>;
+
+    fn delete(&mut self, key: &Key) -> Answer<bool>;
+
+    /// Sets many, as quickly as it can.
+    fn fill(&mut self, keys: &[Key], value: &[u8]) -> Answer<()> {
+        keys.iter().try_for_each(|key| self.set(key, value))
+    }
+
+    /// Does `op` to each of `keys`. Provided here, so that the loop is compiled for each peer by itself.
+    fn run(&mut self, op: Op, keys: &[Key], value: &[u8], into: &mut Vec<u8>) -> Answer<Duration> {
+        let start = Instant::now();
+        for key in keys {
+            match op {
+                Op::Get => found(self.get(key, into)?)?,
+                Op::Set => self.set(key, value)?,
+                Op::Incr => drop(self.incr(key)?),
+                Op::Delete => found(self.delete(key)?)?,
+            }
+        }
+        Ok(start.elapsed())
+    }
+}
+
+/// What is done to a key.
+#[derive(Clone, Copy)]
+pub enum Op {
+    Get,
+    Set,
+    Incr,
+    Delete,
+}
+
+fn found(found: bool) -> Answer<()> {
+    match found {
+        true => Ok(()),
+        false => Err("a key is gone".into()),
+    }
+}
+
+/// What a store has to be ready for.
+#[derive(Clone, Copy)]
+pub struct Needs {
+    pub keys: usize,
+    /// Do several processes use it at once?
+    pub shared: bool,
+}
+
+type Open = fn(&Path, Needs) -> Answer<Box<dyn Store>>;
+
+/// Those that are part of this program, and how they are opened.
+pub const HERE: [(&str, Open); 6] = [
+    ("LMDB (heed)", lmdb::open),
+    ("SQLite (rusqlite)", sqlite::open),
+    ("redb", redb::open),
+    ("cacache", cacache::open),
+    ("files, renamed", files::open_renaming),
+    ("files, in place", files::open_in_place),
+];
+
+fn open(name: &str, dir: &Path, needs: Needs) -> Answer<Box<dyn Store>> {
+    let found = HERE.iter().find(|(known, _)| *known == name);
+    let (_, open) = found.ok_or_else(|| format!("no store is called {name}"))?;
+    std::fs::create_dir_all(dir)?;
+    open(dir, needs)
+}
+
+/// The key with that number. They come in no order that a tree or a directory could profit from.
+pub fn key(number: u64) -> Key {
+    let mut key = [0; 16];
+    let mut rest = mixed(number);
+    for byte in &mut key {
+        *byte = b"0123456789abcdef"[(rest & 15) as usize];
+        rest >>= 4;
+    }
+    key
+}
+
+/// The finaliser of splitmix64: a bijection, so that different numbers have different keys.
+pub fn mixed(number: u64) -> u64 {
+    let mut z = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
