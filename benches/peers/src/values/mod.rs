@@ -83,6 +83,15 @@ pub const HERE: [(&str, Open); 6] = [
     ("files, in place", files::open_in_place),
 ];
 
+/// Those of `worker.py`.
+const PYTHON: [&str; 2] = ["diskcache", "diskcache, Fanout"];
+
+/// All, in the order of the tables.
+pub fn names() -> Vec<&'static str> {
+    let here = HERE.iter().map(|(name, _)| *name);
+    here.chain(PYTHON).collect()
+}
+
 fn open(name: &str, dir: &Path, needs: Needs) -> Answer<Box<dyn Store>> {
     let found = HERE.iter().find(|(known, _)| *known == name);
     let (_, open) = found.ok_or_else(|| format!("no store is called {name}"))?;

@@ -1,10 +1,12 @@
 //! The process that has a store open and does to it what it is told. `worker.py` is the same for Python.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::{Key, Needs, Op, Store, key, mixed, open};
-use crate::process::{listen, tell, tell_answer};
+use super::{Key, Needs, Op, PYTHON, Store, key, mixed, open};
+use crate::process::{Peer, listen, tell, tell_answer};
+use crate::python::Python;
 use crate::{Answer, Failure};
 
 /// Keys are made before the clock starts, so many at a time.
@@ -23,6 +25,20 @@ struct Worker {
     into: Vec<u8>,
     value: Vec<u8>,
     large: Vec<u8>,
+}
+
+/// What starts it, or its like in Python.
+pub fn command(name: &str, dir: &Path, needs: Needs, python: &Python) -> Answer<Command> {
+    let mut command = match PYTHON.contains(&name) {
+        true => python.worker("diskcache")?,
+        false => Peer::myself()?,
+    };
+    command.args(["values", name]).arg(dir);
+    if !PYTHON.contains(&name) {
+        let shared = if needs.shared { "shared" } else { "alone" };
+        command.args([&needs.keys.to_string(), shared]);
+    }
+    Ok(command)
 }
 
 /// Opens the store and works until nobody listens any more.
