@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 use crate::Answer;
 use crate::locks::{Entry, Words, remove_system_v};
@@ -18,6 +18,7 @@ pub struct Crew<'a> {
     there: Vec<Peer>,
     size: usize,
     page: Words,
+    page_file: NamedTempFile,
 }
 
 /// What the locks lie in; goes away with all that belongs to it.
@@ -63,7 +64,11 @@ pub fn line<'a>(verb: &'a str, name: &'a str, key: &'a str) -> Line<'a> {
 impl<'a> Crew<'a> {
     pub fn new(dir: &Path, python: &'a Python, size: usize) -> Answer<Crew<'a>> {
         let place = Place(tempfile::tempdir_in(dir)?);
-        let page = Words::open(&place.0.path().join("page"))?;
+        // In memory where there is such a place: what it costs to write it to a disk is no peer's doing.
+        let memory = Path::new("/dev/shm");
+        let memory = if memory.is_dir() { memory } else { dir };
+        let page_file = NamedTempFile::new_in(memory)?;
+        let page = Words::open(page_file.path())?;
         Ok(Crew {
             place,
             python,
@@ -71,6 +76,7 @@ impl<'a> Crew<'a> {
             there: Vec::new(),
             size,
             page,
+            page_file,
         })
     }
 
@@ -78,7 +84,12 @@ impl<'a> Crew<'a> {
         &self.page
     }
 
-    pub fn dir(&self) -> PathBuf {
+    /// Where it is, for others to map.
+    pub fn page_path(&self) -> PathBuf {
+        self.page_file.path().to_path_buf()
+    }
+
+    fn dir(&self) -> PathBuf {
         self.place.0.path().to_path_buf()
     }
 
@@ -97,7 +108,7 @@ impl<'a> Crew<'a> {
 
     fn command(&self, entry: &Entry) -> impl Fn() -> Answer<Command> + use<'a> {
         let (dir, python, here) = (self.dir(), self.python, entry.open.is_some());
-        let (needs, page) = (entry.name.split(' ').next(), dir.join("page"));
+        let (needs, page) = (entry.name.split(' ').next(), self.page_path());
         let needs = needs.unwrap_or_default().to_string();
         move || {
             let mut command = match here {

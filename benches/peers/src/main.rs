@@ -48,6 +48,8 @@ fn play(args: &[String]) {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["locks", dir, page] => locks::worker::play(dir, page),
+        ["keyed", name, dir, keys] => locks::keyed::play(name, dir, keys),
+        ["write", dir] => groups::write_and_sync(dir),
         ["values", name, dir, keys, shared] => values::worker::play(name, dir, keys, shared),
         _ => process::tell_answer(Err(format!("no part is called {args:?}").into())),
     }

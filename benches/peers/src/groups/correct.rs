@@ -7,7 +7,7 @@ use super::rounds::locks;
 use super::{Run, death};
 use crate::Answer;
 use crate::crew::{Crew, Line, line};
-use crate::locks::{CONTROL, Entry, Kind};
+use crate::locks::{CONTROL, Entry, Kind, Words};
 use crate::process::number;
 use crate::report::{Cell, Table};
 
@@ -74,9 +74,9 @@ fn said(answer: Answer<String>) -> Cell {
 /// How many updates are lost.
 fn lost(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<String> {
     crew.open(entry, "lost")?;
-    let limit = Duration::from_millis(run.among(3_000, 250));
-    // It is mapped by several processes, and this one only looks at it.
-    let page = crate::locks::Words::open(&crew.dir().join("page"))?;
+    let limit = Duration::from_millis(run.among(1_500, 200));
+    // A second look at it, for while the crew is busy.
+    let page = Words::open(&crew.page_path())?;
     let told = crew.all(
         entry,
         &line("count", entry.name, "lost"),
@@ -101,7 +101,7 @@ fn lost(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<String> {
 }
 
 /// Until all is done, or the time is over, or nothing happens any more.
-fn watch(page: &crate::locks::Words, limit: Duration) {
+fn watch(page: &Words, limit: Duration) {
     let (start, mut last, mut since) = (Instant::now(), 0, Instant::now());
     while start.elapsed() < limit && since.elapsed() < Duration::from_millis(500) {
         thread::sleep(Duration::from_millis(5));

@@ -15,6 +15,8 @@ mod waiter;
 
 use std::path::PathBuf;
 
+pub use tail::write_and_sync;
+
 use crate::Answer;
 use crate::python::Python;
 use crate::report::Table;

@@ -11,7 +11,8 @@ use named_lock::NamedLock;
 use super::{Guard, Lock, Place};
 use crate::Answer;
 
-fn file(path: &Path) -> Answer<File> {
+/// Made if it is not there, and left as it is if it is.
+pub fn writable(path: &Path) -> Answer<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     Ok(options.open(path)?)
@@ -29,12 +30,18 @@ pub fn open_ofd(place: &Place) -> Answer<Box<dyn Lock>> {
 
 impl Ofd {
     pub fn of(path: &Path, offset: i64) -> Answer<Ofd> {
-        let file = file(path)?;
+        let file = writable(path)?;
         Ok(Ofd { file, offset })
     }
 
     pub fn move_to(&mut self, offset: i64) {
         self.offset = offset;
+    }
+
+    /// Takes it and gives it back.
+    pub fn pair(&self) -> Answer<()> {
+        self.change(libc::F_WRLCK)?;
+        self.change(libc::F_UNLCK)
     }
 
     fn change(&self, kind: i32) -> Answer<()> {
@@ -70,7 +77,7 @@ impl Guard for Ofd {
 struct Std(File);
 
 pub fn open_std(place: &Place) -> Answer<Box<dyn Lock>> {
-    Ok(Box::new(Std(file(&place.file("std"))?)))
+    Ok(Box::new(Std(writable(&place.file("std"))?)))
 }
 
 impl Guard for Std {
@@ -89,7 +96,7 @@ impl Guard for Std {
 struct Fs4(File);
 
 pub fn open_fs4(place: &Place) -> Answer<Box<dyn Lock>> {
-    Ok(Box::new(Fs4(file(&place.file("fs4"))?)))
+    Ok(Box::new(Fs4(writable(&place.file("fs4"))?)))
 }
 
 impl Guard for Fs4 {
@@ -109,7 +116,9 @@ impl Guard for Fs4 {
 struct FdLock(RwLock<File>);
 
 pub fn open_fd_lock(place: &Place) -> Answer<Box<dyn Lock>> {
-    Ok(Box::new(FdLock(RwLock::new(file(&place.file("fd-lock"))?))))
+    Ok(Box::new(FdLock(RwLock::new(writable(
+        &place.file("fd-lock"),
+    )?))))
 }
 
 impl Guard for FdLock {

@@ -1,6 +1,7 @@
 //! Locks: those who let one process at a time through, behind one trait.
 
 mod files;
+pub mod keyed;
 mod libc_locks;
 mod slablock;
 mod system_v;

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-pub use machine::Machine;
+pub use machine::{Machine, file_system};
 
 use crate::Answer;
 use crate::stats::Spread;

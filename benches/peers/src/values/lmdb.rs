@@ -24,7 +24,7 @@ pub fn open(dir: &Path, _: Needs) -> Answer<Box<dyn Store>> {
     unsafe { options.flags(EnvFlags::NO_SYNC) };
     // SAFETY: only this benchmark uses the file, on a local file system, and once in each process.
     let env = unsafe { options.open(dir)? };
-    // A database borrows its environment; both last until the process ends.
+    // A database borrows its environment: they live and go together.
     let env: &'static Env<WithTls> = Box::leak(Box::new(env));
     let made = env.create_databases_and_commit(env.write_txn()?, |creator, txn| {
         let database = creator.create_database::<Bytes, Bytes>(txn, None)?;
@@ -32,6 +32,15 @@ pub fn open(dir: &Path, _: Needs) -> Answer<Box<dyn Store>> {
     })?;
     let values = made.unwrap_commit();
     Ok(Box::new(Lmdb { env, values }))
+}
+
+impl Drop for Lmdb {
+    fn drop(&mut self) {
+        let env: *const Env<WithTls> = self.env;
+        // SAFETY: it was leaked by `open`, and nothing but `values`, which does nothing when it is dropped,
+        // has borrowed it.
+        drop(unsafe { Box::from_raw(env.cast_mut()) });
+    }
 }
 
 impl Store for Lmdb {

@@ -92,6 +92,11 @@ pub fn names() -> Vec<&'static str> {
     here.chain(PYTHON).collect()
 }
 
+/// Is there something to open, other than a directory?
+pub fn is_opened(name: &str) -> bool {
+    !name.starts_with("files") && name != "cacache"
+}
+
 fn open(name: &str, dir: &Path, needs: Needs) -> Answer<Box<dyn Store>> {
     let found = HERE.iter().find(|(known, _)| *known == name);
     let (_, open) = found.ok_or_else(|| format!("no store is called {name}"))?;

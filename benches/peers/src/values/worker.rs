@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::{Key, Needs, Op, PYTHON, Store, key, mixed, open};
 use crate::process::{Peer, listen, tell, tell_answer};
 use crate::python::Python;
+use crate::stats::at_share;
 use crate::{Answer, Failure};
 
 /// Keys are made before the clock starts, so many at a time.
@@ -20,8 +21,13 @@ const NEW_FROM: u64 = 1 << 41;
 const LARGE_FROM: u64 = 1 << 42;
 const LARGE_KEYS: u64 = 8;
 
-struct Worker {
-    store: Box<dyn Store>,
+const CLOSED: &str = "the store could not be opened again";
+
+struct Worker<'a> {
+    name: &'a str,
+    dir: &'a Path,
+    needs: Needs,
+    store: Option<Box<dyn Store>>,
     into: Vec<u8>,
     value: Vec<u8>,
     large: Vec<u8>,
@@ -47,12 +53,16 @@ pub fn play(name: &str, dir: &str, keys: &str, shared: &str) {
         keys: keys.parse().expect("a number of keys"),
         shared: shared == "shared",
     };
-    let store = match open(name, Path::new(dir), needs) {
+    let dir = Path::new(dir);
+    let store = match open(name, dir, needs) {
         Ok(store) => store,
         Err(failure) => return tell_answer(Err(failure)),
     };
     let mut worker = Worker {
-        store,
+        name,
+        dir,
+        needs,
+        store: Some(store),
         into: Vec::new(),
         value: vec![b'v'; VALUE_BYTES],
         large: vec![b'w'; LARGE_BYTES],
@@ -63,7 +73,7 @@ pub fn play(name: &str, dir: &str, keys: &str, shared: &str) {
     }
 }
 
-impl Worker {
+impl Worker<'_> {
     fn answer(&mut self, line: &str) -> Answer<String> {
         let mut words = line.split(' ');
         let what = words.next().unwrap_or_default();
@@ -71,10 +81,12 @@ impl Worker {
         match (what, &numbers[..]) {
             ("fill", &[from, to]) => {
                 let keys: Vec<Key> = (from..to).map(key).collect();
-                self.store.fill(&keys, &self.value)?;
+                let store = self.store.as_mut().ok_or(CLOSED)?;
+                store.fill(&keys, &self.value)?;
                 Ok("filled".into())
             }
             ("mix", &[keys, seed, ms]) => self.mix(keys, seed, Duration::from_millis(ms)),
+            ("reopen", &[times]) => self.reopen(times),
             (op, &[keys, seed, ms]) => {
                 let ns = self.repeat(op, keys, seed, Duration::from_millis(ms))?;
                 Ok(ns.to_string())
@@ -107,10 +119,28 @@ impl Worker {
                 .map(|at| key(number(at, keys, seed)))
                 .collect();
             let value = if large { &self.large } else { &self.value };
-            taken += self.store.run(kind, &keys, value, &mut self.into)?;
+            let store = self.store.as_mut().ok_or(CLOSED)?;
+            taken += store.run(kind, &keys, value, &mut self.into)?;
             at += batch;
         }
         Ok(taken.as_nanos() as f64 / at as f64)
+    }
+
+    /// The nanoseconds that opening takes, and closing; the middle ones of so many.
+    fn reopen(&mut self, times: u64) -> Answer<String> {
+        let (mut opening, mut closing) = (Vec::new(), Vec::new());
+        for _ in 0..times {
+            let start = Instant::now();
+            drop(self.store.take());
+            closing.push(start.elapsed().as_nanos() as u64);
+            let start = Instant::now();
+            self.store = Some(open(self.name, self.dir, self.needs)?);
+            opening.push(start.elapsed().as_nanos() as u64);
+        }
+        opening.sort_unstable();
+        closing.sort_unstable();
+        let [opening, closing] = [opening, closing].map(|sorted| at_share(&sorted, 0.5));
+        Ok(format!("{opening} {closing}"))
     }
 
     /// Nine gets to a set, until the time is up. Tells how many, and in how many microseconds.
@@ -123,8 +153,9 @@ impl Worker {
                 key(at_random(at, keys, seed))
             });
             let (set, get) = chosen.split_at(1);
-            self.store.run(Op::Set, set, &self.value, &mut self.into)?;
-            self.store.run(Op::Get, get, &self.value, &mut self.into)?;
+            let store = self.store.as_mut().ok_or(CLOSED)?;
+            store.run(Op::Set, set, &self.value, &mut self.into)?;
+            store.run(Op::Get, get, &self.value, &mut self.into)?;
             done += 10;
         }
         Ok(format!("{done} {}", start.elapsed().as_micros()))
