@@ -1,0 +1,112 @@
+//! Lines between points, both ways on a scale of powers.
+
+use plotters::prelude::*;
+use plotters::style::text_anchor::HPos;
+
+use super::canvas::{GRID, OURS, PALETTE, colored, decades, failed, sheet, text, tick};
+use crate::Answer;
+
+pub struct Line {
+    label: String,
+    pub points: Vec<(f64, f64)>,
+}
+
+impl Line {
+    pub fn new(label: &str, points: Vec<(f64, f64)>) -> Line {
+        let label = label.to_string();
+        Line { label, points }
+    }
+}
+
+const SIZE: (u32, u32) = (860, 440);
+/// For the names at the ends of the lines.
+const RIGHT: u32 = 190;
+/// Names do not come closer to one another.
+const APART: i32 = 15;
+
+pub fn chart(title: &str, across: &str, lines: &[Line]) -> Answer<String> {
+    sheet(SIZE, |area| {
+        area.draw_text(title, &text(16, HPos::Left), (12, 18))
+            .map_err(failed)?;
+        let points = || lines.iter().flat_map(|line| &line.points);
+        let (low, high) = decades(points().map(|(_, y)| *y));
+        let x_max = points().map(|(x, _)| *x).fold(2.0, f64::max);
+        let x_min = points().map(|(x, _)| *x).fold(x_max, f64::min);
+        let mut chart = ChartBuilder::on(area)
+            .margin_top(40)
+            .margin_right(RIGHT)
+            .margin_left(8)
+            .x_label_area_size(44)
+            .y_label_area_size(52)
+            .build_cartesian_2d(
+                (x_min..x_max).log_scale().base(base(x_max)),
+                (low..high).log_scale(),
+            )
+            .map_err(failed)?;
+        chart
+            .configure_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(GRID.color())
+            .axis_style(GRID.color())
+            .x_desc(across)
+            .x_labels((x_max / x_min).log(base(x_max)).round() as usize + 1)
+            .y_labels((high / low).log10().round() as usize + 1)
+            .x_label_formatter(&|value| tick(*value))
+            .y_label_formatter(&|value| tick(*value))
+            .label_style(text(11, HPos::Center))
+            .axis_desc_style(text(12, HPos::Center))
+            .draw()
+            .map_err(failed)?;
+        let mut ends = Vec::new();
+        for (line, color) in lines.iter().zip(colors(lines)) {
+            let width = if color == OURS.color() { 3 } else { 2 };
+            let style = color.stroke_width(width);
+            let points = line.points.iter().copied();
+            chart
+                .draw_series(LineSeries::new(points.clone(), style))
+                .map_err(failed)?;
+            let dots = points
+                .clone()
+                .map(|point| Circle::new(point, 3, color.filled()));
+            chart.draw_series(dots).map_err(failed)?;
+            if let Some(last) = points.last() {
+                let (x, y) = chart.backend_coord(&last);
+                ends.push((x, y, line.label.as_str(), color));
+            }
+        }
+        for (x, y, label, color) in apart(ends) {
+            area.draw_text(label, &colored(12, HPos::Left, color), (x + 8, y))
+                .map_err(failed)?;
+        }
+        Ok(())
+    })
+}
+
+/// Few processes are told apart by doublings, many keys by tens.
+fn base(x_max: f64) -> f64 {
+    if x_max > 64.0 { 10.0 } else { 2.0 }
+}
+
+fn colors(lines: &[Line]) -> Vec<RGBColor> {
+    let mut others = PALETTE.iter().cycle();
+    let color = |line: &Line| match line.label.starts_with("slablock") {
+        true => OURS.color(),
+        false => others.next().map_or(GRID.color(), |ink| ink.color()),
+    };
+    lines.iter().map(color).collect()
+}
+
+/// Names that would lie over one another are moved down.
+fn apart<T, C>(mut ends: Vec<(i32, i32, T, C)>) -> Vec<(i32, i32, T, C)> {
+    ends.sort_by_key(|(_, y, ..)| *y);
+    for at in 1..ends.len() {
+        ends[at].1 = ends[at].1.max(ends[at - 1].1 + APART);
+    }
+    // What is below the sheet then moves everything up again.
+    let mut lowest = SIZE.1 as i32 - 12;
+    for end in ends.iter_mut().rev() {
+        end.1 = end.1.min(lowest);
+        lowest = end.1 - APART;
+    }
+    ends
+}
