@@ -14,7 +14,8 @@ import time
 
 TURN = 100e-6
 # Of the page that all processes share: `src/locks/words.rs`, in words of 8 bytes.
-RUNNING, COUNTER, GIVEN_BACK, LAST_HOLDER = 0, 32, 64, 65
+STATE, COUNTER, GIVEN_BACK, LAST_HOLDER = 0, 32, 64, 65
+READY, GO = 1, 2
 PAGE_BYTES = 4096
 TIMES_MAX = 4_000_000
 
@@ -144,6 +145,8 @@ class Locks:
         if (name, key) not in self.opened:
             self.opened[name, key] = open_lock(name, self.directory, key, int(permits))
         peer = self.opened[name, key]
+        while verb in ("count", "slowly", "timed", "turns") and self.words[STATE] == READY:
+            time.sleep(50e-6)
         return getattr(self, verb)(peer, int(number))
 
     def open(self, peer, _):
@@ -167,9 +170,20 @@ class Locks:
 
     def count(self, peer, most):
         words, acquire, release, done = self.words, peer.acquire, peer.release, 0
-        while done < most and words[RUNNING]:
+        while done < most and words[STATE] == GO:
             acquire()
             words[COUNTER] += 1
+            release()
+            done += 1
+        return done
+
+    def slowly(self, peer, most):
+        words, acquire, release, done = self.words, peer.acquire, peer.release, 0
+        while done < most and words[STATE] == GO:
+            acquire()
+            seen = words[COUNTER]
+            time.sleep(0)
+            words[COUNTER] = seen + 1
             release()
             done += 1
         return done
@@ -177,7 +191,7 @@ class Locks:
     def timed(self, peer, most):
         words, acquire, release, nanos = self.words, peer.acquire, peer.release, []
         before = time.perf_counter_ns()
-        while len(nanos) < min(most, TIMES_MAX) and words[RUNNING]:
+        while len(nanos) < min(most, TIMES_MAX) and words[STATE] == GO:
             acquire()
             words[COUNTER] += 1
             release()
@@ -189,7 +203,7 @@ class Locks:
 
     def turns(self, peer, me):
         words, nanos = self.words, []
-        while words[RUNNING]:
+        while words[STATE] == GO:
             peer.acquire()
             if words[LAST_HOLDER] not in (0, me):
                 nanos.append(max(0, time.monotonic_ns() - words[GIVEN_BACK]))
@@ -232,6 +246,7 @@ MASK = (1 << 64) - 1
 COUNTERS_FROM, COUNTERS, NEW_FROM, LARGE_FROM, LARGE_KEYS = 1 << 40, 1000, 1 << 41, 1 << 42, 8
 VALUE, LARGE = b"v" * 100, b"w" * (1 << 20)
 BATCH = 64
+COMMON = COUNTERS_FROM - 1
 
 
 def mixed(number):
@@ -314,6 +329,16 @@ class Values:
                 self.cache.get(one, retry=True)
             done += 10
         return f"{done} {taken // 1000}"
+
+    def count(self, most, ms):
+        end, done = time.perf_counter_ns() + ms * 1_000_000, 0
+        while done < most and time.perf_counter_ns() < end:
+            self.cache.incr(key(COMMON), retry=True)
+            done += 1
+        return done
+
+    def counted(self):
+        return self.cache.get(key(COMMON), retry=True)
 
     def reopen(self, times):
         opening, closing = [], []

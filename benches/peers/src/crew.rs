@@ -135,12 +135,6 @@ impl<'a> Crew<'a> {
         self.members(entry)?[who].ask(&text)
     }
 
-    /// The same, without waiting for the answer.
-    pub fn say(&mut self, entry: &Entry, who: usize, line: &Line, number: u64) -> Answer<()> {
-        let text = line.with(number);
-        self.members(entry)?[who].say(&text)
-    }
-
     /// Has all of them do something while `meanwhile` is done, and returns what each answered. When that
     /// is over, the page tells them to stop. Each gets `number` and its own place added to it.
     pub fn all(
@@ -151,13 +145,14 @@ impl<'a> Crew<'a> {
         meanwhile: impl FnOnce(),
     ) -> Answer<Vec<String>> {
         self.members(entry)?;
-        self.page.run(true);
+        self.page.get_ready();
         let mut said = Ok(());
         for (who, peer) in self.members(entry)?.iter_mut().enumerate() {
             said = said.and(peer.say(&line.with(numbers(who))));
         }
+        self.page.go();
         meanwhile();
-        self.page.run(false);
+        self.page.stop();
         said?;
         let answers: Vec<Answer<String>> =
             self.members(entry)?.iter_mut().map(Peer::hear).collect();

@@ -11,14 +11,14 @@ use crate::locks::{CONTROL, Entry, Kind, Words};
 use crate::process::number;
 use crate::report::{Cell, Table};
 
-const ABOUT: &str = "Lost: four processes add one to a plain counter 10,000 times each, under the lock; \
+const ABOUT: &str = "Lost: four processes add one to a plain counter 10,000 times each, under the lock, and let others run between reading and writing it; \
     of how many that were done in the time, how many are missing (an average counts for itself). Blocks: does it stay closed when its holder is killed with \
     SIGKILL? Late: who overran its lease, or never held it, gives back; is then a third one let in while the second one \
     holds? Permit: of two permits, one holder of one is killed; is there a place again for the next one?";
 
 const PROCESSES: usize = 4;
 const INCREMENTS: u64 = 10_000;
-const LEASE: Duration = Duration::from_millis(150);
+const LEASE: Duration = Duration::from_millis(100);
 
 pub fn measure(run: &Run) -> Answer<Vec<Table>> {
     let mut crew = Crew::new(&run.dir, &run.python, PROCESSES)?;
@@ -34,7 +34,7 @@ pub fn measure(run: &Run) -> Answer<Vec<Table>> {
         CONTROL.name,
         vec![lost, Cell::said("-"), Cell::said("-"), Cell::said("-")],
     );
-    for entry in locks(|_| true) {
+    for entry in locks(run, |_| true) {
         run.progress(format!("correctness of {}", entry.name));
         let cells = judge(run, &mut crew, entry);
         table.row(entry.name, cells);
@@ -74,12 +74,12 @@ fn said(answer: Answer<String>) -> Cell {
 /// How many updates are lost.
 fn lost(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<String> {
     crew.open(entry, "lost")?;
-    let limit = Duration::from_millis(run.among(1_500, 200));
+    let limit = Duration::from_millis(run.among(1_500, 150));
     // A second look at it, for while the crew is busy.
     let page = Words::open(&crew.page_path())?;
     let told = crew.all(
         entry,
-        &line("count", entry.name, "lost"),
+        &line("slowly", entry.name, "lost"),
         |_| INCREMENTS,
         || {
             watch(&page, limit);
@@ -117,7 +117,7 @@ fn watch(page: &Words, limit: Duration) {
 
 /// Does it stay closed when its holder is killed?
 fn blocks(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<String> {
-    let patience = Duration::from_millis(run.among(2_000, 400));
+    let patience = Duration::from_millis(run.among(1_500, 300));
     let taken = death::kill(crew, entry, 0, patience)?;
     Ok(match taken {
         Some(_) => "no".into(),
@@ -142,7 +142,7 @@ fn late(crew: &mut Crew, entry: &Entry) -> Answer<String> {
         return Ok("no such call".into());
     }
     crew.ask(entry, 2, &of("hold"), 0)?;
-    let third = crew.members(entry)?[2].hear_within(Duration::from_millis(400))?;
+    let third = crew.members(entry)?[2].hear_within(Duration::from_millis(300))?;
     Ok(if third.is_some() { "yes" } else { "no" }.into())
 }
 
@@ -159,7 +159,7 @@ fn permit(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<String> {
     crew.kill(entry, 0);
     // The others have moved up.
     crew.ask(entry, 1, &of("hold"), 0)?;
-    let patience = Duration::from_millis(run.among(2_000, 400));
+    let patience = Duration::from_millis(run.among(1_500, 300));
     let third = crew.members(entry)?[1].hear_within(patience)?;
     crew.dismiss(entry);
     Ok(if third.is_some() { "yes" } else { "no" }.into())

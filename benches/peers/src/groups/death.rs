@@ -17,12 +17,12 @@ const ABOUT: &str = "One process holds, another one waits for it, and the holder
     from the kill to the waiter's having it.";
 
 pub fn measure(run: &Run) -> Answer<Vec<Table>> {
-    let entries = locks(|entry| entry.kind != Kind::Average);
+    let entries = locks(run, |entry| entry.kind != Kind::Average);
     let mut crew = Crew::new(&run.dir, &run.python, 2)?;
-    let patience = Duration::from_millis(run.among(3_000, 500));
+    let patience = Duration::from_millis(run.among(1_500, 300));
     let mut rounds = Rounds::of(entries.len());
     let mut never = vec![false; entries.len()];
-    for round in 0..run.among(15, 2) {
+    for round in 0..run.among(12, 1) {
         run.progress(format!("killing holders, round {}", round + 1));
         rounds.go(|who| {
             if never[who] {

@@ -16,7 +16,7 @@ const ABOUT: &str = "Two processes take turns: each sleeps for 100 us inside and
     waits when it gives back. The time is from just before giving back to having it.";
 
 pub fn measure(run: &Run) -> Answer<Vec<Table>> {
-    let entries = locks(|entry| entry.kind != Kind::Average);
+    let entries = locks(run, |entry| entry.kind != Kind::Average);
     let mut crew = Crew::new(&run.dir, &run.python, 2)?;
     let mut rounds = Rounds::of(entries.len());
     rounds.go(|who| crew.open(entries[who], "turns").map(|()| Vec::new()));
@@ -42,7 +42,7 @@ pub fn measure(run: &Run) -> Answer<Vec<Table>> {
 /// How many, half of them, 99 % of them, the longest, in nanoseconds; of each process.
 fn turns(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<Vec<[f64; 4]>> {
     crew.page().give_back(0, 0);
-    let round = Duration::from_millis(run.among(300, 100));
+    let round = Duration::from_millis(run.among(300, 60));
     let line = line("turns", entry.name, "turns");
     let told = crew.all(entry, &line, |who| who as u64 + 1, || thread::sleep(round));
     if told.is_err() {

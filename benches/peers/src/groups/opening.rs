@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::Run;
-use super::rounds::Rounds;
+use super::rounds::{Rounds, is_like_another};
 use crate::Answer;
 use crate::process::{Peer, number};
 use crate::report::{Cell, Table};
@@ -15,11 +15,8 @@ const ABOUT: &str = "A store of 1,000 keys, in a process that has opened it befo
 const KEYS: usize = 1_000;
 
 pub fn measure(run: &Run) -> Answer<Vec<Table>> {
-    let names = values::names();
-    let names: Vec<&str> = names
-        .into_iter()
-        .filter(|name| values::is_opened(name))
-        .collect();
+    let mut names = values::names();
+    names.retain(|name| values::is_opened(name) && !(run.quick && is_like_another(name)));
     let mut alone = Rounds::of(names.len());
     let mut beside = Rounds::of(names.len());
     for round in 0..run.among(5, 1) {

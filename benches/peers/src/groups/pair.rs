@@ -13,7 +13,7 @@ const ABOUT: &str = "One process takes and gives back, again and again, with a h
     each measured right after some of those: none of them can be quicker than one.";
 
 pub fn measure(run: &Run) -> Answer<Vec<Table>> {
-    let entries = locks(|_| true);
+    let entries = locks(run, |_| true);
     let mut crew = Crew::new(&run.dir, &run.python, 1)?;
     let mut rounds = Rounds::of(entries.len());
     for round in 0..run.among(15, 3) {

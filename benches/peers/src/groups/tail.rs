@@ -27,7 +27,9 @@ pub fn measure(run: &Run) -> Answer<Vec<Table>> {
     if kind == "tmpfs" {
         return Err("the disk is tmpfs: name another with --disk".into());
     }
-    let entries = locks(|entry| entry.open.is_some() || PYTHON.contains(&entry.name));
+    let entries = locks(run, |entry| {
+        entry.open.is_some() || PYTHON.contains(&entry.name)
+    });
     let mut crew = Crew::new(&run.disk, &run.python, 1)?;
     let alone = rounds(run, &mut crew, &entries, 1);
     let _writer = writer(&run.disk)?;

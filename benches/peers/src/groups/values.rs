@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::Run;
-use super::rounds::Rounds;
+use super::rounds::{Rounds, is_like_another};
 use crate::Answer;
 use crate::process::{Peer, number};
 use crate::report::{Cell, Table};
@@ -18,7 +18,7 @@ const ABOUT: &str = "Keys of 16 bytes, values of 100, in random order; each oper
     Durability::None, and the files are not synced.";
 const ABOUT_KEYS: &str = "The same, for stores of so many keys.";
 const ABOUT_MIX: &str = "Processes that get nine values and set one, at random, all the time. redb allows several processes only if each commit is \
-    synced.";
+    synced. Then four of them add one to the same counter, 10,000 times each or as often as they can in the time.";
 
 /// In microseconds.
 const OPERATIONS: [(&str, &str); 7] = [
@@ -30,13 +30,16 @@ const OPERATIONS: [(&str, &str); 7] = [
     ("write", "write 1 MiB"),
     ("read", "read 1 MiB"),
 ];
+/// Of each of four processes, as far as they get.
+const INCREMENTS: u64 = 10_000;
 const PROCESSES: [usize; 3] = [1, 2, 4];
 /// Filling has to be done within it.
 const PATIENCE: Duration = Duration::from_secs(25);
 
 pub fn measure(run: &Run) -> Answer<Vec<Table>> {
-    let keys: [u64; 3] = run.among([1_000, 100_000, 1_000_000], [1_000, 5_000, 5_000]);
-    let names: Vec<&str> = values::names();
+    let keys: [u64; 3] = run.among([1_000, 100_000, 1_000_000], [100, 1_000, 1_000]);
+    let mut names = values::names();
+    names.retain(|name| !(run.quick && is_like_another(name)));
     let columns: Vec<_> = OPERATIONS.iter().map(|(_, name)| (*name, "us")).collect();
     let title = format!("Values: operations in a store of {} keys", keys[1]);
     let mut operations = Table::new("values", &title, ABOUT, &columns);
@@ -78,18 +81,15 @@ fn turned(columns: &[Vec<Cell>]) -> Vec<Vec<Cell>> {
 
 fn mixed(run: &Run, names: &[&str], keys: u64) -> Answer<Table> {
     let columns = PROCESSES.map(|n| format!("{n} process{}", if n == 1 { "" } else { "es" }));
-    let columns: Vec<_> = columns
-        .iter()
-        .map(|name| (name.as_str(), "1000/s"))
-        .collect();
+    let columns = columns.iter().map(|name| (name.as_str(), "1000/s"));
+    let columns: Vec<_> = columns.chain([("increments lost", "")]).collect();
     let mut stores = Stores::open(run, names, keys, true)?;
-    let cells = PROCESSES.map(|processes| stores.mix(run, processes));
-    let mut table = Table::new(
-        "values-mixed",
-        "Values: nine gets to a set",
-        ABOUT_MIX,
-        &columns,
-    );
+    let mut cells = PROCESSES
+        .map(|processes| stores.mix(run, processes))
+        .to_vec();
+    cells.push(stores.lost(run));
+    let title = "Values: several processes";
+    let mut table = Table::new("values-mixed", title, ABOUT_MIX, &columns);
     for (name, row) in names.iter().zip(turned(&cells)) {
         table.row(name, row);
     }
@@ -137,8 +137,8 @@ impl Stores {
         let mut rounds = Rounds::of(self.open.len());
         // Deleted is what has just been made.
         let keys = if op == "delete" { 64 } else { self.keys };
-        let ms = run.among(60, 10);
-        for round in 1..=run.among(5, 2) {
+        let ms = run.among(60, 5);
+        for round in 1..=run.among(5, 1) {
             rounds.go(|who| {
                 let peers = self.open[who].as_mut().map_err(|why| why.to_string())?;
                 peers[0].ask_number(&format!("{op} {keys} {round} {ms}"))
@@ -152,7 +152,7 @@ impl Stores {
     fn mix(&mut self, run: &Run, processes: usize) -> Vec<Cell> {
         run.progress(format!("nine gets to a set, {processes} processes"));
         let mut rounds = Rounds::of(self.open.len());
-        let (keys, ms) = (self.keys, run.among(200, 50));
+        let (keys, ms) = (self.keys, run.among(200, 30));
         for round in 0..run.among(5, 1) {
             rounds.go(|who| {
                 let peers = self.open[who].as_mut().map_err(|why| why.to_string())?;
@@ -167,6 +167,32 @@ impl Stores {
         let answers = rounds.finish().into_iter();
         answers.map(|samples| Cell::median(samples, 1e3)).collect()
     }
+
+    /// How many increments are lost, of each peer.
+    fn lost(&mut self, run: &Run) -> Vec<Cell> {
+        let one = |peers: &mut Answer<Vec<Peer>>| {
+            let lost = match peers {
+                Ok(peers) => lost(peers, run),
+                Err(why) => Err(why.to_string().into()),
+            };
+            lost.map_or_else(|why| Cell::Missing(why.to_string()), Cell::Said)
+        };
+        self.open.iter_mut().map(one).collect()
+    }
+}
+
+/// One counter, incremented by all of them at once: what is missing in the end.
+fn lost(peers: &mut [Peer], run: &Run) -> Answer<String> {
+    let line = format!("count {} {}", INCREMENTS, run.among(1_500, 200));
+    let mut done = 0.0;
+    for peer in peers.iter_mut() {
+        peer.say(&line)?;
+    }
+    for peer in peers.iter_mut() {
+        done += number(&peer.hear()?)?;
+    }
+    let kept = peers[0].ask_number("counted")?;
+    Ok(format!("{} of {done}", done - kept))
 }
 
 /// Operations a microsecond.

@@ -19,7 +19,7 @@ pub fn measure(run: &Run) -> Answer<Vec<Table>> {
     let mut crew = Crew::new(&run.dir, &run.python, 2)?;
     let columns = [("processor time", "ms/s")];
     let mut table = Table::new("waiter", "A waiter's processor time", ABOUT, &columns);
-    for entry in locks(|entry| entry.kind != Kind::Average) {
+    for entry in locks(run, |entry| entry.kind != Kind::Average) {
         run.progress(format!("waiting for {}", entry.name));
         match wait(run, &mut crew, entry) {
             Ok(used) => table.row(entry.name, vec![used]),
@@ -37,8 +37,8 @@ fn wait(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<Cell> {
     crew.members(entry)?[0].hear()?;
     crew.ask(entry, 1, &hold, 0)?;
     // The first moments of a wait are not like the rest of it.
-    thread::sleep(Duration::from_millis(run.among(200, 50)));
-    let window = Duration::from_millis(run.among(400, 100));
+    thread::sleep(Duration::from_millis(run.among(200, 20)));
+    let window = Duration::from_millis(run.among(250, 60));
     let waiter = crew.members(entry)?[1].id();
     let mut used = Vec::new();
     for _ in 0..run.among(3, 1) {

@@ -4,6 +4,8 @@ use std::fs::OpenOptions;
 use std::hint::{black_box, spin_loop};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use memmap2::MmapRaw;
 
@@ -13,7 +15,9 @@ use crate::Answer;
 /// The length of a file of words.
 pub const BYTES: u64 = 4096;
 // Of the page that parent and children share; each in cache lines of its own. `worker.py` has them, too.
-const RUNNING: usize = 0;
+const STATE: usize = 0;
+const READY: u64 = 1;
+const GO: u64 = 2;
 const COUNTER: usize = 256;
 /// When the last holder gave back, and who it was.
 const GIVEN_BACK: usize = 512;
@@ -52,21 +56,42 @@ impl Words {
         self.0.as_mut_ptr().wrapping_add(offset)
     }
 
-    pub fn running(&self) -> bool {
-        self.at(RUNNING).load(Ordering::Relaxed) != 0
+    /// Sets the counter to zero, and has all wait for `go`.
+    pub fn get_ready(&self) {
+        self.at(COUNTER).store(0, Ordering::SeqCst);
+        self.at(STATE).store(READY, Ordering::SeqCst);
     }
 
-    /// Starts all who look at `running`, with a counter of zero; or stops them.
-    pub fn run(&self, running: bool) {
-        if running {
-            self.at(COUNTER).store(0, Ordering::SeqCst);
+    pub fn go(&self) {
+        self.at(STATE).store(GO, Ordering::SeqCst);
+    }
+
+    pub fn stop(&self) {
+        self.at(STATE).store(0, Ordering::SeqCst);
+    }
+
+    /// Waits until all start.
+    pub fn wait_for_go(&self) {
+        while self.at(STATE).load(Ordering::SeqCst) == READY {
+            thread::sleep(Duration::from_micros(50));
         }
-        self.at(RUNNING).store(running.into(), Ordering::SeqCst);
     }
 
-    /// Not in one step, on purpose.
+    /// May one go on?
+    pub fn running(&self) -> bool {
+        self.at(STATE).load(Ordering::Relaxed) == GO
+    }
+
+    /// Adds one to the counter, not in one step, on purpose.
     pub fn add_one(&self) {
         let seen = self.counter();
+        self.at(COUNTER).store(seen + 1, Ordering::Relaxed);
+    }
+
+    /// The same, and lets others run in between: who has no lock loses nearly all.
+    pub fn add_one_slowly(&self) {
+        let seen = self.counter();
+        thread::yield_now();
         self.at(COUNTER).store(seen + 1, Ordering::Relaxed);
     }
 
@@ -103,7 +128,7 @@ impl Bare {
                 return;
             }
             match tries % 64 {
-                63 => std::thread::yield_now(),
+                63 => thread::yield_now(),
                 _ => spin_loop(),
             }
         }

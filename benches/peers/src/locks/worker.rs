@@ -61,10 +61,14 @@ impl Worker<'_> {
             self.opened.insert(known.clone(), Opened { lock, pairs: 0 });
         }
         let opened = self.opened.get_mut(&known).ok_or("it was opened")?;
+        if matches!(verb, "count" | "slowly" | "timed" | "turns") {
+            self.page.wait_for_go();
+        }
         match verb {
             "open" => Ok("opened".into()),
             "pairs" => opened.pairs(Duration::from_millis(number)),
             "count" => Ok(opened.lock.count(&self.page, number)?.to_string()),
+            "slowly" => Ok(opened.lock.count_slowly(&self.page, number)?.to_string()),
             "timed" => opened.timed(&self.page, number),
             "turns" => opened.turns(&self.page, number),
             "hold" => opened.hold(),

@@ -4,6 +4,7 @@ mod cacache;
 mod files;
 mod lmdb;
 mod redb;
+mod slablock;
 mod sqlite;
 pub mod worker;
 
@@ -74,7 +75,8 @@ pub struct Needs {
 type Open = fn(&Path, Needs) -> Answer<Box<dyn Store>>;
 
 /// Those that are part of this program, and how they are opened.
-pub const HERE: [(&str, Open); 6] = [
+pub const HERE: [(&str, Open); 7] = [
+    ("slablock", slablock::open),
     ("LMDB (heed)", lmdb::open),
     ("SQLite (rusqlite)", sqlite::open),
     ("redb", redb::open),

@@ -19,11 +19,7 @@ pub fn open(dir: &Path, needs: Needs) -> Answer<Box<dyn Store>> {
 
 impl Store for Slablock {
     fn get(&mut self, key: &Key, into: &mut Vec<u8>) -> Answer<bool> {
-        let value = self.0.get(key)?;
-        Ok(value.is_some_and(|value| {
-            *into = value;
-            true
-        }))
+        Ok(self.0.get_into(key, into)?)
     }
 
     fn set(&mut self, key: &Key, value: &[u8]) -> Answer<()> {

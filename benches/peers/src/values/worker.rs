@@ -17,6 +17,7 @@ const LARGE_BYTES: usize = 1 << 20;
 // Numbers of keys that nothing else uses.
 const COUNTERS_FROM: u64 = 1 << 40;
 const COUNTERS: u64 = 1_000;
+const COMMON: u64 = COUNTERS_FROM - 1;
 const NEW_FROM: u64 = 1 << 41;
 const LARGE_FROM: u64 = 1 << 42;
 const LARGE_KEYS: u64 = 8;
@@ -86,6 +87,11 @@ impl Worker<'_> {
                 Ok("filled".into())
             }
             ("mix", &[keys, seed, ms]) => self.mix(keys, seed, Duration::from_millis(ms)),
+            ("count", &[most, ms]) => self.count(most, Duration::from_millis(ms)),
+            ("counted", &[]) => {
+                let store = self.store.as_mut().ok_or(CLOSED)?;
+                Ok((store.incr(&key(COMMON))? - 1).to_string())
+            }
             ("reopen", &[times]) => self.reopen(times),
             (op, &[keys, seed, ms]) => {
                 let ns = self.repeat(op, keys, seed, Duration::from_millis(ms))?;
@@ -124,6 +130,17 @@ impl Worker<'_> {
             at += batch;
         }
         Ok(taken.as_nanos() as f64 / at as f64)
+    }
+
+    /// Adds one to the counter that all have in common. Tells how often.
+    fn count(&mut self, most: u64, time: Duration) -> Answer<String> {
+        let (start, mut done) = (Instant::now(), 0);
+        let store = self.store.as_mut().ok_or(CLOSED)?;
+        while done < most && start.elapsed() < time {
+            store.incr(&key(COMMON))?;
+            done += 1;
+        }
+        Ok(done.to_string())
     }
 
     /// The nanoseconds that opening takes, and closing; the middle ones of so many.

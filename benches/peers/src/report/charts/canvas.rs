@@ -85,7 +85,8 @@ pub fn text(size: u32, across: HPos) -> TextStyle<'static> {
 
 pub fn colored(size: u32, across: HPos, color: RGBColor) -> TextStyle<'static> {
     TextStyle {
-        font: ("sans-serif", size).into_font(),
+        // Without the font at hand, plotters takes a size to be that of capital letters and more.
+        font: ("sans-serif", f64::from(size) * 1.24).into_font(),
         color: color.to_backend_color(),
         pos: Pos::new(across, VPos::Center),
     }
