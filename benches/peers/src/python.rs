@@ -5,7 +5,11 @@ use std::process::{Command, Stdio};
 
 use crate::Answer;
 
-const WORKER: &str = include_str!("../worker.py");
+/// Beside this package: it is run from where it was built.
+const WORKER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python/worker.py");
+
+/// Of compiled files, beside the sources.
+const LEAVE_NOTHING: &str = "-B";
 
 pub struct Python {
     program: PathBuf,
@@ -24,7 +28,9 @@ impl Python {
         };
         let program = program.unwrap_or(usual);
         let mut probe = Command::new(&program);
-        probe.args(["-c", WORKER, "probe"]).stdin(Stdio::null());
+        probe
+            .args([LEAVE_NOTHING, WORKER, "probe"])
+            .stdin(Stdio::null());
         let told = probe.stderr(Stdio::null()).output();
         let told = told.map_or(Vec::new(), |output| output.stdout);
         let modules = String::from_utf8_lossy(&told)
@@ -41,7 +47,7 @@ impl Python {
             return Err(format!("no Python with {module} (see README.md)").into());
         }
         let mut command = Command::new(&self.program);
-        command.args(["-c", WORKER]);
+        command.args([LEAVE_NOTHING, WORKER]);
         Ok(command)
     }
 

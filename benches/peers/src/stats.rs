@@ -15,7 +15,8 @@ impl Spread {
     pub fn of(mut samples: Vec<f64>) -> Option<Spread> {
         samples.sort_by(f64::total_cmp);
         let (low, high) = (*samples.first()?, *samples.last()?);
-        let median = samples[(samples.len() - 1) / 2];
+        let middle = |at: usize| samples[at / 2];
+        let median = (middle(samples.len() - 1) + middle(samples.len())) / 2.0;
         Some(Spread { median, low, high })
     }
 

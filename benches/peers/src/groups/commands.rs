@@ -12,8 +12,9 @@ use super::rounds::Rounds;
 use crate::Answer;
 use crate::report::{Cell, Table};
 
-const ABOUT: &str = "From the start of the program to its end, when all it does is take a free lock and run `true`. Then it runs \
-    `sleep`, and is killed with SIGKILL: does its command go on, and is the lock free for the next one within a second?";
+const ABOUT: &str = "From the start of the program to its end, when all it does is take a free lock and \
+    run `true`. Then it runs `sleep`, and is killed with SIGKILL: does its command go on, and is the \
+    lock free for the next one within a second?";
 
 /// What runs a command under a lock, in that directory.
 type Runner = fn(&Path, &[&str]) -> Option<Command>;

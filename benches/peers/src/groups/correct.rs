@@ -11,10 +11,12 @@ use crate::locks::{CONTROL, Entry, Kind, Words};
 use crate::process::number;
 use crate::report::{Cell, Table};
 
-const ABOUT: &str = "Lost: four processes add one to a plain counter 10,000 times each, under the lock, and let others run between reading and writing it; \
-    of how many that were done in the time, how many are missing (an average counts for itself). Blocks: does it stay closed when its holder is killed with \
-    SIGKILL? Late: who overran its lease, or never held it, gives back; is then a third one let in while the second one \
-    holds? Permit: of two permits, one holder of one is killed; is there a place again for the next one?";
+const ABOUT: &str = "Lost: four processes add one to a plain counter 10,000 times each, under the lock, \
+    and let others run between reading and writing it; of how many that were done in the time, how many \
+    are missing (an average counts for itself). Blocks: does it stay closed when its holder is killed \
+    with SIGKILL? Late: who overran its lease, or never held it, gives back; is then a third one let in \
+    while the second one holds? Permit: of two permits, one holder of one is killed; is there a place \
+    again for the next one?";
 
 const PROCESSES: usize = 4;
 const INCREMENTS: u64 = 10_000;

@@ -13,8 +13,8 @@ use crate::process::number;
 use crate::report::{Cell, Table};
 use crate::stats::Spread;
 
-const ABOUT: &str = "One process holds, another one waits for it, and the holder is killed with SIGKILL, without any lease. The time is \
-    from the kill to the waiter's having it.";
+const ABOUT: &str = "One process holds, another one waits for it, and the holder is killed with SIGKILL, \
+    without any lease. The time is from the kill to the waiter's having it.";
 
 pub fn measure(run: &Run) -> Answer<Vec<Table>> {
     let entries = locks(run, |entry| entry.kind != Kind::Average);

@@ -12,8 +12,8 @@ use crate::process::number;
 use crate::report::{Cell, Table};
 use crate::stats::Spread;
 
-const ABOUT: &str = "Two processes take turns: each sleeps for 100 us inside and for 100 us outside, so that the other one \
-    waits when it gives back. The time is from just before giving back to having it.";
+const ABOUT: &str = "Two processes take turns: each sleeps for 100 us inside and for 100 us outside, so \
+    that the other one waits when it gives back. The time is from just before giving back to having it.";
 
 pub fn measure(run: &Run) -> Answer<Vec<Table>> {
     let entries = locks(run, |entry| entry.kind != Kind::Average);

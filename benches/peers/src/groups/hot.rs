@@ -12,10 +12,11 @@ use crate::process::number;
 use crate::report::{Cell, Table};
 use crate::stats::Spread;
 
-const ABOUT: &str = "Each process takes, adds one to a plain counter, and gives back, as often as it can. The shares \
-    are those of the process that came through most seldom and most often, of all rounds together; an even share would be the \
-    same for all. The wait is the longest that any one operation took, and is measured in rounds of its own, because \
-    reading the clock costs more than some of these locks.";
+const ABOUT: &str = "Each process takes, adds one to a plain counter, and gives back, as often as it \
+    can. The shares are those of the process that came through most seldom and most often, of all rounds \
+    together; an even share would be the same for all. The wait is the longest that any one operation \
+    took, and is measured in rounds of its own, because reading the clock costs more than some of these \
+    locks.";
 
 /// One process beside nobody is in there for the chart.
 const SIZES: [usize; 4] = [1, 2, 4, 16];

@@ -12,9 +12,10 @@ use crate::process::Peer;
 use crate::report::{Cell, Table};
 use crate::stats::Spread;
 
-const ABOUT: &str = "So many locks, each made by being used once. Then they are taken and given back at random, named \
-    anew each time: what finds or opens it is part of the time. Where there is one file each, or one row each, \
-    that is what it costs on disk. Resident is what the process has in memory, shared mappings included.";
+const ABOUT: &str = "So many locks, each made by being used once. Then they are taken and given back at \
+    random, named anew each time: what finds or opens it is part of the time. Where there is one file \
+    each, or one row each, that is what it costs on disk. Resident is what the process has in memory, \
+    shared mappings included.";
 
 /// Making the keys has to be done within it, in seconds.
 const PATIENCE: f64 = 15.0;

@@ -9,8 +9,8 @@ use crate::process::{Peer, number};
 use crate::report::{Cell, Table};
 use crate::values::{self, Needs};
 
-const ABOUT: &str = "A store of 1,000 keys, in a process that has opened it before. First nobody else has it open, \
-    then another process has.";
+const ABOUT: &str = "A store of 1,000 keys, in a process that has opened it before. First nobody else \
+    has it open, then another process has.";
 
 const KEYS: usize = 1_000;
 

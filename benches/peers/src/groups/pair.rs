@@ -8,9 +8,9 @@ use crate::locks::{Entry, LIMIT};
 use crate::process::number;
 use crate::report::{Cell, Table};
 
-const ABOUT: &str = "One process takes and gives back, again and again, with a handle that it has at hand; an \
-    average is added to. The second figure is how many bare compare-exchange pairs on a mapped file fit into that, \
-    each measured right after some of those: none of them can be quicker than one.";
+const ABOUT: &str = "One process takes and gives back, again and again, with a handle that it has at \
+    hand; an average is added to. The second figure is how many bare compare-exchange pairs on a mapped \
+    file fit into that, each measured right after some of those: none of them can be quicker than one.";
 
 pub fn measure(run: &Run) -> Answer<Vec<Table>> {
     let entries = locks(run, |_| true);

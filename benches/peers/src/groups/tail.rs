@@ -15,9 +15,10 @@ use crate::process::{Peer, number, tell};
 use crate::report::{Cell, Table, file_system};
 use crate::stats::Spread;
 
-const ABOUT: &str = "Pairs on a disk file system, each timed, while another process writes 8 MiB to the same file \
-    system and syncs them, again and again. The last column is the worst without that process. What is in a mapped file \
-    waits when the file system wants the page for itself; what the kernel keeps does not.";
+const ABOUT: &str = "Pairs on a disk file system, each timed, while another process writes 8 MiB to the \
+    same file system and syncs them, again and again. The last column is the worst without that process. \
+    What is in a mapped file waits when the file system wants the page for itself; what the kernel keeps \
+    does not.";
 
 /// Python's are measured by one of each kind.
 const PYTHON: [&str; 3] = ["diskcache Lock", "filelock", "portalocker"];

@@ -12,13 +12,14 @@ use crate::process::{Peer, number};
 use crate::report::{Cell, Table};
 use crate::values::{self, Needs};
 
-const ABOUT: &str = "Keys of 16 bytes, values of 100, in random order; each operation stands for itself (a transaction, \
-    where there are such), and what is read is copied into memory of the reader. A counter is one of 1,000. Nothing is \
-    synced where that can be chosen: LMDB has NO_SYNC, SQLite a write-ahead log with synchronous = NORMAL, redb \
-    Durability::None, and the files are not synced.";
+const ABOUT: &str = "Keys of 16 bytes, values of 100, in random order; each operation stands for itself \
+    (a transaction, where there are such), and what is read is copied into memory of the reader. A \
+    counter is one of 1,000. Nothing is synced where that can be chosen: LMDB has NO_SYNC, SQLite a \
+    write-ahead log with synchronous = NORMAL, redb Durability::None, and the files are not synced.";
 const ABOUT_KEYS: &str = "The same, for stores of so many keys.";
-const ABOUT_MIX: &str = "Processes that get nine values and set one, at random, all the time. redb allows several processes only if each commit is \
-    synced. Then four of them add one to the same counter, 10,000 times each or as often as they can in the time.";
+const ABOUT_MIX: &str = "Processes that get nine values and set one, at random, all the time. redb \
+    allows several processes only if each commit is synced. Then four of them add one to the same \
+    counter, 10,000 times each or as often as they can in the time.";
 
 /// In microseconds.
 const OPERATIONS: [(&str, &str); 7] = [

@@ -12,8 +12,8 @@ use crate::locks::{Entry, Kind};
 use crate::report::{Cell, Table};
 use crate::stats::Spread;
 
-const ABOUT: &str = "One process holds, another one waits. Processor time that the one who waits uses in a second, by the \
-    scheduler's own account.";
+const ABOUT: &str = "One process holds, another one waits. Processor time that the one who waits uses in \
+    a second, by the scheduler's own account.";
 
 pub fn measure(run: &Run) -> Answer<Vec<Table>> {
     let mut crew = Crew::new(&run.dir, &run.python, 2)?;

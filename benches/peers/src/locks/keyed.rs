@@ -28,7 +28,7 @@ const HERE: [(&str, Open); 4] = [
     ("F_OFD_SETLK, a byte each", open_bytes),
     ("File::lock, a file each", open_files),
 ];
-/// Those of `worker.py`.
+/// Those of Python.
 const PYTHON: [&str; 3] = ["diskcache Lock", "diskcache RLock", "filelock"];
 
 /// All, in the order of the table.

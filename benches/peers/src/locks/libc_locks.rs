@@ -50,13 +50,14 @@ pub unsafe fn make_mutex(at: *mut libc::pthread_mutex_t) -> i32 {
 /// # Safety
 /// An initialised mutex.
 pub unsafe fn lock_mutex(at: *mut libc::pthread_mutex_t) -> Answer<()> {
-    // SAFETY: by the contract; `EOWNERDEAD` means that it is held now, and has to be declared consistent.
-    match unsafe { libc::pthread_mutex_lock(at) } {
+    // SAFETY: by the contract.
+    let mut error = unsafe { libc::pthread_mutex_lock(at) };
+    if error == libc::EOWNERDEAD {
+        // SAFETY: the same. It is held now, and has to be declared consistent.
+        error = unsafe { libc::pthread_mutex_consistent(at) };
+    }
+    match error {
         0 => Ok(()),
-        libc::EOWNERDEAD => match unsafe { libc::pthread_mutex_consistent(at) } {
-            0 => Ok(()),
-            error => Err(std::io::Error::from_raw_os_error(error).into()),
-        },
         error => Err(std::io::Error::from_raw_os_error(error).into()),
     }
 }

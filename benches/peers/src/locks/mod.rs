@@ -143,7 +143,7 @@ pub enum Kind {
 pub struct Entry {
     pub name: &'static str,
     pub kind: Kind,
-    /// Part of this program, or of `worker.py`.
+    /// Part of this program, or Python's.
     pub open: Option<Open>,
 }
 

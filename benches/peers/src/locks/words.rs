@@ -14,7 +14,7 @@ use crate::Answer;
 
 /// The length of a file of words.
 pub const BYTES: u64 = 4096;
-// Of the page that parent and children share; each in cache lines of its own. `worker.py` has them, too.
+// Of the page that parent and children share; each in cache lines of its own. `python/locks.py` has them, too.
 const STATE: usize = 0;
 const READY: u64 = 1;
 const GO: u64 = 2;

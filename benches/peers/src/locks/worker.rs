@@ -1,10 +1,12 @@
-//! The process that takes and gives back what it is told. `worker.py` is the same for Python.
+//! The process that takes and gives back what it is told. `python/` has the same for Python.
 //!
 //! A line is `verb`, `name`, `key`, `permits`, `number`, with tabs between. Locks are opened when they are
 //! first named, and kept.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::path::Path;
+use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
 
@@ -21,7 +23,7 @@ const TIMES_MAX: u64 = 4_000_000;
 
 struct Worker<'a> {
     dir: &'a Path,
-    page: Words,
+    page: Rc<Words>,
     opened: HashMap<(String, String), Opened>,
 }
 
@@ -39,7 +41,7 @@ pub fn play(dir: &str, page: &str) {
     };
     let mut worker = Worker {
         dir: Path::new(dir),
-        page,
+        page: Rc::new(page),
         opened: HashMap::new(),
     };
     tell("ready");
@@ -54,42 +56,49 @@ impl Worker<'_> {
         let [verb, name, key, permits, number] = words[..] else {
             return Err(format!("{line:?} is not understood").into());
         };
-        let (permits, number) = (permits.parse()?, number.parse()?);
-        let known = (name.to_string(), key.to_string());
-        if !self.opened.contains_key(&known) {
-            let lock = open(name, self.dir, key, permits)?;
-            self.opened.insert(known.clone(), Opened { lock, pairs: 0 });
-        }
-        let opened = self.opened.get_mut(&known).ok_or("it was opened")?;
+        let page = Rc::clone(&self.page);
         if matches!(verb, "count" | "slowly" | "timed" | "turns") {
-            self.page.wait_for_go();
+            page.wait_for_go();
         }
+        let opened = self.opened(name, key, permits.parse()?)?;
+        opened.answer(verb, number.parse()?, &page)
+    }
+
+    fn opened(&mut self, name: &str, key: &str, permits: u32) -> Answer<&mut Opened> {
+        Ok(match self.opened.entry((name.into(), key.into())) {
+            Occupied(there) => there.into_mut(),
+            Vacant(free) => {
+                let lock = open(name, self.dir, key, permits)?;
+                free.insert(Opened { lock, pairs: 0 })
+            }
+        })
+    }
+}
+
+impl Opened {
+    fn answer(&mut self, verb: &str, number: u64, page: &Words) -> Answer<String> {
+        let yes = |yes: bool, then: &str, no: &str| (if yes { then } else { no }).to_string();
         match verb {
             "open" => Ok("opened".into()),
-            "pairs" => opened.pairs(Duration::from_millis(number)),
-            "count" => Ok(opened.lock.count(&self.page, number)?.to_string()),
-            "slowly" => Ok(opened.lock.count_slowly(&self.page, number)?.to_string()),
-            "timed" => opened.timed(&self.page, number),
-            "turns" => opened.turns(&self.page, number),
-            "hold" => opened.hold(),
+            "pairs" => self.pairs(Duration::from_millis(number)),
+            "count" => Ok(self.lock.count(page, number)?.to_string()),
+            "slowly" => Ok(self.lock.count_slowly(page, number)?.to_string()),
+            "timed" => self.timed(page, number),
+            "turns" => self.turns(page, number),
+            "hold" => self.hold(),
             "lend" => {
-                let lent = opened.lock.lend(Duration::from_millis(number))?;
-                Ok(if lent { "lent" } else { "no leases" }.into())
+                let lent = self.lock.lend(Duration::from_millis(number))?;
+                Ok(yes(lent, "lent", "no leases"))
             }
-            "late" => {
-                let done = opened.lock.give_back_late()?;
-                Ok(if done { "done" } else { "no such call" }.into())
-            }
-            "tally" => Ok(opened
+            "late" => Ok(yes(self.lock.give_back_late()?, "done", "no such call")),
+            "tally" => Ok(self
                 .lock
                 .tally()?
                 .map_or("-".into(), |count| count.to_string())),
             _ => Err(format!("{verb:?} is not understood").into()),
         }
     }
-}
 
-impl Opened {
     /// Nanoseconds a pair, from as many as fill `time`.
     fn pairs(&mut self, time: Duration) -> Answer<String> {
         let mut done = self.pairs.max(8);

@@ -52,7 +52,8 @@ impl Machine {
             ..
         } = self;
         format!(
-            "{cpu}, {cores} cores, Linux {kernel}; stores and locks on {file_system}, tail latencies on {disk_file_system}"
+            "{cpu}, {cores} cores, Linux {kernel}; stores and locks on {file_system}, \
+             tail latencies on {disk_file_system}"
         )
     }
 }

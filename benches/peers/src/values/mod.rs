@@ -85,7 +85,7 @@ pub const HERE: [(&str, Open); 7] = [
     ("files, in place", files::open_in_place),
 ];
 
-/// Those of `worker.py`.
+/// Those of Python.
 const PYTHON: [&str; 2] = ["diskcache", "diskcache, Fanout"];
 
 /// All, in the order of the tables.

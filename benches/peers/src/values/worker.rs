@@ -1,4 +1,4 @@
-//! The process that has a store open and does to it what it is told. `worker.py` is the same for Python.
+//! The process that has a store open and does to it what it is told. `python/` has the same for Python.
 
 use std::path::Path;
 use std::process::Command;
