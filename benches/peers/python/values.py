@@ -90,10 +90,11 @@ class Values:
     def counted(self):
         return self.cache.get(key(COMMON), retry=True)
 
-    def reopen(self, times):
+    def reopen(self, ms):
         opening, closing = [], []
         self.cache.close()
-        for _ in range(times):
+        end = time.perf_counter_ns() + ms * 1_000_000
+        while not opening or time.perf_counter_ns() < end:
             start = time.perf_counter_ns()
             self.cache = self.make()
             opened = time.perf_counter_ns()
@@ -101,4 +102,4 @@ class Values:
             opening.append(opened - start)
             closing.append(time.perf_counter_ns() - opened)
         self.cache = self.make()
-        return f"{sorted(opening)[times // 2]} {sorted(closing)[times // 2]}"
+        return f"{sorted(opening)[len(opening) // 2]} {sorted(closing)[len(closing) // 2]}"

@@ -100,8 +100,12 @@ impl<'a> Crew<'a> {
             Some(_) => &mut self.here,
             None => &mut self.there,
         };
+        let there = group.len();
         while group.len() < self.size {
-            group.push(Peer::start(command()?)?);
+            group.push(Peer::spawn(command()?)?);
+        }
+        for new in &mut group[there..] {
+            new.ready()?;
         }
         Ok(group)
     }

@@ -31,20 +31,29 @@ impl Peer {
     }
 
     /// Starts `command`, and waits until it says that it is ready.
-    pub fn start(mut command: Command) -> Answer<Peer> {
+    pub fn start(command: Command) -> Answer<Peer> {
+        let mut peer = Peer::spawn(command)?;
+        peer.ready()?;
+        Ok(peer)
+    }
+
+    /// Starts `command`, which says that it is [`ready`](Peer::ready) before anything else.
+    pub fn spawn(mut command: Command) -> Answer<Peer> {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
-        let mut peer = Peer {
+        Ok(Peer {
             to: child.stdin.take().ok_or("no pipe")?,
             from: child.stdout.take().ok_or("no pipe")?,
             child,
             pending: VecDeque::new(),
-        };
-        let first = peer.hear()?;
-        match first.as_str() {
-            "ready" => Ok(peer),
+        })
+    }
+
+    pub fn ready(&mut self) -> Answer<()> {
+        match self.hear()?.as_str() {
+            "ready" => Ok(()),
             other => Err(other.into()),
         }
     }

@@ -76,7 +76,7 @@ fn said(answer: Answer<String>) -> Cell {
 /// How many updates are lost.
 fn lost(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<String> {
     crew.open(entry, "lost")?;
-    let limit = Duration::from_millis(run.among(1_500, 150));
+    let limit = Duration::from_millis(run.among(1_000, 150));
     // A second look at it, for while the crew is busy.
     let page = Words::open(&crew.page_path())?;
     let told = crew.all(

@@ -44,8 +44,9 @@ fn among(run: &Run, size: usize) -> Answer<Table> {
     for round in 0..run.among(3, 1) {
         run.progress(format!("{size} processes on one key, round {}", round + 1));
         rounds.go(|who| count(run, &mut crew, entries[who]).map(Some));
-        rounds.go(|who| wait(run, &mut crew, entries[who]).map(Some));
     }
+    run.progress(format!("{size} processes on one key, each wait"));
+    rounds.go(|who| wait(run, &mut crew, entries[who]).map(Some));
     let columns = [
         ("throughput", "1000/s"),
         ("least share", "%"),
@@ -69,7 +70,7 @@ fn among(run: &Run, size: usize) -> Answer<Table> {
 fn count(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<Told> {
     let start = Instant::now();
     let mut seconds = 0.0;
-    let told = together(run, crew, entry, "count", || {
+    let told = together(run.among(60, 30), crew, entry, "count", || {
         seconds = start.elapsed().as_secs_f64();
     })?;
     let each: Vec<f64> = told.iter().map(|n| number(n)).collect::<Answer<_>>()?;
@@ -82,7 +83,7 @@ fn count(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<Told> {
 }
 
 fn wait(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<Told> {
-    let told = together(run, crew, entry, "timed", || {})?;
+    let told = together(run.among(300, 30), crew, entry, "timed", || {})?;
     let mut longest: f64 = 0.0;
     for line in told {
         longest = longest.max(number(line.rsplit(' ').next().unwrap_or_default())?);
@@ -91,20 +92,19 @@ fn wait(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<Told> {
 }
 
 fn together(
-    run: &Run,
+    ms: u64,
     crew: &mut Crew,
     entry: &Entry,
     verb: &str,
     stopping: impl FnOnce(),
 ) -> Answer<Vec<String>> {
-    let round = Duration::from_millis(run.among(100, 30));
     let line = line(verb, entry.name, "hot");
     let told = crew.all(
         entry,
         &line,
         |_| u64::MAX >> 1,
         || {
-            thread::sleep(round);
+            thread::sleep(Duration::from_millis(ms));
             stopping();
         },
     );

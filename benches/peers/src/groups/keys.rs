@@ -9,7 +9,7 @@ use super::Run;
 use crate::Answer;
 use crate::locks::keyed;
 use crate::process::Peer;
-use crate::report::{Cell, Table};
+use crate::report::{Cell, Table, thousands};
 use crate::stats::Spread;
 
 const ABOUT: &str = "So many locks, each made by being used once. Then they are taken and given back at \
@@ -24,10 +24,11 @@ pub fn measure(run: &Run) -> Answer<Vec<Table>> {
     let sizes = run.among(&[1, 1_000, 100_000, 1_000_000][..], &[1, 1_000][..]);
     let mut columns: Vec<(String, &str)> = Vec::new();
     for size in sizes {
-        columns.push((format!("{size} keys"), "us"));
+        let keys = if *size == 1 { "key" } else { "keys" };
+        columns.push((format!("{} {keys}", thousands(*size)), "us"));
     }
     for size in &sizes[1..] {
-        columns.push((format!("disk a key, {size}"), "B"));
+        columns.push((format!("disk a key, of {}", thousands(*size)), "B"));
     }
     columns.push(("resident, most keys".into(), "MiB"));
     let columns: Vec<_> = columns
@@ -76,8 +77,8 @@ fn make(peer: &mut Peer, from: u64, to: u64) -> Answer<()> {
     for at in (from..to).step_by(STEP as usize) {
         let share = (at - from) as f64 / (to - from) as f64;
         // Not before it is known how long it takes.
-        if at > from && start.elapsed().as_secs_f64() > PATIENCE * share.max(0.02) {
-            return Err(format!("making {to} takes more than {PATIENCE} s").into());
+        if at > from && start.elapsed().as_secs_f64() > PATIENCE * share.max(0.1) {
+            return Err(format!("making {} takes more than {PATIENCE} s", thousands(to)).into());
         }
         peer.ask(&format!("make {at} {}", to.min(at + STEP)))?;
     }

@@ -9,6 +9,7 @@ mod keys;
 mod opening;
 mod pair;
 mod rounds;
+mod stores;
 mod tail;
 mod values;
 mod waiter;

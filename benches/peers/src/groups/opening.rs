@@ -62,7 +62,7 @@ fn open(run: &Run, name: &str, others: bool) -> Answer<(f64, f64)> {
     let mut peer = start()?;
     peer.ask(&format!("fill 0 {KEYS}"))?;
     let _other = if others { Some(start()?) } else { None };
-    let line = peer.ask(&format!("reopen {}", run.among(50, 9)))?;
+    let line = peer.ask(&format!("reopen {}", run.among(100, 20)))?;
     let (opening, closing) = line.split_once(' ').ok_or("two numbers are due")?;
     Ok((number(opening)?, number(closing)?))
 }

@@ -94,7 +94,12 @@ pub fn digits(number: f64) -> String {
 
 /// Thousands apart.
 fn grouped(number: f64) -> String {
-    let digits = format!("{number:.0}");
+    thousands(number.round() as u64)
+}
+
+/// The same.
+pub fn thousands(number: u64) -> String {
+    let digits = number.to_string();
     let mut out = String::new();
     for (at, digit) in digits.chars().enumerate() {
         if at > 0 && (digits.len() - at).is_multiple_of(3) {

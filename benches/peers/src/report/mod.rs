@@ -120,4 +120,4 @@ impl Report {
     }
 }
 
-pub use markdown::table as as_text;
+pub use markdown::{table as as_text, thousands};

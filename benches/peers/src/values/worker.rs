@@ -92,7 +92,7 @@ impl Worker<'_> {
                 let store = self.store.as_mut().ok_or(CLOSED)?;
                 Ok((store.incr(&key(COMMON))? - 1).to_string())
             }
-            ("reopen", &[times]) => self.reopen(times),
+            ("reopen", &[ms]) => self.reopen(Duration::from_millis(ms)),
             (op, &[keys, seed, ms]) => {
                 let ns = self.repeat(op, keys, seed, Duration::from_millis(ms))?;
                 Ok(ns.to_string())
@@ -143,10 +143,11 @@ impl Worker<'_> {
         Ok(done.to_string())
     }
 
-    /// The nanoseconds that opening takes, and closing; the middle ones of so many.
-    fn reopen(&mut self, times: u64) -> Answer<String> {
+    /// The nanoseconds that opening takes, and closing; the middle ones of those that `time` has room for.
+    fn reopen(&mut self, time: Duration) -> Answer<String> {
         let (mut opening, mut closing) = (Vec::new(), Vec::new());
-        for _ in 0..times {
+        let begin = Instant::now();
+        while begin.elapsed() < time {
             let start = Instant::now();
             drop(self.store.take());
             closing.push(start.elapsed().as_nanos() as u64);

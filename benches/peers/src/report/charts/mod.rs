@@ -65,7 +65,7 @@ pub fn draw(report: &Report, dir: &Path) -> Answer<Vec<(String, String)>> {
         keep(
             "keys",
             title,
-            lines::chart(title, "keys", &by_column(keys, "keys")),
+            lines::chart(title, "keys", &by_column(keys, "key")),
         )?;
     }
     if let Some(values) = table("values") {
@@ -80,7 +80,7 @@ pub fn draw(report: &Report, dir: &Path) -> Answer<Vec<(String, String)>> {
         keep(
             "values-keys",
             title,
-            lines::chart(title, "keys", &by_column(keys, "keys")),
+            lines::chart(title, "keys", &by_column(keys, "key")),
         )?;
     }
     if let Some(mixed) = table("values-mixed") {
@@ -131,7 +131,8 @@ fn throughput(tables: &[&Table]) -> Vec<Line> {
 fn by_column(table: &Table, what: &str) -> Vec<Line> {
     let number = |name: &str| {
         let (number, of) = name.split_once(' ')?;
-        of.starts_with(what).then(|| number.parse().ok())?
+        of.starts_with(what)
+            .then(|| number.replace(',', "").parse().ok())?
     };
     let line = |row: &Row| {
         let points = table
