@@ -42,3 +42,23 @@ pub fn at_share(sorted: &[u64], share: f64) -> u64 {
     let found = sorted.get(at.saturating_sub(1).min(last));
     found.copied().unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_an_even_number_lies_between_the_middle_two() {
+        let spread = Spread::of(vec![4.0, 1.0, 2.0, 100.0]).expect("there are samples");
+        assert_eq!((spread.median, spread.low, spread.high), (3.0, 1.0, 100.0));
+        assert!(Spread::of(Vec::new()).is_none());
+    }
+
+    #[test]
+    fn all_samples_lie_below_the_last() {
+        let sorted: Vec<u64> = (1..=1000).collect();
+        let at = [0.5, 0.99, 0.999, 1.0].map(|share| at_share(&sorted, share));
+        assert_eq!(at, [500, 990, 999, 1000]);
+        assert_eq!(at_share(&[], 1.0), 0);
+    }
+}

@@ -19,7 +19,7 @@ pub fn measure(run: &Run) -> Answer<Vec<Table>> {
     let entries = locks(run, |entry| entry.kind != Kind::Average);
     let mut crew = Crew::new(&run.dir, &run.python, 2)?;
     let mut rounds = Rounds::of(entries.len());
-    rounds.go(|who| crew.open(entries[who], "turns").map(|()| Vec::new()));
+    rounds.go_some(|who| crew.open(entries[who], "turns").map(|()| None));
     for round in 0..run.among(3, 1) {
         run.progress(format!("handing over, round {}", round + 1));
         rounds.go(|who| turns(run, &mut crew, entries[who]));

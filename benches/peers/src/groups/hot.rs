@@ -40,13 +40,13 @@ fn among(run: &Run, size: usize) -> Answer<Table> {
     let entries = locks(run, |_| true);
     let mut crew = Crew::new(&run.dir, &run.python, size)?;
     let mut rounds = Rounds::of(entries.len());
-    rounds.go(|who| crew.open(entries[who], "hot").map(|()| None));
+    rounds.go_some(|who| crew.open(entries[who], "hot").map(|()| None));
     for round in 0..run.among(3, 1) {
         run.progress(format!("{size} processes on one key, round {}", round + 1));
-        rounds.go(|who| count(run, &mut crew, entries[who]).map(Some));
+        rounds.go(|who| count(run, &mut crew, entries[who]));
     }
     run.progress(format!("{size} processes on one key, each wait"));
-    rounds.go(|who| wait(run, &mut crew, entries[who]).map(Some));
+    rounds.go(|who| wait(run, &mut crew, entries[who]));
     let columns = [
         ("throughput", "1000/s"),
         ("least share", "%"),
@@ -60,7 +60,7 @@ fn among(run: &Run, size: usize) -> Answer<Table> {
     let mut table = Table::new(&format!("hot-{size}"), &title, ABOUT, &columns);
     for (entry, told) in entries.iter().zip(rounds.finish()) {
         match told {
-            Ok(told) => table.row(entry.name, cells(told.into_iter().flatten().collect())),
+            Ok(told) => table.row(entry.name, cells(told)),
             Err(failure) => table.missing(entry.name, &failure.to_string()),
         }
     }
@@ -83,7 +83,7 @@ fn count(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<Told> {
 }
 
 fn wait(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<Told> {
-    let told = together(run.among(300, 30), crew, entry, "timed", || {})?;
+    let told = together(run.among(200, 30), crew, entry, "timed", || {})?;
     let mut longest: f64 = 0.0;
     for line in told {
         longest = longest.max(number(line.rsplit(' ').next().unwrap_or_default())?);

@@ -18,7 +18,7 @@ const ABOUT: &str = "So many locks, each made by being used once. Then they are 
     shared mappings included.";
 
 /// Making the keys has to be done within it, in seconds.
-const PATIENCE: f64 = 15.0;
+const PATIENCE: f64 = 12.0;
 
 pub fn measure(run: &Run) -> Answer<Vec<Table>> {
     let sizes = run.among(&[1, 1_000, 100_000, 1_000_000][..], &[1, 1_000][..]);

@@ -18,10 +18,15 @@ impl<T> Rounds<T> {
 
     /// One round more.
     pub fn go(&mut self, mut one: impl FnMut(usize) -> Answer<T>) {
+        self.go_some(|who| one(who).map(Some));
+    }
+
+    /// One round more, in which not all have something to say.
+    pub fn go_some(&mut self, mut one: impl FnMut(usize) -> Answer<Option<T>>) {
         for (who, answers) in self.answers.iter_mut().enumerate() {
             let Ok(so_far) = answers else { continue };
             match one(who) {
-                Ok(answer) => so_far.push(answer),
+                Ok(answer) => so_far.extend(answer),
                 Err(failure) => *answers = Err(failure),
             }
         }

@@ -154,15 +154,18 @@ fn rate(peer: &mut Peer) -> Answer<f64> {
 }
 
 fn fill(peer: &mut Peer, keys: u64) -> Answer<()> {
-    const STEP: u64 = 5_000;
-    let start = Instant::now();
-    for from in (0..keys).step_by(STEP as usize) {
+    let (start, mut from) = (Instant::now(), 0);
+    while from < keys {
         let (share, taken) = (from as f64 / keys as f64, start.elapsed());
-        // Not before it can be told how long it takes.
-        if taken > Duration::from_secs(2) && taken.as_secs_f64() > PATIENCE.as_secs_f64() * share {
+        // The first moments do not tell how long it takes.
+        let known = taken > Duration::from_millis(500);
+        if known && taken.as_secs_f64() > PATIENCE.as_secs_f64() * share {
             return Err(format!("filling takes more than {} s", PATIENCE.as_secs()).into());
         }
-        peer.ask(&format!("fill {from} {}", keys.min(from + STEP)))?;
+        // A transaction each, where there are such.
+        let to = keys.min(from + if from == 0 { 2_000 } else { 20_000 });
+        peer.ask(&format!("fill {from} {to}"))?;
+        from = to;
     }
     Ok(())
 }

@@ -37,8 +37,8 @@ fn wait(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<Cell> {
     crew.members(entry)?[0].hear()?;
     crew.ask(entry, 1, &hold, 0)?;
     // The first moments of a wait are not like the rest of it.
-    thread::sleep(Duration::from_millis(run.among(200, 20)));
-    let window = Duration::from_millis(run.among(250, 60));
+    thread::sleep(Duration::from_millis(run.among(150, 20)));
+    let window = Duration::from_millis(run.among(200, 60));
     let waiter = crew.members(entry)?[1].id();
     let mut used = Vec::new();
     for _ in 0..run.among(3, 1) {

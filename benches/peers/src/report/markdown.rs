@@ -109,3 +109,28 @@ pub fn thousands(number: u64) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Cell, Table};
+    use super::*;
+
+    #[test]
+    fn figures_have_three_digits() {
+        let shown = [0.0, 0.0123, 0.5, 12.34, 123.4, 1234567.0].map(digits);
+        assert_eq!(shown, ["0", "0.0123", "0.50", "12.3", "123", "1,234,567"]);
+    }
+
+    #[test]
+    fn a_reason_is_given_once_a_row() {
+        let mut table = Table::new("id", "title", "about", &[("a", "us"), ("b", "")]);
+        table.missing("peer", "not installed");
+        table.row("other", vec![Cell::exactly(1.5), Cell::said("never")]);
+        let text = super::table(&table);
+        assert_eq!(text.matches("not measured: not installed").count(), 1);
+        assert!(
+            text.lines()
+                .all(|line| line.chars().filter(|c| *c == '|').count() == 4)
+        );
+    }
+}

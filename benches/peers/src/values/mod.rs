@@ -110,7 +110,7 @@ fn open(name: &str, dir: &Path, needs: Needs) -> Answer<Box<dyn Store>> {
 pub fn key(number: u64) -> Key {
     let mut key = [0; 16];
     let mut rest = mixed(number);
-    for byte in &mut key {
+    for byte in key.iter_mut().rev() {
         *byte = b"0123456789abcdef"[(rest & 15) as usize];
         rest >>= 4;
     }
@@ -123,4 +123,18 @@ pub fn mixed(number: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `python/keys.py` makes the same.
+    #[test]
+    fn keys_differ_and_are_names_of_files() {
+        let keys: std::collections::HashSet<Key> = (0..10_000).map(key).collect();
+        assert_eq!(keys.len(), 10_000);
+        assert!(keys.iter().flatten().all(u8::is_ascii_hexdigit));
+        assert_eq!(&key(1), b"910a2dec89025cc1");
+    }
 }
