@@ -7,13 +7,15 @@ use slablock::Cache;
 use super::{Key, Needs, Store};
 use crate::Answer;
 
+/// A value of 100 bytes takes two slots, with its key.
+const SLOTS: usize = 2;
 /// Besides the keys that are asked for: those that are made while it is measured.
-const MORE: usize = 400_000;
+const MORE: usize = 200_000;
 
 struct Slablock(Cache);
 
 pub fn open(dir: &Path, needs: Needs) -> Answer<Box<dyn Store>> {
-    let options = Cache::options().capacity(needs.keys + MORE);
+    let options = Cache::options().capacity(SLOTS * (needs.keys + MORE));
     Ok(Box::new(Slablock(options.open(dir.join("store"))?)))
 }
 
