@@ -139,9 +139,24 @@ impl<'a> Crew<'a> {
         self.members(entry)?[who].ask(&text)
     }
 
-    /// Has all of them do something while `meanwhile` is done, and returns what each answered. When that
-    /// is over, the page tells them to stop. Each gets `number` and its own place added to it.
+    /// Has all of them do something, each with a number of its own, while `meanwhile` is done; when that is
+    /// over, the page tells them to stop. Returns what each answered.
     pub fn all(
+        &mut self,
+        entry: &Entry,
+        line: &Line,
+        numbers: impl Fn(usize) -> u64,
+        meanwhile: impl FnOnce(),
+    ) -> Answer<Vec<String>> {
+        let told = self.together(entry, line, numbers, meanwhile);
+        if told.is_err() {
+            // One that did not answer would answer the next question with this one's answer.
+            self.dismiss(entry);
+        }
+        told
+    }
+
+    fn together(
         &mut self,
         entry: &Entry,
         line: &Line,
@@ -150,17 +165,14 @@ impl<'a> Crew<'a> {
     ) -> Answer<Vec<String>> {
         self.members(entry)?;
         self.page.get_ready();
-        let mut said = Ok(());
         for (who, peer) in self.members(entry)?.iter_mut().enumerate() {
-            said = said.and(peer.say(&line.with(numbers(who))));
+            peer.say(&line.with(numbers(who)))?;
         }
         self.page.go();
         meanwhile();
         self.page.stop();
-        said?;
-        let answers: Vec<Answer<String>> =
-            self.members(entry)?.iter_mut().map(Peer::hear).collect();
-        answers.into_iter().collect()
+        let peers = self.members(entry)?;
+        peers.iter_mut().map(Peer::hear).collect()
     }
 
     /// Ends those who speak for `entry`: others take their places when they are needed.

@@ -63,6 +63,8 @@ fn judge(run: &Run, crew: &mut Crew, entry: &Entry) -> Vec<Cell> {
         Kind::Semaphore => said(permit(run, crew, entry)),
         _ => not_for_it(),
     };
+    // Some of them still wait.
+    crew.dismiss(entry);
     vec![lost, blocks, late, permit]
 }
 
@@ -86,11 +88,8 @@ fn lost(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<String> {
         || {
             watch(&page, limit);
         },
-    );
-    if told.is_err() {
-        crew.dismiss(entry);
-    }
-    let each: Vec<f64> = told?.iter().map(|n| number(n)).collect::<Answer<_>>()?;
+    )?;
+    let each: Vec<f64> = told.iter().map(|n| number(n)).collect::<Answer<_>>()?;
     let done: f64 = each.iter().sum();
     let kept = match crew
         .ask(entry, 0, &line("tally", entry.name, "lost"), 0)?
@@ -163,6 +162,5 @@ fn permit(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<String> {
     crew.ask(entry, 1, &of("hold"), 0)?;
     let patience = Duration::from_millis(run.among(1_000, 300));
     let third = crew.members(entry)?[1].hear_within(patience)?;
-    crew.dismiss(entry);
     Ok(if third.is_some() { "yes" } else { "no" }.into())
 }

@@ -44,15 +44,12 @@ fn turns(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<Vec<[f64; 4]>> {
     crew.page().give_back(0, 0);
     let round = Duration::from_millis(run.among(200, 60));
     let line = line("turns", entry.name, "turns");
-    let told = crew.all(entry, &line, |who| who as u64 + 1, || thread::sleep(round));
-    if told.is_err() {
-        crew.dismiss(entry);
-    }
+    let told = crew.all(entry, &line, |who| who as u64 + 1, || thread::sleep(round))?;
     let four = |line: &String| {
         let words: Vec<f64> = line.split(' ').map(number).collect::<Answer<_>>()?;
         <[f64; 4]>::try_from(words).map_err(|_| "four numbers are due".into())
     };
-    told?.iter().map(four).collect()
+    told.iter().map(four).collect()
 }
 
 fn cells(told: Vec<[f64; 4]>) -> Vec<Cell> {

@@ -43,7 +43,7 @@ fn among(run: &Run, size: usize) -> Answer<Table> {
     rounds.go_some(|who| crew.open(entries[who], "hot").map(|()| None));
     for round in 0..run.among(3, 1) {
         run.progress(format!("{size} processes on one key, round {}", round + 1));
-        rounds.go(|who| count(run, &mut crew, entries[who]));
+        rounds.go(|who| count(run, &mut crew, entries[who], size));
     }
     run.progress(format!("{size} processes on one key, each wait"));
     rounds.go(|who| wait(run, &mut crew, entries[who]));
@@ -67,12 +67,10 @@ fn among(run: &Run, size: usize) -> Answer<Table> {
     Ok(table)
 }
 
-fn count(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<Told> {
-    let start = Instant::now();
-    let mut seconds = 0.0;
-    let told = together(run.among(60, 30), crew, entry, "count", || {
-        seconds = start.elapsed().as_secs_f64();
-    })?;
+fn count(run: &Run, crew: &mut Crew, entry: &Entry, size: usize) -> Answer<Told> {
+    // Long enough for each of them to have a processor several times.
+    let ms = run.among(40 + 10 * size as u64, 30);
+    let (told, seconds) = together(ms, crew, entry, "count")?;
     let each: Vec<f64> = told.iter().map(|n| number(n)).collect::<Answer<_>>()?;
     let done: f64 = each.iter().sum();
     let lost = done - crew.page().counter() as f64;
@@ -83,7 +81,7 @@ fn count(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<Told> {
 }
 
 fn wait(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<Told> {
-    let told = together(run.among(200, 30), crew, entry, "timed", || {})?;
+    let (told, _) = together(run.among(200, 30), crew, entry, "timed")?;
     let mut longest: f64 = 0.0;
     for line in told {
         longest = longest.max(number(line.rsplit(' ').next().unwrap_or_default())?);
@@ -91,28 +89,17 @@ fn wait(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<Told> {
     Ok(Told::LongestWait(longest))
 }
 
-fn together(
-    ms: u64,
-    crew: &mut Crew,
-    entry: &Entry,
-    verb: &str,
-    stopping: impl FnOnce(),
-) -> Answer<Vec<String>> {
+/// What they answered, and for how many seconds they were let run.
+fn together(ms: u64, crew: &mut Crew, entry: &Entry, verb: &str) -> Answer<(Vec<String>, f64)> {
     let line = line(verb, entry.name, "hot");
-    let told = crew.all(
-        entry,
-        &line,
-        |_| u64::MAX >> 1,
-        || {
-            thread::sleep(Duration::from_millis(ms));
-            stopping();
-        },
-    );
-    if told.is_err() {
-        // One that did not answer would answer the next question with this one's answer.
-        crew.dismiss(entry);
-    }
-    told
+    let endless = |_| u64::MAX >> 1;
+    let mut seconds = 0.0;
+    let told = crew.all(entry, &line, endless, || {
+        let start = Instant::now();
+        thread::sleep(Duration::from_millis(ms));
+        seconds = start.elapsed().as_secs_f64();
+    })?;
+    Ok((told, seconds))
 }
 
 fn cells(told: Vec<Told>) -> Vec<Cell> {

@@ -107,12 +107,13 @@ impl<'a> Stores<'a> {
         for round in 0..run.among(5, 1) {
             rounds.go(|who| {
                 let peers = self.open[who].as_mut().map_err(|why| why.to_string())?;
-                let peers = &mut peers[..processes];
-                for (at, peer) in peers.iter_mut().enumerate() {
-                    peer.say(&format!("mix {keys} {} {ms}", round * 16 + at))?;
+                let line = |at: usize| format!("mix {keys} {} {ms}", round * 16 + at);
+                let rate = rate(&mut peers[..processes], line);
+                if let Err(failure) = &rate {
+                    // What the others say now would be taken for answers to the next question.
+                    self.open[who] = Err(failure.to_string().into());
                 }
-                let rates: Vec<f64> = peers.iter_mut().map(rate).collect::<Answer<_>>()?;
-                Ok(rates.iter().sum())
+                rate
             });
         }
         let answers = rounds.finish().into_iter();
@@ -146,11 +147,18 @@ fn lost(peers: &mut [Peer], run: &Run) -> Answer<String> {
     Ok(format!("{} of {done}", done - kept))
 }
 
-/// Operations a microsecond.
-fn rate(peer: &mut Peer) -> Answer<f64> {
-    let line = peer.hear()?;
-    let (done, micros) = line.split_once(' ').ok_or("two numbers are due")?;
-    Ok(number(done)? / number(micros)?)
+/// Operations a microsecond, of all together, each with a line of its own.
+fn rate(peers: &mut [Peer], line: impl Fn(usize) -> String) -> Answer<f64> {
+    for (at, peer) in peers.iter_mut().enumerate() {
+        peer.say(&line(at))?;
+    }
+    let mut rate = 0.0;
+    for peer in peers {
+        let told = peer.hear()?;
+        let (done, micros) = told.split_once(' ').ok_or("two numbers are due")?;
+        rate += number(done)? / number(micros)?;
+    }
+    Ok(rate)
 }
 
 fn fill(peer: &mut Peer, keys: u64) -> Answer<()> {

@@ -109,15 +109,17 @@ fn colors(lines: &[Line]) -> Vec<RGBColor> {
 
 /// Names that would lie over one another are moved down.
 fn apart(mut ends: Vec<End>) -> Vec<End> {
-    ends.sort_by_key(|(_, y, ..)| *y);
-    for at in 1..ends.len() {
-        ends[at].1 = ends[at].1.max(ends[at - 1].1 + APART);
-    }
-    // What is below the sheet then moves everything up again.
-    let mut lowest = SIZE.1 as i32 - 12;
-    for end in ends.iter_mut().rev() {
-        end.1 = end.1.min(lowest);
-        lowest = end.1 - APART;
+    ends.sort_by_key(|(x, y, ..)| (*x, *y));
+    for column in ends.chunk_by_mut(|one, other| one.0 == other.0) {
+        for at in 1..column.len() {
+            column[at].1 = column[at].1.max(column[at - 1].1 + APART);
+        }
+        // What is below the sheet then moves everything up again.
+        let mut lowest = SIZE.1 as i32 - 12;
+        for end in column.iter_mut().rev() {
+            end.1 = end.1.min(lowest);
+            lowest = end.1 - APART;
+        }
     }
     ends
 }
