@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
@@ -84,9 +84,26 @@ fn rust_versions() -> Vec<String> {
 
 /// The date, in universal time.
 fn today() -> String {
-    let date = Command::new("date").args(["-u", "+%Y-%m-%d"]).output();
-    let text = date.map_or(Vec::new(), |output| output.stdout);
-    String::from_utf8_lossy(&text).trim().to_string()
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let days = since.map_or(0, |since| since.as_secs() / 86_400);
+    date(days)
+}
+
+/// So many days after the first of 1970. From "chrono-Compatible Low-Level Date Algorithms" (H. Hinnant):
+/// years begin in March, so that the leap day is the last one.
+fn date(days: u64) -> String {
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 {
+        (month + 3, 0)
+    } else {
+        (month - 9, 1)
+    };
+    format!("{:04}-{month:02}-{day:02}", era * 400 + year + next)
 }
 
 /// The type of the mount that `dir` lies on: the longest that it begins with, the last of those.
@@ -108,4 +125,28 @@ pub fn file_system(dir: &Path) -> String {
 fn version(release: &str) -> String {
     let numbers = release.split(|c: char| !c.is_ascii_digit() && c != '.');
     numbers.take(1).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_become_dates() {
+        let dates = [0, 59, 11_016, 19_782, 19_783].map(date);
+        let expected = [
+            "1970-01-01",
+            "1970-03-01",
+            "2000-02-29",
+            "2024-02-29",
+            "2024-03-01",
+        ];
+        assert_eq!(dates, expected);
+    }
+
+    #[test]
+    fn a_release_is_cut_behind_its_numbers() {
+        assert_eq!(version("6.1.0-13-amd64"), "6.1.0");
+        assert_eq!(version("6.18.44\n"), "6.18.44");
+    }
 }
