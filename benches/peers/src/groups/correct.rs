@@ -78,7 +78,7 @@ fn said(answer: Answer<String>) -> Cell {
 /// How many updates are lost.
 fn lost(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<String> {
     crew.open(entry, "lost")?;
-    let limit = Duration::from_millis(run.among(700, 150));
+    let limit = Duration::from_millis(run.among(700, 60));
     // A second look at it, for while the crew is busy.
     let page = Words::open(&crew.page_path())?;
     let told = crew.all(
@@ -118,7 +118,7 @@ fn watch(page: &Words, limit: Duration) {
 
 /// Does it stay closed when its holder is killed?
 fn blocks(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<String> {
-    let patience = Duration::from_millis(run.among(1_000, 300));
+    let patience = Duration::from_millis(run.among(1_000, 150));
     let taken = death::kill(crew, entry, 0, patience)?;
     Ok(match taken {
         Some(_) => "no".into(),
@@ -160,7 +160,7 @@ fn permit(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<String> {
     crew.kill(entry, 0);
     // The others have moved up.
     crew.ask(entry, 1, &of("hold"), 0)?;
-    let patience = Duration::from_millis(run.among(1_000, 300));
+    let patience = Duration::from_millis(run.among(1_000, 150));
     let third = crew.members(entry)?[1].hear_within(patience)?;
     Ok(if third.is_some() { "yes" } else { "no" }.into())
 }

@@ -21,7 +21,7 @@ const PYTHON_ROUNDS: u64 = 6;
 pub fn measure(run: &Run) -> Answer<Vec<Table>> {
     let entries = locks(run, |entry| entry.kind != Kind::Average);
     let mut crew = Crew::new(&run.dir, &run.python, 2)?;
-    let patience = Duration::from_millis(run.among(1_000, 300));
+    let patience = Duration::from_millis(run.among(1_000, 250));
     let mut rounds = Rounds::of(entries.len());
     let mut never = vec![false; entries.len()];
     for round in 0..run.among(30, 1) {

@@ -30,7 +30,7 @@ const OPERATIONS: [(&str, &str); 7] = [
 pub fn measure(run: &Run) -> Answer<Vec<Table>> {
     let mut names = values::names();
     names.retain(|name| !(run.quick && is_like_another(name)));
-    let [few, usual, many] = run.among([1_000, 100_000, 1_000_000], [100, 1_000, 0]);
+    let [few, usual, many] = run.among([1_000, 100_000, 1_000_000], [100, 300, 0]);
     let mut gets = vec![Stores::open(run, &names, few)?.repeat(run, "get")];
     let mut stores = Stores::open(run, &names, usual)?;
     let cells = OPERATIONS.map(|(op, _)| stores.repeat(run, op));
