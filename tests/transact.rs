@@ -253,3 +253,14 @@ fn a_fanout_that_is_opened_again_beside_a_handle_changes_all() {
     }
     drop(lock);
 }
+
+#[test]
+fn a_shard_that_is_opened_alone_has_no_transactions() {
+    let (dir, cache) = fanout();
+    drop(cache);
+    let shard = Cache::open(dir.path().join("store/002")).unwrap();
+    let refused = shard.transact(|t| t.set("a", "1"));
+    assert!(matches!(refused, Err(Error::Invalid { .. })), "{refused:?}");
+    shard.set("a", "1").unwrap();
+    assert!(shard.check().unwrap().is_sound());
+}

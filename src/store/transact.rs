@@ -288,7 +288,16 @@ pub(crate) struct Ongoing<'a> {
 
 impl<'a> Ongoing<'a> {
     /// Waits until no other transaction is under way.
+    ///
+    /// `Invalid` for a shard that was opened alone: its journal is another one's.
     pub(crate) fn begin(home: &'a Arc<Store>) -> Result<Ongoing<'a>> {
+        if !std::ptr::eq(home.home(), Arc::as_ptr(home)) {
+            let dir = home.dir().display();
+            let what = format!(
+                "{dir} is a shard, and a transaction is one of all shards; open the FanoutCache"
+            );
+            return Err(Error::Invalid { what });
+        }
         let alone = home.lock_transactions()?;
         home.settle()?;
         Ok(Ongoing {
