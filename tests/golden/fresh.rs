@@ -47,7 +47,9 @@ fn a_new_header_is_as_the_design_says() {
         assert_eq!(counts, [32, 0, 0]);
         assert_eq!(place.slab_len(), PARTICIPANTS + 4_096);
         let slab = fs::metadata(place.slab()).unwrap();
-        assert_eq!(slab.blocks() * 512, 307_200);
+        // A file system that has the file in many pieces needs a block or two of its own to know where.
+        let taken = slab.blocks() * 512;
+        assert!((307_200..=307_200 + 8_192).contains(&taken), "{taken}");
         // The participant that this process is: the first number, given once, in use.
         let me = PARTICIPANTS + 128;
         assert_eq!(place.word(me), 1 << 32 | 1);
