@@ -26,7 +26,7 @@ use crate::types::Kind;
 
 /// At least so much moves in a step, if there is so much.
 const STEP_BYTES: u64 = 1 << 20;
-/// How many bytes move for each that is to be set: a segment that is compacted has at least a quarter of dead
+/// How many bytes move for each that is to be set: a segment that is compacted may have no more than a quarter of dead
 /// ones or so, and three quarters to move.
 const PACE: u64 = 4;
 /// So many slots are looked at in a step, or a 64th of all.

@@ -57,7 +57,7 @@ impl Store {
                 return Err(self.over_limit());
             }
             let is_full = usage.bytes + bytes > limit;
-            let compacted = (is_full || usage.dead > usage.bytes / 4) && self.compact(bytes)?;
+            let compacted = (is_full || usage.dead > usage.bytes / 5 * 2) && self.compact(bytes)?;
             if !is_full {
                 return Ok(());
             }
