@@ -186,15 +186,20 @@ impl Store {
 
     /// Reads `len` bytes of a key's bodies from word `at`.
     pub(crate) fn read_bytes(&self, id: SlotId, at: usize, len: usize) -> Option<Vec<u8>> {
-        let span = span_of(&self.slab, id);
-        let mut bytes = Vec::with_capacity(len.next_multiple_of(8));
-        for word in 0..len.div_ceil(8) {
-            let word = self.slab.body_word(id, span, at + word)?;
-            bytes.extend_from_slice(&word.load(Ordering::Acquire).to_le_bytes());
-        }
-        bytes.truncate(len);
-        Some(bytes)
+        read_bytes(&self.slab, id, at, len)
     }
+}
+
+/// The same of a slab that is no store yet.
+pub(crate) fn read_bytes(slab: &Slab, id: SlotId, at: usize, len: usize) -> Option<Vec<u8>> {
+    let span = span_of(slab, id);
+    let mut bytes = Vec::with_capacity(len.next_multiple_of(8));
+    for word in 0..len.div_ceil(8) {
+        let word = slab.body_word(id, span, at + word)?;
+        bytes.extend_from_slice(&word.load(Ordering::Acquire).to_le_bytes());
+    }
+    bytes.truncate(len);
+    Some(bytes)
 }
 
 /// How many slots a key says it takes, never more than any can.

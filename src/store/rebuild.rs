@@ -16,7 +16,7 @@ use crate::slab::{
     STATE_USED, Slab, SlotId,
 };
 use crate::store::hash::hash;
-use crate::store::index::{Place, SPAN_MAX, hash_as};
+use crate::store::index::{Place, SPAN_MAX, hash_as, read_bytes};
 use crate::store::lock_files::LockFiles;
 use crate::store::open;
 use crate::store::participants::each_hold;
@@ -221,7 +221,7 @@ impl<'a> Rebuild<'a> {
         if span > SPAN_MAX || span < place.span() {
             return None;
         }
-        let key = read_key(slab, id, span, place, meta)?;
+        let key = read_bytes(slab, id, place.key_at, meta.key_len)?;
         let hash = hash_as(kind, hash(slab.part().seed, &key));
         if slot.hash.load(Ordering::Relaxed) != hash as u32 {
             return None;
@@ -298,8 +298,7 @@ impl<'a> Rebuild<'a> {
             let slot = slab.slot(id);
             let same = slot.meta().and_then(|meta| {
                 let place = Place::of(meta.kind?, meta.key_len, meta.tag_len);
-                let span = slot.span.load(Ordering::Relaxed);
-                read_key(slab, id, span, place, meta)
+                read_bytes(slab, id, place.key_at, meta.key_len)
             });
             if same.as_deref() == Some(key) && slot.hash.load(Ordering::Relaxed) == hash {
                 return true;
@@ -319,16 +318,6 @@ impl<'a> Rebuild<'a> {
             self.report.actions.push(what);
         }
     }
-}
-
-fn read_key(slab: &Slab, id: SlotId, span: u32, place: Place, meta: Meta) -> Option<Vec<u8>> {
-    let mut key = Vec::with_capacity(meta.key_len + 8);
-    for at in place.key_at..place.tag_at {
-        let word = slab.body_word(id, span, at)?.load(Ordering::Relaxed);
-        key.extend_from_slice(&word.to_le_bytes());
-    }
-    key.truncate(meta.key_len);
-    Some(key)
 }
 
 /// Frees what the dead hold, and all of it after a reboot. Keeps for the successors that somebody died.

@@ -7,7 +7,7 @@ use crate::error::{Error, Result, show_key};
 use crate::log::{Log, Place as LogPlace, SEGMENT_HEADER_BYTES, Wanted};
 use crate::slab::layout::SEGMENTS;
 use crate::slab::{Growing, Meta, Slab, SlotId};
-use crate::store::index::{Found, Place, span_of};
+use crate::store::index::{Found, Place, read_bytes, span_of};
 use crate::store::open;
 use crate::store::value::{Content, Form, ValueCells};
 use crate::sync::Ordering;
@@ -124,14 +124,7 @@ fn values(slab: &Slab) -> impl Iterator<Item = (Found, ValueCells<'_>)> {
 
 fn key_of(slab: &Slab, found: Found) -> Option<Vec<u8>> {
     let place = Place::of(found.kind, found.meta.key_len, 0);
-    let span = span_of(slab, found.id);
-    let mut key = Vec::with_capacity(found.meta.key_len + 8);
-    for at in place.key_at..place.tag_at {
-        let word = slab.body_word(found.id, span, at)?.load(Ordering::Relaxed);
-        key.extend_from_slice(&word.to_le_bytes());
-    }
-    key.truncate(found.meta.key_len);
-    Some(key)
+    read_bytes(slab, found.id, place.key_at, found.meta.key_len)
 }
 
 fn is_whole(slab: &Slab, log: &Log, found: Found, content: &Content) -> Result<bool> {
