@@ -29,9 +29,9 @@ impl Limits {
         };
         let clock = SystemTime::UNIX_EPOCH.elapsed().expect("a clock");
         Limits {
-            singles: number("SLABLOCK_CRASH_SINGLES", 300),
+            singles: number("SLABLOCK_CRASH_SINGLES", 600),
             pairs: number("SLABLOCK_CRASH_PAIRS", 2_000),
-            pairs_us: number("SLABLOCK_CRASH_SECONDS", 2).saturating_mul(1_000_000),
+            pairs_us: number("SLABLOCK_CRASH_SECONDS", 4).saturating_mul(1_000_000),
             seed: number("SLABLOCK_CRASH_SEED", clock.as_nanos() as u64) | 1,
         }
     }
