@@ -166,6 +166,40 @@ fn a_full_store_evicts_values_and_never_a_primitive() {
 }
 
 #[test]
+fn a_full_store_lets_idle_keys_go_before_values() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Cache::options().capacity(64);
+    let cache = options.open(dir.path().join("store")).unwrap();
+    for key in 0..20 {
+        cache.set(format!("stays {key}"), "a value").unwrap();
+    }
+    for key in 0..20 {
+        let lock = slablock::Lock::new(&cache, format!("lock {key}"));
+        lock.acquire().unwrap().release().unwrap();
+    }
+    for key in 0..20 {
+        cache.set(format!("deleted {key}"), "a value").unwrap();
+        cache.delete(format!("deleted {key}")).unwrap();
+    }
+    let brief = SetOptions::new().expire(Duration::from_millis(1));
+    for key in 0..4 {
+        cache.set_with(format!("over {key}"), "v", &brief).unwrap();
+    }
+    let over = || (0..4).all(|key| cache.get(format!("over {key}")).unwrap().is_none());
+    while !over() {
+        std::thread::yield_now();
+    }
+    for key in 0..44 {
+        cache.set(format!("new {key}"), "a value").unwrap();
+    }
+    assert_eq!(cache.stats().unwrap().evictions, 0);
+    assert_eq!(cache.len().unwrap(), 64);
+    cache.set("one more", "a value").unwrap();
+    assert!(cache.stats().unwrap().evictions > 0);
+    assert!(cache.check().unwrap().is_sound());
+}
+
+#[test]
 fn readers_see_whole_values_while_the_log_is_compacted() {
     let (_dir, cache) = open(Cache::options().eviction(Eviction::None));
     let done = AtomicBool::new(false);

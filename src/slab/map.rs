@@ -22,6 +22,9 @@ use crate::slab::layout::{
 use crate::slab::{BODY_WORDS, Layout, Participant, Permit, Segment, Slot, SlotId, Stripe};
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering, crash_point};
 
+/// A line of the processor's cache.
+const LINE_BYTES: u64 = 64;
+
 /// An open slab.
 pub(crate) struct Slab {
     map: MmapRaw,
@@ -149,6 +152,16 @@ impl Slab {
         self.at(self.layout.slots.offset + u64::from(id.index()) * SLOT_BYTES)
     }
 
+    /// Has the processor fetch so many slots, all their lines at once: what is read of the second one depends on
+    /// what is read of the first, and each would be waited for in its turn.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, id: SlotId, slots: u64) {
+        let first: *const Slot = self.slot(id);
+        for at in (0..slots * SLOT_BYTES).step_by(LINE_BYTES as usize) {
+            hint(first.cast::<u8>().wrapping_add(at as usize));
+        }
+    }
+
     /// Permit `index` of a semaphore that begins at block `first`, if that block is allocated.
     #[inline(always)]
     pub(crate) fn permit(&self, first: u32, index: u32) -> Option<&Permit> {
@@ -197,6 +210,19 @@ impl Slab {
         // (M1, M2); offsets are multiples of T's alignment by the layout (M4); T consists of atomics (M3).
         unsafe { &*self.map.as_ptr().add(offset as usize).cast::<T>() }
     }
+}
+
+/// Says that what lies there will be read soon.
+#[inline(always)]
+fn hint(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: nothing is read, whatever the address; every x86-64 has the instruction.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }
 
 /// Growing.

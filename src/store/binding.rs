@@ -236,16 +236,15 @@ impl Binding {
             return Ok(Some(spot));
         }
         self.check_settings()?;
-        if let Some(found) = self.store.find_unlocked(&self.key, self.hash)
+        if let Some(found) = self.store.find_unlocked(&self.key, self.hash, 1)
             && self.tag.is_empty()
             && !self.is_in_the_way(found)
             && self.check_found(found)?
         {
             return Ok(Some(self.remember(found)));
         }
-        // A little room first, then all that is idle, then what may be evicted, then what is only known of values.
         let capacity = self.store.slab().layout().capacity;
-        let (mut round, mut pauses) = (0, 0);
+        let mut pauses = 0;
         loop {
             let stripe = self.store.stripe_of(self.hash);
             let Some(stripe) = self.store.lock_stripe_within(stripe, patience)? else {
@@ -265,22 +264,18 @@ impl Binding {
                 Err(NoRoom::Full) => {}
             }
             drop(stripe);
-            let freed = match round {
-                0 => self.store.reclaim(capacity / 16 + 16, patience)?,
-                1 => self.store.reclaim(u32::MAX, patience)?,
-                _ => match self.store.evict_for_slots()? {
-                    0 => self.store.remove_flights(Force::NotTheLiving)?,
-                    freed => freed,
-                },
+            // Some idle keys, or what may be evicted, as long as something goes: a key of many slots wants them in
+            // a row. Then what is only known of values.
+            let freed = match self.store.free_slots(patience)? {
+                0 => self.store.remove_flights(Force::NotTheLiving)?,
+                freed => freed,
             };
-            // As long as something goes: a key of many slots wants them in a row.
-            if round >= 2 && freed == 0 {
+            if freed == 0 {
                 return Err(Error::Full {
                     path: self.store.dir().to_path_buf(),
                     capacity: capacity as usize,
                 });
             }
-            round += 1;
         }
     }
 

@@ -12,7 +12,7 @@ use crate::record::{Word, life, next_sequence, waiting};
 use crate::slab::{Meta, Slot, SlotId};
 use crate::store::Store;
 use crate::store::binding::Binding;
-use crate::store::index::{Found, check_lengths};
+use crate::store::index::{Found, VALUE_SLOTS, check_lengths};
 use crate::store::value::{
     Content, Form, INLINE_BYTES_MAX, Payload, VALUE_BYTES_MAX, ValueCells, cell_words, tag_hash,
 };
@@ -176,7 +176,7 @@ impl Store {
         make: Option<usize>,
         patience: Patience,
     ) -> Result<Option<Latched<'_>>> {
-        if let Some(found) = self.find_unlocked(key, hash)
+        if let Some(found) = self.find_unlocked(key, hash, VALUE_SLOTS)
             && found.kind == Kind::Value
             && let Some(me) = self.me()
         {

@@ -56,7 +56,7 @@ impl Store {
 
     /// How long the last flight of a key took. `None`: nobody knows, or one is under way.
     pub(crate) fn last_flight(&self, key: &[u8]) -> Option<Duration> {
-        let found = self.find_unlocked(key, hash_as(Kind::Flight, self.hash(key)))?;
+        let found = self.find_unlocked(key, hash_as(Kind::Flight, self.hash(key)), 1)?;
         let hold = &self.slab.slot(found.id).hold;
         let seen = hold.load();
         let us = hold
@@ -90,7 +90,7 @@ impl Store {
     pub(crate) fn is_flight_of_value(&self, found: Found) -> bool {
         let value = self
             .key_of(found)
-            .and_then(|key| self.find_unlocked(&key, self.hash(&key)));
+            .and_then(|key| self.find_unlocked(&key, self.hash(&key), 1));
         value.is_some_and(|value| value.kind == Kind::Value && !self.is_vacant(value))
     }
 

@@ -24,6 +24,8 @@ use crate::types::Kind;
 pub(crate) const SPAN_MAX: u32 = 16;
 /// How far a walk without the lock goes before it gives up and takes the lock.
 const UNLOCKED_STEPS: u32 = 64;
+/// How many slots a value takes, as a rule, if it does not lie in the log.
+pub(crate) const VALUE_SLOTS: u64 = 2;
 /// By what the hash of a flight differs from that of its key. In the stored half alone: a flight hangs on the
 /// bucket of its key, and no walk takes one for the other, for both compare their own hash first (I9).
 const FLIGHT_SALT: u64 = 0x9e37_79b9;
@@ -119,7 +121,7 @@ impl Store {
     /// Looks for a key; asks again under the stripe before it says that there is none, as long as
     /// `patience` allows.
     pub(crate) fn find(&self, key: &[u8], hash: u64, patience: Patience) -> Result<Option<Found>> {
-        if let Some(found) = self.find_unlocked(key, hash) {
+        if let Some(found) = self.find_unlocked(key, hash, 1) {
             return Ok(Some(found));
         }
         match self.lock_stripe_within(self.stripe_of(hash), patience)? {
@@ -150,14 +152,16 @@ impl Store {
         })
     }
 
+    /// Looks for a key, which will take about so many slots: all that is likely to be read is fetched at once.
     #[inline]
-    pub(crate) fn find_unlocked(&self, key: &[u8], hash: u64) -> Option<Found> {
+    pub(crate) fn find_unlocked(&self, key: &[u8], hash: u64, slots: u64) -> Option<Found> {
         let mut link = self
             .slab
             .bucket(self.bucket_of(hash))
             .load(Ordering::Acquire);
         for _ in 0..UNLOCKED_STEPS {
             let id = self.slab.follow(link)?;
+            self.slab.prefetch(id, slots);
             if let Some(found) = self.matches(id, key, hash) {
                 return Some(found);
             }

@@ -31,6 +31,7 @@ mod salvage;
 pub(crate) mod segments;
 mod stripe;
 pub(crate) mod transact;
+mod vacate;
 pub(crate) mod value;
 pub(crate) mod values;
 pub(crate) mod waiting;

@@ -11,8 +11,7 @@ use crate::store::Store;
 use crate::store::claim::{BLOCKS_MAX, Pool, Run};
 use crate::store::index::{Found, SPAN_MAX, span_of};
 use crate::store::stripe::StripeGuard;
-use crate::store::waiting::Patience;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::Ordering;
 use crate::types::Kind;
 
 fn intent_of(force: Force) -> Intent {
@@ -75,16 +74,6 @@ impl StripeGuard<'_> {
         // 4
         self.finish_retire(found.id, first_block, permits)?;
         Ok(true)
-    }
-
-    /// The same for a value that nobody alive is changing, and that is as it was judged.
-    pub(super) fn retire_idle(
-        &self,
-        found: Found,
-        bucket: u32,
-        wanted: impl FnOnce() -> bool,
-    ) -> Result<bool> {
-        self.retire(found, bucket, Force::NotTheLiving, wanted)
     }
 
     fn removal(
@@ -343,66 +332,9 @@ impl Store {
         }
         Ok(removed)
     }
-
-    /// Whether a key has nothing in it that anybody would miss. Averages always have; of values, those that
-    /// were deleted or are over have not; of flights, those without a value have not; the others have not while
-    /// they are free.
-    fn is_idle(&self, found: Found) -> bool {
-        match found.kind {
-            Kind::Averager => false,
-            Kind::Value => self.is_vacant(found),
-            Kind::Flight => !self.is_flight_of_value(found),
-            _ => true,
-        }
-    }
-
-    /// Takes idle locks and semaphores, and what is left of values, away until `enough` slots were freed. How many were. Passes stripes
-    /// over that cannot be had within `patience`.
-    pub(crate) fn reclaim(&self, enough: u32, patience: Patience) -> Result<u32> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let start = NEXT.fetch_add(1, Ordering::Relaxed) as u32;
-        let mut freed = 0;
-        for stripe in (0..STRIPES).map(|i| start.wrapping_add(i) % STRIPES) {
-            if let Some(guard) = self.lock_stripe_within(stripe, patience)? {
-                freed += guard.reclaim(enough.saturating_sub(freed))?;
-            }
-            if freed >= enough {
-                break;
-            }
-        }
-        Ok(freed)
-    }
 }
 
 impl StripeGuard<'_> {
-    fn reclaim(&self, enough: u32) -> Result<u32> {
-        let mut freed = 0;
-        for bucket in self.buckets() {
-            let mut keys = Vec::new();
-            self.walk(bucket, |id| {
-                keys.extend(self.found(id).filter(|f| self.store.is_idle(*f)));
-                true
-            })?;
-            for found in keys {
-                let span = span_of(self.store.slab(), found.id);
-                let idle = || self.store.is_idle(found);
-                // What is left of a value is nobody's, also if who deleted it died with the latch; and who
-                // follows a dead one on a flight need not be told.
-                let force = match found.kind {
-                    Kind::Value | Kind::Flight => Force::NotTheLiving,
-                    _ => Force::Idle,
-                };
-                if freed < enough && self.retire(found, bucket, force, idle)? {
-                    freed += span;
-                }
-            }
-            if freed >= enough {
-                break;
-            }
-        }
-        Ok(freed)
-    }
-
     /// The buckets of this stripe.
     pub(crate) fn buckets(&self) -> impl Iterator<Item = u32> + use<> {
         let buckets = self.store.slab().layout().buckets;

@@ -7,19 +7,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
+use crate::record::Force;
 use crate::slab::{Growing, SlotId};
 use crate::store::Store;
 use crate::store::config::{Durability, Eviction};
-use crate::store::index::{Found, span_of};
+use crate::store::index::Found;
 use crate::store::value::{Form, ValueCells};
 use crate::store::values::USE_SHIFT;
+use crate::store::waiting::Patience;
 use crate::sync::{AtomicU64, Ordering};
 use crate::types::Kind;
 
 /// How many slots are looked at for the oldest values: some two milliseconds.
-const WINDOW: u32 = 65_536;
+pub(super) const WINDOW: u32 = 65_536;
 /// How many values go at a time: each takes some five microseconds.
-const BATCH: usize = 256;
+pub(super) const BATCH: usize = 256;
 /// How long setting a value goes on compacting before it takes the room that the last segment has.
 const PATIENCE: Duration = Duration::from_millis(40);
 /// How long it waits for somebody else who compacts, when even that is used up.
@@ -27,11 +29,12 @@ const LAST_PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_micros(500);
 
 /// A value that may go.
-struct Candidate {
+pub(super) struct Candidate {
     /// The smaller, the sooner.
     used: u64,
-    found: Found,
+    pub(super) found: Found,
     version: u64,
+    pub(super) expires_ms: u64,
     /// In the log.
     bytes: u64,
 }
@@ -77,20 +80,6 @@ impl Store {
         }
     }
 
-    /// Evicts values until there are some slots again. How many slots were freed.
-    pub(crate) fn evict_for_slots(&self) -> Result<u32> {
-        let candidates = self.candidates(|_| true);
-        let enough = (candidates.len() / 16).max(1);
-        let mut freed = 0;
-        for candidate in oldest(candidates, enough) {
-            let span = span_of(&self.slab, candidate.found.id);
-            if self.evict_value(&candidate)? {
-                freed += span;
-            }
-        }
-        Ok(freed)
-    }
-
     /// Evicts values that lie in the log, for that many bytes at least if there are so many. How many went.
     fn evict_from_log(&self, bytes: u64) -> Result<usize> {
         let wanted = bytes.max(self.size_limit() / 64);
@@ -99,7 +88,7 @@ impl Store {
             if freed >= wanted {
                 break;
             }
-            if self.evict_value(&candidate)? {
+            if self.evict_value(&candidate, Patience::Forever)? {
                 freed += candidate.bytes;
                 evicted += 1;
             }
@@ -130,7 +119,8 @@ impl Store {
         candidates
     }
 
-    fn candidate(&self, id: SlotId) -> Option<Candidate> {
+    /// The value that begins in a slot, if there is one.
+    pub(super) fn candidate(&self, id: SlotId) -> Option<Candidate> {
         let meta = self.slab.slot(id).meta()?;
         let kind = meta.kind.filter(|kind| *kind == Kind::Value)?;
         let found = Found { id, meta, kind };
@@ -147,29 +137,19 @@ impl Store {
             used,
             found,
             version: reading.version,
+            expires_ms: content.expires_ms,
             bytes: content.logged(meta.key_len).map_or(0, |(_, bytes)| bytes),
         })
     }
 
-    /// `false`: it was changed since, or is being changed.
-    fn evict_value(&self, candidate: &Candidate) -> Result<bool> {
+    /// `false`: it was changed since, or is being changed, or the patience was over.
+    pub(super) fn evict_value(&self, candidate: &Candidate, patience: Patience) -> Result<bool> {
         let found = candidate.found;
-        let Some(key) = self.key_of(found) else {
-            return Ok(false);
-        };
-        let hash = self.hash(&key);
-        let stripe = self.lock_stripe(self.stripe_of(hash))?;
-        let same = stripe.find(&key, hash)?;
-        let same = same.filter(|f| f.id == found.id && f.meta.generation == found.meta.generation);
-        let Some(found) = same else {
-            return Ok(false);
-        };
-        let bucket = self.bucket_of(hash);
         let unchanged = || {
             let reading = self.read_value(found, &mut ()).and_then(|read| read.ok());
             reading.is_some_and(|reading| reading.version == candidate.version)
         };
-        let evicted = stripe.retire_idle(found, bucket, unchanged)?;
+        let evicted = self.take_away(found, Force::NotTheLiving, patience, unchanged)?;
         if evicted {
             self.slab.header().evictions.fetch_add(1, Ordering::Relaxed);
         }
@@ -230,7 +210,7 @@ impl Store {
 }
 
 /// The oldest so many, the oldest first.
-fn oldest(mut candidates: Vec<Candidate>, count: usize) -> Vec<Candidate> {
+pub(super) fn oldest(mut candidates: Vec<Candidate>, count: usize) -> Vec<Candidate> {
     let count = count.min(BATCH);
     if count < candidates.len() {
         candidates.select_nth_unstable_by_key(count, |candidate| candidate.used);

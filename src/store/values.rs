@@ -9,7 +9,7 @@ use crate::record::Damaged;
 use crate::slab::Growing;
 use crate::store::Store;
 use crate::store::config::Eviction;
-use crate::store::index::{Found, check_lengths};
+use crate::store::index::{Found, VALUE_SLOTS, check_lengths};
 use crate::store::value::{Content, EXPIRES_MS_MAX, Form, Payload, Reading, ValueCells, tag_hash};
 use crate::store::waiting::Patience;
 use crate::sync::{AtomicU64, Ordering};
@@ -74,7 +74,7 @@ impl Store {
     /// The slots of a value, if the key has any.
     #[inline]
     pub(super) fn find_value(&self, key: &[u8], hash: u64) -> Result<Option<Found>> {
-        let found = match self.find_unlocked(key, hash) {
+        let found = match self.find_unlocked(key, hash, VALUE_SLOTS) {
             None if self.is_miss(key, hash) => {
                 self.check_in_place_seldom()?;
                 None
