@@ -232,11 +232,26 @@ impl CellSum {
 
     /// Adds word number `at`. The order does not matter.
     #[inline(always)]
-    pub(crate) fn add(&mut self, at: usize, word: u64) {
+    fn add(&mut self, at: usize, word: u64) {
         // Of more words there is no cell.
         if let Some(keys) = KEYS.pairs.get(1 + at) {
             self.0 = self.0.wrapping_add(weigh(word, keys));
         }
+    }
+
+    /// Passes words on, from number `at` on, and adds each. It ends after the last one that a cell can have.
+    #[cfg(not(loom))]
+    #[inline(always)]
+    pub(crate) fn adding(
+        &mut self,
+        at: usize,
+        words: impl Iterator<Item = u64>,
+    ) -> impl Iterator<Item = u64> {
+        let keys = KEYS.pairs.get(1 + at..).unwrap_or_default();
+        words.zip(keys).map(|(word, keys)| {
+            self.0 = self.0.wrapping_add(weigh(word, keys));
+            word
+        })
     }
 
     #[inline(always)]

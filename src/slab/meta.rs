@@ -29,6 +29,7 @@ pub(crate) struct Meta {
 
 impl Meta {
     /// `None`: no slot of this format has such a word.
+    #[inline]
     pub(crate) fn decode(bits: u64) -> Option<Meta> {
         let kind = match bits >> 32 & 0xf {
             0 => None,

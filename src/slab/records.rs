@@ -133,6 +133,7 @@ const _: () = {
 };
 
 impl Slot {
+    #[inline]
     pub(crate) fn meta(&self) -> Option<Meta> {
         Meta::decode(self.meta.load(Ordering::Acquire))
     }

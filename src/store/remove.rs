@@ -4,9 +4,9 @@
 use crate::error::{Error, Result};
 use crate::os::futex;
 use crate::record::changes;
-use crate::record::{Force, Hold, Left, Removal, reachable};
+use crate::record::{Force, Hold, Left, Removal, life, reachable};
 use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
-use crate::slab::{Intent, SlotId, pack, unpack};
+use crate::slab::{Intent, Meta, SlotId, pack, unpack};
 use crate::store::Store;
 use crate::store::claim::{BLOCKS_MAX, Pool, Run};
 use crate::store::index::{Found, SPAN_MAX, span_of};
@@ -268,9 +268,10 @@ impl Store {
     }
 
     /// Whether the slot is still in the life in which it was found.
+    #[inline(always)]
     pub(crate) fn is_still(&self, found: Found) -> bool {
-        let now = self.slab.slot(found.id).meta();
-        now.is_some_and(|m| (m.generation, m.kind) == (found.meta.generation, found.meta.kind))
+        let of = Meta::life_of(found.meta.generation, found.kind);
+        life::is_current(&self.slab.slot(found.id).meta, of)
     }
 
     /// Takes a key away, whoever holds it. `false`: there is no such key.

@@ -160,7 +160,8 @@ pub(crate) struct Reading {
 pub(crate) trait Payload {
     /// There will be so many words, to be put in place of what is there.
     fn begin(&mut self, words: usize);
-    fn put(&mut self, at: usize, word: u64);
+    /// Takes the next ones, which begin at word `at`.
+    fn take(&mut self, at: usize, words: impl Iterator<Item = u64>);
 }
 
 /// Tag and value, one after the other, and up to seven zeros.
@@ -171,9 +172,10 @@ impl Payload for Vec<u8> {
     }
 
     #[inline(always)]
-    fn put(&mut self, at: usize, word: u64) {
-        if let Some(bytes) = self.get_mut(8 * at..8 * at + 8) {
-            bytes.copy_from_slice(&word.to_le_bytes());
+    fn take(&mut self, at: usize, words: impl Iterator<Item = u64>) {
+        let room = self.get_mut(8 * at..).unwrap_or_default();
+        for (room, word) in room.as_chunks_mut().0.iter_mut().zip(words) {
+            *room = word.to_le_bytes();
         }
     }
 }
@@ -184,7 +186,9 @@ impl Payload for () {
     fn begin(&mut self, _words: usize) {}
 
     #[inline(always)]
-    fn put(&mut self, _at: usize, _word: u64) {}
+    fn take(&mut self, _at: usize, words: impl Iterator<Item = u64>) {
+        words.for_each(drop);
+    }
 }
 
 impl Content {
@@ -294,14 +298,18 @@ impl<'a> ValueCells<'a> {
         self.parts(cell, CELL_FRAME + used, |done, words| {
             let skipped = CELL_FRAME.saturating_sub(done).min(words.len());
             let from = done + skipped - CELL_FRAME;
-            for (i, word) in words[skipped..].iter().enumerate() {
-                let word = word.load(Ordering::Relaxed);
-                sum.add(1 + from + i, word);
-                payload.put(from + i, word);
-                if let Some(first) = first.get_mut(from + i) {
-                    *first = word;
-                }
+            let words = words[skipped..].iter().map(|w| w.load(Ordering::Relaxed));
+            if head >> 17 & 0x1f != FORM_LOGGED {
+                return payload.take(from, sum.adding(1 + from, words));
             }
+            let mut at = from;
+            let kept = sum.adding(1 + from, words).inspect(|word| {
+                if let Some(first) = first.get_mut(at) {
+                    *first = *word;
+                }
+                at += 1;
+            });
+            payload.take(from, kept);
         })?;
         Some(Loaded {
             head,
@@ -429,8 +437,8 @@ impl<'a> ValueCells<'a> {
         self.parts(cell, CELL_FRAME + count, |done, words| {
             let skipped = CELL_FRAME.saturating_sub(done).min(words.len());
             let from = done + skipped - CELL_FRAME;
-            for (i, (to, word)) in words[skipped..].iter().zip(&mut payload).enumerate() {
-                sum.add(1 + from + i, word);
+            let room = words[skipped..].iter();
+            for (to, word) in room.zip(sum.adding(1 + from, &mut payload)) {
                 to.store(word, Ordering::Relaxed);
             }
         })

@@ -6,7 +6,7 @@ use crate::error::{Error, Result, show_key};
 use crate::log::{Place, Wanted, record_bytes};
 use crate::os::clock;
 use crate::record::Damaged;
-use crate::slab::Growing;
+use crate::slab::{Growing, Meta};
 use crate::store::Store;
 use crate::store::config::Eviction;
 use crate::store::index::{Found, VALUE_SLOTS, check_lengths};
@@ -72,17 +72,33 @@ impl Content {
 
 impl Store {
     /// The slots of a value, if the key has any.
-    #[inline]
+    #[inline(always)]
     pub(super) fn find_value(&self, key: &[u8], hash: u64) -> Result<Option<Found>> {
-        let found = match self.find_unlocked(key, hash, VALUE_SLOTS) {
-            None if self.is_miss(key, hash) => {
-                self.check_in_place_seldom()?;
-                None
-            }
-            None => self.find(key, hash, Patience::Forever)?,
-            found => found,
-        };
-        match found {
+        match self.find_unlocked(key, hash, VALUE_SLOTS) {
+            Some(found) if found.kind == Kind::Value => Ok(Some(found)),
+            Some(found) => Err(self.not_a_value(key, found.kind)),
+            // Field by field, not as it lies in memory: then what is found at once stays in registers.
+            None => Ok(self.find_value_slowly(key, hash)?.map(|found| Found {
+                id: found.id,
+                meta: Meta {
+                    generation: found.meta.generation,
+                    kind: found.meta.kind,
+                    key_len: found.meta.key_len,
+                    tag_len: found.meta.tag_len,
+                },
+                kind: found.kind,
+            })),
+        }
+    }
+
+    /// The same where a walk without the lock found none.
+    #[inline(never)]
+    fn find_value_slowly(&self, key: &[u8], hash: u64) -> Result<Option<Found>> {
+        if self.is_miss(key, hash) {
+            self.check_in_place_seldom()?;
+            return Ok(None);
+        }
+        match self.find(key, hash, Patience::Forever)? {
             Some(found) if found.kind != Kind::Value => Err(self.not_a_value(key, found.kind)),
             found => Ok(found),
         }
