@@ -90,6 +90,8 @@ thread_local! {
     static WORD: Cell<Word> = const { Cell::new(Word::from_bits(0)) };
     /// 0: no lock was used last.
     static DEPTH: Cell<u32> = const { Cell::new(0) };
+    /// How many others there are: as a rule none, and no need to look for one.
+    static OTHERS_LEN: Cell<usize> = const { Cell::new(0) };
     /// Without a destructor, so that guards in other thread-local variables still find it; that is why
     /// it does not stay allocated while it is empty.
     static OTHERS: ManuallyDrop<RefCell<Vec<Own>>> =
@@ -148,15 +150,18 @@ impl RLock {
 
     #[inline(always)]
     fn acquire_as(&self, patience: Patience) -> Result<Option<RLockGuard<'_>>> {
-        let (grant, anchor) = match self.acquire_again() {
-            Some((grant, hold)) => {
-                let binding = &self.binding;
-                (grant, Anchor::Borrowed { binding, hold })
-            }
-            None => match self.acquire_first(patience)? {
-                Some((grant, before)) => (grant, Anchor::new(&self.binding, &grant, before)),
+        // As in `Lock`, the guard is put together here.
+        let binding = &self.binding;
+        let (grant, anchor) = if let Some((grant, hold)) = self.acquire_again() {
+            (grant, Anchor::Borrowed { binding, hold })
+        } else if let Some((grant, hold)) = binding.try_fast(Kind::RLock) {
+            note_own(Key::of(binding, hold), grant.word);
+            (grant, Anchor::Borrowed { binding, hold })
+        } else {
+            match self.acquire_slowly(patience)? {
+                Some((grant, before)) => (grant, Anchor::new(binding, &grant, before)),
                 None => return Ok(None),
-            },
+            }
         };
         Ok(Some(RLockGuard {
             binding: ManuallyDrop::new(anchor),
@@ -165,20 +170,16 @@ impl RLock {
         }))
     }
 
+    #[cold]
     #[inline(never)]
-    fn acquire_first(&self, patience: Patience) -> Result<Option<(Grant, Option<Predecessor>)>> {
-        let granted = match self.binding.try_fast(Kind::RLock) {
-            Some((grant, _)) => Some((grant, None)),
-            None => {
-                // This handle may not have met its key yet, or know it from an earlier life: the thread may
-                // have it through another handle, and would wait for itself.
-                self.binding.locate_within(patience)?;
-                if let Some((grant, _)) = self.acquire_again() {
-                    return Ok(Some((grant, None)));
-                }
-                self.binding.acquire(patience)?
-            }
-        };
+    fn acquire_slowly(&self, patience: Patience) -> Result<Option<(Grant, Option<Predecessor>)>> {
+        // This handle may not have met its key yet, or know it from an earlier life: the thread may have it
+        // through another handle, and would wait for itself.
+        self.binding.locate_within(patience)?;
+        if let Some((grant, _)) = self.acquire_again() {
+            return Ok(Some((grant, None)));
+        }
+        let granted = self.binding.acquire(patience)?;
         if let Some((grant, _)) = &granted {
             let hold = self.binding.hold_of(grant)?;
             note_own(Key::of(&self.binding, hold), grant.word);
@@ -268,7 +269,7 @@ fn is_last(key: Key) -> bool {
 /// Whether this thread has the lock, as far as it knows; if so, it is the one used last afterwards.
 #[inline(always)]
 fn find(key: Key) -> bool {
-    is_last(key) || find_among_others(key)
+    is_last(key) || (OTHERS_LEN.get() > 0 && find_among_others(key))
 }
 
 #[cold]
@@ -289,7 +290,7 @@ fn find_among_others(key: Key) -> bool {
 }
 
 /// Notes a lock that this thread has just acquired.
-#[inline(never)]
+#[inline(always)]
 fn note_own(key: Key, word: Word) {
     // What is noted of this lock before was lost.
     if find(key) {
@@ -303,18 +304,10 @@ fn note_own(key: Key, word: Word) {
 }
 
 /// Makes a lock the one used last, and puts the one before with the others.
+#[inline(always)]
 fn set_last(own: Own) {
-    if let depth @ 1.. = DEPTH.get() {
-        let key = Key {
-            store: STORE.get(),
-            hold: HOLD.get(),
-            epoch: EPOCH.get(),
-        };
-        let word = WORD.get();
-        with_others(|others| {
-            others.push(Own { key, word, depth });
-            Some(())
-        });
+    if DEPTH.get() > 0 {
+        put_last_with_others();
     }
     STORE.set(own.key.store);
     HOLD.set(own.key.hold);
@@ -323,31 +316,61 @@ fn set_last(own: Own) {
     DEPTH.set(own.depth);
 }
 
+#[cold]
+#[inline(never)]
+fn put_last_with_others() {
+    let key = Key {
+        store: STORE.get(),
+        hold: HOLD.get(),
+        epoch: EPOCH.get(),
+    };
+    let (word, depth) = (WORD.get(), DEPTH.get());
+    with_others(|others| {
+        others.push(Own { key, word, depth });
+        Some(())
+    });
+}
+
 fn with_others<T>(action: impl FnOnce(&mut Vec<Own>) -> Option<T>) -> Option<T> {
-    OTHERS.with(|others| action(&mut others.borrow_mut()))
+    OTHERS.with(|others| {
+        let mut others = others.borrow_mut();
+        let done = action(&mut others);
+        OTHERS_LEN.set(others.len());
+        done
+    })
 }
 
 /// See [`fuzzing::forget_thread`](crate::fuzzing::forget_thread).
 #[cfg(any(fuzzing, test))]
 pub(crate) fn forget_thread() {
     DEPTH.set(0);
-    OTHERS.with(|others| others.take());
+    with_others(|others| {
+        *others = Vec::new();
+        Some(())
+    });
 }
 
-/// One level up, if that is all there is to it: this lock was used last, and it is not the last level. The
-/// guard keeps its store open, so the address of the hold is enough to know the lock by.
+/// One level up, if that is all there is to it: this lock was used last, and still is this thread's; at the last
+/// level nobody waits for it. The guard keeps its store open, so the address of the hold is enough to know the
+/// lock by.
 #[inline(always)]
 fn release_fast(hold: &Hold, grant: &Grant) -> bool {
     let depth = DEPTH.get();
-    let simple = depth > 1
+    let is_noted = depth > 0
         && HOLD.get() == address(hold)
         && grant.epoch == fork::epoch()
-        && WORD.get().same_hold(grant.word)
-        && hold.load().same_hold(grant.word);
-    if simple {
+        && WORD.get().same_hold(grant.word);
+    if !is_noted {
+        return false;
+    }
+    let released = match depth {
+        1 => hold.try_give_back(grant.word),
+        _ => hold.load().same_hold(grant.word),
+    };
+    if released {
         DEPTH.set(depth - 1);
     }
-    simple
+    released
 }
 
 /// One level up; at the last one the lock is given back, and the answer is `true`.
