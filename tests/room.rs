@@ -325,3 +325,165 @@ fn transactions_find_room_in_a_log_full_of_what_they_replaced() {
     }
     assert!(cache.check().unwrap().is_sound());
 }
+
+/// What the files of the log take of the device.
+fn blocks(cache: &Cache) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(entries) = std::fs::read_dir(cache.path().join("log")) else {
+        return 0;
+    };
+    let size = |path: &Path| std::fs::metadata(path).map_or(0, |meta| meta.blocks() * 512);
+    entries.map(|entry| size(&entry.unwrap().path())).sum()
+}
+
+/// Whether files there can have holes made in them.
+fn makes_holes(dir: &Path) -> bool {
+    use nix::fcntl::{FallocateFlags, fallocate};
+    let file = std::fs::File::create(dir.join("holes")).unwrap();
+    let how = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    let makes = fallocate(&file, how, 0, 4096).is_ok();
+    if !makes {
+        println!("skipped: the file system makes no holes");
+    }
+    makes
+}
+
+const LARGE: usize = 200_000;
+/// Of a record that was given back: the page of its head, and what of its last page is another one's as well.
+const LEFT: u64 = 2 * 4096;
+
+/// However a large value goes, its room is free at once, although nothing is compacted: its segment is in use.
+#[test]
+fn the_room_of_a_large_value_is_free_as_soon_as_nobody_needs_it() {
+    let (dir, cache) = open(Cache::options().size_limit(1 << 30));
+    if !makes_holes(dir.path()) {
+        return;
+    }
+    let tagged = SetOptions::new().tag("tag");
+    let over = SetOptions::new().expire(Duration::from_millis(1));
+    type Way<'a> = (&'a str, Box<dyn Fn() + 'a>);
+    let ways: [Way; 10] = [
+        (
+            "replaced",
+            Box::new(|| cache.set("k", value(1, 2, LARGE / 2)).unwrap()),
+        ),
+        (
+            "replaced by a small one",
+            Box::new(|| cache.set("k", "small").unwrap()),
+        ),
+        ("deleted", Box::new(|| assert!(cache.delete("k").unwrap()))),
+        (
+            "popped",
+            Box::new(|| assert!(cache.pop("k").unwrap().is_some())),
+        ),
+        ("removed", Box::new(|| assert!(cache.remove("k").unwrap()))),
+        (
+            "evicted",
+            Box::new(|| assert_eq!(cache.evict("tag").unwrap(), 1)),
+        ),
+        (
+            "set in a transaction",
+            Box::new(|| cache.transact(|t| t.set("k", "small")).unwrap()),
+        ),
+        (
+            "deleted in one",
+            Box::new(|| assert!(cache.transact(|t| t.delete("k")).unwrap())),
+        ),
+        (
+            "not wanted",
+            Box::new(|| {
+                let gives_up = cache.transact(|t| {
+                    t.set("k", value(1, 3, LARGE))?;
+                    t.set("k", "small")
+                });
+                gives_up.unwrap();
+            }),
+        ),
+        (
+            "counted from when it was over",
+            Box::new(|| {
+                cache.touch("k", Some(Duration::from_millis(1))).unwrap();
+                std::thread::sleep(Duration::from_millis(5));
+                assert_eq!(cache.incr("k", 1).unwrap(), 1);
+            }),
+        ),
+    ];
+    cache.set_with("other", value(0, 0, 1_000), &over).unwrap();
+    // A block of a file that has many holes says where they are.
+    let mut left = blocks(&cache) + 4096;
+    for (name, way) in ways {
+        let before = blocks(&cache);
+        cache.set_with("k", value(1, 1, LARGE), &tagged).unwrap();
+        assert!(blocks(&cache) > before + LARGE as u64 / 2, "{name}");
+        way();
+        if name == "replaced" {
+            assert!(blocks(&cache) < left + LARGE as u64 * 3 / 4);
+            assert!(is_of(1, &cache.get("k").unwrap().unwrap()));
+            cache.delete("k").unwrap();
+            left += LEFT;
+        }
+        // What is not wanted has a record of its own.
+        left += 2 * LEFT;
+        assert!(
+            blocks(&cache) <= left,
+            "{name}: {} of {left}",
+            blocks(&cache)
+        );
+    }
+    let stats = cache.stats().unwrap();
+    assert!(
+        stats.bytes_live + stats.bytes_dead <= left + 4096,
+        "{stats:?}"
+    );
+    assert_eq!(
+        (stats.damaged, cache.check().unwrap().is_sound()),
+        (0, true)
+    );
+}
+
+/// A segment in which there was one value only goes with it.
+#[test]
+fn a_value_with_a_segment_of_its_own_leaves_no_file() {
+    let (_dir, cache) = open(Cache::options());
+    for round in 0..700 {
+        cache.set("k", value(1, round, 300_000)).unwrap();
+        assert!(on_disk(&cache) < 400_000, "{}", on_disk(&cache));
+    }
+    assert!(is_of(1, &cache.get("k").unwrap().unwrap()));
+    assert!(cache.delete("k").unwrap());
+    assert_eq!(on_disk(&cache), 0);
+    assert!(cache.check().unwrap().is_sound());
+}
+
+/// Who has read a value before, or written it, does not sum it up each time: it may have been given back meanwhile.
+#[test]
+fn readers_see_no_holes() {
+    let (_dir, cache) = open(Cache::options().size_limit(1 << 30));
+    let done = AtomicBool::new(false);
+    cache.set("k", value(1, 0, LARGE)).unwrap();
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut gets = 0;
+                    while !done.load(Ordering::Relaxed) {
+                        let got = cache.get("k").unwrap().unwrap();
+                        assert!(is_of(1, &got), "after {gets}");
+                        gets += 1;
+                    }
+                    gets
+                })
+            })
+            .collect();
+        let written = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for round in 0..800 {
+                cache.set("k", value(1, round, LARGE)).unwrap();
+            }
+        }));
+        done.store(true, Ordering::Relaxed);
+        written.unwrap();
+        let gets = readers.into_iter().map(|reader| reader.join().unwrap());
+        println!("{} gets", gets.sum::<usize>());
+    });
+    assert_eq!(cache.stats().unwrap().damaged, 0);
+}

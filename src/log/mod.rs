@@ -23,7 +23,7 @@ mod record;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -31,7 +31,7 @@ use record::{HEAD_BYTES, Head};
 pub(crate) use record::{Place, RECORD_ALIGN, record_bytes};
 
 use crate::os::file;
-use crate::sync::{AtomicU64, Ordering, crash_point};
+use crate::sync::{AtomicBool, AtomicU64, Ordering, crash_point, fence};
 
 /// The directory of the segments, in that of the store.
 pub(crate) const LOG: &str = "log";
@@ -47,6 +47,12 @@ const SMALL_BYTES: usize = 16 * 1024;
 /// How much is read and summed up at a time, so that it is still in the processor's cache.
 const CHUNK_BYTES: usize = 128 * 1024;
 
+/// Of a dead record that many bytes are worth a system call to give them back at once; what is less stays until its
+/// segment goes.
+const PUNCH_BYTES_MIN: u64 = 64 * 1024;
+/// What is given back is made of these.
+pub(crate) const PAGE: u64 = 4096;
+
 /// The segments of a store, as one process sees them.
 pub(crate) struct Log {
     dir: PathBuf,
@@ -55,6 +61,8 @@ pub(crate) struct Log {
     open: Mutex<HashMap<u32, Arc<File>>>,
     /// Places of records that were found whole, each where its bits say.
     known: [AtomicU64; KNOWN],
+    /// The file system has said that it makes no holes.
+    cannot_punch: AtomicBool,
 }
 
 /// So many records are known at a time.
@@ -72,9 +80,10 @@ pub(crate) struct Wanted<'a> {
     pub(crate) key: &'a [u8],
     pub(crate) tag_len: usize,
     pub(crate) len: usize,
-    /// Whether a long value that this process has read whole before, or written, need not be summed up again:
-    /// no place is given twice, so only damage of the file could have changed it since (G4).
-    pub(crate) trusting: bool,
+    /// A long value that this process has read whole before, or written, need not be summed up again if this says,
+    /// after it was read, that it is still needed: no place is given twice, so then only damage of the file could
+    /// have changed it (G4). Otherwise it may have been given back meanwhile, and is zeros.
+    pub(crate) trusting: Option<&'a dyn Fn() -> bool>,
 }
 
 impl Log {
@@ -85,6 +94,7 @@ impl Log {
             store_id,
             open: Mutex::default(),
             known: std::array::from_fn(|_| AtomicU64::new(0)),
+            cannot_punch: AtomicBool::new(false),
         }
     }
 
@@ -207,7 +217,8 @@ impl Log {
         if !read_whole(&file, &mut head, at)? || !fits(wanted, &head) {
             return Ok(false);
         }
-        let known = wanted.trusting && self.is_known(wanted.place);
+        let trusting = wanted.trusting.filter(|_| self.is_known(wanted.place));
+        let known = trusting.is_some();
         let mut crc = Head::checksum(&head);
         let mut from = at + head_len as u64;
         into.reserve_exact(wanted.len);
@@ -225,8 +236,14 @@ impl Log {
         }
         tag.into_iter()
             .for_each(|tag| *tag = head[HEAD_BYTES + wanted.key.len()..].to_vec());
-        if known {
-            return Ok(true);
+        if let Some(is_needed) = trusting {
+            // Pairs with the fence of who gives it back: if any byte above came from after that, what is read in
+            // there says that it was not needed any more.
+            fence(Ordering::Acquire);
+            if is_needed() {
+                return Ok(true);
+            }
+            crc.update(into);
         }
         let whole = Head::decode(&head).is_some_and(|h| h.crc == crc.finalize());
         if whole {
@@ -274,9 +291,31 @@ impl Log {
             key,
             tag_len: head.tag_len,
             len: head.value_len,
-            trusting: false,
+            trusting: None,
         };
         self.read(wanted, into, None)
+    }
+
+    /// Gives back what it can of a record to which nothing leads, nor ever will; how many bytes. Its head stays. What
+    /// cannot be given back stays, too, until its segment goes.
+    pub(crate) fn punch(&self, place: Place, bytes: u64) -> u64 {
+        let Some((from, to)) = interior(place, bytes) else {
+            return 0;
+        };
+        if self.cannot_punch.load(Ordering::Relaxed) {
+            return 0;
+        }
+        // Pairs with the fence of who reads it without its sum.
+        fence(Ordering::SeqCst);
+        let file = self.segment(place.segment());
+        match file.and_then(|file| file::punch(&file, from, to)) {
+            Ok(true) => to - from,
+            Ok(false) => {
+                self.cannot_punch.store(true, Ordering::Relaxed);
+                0
+            }
+            Err(_) => 0,
+        }
     }
 
     /// Waits until a segment, and its name, are on the medium.
@@ -312,9 +351,14 @@ impl Log {
 
     /// How long a segment is; `None`: there is none.
     pub(crate) fn len_of(&self, number: u32) -> io::Result<Option<u64>> {
+        Ok(self.size_of(number)?.map(|(len, _)| len))
+    }
+
+    /// The same, and how much of the device it takes.
+    pub(crate) fn size_of(&self, number: u32) -> io::Result<Option<(u64, u64)>> {
         crash_point();
         match std::fs::metadata(self.path(number)) {
-            Ok(meta) => Ok(Some(meta.len())),
+            Ok(meta) => Ok(Some((meta.len(), meta.blocks().saturating_mul(512)))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         }
@@ -335,6 +379,13 @@ impl Log {
         }
         Ok(numbers)
     }
+}
+
+/// The whole pages of a record behind its head, if they are worth giving back.
+pub(crate) fn interior(place: Place, bytes: u64) -> Option<(u64, u64)> {
+    let from = (place.offset() + HEAD_BYTES as u64).next_multiple_of(PAGE);
+    let to = (place.offset() + bytes) / PAGE * PAGE;
+    (from + PUNCH_BYTES_MIN <= to).then_some((from, to))
 }
 
 /// `false`: the file ends before.

@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, Per
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl, posix_fallocate};
+use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl, posix_fallocate};
 use nix::sys::statfs::statfs;
 use nix::unistd::{Whence, lseek};
 
@@ -115,6 +115,22 @@ pub(crate) fn allocate(file: &File, offset: u64, len: u64) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Gives the blocks of the bytes from `from` to `to` back to the file system; they are zeros from then on, and the file
+/// is as long as before. `false`: the file system, or the kernel, cannot do that.
+pub(crate) fn punch(file: &File, from: u64, to: u64) -> io::Result<bool> {
+    let (at, len) = (to_offset(from)?, to_offset(to.saturating_sub(from))?);
+    let how = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    loop {
+        crash_point();
+        match fallocate(file, how, at, len) {
+            Ok(()) => return Ok(true),
+            Err(Errno::EINTR) => {}
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => return Ok(false),
+            Err(e) => return Err(e.into()),
+        }
+    }
 }
 
 /// Takes the kernel less than the shortest interval at which signals can be expected.

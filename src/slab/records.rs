@@ -6,7 +6,8 @@ use std::mem::offset_of;
 use crate::record::{Cell, Cells, Hold, changes};
 use crate::slab::Meta;
 use crate::slab::layout::{
-    BLOCK_BYTES, PARTICIPANT_BYTES, PERMITS_PER_BLOCK, SEGMENT_BYTES, SLOT_BYTES, STRIPE_BYTES,
+    BLOCK_BYTES, PARTICIPANT_BYTES, PERMITS_PER_BLOCK, SEGMENT_BYTES, SEGMENTS, SLOT_BYTES,
+    STRIPE_BYTES,
 };
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -112,10 +113,65 @@ pub(crate) struct Segment {
     pub(crate) number: AtomicU64,
     /// Its length once it is not appended to any more; 0 before.
     pub(crate) end: AtomicU64,
-    /// How many of its bytes nobody needs any more. May be too low after a death.
-    pub(crate) dead: AtomicU64,
+    /// How many of its bytes nobody needs any more, and have been given back: see [`Gone`].
+    pub(crate) gone: AtomicU64,
     /// While its values are moved elsewhere: the next slot to look at.
     pub(crate) cursor: AtomicU64,
+}
+
+/// What a segment has lost, in one word, so that both counts change at once.
+///
+/// ```text
+///  63              46 45                27 26                       0
+/// +------------------+--------------------+--------------------------+
+/// | number div 512   | pages given back   | dead, in units of 16     |
+/// +------------------+--------------------+--------------------------+
+/// ```
+///
+/// The number (modulo 2^18) is that of the segment, so that who is late counts nothing of one for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Gone(u64);
+
+const DEAD_BITS: u32 = 27;
+const GIVEN_BITS: u32 = 19;
+const DEAD_UNIT: u64 = 16;
+const GIVEN_UNIT: u64 = 4096;
+
+impl Gone {
+    /// Nothing, of a segment.
+    pub(crate) fn none(number: u32) -> Gone {
+        let mark = u64::from(number / SEGMENTS);
+        Gone(mark << (DEAD_BITS + GIVEN_BITS))
+    }
+
+    /// The word of a segment; `None`: it is another one's.
+    pub(crate) fn of(number: u32, bits: u64) -> Option<Gone> {
+        let same = (bits ^ Gone::none(number).0) >> (DEAD_BITS + GIVEN_BITS) == 0;
+        same.then_some(Gone(bits))
+    }
+
+    /// With more dead, some of it given back. `None`: there is no such segment.
+    pub(crate) fn and(self, dead: u64, given: u64) -> Option<u64> {
+        let dead = (self.dead() + dead).div_ceil(DEAD_UNIT);
+        let given = (self.given() + given) / GIVEN_UNIT;
+        let fits = dead >> DEAD_BITS == 0 && given >> GIVEN_BITS == 0;
+        let mark = self.0 >> (DEAD_BITS + GIVEN_BITS) << (DEAD_BITS + GIVEN_BITS);
+        fits.then_some(mark | given << DEAD_BITS | dead)
+    }
+
+    pub(crate) fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// In bytes.
+    pub(crate) fn dead(self) -> u64 {
+        (self.0 & ((1 << DEAD_BITS) - 1)) * DEAD_UNIT
+    }
+
+    /// How many of the dead bytes are holes by now.
+    pub(crate) fn given(self) -> u64 {
+        (self.0 >> DEAD_BITS & ((1 << GIVEN_BITS) - 1)) * GIVEN_UNIT
+    }
 }
 
 /// Nothing new may lead into the segment: what is in it is being moved elsewhere.
@@ -190,4 +246,26 @@ pub(crate) fn pack(first: u32, count: u32) -> u64 {
 #[inline]
 pub(crate) fn unpack(bits: u64) -> (u32, u32) {
     ((bits >> 32) as u32, bits as u32)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_gone_adds_up_and_stays_with_its_segment() {
+        let number = 3 * SEGMENTS + 7;
+        let gone = |bits| Gone::of(number, bits);
+        let none = Gone::none(number);
+        assert_eq!((none.dead(), none.given()), (0, 0));
+        let some = gone(none.and(48, 0).unwrap()).unwrap();
+        let more = gone(some.and(1 << 20, 1 << 19).unwrap()).unwrap();
+        assert_eq!((more.dead(), more.given()), ((1 << 20) + 48, 1 << 19));
+        assert_eq!(Gone::of(number + SEGMENTS, more.bits()), None);
+        assert_eq!(Gone::of(number + 1, more.bits()), Some(more));
+        // The longest record has a segment of its own.
+        assert!(none.and((1 << 30) + 2_048, 1 << 30).is_some());
+        assert_eq!(more.and(1 << 31, 0), None);
+        assert_eq!(gone(u64::MAX), None);
+    }
 }

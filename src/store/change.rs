@@ -12,6 +12,7 @@ use crate::record::{Word, life, next_sequence, waiting};
 use crate::slab::{Meta, Slot, SlotId};
 use crate::store::Store;
 use crate::store::binding::Binding;
+use crate::store::dead::Dead;
 use crate::store::index::{Found, VALUE_SLOTS, check_lengths};
 use crate::store::value::{
     Content, Form, INLINE_BYTES_MAX, Payload, VALUE_BYTES_MAX, ValueCells, cell_words, tag_hash,
@@ -92,17 +93,36 @@ impl Latched<'_> {
         (!content.is_absent() && !is_over(content.expires_ms)).then_some(content)
     }
 
-    /// Puts something else in force, and forgets what was.
+    /// Puts something else in force, and says what is dead by that.
     #[inline]
-    pub(crate) fn write(&self, content: Content, tag: &[u8], value: &[u8]) {
-        let key_len = self.found.meta.key_len;
+    #[must_use]
+    pub(crate) fn write(&self, content: Content, tag: &[u8], value: &[u8]) -> Option<Dead> {
         let old = self.cells.logged_now();
         self.cells.write(content, tag, value);
-        if let Some((place, bytes)) = old.and_then(|old| old.logged(key_len))
-            && content.logged(key_len).is_none_or(|(new, _)| new != place)
-        {
-            self.store.mark_dead(place, bytes);
+        self.outlived(old?, &content)
+    }
+
+    /// What `old` had in the log, unless `now` has it.
+    fn outlived(&self, old: Content, now: &Content) -> Option<Dead> {
+        let key_len = self.found.meta.key_len;
+        let now = Dead::of(now, key_len);
+        Dead::of(&old, key_len).filter(|old| now.is_none_or(|now| now.place != old.place))
+    }
+
+    /// Ends a change: waits for the medium if values are to survive a power failure, with the latch, for the next one
+    /// writes over what was in force before; then gives back what is dead by it.
+    #[inline]
+    pub(crate) fn end(self, dead: Option<Dead>) -> Result<()> {
+        let store = self.store;
+        let ended = store.make_durable();
+        drop(self);
+        if let Some(dead) = dead {
+            match ended {
+                Ok(()) => store.give_back(dead),
+                Err(_) => store.mark_dead(dead),
+            }
         }
+        ended
     }
 }
 
@@ -121,16 +141,10 @@ impl Latched<'_> {
         }
     }
 
-    /// After a transaction: what was in force before it is needed no more.
-    pub(crate) fn forget_idle(&self) {
-        let key_len = self.found.meta.key_len;
-        let now = self.cells.logged_now().and_then(|now| now.logged(key_len));
-        let before = self.cells.before().and_then(|old| old.logged(key_len));
-        if let Some((place, bytes)) = before
-            && now.is_none_or(|(now, _)| now != place)
-        {
-            self.store.mark_dead(place, bytes);
-        }
+    /// After a transaction: what is dead by it.
+    pub(crate) fn left_before(&self) -> Option<Dead> {
+        let now = self.cells.logged_now().unwrap_or(Content::ABSENT);
+        self.outlived(self.cells.before()?, &now)
     }
 
     pub(crate) fn note_stored(&self) {
@@ -313,7 +327,12 @@ impl Store {
         // Without a place it fits, or it is found out that it does not.
         let wasted = |place: Option<Place>| {
             let bytes = record_bytes(key.len(), new.tag.len(), len);
-            place.inspect(|place| self.mark_dead(*place, bytes));
+            place.inspect(|place| {
+                self.give_back(Dead {
+                    place: *place,
+                    bytes,
+                })
+            });
         };
         let latched = self.latch(key, hash, Some(make));
         let Some(latched) = latched.inspect_err(|_| wasted(place))? else {
@@ -343,10 +362,9 @@ impl Store {
             _ => (&[][..], &[][..]),
         };
         latched.settle_on_medium().inspect_err(|_| wasted(place))?;
-        latched.write(content, tag, value);
+        let dead = latched.write(content, tag, value);
         latched.note_stored();
-        // With the latch: the next one writes over what was in force before.
-        self.make_durable()?;
+        latched.end(dead)?;
         Ok(Attempt::Done(true))
     }
 
@@ -410,11 +428,11 @@ impl Store {
         let mut value = Vec::new();
         let whole = !read || self.value_under_latch(key, &latched, &mut value)?.is_some();
         latched.settle_on_medium()?;
-        latched.write(Content::ABSENT, &[], &[]);
+        let dead = latched.write(Content::ABSENT, &[], &[]);
         if !whole {
             self.count_damaged();
         }
-        self.make_durable()?;
+        latched.end(dead)?;
         Ok(whole.then_some(value))
     }
 
@@ -430,14 +448,14 @@ impl Store {
         };
         let content = Content { expires_ms, ..old };
         latched.settle_on_medium()?;
-        match content.form {
+        let dead = match content.form {
             Form::Inline { len } => {
                 let (tag, value) = payload.split_at(content.tag_len);
-                latched.write(content, tag, &value[..len]);
+                latched.write(content, tag, &value[..len])
             }
             _ => latched.write(content, &[], &[]),
-        }
-        self.make_durable()?;
+        };
+        latched.end(dead)?;
         Ok(true)
     }
 }

@@ -16,6 +16,7 @@ use crate::error::Result;
 use crate::os::futex;
 use crate::record::closing;
 use crate::slab::{Growing, SEGMENT_CLOSING, SlotId};
+use crate::store::dead::Dead;
 use crate::store::index::Found;
 use crate::store::segments::SegmentState;
 use crate::store::value::{Content, Form};
@@ -104,9 +105,11 @@ impl Store {
             closing::go_on();
             return Ok(Some(closed.number));
         }
-        let is_worth =
-            |s: &&SegmentState| !s.is_active && (s.dead >= s.bytes / WORTH || s.live() == 0);
-        let share = |s: &&SegmentState| s.dead * 1_000 / s.bytes.max(1);
+        let is_worth = |s: &&SegmentState| {
+            let usage = s.usage();
+            !s.is_active && (usage.dead >= usage.bytes / WORTH || s.live() == 0)
+        };
+        let share = |s: &&SegmentState| s.usage().dead * 1_000 / s.usage().bytes.max(1);
         let Some(best) = segments.iter().filter(is_worth).max_by_key(share) else {
             return Ok(None);
         };
@@ -172,12 +175,14 @@ impl Store {
                 },
                 _ => Content::ABSENT,
             };
+            let wasted = || {
+                let new = Dead::of(&content, key.len());
+                new.inspect(|new| self.give_back(*new));
+            };
             let patience = Patience::of(LATCH_PATIENCE);
             let latched = self.latch_within(&key, self.hash(&key), None, patience)?;
             let Some(latched) = latched else {
-                if let Some((new, bytes)) = content.logged(key.len()) {
-                    self.mark_dead(new, bytes);
-                }
+                wasted();
                 return Ok(Visit::Busy);
             };
             let same = latched.found.id == found.id
@@ -187,16 +192,21 @@ impl Store {
                 .logged(key.len())
                 .is_none_or(|(new, _)| self.may_lead_to(new));
             if same && stays {
-                latched.write(content, &[], &[]);
+                let dead = latched.write(content, &[], &[]);
+                drop(latched);
+                match dead {
+                    // The medium is not waited for before the end: then all of the segment goes.
+                    Some(dead) if self.is_durable() => self.mark_dead(dead),
+                    Some(dead) => self.give_back(dead),
+                    None => {}
+                }
                 if !whole {
                     self.count_damaged();
                 }
                 return Ok(Visit::Moved(bytes));
             }
             drop(latched);
-            if let Some((new, bytes)) = content.logged(key.len()) {
-                self.mark_dead(new, bytes);
-            }
+            wasted();
             // It was changed meanwhile: look again, where it leads now.
         }
     }

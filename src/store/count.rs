@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result, show_key};
 use crate::store::Store;
 use crate::store::change::{Latched, New, When};
+use crate::store::dead::Dead;
 use crate::store::index::check_lengths;
 use crate::store::value::{Content, Form, cell_words};
 
@@ -29,8 +30,9 @@ impl Store {
             let Some(content) = latched.current(&mut payload) else {
                 let new = integer_after(key, None, delta, default)?;
                 latched.settle_on_medium()?;
-                write_integer(&latched, Content::ABSENT, &[], new);
-                self.make_durable()?;
+                // All cells have room for the digits; what was there may be over, and in the log.
+                let dead = write_integer(&latched, Content::ABSENT, &[], new);
+                latched.end(dead.flatten())?;
                 return Ok(new);
             };
             let tag = content.tag_in(&payload).to_vec();
@@ -44,9 +46,9 @@ impl Store {
             }
             let new = integer_after(key, Some(&payload), delta, default)?;
             if matches!(content.form, Form::Inline { .. })
-                && write_integer(&latched, content, &tag, new)
+                && let Some(dead) = write_integer(&latched, content, &tag, new)
             {
-                self.make_durable()?;
+                latched.end(dead)?;
                 return Ok(new);
             }
             let seen = latched.seen();
@@ -91,24 +93,29 @@ fn no_integer(key: &[u8], why: &'static str) -> Error {
     }
 }
 
-/// `false`: it does not fit beside the tag.
-fn write_integer(latched: &Latched<'_>, old: Content, tag: &[u8], new: i64) -> bool {
+/// What is dead by it. `None`: it does not fit beside the tag.
+fn write_integer(
+    latched: &Latched<'_>,
+    old: Content,
+    tag: &[u8],
+    new: i64,
+) -> Option<Option<Dead>> {
     use std::io::Write;
     let mut digits = io::Cursor::new([0; DIGITS]);
     // All of them fit.
     let _ = write!(digits, "{new}");
     let len = digits.position() as usize;
     if !latched.cells.fits(tag.len() + len) {
-        return false;
+        return None;
     }
     let content = Content {
         form: Form::Inline { len },
         tag_len: tag.len(),
         ..old
     };
-    latched.write(content, tag, &digits.get_ref()[..len]);
+    let dead = latched.write(content, tag, &digits.get_ref()[..len]);
     if old.is_absent() {
         latched.note_stored();
     }
-    true
+    Some(dead)
 }

@@ -16,6 +16,7 @@ mod compact;
 pub(crate) mod config;
 mod contend;
 pub(crate) mod count;
+mod dead;
 pub(crate) mod flight;
 pub(crate) mod guard;
 pub(crate) mod hash;

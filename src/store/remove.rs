@@ -1,6 +1,8 @@
 //! Taking keys away: by name, by tag, all of them, or idle ones when room is needed; and what the next one
 //! to lock a stripe does about a dead one's half-done work.
 
+use std::cell::Cell;
+
 use crate::error::{Error, Result};
 use crate::os::futex;
 use crate::record::changes;
@@ -54,6 +56,7 @@ impl StripeGuard<'_> {
         let is_dead = |other| self.store.is_dead(self.process, other);
         let wake = &slab.slot(found.id).wake;
         let wake_all = || futex::wake(wake, i32::MAX);
+        let left = Cell::new(None);
         let agree = |sequence: u64| {
             let first = slab.permit(first_block, 0).filter(|_| permits > 0);
             let ticket = first.map_or(0, |first| first.ticket.load(Ordering::Relaxed));
@@ -63,7 +66,7 @@ impl StripeGuard<'_> {
             if !settled || !wanted() {
                 return false;
             }
-            self.store.forget_value(found);
+            left.set(self.store.left_by(found));
             stripe.floor.fetch_max(highest, Ordering::Relaxed);
             true
         };
@@ -73,6 +76,8 @@ impl StripeGuard<'_> {
         }
         // 4
         self.finish_retire(found.id, first_block, permits)?;
+        // Not before: as long as the key is there, its value is.
+        self.dead.add(left.take());
         Ok(true)
     }
 

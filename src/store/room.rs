@@ -11,6 +11,7 @@ use crate::record::Force;
 use crate::slab::{Growing, SlotId};
 use crate::store::Store;
 use crate::store::config::{Durability, Eviction};
+use crate::store::dead::Dead;
 use crate::store::index::Found;
 use crate::store::value::{Form, ValueCells};
 use crate::store::values::USE_SHIFT;
@@ -84,15 +85,17 @@ impl Store {
     fn evict_from_log(&self, bytes: u64) -> Result<usize> {
         let wanted = bytes.max(self.size_limit() / 64);
         let (mut freed, mut evicted) = (0, 0);
+        let mut dead = Vec::new();
         for candidate in oldest(self.candidates(|bytes| bytes > 0), BATCH) {
             if freed >= wanted {
                 break;
             }
-            if self.evict_value(&candidate, Patience::Forever)? {
+            if self.evict_value(&candidate, Patience::Forever, &mut dead)? {
                 freed += candidate.bytes;
                 evicted += 1;
             }
         }
+        self.give_back_soon(&dead);
         Ok(evicted)
     }
 
@@ -142,14 +145,20 @@ impl Store {
         })
     }
 
-    /// `false`: it was changed since, or is being changed, or the patience was over.
-    pub(super) fn evict_value(&self, candidate: &Candidate, patience: Patience) -> Result<bool> {
+    /// `false`: it was changed since, or is being changed, or the patience was over. What it had in the log is put to
+    /// the `dead`.
+    pub(super) fn evict_value(
+        &self,
+        candidate: &Candidate,
+        patience: Patience,
+        dead: &mut Vec<Dead>,
+    ) -> Result<bool> {
         let found = candidate.found;
         let unchanged = || {
             let reading = self.read_value(found, &mut ()).and_then(|read| read.ok());
             reading.is_some_and(|reading| reading.version == candidate.version)
         };
-        let evicted = self.take_away(found, Force::NotTheLiving, patience, unchanged)?;
+        let evicted = self.take_away(found, Force::NotTheLiving, patience, unchanged, dead)?;
         if evicted {
             self.slab.header().evictions.fetch_add(1, Ordering::Relaxed);
         }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use crate::error::{Error, Result, show_key};
 use crate::log::{Log, Place as LogPlace, SEGMENT_HEADER_BYTES, Wanted};
 use crate::slab::layout::SEGMENTS;
-use crate::slab::{Growing, Meta, Slab, SlotId};
+use crate::slab::{Gone, Growing, Meta, Slab, SlotId};
 use crate::store::index::{Found, Place, read_bytes, span_of};
 use crate::store::open;
 use crate::store::value::{Content, Form, ValueCells};
@@ -80,11 +80,15 @@ pub(super) fn adopt_log(slab: &Slab, thorough: bool) -> Result<Vec<String>> {
             log.remove(number).map_err(io("remove a segment of"))?;
             continue;
         };
-        let len = log.len_of(number).map_err(io("read"))?.unwrap_or(0);
+        let (len, there) = log.size_of(number).map_err(io("read"))?.unwrap_or((0, 0));
         let segment = slab.segment(number);
         let dead = len.saturating_sub(SEGMENT_HEADER_BYTES + live);
         segment.end.store(len, Ordering::Relaxed);
-        segment.dead.store(dead, Ordering::Relaxed);
+        // What is not on the device is some dead record's, however it came to that.
+        let given = len.saturating_sub(there).min(dead);
+        let gone = Gone::none(number);
+        let gone = gone.and(dead, given).unwrap_or(gone.bits());
+        segment.gone.store(gone, Ordering::Relaxed);
         segment.cursor.store(0, Ordering::Relaxed);
         segment.number.store(number.into(), Ordering::Release);
     }
@@ -136,7 +140,7 @@ fn is_whole(slab: &Slab, log: &Log, found: Found, content: &Content) -> Result<b
         key: &key,
         tag_len: content.tag_len,
         len,
-        trusting: false,
+        trusting: None,
     };
     log.read(wanted, &mut Vec::new(), None)
         .map_err(|e| Error::io("read", &log.path(place.segment()), e))

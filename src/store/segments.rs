@@ -9,9 +9,10 @@ use crate::error::{Error, Result};
 use crate::log::{LOG, Log, Place, RECORD_ALIGN, SEGMENT_HEADER_BYTES, record_bytes};
 use crate::record::closing;
 use crate::slab::layout::SEGMENTS;
+use crate::slab::{Gone, SEGMENT_CLOSING, Segment};
 use crate::slab::{KEY_BYTES_MAX, TAG_BYTES_MAX};
-use crate::slab::{SEGMENT_CLOSING, Segment};
 use crate::store::Store;
+use crate::store::dead::Dead;
 use crate::store::value::VALUE_BYTES_MAX;
 use crate::store::waiting::Patience;
 use crate::sync::Ordering;
@@ -26,7 +27,9 @@ pub(crate) const RECORD_OF_NO_KEY: &[u8] = b"";
 /// How the log stands, in bytes of its files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
+    /// Of the device, as far as records go.
     pub(crate) bytes: u64,
+    /// Nobody needs them, and they are still there.
     pub(crate) dead: u64,
 }
 
@@ -42,11 +45,22 @@ pub(crate) struct SegmentState {
     pub(crate) is_closing: bool,
     /// Values are still appended to it.
     pub(crate) is_active: bool,
+    /// How long it is.
     pub(crate) bytes: u64,
+    /// So many of them nobody needs any more.
     pub(crate) dead: u64,
+    /// So many of the dead are not on the device any more.
+    pub(crate) given: u64,
 }
 
 impl SegmentState {
+    pub(crate) fn usage(&self) -> Usage {
+        Usage {
+            bytes: self.bytes - self.given,
+            dead: self.dead - self.given,
+        }
+    }
+
     pub(crate) fn live(&self) -> u64 {
         self.bytes
             .saturating_sub(SEGMENT_HEADER_BYTES)
@@ -95,12 +109,16 @@ impl Store {
             };
             // Whatever the words say: these are summed up.
             let bytes = bytes.min(longest());
+            let gone = Gone::of(number, segment.gone.load(Ordering::Acquire));
+            let gone = gone.unwrap_or(Gone::none(number));
+            let dead = gone.dead().min(bytes);
             all.push(SegmentState {
                 number,
                 is_closing: bits & SEGMENT_CLOSING != 0,
                 is_active,
                 bytes,
-                dead: segment.dead.load(Ordering::Relaxed).min(bytes),
+                dead,
+                given: gone.given().min(dead),
             });
         }
         Ok(all)
@@ -109,9 +127,14 @@ impl Store {
     pub(crate) fn usage(&self) -> Result<Usage> {
         let all = self.segments()?;
         Ok(Usage {
-            bytes: all.iter().map(|s| s.bytes).sum(),
-            dead: all.iter().map(|s| s.dead).sum(),
+            bytes: all.iter().map(|s| s.usage().bytes).sum(),
+            dead: all.iter().map(|s| s.usage().dead).sum(),
         })
+    }
+
+    /// Whether values are appended to the segment.
+    pub(crate) fn is_tail_in(&self, number: u32) -> bool {
+        self.tail().is_some_and(|tail| tail.segment() == number)
     }
 
     fn tail(&self) -> Option<Place> {
@@ -132,13 +155,6 @@ impl Store {
         closing::may_lead_there(&segment.number, place.segment().into())
     }
 
-    /// Notes that nobody needs the value at `place` any more.
-    pub(crate) fn mark_dead(&self, place: Place, bytes: u64) {
-        if let Some(segment) = self.segment_of(place.segment()) {
-            segment.dead.fetch_add(bytes, Ordering::Relaxed);
-        }
-    }
-
     /// Writes a value to the log, and says where.
     pub(crate) fn append(&self, key: &[u8], tag: &[u8], value: &[u8]) -> Result<Place> {
         let bytes = record_bytes(key.len(), tag.len(), value.len());
@@ -150,8 +166,8 @@ impl Store {
                 // Compacted away before it was written, as when we were stopped for long.
                 Err(_) if !self.may_lead_to(place) => self.check_in_place()?,
                 Err(error) => {
-                    self.mark_dead(place, bytes);
                     self.check_in_place()?;
+                    self.give_back(Dead { place, bytes });
                     return Err(self.log_error("write", log, place.segment())(error));
                 }
             }
@@ -170,7 +186,7 @@ impl Store {
                     .map_err(self.log_error("sync", log, place.segment()))
                     .inspect_err(|_| {
                         let bytes = record_bytes(key.len(), tag.len(), value.len());
-                        self.mark_dead(place, bytes);
+                        self.give_back(Dead { place, bytes });
                     })?,
             }
         }
@@ -224,7 +240,8 @@ impl Store {
         let segment = self.slab.segment(number);
         let end = alone.map_or(0, |bytes| SEGMENT_HEADER_BYTES + bytes);
         segment.end.store(end, Ordering::Relaxed);
-        segment.dead.store(0, Ordering::Relaxed);
+        let none = Gone::none(number).bits();
+        segment.gone.store(none, Ordering::Relaxed);
         segment.cursor.store(0, Ordering::Relaxed);
         segment.number.store(number.into(), Ordering::SeqCst);
         let first = Place::new(number, SEGMENT_HEADER_BYTES);

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::os::{fork, range_lock};
 use crate::slab::layout::STRIPES;
 use crate::slab::{Intent, Stripe};
+use crate::store::dead::DeadList;
 use crate::store::waiting::Patience;
 use crate::store::{COMPACT_BYTE, GROW_BYTE, Process, Store, TRANSACT_BYTE};
 use crate::sync::crash_point;
@@ -22,6 +23,8 @@ pub(crate) struct StripeGuard<'a> {
     pub(crate) process: &'a Process,
     pub(crate) number: u32,
     _lock: RangeGuard<'a>,
+    /// Behind the lock: given back when it is free.
+    pub(crate) dead: DeadList<'a>,
 }
 
 /// One byte of the file `stripes`, locked against other processes and other threads.
@@ -95,6 +98,7 @@ impl Store {
             process,
             number: number % STRIPES,
             _lock: lock,
+            dead: DeadList::new(self),
         };
         self.check_in_place_often()?;
         // Each time, not only when the store is opened: the dead one died a moment ago.

@@ -21,6 +21,7 @@ use crate::slab::{Meta, SlotId};
 use crate::store::Store;
 use crate::store::change::{Latched, New};
 use crate::store::config::Config;
+use crate::store::dead::Dead;
 use crate::store::index::{Found, check_lengths};
 use crate::store::open::{self, Settings};
 use crate::store::segments::RECORD_OF_NO_KEY;
@@ -173,7 +174,9 @@ impl Store {
         if ended.is_ok()
             && let Some(place) = Place::from_bits(bits)
         {
-            self.mark_dead(place, record_bytes(LIST_KEY.len(), 0, list.len()));
+            // Not given back: the medium may still have the journal.
+            let bytes = record_bytes(LIST_KEY.len(), 0, list.len());
+            self.mark_dead(Dead { place, bytes });
         }
         Ok(())
     }
@@ -407,10 +410,18 @@ impl<'a> Ongoing<'a> {
         if !self.decide()? {
             return Ok(());
         }
+        // Whatever becomes of it now, what was written for it is needed.
+        self.parts.iter_mut().for_each(|part| part.place = None);
         self.home.settle()?;
         // What is to survive a power failure does: whoever carried it out has seen to it.
-        for part in self.parts.iter_mut().filter(|part| part.is_changed) {
-            part.done();
+        let parts = self.parts.iter().filter(|part| part.is_changed);
+        let dead: Vec<_> = parts
+            .filter_map(|part| Some((part.store, part.done()?)))
+            .collect();
+        // Without the latches.
+        drop(self);
+        for (store, dead) in dead {
+            store.give_back(dead);
         }
         Ok(())
     }
@@ -434,7 +445,7 @@ impl<'a> Ongoing<'a> {
             if self.lead_to(place)? {
                 return Ok(true);
             }
-            home.mark_dead(place, bytes);
+            home.mark_dead(Dead { place, bytes });
         }
     }
 
@@ -517,7 +528,7 @@ impl<'a> Part<'a> {
     fn forget_place(&mut self) {
         if let (Some(place), Some(new)) = (self.place.take(), self.new_value()) {
             let bytes = record_bytes(self.key.len(), new.tag.len(), new.value.len());
-            self.store.mark_dead(place, bytes);
+            self.store.give_back(Dead { place, bytes });
         }
     }
 
@@ -565,11 +576,10 @@ impl<'a> Part<'a> {
         })
     }
 
-    /// After it was carried out.
-    fn done(&mut self) {
-        self.place = None;
-        self.latched.forget_idle();
+    /// After it was carried out: what is dead by it.
+    fn done(&self) -> Option<Dead> {
         self.latched.note_stored();
+        self.latched.left_before()
     }
 }
 

@@ -11,6 +11,7 @@ use crate::record::Force;
 use crate::slab::{Growing, SlotId};
 use crate::store::Store;
 use crate::store::config::Eviction;
+use crate::store::dead::Dead;
 use crate::store::index::{Found, hash_as, span_of};
 use crate::store::room::{BATCH, WINDOW, oldest};
 use crate::store::values::is_over;
@@ -31,7 +32,10 @@ impl Store {
         let from = HAND.load(Ordering::Relaxed);
         for window in (0..windows).map(|i| from.wrapping_add(i) % windows) {
             let first = window * WINDOW;
-            let freed = self.free_among(first..count.min(first + WINDOW), patience)?;
+            let mut dead = Vec::new();
+            let freed = self.free_among(first..count.min(first + WINDOW), patience, &mut dead);
+            self.give_back_soon(&dead);
+            let freed = freed?;
             if freed > 0 {
                 HAND.store(window + 1, Ordering::Relaxed);
                 return Ok(freed);
@@ -40,7 +44,12 @@ impl Store {
         Ok(0)
     }
 
-    fn free_among(&self, slots: Range<u32>, patience: Patience) -> Result<u32> {
+    fn free_among(
+        &self,
+        slots: Range<u32>,
+        patience: Patience,
+        dead: &mut Vec<Dead>,
+    ) -> Result<u32> {
         let (mut freed, mut values) = (0, Vec::new());
         for id in slots.filter_map(|number| self.slab.slot_id(number)) {
             if freed >= ENOUGH {
@@ -50,7 +59,7 @@ impl Store {
                 Some(value) if !is_over(value.expires_ms) => values.push(value),
                 _ => {
                     if let Some(found) = self.idle_at(id)? {
-                        freed += self.free_idle(found, patience)?;
+                        freed += self.free_idle(found, patience, dead)?;
                     }
                 }
             }
@@ -61,7 +70,7 @@ impl Store {
         let some = (values.len() / 16).clamp(1, BATCH);
         for value in oldest(values, some) {
             let span = span_of(&self.slab, value.found.id);
-            if self.evict_value(&value, patience)? {
+            if self.evict_value(&value, patience, dead)? {
                 freed += span;
             }
         }
@@ -93,7 +102,7 @@ impl Store {
     }
 
     /// Takes away a key that is idle. How many slots were freed.
-    fn free_idle(&self, found: Found, patience: Patience) -> Result<u32> {
+    fn free_idle(&self, found: Found, patience: Patience, dead: &mut Vec<Dead>) -> Result<u32> {
         // What is left of a value is nobody's, also if who deleted it died with the latch; and who follows a dead
         // one on a flight need not be told.
         let force = match found.kind {
@@ -101,18 +110,20 @@ impl Store {
             _ => Force::Idle,
         };
         let span = span_of(&self.slab, found.id);
-        let freed = self.take_away(found, force, patience, || self.is_idle(found))?;
+        let freed = self.take_away(found, force, patience, || self.is_idle(found), dead)?;
         Ok(if freed { span } else { 0 })
     }
 
     /// Takes a key away that was found without its stripe. `false`: it is not there any more, or not `wanted`
-    /// any more, or somebody has it whom `force` leaves alone, or the patience was over.
+    /// any more, or somebody has it whom `force` leaves alone, or the patience was over. What it had in the log is put
+    /// to the `dead`.
     pub(super) fn take_away(
         &self,
         found: Found,
         force: Force,
         patience: Patience,
         wanted: impl FnOnce() -> bool,
+        dead: &mut Vec<Dead>,
     ) -> Result<bool> {
         let Some(key) = self.key_of(found) else {
             return Ok(false);
@@ -123,7 +134,9 @@ impl Store {
         };
         let now = stripe.find(&key, hash)?;
         let same = now.is_some_and(|now| now.id == found.id && self.is_still(found));
-        Ok(same && stripe.retire(found, self.bucket_of(hash), force, wanted)?)
+        let taken = same && stripe.retire(found, self.bucket_of(hash), force, wanted)?;
+        dead.append(&mut stripe.dead.take());
+        Ok(taken)
     }
 
     /// Whether a key has nothing in it that anybody would miss. Averages always have; of values, those that

@@ -9,6 +9,7 @@ use crate::record::Damaged;
 use crate::slab::{Growing, Meta};
 use crate::store::Store;
 use crate::store::config::Eviction;
+use crate::store::dead::Dead;
 use crate::store::index::{Found, VALUE_SLOTS, check_lengths};
 use crate::store::value::{Content, EXPIRES_MS_MAX, Form, Payload, Reading, ValueCells, tag_hash};
 use crate::store::waiting::Patience;
@@ -199,7 +200,7 @@ impl Store {
                     }
                     content.keep_value(into);
                 }
-                _ if !self.read_record(key, &content, into, tag.as_deref_mut(), true)? => {
+                _ if !self.read_in_force(key, found, &reading, into, tag.as_deref_mut())? => {
                     if self.is_in_force(found, &reading) {
                         self.count_damaged();
                         return Ok(None);
@@ -223,7 +224,20 @@ impl Store {
         into: &mut Vec<u8>,
         tag: Option<&mut Vec<u8>>,
     ) -> Result<bool> {
-        self.read_record(key, content, into, tag, false)
+        self.read_record(key, content, into, tag, None)
+    }
+
+    /// The same of what was just read in a cell, whose sum need not be looked at each time.
+    fn read_in_force(
+        &self,
+        key: &[u8],
+        found: Found,
+        reading: &Reading,
+        into: &mut Vec<u8>,
+        tag: Option<&mut Vec<u8>>,
+    ) -> Result<bool> {
+        let is_needed = || self.is_in_force(found, reading);
+        self.read_record(key, &reading.content, into, tag, Some(&is_needed))
     }
 
     fn read_record(
@@ -232,7 +246,7 @@ impl Store {
         content: &Content,
         into: &mut Vec<u8>,
         tag: Option<&mut Vec<u8>>,
-        trusting: bool,
+        trusting: Option<&dyn Fn() -> bool>,
     ) -> Result<bool> {
         let Form::Logged { place, len, .. } = content.form else {
             return Ok(false);
@@ -309,35 +323,40 @@ impl Store {
     }
 
     pub(crate) fn tag_of_value(&self, found: Found) -> Option<Vec<u8>> {
-        let mut payload = Vec::new();
-        self.settle().ok()?;
-        let reading = self.read_value(found, &mut payload)?.ok()?;
-        match reading.content.form {
-            Form::Absent => None,
-            Form::Inline { .. } => Some(reading.content.tag_in(&payload).to_vec()),
-            Form::Logged { .. } if reading.content.tag_len == 0 => None,
-            Form::Logged { .. } => self.logged_tag(found, &reading.content),
-        }
+        let tag = self.tag_if(found, |content| !content.is_absent())?;
+        (!tag.is_empty()).then_some(tag)
     }
 
     /// Whether a value carries this tag.
     pub(crate) fn value_has_tag(&self, found: Found, tag: &[u8]) -> bool {
-        let mut payload = Vec::new();
-        if self.settle().is_err() {
-            return false;
-        }
-        let Some(Ok(reading)) = self.read_value(found, &mut payload) else {
-            return false;
+        let may_carry = |content: &Content| {
+            let fits = match content.form {
+                Form::Absent => false,
+                Form::Inline { .. } => true,
+                Form::Logged { tag_hash: of, .. } => of == tag_hash(tag),
+            };
+            fits && content.tag_len == tag.len() && !is_over(content.expires_ms)
         };
-        let content = reading.content;
-        if content.tag_len != tag.len() || is_over(content.expires_ms) {
-            return false;
-        }
-        match content.form {
-            Form::Absent => false,
-            Form::Inline { .. } => content.tag_in(&payload) == tag,
-            Form::Logged { tag_hash: of, .. } => {
-                of == tag_hash(tag) && self.logged_tag(found, &content).as_deref() == Some(tag)
+        self.tag_if(found, may_carry).as_deref() == Some(tag)
+    }
+
+    /// The tag of a value, if what is said of it is `wanted`.
+    fn tag_if(&self, found: Found, wanted: impl Fn(&Content) -> bool) -> Option<Vec<u8>> {
+        let mut payload = Vec::new();
+        self.settle().ok()?;
+        loop {
+            let reading = self.read_value(found, &mut payload)?.ok()?;
+            let content = reading.content;
+            if !wanted(&content) {
+                return None;
+            }
+            let tag = match content.form {
+                Form::Logged { .. } if content.tag_len > 0 => self.logged_tag(found, &content),
+                _ => Some(content.tag_in(&payload).to_vec()),
+            };
+            // Otherwise it was moved, or replaced, while it was read.
+            if tag.is_some() || self.is_in_force(found, &reading) {
+                return tag;
             }
         }
     }
@@ -349,14 +368,12 @@ impl Store {
         read.is_ok_and(|whole| whole).then_some(tag)
     }
 
-    /// Before a key is taken away: what it has in the log is needed no more.
-    pub(crate) fn forget_value(&self, found: Found) {
-        if found.kind == Kind::Value
-            && let Some(content) = self.content_of(found)
-            && let Some((place, bytes)) = content.logged(found.meta.key_len)
-        {
-            self.mark_dead(place, bytes);
-        }
+    /// What a key that is to be taken away has in the log, which nobody will need then.
+    pub(crate) fn left_by(&self, found: Found) -> Option<Dead> {
+        let content = self
+            .content_of(found)
+            .filter(|_| found.kind == Kind::Value)?;
+        Dead::of(&content, found.meta.key_len)
     }
 }
 

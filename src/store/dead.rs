@@ -1,0 +1,147 @@
+//! What nobody needs any more in the log: counting it, and giving its room back at once.
+//!
+//! A record is dead when no cell leads to it and none ever will: the cell that did leads elsewhere by now, or its key
+//! is gone, or no cell ever led there. Whoever made it so counts it, after that and never before. Of a large one the
+//! blocks go back to the file system at once, without those of its head: nothing has to be moved for them. Where the
+//! file system cannot do that, they stay until the segment is compacted, as those of small ones do.
+//!
+//! Killed before the room is given back, or before it is counted: the count is too low by a record. Stopped in
+//! between, for however long: no place is given twice, and no segment's number, so the room is nobody else's then; the
+//! file may be gone. The count has the number of its segment in it, and is not changed if that is another by then.
+//!
+//! A power failure must not bring a cell back that leads to what was given back, if values are to survive one: the
+//! slab is synced before.
+
+use std::cell::RefCell;
+
+use crate::log::{Place, SEGMENT_HEADER_BYTES, interior};
+use crate::slab::Gone;
+use crate::store::Store;
+use crate::store::value::Content;
+use crate::sync::Ordering;
+
+/// A record that is dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Dead {
+    pub(crate) place: Place,
+    pub(crate) bytes: u64,
+}
+
+impl Dead {
+    /// What a value has in the log, if it has anything there.
+    pub(crate) fn of(content: &Content, key_len: usize) -> Option<Dead> {
+        let (place, bytes) = content.logged(key_len)?;
+        Some(Dead { place, bytes })
+    }
+
+    fn is_large(&self) -> bool {
+        interior(self.place, self.bytes).is_some()
+    }
+}
+
+impl Store {
+    /// Counts what is dead, and leaves it where it is.
+    pub(crate) fn mark_dead(&self, dead: Dead) {
+        self.count_dead(dead, 0);
+    }
+
+    /// Gives back the room of what is dead, also after a power failure if values are to survive one.
+    #[cold]
+    pub(crate) fn give_back(&self, dead: Dead) {
+        let Ok(process) = self.process() else {
+            return self.mark_dead(dead);
+        };
+        if !self.remove_with(dead) {
+            let given = process.log.punch(dead.place, dead.bytes);
+            self.count_dead(dead, given);
+        }
+    }
+
+    /// The same for what was dead in memory just now, of which the medium may not know yet.
+    pub(crate) fn give_back_soon(&self, all: &[Dead]) {
+        let must_wait = self.is_durable() && all.iter().any(Dead::is_large);
+        // Whoever compacts its segment waits for the medium again.
+        let may_go = !must_wait || self.slab.sync().is_ok();
+        for dead in all {
+            match may_go {
+                true => self.give_back(*dead),
+                false => self.mark_dead(*dead),
+            }
+        }
+    }
+
+    /// Removes the segment in which there was nothing else, and never will be. `false`: it is none, or it could not be
+    /// removed.
+    ///
+    /// Killed in between: the segment is known, and its file is empty or gone.
+    fn remove_with(&self, dead: Dead) -> bool {
+        let number = dead.place.segment();
+        let Some(segment) = self.segment_of(number) else {
+            return false;
+        };
+        let is_alone = dead.place.offset() == SEGMENT_HEADER_BYTES
+            && segment.end.load(Ordering::Acquire) == SEGMENT_HEADER_BYTES + dead.bytes
+            && !self.is_tail_in(number);
+        // Another store in the place of ours would lose a segment.
+        if !is_alone || !dead.is_large() || self.check_in_place().is_err() {
+            return false;
+        }
+        let Ok(process) = self.process() else {
+            return false;
+        };
+        if process.log.remove(number).is_err() {
+            return false;
+        }
+        // Otherwise who compacts it is about to do the same.
+        let (open, none) = (u64::from(number), 0);
+        let word = &segment.number;
+        let ended = word.compare_exchange(open, none, Ordering::AcqRel, Ordering::Relaxed);
+        if ended.is_err() {
+            self.count_dead(dead, dead.bytes);
+        }
+        true
+    }
+
+    /// After it is dead and given back: too low a count costs room, too high a one would have others count on room
+    /// that is not there.
+    fn count_dead(&self, dead: Dead, given: u64) {
+        let number = dead.place.segment();
+        let gone = &self.slab.segment(number).gone;
+        let more = |bits| Gone::of(number, bits)?.and(dead.bytes, given);
+        // A segment that is gone, or another in its place, has nothing to do with it.
+        let _ = gone.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more);
+    }
+}
+
+/// What keys had that were taken away under a lock, to be given back without it.
+pub(crate) struct DeadList<'a> {
+    store: &'a Store,
+    all: RefCell<Vec<Dead>>,
+}
+
+impl<'a> DeadList<'a> {
+    pub(crate) fn new(store: &'a Store) -> DeadList<'a> {
+        DeadList {
+            store,
+            all: RefCell::default(),
+        }
+    }
+
+    pub(crate) fn add(&self, dead: Option<Dead>) {
+        self.all.borrow_mut().extend(dead);
+    }
+
+    /// For who wants to wait for the medium once for many of them.
+    pub(crate) fn take(&self) -> Vec<Dead> {
+        self.all.take()
+    }
+}
+
+impl Drop for DeadList<'_> {
+    fn drop(&mut self) {
+        let all = self.all.get_mut();
+        if !all.is_empty() {
+            self.store.give_back_soon(all);
+        }
+    }
+}
