@@ -20,7 +20,7 @@
 
 mod record;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -50,6 +50,8 @@ const CHUNK_BYTES: usize = 128 * 1024;
 /// Of a dead record that many bytes are worth a system call to give them back at once; what is less stays until its
 /// segment goes.
 const PUNCH_BYTES_MIN: u64 = 64 * 1024;
+/// A record that long is worth it, wherever it lies.
+pub(crate) const LARGE_BYTES: u64 = PUNCH_BYTES_MIN + 2 * PAGE;
 /// What is given back is made of these.
 pub(crate) const PAGE: u64 = 4096;
 
@@ -63,6 +65,8 @@ pub(crate) struct Log {
     known: [AtomicU64; KNOWN],
     /// The file system has said that it makes no holes.
     cannot_punch: AtomicBool,
+    /// Segments that could not be read, or removed, when they were to be compacted.
+    left: Mutex<HashSet<u32>>,
 }
 
 /// So many records are known at a time.
@@ -95,6 +99,7 @@ impl Log {
             open: Mutex::default(),
             known: std::array::from_fn(|_| AtomicU64::new(0)),
             cannot_punch: AtomicBool::new(false),
+            left: Mutex::default(),
         }
     }
 
@@ -142,7 +147,7 @@ impl Log {
         open.retain(|number, _| wanted(*number));
     }
 
-    /// Makes a segment, or begins one anew that was made and never used. Only under the lock for growing.
+    /// Makes a segment, or begins one anew that was made and never used. Only for who has its number.
     pub(crate) fn create(&self, number: u32) -> io::Result<()> {
         // Search permission goes with read permission.
         file::create_dir(&self.dir, self.mode | (self.mode & 0o444) >> 2)?;
@@ -294,6 +299,17 @@ impl Log {
             trusting: None,
         };
         self.read(wanted, into, None)
+    }
+
+    /// Notes that a segment is of no use to who compacts.
+    pub(crate) fn leave(&self, number: u32) {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.insert(number);
+    }
+
+    pub(crate) fn is_left(&self, number: u32) -> bool {
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.contains(&number)
     }
 
     /// Gives back what it can of a record to which nothing leads, nor ever will; how many bytes. Its head stays. What

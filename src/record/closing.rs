@@ -17,10 +17,16 @@ pub(crate) fn may_lead_there(segment: &AtomicU64, open: u64) -> bool {
     segment.load(Ordering::Acquire) == open || left_out(Rule::ClosingHeeded)
 }
 
-/// Closes a segment: afterwards cells may be looked at.
-pub(crate) fn close(segment: &AtomicU64, closed: u64) {
-    segment.store(closed, Ordering::Release);
+/// Closes a segment that is `open`: afterwards cells may be looked at. `false`: it is gone.
+pub(crate) fn close(segment: &AtomicU64, open: u64, closed: u64) -> bool {
+    let is_closed = segment.compare_exchange(open, closed, Ordering::AcqRel, Ordering::Relaxed);
     controls::fence(Rule::CloserFenced, Ordering::SeqCst);
+    is_closed.is_ok()
+}
+
+/// Opens it again: nothing is to be moved out of it after all. Only for who may close.
+pub(crate) fn reopen(segment: &AtomicU64, open: u64) {
+    segment.store(open, Ordering::Release);
 }
 
 /// Goes on with a segment that was seen to be closed: who closed it may have died before its fence.

@@ -19,8 +19,8 @@ pub(crate) use layout::Layout;
 pub(crate) use map::{Growing, Slab};
 pub(crate) use meta::{KEY_BYTES_MAX, Meta, TAG_BYTES_MAX};
 pub(crate) use records::{
-    BODY_WORDS, CLAIMED, Gone, Intent, Participant, Permit, SEGMENT_CLOSING, STATE_FREE,
-    STATE_TAIL, STATE_USED, Segment, Slot, Stripe, pack, unpack,
+    BODY_WORDS, CLAIMED, Gone, Intent, Participant, Permit, SEGMENT_BEGUN, SEGMENT_CLOSING,
+    STATE_FREE, STATE_TAIL, STATE_USED, Segment, Slot, Stripe, pack, unpack,
 };
 
 /// The number of a slot that was found to be within what is allocated. Allocation never shrinks, so it

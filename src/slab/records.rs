@@ -109,7 +109,7 @@ pub(crate) struct Stripe {
 /// A segment of the log, at its number modulo their count.
 #[repr(C)]
 pub(crate) struct Segment {
-    /// Its number, and `SEGMENT_CLOSING`; 0: none is here.
+    /// Its number, `SEGMENT_CLOSING` and `SEGMENT_BEGUN`; 0: none is here.
     pub(crate) number: AtomicU64,
     /// Its length once it is not appended to any more; 0 before.
     pub(crate) end: AtomicU64,
@@ -176,6 +176,8 @@ impl Gone {
 
 /// Nothing new may lead into the segment: what is in it is being moved elsewhere.
 pub(crate) const SEGMENT_CLOSING: u64 = 1 << 32;
+/// Beside that: somebody is beginning it, and will open it.
+pub(crate) const SEGMENT_BEGUN: u64 = 1 << 33;
 
 const _: () = {
     assert!(size_of::<Slot>() == SLOT_BYTES as usize);

@@ -271,7 +271,7 @@ impl Store {
             let place = match fits {
                 true => None,
                 false => match self.is_wanted(key, when)? {
-                    true => Some(self.append_for(key, new)?),
+                    true => Some(self.append_for(key, new, &[])?),
                     false => return Ok(false),
                 },
             };
@@ -293,13 +293,6 @@ impl Store {
                 self.look_up(key, &mut value, None)?.is_some() && value == old
             }
         })
-    }
-
-    /// Writes a value to the log, and waits for the medium if it is to survive a power failure.
-    pub(crate) fn append_for(self: &Arc<Store>, key: &[u8], new: &New<'_>) -> Result<Place> {
-        let bytes = record_bytes(key.len(), new.tag.len(), new.value.len());
-        self.make_room(bytes)?;
-        self.append_durably(key, new.tag, new.value)
     }
 
     /// Waits for the medium to have a value of the log, and what leads there.

@@ -102,6 +102,13 @@ impl Store {
         true
     }
 
+    /// Counts room that was handed out and never written to.
+    pub(crate) fn give_back_unused(&self, dead: Dead) {
+        if !self.remove_with(dead) {
+            self.count_dead(dead, dead.bytes);
+        }
+    }
+
     /// After it is dead and given back: too low a count costs room, too high a one would have others count on room
     /// that is not there.
     fn count_dead(&self, dead: Dead, given: u64) {

@@ -7,12 +7,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
+use crate::log::{LARGE_BYTES, Place, record_bytes};
 use crate::record::Force;
 use crate::slab::{Growing, SlotId};
 use crate::store::Store;
+use crate::store::change::New;
+use crate::store::compact::{CROWDED, Mine};
 use crate::store::config::{Durability, Eviction};
 use crate::store::dead::Dead;
 use crate::store::index::Found;
+use crate::store::segments::{Room, Usage, slack_of};
 use crate::store::value::{Form, ValueCells};
 use crate::store::values::USE_SHIFT;
 use crate::store::waiting::Patience;
@@ -23,11 +27,22 @@ use crate::types::Kind;
 pub(super) const WINDOW: u32 = 65_536;
 /// How many values go at a time: each takes some five microseconds.
 pub(super) const BATCH: usize = 256;
-/// How long setting a value goes on compacting before it takes the room that the last segment has.
-const PATIENCE: Duration = Duration::from_millis(40);
-/// How long it waits for somebody else who compacts, when even that is used up.
-const LAST_PATIENCE: Duration = Duration::from_secs(1);
+/// How long setting a value goes on compacting, or waits for somebody else who does, before it takes the last room that
+/// there is. A step of its own may come on top, and evicting: 50 ms in all.
+const PATIENCE: Duration = Duration::from_millis(25);
 const PAUSE: Duration = Duration::from_micros(500);
+
+/// How long somebody has been waiting for room.
+pub(crate) struct Wait {
+    begun: Instant,
+    before: Usage,
+}
+
+impl Wait {
+    fn is_over(&self) -> bool {
+        self.begun.elapsed() > PATIENCE
+    }
+}
 
 /// A value that may go.
 pub(super) struct Candidate {
@@ -47,46 +62,103 @@ impl Store {
     }
 
     /// Sees to it that so many bytes more fit into the log: lets values go by the store's policy, and
-    /// compacts in proportion to what is asked for.
-    pub(crate) fn make_room(self: &Arc<Store>, bytes: u64) -> Result<()> {
+    /// compacts in proportion to what is asked for. Says how much the log may take with them.
+    pub(crate) fn make_room(
+        self: &Arc<Store>,
+        bytes: u64,
+        wait: &Wait,
+        mine: &Mine<'_>,
+    ) -> Result<Room> {
         let limit = self.size_limit();
         if bytes > self.live_limit() {
             return Err(self.over_limit());
         }
-        let begun = Instant::now();
         loop {
-            let usage = self.usage()?;
+            let (usage, segments) = self.usage_and_segments()?;
+            let limit = limit.min(self.bound().saturating_sub(slack_of(segments)));
             let live = usage.bytes - usage.dead;
-            if live + bytes > self.live_limit() && self.evict_from_log(bytes)? == 0 {
+            let lacks = live + bytes > self.live_limit();
+            if lacks && self.evict_from_log(bytes, false)? == 0 {
                 return Err(self.over_limit());
             }
             let is_full = usage.bytes + bytes > limit;
-            let compacted = (is_full || usage.dead > usage.bytes / 5 * 2) && self.compact(bytes)?;
+            let is_near = usage.bytes + bytes > limit - limit / 16;
+            let is_half_dead = usage.dead > usage.bytes / 5 * 2;
+            let is_pressed = is_near || is_half_dead || segments >= CROWDED;
+            let compacted = is_pressed && self.compact(bytes, mine)?;
             if !is_full {
-                return Ok(());
+                return Ok(Room::ToSet(limit));
             }
-            let waited = begun.elapsed();
-            if waited > PATIENCE
-                && usage.bytes + bytes <= limit.saturating_add(self.segment_bytes())
-            {
-                return Ok(());
+            if wait.is_over() {
+                return self.last_room(bytes, wait);
             }
-            if !compacted {
-                if waited > LAST_PATIENCE {
-                    return Err(self.over_limit());
-                }
+            if !compacted && !lacks {
                 // Somebody else is at it, who has no way to tell us.
                 std::thread::sleep(PAUSE);
             }
         }
     }
 
-    /// Evicts values that lie in the log, for that many bytes at least if there are so many. How many went.
-    fn evict_from_log(&self, bytes: u64) -> Result<usize> {
+    /// When the log is full and there is no more time to compact it. What is moved needs a segment's room; a value that
+    /// is to be set gets a quarter of that, so that there is always something that can be compacted: of a log with a
+    /// quarter of dead bytes some segment has a quarter of them.
+    fn last_room(self: &Arc<Store>, bytes: u64, wait: &Wait) -> Result<Room> {
+        let (usage, segments) = self.usage_and_segments()?;
+        let most = self.size_limit() + self.segment_bytes() / 4;
+        let most = most.min(self.bound().saturating_sub(slack_of(segments)));
+        if usage.bytes + bytes <= most {
+            return Ok(Room::ToSet(most));
+        }
+        // The limit was lowered, and all together have made room since.
+        let before = wait.before.bytes;
+        if before > self.bound() && self.usage()?.bytes + bytes <= before {
+            return Ok(Room::InPlaceOf(before));
+        }
+        // What is large is gone at once.
+        if self.evict_from_log(bytes, true)? > 0 && self.usage()?.bytes + bytes <= most {
+            return Ok(Room::ToSet(most));
+        }
+        Err(self.over_limit())
+    }
+
+    /// Writes a value to the log, and waits for the medium if it is to survive a power failure.
+    pub(crate) fn append_for(
+        self: &Arc<Store>,
+        key: &[u8],
+        new: &New<'_>,
+        mine: &Mine<'_>,
+    ) -> Result<Place> {
+        let bytes = record_bytes(key.len(), new.tag.len(), new.value.len());
+        let wait = self.wait()?;
+        loop {
+            let room = self.make_room(bytes, &wait, mine)?;
+            if let Some(place) = self.append_durably(key, new.tag, new.value, room)? {
+                return Ok(place);
+            }
+            // Others were quicker.
+            if wait.is_over() {
+                return Err(self.over_limit());
+            }
+        }
+    }
+
+    /// Begins to wait for room.
+    pub(crate) fn wait(&self) -> Result<Wait> {
+        Ok(Wait {
+            begun: Instant::now(),
+            before: self.usage()?,
+        })
+    }
+
+    /// Evicts values that lie in the log, for that many bytes at least if there are so many; on request only such whose
+    /// room is free at once. How many went.
+    fn evict_from_log(&self, bytes: u64, only_large: bool) -> Result<usize> {
         let wanted = bytes.max(self.size_limit() / 64);
         let (mut freed, mut evicted) = (0, 0);
         let mut dead = Vec::new();
-        for candidate in oldest(self.candidates(|bytes| bytes > 0), BATCH) {
+        let least = if only_large { LARGE_BYTES } else { 1 };
+        let wanted_of = |bytes: u64| bytes >= least;
+        for candidate in oldest(self.candidates(wanted_of), BATCH) {
             if freed >= wanted {
                 break;
             }
@@ -174,12 +246,12 @@ impl Store {
             if usage.bytes - usage.dead <= self.live_limit() {
                 break;
             }
-            match self.evict_from_log(0)? {
+            match self.evict_from_log(0, false)? {
                 0 => break,
                 evicted => gone += evicted,
             }
         }
-        while self.compact(u64::MAX)? {}
+        while self.compact(u64::MAX, &[])? {}
         Ok(gone)
     }
 

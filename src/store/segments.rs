@@ -2,20 +2,21 @@
 //! much of each segment nobody needs any more; `log` has the files.
 //!
 //! Room is handed out by one exchange of the tail: who gets it writes there, then puts the place into the
-//! key's slots. Who dies in between leaves a gap, which nobody will miss. A segment is begun under the lock
-//! for growing (G1).
+//! key's slots. Who dies in between leaves a gap, which nobody will miss (G1).
+//!
+//! How much there is on the device is looked at after room was handed out, when it counts already: of several at once
+//! at least one sees that it is too much, and leaves its room unused (G5).
 
 use crate::error::{Error, Result};
-use crate::log::{LOG, Log, Place, RECORD_ALIGN, SEGMENT_HEADER_BYTES, record_bytes};
+use crate::log::{LOG, Log, PAGE, Place, RECORD_ALIGN, SEGMENT_HEADER_BYTES, record_bytes};
 use crate::record::closing;
 use crate::slab::layout::SEGMENTS;
-use crate::slab::{Gone, SEGMENT_CLOSING, Segment};
+use crate::slab::{Gone, SEGMENT_BEGUN, SEGMENT_CLOSING, Segment};
 use crate::slab::{KEY_BYTES_MAX, TAG_BYTES_MAX};
 use crate::store::Store;
 use crate::store::dead::Dead;
 use crate::store::value::VALUE_BYTES_MAX;
-use crate::store::waiting::Patience;
-use crate::sync::Ordering;
+use crate::sync::{Ordering, fence};
 
 /// Segments are a 64th of what the log may take, but not shorter or longer than this.
 const SEGMENT_BYTES_MIN: u64 = 1 << 20;
@@ -33,6 +34,23 @@ pub(crate) struct Usage {
     pub(crate) dead: u64,
 }
 
+/// For what room is asked, and how much the log may take then.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Room {
+    /// A value that is to be set.
+    ToSet(u64),
+    /// One that is moved: also what nobody else may have.
+    ToMove,
+    /// A value that is to be set in a log that has far more than it may have: not more than there was before.
+    InPlaceOf(u64),
+}
+
+/// What files may take besides the bytes that are counted: of each the rest of its last page, and a block for where
+/// its holes are; and one file that is being made.
+pub(crate) fn slack_of(segments: usize) -> u64 {
+    2 * PAGE * (segments as u64 + 1)
+}
+
 /// No segment is longer: one with a single value of the greatest length.
 fn longest() -> u64 {
     SEGMENT_HEADER_BYTES + record_bytes(KEY_BYTES_MAX, TAG_BYTES_MAX, VALUE_BYTES_MAX)
@@ -43,6 +61,8 @@ fn longest() -> u64 {
 pub(crate) struct SegmentState {
     pub(crate) number: u32,
     pub(crate) is_closing: bool,
+    /// Somebody is about to open it.
+    pub(crate) is_begun: bool,
     /// Values are still appended to it.
     pub(crate) is_active: bool,
     /// How long it is.
@@ -54,6 +74,13 @@ pub(crate) struct SegmentState {
 }
 
 impl SegmentState {
+    /// What describes it.
+    pub(crate) fn word(&self) -> u64 {
+        let closing = if self.is_closing { SEGMENT_CLOSING } else { 0 };
+        let begun = if self.is_begun { SEGMENT_BEGUN } else { 0 };
+        u64::from(self.number) | closing | begun
+    }
+
     pub(crate) fn usage(&self) -> Usage {
         Usage {
             bytes: self.bytes - self.given,
@@ -115,6 +142,7 @@ impl Store {
             all.push(SegmentState {
                 number,
                 is_closing: bits & SEGMENT_CLOSING != 0,
+                is_begun: bits & SEGMENT_BEGUN != 0,
                 is_active,
                 bytes,
                 dead,
@@ -125,11 +153,17 @@ impl Store {
     }
 
     pub(crate) fn usage(&self) -> Result<Usage> {
+        Ok(self.usage_and_segments()?.0)
+    }
+
+    /// The same, and of how many segments it is.
+    pub(crate) fn usage_and_segments(&self) -> Result<(Usage, usize)> {
         let all = self.segments()?;
-        Ok(Usage {
+        let usage = Usage {
             bytes: all.iter().map(|s| s.usage().bytes).sum(),
             dead: all.iter().map(|s| s.usage().dead).sum(),
-        })
+        };
+        Ok((usage, all.len()))
     }
 
     /// Whether values are appended to the segment.
@@ -155,19 +189,30 @@ impl Store {
         closing::may_lead_there(&segment.number, place.segment().into())
     }
 
-    /// Writes a value to the log, and says where.
-    pub(crate) fn append(&self, key: &[u8], tag: &[u8], value: &[u8]) -> Result<Place> {
+    /// Writes a value to the log, and says where. `None`: there is no room for it.
+    pub(crate) fn append(
+        &self,
+        key: &[u8],
+        tag: &[u8],
+        value: &[u8],
+        room: Room,
+    ) -> Result<Option<Place>> {
         let bytes = record_bytes(key.len(), tag.len(), value.len());
         let log = &self.process()?.log;
         loop {
             let place = self.reserve(log, bytes)?;
+            let dead = Dead { place, bytes };
+            if !self.is_within(room)? {
+                self.give_back_unused(dead);
+                return Ok(None);
+            }
             match log.write(place, key, tag, value) {
-                Ok(()) => return Ok(place),
+                Ok(()) => return Ok(Some(place)),
                 // Compacted away before it was written, as when we were stopped for long.
                 Err(_) if !self.may_lead_to(place) => self.check_in_place()?,
                 Err(error) => {
                     self.check_in_place()?;
-                    self.give_back(Dead { place, bytes });
+                    self.give_back(dead);
                     return Err(self.log_error("write", log, place.segment())(error));
                 }
             }
@@ -175,8 +220,16 @@ impl Store {
     }
 
     /// The same, and waits for the medium if values are to survive a power failure: before a cell leads there.
-    pub(crate) fn append_durably(&self, key: &[u8], tag: &[u8], value: &[u8]) -> Result<Place> {
-        let place = self.append(key, tag, value)?;
+    pub(crate) fn append_durably(
+        &self,
+        key: &[u8],
+        tag: &[u8],
+        value: &[u8],
+        room: Room,
+    ) -> Result<Option<Place>> {
+        let Some(place) = self.append(key, tag, value, room)? else {
+            return Ok(None);
+        };
         if self.is_durable() {
             let log = &self.process()?.log;
             match log.sync(place.segment()) {
@@ -190,7 +243,33 @@ impl Store {
                     })?,
             }
         }
-        Ok(place)
+        Ok(Some(place))
+    }
+
+    /// Whether what was reserved may stay. It is counted already: of all who reserve, the last one counts what all
+    /// others have, so there is never more on the device than the bound of some of them (G5).
+    fn is_within(&self, room: Room) -> Result<bool> {
+        // Pairs with itself in all others: at least one of two sees what the other has reserved.
+        fence(Ordering::SeqCst);
+        let all = self.segments()?;
+        let bytes: u64 = all.iter().map(|s| s.usage().bytes).sum();
+        let most = self.bound().saturating_sub(slack_of(all.len()));
+        Ok(match room {
+            Room::ToSet(limit) => bytes <= limit.min(most),
+            Room::ToMove => bytes <= most,
+            Room::InPlaceOf(before) => bytes <= before,
+        })
+    }
+
+    /// What the log never takes more of the device than: a segment more than its limit.
+    pub(crate) fn bound(&self) -> u64 {
+        self.size_limit().saturating_add(self.segment_bytes())
+    }
+
+    /// How much may be moved, as things stand.
+    pub(crate) fn room_for_moving(&self, all: &[SegmentState]) -> u64 {
+        let bytes: u64 = all.iter().map(|s| s.usage().bytes).sum();
+        self.bound().saturating_sub(bytes + slack_of(all.len()))
     }
 
     /// Room for so many bytes that is nobody else's.
@@ -215,57 +294,126 @@ impl Store {
         }
     }
 
-    /// Begins a segment: for one value of its own, or to append to, unless somebody else just did.
+    /// Begins a segment: for one value of its own, or to append to. Waits for nobody: of several who begin one to
+    /// append to, one is the first, and the others take theirs away again.
     ///
-    /// Killed after each step: a file that the next one makes anew; a segment that nothing leads to, which is
-    /// compacted away; the one before without its end, for which its file's length stands in.
+    /// Killed before it is open: it is described, and its place in the table is had by others when the table gets
+    /// full. Killed later: a segment that nothing leads to, which is compacted away.
     fn begin_segment(&self, log: &Log, alone: Option<u64>) -> Result<Place> {
-        let before = self.tail();
-        let _growth = self.lock_growth_within(Patience::Forever)?;
-        let now = self.tail();
-        if let Some(tail) =
-            now.filter(|now| alone.is_none() && Some(*now) != before && self.may_lead_to(*now))
-        {
-            return Ok(tail);
+        loop {
+            let before = self.tail();
+            // Another store in its place would lose a segment to this one.
+            self.check_in_place()?;
+            let (number, begun) = self.claim_number()?;
+            let word = &self.slab.segment(number).number;
+            let made = self.make_segment(log, number, alone);
+            let give_up = |seen| {
+                // Nobody else has its number, so a failure leaves a file that nothing leads to.
+                let _ = log.remove(number);
+                let _ = word.compare_exchange(seen, 0, Ordering::AcqRel, Ordering::Relaxed);
+            };
+            if let Err(error) = made {
+                give_up(begun);
+                return Err(error);
+            }
+            let open = number.into();
+            // Otherwise it took so long that who compacts has taken it for a dead one's.
+            if word
+                .compare_exchange(begun, open, Ordering::SeqCst, Ordering::Relaxed)
+                .is_err()
+            {
+                give_up(begun);
+                continue;
+            }
+            let first = Place::new(number, SEGMENT_HEADER_BYTES);
+            if alone.is_some() {
+                return Ok(first);
+            }
+            if let Some(theirs) = self.become_tail(before, first) {
+                give_up(open);
+                return Ok(theirs);
+            }
+            return Ok(first);
         }
-        // Another store in its place would lose a segment to this one.
-        self.check_in_place()?;
-        let number = self.next_number()?;
-        log.create(number)
-            .map_err(self.log_error("create", log, number))?;
-        if self.is_durable() {
-            log.sync_names()
-                .map_err(self.log_error("sync", log, number))?;
-        }
+    }
+
+    fn make_segment(&self, log: &Log, number: u32, alone: Option<u64>) -> Result<()> {
         let segment = self.slab.segment(number);
         let end = alone.map_or(0, |bytes| SEGMENT_HEADER_BYTES + bytes);
         segment.end.store(end, Ordering::Relaxed);
         let none = Gone::none(number).bits();
         segment.gone.store(none, Ordering::Relaxed);
         segment.cursor.store(0, Ordering::Relaxed);
-        segment.number.store(number.into(), Ordering::SeqCst);
-        let first = Place::new(number, SEGMENT_HEADER_BYTES);
-        if alone.is_some() {
-            return Ok(first);
+        log.create(number)
+            .map_err(self.log_error("create", log, number))?;
+        if self.is_durable() {
+            log.sync_names()
+                .map_err(self.log_error("sync", log, number))?;
         }
-        let old = self.slab.header().tail.swap(first.bits(), Ordering::AcqRel);
-        if let Some(old) = Place::from_bits(old)
-            && let Some(segment) = self.segment_of(old.segment())
-        {
-            segment.end.store(old.offset(), Ordering::Relaxed);
-        }
-        Ok(first)
+        Ok(())
     }
 
-    /// A number above all that there are, whose place in the table is free. Only under the lock for growing.
-    fn next_number(&self) -> Result<u32> {
+    /// Lets values be appended from `first` on, unless somebody else has begun a segment since `before`: then where
+    /// they are appended now.
+    fn become_tail(&self, before: Option<Place>, first: Place) -> Option<Place> {
+        let word = &self.slab.header().tail;
+        let mut now = self.tail();
+        loop {
+            let segment = |tail: Option<Place>| tail.map(|tail| tail.segment());
+            if segment(now) != segment(before)
+                && let Some(theirs) = now.filter(|now| self.may_lead_to(*now))
+            {
+                return Some(theirs);
+            }
+            // Before it is not the tail any more: it is never shorter than what was handed out.
+            if let Some(old) = now
+                && let Some(segment) = self.segment_of(old.segment())
+            {
+                segment.end.store(old.offset(), Ordering::Relaxed);
+            }
+            let seen = now.map_or(word.load(Ordering::Relaxed), Place::bits);
+            match word.compare_exchange(seen, first.bits(), Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return None,
+                Err(other) => now = Place::from_bits(other),
+            }
+        }
+    }
+
+    /// A number above all that there are, whose place in the table was free, and is marked now.
+    fn claim_number(&self) -> Result<(u32, u64)> {
         let last = &self.slab.header().last_segment;
-        let highest = u32::try_from(last.load(Ordering::Acquire)).unwrap_or(u32::MAX);
-        let mut numbers = (highest..u32::MAX).skip(1).take(SEGMENTS as usize);
-        let free = |number: &u32| self.slab.segment(*number).number.load(Ordering::Acquire) == 0;
-        let number = numbers.find(free).ok_or_else(|| self.over_limit())?;
-        last.store(number.into(), Ordering::Release);
-        Ok(number)
+        let mut highest = last.load(Ordering::Acquire);
+        for _ in 0..2 * SEGMENTS {
+            let next = highest + 1;
+            let number = u32::try_from(next).map_err(|_| self.over_limit())?;
+            let word = &self.slab.segment(number).number;
+            if word.load(Ordering::Acquire) != 0 {
+                highest = next;
+                continue;
+            }
+            let seen = last.load(Ordering::Acquire);
+            if seen >= next {
+                highest = seen;
+                continue;
+            }
+            // The number first: it is nobody else's from then on, whatever becomes of the place.
+            if last
+                .compare_exchange(seen, next, Ordering::AcqRel, Ordering::Relaxed)
+                .is_err()
+            {
+                highest = last.load(Ordering::Acquire);
+                continue;
+            }
+            let begun = next | SEGMENT_CLOSING | SEGMENT_BEGUN;
+            if word
+                .compare_exchange(0, begun, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+            {
+                return Ok((number, begun));
+            }
+            highest = next;
+        }
+        Err(self.over_limit())
     }
 
     pub(crate) fn over_limit(&self) -> Error {

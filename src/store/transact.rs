@@ -24,11 +24,9 @@ use crate::store::config::Config;
 use crate::store::dead::Dead;
 use crate::store::index::{Found, check_lengths};
 use crate::store::open::{self, Settings};
-use crate::store::segments::RECORD_OF_NO_KEY;
+use crate::store::segments::{RECORD_OF_NO_KEY, Room};
 use crate::store::stripe::RangeGuard;
-use crate::store::value::{
-    Content, Form, INLINE_BYTES_MAX, VALUE_BYTES_MAX, ValueCells, cell_words, tag_hash,
-};
+use crate::store::value::{Content, Form, VALUE_BYTES_MAX, ValueCells, cell_words, tag_hash};
 use crate::store::values::Whole;
 use crate::store::waiting::Patience;
 use crate::sync::{AtomicU64, Ordering, crash_point};
@@ -311,28 +309,36 @@ impl<'a> Ongoing<'a> {
         })
     }
 
-    /// The part of a key, whose latch is kept from the first time on.
+    /// Which part is that of a key, whose latch is kept from the first time on.
     fn part(
         &mut self,
         shard: usize,
         store: &'a Arc<Store>,
         key: &[u8],
         bytes: usize,
-    ) -> Result<&mut Part<'a>> {
+    ) -> Result<usize> {
         self.check_process(key)?;
         let known = self
             .parts
             .iter()
             .position(|part| part.shard == shard as u32 && part.key == key);
-        let at = match known {
-            Some(at) => at,
+        match known {
+            Some(at) => Ok(at),
             None => {
                 check_lengths(key, &[])?;
                 self.parts.push(Part::new(shard, store, key, bytes)?);
-                self.parts.len() - 1
+                Ok(self.parts.len() - 1)
             }
-        };
-        Ok(&mut self.parts[at])
+        }
+    }
+
+    /// The latches in a store: who compacts it for us need not wait for them.
+    fn mine(&self, store: &Arc<Store>) -> Vec<&Latched<'a>> {
+        let there = self
+            .parts
+            .iter()
+            .filter(|part| Arc::ptr_eq(part.store, store));
+        there.map(|part| &part.latched).collect()
     }
 
     /// In the child of a fork nothing is held.
@@ -349,7 +355,8 @@ impl<'a> Ongoing<'a> {
         store: &'a Arc<Store>,
         key: &[u8],
     ) -> Result<Option<&Whole>> {
-        Ok(self.part(shard, store, key, 0)?.now.as_ref())
+        let at = self.part(shard, store, key, 0)?;
+        Ok(self.parts[at].now.as_ref())
     }
 
     pub(crate) fn set(
@@ -365,18 +372,13 @@ impl<'a> Ongoing<'a> {
             return Err(Error::ValueLength { len });
         }
         let bytes = new.tag.len() + new.value.len();
-        let is_first = !self.parts.iter().any(|part| part.shard == shard as u32);
-        if is_first && bytes > INLINE_BYTES_MAX {
-            // While there is no latch of ours in that store, for which compacting would wait in vain.
-            self.check_process(key)?;
-            store.make_room(record_bytes(key.len(), new.tag.len(), new.value.len()))?;
-        }
-        let part = self.part(shard, store, key, bytes)?;
+        let at = self.part(shard, store, key, bytes)?;
         // Before anything else: if that fails, nothing is to be different.
-        let place = match part.latched.cells.fits(bytes) {
+        let place = match self.parts[at].latched.cells.fits(bytes) {
             true => None,
-            false => Some(store.append_for(key, new)?),
+            false => Some(store.append_for(key, new, &self.mine(store))?),
         };
+        let part = &mut self.parts[at];
         part.forget_place();
         part.is_changed = true;
         part.now = Some(Whole {
@@ -395,7 +397,8 @@ impl<'a> Ongoing<'a> {
         store: &'a Arc<Store>,
         key: &[u8],
     ) -> Result<bool> {
-        let part = self.part(shard, store, key, 0)?;
+        let at = self.part(shard, store, key, 0)?;
+        let part = &mut self.parts[at];
         part.forget_place();
         let was = part.now.take().is_some();
         part.is_changed |= was;
@@ -429,24 +432,48 @@ impl<'a> Ongoing<'a> {
     /// Everything up to the moment in which it has happened. `false`: there is nothing to be changed.
     fn decide(&mut self) -> Result<bool> {
         self.check_process(b"transaction")?;
+        let changed = self.parts.iter().filter(|part| part.is_changed).count();
+        if changed == 0 {
+            return Ok(false);
+        }
+        let home = self.home;
+        let bytes = record_bytes(LIST_KEY.len(), 0, changed * FLIP_BYTES);
+        home.make_room(bytes, &home.wait()?, &self.mine(home))?;
+        self.write_anew()?;
+        // From here on nothing is compacted by us: idle cells are not looked at for that.
         let mut list = Vec::new();
         for part in self.parts.iter_mut().filter(|part| part.is_changed) {
             list.extend_from_slice(&part.prepare()?.encode());
         }
-        if list.is_empty() {
-            return Ok(false);
-        }
-        let home = self.home;
-        let bytes = record_bytes(LIST_KEY.len(), 0, list.len());
-        home.make_room(bytes)?;
         loop {
-            let place = home.append(LIST_KEY, &[], &list)?;
+            let place = home.append(LIST_KEY, &[], &list, Room::ToMove)?;
+            let place = place.ok_or_else(|| home.over_limit())?;
             self.make_durable()?;
             if self.lead_to(place)? {
                 return Ok(true);
             }
             home.mark_dead(Dead { place, bytes });
         }
+    }
+
+    /// Writes once more what lies in segments that were closed since. That may compact others, by ourselves, who do not
+    /// wait for our latches: until nothing lies in such any more. Others who compact do wait.
+    fn write_anew(&mut self) -> Result<()> {
+        let is_stale = |part: &Part<'_>| {
+            let place = part.place.filter(|_| part.is_changed);
+            place.is_some_and(|place| !part.store.may_lead_to(place))
+        };
+        while let Some(at) = self.parts.iter().position(is_stale) {
+            let part = &self.parts[at];
+            let new = part.new_value();
+            let append = |new| {
+                part.store
+                    .append_for(&part.key, &new, &self.mine(part.store))
+            };
+            let place = new.map(append).transpose()?;
+            self.parts[at].place = place;
+        }
+        Ok(())
     }
 
     /// Puts the place of the list into the journal: by that it has happened. `false`: its segment is closed.
@@ -535,15 +562,6 @@ impl<'a> Part<'a> {
     /// Fills the idle cell.
     fn prepare(&mut self) -> Result<Flip> {
         self.latched.settle_on_medium()?;
-        // Its segment may have been closed since.
-        if self
-            .place
-            .is_some_and(|place| !self.store.may_lead_to(place))
-        {
-            let new = self.new_value();
-            let place = new.map(|new| self.store.append_for(&self.key, &new));
-            self.place = place.transpose()?;
-        }
         let (content, tag, value) = match (&self.now, self.place) {
             (None, _) => (Content::ABSENT, &[][..], &[][..]),
             (Some(now), place) => {
@@ -708,7 +726,10 @@ mod tests {
         };
         ongoing.set(1, stores[1], b"key", &new).unwrap();
         let list = [0; FLIP_BYTES];
-        let place = stores[0].append(LIST_KEY, &[], &list).unwrap();
+        let place = stores[0]
+            .append(LIST_KEY, &[], &list, Room::ToMove)
+            .unwrap()
+            .unwrap();
         for _ in 0..100 {
             let large = New {
                 value: &[7; 200_000],
@@ -721,7 +742,10 @@ mod tests {
         let log = &stores[0].process().unwrap().log;
         assert!(!log.read_sized(place, LIST_KEY, &mut read).unwrap());
         assert!(!ongoing.lead_to(place).unwrap());
-        let place = stores[0].append(LIST_KEY, &[], &list).unwrap();
+        let place = stores[0]
+            .append(LIST_KEY, &[], &list, Room::ToMove)
+            .unwrap()
+            .unwrap();
         assert!(ongoing.lead_to(place).unwrap());
     }
 

@@ -67,7 +67,7 @@ fn nothing_leads_into_a_segment_that_is_gone() {
             let log = Arc::clone(&log);
             thread::spawn(move || log.set(2))
         };
-        closing::close(&log.segment, CLOSED);
+        assert!(closing::close(&log.segment, OPEN, CLOSED));
         log.empty(|_| false);
         setter.join().expect("no panic");
         log.is_sound();
@@ -148,7 +148,7 @@ fn the_dead_let_nothing_lead_there() {
                     beacon.put_out();
                 })
             };
-            closing::close(&log.segment, CLOSED);
+            assert!(closing::close(&log.segment, OPEN, CLOSED));
             log.empty(|other| other == id(1) && beacon.is_dark());
             setter.join().expect("no panic");
             log.is_sound();
