@@ -186,9 +186,15 @@ impl Cache {
 
     /// Changes what was chosen of `size_limit`, `eviction` and `durability` when the store was made, for all
     /// processes at once. What `changes` does not say stays; the rest of it means nothing here.
+    ///
+    /// With a lower `size_limit` this takes as long as it takes to let values go and to compact the log, until it fits;
+    /// those who set values meanwhile do not wait for that.
     pub fn configure(&self, changes: &Options) -> Result<()> {
         changes.config().check()?;
-        changes.config().write(self.store.slab());
+        changes.config().change(self.store.slab());
+        if changes.config().size_limit.is_some() {
+            self.store.make_fit()?;
+        }
         match self.store.is_durable() {
             // Whose names nobody has waited for until now.
             true => self.store.sync_values(),

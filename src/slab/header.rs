@@ -128,6 +128,8 @@ pub(crate) struct Mutable {
     /// Since the store was made.
     pub(crate) evictions: AtomicU64,
     pub(crate) damaged: AtomicU64,
+    /// After `size_limit` was lowered: what the log may take at the most, until it fits; otherwise 0 or less than that.
+    pub(crate) falling: AtomicU64,
 }
 
 #[cfg(test)]

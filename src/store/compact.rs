@@ -175,6 +175,7 @@ impl Store {
                 Err(_) => self.leave(process, *number),
             }
         }
+        self.let_bound_fall()?;
         Ok(true)
     }
 

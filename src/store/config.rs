@@ -4,6 +4,7 @@
 use crate::error::{Error, Result};
 use crate::slab::Slab;
 use crate::store::Store;
+use crate::store::segments::bound_of;
 use crate::sync::Ordering;
 
 /// What goes when there is no room for a value that is to be set. Locks, semaphores and averages never do.
@@ -82,11 +83,21 @@ impl Config {
         }
     }
 
+    /// The same for a store that is there, whose log may be larger than a new limit.
+    pub(crate) fn change(&self, slab: &Slab) {
+        if self.size_limit.is_some() {
+            // The bound of before holds until the log fits. Release, here and below: who knows the new limit knows that.
+            let before = bound_of(size_limit_of(slab));
+            slab.header().falling.fetch_max(before, Ordering::Release);
+        }
+        self.write(slab);
+    }
+
     /// Each setting is a word of its own.
     pub(crate) fn write(&self, slab: &Slab) {
         let header = slab.header();
         if let Some(bytes) = self.size_limit {
-            header.size_limit.store(bytes, Ordering::Relaxed);
+            header.size_limit.store(bytes, Ordering::Release);
         }
         if let Some(eviction) = self.eviction {
             header.eviction.store(eviction.number(), Ordering::Relaxed);
@@ -98,13 +109,17 @@ impl Config {
     }
 }
 
+fn size_limit_of(slab: &Slab) -> u64 {
+    match slab.header().size_limit.load(Ordering::Acquire) {
+        bytes if bytes < SIZE_LIMIT_MIN => SIZE_LIMIT,
+        bytes => bytes,
+    }
+}
+
 /// As the header has it; what it cannot have is the default.
 impl Store {
     pub(crate) fn size_limit(&self) -> u64 {
-        match self.slab.header().size_limit.load(Ordering::Relaxed) {
-            bytes if bytes < SIZE_LIMIT_MIN => SIZE_LIMIT,
-            bytes => bytes,
-        }
+        size_limit_of(&self.slab)
     }
 
     #[inline]

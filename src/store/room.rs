@@ -16,7 +16,7 @@ use crate::store::compact::{CROWDED, Mine};
 use crate::store::config::{Durability, Eviction};
 use crate::store::dead::Dead;
 use crate::store::index::Found;
-use crate::store::segments::{Room, Usage, slack_of};
+use crate::store::segments::{Room, slack_of};
 use crate::store::value::{Form, ValueCells};
 use crate::store::values::USE_SHIFT;
 use crate::store::waiting::Patience;
@@ -35,10 +35,15 @@ const PAUSE: Duration = Duration::from_micros(500);
 /// How long somebody has been waiting for room.
 pub(crate) struct Wait {
     begun: Instant,
-    before: Usage,
 }
 
 impl Wait {
+    pub(crate) fn begin() -> Wait {
+        Wait {
+            begun: Instant::now(),
+        }
+    }
+
     fn is_over(&self) -> bool {
         self.begun.elapsed() > PATIENCE
     }
@@ -90,7 +95,7 @@ impl Store {
                 return Ok(Room::ToSet(limit));
             }
             if wait.is_over() {
-                return self.last_room(bytes, wait);
+                return self.last_room(bytes);
             }
             if !compacted && !lacks {
                 // Somebody else is at it, who has no way to tell us.
@@ -102,21 +107,21 @@ impl Store {
     /// When the log is full and there is no more time to compact it. What is moved needs a segment's room; a value that
     /// is to be set gets a quarter of that, so that there is always something that can be compacted: of a log with a
     /// quarter of dead bytes some segment has a quarter of them.
-    fn last_room(self: &Arc<Store>, bytes: u64, wait: &Wait) -> Result<Room> {
+    fn last_room(self: &Arc<Store>, bytes: u64) -> Result<Room> {
         let (usage, segments) = self.usage_and_segments()?;
         let most = self.size_limit() + self.segment_bytes() / 4;
         let most = most.min(self.bound().saturating_sub(slack_of(segments)));
         if usage.bytes + bytes <= most {
             return Ok(Room::ToSet(most));
         }
-        // The limit was lowered, and all together have made room since.
-        let before = wait.before.bytes;
-        if before > self.bound() && self.usage()?.bytes + bytes <= before {
-            return Ok(Room::InPlaceOf(before));
+        if self.is_falling() {
+            return Ok(Room::ToMove);
         }
         // What is large is gone at once.
-        if self.evict_from_log(bytes, true)? > 0 && self.usage()?.bytes + bytes <= most {
-            return Ok(Room::ToSet(most));
+        while self.evict_from_log(bytes, true)? > 0 {
+            if self.usage()?.bytes + bytes <= most {
+                return Ok(Room::ToSet(most));
+            }
         }
         Err(self.over_limit())
     }
@@ -129,7 +134,7 @@ impl Store {
         mine: &Mine<'_>,
     ) -> Result<Place> {
         let bytes = record_bytes(key.len(), new.tag.len(), new.value.len());
-        let wait = self.wait()?;
+        let wait = Wait::begin();
         loop {
             let room = self.make_room(bytes, &wait, mine)?;
             if let Some(place) = self.append_durably(key, new.tag, new.value, room)? {
@@ -140,14 +145,6 @@ impl Store {
                 return Err(self.over_limit());
             }
         }
-    }
-
-    /// Begins to wait for room.
-    pub(crate) fn wait(&self) -> Result<Wait> {
-        Ok(Wait {
-            begun: Instant::now(),
-            before: self.usage()?,
-        })
     }
 
     /// Evicts values that lie in the log, for that many bytes at least if there are so many; on request only such whose
@@ -240,19 +237,32 @@ impl Store {
     /// Removes what is over, lets values go until the rest fits, and compacts as far as it gains something.
     /// How many values went.
     pub(crate) fn cull(self: &Arc<Store>) -> Result<usize> {
-        let mut gone = self.expire()?;
+        let expired = self.expire()?;
+        let evicted = self.evict_what_is_too_much()?;
+        while self.compact(u64::MAX, &[])? {}
+        Ok(expired + evicted)
+    }
+
+    /// After the limit was lowered: lets values go, and compacts, until the log takes no more than that. If values may
+    /// not go, or somebody is in the way, the next ones who set a value do the rest.
+    pub(crate) fn make_fit(self: &Arc<Store>) -> Result<()> {
+        self.evict_what_is_too_much()?;
+        while self.usage()?.bytes > self.size_limit() && self.compact(u64::MAX, &[])? {}
+        Ok(())
+    }
+
+    fn evict_what_is_too_much(&self) -> Result<usize> {
+        let mut gone = 0;
         loop {
             let usage = self.usage()?;
             if usage.bytes - usage.dead <= self.live_limit() {
-                break;
+                return Ok(gone);
             }
             match self.evict_from_log(0, false)? {
-                0 => break,
+                0 => return Ok(gone),
                 evicted => gone += evicted,
             }
         }
-        while self.compact(u64::MAX, &[])? {}
-        Ok(gone)
     }
 
     /// Removes values that are over, and what is left of deleted ones. How many were over.

@@ -34,21 +34,31 @@ pub(crate) struct Usage {
     pub(crate) dead: u64,
 }
 
+fn segment_bytes_of(size_limit: u64) -> u64 {
+    (size_limit / 64).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)
+}
+
+pub(crate) fn bound_of(size_limit: u64) -> u64 {
+    size_limit.saturating_add(segment_bytes_of(size_limit))
+}
+
 /// For what room is asked, and how much the log may take then.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Room {
     /// A value that is to be set.
     ToSet(u64),
-    /// One that is moved: also what nobody else may have.
+    /// One that is moved: also what nobody else may have, but while the log takes more than a limit that was lowered.
     ToMove,
-    /// A value that is to be set in a log that has far more than it may have: not more than there was before.
-    InPlaceOf(u64),
 }
 
 /// What files may take besides the bytes that are counted: of each the rest of its last page, and a block for where
 /// its holes are; and one file that is being made.
 pub(crate) fn slack_of(segments: usize) -> u64 {
     2 * PAGE * (segments as u64 + 1)
+}
+
+fn longest_of(all: &[SegmentState]) -> u64 {
+    all.iter().map(|s| s.bytes).max().unwrap_or(0)
 }
 
 /// No segment is longer: one with a single value of the greatest length.
@@ -97,7 +107,7 @@ impl SegmentState {
 
 impl Store {
     pub(crate) fn segment_bytes(&self) -> u64 {
-        (self.size_limit() / 64).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)
+        segment_bytes_of(self.size_limit())
     }
 
     pub(crate) fn log_error(
@@ -254,22 +264,51 @@ impl Store {
         let all = self.segments()?;
         let bytes: u64 = all.iter().map(|s| s.usage().bytes).sum();
         let most = self.bound().saturating_sub(slack_of(all.len()));
+        let most_moving = self.bound_for_moving().saturating_sub(slack_of(all.len()));
         Ok(match room {
             Room::ToSet(limit) => bytes <= limit.min(most),
-            Room::ToMove => bytes <= most,
-            Room::InPlaceOf(before) => bytes <= before,
+            Room::ToMove => bytes <= most_moving,
         })
     }
 
     /// What the log never takes more of the device than: a segment more than its limit.
     pub(crate) fn bound(&self) -> u64 {
-        self.size_limit().saturating_add(self.segment_bytes())
+        bound_of(self.size_limit())
+    }
+
+    /// The same for what is moved: after the limit was lowered, what it was before, and then ever less.
+    fn bound_for_moving(&self) -> u64 {
+        let bound = self.bound();
+        bound.max(self.slab.header().falling.load(Ordering::Acquire))
+    }
+
+    /// Whether the limit was lowered, and the log does not fit yet.
+    pub(crate) fn is_falling(&self) -> bool {
+        self.bound_for_moving() > self.bound()
+    }
+
+    /// After a segment went, by who compacts: if the log does not fit yet, it takes no more than now, and what is moved.
+    pub(crate) fn let_bound_fall(&self) -> Result<()> {
+        let falling = &self.slab.header().falling;
+        let seen = falling.load(Ordering::Acquire);
+        if seen <= self.bound() {
+            return Ok(());
+        }
+        let all = self.segments()?;
+        let longest = longest_of(&all).max(self.segment_bytes());
+        let bytes: u64 = all.iter().map(|s| s.usage().bytes).sum();
+        // One for what is moved, one for what is set meanwhile.
+        let now = bytes + slack_of(all.len()) + 2 * longest;
+        // Otherwise somebody has lowered the limit again.
+        let _ = falling.compare_exchange(seen, now.min(seen), Ordering::AcqRel, Ordering::Relaxed);
+        Ok(())
     }
 
     /// How much may be moved, as things stand.
     pub(crate) fn room_for_moving(&self, all: &[SegmentState]) -> u64 {
         let bytes: u64 = all.iter().map(|s| s.usage().bytes).sum();
-        self.bound().saturating_sub(bytes + slack_of(all.len()))
+        self.bound_for_moving()
+            .saturating_sub(bytes + slack_of(all.len()))
     }
 
     /// Room for so many bytes that is nobody else's.

@@ -24,6 +24,7 @@ use crate::store::config::Config;
 use crate::store::dead::Dead;
 use crate::store::index::{Found, check_lengths};
 use crate::store::open::{self, Settings};
+use crate::store::room::Wait;
 use crate::store::segments::{RECORD_OF_NO_KEY, Room};
 use crate::store::stripe::RangeGuard;
 use crate::store::value::{Content, Form, VALUE_BYTES_MAX, ValueCells, cell_words, tag_hash};
@@ -438,7 +439,7 @@ impl<'a> Ongoing<'a> {
         }
         let home = self.home;
         let bytes = record_bytes(LIST_KEY.len(), 0, changed * FLIP_BYTES);
-        home.make_room(bytes, &home.wait()?, &self.mine(home))?;
+        home.make_room(bytes, &Wait::begin(), &self.mine(home))?;
         self.write_anew()?;
         // From here on nothing is compacted by us: idle cells are not looked at for that.
         let mut list = Vec::new();

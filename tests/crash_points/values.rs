@@ -17,6 +17,10 @@ const OTHER_SMALL: &[u8] = b"another";
 const LARGE: usize = 3_000;
 const OTHER_LARGE: usize = 20_000;
 
+/// In a segment with others, and of a length whose room is given back at once.
+const HUGE: usize = 150_000;
+const OTHER_HUGE: usize = 100_000;
+
 fn large(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i * 7 + len) as u8).collect()
 }
@@ -120,6 +124,94 @@ pub const ALL: &[Operation] = &[
         look: |scene, cache, stage| {
             let (old, new) = (large(LARGE), large(300_000));
             is_one_of(scene, cache, stage, &[Some(&old), Some(&new)]);
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "value: one that is given back, by another",
+        prepare: prepare_huge,
+        companion: None,
+        act: |scene, trap| set(scene, trap, &large(OTHER_HUGE)),
+        look: |scene, cache, stage| {
+            let (old, new) = (large(HUGE), large(OTHER_HUGE));
+            is_one_of(scene, cache, stage, &[Some(&old), Some(&new)]);
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "value: one that is given back, deleted",
+        prepare: prepare_huge,
+        companion: None,
+        act: delete,
+        look: |scene, cache, stage| {
+            is_one_of(scene, cache, stage, &[Some(&large(HUGE)), None]);
+            is_anybodys_once_deleted(cache);
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "value: one that is given back, removed",
+        prepare: prepare_huge,
+        companion: None,
+        act: |scene, trap| {
+            let cache = open(scene);
+            trap.arm();
+            let removed = cache.remove(KEY);
+            trap.disarm();
+            assert!(removed.unwrap() || died_before(scene));
+        },
+        look: |scene, cache, stage| is_one_of(scene, cache, stage, &[Some(&large(HUGE)), None]),
+        verify: standard,
+    },
+    Operation {
+        name: "value: one that is given back, in a transaction",
+        prepare: |scene| {
+            prepare_huge(scene);
+            open(scene).set("gone", large(OTHER_HUGE)).unwrap();
+        },
+        companion: None,
+        act: |scene, trap| {
+            let cache = open(scene);
+            trap.arm();
+            let done = cache.transact(|all| {
+                // What was written first is not needed after all.
+                all.set(KEY, large(OTHER_HUGE))?;
+                all.set(KEY, SMALL)?;
+                all.delete("gone").map(drop)
+            });
+            trap.disarm();
+            done.unwrap();
+        },
+        look: |scene, cache, stage| {
+            let (key, gone) = (large(HUGE), large(OTHER_HUGE));
+            is_one_of(scene, cache, stage, &[Some(&key), Some(SMALL)]);
+            match (cache.get(KEY).unwrap(), cache.get("gone").unwrap()) {
+                (Some(now), None) => assert!(now == SMALL),
+                (Some(now), Some(there)) => assert!(now == key && there == gone),
+                (None, _) => panic!("it had a value throughout"),
+            }
+        },
+        verify: standard,
+    },
+    Operation {
+        name: "value: a segment of its own by another",
+        prepare: |scene| {
+            let options = Cache::options().capacity(64).size_limit(4 << 20);
+            let cache = options.open(scene.store()).unwrap();
+            scene.crowd(&cache);
+            bystanders(&cache);
+            cache.set(KEY, large(300_000)).unwrap();
+        },
+        companion: None,
+        act: |scene, trap| set(scene, trap, &large(310_000)),
+        look: |scene, cache, stage| {
+            let (old, new) = (large(300_000), large(310_000));
+            is_one_of(scene, cache, stage, &[Some(&old), Some(&new)]);
+            // Those of the dead are compacted away.
+            assert_eq!(cache.cull().unwrap(), 0);
+            is_one_of(scene, cache, stage, &[Some(&old), Some(&new)]);
+            let files = std::fs::read_dir(scene.store().join("log")).unwrap();
+            assert!(files.count() <= 4);
         },
         verify: standard,
     },
@@ -600,6 +692,11 @@ fn prepare_none(scene: &Scene) {
 fn prepare_small(scene: &Scene) {
     prepare_none(scene);
     open(scene).set(KEY, SMALL).unwrap();
+}
+
+fn prepare_huge(scene: &Scene) {
+    prepare_none(scene);
+    open(scene).set(KEY, large(HUGE)).unwrap();
 }
 
 fn prepare_large(scene: &Scene) {

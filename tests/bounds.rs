@@ -1,0 +1,322 @@
+//! Bounds of the log: of the device it never takes more than its limit and a segment, whoever sets values at once;
+//! and nobody who sets one waits for long, whoever is stopped, or whatever is to be done.
+
+#![allow(missing_docs)]
+
+#[path = "common/children.rs"]
+mod children;
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use children::{Child, Random, Role, Watchdog, hear, say};
+use slablock::{Cache, Error, Eviction, Options};
+
+const SEGMENT: u64 = 1 << 20;
+/// What nobody waits longer for; beside that there are the value itself, which is written, and a busy machine.
+const WAIT: Duration = Duration::from_millis(50);
+const MARGIN: Duration = Duration::from_millis(450);
+
+/// One test at a time: they measure time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[test]
+fn child_role() {
+    let Some(role) = Role::of_this_process() else {
+        return;
+    };
+    let cache = Cache::open(role.store()).unwrap();
+    match &*role.name {
+        "setter" => {
+            say("up");
+            hear();
+            let time = Duration::from_millis(role.number(1));
+            let (set, refused, _) = set_for(&cache, role.number(0), time);
+            say(format!("set {set} {refused}"));
+        }
+        // Stays in a transaction that has latched a value of the log.
+        "latcher" => {
+            let done = cache.transact(|t| {
+                assert!(t.get("latched")?.is_some());
+                say("latched");
+                hear();
+                t.set("latched", "done")
+            });
+            done.unwrap();
+            say("done");
+        }
+        other => panic!("no role {other}"),
+    }
+}
+
+fn store(options: Options) -> (tempfile::TempDir, Cache) {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = options.open(dir.path().join("store"));
+    (dir, cache.unwrap())
+}
+
+/// What the files of the log take of the device.
+fn blocks(store: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(store.join("log")) else {
+        return 0;
+    };
+    // A file may go while they are listed.
+    let size = |path: &Path| std::fs::metadata(path).map_or(0, |meta| meta.blocks() * 512);
+    entries.map(|entry| size(&entry.unwrap().path())).sum()
+}
+
+fn value(random: &mut Random, longest: u64) -> Vec<u8> {
+    let len = match random.below(4) {
+        0 => 300 + random.below(4_000),
+        1 => 20_000 + random.below(20_000),
+        2 => 90_000 + random.below(100_000),
+        _ => random.below(longest),
+    };
+    vec![len as u8; len as usize]
+}
+
+/// Sets values of all lengths for so long: how many, how many times there was no room, and the longest wait.
+fn set_for(cache: &Cache, seed: u64, time: Duration) -> (u64, u64, Duration) {
+    let mut random = Random::new(seed);
+    let (mut set, mut refused, mut longest) = (0, 0, Duration::ZERO);
+    let begun = Instant::now();
+    while begun.elapsed() < time {
+        let (key, value) = (random.below(200), value(&mut random, 600_000));
+        let one = Instant::now();
+        match cache.set(format!("{key}"), &value) {
+            Ok(()) => set += 1,
+            Err(Error::OverLimit { .. }) => refused += 1,
+            Err(other) => panic!("{other}"),
+        }
+        longest = longest.max(one.elapsed());
+    }
+    (set, refused, longest)
+}
+
+/// Looks at the device until `done`, and says how much there was at the most.
+fn most_while(store: &Path, done: &AtomicBool) -> u64 {
+    let mut most = 0;
+    while !done.load(Ordering::Relaxed) {
+        most = most.max(blocks(store));
+        std::thread::yield_now();
+    }
+    most
+}
+
+const LIMIT: u64 = 8 << 20;
+
+fn judge(set: u64, refused: u64, most: u64) {
+    println!("{set} set, {refused} refused, {most} bytes at the most");
+    assert!(most <= LIMIT + SEGMENT, "{most} bytes");
+    assert!(most > LIMIT / 2 && set > 100, "{most} bytes, {set} set");
+    // Where something may always go, there is room but for who comes at a bad moment.
+    assert!(refused <= set / 20, "{refused} of {set} refused");
+}
+
+#[test]
+fn the_log_of_many_threads_stays_within_its_bound() {
+    let _alone = alone();
+    let (dir, cache) = store(Cache::options().size_limit(LIMIT));
+    let done = AtomicBool::new(false);
+    let (set, refused) = (AtomicU64::new(0), AtomicU64::new(0));
+    let most = std::thread::scope(|scope| {
+        let sampler = scope.spawn(|| most_while(cache.path(), &done));
+        let setters: Vec<_> = (0..8)
+            .map(|seed| {
+                scope.spawn({
+                    let cache = &cache;
+                    move || set_for(cache, 77 + seed, Duration::from_secs(3))
+                })
+            })
+            .collect();
+        for setter in setters {
+            let (some, few, _) = setter.join().unwrap();
+            set.fetch_add(some, Ordering::Relaxed);
+            refused.fetch_add(few, Ordering::Relaxed);
+        }
+        done.store(true, Ordering::Relaxed);
+        sampler.join().unwrap()
+    });
+    judge(set.into_inner(), refused.into_inner(), most);
+    assert!(cache.check().unwrap().is_sound());
+    assert_eq!(cache.stats().unwrap().damaged, 0);
+    drop(dir);
+}
+
+#[test]
+fn the_log_of_many_processes_stays_within_its_bound() {
+    let _alone = alone();
+    let _watchdog = Watchdog::patient("bounds", Duration::from_secs(60));
+    let (dir, cache) = store(Cache::options().size_limit(LIMIT));
+    let mut children: Vec<_> = (0..6)
+        .map(|seed| Child::start("setter", dir.path(), &[&seed.to_string(), "3000"]))
+        .collect();
+    for child in &mut children {
+        child.expect("up");
+    }
+    children.iter_mut().for_each(|child| child.tell("go"));
+    let done = AtomicBool::new(false);
+    let (mut set, mut refused) = (0, 0);
+    let most = std::thread::scope(|scope| {
+        let sampler = scope.spawn(|| most_while(cache.path(), &done));
+        for child in &children {
+            let said = child.expect("set");
+            let (some, few) = said.split_once(' ').unwrap();
+            set += some.parse::<u64>().unwrap();
+            refused += few.parse::<u64>().unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+        sampler.join().unwrap()
+    });
+    children.into_iter().for_each(Child::finish);
+    judge(set, refused, most);
+    assert!(cache.check().unwrap().is_sound());
+}
+
+/// Nothing can be compacted past a value that somebody is in the middle of changing, for however long.
+#[test]
+fn who_is_stopped_with_a_value_keeps_nobody_waiting_for_room() {
+    let _alone = alone();
+    let _watchdog = Watchdog::patient("bounds", Duration::from_secs(60));
+    for eviction in [Eviction::None, Eviction::LeastRecentlyStored] {
+        let (dir, cache) = store(Cache::options().size_limit(LIMIT).eviction(eviction));
+        cache.set("latched", vec![1; 3_000]).unwrap();
+        for key in 0..8_usize {
+            cache.set(format!("large {key}"), vec![7; 200_000]).unwrap();
+        }
+        let mut child = Child::start("latcher", dir.path(), &[]);
+        child.expect("latched");
+        let (mut longest, mut refused) = (Duration::ZERO, 0);
+        for round in 0..600_usize {
+            let one = Instant::now();
+            match cache.set(format!("{}", round % 20), vec![round as u8; 40_000]) {
+                Ok(()) => {}
+                Err(Error::OverLimit { .. }) => refused += 1,
+                Err(other) => panic!("{other}"),
+            }
+            longest = longest.max(one.elapsed());
+            assert!(blocks(cache.path()) <= LIMIT + SEGMENT);
+            if refused > 20 {
+                break;
+            }
+        }
+        println!("{eviction:?}: {refused} refused, the longest wait {longest:?}");
+        // The room was used up before that.
+        assert!(refused > 0 && blocks(cache.path()) > LIMIT);
+        assert!(longest < WAIT + MARGIN, "{longest:?}");
+        // What is large, and gone at once when it is evicted, went before anything was refused.
+        let may_go = eviction != Eviction::None;
+        for key in 0..8_usize {
+            assert_eq!(cache.contains(format!("large {key}")).unwrap(), !may_go);
+        }
+        child.tell("go on");
+        child.expect("done");
+        child.finish();
+        for round in 0..40_usize {
+            cache
+                .set(format!("{round}"), vec![round as u8; 40_000])
+                .unwrap();
+        }
+        assert!(blocks(cache.path()) <= LIMIT + SEGMENT);
+        assert!(cache.check().unwrap().is_sound());
+    }
+}
+
+/// As another process would, which died before it had made the log fit.
+fn lower_the_limit(store: &Path, from: u64, to: u64) {
+    use std::os::unix::fs::FileExt;
+    const SIZE_LIMIT: u64 = 208;
+    const FALLING: u64 = 256;
+    let slab = std::fs::OpenOptions::new()
+        .write(true)
+        .open(store.join("slab"))
+        .unwrap();
+    slab.write_all_at(&(from + SEGMENT).to_le_bytes(), FALLING)
+        .unwrap();
+    slab.write_all_at(&to.to_le_bytes(), SIZE_LIMIT).unwrap();
+}
+
+#[test]
+fn a_limit_that_was_lowered_is_come_to_step_by_step() {
+    let _alone = alone();
+    let (_dir, cache) = store(Cache::options().size_limit(64 << 20).capacity(10_000));
+    for key in 0..3_000 {
+        cache
+            .set(format!("{key}"), vec![key as u8; 15_000])
+            .unwrap();
+    }
+    let (mut before, mut longest, mut sets) = (blocks(cache.path()), Duration::ZERO, 0);
+    assert!(before > 40 << 20);
+    lower_the_limit(cache.path(), 64 << 20, LIMIT);
+    while blocks(cache.path()) > LIMIT + SEGMENT {
+        let one = Instant::now();
+        cache.set(format!("new {sets}"), vec![1; 15_000]).unwrap();
+        longest = longest.max(one.elapsed());
+        sets += 1;
+        // Above what it was by what is moved and set before the next segment goes.
+        let now = blocks(cache.path());
+        assert!(now <= before + 3 * SEGMENT, "{now} after {before}");
+        before = before.min(now);
+        assert!(sets < 3_000, "{now}");
+    }
+    println!("{sets} sets, the longest wait {longest:?}");
+    assert!(longest < WAIT + MARGIN, "{longest:?}");
+    assert!(cache.contains(format!("new {}", sets - 1)).unwrap());
+    assert!(cache.check().unwrap().is_sound());
+}
+
+#[test]
+fn who_lowers_the_limit_makes_the_log_fit() {
+    let _alone = alone();
+    let (_dir, cache) = store(Cache::options().size_limit(64 << 20).capacity(10_000));
+    for key in 0..3_000 {
+        cache
+            .set(format!("{key}"), vec![key as u8; 15_000])
+            .unwrap();
+    }
+    assert!(blocks(cache.path()) > 40 << 20);
+    let lower = Cache::options().size_limit(LIMIT);
+    cache.configure(&lower).unwrap();
+    let now = blocks(cache.path());
+    assert!(now <= LIMIT + SEGMENT, "{now}");
+    assert!(cache.contains("2999").unwrap());
+    assert!(cache.check().unwrap().is_sound());
+}
+
+/// What a transaction has latched itself is moved by it: it sets four times as much as the log may take.
+#[test]
+fn a_transaction_compacts_past_what_it_has_latched() {
+    let _alone = alone();
+    let options = Cache::options().size_limit(4 << 20);
+    let (_dir, cache) = store(options.eviction(Eviction::None));
+    for key in 0..60 {
+        cache.set(format!("{key}"), vec![key; 20_000]).unwrap();
+    }
+    let mut longest = Duration::ZERO;
+    let set_all = cache.transact(|t| {
+        (0..15).try_for_each(|round: u8| {
+            (0..60).try_for_each(|key: u8| {
+                let one = Instant::now();
+                let set = t.set(format!("{key}"), vec![key ^ round; 20_000]);
+                longest = longest.max(one.elapsed());
+                set
+            })
+        })
+    });
+    set_all.unwrap();
+    println!("the longest wait {longest:?}");
+    assert!(longest < WAIT + MARGIN, "{longest:?}");
+    for key in 0..60 {
+        let got = cache.get(format!("{key}")).unwrap();
+        assert!(got == Some(vec![key ^ 14; 20_000]));
+    }
+    assert!(cache.check().unwrap().is_sound());
+    assert_eq!(cache.stats().unwrap().damaged, 0);
+}
