@@ -487,3 +487,53 @@ fn readers_see_no_holes() {
     });
     assert_eq!(cache.stats().unwrap().damaged, 0);
 }
+
+/// What cannot be read, and cannot be removed either: a directory in the place of its file.
+#[test]
+fn a_segment_that_cannot_be_read_is_left_and_others_are_compacted() {
+    let (_dir, cache) = open(Cache::options().eviction(Eviction::None));
+    let set = |key: usize, round| cache.set(format!("{key}"), value(key, round, 20_000));
+    (0..80).for_each(|key| set(key, 0).unwrap());
+    let store = cache.path().to_path_buf();
+    drop(cache);
+    let first = store.join("log/00000001");
+    std::fs::remove_file(&first).unwrap();
+    std::fs::create_dir(&first).unwrap();
+    let cache = Cache::open(&store).unwrap();
+    let set = |key: usize, round| cache.set(format!("{key}"), value(key, round, 20_000));
+    let unread = (0..50).filter(|key| cache.get(format!("{key}")).is_err());
+    let unread = unread.count();
+    assert!(unread > 20, "{unread}");
+    // The first half of what was there is needed no more, and of what is there more and more.
+    for round in 1..40 {
+        (0..25).for_each(|key| set(key, round).unwrap());
+    }
+    assert!(on_disk(&cache) <= LIMIT + SEGMENT);
+    assert!((0..25).all(|key| is_of(key, &cache.get(format!("{key}")).unwrap().unwrap())));
+    assert!(cache.stats().unwrap().damaged > 0);
+    assert!(first.is_dir());
+}
+
+/// Its files are found in the directory that was opened, wherever that is by now, also by a child.
+#[test]
+fn the_large_values_of_a_store_that_was_moved_are_there() {
+    let (dir, cache) = open(Cache::options());
+    cache.set("before", value(1, 1, 20_000)).unwrap();
+    let moved = dir.path().join("moved");
+    std::fs::rename(cache.path(), &moved).unwrap();
+    assert!(is_of(1, &cache.get("before").unwrap().unwrap()));
+    for round in 0..80 {
+        cache.set("k", value(2, round, 20_000)).unwrap();
+        cache.set("own", value(3, round, 300_000)).unwrap();
+    }
+    // Another store in its place is not touched.
+    let other = Cache::open(dir.path().join("store")).unwrap();
+    other.set("before", value(7, 7, 20_000)).unwrap();
+    assert!(is_of(1, &cache.get("before").unwrap().unwrap()));
+    assert!(is_of(7, &other.get("before").unwrap().unwrap()));
+    drop(cache);
+    let cache = Cache::open(&moved).unwrap();
+    assert!(is_of(2, &cache.get("k").unwrap().unwrap()));
+    assert!(is_of(3, &cache.get("own").unwrap().unwrap()));
+    assert!(cache.check().unwrap().is_sound());
+}

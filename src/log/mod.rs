@@ -23,13 +23,14 @@ mod record;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use record::{HEAD_BYTES, Head};
 pub(crate) use record::{Place, RECORD_ALIGN, record_bytes};
 
+use crate::os::dir::Dir;
 use crate::os::file;
 use crate::sync::{AtomicBool, AtomicU64, Ordering, crash_point, fence};
 
@@ -57,7 +58,10 @@ pub(crate) const PAGE: u64 = 4096;
 
 /// The segments of a store, as one process sees them.
 pub(crate) struct Log {
+    /// For messages; the store may have been moved since.
     dir: PathBuf,
+    /// That of the store.
+    home: Arc<Dir>,
     mode: u32,
     store_id: u128,
     open: Mutex<HashMap<u32, Arc<File>>>,
@@ -91,9 +95,10 @@ pub(crate) struct Wanted<'a> {
 }
 
 impl Log {
-    pub(crate) fn new(store: &Path, mode: u32, store_id: u128) -> Log {
+    pub(crate) fn new(store: &Path, home: Arc<Dir>, mode: u32, store_id: u128) -> Log {
         Log {
             dir: store.join(LOG),
+            home,
             mode,
             store_id,
             open: Mutex::default(),
@@ -111,13 +116,18 @@ impl Log {
         self.dir.join(format!("{number:08x}"))
     }
 
+    /// In the store's directory.
+    fn name(number: u32) -> PathBuf {
+        Path::new(LOG).join(format!("{number:08x}"))
+    }
+
     /// The segment, opened once.
     fn segment(&self, number: u32) -> io::Result<Arc<File>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = open.get(&number) {
             return Ok(Arc::clone(file));
         }
-        let file = Arc::new(file::open(&self.path(number), false, self.mode)?);
+        let file = Arc::new(self.home.file(&Log::name(number), false, self.mode)?);
         self.refuse_anothers(&file)?;
         if open.len() >= OPEN_MAX {
             open.clear();
@@ -150,10 +160,11 @@ impl Log {
     /// Makes a segment, or begins one anew that was made and never used. Only for who has its number.
     pub(crate) fn create(&self, number: u32) -> io::Result<()> {
         // Search permission goes with read permission.
-        file::create_dir(&self.dir, self.mode | (self.mode & 0o444) >> 2)?;
+        let mode = self.mode | (self.mode & 0o444) >> 2;
+        self.home.make_dir(Path::new(LOG), mode)?;
         self.close(|other| other != number);
-        let path = self.path(number);
-        let file = file::open(&path, true, self.mode)?;
+        let name = Log::name(number);
+        let file = self.home.file(&name, true, self.mode)?;
         self.refuse_anothers(&file)?;
         crash_point();
         let emptied = file.set_len(0);
@@ -162,7 +173,7 @@ impl Log {
         let begun = emptied.and_then(|()| file.write_all_at(&header, 0));
         begun.inspect_err(|_| {
             // Nobody knows of it, so nobody would remove it.
-            let _ = std::fs::remove_file(&path);
+            let _ = self.home.remove(&name);
         })
     }
 
@@ -343,14 +354,13 @@ impl Log {
 
     /// Waits until the names of all segments are on the medium.
     pub(crate) fn sync_names(&self) -> io::Result<()> {
-        crash_point();
-        file::sync_dir(&self.dir)
+        self.home.sync(Path::new(LOG))
     }
 
     /// Removes a segment that nothing leads to, whosever it was. Cut off first: whoever has it open does not keep
     /// its room.
     pub(crate) fn remove(&self, number: u32) -> io::Result<()> {
-        match file::open(&self.path(number), false, self.mode) {
+        match self.home.file(&Log::name(number), false, self.mode) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             file => {
                 crash_point();
@@ -358,8 +368,7 @@ impl Log {
             }
         }
         self.close(|open| open != number);
-        crash_point();
-        match std::fs::remove_file(self.path(number)) {
+        match self.home.remove(&Log::name(number)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         }
@@ -372,9 +381,8 @@ impl Log {
 
     /// The same, and how much of the device it takes.
     pub(crate) fn size_of(&self, number: u32) -> io::Result<Option<(u64, u64)>> {
-        crash_point();
-        match std::fs::metadata(self.path(number)) {
-            Ok(meta) => Ok(Some((meta.len(), meta.blocks().saturating_mul(512)))),
+        match self.home.size(&Log::name(number)) {
+            Ok(size) => Ok(Some(size)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         }

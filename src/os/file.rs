@@ -48,7 +48,7 @@ fn create_new(path: &Path, mode: u32) -> io::Result<File> {
 }
 
 #[allow(unsafe_code)]
-fn above_standard_descriptors(file: File) -> io::Result<File> {
+pub(super) fn above_standard_descriptors(file: File) -> io::Result<File> {
     if file.as_raw_fd() > 2 {
         return Ok(file);
     }

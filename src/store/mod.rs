@@ -48,6 +48,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::log::Log;
 use crate::os::clock;
+use crate::os::dir::Dir;
 use crate::os::fork::{Inherited, Registry};
 use crate::os::process::Identity;
 use crate::os::range_lock;
@@ -77,6 +78,8 @@ pub(crate) struct Store {
     /// Device and inode of the slab.
     slab_identity: (u64, u64),
     dir: PathBuf,
+    /// The same, open: the log is found there wherever it is moved.
+    home: Arc<Dir>,
     mode: u32,
     /// What belongs to this process and not to its parent. Null when `me` is 0.
     process: AtomicPtr<Process>,
@@ -232,7 +235,12 @@ impl Store {
             mutexes: std::array::from_fn(|_| Mutex::new(())),
             asked: std::array::from_fn(|_| AtomicU64::new(0)),
             watches: Arc::default(),
-            log: Log::new(&self.dir, self.mode, self.slab.part().id),
+            log: Log::new(
+                &self.dir,
+                Arc::clone(&self.home),
+                self.mode,
+                self.slab.part().id,
+            ),
         });
         // Release: pairs with the Acquire in `joined`.
         self.process

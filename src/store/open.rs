@@ -13,6 +13,7 @@ use rand::rngs::SysRng;
 
 use crate::error::{Error, Result};
 use crate::log::LOG;
+use crate::os::dir::Dir;
 use crate::os::fork::{Inherited, Registry};
 use crate::os::{file, process};
 use crate::slab::header::{
@@ -79,7 +80,7 @@ pub(crate) fn open(dir: &Path, settings: &Settings) -> Result<Arc<Store>> {
     if let Some(store) = find_open(&open, dev, ino) {
         return Ok(store);
     }
-    let store = new_store(dir, slab, (dev, ino), settings);
+    let store = new_store(dir, slab, (dev, ino), settings)?;
     open.push((dev, ino, Arc::downgrade(&store)));
     drop(open);
     let member: Weak<dyn Inherited> = Arc::<Store>::downgrade(&store);
@@ -94,19 +95,21 @@ fn new_store(
     slab: Slab,
     slab_identity: (u64, u64),
     settings: &Settings,
-) -> Arc<Store> {
+) -> Result<Arc<Store>> {
     static SERIAL: AtomicU64 = AtomicU64::new(0);
-    Arc::new(Store {
+    let home = Dir::open(&dir).map_err(|e| Error::io("open", &dir, e))?;
+    Ok(Arc::new(Store {
         serial: SERIAL.fetch_add(1, Ordering::Relaxed),
         me: AtomicU64::new(0),
         slab,
         slab_identity,
         dir,
+        home: Arc::new(home),
         mode: settings.mode,
         process: AtomicPtr::new(std::ptr::null_mut()),
         looked_in: AtomicU64::new(u64::MAX),
         shards: ShardsOf::new(),
-    })
+    }))
 }
 
 /// The same as [`open`], but for the table of open stores: a participant of its own each time.
@@ -118,7 +121,7 @@ pub(crate) fn open_apart(dir: &Path, settings: &Settings) -> Result<Arc<Store>> 
     let (files, slab) = attach(&dir, settings)?;
     check_capacity(&slab, settings)?;
     let identity = file::identity(slab.file()).map_err(|e| Error::io("open", slab.path(), e))?;
-    let store = new_store(dir, slab, identity, settings);
+    let store = new_store(dir, slab, identity, settings)?;
     let member: Weak<dyn Inherited> = Arc::<Store>::downgrade(&store);
     Registry::lock().add(member);
     store.join(Some(files))?;

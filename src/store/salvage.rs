@@ -2,9 +2,11 @@
 //! still needed of it. Alone with the store.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::error::{Error, Result, show_key};
 use crate::log::{Log, Place as LogPlace, SEGMENT_HEADER_BYTES, Wanted};
+use crate::os::dir::Dir;
 use crate::slab::layout::SEGMENTS;
 use crate::slab::{Gone, Growing, Meta, Slab, SlotId};
 use crate::store::index::{Found, Place, read_bytes, span_of};
@@ -33,7 +35,9 @@ pub(super) fn mend_value(slab: &Slab, id: SlotId, meta: Meta, key: &[u8]) -> Opt
 /// leads. With `thorough`, reads every value and drops those that are damaged. Returns what it did.
 pub(super) fn adopt_log(slab: &Slab, thorough: bool) -> Result<Vec<String>> {
     // Nothing is made here, so the mode does not matter.
-    let log = Log::new(&open::parent(slab.path()), 0o600, slab.part().id);
+    let store = open::parent(slab.path());
+    let home = Dir::open(&store).map_err(|e| Error::io("open", &store, e))?;
+    let log = Log::new(&store, Arc::new(home), 0o600, slab.part().id);
     let io = |action| {
         let path = log.dir().to_path_buf();
         move |e| Error::io(action, &path, e)
