@@ -574,11 +574,12 @@ pub const ALL: &[Operation] = &[
             scene.crowd(&cache);
             bystanders(&cache);
             cache.set(KEY, large(LARGE)).unwrap();
-            // The first segment is full, and half of it is needed no more.
-            for n in 0..6 {
-                cache.set(format!("{n}"), large(200_000)).unwrap();
+            // The first segment is full, and half of it is needed no more; it is too little at a time to be given
+            // back.
+            for n in 0..24 {
+                cache.set(format!("{n}"), large(50_000)).unwrap();
             }
-            for n in 0..3 {
+            for n in 0..12 {
                 assert!(cache.delete(format!("{n}")).unwrap());
             }
         },
@@ -592,8 +593,8 @@ pub const ALL: &[Operation] = &[
         },
         look: |scene, cache, stage| {
             bystanders_are_well(scene, cache);
-            for n in 3..6 {
-                assert!(cache.get(format!("{n}")).unwrap() == Some(large(200_000)));
+            for n in 12..24 {
+                assert!(cache.get(format!("{n}")).unwrap() == Some(large(50_000)));
             }
             holds_one_of(cache, stage, &[None, Some(&large(LARGE))]);
             if stage == Stage::After {
