@@ -21,7 +21,7 @@ const LIVES: u64 = 4;
 const STEPS: u64 = 12;
 const KEYS: [&str; 5] = ["a", "b", "c", "d", "one with a name of several words"];
 /// In the slots; in the log, written at once, in two parts, to a segment of its own.
-const LENGTHS: [usize; 6] = [9, 200, 700, 3_000, 40_000, 270_000];
+const LENGTHS: [usize; 7] = [9, 200, 700, 3_000, 40_000, 100_000, 270_000];
 const SECTOR: usize = 512;
 
 /// What is certainly on the disk.
