@@ -233,6 +233,14 @@ impl Log {
         if !read_whole(&file, &mut head, at)? || !fits(wanted, &head) {
             return Ok(false);
         }
+        let end = at + (head_len + wanted.len) as u64;
+        // No memory for what is not there, whatever is said of it; a chunk is not worth the question.
+        if wanted.len > CHUNK_BYTES {
+            crash_point();
+            if file.metadata()?.len() < end {
+                return Ok(false);
+            }
+        }
         let trusting = wanted.trusting.filter(|_| self.is_known(wanted.place));
         let known = trusting.is_some();
         let mut crc = Head::checksum(&head);
@@ -455,4 +463,34 @@ fn segment_header(number: u32, store_id: u128) -> [u8; SEGMENT_HEADER_BYTES as u
     let crc = crc32fast::hash(&bytes[..32]);
     bytes[32..36].copy_from_slice(&crc.to_le_bytes());
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The file ends long before: nobody is to run out of memory over that.
+    #[test]
+    fn a_length_that_is_not_there_takes_no_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Arc::new(Dir::open(dir.path()).unwrap());
+        let log = Log::new(dir.path(), home, 0o600, 7);
+        log.create(1).unwrap();
+        let place = Place::new(1, SEGMENT_HEADER_BYTES);
+        let mut head = Head::of(place, b"key", &[], &[]);
+        head.value_len = 1 << 30;
+        let bytes = head.encode(b"key", &[], &[]);
+        let file = log.segment(1).unwrap();
+        file.write_all_at(&bytes, place.offset()).unwrap();
+        let wanted = Wanted {
+            place,
+            key: b"key",
+            tag_len: 0,
+            len: head.value_len,
+            trusting: Some(&|| true),
+        };
+        let mut into = Vec::new();
+        assert!(!log.read(wanted, &mut into, None).unwrap());
+        assert_eq!(into.capacity(), 0);
+    }
 }
