@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::sync::Barrier;
 
 use common::{Place, bounded, store};
-use slablock::{Averager, BoundedSemaphore, Error, FanoutCache, Kind, Lock, RLock, Result};
+use slablock::{Averager, BoundedSemaphore, Cache, Error, FanoutCache, Kind, Lock, RLock, Result};
 
 /// Its name, for which kind of key, and what it does with the key.
 type FirstUse<'a> = (&'a str, Kind, &'a dyn Fn(&str) -> Result<()>);
@@ -124,5 +124,23 @@ fn a_fanout_file_of_any_length_takes_no_memory() {
                 words
             );
         }
+    });
+}
+
+/// A file that only had the name of the highest segment, and to which nothing led, used up all numbers when a repair
+/// removed it: no large value could be set any more.
+#[test]
+fn a_file_with_the_name_of_the_last_segment_does_not_use_up_their_numbers() {
+    bounded(|| {
+        let (place, cache) = store();
+        cache.set("large", [7; 3_000]).unwrap();
+        drop(cache);
+        let log = place.store().join("log");
+        fs::copy(log.join("00000001"), log.join("ffffffff")).unwrap();
+        Cache::repair(place.store()).unwrap();
+        assert!(!log.join("ffffffff").exists());
+        let cache = Cache::open(place.store()).unwrap();
+        cache.set("another", [8; 3_000]).unwrap();
+        assert_eq!(cache.get("large").unwrap(), Some(vec![7; 3_000]));
     });
 }

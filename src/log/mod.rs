@@ -396,6 +396,18 @@ impl Log {
         }
     }
 
+    /// Whether a file was begun by this store as that very segment.
+    pub(crate) fn is_ours(&self, number: u32) -> io::Result<bool> {
+        let file = match file::open(&self.path(number), false, self.mode) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            file => file?,
+        };
+        let mut header = [0; SEGMENT_HEADER_BYTES as usize];
+        crash_point();
+        let whole = read_whole(&file, &mut header, 0)?;
+        Ok(whole && header == segment_header(number, self.store_id))
+    }
+
     /// The numbers of all files that are named like segments.
     pub(crate) fn numbers(&self) -> io::Result<Vec<u32>> {
         crash_point();

@@ -79,8 +79,11 @@ pub(super) fn adopt_log(slab: &Slab, thorough: bool) -> Result<Vec<String>> {
         false => header.last_segment.load(Ordering::Relaxed),
     };
     for number in log.numbers().map_err(io("read"))? {
-        last = last.max(number.into());
         let Some(live) = live.get(&number) else {
+            // One that only has such a name would use up the numbers below it.
+            if log.is_ours(number).map_err(io("read"))? {
+                last = last.max(number.into());
+            }
             log.remove(number).map_err(io("remove a segment of"))?;
             continue;
         };
