@@ -155,6 +155,6 @@ fn is_whole(slab: &Slab, log: &Log, found: Found, content: &Content) -> Result<b
 
 fn drop_value(slab: &Slab, found: Found) {
     if let Some(cells) = ValueCells::of(slab, found) {
-        cells.write(Content::ABSENT, &[], &[]);
+        cells.drop_value();
     }
 }

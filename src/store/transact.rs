@@ -650,7 +650,7 @@ mod tests {
         assert!(ongoing.decide().unwrap());
         stores.iter().for_each(|store| store.die());
         std::mem::forget(ongoing);
-        std::mem::forget(stores);
+        drop(stores);
     }
 
     fn is_done(cache: &FanoutCache) {
@@ -679,6 +679,27 @@ mod tests {
         assert!(there.count() > 0);
         drop(last);
         is_done(&FanoutCache::open(dir.path(), 3).unwrap());
+    }
+
+    /// A repair drops what was in force and is damaged, and leaves what is to follow it.
+    #[test]
+    fn what_was_decided_above_a_damaged_value_survives_a_repair() {
+        let dir = tempfile::tempdir().unwrap();
+        let shard = dir.path().join("000");
+        let cache = FanoutCache::open(dir.path(), 1).unwrap();
+        for number in KEYS {
+            cache.set(key(number), [7; 1_000]).unwrap();
+        }
+        drop(cache);
+        let segment = shard.join("log/00000001");
+        let whole = std::fs::read(&segment).unwrap();
+        decided_by_a_dead_one(dir.path(), 1);
+        let mut bytes = std::fs::read(&segment).unwrap();
+        bytes[64..whole.len()].fill(0);
+        std::fs::write(&segment, bytes).unwrap();
+        let report = Cache::repair(&shard).unwrap();
+        assert_eq!(report.actions.len(), KEYS.len(), "{report:?}");
+        is_done(&FanoutCache::open(dir.path(), 1).unwrap());
     }
 
     /// What a key has before is nothing; what was decided is not.
