@@ -66,6 +66,7 @@ pub const CELL_BYTES: u64 = 56;
 pub const TICKET: u64 = 24;
 
 /// The regions of a slab, which depend on its capacity.
+#[derive(Clone)]
 pub struct Layout {
     pub slot_states: u64,
     pub block_states: u64,

@@ -8,9 +8,13 @@ pub mod arguments;
 pub mod input;
 #[path = "../common/layout.rs"]
 mod layout;
+mod memory;
 pub mod operations;
 pub mod place;
+pub mod segments;
 pub mod slab_bytes;
+#[path = "../common/stored.rs"]
+mod stored;
 pub mod values;
 
 #[cfg(test)]

@@ -37,6 +37,11 @@ fn operations() {
 }
 
 #[test]
+fn segments() {
+    replay("segments", super::segments::run);
+}
+
+#[test]
 fn slab_bytes() {
     replay("slab_bytes", super::slab_bytes::run);
 }

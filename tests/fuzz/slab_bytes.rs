@@ -318,7 +318,7 @@ fn furnish(store: &std::path::Path) {
 }
 
 /// Writes a file, but for its zeros: a slab is mostly holes.
-fn put_sparse(path: &std::path::Path, bytes: &[u8]) {
+pub fn put_sparse(path: &std::path::Path, bytes: &[u8]) {
     let mut options = OpenOptions::new();
     let file = options.create(true).write(true).truncate(true).open(path);
     let file = file.expect("the slab");
@@ -332,7 +332,7 @@ fn put_sparse(path: &std::path::Path, bytes: &[u8]) {
 }
 
 /// An error is one line, says something, and is not about a thing that cannot happen here.
-fn says(error: &Error) {
+pub fn says(error: &Error) {
     let text = error.to_string();
     assert!(text.len() > 10 && text.len() < 4_000, "{text}");
     assert!(!text.contains('\n'), "{text}");
