@@ -6,12 +6,16 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 
-use crate::cache::{Cache, Options};
+use crate::cache::{Cache, Options, SetOptions};
 use crate::error::Result;
 use crate::os::range_lock;
 use crate::record::{PAYLOAD_WORDS, seal_of};
 use crate::slab::header::{STATIC_BYTES, seal_static};
+use crate::store::change::Latched;
+use crate::store::index::check_lengths;
 use crate::store::open;
+use crate::store::transact::Ongoing;
+use crate::store::value::{Content, Form, cell_words, tag_hash};
 
 pub use crate::os::pretend::{Moment, chance, time};
 
@@ -26,6 +30,90 @@ pub fn open_apart(path: impl AsRef<Path>, options: &Options) -> Result<Cache> {
 /// stay as they are, and guards that were copied out of their handles (`into_owned`) are inert.
 pub fn die(cache: &Cache) {
     cache.store.die();
+}
+
+/// How far somebody gets with a change before it dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reached {
+    /// The latches are taken, large values are in the log.
+    Latched,
+    /// The idle cells are filled.
+    Prepared,
+    /// Everybody sees it; nothing was tidied up.
+    Done,
+}
+
+/// Begins to set a value, and dies. With an error nobody has died, and nothing has happened.
+pub fn die_setting(
+    cache: &Cache,
+    key: &[u8],
+    value: &[u8],
+    options: &SetOptions,
+    reached: Reached,
+) -> Result<()> {
+    let (store, new) = (&cache.store, options.new_value(value)?);
+    check_lengths(key, new.tag)?;
+    let bytes = new.tag.len() + value.len();
+    let latch = || store.latch(key, store.hash(key), Some(cell_words(bytes)));
+    // As whoever finds out that it does not fit.
+    let fits = latch()?.is_some_and(|latched| latched.cells.fits(bytes));
+    let place = match fits {
+        true => None,
+        false => Some(store.append_for(key, &new)?),
+    };
+    let Some(latched) = latch()? else {
+        return Ok(());
+    };
+    let len = value.len();
+    let (form, tag, value) = match place {
+        None => (Form::Inline { len }, new.tag, value),
+        Some(place) => {
+            let tag_hash = tag_hash(new.tag);
+            let form = Form::Logged {
+                place,
+                len,
+                tag_hash,
+            };
+            (form, &[][..], &[][..])
+        }
+    };
+    let content = Content {
+        expires_ms: new.expires_ms,
+        tag_len: new.tag.len(),
+        form,
+    };
+    match reached {
+        Reached::Latched => {}
+        Reached::Prepared => drop(latched.cells.prepare(content, tag, value)),
+        Reached::Done => latched.cells.write(content, tag, value),
+    }
+    std::mem::forget::<Latched<'_>>(latched);
+    die(cache);
+    Ok(())
+}
+
+/// Begins to set values all at once, and dies. With an error nobody has died, and nothing has happened.
+pub fn die_in_transaction(
+    cache: &Cache,
+    values: &[(Vec<u8>, Vec<u8>, SetOptions)],
+    reached: Reached,
+) -> Result<()> {
+    let mut ongoing = Ongoing::begin(&cache.store)?;
+    for (key, value, options) in values {
+        ongoing.set(0, &cache.store, key, &options.new_value(value)?)?;
+    }
+    ongoing.abandon(reached == Reached::Prepared, reached == Reached::Done)?;
+    die(cache);
+    Ok(())
+}
+
+/// Begins to compute a value, and dies.
+pub fn die_computing(cache: &Cache, key: &[u8]) -> Result<()> {
+    let flight = cache.store.board(key, &|| false)?;
+    die(cache);
+    // Inert by now.
+    drop(flight);
+    Ok(())
 }
 
 /// The number of a participant.

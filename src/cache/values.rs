@@ -39,7 +39,7 @@ impl SetOptions {
         self
     }
 
-    pub(super) fn new_value<'a>(&'a self, value: &'a [u8]) -> Result<New<'a>> {
+    pub(crate) fn new_value<'a>(&'a self, value: &'a [u8]) -> Result<New<'a>> {
         Ok(New {
             value,
             tag: &self.tag,

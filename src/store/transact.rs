@@ -495,6 +495,23 @@ impl<'a> Ongoing<'a> {
         Ok(true)
     }
 
+    /// Ends as by a death at this moment, or, with `prepared` and `decided`, after these steps of
+    /// [`decide`](Ongoing::decide): the latches stay taken, the lock of transactions is free.
+    #[cfg(any(fuzzing, test))]
+    pub(crate) fn abandon(mut self, prepared: bool, decided: bool) -> Result<()> {
+        if decided {
+            self.decide()?;
+        } else if prepared {
+            let mut changed = self.parts.iter_mut().filter(|part| part.is_changed);
+            changed.try_for_each(|part| part.prepare().map(drop))?;
+        }
+        for mut part in self.parts.drain(..) {
+            (part.key, part.now) = (Vec::new(), None);
+            std::mem::forget(part);
+        }
+        Ok(())
+    }
+
     fn make_durable(&self) -> Result<()> {
         if !self.home.is_durable() {
             return Ok(());

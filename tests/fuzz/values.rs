@@ -1,8 +1,12 @@
 //! Law: any sequence of operations on values by several participants, with time passing, clocks set back and
 //! participants dying in between, has the results that a plain map would have. Small values and large ones, with
-//! expiry and tags, in transactions or not; the log is compacted as it goes. A key may be a lock's for a while.
+//! expiry and tags, in transactions or not, computed when missing; the log is compacted as it goes. A key may be a
+//! lock's for a while. Whoever dies in the midst of setting, of a transaction, or while it computes a value, has done
+//! all of it or nothing, and nobody waits for it.
 //!
-//! Nobody dies in the middle of an operation here, and there is room for all.
+//! There is room for all.
+
+mod deaths;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -195,7 +199,8 @@ impl World {
         let key = key(input.byte());
         match what & 31 {
             0..=5 => self.set(&cache, &key, input),
-            6..=9 => self.get(&cache, &key),
+            6..=8 => self.get(&cache, &key),
+            9 => self.compute(&cache, &key, input),
             10 => self.add(&cache, &key, input),
             11 => self.replace(&cache, &key, input),
             12 => self.swap(&cache, &key, input),
@@ -216,7 +221,7 @@ impl World {
             24 => self.lock(&cache, &key),
             25 => self.pass(input),
             26 => {
-                fuzzing::die(&cache);
+                self.die(&cache, &key, input);
                 self.seats[usize::from(what >> 6) % 3] = None;
             }
             27 => {
@@ -295,6 +300,37 @@ impl World {
                 }
             });
             assert!(told.as_ref() == due, "{key:?}");
+        }
+    }
+
+    fn compute(&mut self, cache: &Cache, key: &[u8], input: &mut Input) {
+        let made = self.made(input);
+        let due = self.now(key).map(|held| held.value.clone());
+        let mut computed = false;
+        let got = cache.get_or_insert_with(key, &made.options(), || {
+            computed = true;
+            match input.byte() % 4 {
+                0 => Err(Error::Invalid {
+                    what: "computed in vain".to_string(),
+                }),
+                _ => Ok(made.value.clone()),
+            }
+        });
+        let got = match got {
+            Err(Error::Invalid { .. }) => None,
+            other => match self.agree(key, other) {
+                None => return,
+                got => got,
+            },
+        };
+        assert_eq!(computed, due.is_none(), "{key:?}");
+        match (due, got) {
+            (Some(due), got) => assert!(got == Some(due), "{key:?}"),
+            (None, None) => {}
+            (None, Some(got)) => {
+                assert!(got == made.value);
+                self.model.insert(key.to_vec(), made.held());
+            }
         }
     }
 
