@@ -59,7 +59,7 @@ pub fn die_setting(
     let fits = latch()?.is_some_and(|latched| latched.cells.fits(bytes));
     let place = match fits {
         true => None,
-        false => Some(store.append_for(key, &new)?),
+        false => Some(store.append_for(key, &new, &[])?),
     };
     let Some(latched) = latch()? else {
         return Ok(());

@@ -398,7 +398,7 @@ impl Log {
 
     /// Whether a file was begun by this store as that very segment.
     pub(crate) fn is_ours(&self, number: u32) -> io::Result<bool> {
-        let file = match file::open(&self.path(number), false, self.mode) {
+        let file = match self.home.file(&Log::name(number), false, self.mode) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
             file => file?,
         };

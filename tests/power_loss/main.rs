@@ -11,6 +11,7 @@ mod keys;
 #[allow(dead_code)]
 mod layout;
 mod lives;
+mod medium;
 mod steps;
 mod values;
 
