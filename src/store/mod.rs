@@ -26,6 +26,7 @@ mod lock_files;
 pub(crate) mod open;
 mod participants;
 pub(crate) mod rebuild;
+mod recount;
 mod remove;
 mod room;
 mod salvage;
@@ -56,6 +57,7 @@ use crate::record::ParticipantId;
 use crate::slab::layout::STRIPES;
 use crate::slab::{PARTICIPANT_SHARED, Slab};
 use crate::store::lock_files::LockFiles;
+use crate::store::recount::Recount;
 use crate::store::transact::ShardsOf;
 use crate::store::watch::Watches;
 use crate::sync::{AtomicPtr, AtomicU64, Ordering, crash_point};
@@ -100,6 +102,7 @@ pub(crate) struct Process {
     /// number modulo the length.
     asked: [AtomicU64; 64],
     watches: Arc<Watches>,
+    recount: Mutex<Option<Recount>>,
     pub(crate) log: Log,
 }
 
@@ -235,6 +238,7 @@ impl Store {
             mutexes: std::array::from_fn(|_| Mutex::new(())),
             asked: std::array::from_fn(|_| AtomicU64::new(0)),
             watches: Arc::default(),
+            recount: Mutex::default(),
             log: Log::new(
                 &self.dir,
                 Arc::clone(&self.home),

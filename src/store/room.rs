@@ -16,6 +16,7 @@ use crate::store::compact::{CROWDED, Mine};
 use crate::store::config::{Durability, Eviction};
 use crate::store::dead::Dead;
 use crate::store::index::Found;
+use crate::store::recount::Counted;
 use crate::store::segments::{Room, slack_of};
 use crate::store::value::{Form, ValueCells};
 use crate::store::values::USE_SHIFT;
@@ -83,7 +84,11 @@ impl Store {
             let limit = limit.min(self.bound().saturating_sub(slack_of(segments)));
             let live = usage.bytes - usage.dead;
             let lacks = live + bytes > self.live_limit();
-            if lacks && self.evict_from_log(bytes, false)? == 0 {
+            if lacks
+                && self.recount_seldom()? != Counted::More
+                && self.evict_from_log(bytes, false)? == 0
+                && self.recount_while(|| !wait.is_over())? != Counted::More
+            {
                 return Err(self.over_limit());
             }
             let is_full = usage.bytes + bytes > limit;
@@ -238,6 +243,7 @@ impl Store {
     /// How many values went.
     pub(crate) fn cull(self: &Arc<Store>) -> Result<usize> {
         let expired = self.expire()?;
+        self.recount_while(|| true)?;
         let evicted = self.evict_what_is_too_much()?;
         while self.compact(u64::MAX, &[])? {}
         Ok(expired + evicted)

@@ -14,6 +14,8 @@ const RECORD_HEAD: usize = 24;
 pub const VALUE_BYTES_MAX: u64 = 1 << 30;
 pub const SEGMENT_HEADER: usize = 48;
 
+type TagAndValue = (Vec<u8>, Vec<u8>);
+
 /// The files of a store, as far as values go.
 #[derive(Clone)]
 pub struct Stored {
@@ -294,7 +296,7 @@ impl Stored {
         place: u64,
         key: &[u8],
         lens: Option<(u8, u32)>,
-    ) -> Result<Option<(Vec<u8>, Vec<u8>)>, Refused> {
+    ) -> Result<Option<TagAndValue>, Refused> {
         let at = (place & 0xffff_ffff) as usize * 16;
         let record = self.segment((place >> 32) as u32)?;
         let Some(record) = record.and_then(|bytes| bytes.get(at..)) else {
