@@ -3,6 +3,7 @@
 //! Nothing is kept in order of use. When there is no room, a part of the slots is looked at, and the oldest
 //! there go, some hundred at a time; a store of up to 65,536 slots is looked at as a whole.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,22 +32,31 @@ pub(super) const BATCH: usize = 256;
 /// How long setting a value goes on compacting, or waits for somebody else who does, before it takes the last room that
 /// there is. A step of its own may come on top, and evicting: 50 ms in all.
 const PATIENCE: Duration = Duration::from_millis(25);
+/// A step takes no longer by itself.
+const STEP_MAX: Duration = Duration::from_millis(20);
 const PAUSE: Duration = Duration::from_micros(500);
 
-/// How long somebody has been waiting for room.
+/// How long somebody has been waiting for room. Whoever is stopped in between has not waited longer for that: it is to
+/// look again before it gives up.
 pub(crate) struct Wait {
-    begun: Instant,
+    since: Cell<Instant>,
+    waited: Cell<Duration>,
 }
 
 impl Wait {
     pub(crate) fn begin() -> Wait {
         Wait {
-            begun: Instant::now(),
+            since: Cell::new(Instant::now()),
+            waited: Cell::default(),
         }
     }
 
+    /// Asked after each step.
     fn is_over(&self) -> bool {
-        self.begun.elapsed() > PATIENCE
+        let step = self.since.replace(Instant::now()).elapsed();
+        let waited = self.waited.get() + step.min(STEP_MAX);
+        self.waited.set(waited);
+        waited > PATIENCE
     }
 }
 
