@@ -92,6 +92,12 @@ pub(crate) fn duration_us(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos().div_ceil(1_000)).unwrap_or(u64::MAX)
 }
 
+/// How long this thread has been running on a processor.
+pub(crate) fn worked() -> Duration {
+    let now = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
+    now.map_or(Duration::ZERO, Duration::from)
+}
+
 #[inline]
 fn read_ns(clock: ClockId) -> u64 {
     #[cfg(any(fuzzing, test))]

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::log::{LARGE_BYTES, Place, record_bytes};
+use crate::os::clock;
 use crate::record::Force;
 use crate::slab::{Growing, SlotId};
 use crate::store::Store;
@@ -32,31 +33,36 @@ pub(super) const BATCH: usize = 256;
 /// How long setting a value goes on compacting, or waits for somebody else who does, before it takes the last room that
 /// there is. A step of its own may come on top, and evicting: 50 ms in all.
 const PATIENCE: Duration = Duration::from_millis(25);
-/// A step takes no longer by itself.
-const STEP_MAX: Duration = Duration::from_millis(20);
 const PAUSE: Duration = Duration::from_micros(500);
+/// However little of that was its own.
+const LONGEST: Duration = Duration::from_secs(1);
 
-/// How long somebody has been waiting for room. Whoever is stopped in between has not waited longer for that: it is to
-/// look again before it gives up.
+/// How long somebody has been making room, or waiting for others to make it. Time in which this thread was not let run
+/// does not count: on a busy machine it would give up although there is room to be made.
 pub(crate) struct Wait {
-    since: Cell<Instant>,
-    waited: Cell<Duration>,
+    begun: Instant,
+    worked_before: Duration,
+    pauses: Cell<u32>,
 }
 
 impl Wait {
     pub(crate) fn begin() -> Wait {
         Wait {
-            since: Cell::new(Instant::now()),
-            waited: Cell::default(),
+            begun: Instant::now(),
+            worked_before: clock::worked(),
+            pauses: Cell::new(0),
         }
     }
 
-    /// Asked after each step.
     fn is_over(&self) -> bool {
-        let step = self.since.replace(Instant::now()).elapsed();
-        let waited = self.waited.get() + step.min(STEP_MAX);
-        self.waited.set(waited);
-        waited > PATIENCE
+        let worked = clock::worked().saturating_sub(self.worked_before);
+        worked + PAUSE * self.pauses.get() > PATIENCE || self.begun.elapsed() > LONGEST
+    }
+
+    /// For somebody else, who has no way to tell us.
+    fn pause(&self) {
+        self.pauses.set(self.pauses.get() + 1);
+        std::thread::sleep(PAUSE);
     }
 }
 
@@ -113,8 +119,7 @@ impl Store {
                 return self.last_room(bytes);
             }
             if !compacted && !lacks {
-                // Somebody else is at it, who has no way to tell us.
-                std::thread::sleep(PAUSE);
+                wait.pause();
             }
         }
     }
