@@ -33,9 +33,11 @@ pub(super) const BATCH: usize = 256;
 /// How long setting a value goes on compacting, or waits for somebody else who does, before it takes the last room that
 /// there is. A step of its own may come on top, and evicting: 50 ms in all.
 const PATIENCE: Duration = Duration::from_millis(25);
+/// When even who gets on with it gives up.
+const ENDLESS: Duration = Duration::from_secs(1);
+/// How often others may be quicker to take the room that there was.
+const ATTEMPTS: u32 = 20;
 const PAUSE: Duration = Duration::from_micros(500);
-/// However little of that was its own.
-const LONGEST: Duration = Duration::from_secs(1);
 
 /// How long somebody has been making room, or waiting for others to make it. Time in which this thread was not let run
 /// does not count: on a busy machine it would give up although there is room to be made.
@@ -56,13 +58,17 @@ impl Wait {
 
     fn is_over(&self) -> bool {
         let worked = clock::worked().saturating_sub(self.worked_before);
-        worked + PAUSE * self.pauses.get() > PATIENCE || self.begun.elapsed() > LONGEST
+        worked + PAUSE * self.pauses.get() > PATIENCE || self.is_endless()
     }
 
     /// For somebody else, who has no way to tell us.
     fn pause(&self) {
         self.pauses.set(self.pauses.get() + 1);
         std::thread::sleep(PAUSE);
+    }
+
+    fn is_endless(&self) -> bool {
+        self.begun.elapsed() > ENDLESS
     }
 }
 
@@ -116,7 +122,13 @@ impl Store {
                 return Ok(Room::ToSet(limit));
             }
             if wait.is_over() {
-                return self.last_room(bytes);
+                // As long as we get on with it ourselves it is no reason to refuse a value that it takes longer.
+                let gets_on = compacted && !wait.is_endless();
+                match self.last_room(bytes, gets_on)? {
+                    Some(room) => return Ok(room),
+                    None if gets_on => {}
+                    None => return Err(self.over_limit()),
+                }
             }
             if !compacted && !lacks {
                 wait.pause();
@@ -127,23 +139,23 @@ impl Store {
     /// When the log is full and there is no more time to compact it. What is moved needs a segment's room; a value that
     /// is to be set gets a quarter of that, so that there is always something that can be compacted: of a log with a
     /// quarter of dead bytes some segment has a quarter of them.
-    fn last_room(self: &Arc<Store>, bytes: u64) -> Result<Room> {
+    fn last_room(self: &Arc<Store>, bytes: u64, gets_on: bool) -> Result<Option<Room>> {
         let (usage, segments) = self.usage_and_segments()?;
         let most = self.size_limit() + self.segment_bytes() / 4;
         let most = most.min(self.bound().saturating_sub(slack_of(segments)));
         if usage.bytes + bytes <= most {
-            return Ok(Room::ToSet(most));
+            return Ok(Some(Room::ToSet(most)));
         }
         if self.is_falling() {
-            return Ok(Room::ToMove);
+            return Ok(Some(Room::ToMove));
         }
         // What is large is gone at once.
-        while self.evict_from_log(bytes, true)? > 0 {
+        while !gets_on && self.evict_from_log(bytes, true)? > 0 {
             if self.usage()?.bytes + bytes <= most {
-                return Ok(Room::ToSet(most));
+                return Ok(Some(Room::ToSet(most)));
             }
         }
-        Err(self.over_limit())
+        Ok(None)
     }
 
     /// Writes a value to the log, and waits for the medium if it is to survive a power failure.
@@ -155,16 +167,14 @@ impl Store {
     ) -> Result<Place> {
         let bytes = record_bytes(key.len(), new.tag.len(), new.value.len());
         let wait = Wait::begin();
-        loop {
+        for _ in 0..ATTEMPTS {
             let room = self.make_room(bytes, &wait, mine)?;
             if let Some(place) = self.append_durably(key, new.tag, new.value, room)? {
                 return Ok(place);
             }
             // Others were quicker.
-            if wait.is_over() {
-                return Err(self.over_limit());
-            }
         }
+        Err(self.over_limit())
     }
 
     /// Evicts values that lie in the log, for that many bytes at least if there are so many; on request only such whose
