@@ -8,6 +8,7 @@
 
 pub(crate) mod acquire;
 pub(crate) mod average;
+mod begin;
 pub(crate) mod binding;
 pub(crate) mod change;
 pub(crate) mod check;

@@ -181,7 +181,7 @@ impl Store {
         self.tail().is_some_and(|tail| tail.segment() == number)
     }
 
-    fn tail(&self) -> Option<Place> {
+    pub(super) fn tail(&self) -> Option<Place> {
         Place::from_bits(self.slab.header().tail.load(Ordering::Acquire))
     }
 
@@ -333,132 +333,55 @@ impl Store {
         }
     }
 
-    /// Begins a segment: for one value of its own, or to append to. Waits for nobody: of several who begin one to
-    /// append to, one is the first, and the others take theirs away again.
-    ///
-    /// Killed before it is open: it is described, and its place in the table is had by others when the table gets
-    /// full. Killed later: a segment that nothing leads to, which is compacted away.
-    fn begin_segment(&self, log: &Log, alone: Option<u64>) -> Result<Place> {
-        loop {
-            let before = self.tail();
-            // Another store in its place would lose a segment to this one.
-            self.check_in_place()?;
-            let (number, begun) = self.claim_number()?;
-            let word = &self.slab.segment(number).number;
-            let made = self.make_segment(log, number, alone);
-            let give_up = |seen| {
-                // Nobody else has its number, so a failure leaves a file that nothing leads to.
-                let _ = log.remove(number);
-                let _ = word.compare_exchange(seen, 0, Ordering::AcqRel, Ordering::Relaxed);
-            };
-            if let Err(error) = made {
-                give_up(begun);
-                return Err(error);
-            }
-            let open = number.into();
-            // Otherwise it took so long that who compacts has taken it for a dead one's.
-            if word
-                .compare_exchange(begun, open, Ordering::SeqCst, Ordering::Relaxed)
-                .is_err()
-            {
-                give_up(begun);
-                continue;
-            }
-            let first = Place::new(number, SEGMENT_HEADER_BYTES);
-            if alone.is_some() {
-                return Ok(first);
-            }
-            if let Some(theirs) = self.become_tail(before, first) {
-                give_up(open);
-                return Ok(theirs);
-            }
-            return Ok(first);
-        }
-    }
-
-    fn make_segment(&self, log: &Log, number: u32, alone: Option<u64>) -> Result<()> {
-        let segment = self.slab.segment(number);
-        let end = alone.map_or(0, |bytes| SEGMENT_HEADER_BYTES + bytes);
-        segment.end.store(end, Ordering::Relaxed);
-        let none = Gone::none(number).bits();
-        segment.gone.store(none, Ordering::Relaxed);
-        segment.cursor.store(0, Ordering::Relaxed);
-        log.create(number)
-            .map_err(self.log_error("create", log, number))?;
-        if self.is_durable() {
-            log.sync_names()
-                .map_err(self.log_error("sync", log, number))?;
-        }
-        Ok(())
-    }
-
-    /// Lets values be appended from `first` on, unless somebody else has begun a segment since `before`: then where
-    /// they are appended now.
-    fn become_tail(&self, before: Option<Place>, first: Place) -> Option<Place> {
-        let word = &self.slab.header().tail;
-        let mut now = self.tail();
-        loop {
-            let segment = |tail: Option<Place>| tail.map(|tail| tail.segment());
-            if segment(now) != segment(before)
-                && let Some(theirs) = now.filter(|now| self.may_lead_to(*now))
-            {
-                return Some(theirs);
-            }
-            // Before it is not the tail any more: it is never shorter than what was handed out.
-            if let Some(old) = now
-                && let Some(segment) = self.segment_of(old.segment())
-            {
-                segment.end.store(old.offset(), Ordering::Relaxed);
-            }
-            let seen = now.map_or(word.load(Ordering::Relaxed), Place::bits);
-            match word.compare_exchange(seen, first.bits(), Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return None,
-                Err(other) => now = Place::from_bits(other),
-            }
-        }
-    }
-
-    /// A number above all that there are, whose place in the table was free, and is marked now.
-    fn claim_number(&self) -> Result<(u32, u64)> {
-        let last = &self.slab.header().last_segment;
-        let mut highest = last.load(Ordering::Acquire);
-        for _ in 0..2 * SEGMENTS {
-            let next = highest + 1;
-            let number = u32::try_from(next).map_err(|_| self.over_limit())?;
-            let word = &self.slab.segment(number).number;
-            if word.load(Ordering::Acquire) != 0 {
-                highest = next;
-                continue;
-            }
-            let seen = last.load(Ordering::Acquire);
-            if seen >= next {
-                highest = seen;
-                continue;
-            }
-            // The number first: it is nobody else's from then on, whatever becomes of the place.
-            if last
-                .compare_exchange(seen, next, Ordering::AcqRel, Ordering::Relaxed)
-                .is_err()
-            {
-                highest = last.load(Ordering::Acquire);
-                continue;
-            }
-            let begun = next | SEGMENT_CLOSING | SEGMENT_BEGUN;
-            if word
-                .compare_exchange(0, begun, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
-            {
-                return Ok((number, begun));
-            }
-            highest = next;
-        }
-        Err(self.over_limit())
-    }
-
     pub(crate) fn over_limit(&self) -> Error {
         Error::OverLimit {
             path: self.dir.join(LOG),
             limit: self.size_limit(),
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::Options;
+    use crate::store::open;
+
+    const LIMIT: u64 = 4 << 20;
+
+    /// All of them were told that there is room, as by [`Store::make_room`].
+    #[test]
+    fn of_all_who_were_promised_the_same_room_some_have_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options::default().size_limit(LIMIT);
+        let store = open::open_apart(dir.path(), options.settings()).unwrap();
+        let room = Room::ToSet(LIMIT);
+        let appended = std::thread::scope(|scope| {
+            let setters: Vec<_> = [300, 9_000, 70_000, 200_000, 600_000, 20_000]
+                .map(|len| {
+                    let store = &store;
+                    scope.spawn(move || {
+                        let value = vec![7; len];
+                        let append = || store.append(b"key", &[], &value, room).unwrap();
+                        std::iter::from_fn(append).count() * len
+                    })
+                })
+                .into_iter()
+                .collect();
+            let bytes = setters.into_iter().map(|setter| setter.join().unwrap());
+            bytes.sum::<usize>() as u64
+        });
+        let (usage, segments) = store.usage_and_segments().unwrap();
+        assert!(usage.bytes <= LIMIT, "{usage:?}");
+        // The shortest went on until there was no room for it.
+        let lost = LIMIT - appended;
+        assert!(appended <= LIMIT && lost < LIMIT / 8, "{lost}");
+        let log = &store.process().unwrap().log;
+        let sizes = store.segments().unwrap().into_iter();
+        let there = sizes.map(|s| log.size_of(s.number).unwrap().unwrap().1);
+        assert!(there.sum::<u64>() <= LIMIT + slack_of(segments));
+        // What is moved has a segment more.
+        let moved = store.append(b"key", &[], &[7; 200_000], Room::ToMove);
+        assert!(moved.unwrap().is_some());
     }
 }
