@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// In the slots, in the log, in two parts of it.
-const LENGTHS: [usize; 4] = [24, 150, 2_000, 20_000];
+const LENGTHS: [usize; 5] = [24, 150, 2_000, 20_000, 100_000];
 /// A counter that is swapped has so many bytes at times: then it lies in the log.
 const SWAPPED_BYTES: [usize; 2] = [16, 500];
 
