@@ -34,6 +34,8 @@ pub struct Ambush {
 pub struct Watch {
     pub medium: Medium,
     pub ambush: Option<Ambush>,
+    /// How many syncs there were since it was laid.
+    pub syncs: u64,
 }
 
 thread_local! {
@@ -55,6 +57,7 @@ pub fn note_sync(file: &File, path: &Path) {
                     .lose(&ambush.store, &ambush.into, &mut ambush.random);
             }
         }
+        watch.syncs += 1;
         watch.medium.note(file, path);
     });
 }

@@ -91,6 +91,8 @@ struct Chain {
     serial: u64,
     losses: u64,
     values: u64,
+    /// How many syncs a change of so many keys took lately: those of its end matter most.
+    syncs: [u64; KEYS.len() + 1],
 }
 
 impl Chain {
@@ -210,7 +212,12 @@ impl Chain {
                 at += 1;
                 let plan = self.plan();
                 let into = dir.join(format!("ambushed {at}"));
-                let (countdown, random) = (self.random.below(6), Random::new(self.random.next()));
+                let syncs = self.syncs[plan.len()];
+                let countdown = match self.random.below(2) {
+                    0 => self.random.below(syncs + 2),
+                    _ => (syncs + 1).saturating_sub(self.random.below(6)),
+                };
+                let random = Random::new(self.random.next());
                 let ambush = Ambush {
                     countdown,
                     random,
@@ -218,13 +225,18 @@ impl Chain {
                     into: into.clone(),
                     sprung: false,
                 };
-                WATCH.with_borrow_mut(|w| w.as_mut().unwrap().ambush = Some(ambush));
+                WATCH.with_borrow_mut(|watch| {
+                    let watch = watch.as_mut().unwrap();
+                    (watch.ambush, watch.syncs) = (Some(ambush), 0);
+                });
                 let under_way: Vec<&str> = plan
                     .iter()
                     .filter(|(key, value)| self.history[key].last() != Some(value))
                     .map(|(key, _)| *key)
                     .collect();
                 Chain::carry_out(&cache, &plan);
+                let syncs = WATCH.with_borrow(|watch| watch.as_ref().unwrap().syncs);
+                self.syncs[plan.len()] = syncs;
                 for (key, value) in plan {
                     self.history.get_mut(key).unwrap().push(value);
                 }
@@ -254,7 +266,7 @@ impl Chain {
             let medium = Medium::of(&store);
             WATCH.set(Some(Watch {
                 medium,
-                ambush: None,
+                ..Watch::default()
             }));
         }
         WATCH.set(None);
@@ -277,6 +289,7 @@ fn run(durability: Durability, shards: Option<usize>, name: &'static str) {
             serial: 0,
             losses: 0,
             values: 0,
+            syncs: [4; KEYS.len() + 1],
         };
         chain.run(dir.path());
         (losses, values) = (losses + chain.losses, values + chain.values);
