@@ -3,6 +3,7 @@
 #![allow(dead_code, unused_macros)]
 
 pub mod layout;
+pub mod stored;
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;

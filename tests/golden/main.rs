@@ -2,9 +2,9 @@
 //! DESIGN.md says.
 //!
 //! The old store is `store.txt`: of each 16 bytes of the slab that are not all zeros, the offset and the
-//! bytes; then a `fanout` record, and what was given and chosen when they were made. When the format
-//! changes on purpose, `SLABLOCK_WRITE_GOLDEN=1 cargo test --test golden` writes it anew; then its
-//! difference says what has changed.
+//! bytes; then a `fanout` record, and what was given and chosen when they were made. One with values is
+//! `values.txt`. When the format changes on purpose, `SLABLOCK_WRITE_GOLDEN=1 cargo test --test golden` writes
+//! both anew; then their difference says what has changed.
 
 #![allow(missing_docs)]
 
@@ -12,6 +12,7 @@
 #[macro_use]
 mod common;
 mod fresh;
+mod values;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
