@@ -2,49 +2,40 @@
 
 use slablock::{Averager, Cache};
 
-use crate::drive::{Operation, Stage, standard};
+use crate::drive::{Operation, Stage};
 use crate::scene::{Entry, Scene, Trap};
 use crate::stage::{KEY, open};
 
 pub const ALL: &[Operation] = &[
-    Operation {
-        name: "average: first add",
-        prepare: |scene| scene.crowd(&open(scene)),
-        companion: None,
-        act: |scene, trap| add(scene, trap, false),
-        look: |scene, cache, stage| is_some_sum(scene, cache, stage, 0),
-        verify: standard,
-    },
-    Operation {
-        name: "average: add",
-        prepare: with_two_values,
-        companion: None,
-        act: |scene, trap| add(scene, trap, false),
-        look: |scene, cache, stage| is_some_sum(scene, cache, stage, 2),
-        verify: standard,
-    },
-    Operation {
-        name: "average: add, fast path",
-        prepare: with_two_values,
-        companion: None,
-        act: |scene, trap| add(scene, trap, true),
-        look: |scene, cache, stage| is_some_sum(scene, cache, stage, 2),
-        verify: standard,
-    },
-    Operation {
-        name: "average: pop",
-        prepare: with_two_values,
-        companion: None,
-        act: |scene, trap| {
+    Operation::new(
+        "average: first add",
+        |scene| scene.crowd(&open(scene)),
+        |scene, trap| add(scene, trap, false),
+        |scene, cache, stage| is_some_sum(scene, cache, stage, 0),
+    ),
+    Operation::new(
+        "average: add",
+        with_two_values,
+        |scene, trap| add(scene, trap, false),
+        |scene, cache, stage| is_some_sum(scene, cache, stage, 2),
+    ),
+    Operation::new(
+        "average: add, fast path",
+        with_two_values,
+        |scene, trap| add(scene, trap, true),
+        |scene, cache, stage| is_some_sum(scene, cache, stage, 2),
+    ),
+    Operation::new(
+        "average: pop",
+        with_two_values,
+        |scene, trap| {
             let cache = open(scene);
             let averager = Averager::new(&cache, KEY);
-            trap.arm();
-            let popped = averager.pop();
-            trap.disarm();
+            let popped = trap.armed(|| averager.pop());
             // Whole, or popped already by a dead one.
             assert!(matches!(popped.unwrap(), Some(1.5) | None));
         },
-        look: |scene, cache, stage| {
+        |scene, cache, stage| {
             scene.crowd_is_well(cache);
             let sum = Averager::new(cache, KEY).summary().unwrap();
             let is = sum.map(|sum| (sum.count, sum.total));
@@ -53,8 +44,7 @@ pub const ALL: &[Operation] = &[
                 Stage::After => assert_eq!(is, None),
             }
         },
-        verify: standard,
-    },
+    ),
 ];
 
 fn with_two_values(scene: &Scene) {
@@ -73,9 +63,7 @@ fn add(scene: &Scene, trap: &Trap, fast: bool) {
     if fast {
         averager.get().unwrap();
     }
-    trap.arm();
-    let added = averager.add(4.0);
-    trap.disarm();
+    let added = trap.armed(|| averager.add(4.0));
     added.unwrap();
     scene.board.add(Entry::Own, 1);
 }

@@ -30,6 +30,34 @@ pub struct Operation {
     pub verify: fn(&Operation, &Scene, Order),
 }
 
+impl Operation {
+    /// Nobody lives beside it, and it is looked after as by [`standard`].
+    pub const fn new(
+        name: &'static str,
+        prepare: fn(&Scene),
+        act: fn(&Scene, &Trap),
+        look: fn(&Scene, &Cache, Stage),
+    ) -> Operation {
+        Operation {
+            name,
+            prepare,
+            companion: None,
+            act,
+            look,
+            verify: standard,
+        }
+    }
+
+    pub const fn beside(self, companion: fn(&Scene)) -> Operation {
+        let companion = Some(companion);
+        Operation { companion, ..self }
+    }
+
+    pub const fn verified(self, verify: fn(&Operation, &Scene, Order)) -> Operation {
+        Operation { verify, ..self }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     Between,

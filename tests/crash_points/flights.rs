@@ -20,102 +20,81 @@ fn large() -> Vec<u8> {
 }
 
 pub const ALL: &[Operation] = &[
-    Operation {
-        name: "flight: compute",
+    Operation::new(
+        "flight: compute",
         prepare,
-        companion: None,
-        act: |scene, trap| assert_eq!(compute(scene, trap, Ok(NEW.to_vec())).unwrap(), NEW),
-        look: |scene, cache, stage| is_computed(scene, cache, stage, NEW),
-        verify: standard,
-    },
-    Operation {
-        name: "flight: compute, large",
+        |scene, trap| assert_eq!(compute(scene, trap, Ok(NEW.to_vec())).unwrap(), NEW),
+        |scene, cache, stage| is_computed(scene, cache, stage, NEW),
+    ),
+    Operation::new(
+        "flight: compute, large",
         prepare,
-        companion: None,
-        act: |scene, trap| assert!(compute(scene, trap, Ok(large())).unwrap() == large()),
-        look: |scene, cache, stage| is_computed(scene, cache, stage, &large()),
-        verify: standard,
-    },
-    Operation {
-        name: "flight: compute in vain",
+        |scene, trap| assert!(compute(scene, trap, Ok(large())).unwrap() == large()),
+        |scene, cache, stage| is_computed(scene, cache, stage, &large()),
+    ),
+    Operation::new(
+        "flight: compute in vain",
         prepare,
-        companion: None,
-        act: |scene, trap| {
+        |scene, trap| {
             compute(scene, trap, Err(slablock::Error::KeyLength { len: 0 })).unwrap_err();
         },
-        look: |scene, cache, _| {
+        |scene, cache, _| {
             scene.crowd_is_well(cache);
             assert!(cache.get(KEY).unwrap().is_none());
         },
-        verify: standard,
-    },
-    Operation {
-        name: "flight: early",
-        prepare: prepare_early,
-        companion: None,
-        act: |scene, trap| {
+    ),
+    Operation::new(
+        "flight: early",
+        prepare_early,
+        |scene, trap| {
             let cache = open(scene);
-            trap.arm();
-            let value = early(&cache, KEY, NEW);
-            trap.disarm();
+            let value = trap.armed(|| early(&cache, KEY, NEW));
             // Once somebody has died over it, nobody knows how long it takes until it is over.
             assert!(value == NEW || value == OLD);
         },
-        look: is_either,
-        verify: standard,
-    },
-    Operation {
-        name: "flight: clear",
-        prepare: prepare_early,
-        companion: None,
-        act: |scene, trap| {
+        is_either,
+    ),
+    Operation::new(
+        "flight: clear",
+        prepare_early,
+        |scene, trap| {
             let cache = open(scene);
-            trap.arm();
-            let cleared = cache.clear();
-            trap.disarm();
+            let cleared = trap.armed(|| cache.clear());
             cleared.unwrap();
         },
-        look: |_, cache, stage| {
+        |_, cache, stage| {
             let got = cache.get(KEY).unwrap();
             assert!(got.is_none_or(|got| stage == Stage::Between && got == OLD));
             assert!(stage == Stage::Between || cache.check().unwrap().slots_used == 0);
         },
-        verify: standard,
-    },
-    Operation {
-        name: "flight: open after a reboot",
-        prepare: |scene| {
+    ),
+    Operation::new(
+        "flight: open after a reboot",
+        |scene| {
             prepare_early(scene);
             scene.poke(layout::BOOT_ID, &[7; 16]);
         },
-        companion: None,
-        act: |scene, trap| {
-            trap.arm();
-            let cache = Cache::open(scene.store());
-            trap.disarm();
+        |scene, trap| {
+            let cache = trap.armed(|| Cache::open(scene.store()));
             cache.unwrap();
         },
-        look: is_old_and_soon_new,
-        verify: standard,
-    },
-    Operation {
-        name: "flight: no room for a value beside them",
-        prepare: |scene| {
+        is_old_and_soon_new,
+    ),
+    Operation::new(
+        "flight: no room for a value beside them",
+        |scene| {
             let options = Cache::options().capacity(6).eviction(Eviction::None);
             let cache = options.open(scene.store()).unwrap();
             for name in ["one", "two", "three"] {
                 assert_eq!(early(&cache, name, OLD), OLD);
             }
         },
-        companion: None,
-        act: |scene, trap| {
+        |scene, trap| {
             let cache = open(scene);
-            trap.arm();
-            let set = ["four", "five", KEY].map(|name| cache.set(name, NEW));
-            trap.disarm();
+            let set = trap.armed(|| ["four", "five", KEY].map(|name| cache.set(name, NEW)));
             set.into_iter().for_each(|set| set.unwrap());
         },
-        look: |_, cache, stage| {
+        |_, cache, stage| {
             for name in ["one", "two", "three"] {
                 assert_eq!(cache.get(name).unwrap().unwrap(), OLD);
             }
@@ -124,17 +103,17 @@ pub const ALL: &[Operation] = &[
                 assert!(got.map_or(stage == Stage::Between, |got| got == NEW));
             }
         },
-        verify: |operation, scene, order| match order {
-            Order::LookFirst => standard(operation, scene, order),
-            // There is no room for strangers.
-            Order::ActFirst => {
-                (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
-                let cache = Cache::open(scene.store()).unwrap();
-                (operation.look)(scene, &cache, Stage::After);
-                no_leak(&cache);
-            }
-        },
-    },
+    )
+    .verified(|operation, scene, order| match order {
+        Order::LookFirst => standard(operation, scene, order),
+        // There is no room for strangers.
+        Order::ActFirst => {
+            (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
+            let cache = Cache::open(scene.store()).unwrap();
+            (operation.look)(scene, &cache, Stage::After);
+            no_leak(&cache);
+        }
+    }),
 ];
 
 fn prepare(scene: &Scene) {
@@ -152,9 +131,7 @@ fn compute(
     outcome: slablock::Result<Vec<u8>>,
 ) -> slablock::Result<Vec<u8>> {
     let cache = open(scene);
-    trap.arm();
-    let got = cache.get_or_insert_with(KEY, &SetOptions::new(), || outcome);
-    trap.disarm();
+    let got = trap.armed(|| cache.get_or_insert_with(KEY, &SetOptions::new(), || outcome));
     got
 }
 

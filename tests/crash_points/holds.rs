@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use slablock::{BoundedSemaphore, Cache, Lock, RLock};
 
-use crate::drive::{Operation, Stage, standard};
+use crate::drive::{Operation, Stage};
 use crate::scene::{Entry, Scene, Trap};
 use crate::stage::{KEY, die_holding, open, take_over, told};
 
@@ -12,97 +12,68 @@ const LEASE: Duration = Duration::from_secs(60);
 const PERMITS: u32 = 9;
 
 pub const ALL: &[Operation] = &[
-    Operation {
-        name: "acquire",
-        prepare: with_key,
-        companion: None,
-        act: |scene, trap| acquire(scene, trap, false, None),
-        look: is_free,
-        verify: standard,
-    },
-    Operation {
-        name: "acquire, fast path",
-        prepare: with_key,
-        companion: None,
-        act: |scene, trap| acquire(scene, trap, true, None),
-        look: is_free,
-        verify: standard,
-    },
-    Operation {
-        name: "acquire with a lease",
-        prepare: with_key,
-        companion: None,
-        act: |scene, trap| acquire(scene, trap, true, Some(LEASE)),
-        look: is_free,
-        verify: standard,
-    },
-    Operation {
-        name: "renew",
-        prepare: with_key,
-        companion: None,
-        act: |scene, trap| {
+    Operation::new(
+        "acquire",
+        with_key,
+        |scene, trap| acquire(scene, trap, false, None),
+        is_free,
+    ),
+    Operation::new(
+        "acquire, fast path",
+        with_key,
+        |scene, trap| acquire(scene, trap, true, None),
+        is_free,
+    ),
+    Operation::new(
+        "acquire with a lease",
+        with_key,
+        |scene, trap| acquire(scene, trap, true, Some(LEASE)),
+        is_free,
+    ),
+    Operation::new(
+        "renew",
+        with_key,
+        |scene, trap| {
             let cache = open(scene);
             let lock = Lock::new(&cache, KEY).expire(LEASE);
             let guard = take_over(scene, &lock);
             scene.board.set(Entry::Holder, std::process::id().into());
-            trap.arm();
-            let renewed = guard.renew();
-            trap.disarm();
+            let renewed = trap.armed(|| guard.renew());
             renewed.unwrap();
             scene.board.set(Entry::Holder, 0);
             guard.release().unwrap();
         },
-        look: is_free,
-        verify: standard,
-    },
-    Operation {
-        name: "release",
-        prepare: with_key,
-        companion: None,
-        act: |scene, trap| {
+        is_free,
+    ),
+    Operation::new(
+        "release",
+        with_key,
+        |scene, trap| {
             let cache = open(scene);
             let lock = Lock::new(&cache, KEY).expire(LEASE);
             let guard = take_over(scene, &lock);
-            trap.arm();
-            let released = guard.release();
-            trap.disarm();
+            let released = trap.armed(|| guard.release());
             released.unwrap();
         },
-        look: is_free,
-        verify: standard,
-    },
-    Operation {
-        name: "release by token",
-        prepare: with_key,
-        companion: None,
-        act: |scene, trap| {
+        is_free,
+    ),
+    Operation::new(
+        "release by token",
+        with_key,
+        |scene, trap| {
             let cache = open(scene);
             let lock = Lock::new(&cache, KEY);
             let token = take_over(scene, &lock).into_token();
             let other = Lock::new(&cache, KEY);
-            trap.arm();
-            let released = other.release(token);
-            trap.disarm();
+            let released = trap.armed(|| other.release(token));
             assert!(released.unwrap());
         },
-        look: is_free,
-        verify: standard,
-    },
-    Operation {
-        name: "release to a waiter",
-        prepare: with_key,
-        companion: Some(|scene| {
-            let cache = open(scene);
-            let lock = Lock::new(&cache, KEY);
-            scene.board.set(Entry::Ready, 1);
-            scene.until("the first one has it", || scene.board.get(Entry::Own) == 1);
-            let guard = lock.acquire().unwrap();
-            scene.saw(guard.token());
-            guard.release().unwrap();
-            scene.board.set(Entry::Own, 2);
-            scene.accompany(|| false);
-        }),
-        act: |scene, trap| {
+        is_free,
+    ),
+    Operation::new(
+        "release to a waiter",
+        with_key,
+        |scene, trap| {
             let cache = open(scene);
             let lock = Lock::new(&cache, KEY);
             if scene.board.get(Entry::Own) == 0 {
@@ -111,45 +82,48 @@ pub const ALL: &[Operation] = &[
                 scene.until("it is waited for", || lock.waiters().unwrap() == 1);
                 // Counted first, marked after that.
                 std::thread::sleep(Duration::from_micros(500));
-                trap.arm();
-                let released = guard.release();
-                trap.disarm();
+                let released = trap.armed(|| guard.release());
                 return released.unwrap();
             }
             scene.until("the waiter had it", || scene.board.get(Entry::Own) == 2);
             let guard = take_over(scene, &lock);
-            trap.arm();
-            let released = guard.release();
-            trap.disarm();
+            let released = trap.armed(|| guard.release());
             released.unwrap();
         },
-        look: |scene, cache, stage| {
+        |scene, cache, stage| {
             scene.until("the waiter had it", || scene.board.get(Entry::Own) == 2);
             is_free(scene, cache, stage);
         },
-        verify: standard,
-    },
-    Operation {
-        name: "wait in vain",
-        prepare: with_key,
-        companion: Some(hold),
-        act: |scene, trap| wait(scene, trap, 4),
-        look: is_still_held,
-        verify: standard,
-    },
-    Operation {
-        name: "wait for long",
-        prepare: with_key,
-        companion: Some(hold),
-        act: |scene, trap| wait(scene, trap, 70),
-        look: is_still_held,
-        verify: standard,
-    },
-    Operation {
-        name: "re-entrant: acquire and release",
-        prepare: |scene| scene.crowd(&open(scene)),
-        companion: None,
-        act: |scene, trap| {
+    )
+    .beside(|scene| {
+        let cache = open(scene);
+        let lock = Lock::new(&cache, KEY);
+        scene.board.set(Entry::Ready, 1);
+        scene.until("the first one has it", || scene.board.get(Entry::Own) == 1);
+        let guard = lock.acquire().unwrap();
+        scene.saw(guard.token());
+        guard.release().unwrap();
+        scene.board.set(Entry::Own, 2);
+        scene.accompany(|| false);
+    }),
+    Operation::new(
+        "wait in vain",
+        with_key,
+        |scene, trap| wait(scene, trap, 4),
+        is_still_held,
+    )
+    .beside(hold),
+    Operation::new(
+        "wait for long",
+        with_key,
+        |scene, trap| wait(scene, trap, 70),
+        is_still_held,
+    )
+    .beside(hold),
+    Operation::new(
+        "re-entrant: acquire and release",
+        |scene| scene.crowd(&open(scene)),
+        |scene, trap| {
             let cache = open(scene);
             let lock = RLock::new(&cache, KEY).expire(LEASE);
             trap.arm();
@@ -162,33 +136,20 @@ pub const ALL: &[Operation] = &[
             ended.0.unwrap();
             ended.1.unwrap();
         },
-        look: |scene, cache, stage| {
+        |scene, cache, stage| {
             scene.crowd_is_well(cache);
             let lock = RLock::new(cache, KEY);
             assert!(!lock.locked().unwrap());
             assert!(stage == Stage::Between || lock.holder().unwrap().is_none());
         },
-        verify: standard,
-    },
-    Operation {
-        name: "steal an expired hold",
-        prepare: with_key,
-        companion: Some(|scene| {
-            let cache = open(scene);
-            let lock = Lock::new(&cache, KEY).expire(Duration::from_micros(100));
-            let guard = lock.acquire().unwrap();
-            scene.saw(guard.token());
-            scene.until("the lease is over", || guard.check().is_err());
-            scene.accompany(|| guard.renew().is_err());
-            assert!(guard.renew().is_err(), "stolen long ago");
-            assert!(guard.release().is_err(), "stolen long ago");
-        }),
-        act: |scene, trap| {
+    ),
+    Operation::new(
+        "steal an expired hold",
+        with_key,
+        |scene, trap| {
             let cache = open(scene);
             let lock = Lock::new(&cache, KEY);
-            trap.arm();
-            let guard = lock.try_acquire();
-            trap.disarm();
+            let guard = trap.armed(|| lock.try_acquire());
             let guard = guard.unwrap().expect("expired, or a dead one's");
             let before = guard.overran().or(guard.recovered());
             let free = scene.board.get(Entry::Done) > 0 || scene.board.get(Entry::Own) > 0;
@@ -198,90 +159,76 @@ pub const ALL: &[Operation] = &[
             assert!(scene.companion_has_lost());
             guard.release().unwrap();
         },
-        look: |scene, cache, stage| {
+        |scene, cache, stage| {
             scene.crowd_is_well(cache);
             assert!(stage == Stage::Between || !Lock::new(cache, KEY).locked().unwrap());
         },
-        verify: standard,
-    },
-    Operation {
-        name: "recover from a dead holder",
-        prepare: |scene| {
+    )
+    .beside(|scene| {
+        let cache = open(scene);
+        let lock = Lock::new(&cache, KEY).expire(Duration::from_micros(100));
+        let guard = lock.acquire().unwrap();
+        scene.saw(guard.token());
+        scene.until("the lease is over", || guard.check().is_err());
+        scene.accompany(|| guard.renew().is_err());
+        assert!(guard.renew().is_err(), "stolen long ago");
+        assert!(guard.release().is_err(), "stolen long ago");
+    }),
+    Operation::new(
+        "recover from a dead holder",
+        |scene| {
             with_key(scene);
             die_holding(scene, |cache| {
                 Lock::new(cache, KEY).acquire().unwrap().into_token()
             });
         },
-        companion: None,
-        act: |scene, trap| {
+        |scene, trap| {
             let cache = open(scene);
             let lock = Lock::new(&cache, KEY);
-            trap.arm();
-            let guard = lock.try_acquire();
-            trap.disarm();
+            let guard = trap.armed(|| lock.try_acquire());
             let guard = guard.unwrap().expect("a dead one's");
             let first = scene.board.get(Entry::Done) == 0;
             assert!(!first || guard.recovered().is_some(), "who died is told");
             scene.saw(guard.token());
             guard.release().unwrap();
         },
-        look: is_free,
-        verify: standard,
-    },
-    Operation {
-        name: "semaphore: acquire three",
-        prepare: with_pool,
-        companion: Some(hold_permits),
-        act: |scene, trap| {
+        is_free,
+    ),
+    Operation::new(
+        "semaphore: acquire three",
+        with_pool,
+        |scene, trap| {
             let cache = open(scene);
             let pool = BoundedSemaphore::new(&cache, KEY, PERMITS).expire(LEASE);
-            trap.arm();
-            let three = [(); 3].map(|()| pool.try_acquire());
-            trap.disarm();
+            let three = trap.armed(|| [(); 3].map(|()| pool.try_acquire()));
             let three = three.map(|guard| guard.unwrap().expect("a permit"));
             three.iter().for_each(|guard| scene.saw(guard.token()));
             three.into_iter().for_each(|guard| guard.release().unwrap());
         },
-        look: are_free,
-        verify: standard,
-    },
-    Operation {
-        name: "semaphore: release three",
-        prepare: with_pool,
-        companion: Some(hold_permits),
-        act: |scene, trap| {
+        are_free,
+    )
+    .beside(hold_permits),
+    Operation::new(
+        "semaphore: release three",
+        with_pool,
+        |scene, trap| {
             let cache = open(scene);
             let pool = BoundedSemaphore::new(&cache, KEY, PERMITS);
             let three = [(); 3].map(|()| pool.try_acquire().unwrap().expect("a permit"));
             three.iter().for_each(|guard| scene.saw(guard.token()));
-            trap.arm();
-            let released = three.map(|guard| guard.release());
-            trap.disarm();
+            let released = trap.armed(|| three.map(|guard| guard.release()));
             released.into_iter().for_each(|one| one.unwrap());
         },
-        look: are_free,
-        verify: standard,
-    },
-    Operation {
-        name: "semaphore: recover from a dead holder",
-        prepare: with_pool,
-        companion: Some(|scene| {
+        are_free,
+    )
+    .beside(hold_permits),
+    Operation::new(
+        "semaphore: recover from a dead holder",
+        with_pool,
+        |scene, trap| {
             let cache = open(scene);
             let pool = BoundedSemaphore::new(&cache, KEY, PERMITS);
-            let four = [(); 4].map(|()| pool.acquire().unwrap());
-            die_holding(scene, |cache| {
-                let pool = BoundedSemaphore::new(cache, KEY, PERMITS);
-                let five = [(); 5].map(|()| pool.acquire().unwrap().into_token());
-                five.into_iter().max().expect("five of them")
-            });
-            scene.accompany(|| four.iter().any(|guard| guard.check().is_err()));
-        }),
-        act: |scene, trap| {
-            let cache = open(scene);
-            let pool = BoundedSemaphore::new(&cache, KEY, PERMITS);
-            trap.arm();
-            let all = [(); 5].map(|()| pool.try_acquire());
-            trap.disarm();
+            let all = trap.armed(|| [(); 5].map(|()| pool.try_acquire()));
             let all = all.map(|guard| guard.unwrap().expect("a dead one's"));
             all.iter().for_each(|guard| scene.saw(guard.token()));
             let told = all.iter().filter(|guard| guard.recovered().is_some());
@@ -289,9 +236,19 @@ pub const ALL: &[Operation] = &[
             assert!(pool.try_acquire().unwrap().is_none());
             all.into_iter().for_each(|guard| guard.release().unwrap());
         },
-        look: are_free,
-        verify: standard,
-    },
+        are_free,
+    )
+    .beside(|scene| {
+        let cache = open(scene);
+        let pool = BoundedSemaphore::new(&cache, KEY, PERMITS);
+        let four = [(); 4].map(|()| pool.acquire().unwrap());
+        die_holding(scene, |cache| {
+            let pool = BoundedSemaphore::new(cache, KEY, PERMITS);
+            let five = [(); 5].map(|()| pool.acquire().unwrap().into_token());
+            five.into_iter().max().expect("five of them")
+        });
+        scene.accompany(|| four.iter().any(|guard| guard.check().is_err()));
+    }),
 ];
 
 /// The key exists, and nobody has it.
@@ -320,9 +277,7 @@ fn acquire(scene: &Scene, trap: &Trap, fast: bool, lease: Option<Duration>) {
     if fast {
         take_over(scene, &lock).release().unwrap();
     }
-    trap.arm();
-    let guard = lock.try_acquire();
-    trap.disarm();
+    let guard = trap.armed(|| lock.try_acquire());
     let guard = guard.unwrap().expect("free, or a dead one's");
     told(scene, guard.recovered().map(|dead| dead.pid));
     scene.saw(guard.into_token());
@@ -349,9 +304,7 @@ fn hold(scene: &Scene) {
 fn wait(scene: &Scene, trap: &Trap, ms: u64) {
     let cache = open(scene);
     let lock = Lock::new(&cache, KEY);
-    trap.arm();
-    let waited = lock.acquire_timeout(Duration::from_millis(ms));
-    trap.disarm();
+    let waited = trap.armed(|| lock.acquire_timeout(Duration::from_millis(ms)));
     assert!(waited.unwrap().is_none());
 }
 

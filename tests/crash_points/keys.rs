@@ -14,62 +14,54 @@ const PERMITS: u32 = 9;
 const LARGE: usize = 300;
 
 pub const ALL: &[Operation] = &[
-    Operation {
-        name: "create a lock",
-        prepare: |scene| scene.crowd(&open(scene)),
-        companion: None,
-        act: |scene, trap| take_new(scene, trap, KEY, TAG),
-        look: |scene, cache, stage| {
+    Operation::new(
+        "create a lock",
+        |scene| scene.crowd(&open(scene)),
+        |scene, trap| take_new(scene, trap, KEY, TAG),
+        |scene, cache, stage| {
             scene.crowd_is_well(cache);
             is_old_or_new(cache, KEY, Kind::Lock, TAG, stage);
         },
-        verify: standard,
-    },
-    Operation {
-        name: "create a key of many slots",
-        prepare: |scene| scene.crowd(&open(scene)),
-        companion: None,
-        act: |scene, trap| take_new(scene, trap, &long_key(0), TAG),
-        look: |scene, cache, stage| {
+    ),
+    Operation::new(
+        "create a key of many slots",
+        |scene| scene.crowd(&open(scene)),
+        |scene, trap| take_new(scene, trap, &long_key(0), TAG),
+        |scene, cache, stage| {
             scene.crowd_is_well(cache);
             is_old_or_new(cache, &long_key(0), Kind::Lock, TAG, stage);
         },
-        verify: standard,
-    },
-    Operation {
-        name: "create a semaphore",
-        prepare: |scene| scene.crowd(&open(scene)),
-        companion: None,
-        act: take_permit,
-        look: |scene, cache, stage| {
+    ),
+    Operation::new(
+        "create a semaphore",
+        |scene| scene.crowd(&open(scene)),
+        take_permit,
+        |scene, cache, stage| {
             scene.crowd_is_well(cache);
             is_old_or_new(cache, KEY, Kind::Semaphore, TAG, stage);
             if cache.key(KEY).unwrap().is_some() {
                 all_permits(cache, PERMITS, stage);
             }
         },
-        verify: standard,
-    },
-    Operation {
-        name: "create a key again",
-        prepare: |scene| {
+    ),
+    Operation::new(
+        "create a key again",
+        |scene| {
             let cache = open(scene);
             scene.crowd(&cache);
             let lock = Lock::new(&cache, KEY);
             (0..5).for_each(|_| scene.saw(lock.acquire().unwrap().token()));
             assert!(cache.remove(KEY).unwrap());
         },
-        companion: None,
-        act: take_permit,
-        look: |scene, cache, stage| {
+        take_permit,
+        |scene, cache, stage| {
             scene.crowd_is_well(cache);
             is_old_or_new(cache, KEY, Kind::Semaphore, TAG, stage);
         },
-        verify: standard,
-    },
-    Operation {
-        name: "grow the slots",
-        prepare: |scene| {
+    ),
+    Operation::new(
+        "grow the slots",
+        |scene| {
             let cache = Cache::options().capacity(LARGE).open(scene.store());
             let cache = cache.unwrap();
             // Eight slots each: all 256 that are allocated at once.
@@ -83,45 +75,38 @@ pub const ALL: &[Operation] = &[
             let allocated = u32::from_le_bytes(scene.peek(crate::layout::COUNTERS + 4));
             assert_eq!(allocated, 256);
         },
-        companion: None,
-        act: |scene, trap| take_new(scene, trap, &long_key(0), TAG),
-        look: |_, cache, stage| {
+        |scene, trap| take_new(scene, trap, &long_key(0), TAG),
+        |_, cache, stage| {
             is_old_or_new(cache, &long_key(0), Kind::Lock, TAG, stage);
             (1..=32).for_each(|n| assert!(cache.key(long_key(n)).unwrap().is_some()));
         },
-        verify: standard,
-    },
-    Operation {
-        name: "grow the blocks, twice",
-        prepare: |scene| scene.crowd(&open(scene)),
-        companion: None,
-        act: |scene, trap| {
+    ),
+    Operation::new(
+        "grow the blocks, twice",
+        |scene| scene.crowd(&open(scene)),
+        |scene, trap| {
             let cache = open(scene);
             let many = BoundedSemaphore::new(&cache, KEY, 200);
-            trap.arm();
-            let guard = many.try_acquire();
-            trap.disarm();
+            let guard = trap.armed(|| many.try_acquire());
             scene.saw(guard.unwrap().expect("a permit").into_token());
         },
-        look: |scene, cache, stage| {
+        |scene, cache, stage| {
             scene.crowd_is_well(cache);
             if stage == Stage::After || cache.key(KEY).unwrap().is_some() {
                 all_permits(cache, 200, stage);
             }
         },
-        verify: standard,
-    },
-    Operation {
-        name: "give another tag",
-        prepare: |scene| {
+    ),
+    Operation::new(
+        "give another tag",
+        |scene| {
             let cache = open(scene);
             scene.crowd(&cache);
             let lock = Lock::new(&cache, KEY).tag("old");
             scene.saw(lock.acquire().unwrap().token());
         },
-        companion: None,
-        act: |scene, trap| take_new(scene, trap, KEY, TAG),
-        look: |scene, cache, stage| {
+        |scene, trap| take_new(scene, trap, KEY, TAG),
+        |scene, cache, stage| {
             scene.crowd_is_well(cache);
             let tag = cache.key(KEY).unwrap().expect("the key").tag;
             match (stage, tag.as_deref()) {
@@ -130,20 +115,12 @@ pub const ALL: &[Operation] = &[
                 (_, other) => panic!("the tag is {other:?}"),
             }
         },
-        verify: standard,
-    },
-    Operation {
-        name: "remove a held lock",
-        prepare: |scene| scene.crowd(&open(scene)),
-        companion: Some(|scene| {
-            let cache = open(scene);
-            let lock = Lock::new(&cache, KEY).tag(TAG);
-            let guard = lock.acquire().unwrap();
-            scene.saw(guard.token());
-            scene.accompany(|| guard.check().is_err());
-        }),
-        act: remove_key,
-        look: |scene, cache, stage| {
+    ),
+    Operation::new(
+        "remove a held lock",
+        |scene| scene.crowd(&open(scene)),
+        remove_key,
+        |scene, cache, stage| {
             scene.crowd_is_well(cache);
             let there = cache.key(KEY).unwrap().is_some();
             assert!(!there || stage == Stage::Between);
@@ -155,20 +132,19 @@ pub const ALL: &[Operation] = &[
                 made_again(scene, cache);
             }
         },
-        verify: standard,
-    },
-    Operation {
-        name: "remove a semaphore",
-        prepare: |scene| scene.crowd(&open(scene)),
-        companion: Some(|scene| {
-            let cache = open(scene);
-            let pool = BoundedSemaphore::new(&cache, KEY, PERMITS);
-            let guards = [(); 2].map(|()| pool.acquire().unwrap());
-            guards.iter().for_each(|guard| scene.saw(guard.token()));
-            scene.accompany(|| guards.iter().any(|guard| guard.check().is_err()));
-        }),
-        act: remove_key,
-        look: |scene, cache, stage| {
+    )
+    .beside(|scene| {
+        let cache = open(scene);
+        let lock = Lock::new(&cache, KEY).tag(TAG);
+        let guard = lock.acquire().unwrap();
+        scene.saw(guard.token());
+        scene.accompany(|| guard.check().is_err());
+    }),
+    Operation::new(
+        "remove a semaphore",
+        |scene| scene.crowd(&open(scene)),
+        remove_key,
+        |scene, cache, stage| {
             scene.crowd_is_well(cache);
             let lost = scene.companion_has_lost();
             match cache.key(KEY).unwrap() {
@@ -188,18 +164,23 @@ pub const ALL: &[Operation] = &[
                 }
             }
         },
-        verify: standard,
-    },
-    Operation {
-        name: "remove an average",
-        prepare: |scene| {
+    )
+    .beside(|scene| {
+        let cache = open(scene);
+        let pool = BoundedSemaphore::new(&cache, KEY, PERMITS);
+        let guards = [(); 2].map(|()| pool.acquire().unwrap());
+        guards.iter().for_each(|guard| scene.saw(guard.token()));
+        scene.accompany(|| guards.iter().any(|guard| guard.check().is_err()));
+    }),
+    Operation::new(
+        "remove an average",
+        |scene| {
             let cache = open(scene);
             scene.crowd(&cache);
             Averager::new(&cache, KEY).tag(TAG).add(5.0).unwrap();
         },
-        companion: None,
-        act: remove_key,
-        look: |scene, cache, stage| {
+        remove_key,
+        |scene, cache, stage| {
             scene.crowd_is_well(cache);
             match Averager::new(cache, KEY).get().unwrap() {
                 Some(5.0) if stage == Stage::Between => {}
@@ -207,54 +188,47 @@ pub const ALL: &[Operation] = &[
                 other => panic!("the average is {other:?}"),
             }
         },
-        verify: standard,
-    },
-    Operation {
-        name: "evict",
-        prepare: |scene| {
+    ),
+    Operation::new(
+        "evict",
+        |scene| {
             let cache = open(scene);
             scene.crowd(&cache);
             family(&cache);
         },
-        companion: Some(|scene| {
+        |scene, trap| {
             let cache = open(scene);
-            let lock = Lock::new(&cache, KEY).tag(TAG);
-            let guard = lock.acquire().unwrap();
-            scene.saw(guard.token());
-            scene.accompany(|| guard.check().is_err());
-        }),
-        act: |scene, trap| {
-            let cache = open(scene);
-            trap.arm();
-            let evicted = cache.evict(TAG);
-            trap.disarm();
+            let evicted = trap.armed(|| cache.evict(TAG));
             assert!(evicted.unwrap() <= 4);
         },
-        look: |scene, cache, stage| {
+        |scene, cache, stage| {
             scene.crowd_is_well(cache);
             let left = family_is_whole(cache);
             assert!(left == 0 || stage == Stage::Between);
             let there = cache.key(KEY).unwrap().is_some();
             assert_eq!(scene.companion_has_lost(), !there);
         },
-        verify: standard,
-    },
-    Operation {
-        name: "clear",
-        prepare: |scene| {
+    )
+    .beside(|scene| {
+        let cache = open(scene);
+        let lock = Lock::new(&cache, KEY).tag(TAG);
+        let guard = lock.acquire().unwrap();
+        scene.saw(guard.token());
+        scene.accompany(|| guard.check().is_err());
+    }),
+    Operation::new(
+        "clear",
+        |scene| {
             let cache = open(scene);
             scene.crowd(&cache);
             family(&cache);
         },
-        companion: None,
-        act: |scene, trap| {
+        |scene, trap| {
             let cache = open(scene);
-            trap.arm();
-            let cleared = cache.clear();
-            trap.disarm();
+            let cleared = trap.armed(|| cache.clear());
             cleared.unwrap();
         },
-        look: |_, cache, stage| {
+        |_, cache, stage| {
             family_is_whole(cache);
             if let Some(sum) = Averager::new(cache, "sum").summary().unwrap() {
                 assert_eq!((sum.count, sum.total), (3, 6.0));
@@ -264,11 +238,10 @@ pub const ALL: &[Operation] = &[
             }
             assert!(stage == Stage::Between || cache.is_empty().unwrap());
         },
-        verify: standard,
-    },
-    Operation {
-        name: "reclaim idle slots when full",
-        prepare: |scene| {
+    ),
+    Operation::new(
+        "reclaim idle slots when full",
+        |scene| {
             let cache = Cache::options().capacity(6).open(scene.store()).unwrap();
             Averager::new(&cache, "sum").add(6.0).unwrap();
             for name in ["idle 1", "idle 2", "idle 3", "idle 4"] {
@@ -282,9 +255,8 @@ pub const ALL: &[Operation] = &[
             // It was another key's.
             scene.board.set(Entry::Token, 0);
         },
-        companion: Some(take_when_asked),
-        act: |scene, trap| take_new(scene, trap, KEY, TAG),
-        look: |scene, cache, stage| {
+        |scene, trap| take_new(scene, trap, KEY, TAG),
+        |scene, cache, stage| {
             // What may not be taken: averages, and what a dead one left for its successor.
             assert_eq!(Averager::new(cache, "sum").get().unwrap(), Some(6.0));
             let lock = Lock::new(cache, "heirless");
@@ -306,24 +278,25 @@ pub const ALL: &[Operation] = &[
             is_old_or_new(cache, KEY, Kind::Lock, TAG, stage);
             assert!(!scene.companion_has_lost(), "only idle ones are reclaimed");
         },
-        verify: |operation, scene, order| {
-            // Takes a permit, of what a dead one had begun to take away perhaps.
-            assert!(!scene.companion_has_lost());
-            match order {
-                Order::LookFirst => standard(operation, scene, order),
-                // Others would have to reclaim what this is about.
-                Order::ActFirst => {
-                    (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
-                    let cache = Cache::open(scene.store()).unwrap();
-                    (operation.look)(scene, &cache, Stage::After);
-                    no_leak(&cache);
-                }
+    )
+    .beside(take_when_asked)
+    .verified(|operation, scene, order| {
+        // Takes a permit, of what a dead one had begun to take away perhaps.
+        assert!(!scene.companion_has_lost());
+        match order {
+            Order::LookFirst => standard(operation, scene, order),
+            // Others would have to reclaim what this is about.
+            Order::ActFirst => {
+                (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
+                let cache = Cache::open(scene.store()).unwrap();
+                (operation.look)(scene, &cache, Stage::After);
+                no_leak(&cache);
             }
-        },
-    },
-    Operation {
-        name: "list and check",
-        prepare: |scene| {
+        }
+    }),
+    Operation::new(
+        "list and check",
+        |scene| {
             let cache = open(scene);
             scene.crowd(&cache);
             drop(cache);
@@ -331,22 +304,18 @@ pub const ALL: &[Operation] = &[
                 Lock::new(cache, KEY).acquire().unwrap().into_token()
             });
         },
-        companion: None,
-        act: |scene, trap| {
+        |scene, trap| {
             let cache = open(scene);
-            trap.arm();
-            let seen = (cache.check(), cache.keys(), cache.len(), cache.key(KEY));
-            trap.disarm();
+            let seen = trap.armed(|| (cache.check(), cache.keys(), cache.len(), cache.key(KEY)));
             assert!(seen.0.unwrap().is_sound());
             assert!(seen.1.unwrap().len() == 5 && seen.2.unwrap() == 5);
             assert!(seen.3.unwrap().is_some());
         },
-        look: |scene, cache, _| {
+        |scene, cache, _| {
             scene.crowd_is_well(cache);
             assert!(cache.key(KEY).unwrap().is_some());
         },
-        verify: standard,
-    },
+    ),
 ];
 
 /// When it is asked for the first time, takes the last permit of an idle semaphore by the fast path, which asks
@@ -377,9 +346,7 @@ fn long_key(number: u32) -> String {
 fn take_new(scene: &Scene, trap: &Trap, key: &str, tag: &str) {
     let cache = open(scene);
     let lock = Lock::new(&cache, key).tag(tag);
-    trap.arm();
-    let guard = lock.try_acquire();
-    trap.disarm();
+    let guard = trap.armed(|| lock.try_acquire());
     let guard = guard.unwrap().expect("free, or a dead one's");
     told(scene, guard.recovered().map(|dead| dead.pid));
     keep(scene, guard);
@@ -394,17 +361,13 @@ fn keep(scene: &Scene, guard: LockGuard<'_>) {
 fn take_permit(scene: &Scene, trap: &Trap) {
     let cache = open(scene);
     let pool = BoundedSemaphore::new(&cache, KEY, PERMITS).tag(TAG);
-    trap.arm();
-    let guard = pool.try_acquire();
-    trap.disarm();
+    let guard = trap.armed(|| pool.try_acquire());
     scene.saw(guard.unwrap().expect("a permit").into_token());
 }
 
 fn remove_key(scene: &Scene, trap: &Trap) {
     let cache = open(scene);
-    trap.arm();
-    let removed = cache.remove(KEY);
-    trap.disarm();
+    let removed = trap.armed(|| cache.remove(KEY));
     let was_there = removed.unwrap();
     // Only what a dead one has removed already is not there to be removed.
     assert!(was_there || scene.board.get(Entry::Done) > 0 || scene.board.get(Entry::Place) != 0);

@@ -10,97 +10,86 @@ use crate::scene::{Entry, NEVER, Scene, Trap, in_a_fork};
 use crate::stage::{CAPACITY, KEY, die_holding, open, take_over};
 
 pub const ALL: &[Operation] = &[
-    Operation {
-        name: "create a store",
-        prepare: |_| (),
-        companion: None,
-        act: |scene, trap| {
-            trap.arm();
-            let cache = Cache::options().capacity(CAPACITY).open(scene.store());
-            trap.disarm();
+    Operation::new(
+        "create a store",
+        |_| (),
+        |scene, trap| {
+            let cache = trap.armed(|| Cache::options().capacity(CAPACITY).open(scene.store()));
             cache.unwrap();
         },
-        look: |_, cache, _| assert!(cache.is_empty().unwrap()),
+        |_, cache, _| assert!(cache.is_empty().unwrap()),
+    )
+    .verified(
         // Whoever opens it first says how large it is to be.
-        verify: |operation, scene, order| {
+        |operation, scene, order| {
             (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
             standard(operation, scene, order);
         },
-    },
-    Operation {
-        name: "create a fanout",
-        prepare: |_| (),
-        companion: None,
-        act: |scene, trap| {
-            trap.arm();
-            let cache = FanoutCache::options()
-                .capacity(2 * CAPACITY)
-                .open_fanout(scene.store(), Some(2));
-            trap.disarm();
+    ),
+    Operation::new(
+        "create a fanout",
+        |_| (),
+        |scene, trap| {
+            let cache = trap.armed(|| {
+                FanoutCache::options()
+                    .capacity(2 * CAPACITY)
+                    .open_fanout(scene.store(), Some(2))
+            });
             cache.unwrap();
         },
-        look: |_, _, _| (),
-        verify: verify_fanout,
-    },
-    Operation {
-        name: "open",
-        prepare: |scene| scene.crowd(&open(scene)),
-        companion: None,
-        act: open_armed,
-        look: |scene, cache, _| scene.crowd_is_well(cache),
-        verify: standard,
-    },
-    Operation {
-        name: "open beside others",
-        prepare: |scene| scene.crowd(&open(scene)),
-        companion: Some(hold_key),
-        act: open_armed,
-        look: |scene, cache, _| {
+        |_, _, _| (),
+    )
+    .verified(verify_fanout),
+    Operation::new(
+        "open",
+        |scene| scene.crowd(&open(scene)),
+        open_armed,
+        |scene, cache, _| scene.crowd_is_well(cache),
+    ),
+    Operation::new(
+        "open beside others",
+        |scene| scene.crowd(&open(scene)),
+        open_armed,
+        |scene, cache, _| {
             scene.crowd_is_well(cache);
             assert!(!scene.companion_has_lost());
             assert!(Lock::new(cache, KEY).try_acquire().unwrap().is_none());
         },
-        verify: standard,
-    },
-    Operation {
-        name: "grow the participants",
-        prepare: |scene| {
+    )
+    .beside(hold_key),
+    Operation::new(
+        "grow the participants",
+        |scene| {
             scene.crowd(&open(scene));
             // The first chunk is of 32: the next number is beyond it.
             scene.poke(layout::HINTS, &31_u32.to_le_bytes());
             let allocated = u32::from_le_bytes(scene.peek(layout::COUNTERS));
             assert_eq!(allocated, 32);
         },
-        companion: None,
-        act: open_armed,
-        look: |scene, cache, _| {
+        open_armed,
+        |scene, cache, _| {
             scene.crowd_is_well(cache);
             assert_eq!(u32::from_le_bytes(scene.peek(layout::COUNTERS)), 64);
         },
-        verify: standard,
-    },
-    Operation {
-        name: "join after a fork",
-        prepare: |scene| scene.crowd(&open(scene)),
-        companion: None,
-        act: |scene, trap| {
+    ),
+    Operation::new(
+        "join after a fork",
+        |scene| scene.crowd(&open(scene)),
+        |scene, trap| {
             let cache = open(scene);
             let lock = Lock::new(&cache, KEY);
             let guard = take_over(scene, &lock);
             in_a_fork(|| {
-                trap.arm();
-                let there = lock.try_acquire().unwrap();
-                trap.disarm();
+                let there = trap.armed(|| lock.try_acquire().unwrap());
                 assert!(there.is_none(), "the parent's hold");
             });
             guard.release().unwrap();
         },
-        look: |scene, cache, _| scene.crowd_is_well(cache),
-        verify: standard,
-    },
-    Operation {
-        name: "join when all numbers are taken",
-        prepare: |scene| {
+        |scene, cache, _| scene.crowd_is_well(cache),
+    ),
+    Operation::new(
+        "join when all numbers are taken",
+        |scene| {
             let cache = open(scene);
             scene.crowd(&cache);
             drop(cache);
@@ -109,9 +98,8 @@ pub const ALL: &[Operation] = &[
             });
             all_numbers_taken(scene);
         },
-        companion: None,
-        act: open_armed,
-        look: |scene, cache, stage| {
+        open_armed,
+        |scene, cache, stage| {
             scene.crowd_is_well(cache);
             if stage == Stage::After {
                 let lock = Lock::new(cache, KEY);
@@ -121,44 +109,40 @@ pub const ALL: &[Operation] = &[
                 scene.saw(guard.token());
             }
         },
-        verify: standard,
-    },
-    Operation {
-        name: "open after a reboot",
-        prepare: |scene| {
+    ),
+    Operation::new(
+        "open after a reboot",
+        |scene| {
             furnish(scene);
             scene.poke(layout::BOOT_ID, &[7; 16]);
         },
-        companion: None,
-        act: open_armed,
-        look: |scene, cache, stage| {
+        open_armed,
+        |scene, cache, stage| {
             furniture_is_well(scene, cache, stage);
             // A leap for each rebuilding, so that no token that was never written comes twice.
             let leap = 1 << 36;
             assert!(stage == Stage::Between || scene.board.get(Entry::Token) > leap);
         },
-        verify: standard,
-    },
-    Operation {
-        name: "repair what is sound",
-        prepare: furnish,
-        companion: None,
-        act: repair_armed,
-        look: furniture_is_well,
-        verify: |operation, scene, order| {
-            if order == Order::LookFirst {
-                // Whoever comes next just opens it.
-                let cache = Cache::open(scene.store()).unwrap();
-                let report = cache.check().unwrap();
-                assert!(report.is_sound(), "{report:?}");
-                furniture_is_well(scene, &cache, Stage::Between);
-            }
-            verify_repair(operation, scene, order);
-        },
-    },
-    Operation {
-        name: "repair a damaged average",
-        prepare: |scene| {
+    ),
+    Operation::new(
+        "repair what is sound",
+        furnish,
+        repair_armed,
+        furniture_is_well,
+    )
+    .verified(|operation, scene, order| {
+        if order == Order::LookFirst {
+            // Whoever comes next just opens it.
+            let cache = Cache::open(scene.store()).unwrap();
+            let report = cache.check().unwrap();
+            assert!(report.is_sound(), "{report:?}");
+            furniture_is_well(scene, &cache, Stage::Between);
+        }
+        verify_repair(operation, scene, order);
+    }),
+    Operation::new(
+        "repair a damaged average",
+        |scene| {
             furnish(scene);
             // The value in force of the average fails its seal: the one before comes back.
             let slot = Layout::of(CAPACITY as u64).slot(scene.board.get(Entry::Slot));
@@ -167,35 +151,29 @@ pub const ALL: &[Operation] = &[
             scene.poke(cell + 8, &[0xab; 8]);
             scene.board.set(Entry::Damaged, 1);
         },
-        companion: None,
-        act: repair_armed,
-        look: furniture_is_well,
-        verify: verify_repair,
-    },
-    Operation {
-        name: "lend a lifeline",
-        prepare: |scene| scene.crowd(&open(scene)),
-        companion: None,
-        act: |scene, trap| {
+        repair_armed,
+        furniture_is_well,
+    )
+    .verified(verify_repair),
+    Operation::new(
+        "lend a lifeline",
+        |scene| scene.crowd(&open(scene)),
+        |scene, trap| {
             let cache = open(scene);
             let lock = Lock::new(&cache, KEY);
             let guard = take_over(scene, &lock);
             scene.board.set(Entry::Holder, std::process::id().into());
-            trap.arm();
-            let line = cache.lifeline();
-            trap.disarm();
+            let line = trap.armed(|| cache.lifeline());
             line.unwrap();
             scene.board.set(Entry::Holder, 0);
             guard.release().unwrap();
         },
-        look: |scene, cache, _| scene.crowd_is_well(cache),
-        verify: standard,
-    },
-    Operation {
-        name: "fork",
-        prepare: |scene| scene.crowd(&open(scene)),
-        companion: None,
-        act: |scene, trap| {
+        |scene, cache, _| scene.crowd_is_well(cache),
+    ),
+    Operation::new(
+        "fork",
+        |scene| scene.crowd(&open(scene)),
+        |scene, trap| {
             let cache = open(scene);
             let lock = Lock::new(&cache, KEY);
             let guard = take_over(scene, &lock);
@@ -205,35 +183,28 @@ pub const ALL: &[Operation] = &[
             guard.check().unwrap();
             guard.release().unwrap();
         },
-        look: |scene, cache, _| scene.crowd_is_well(cache),
-        verify: standard,
-    },
-    Operation {
-        name: "leave",
-        prepare: |scene| scene.crowd(&open(scene)),
-        companion: None,
-        act: |scene, trap| {
+        |scene, cache, _| scene.crowd_is_well(cache),
+    ),
+    Operation::new(
+        "leave",
+        |scene| scene.crowd(&open(scene)),
+        |scene, trap| {
             let cache = open(scene);
             trap.arm();
             drop(cache);
             trap.disarm();
         },
-        look: |scene, cache, _| scene.crowd_is_well(cache),
-        verify: standard,
-    },
+        |scene, cache, _| scene.crowd_is_well(cache),
+    ),
 ];
 
 fn open_armed(scene: &Scene, trap: &Trap) {
-    trap.arm();
-    let cache = Cache::open(scene.store());
-    trap.disarm();
+    let cache = trap.armed(|| Cache::open(scene.store()));
     cache.unwrap();
 }
 
 fn repair_armed(scene: &Scene, trap: &Trap) {
-    trap.arm();
-    let report = Cache::repair(scene.store());
-    trap.disarm();
+    let report = trap.armed(|| Cache::repair(scene.store()));
     assert_eq!(report.unwrap().keys_lost, 0);
 }
 

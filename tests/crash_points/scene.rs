@@ -225,6 +225,14 @@ impl Trap {
         Trap::set(board, at, 0)
     }
 
+    /// Does what somebody is to die over.
+    pub fn armed<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.arm();
+        let done = work();
+        self.disarm();
+        done
+    }
+
     pub fn arm(&self) {
         ARMED.store(1, Ordering::SeqCst);
     }

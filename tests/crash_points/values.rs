@@ -26,163 +26,130 @@ fn large(len: usize) -> Vec<u8> {
 }
 
 pub const ALL: &[Operation] = &[
-    Operation {
-        name: "value: first, small",
-        prepare: prepare_none,
-        companion: None,
-        act: |scene, trap| set(scene, trap, SMALL),
-        look: |scene, cache, stage| is_one_of(scene, cache, stage, &[None, Some(SMALL)]),
-        verify: standard,
-    },
-    Operation {
-        name: "value: small by small",
-        prepare: prepare_small,
-        companion: None,
-        act: |scene, trap| set(scene, trap, OTHER_SMALL),
-        look: |scene, cache, stage| {
-            is_one_of(scene, cache, stage, &[Some(SMALL), Some(OTHER_SMALL)])
-        },
-        verify: standard,
-    },
-    Operation {
-        name: "value: first, large",
-        prepare: prepare_none,
-        companion: None,
-        act: |scene, trap| set(scene, trap, &large(LARGE)),
-        look: |scene, cache, stage| is_one_of(scene, cache, stage, &[None, Some(&large(LARGE))]),
-        verify: standard,
-    },
-    Operation {
-        name: "value: large by large",
-        prepare: prepare_large,
-        companion: None,
-        act: |scene, trap| set(scene, trap, &large(OTHER_LARGE)),
-        look: |scene, cache, stage| {
+    Operation::new(
+        "value: first, small",
+        prepare_none,
+        |scene, trap| set(scene, trap, SMALL),
+        |scene, cache, stage| is_one_of(scene, cache, stage, &[None, Some(SMALL)]),
+    ),
+    Operation::new(
+        "value: small by small",
+        prepare_small,
+        |scene, trap| set(scene, trap, OTHER_SMALL),
+        |scene, cache, stage| is_one_of(scene, cache, stage, &[Some(SMALL), Some(OTHER_SMALL)]),
+    ),
+    Operation::new(
+        "value: first, large",
+        prepare_none,
+        |scene, trap| set(scene, trap, &large(LARGE)),
+        |scene, cache, stage| is_one_of(scene, cache, stage, &[None, Some(&large(LARGE))]),
+    ),
+    Operation::new(
+        "value: large by large",
+        prepare_large,
+        |scene, trap| set(scene, trap, &large(OTHER_LARGE)),
+        |scene, cache, stage| {
             let (old, new) = (large(LARGE), large(OTHER_LARGE));
             is_one_of(scene, cache, stage, &[Some(&old), Some(&new)]);
         },
-        verify: standard,
-    },
-    Operation {
-        name: "value: large by small",
-        prepare: prepare_large,
-        companion: None,
-        act: |scene, trap| set(scene, trap, SMALL),
-        look: |scene, cache, stage| {
-            is_one_of(scene, cache, stage, &[Some(&large(LARGE)), Some(SMALL)])
-        },
-        verify: standard,
-    },
-    Operation {
-        name: "value: small by large",
-        prepare: prepare_small,
-        companion: None,
-        act: |scene, trap| set(scene, trap, &large(LARGE)),
-        look: |scene, cache, stage| {
-            is_one_of(scene, cache, stage, &[Some(SMALL), Some(&large(LARGE))])
-        },
-        verify: standard,
-    },
-    Operation {
-        name: "value: first segment",
-        prepare: |scene| scene.crowd(&open(scene)),
-        companion: None,
-        act: |scene, trap| set(scene, trap, &large(LARGE)),
-        look: |scene, cache, stage| {
+    ),
+    Operation::new(
+        "value: large by small",
+        prepare_large,
+        |scene, trap| set(scene, trap, SMALL),
+        |scene, cache, stage| is_one_of(scene, cache, stage, &[Some(&large(LARGE)), Some(SMALL)]),
+    ),
+    Operation::new(
+        "value: small by large",
+        prepare_small,
+        |scene, trap| set(scene, trap, &large(LARGE)),
+        |scene, cache, stage| is_one_of(scene, cache, stage, &[Some(SMALL), Some(&large(LARGE))]),
+    ),
+    Operation::new(
+        "value: first segment",
+        |scene| scene.crowd(&open(scene)),
+        |scene, trap| set(scene, trap, &large(LARGE)),
+        |scene, cache, stage| {
             scene.crowd_is_well(cache);
             holds_one_of(cache, stage, &[None, Some(&large(LARGE))]);
         },
-        verify: standard,
-    },
-    Operation {
-        name: "value: next segment",
-        prepare: |scene| {
+    ),
+    Operation::new(
+        "value: next segment",
+        |scene| {
             prepare_large(scene);
             // Room for nothing more: segments are a 64th of 1 GiB.
             let full = 1 << 32 | ((16 << 20) - 64) / 16_u64;
             scene.poke(layout::TAIL, &full.to_le_bytes());
         },
-        companion: None,
-        act: |scene, trap| set(scene, trap, &large(OTHER_LARGE)),
-        look: |scene, cache, stage| {
+        |scene, trap| set(scene, trap, &large(OTHER_LARGE)),
+        |scene, cache, stage| {
             let (old, new) = (large(LARGE), large(OTHER_LARGE));
             is_one_of(scene, cache, stage, &[Some(&old), Some(&new)]);
         },
-        verify: standard,
-    },
-    Operation {
-        name: "value: a segment of its own",
-        prepare: |scene| {
+    ),
+    Operation::new(
+        "value: a segment of its own",
+        |scene| {
             let options = Cache::options().capacity(64).size_limit(4 << 20);
             let cache = options.open(scene.store()).unwrap();
             scene.crowd(&cache);
             bystanders(&cache);
             cache.set(KEY, large(LARGE)).unwrap();
         },
-        companion: None,
-        act: |scene, trap| set(scene, trap, &large(300_000)),
-        look: |scene, cache, stage| {
+        |scene, trap| set(scene, trap, &large(300_000)),
+        |scene, cache, stage| {
             let (old, new) = (large(LARGE), large(300_000));
             is_one_of(scene, cache, stage, &[Some(&old), Some(&new)]);
         },
-        verify: standard,
-    },
-    Operation {
-        name: "value: one that is given back, by another",
-        prepare: prepare_huge,
-        companion: None,
-        act: |scene, trap| set(scene, trap, &large(OTHER_HUGE)),
-        look: |scene, cache, stage| {
+    ),
+    Operation::new(
+        "value: one that is given back, by another",
+        prepare_huge,
+        |scene, trap| set(scene, trap, &large(OTHER_HUGE)),
+        |scene, cache, stage| {
             let (old, new) = (large(HUGE), large(OTHER_HUGE));
             is_one_of(scene, cache, stage, &[Some(&old), Some(&new)]);
         },
-        verify: standard,
-    },
-    Operation {
-        name: "value: one that is given back, deleted",
-        prepare: prepare_huge,
-        companion: None,
-        act: delete,
-        look: |scene, cache, stage| {
+    ),
+    Operation::new(
+        "value: one that is given back, deleted",
+        prepare_huge,
+        delete,
+        |scene, cache, stage| {
             is_one_of(scene, cache, stage, &[Some(&large(HUGE)), None]);
             is_anybodys_once_deleted(cache);
         },
-        verify: standard,
-    },
-    Operation {
-        name: "value: one that is given back, removed",
-        prepare: prepare_huge,
-        companion: None,
-        act: |scene, trap| {
+    ),
+    Operation::new(
+        "value: one that is given back, removed",
+        prepare_huge,
+        |scene, trap| {
             let cache = open(scene);
-            trap.arm();
-            let removed = cache.remove(KEY);
-            trap.disarm();
+            let removed = trap.armed(|| cache.remove(KEY));
             assert!(removed.unwrap() || died_before(scene));
         },
-        look: |scene, cache, stage| is_one_of(scene, cache, stage, &[Some(&large(HUGE)), None]),
-        verify: standard,
-    },
-    Operation {
-        name: "value: one that is given back, in a transaction",
-        prepare: |scene| {
+        |scene, cache, stage| is_one_of(scene, cache, stage, &[Some(&large(HUGE)), None]),
+    ),
+    Operation::new(
+        "value: one that is given back, in a transaction",
+        |scene| {
             prepare_huge(scene);
             open(scene).set("gone", large(OTHER_HUGE)).unwrap();
         },
-        companion: None,
-        act: |scene, trap| {
+        |scene, trap| {
             let cache = open(scene);
-            trap.arm();
-            let done = cache.transact(|all| {
-                // What was written first is not needed after all.
-                all.set(KEY, large(OTHER_HUGE))?;
-                all.set(KEY, SMALL)?;
-                all.delete("gone").map(drop)
+            let done = trap.armed(|| {
+                cache.transact(|all| {
+                    // What was written first is not needed after all.
+                    all.set(KEY, large(OTHER_HUGE))?;
+                    all.set(KEY, SMALL)?;
+                    all.delete("gone").map(drop)
+                })
             });
-            trap.disarm();
             done.unwrap();
         },
-        look: |scene, cache, stage| {
+        |scene, cache, stage| {
             let (key, gone) = (large(HUGE), large(OTHER_HUGE));
             is_one_of(scene, cache, stage, &[Some(&key), Some(SMALL)]);
             match (cache.get(KEY).unwrap(), cache.get("gone").unwrap()) {
@@ -191,20 +158,18 @@ pub const ALL: &[Operation] = &[
                 (None, _) => panic!("it had a value throughout"),
             }
         },
-        verify: standard,
-    },
-    Operation {
-        name: "value: a segment of its own by another",
-        prepare: |scene| {
+    ),
+    Operation::new(
+        "value: a segment of its own by another",
+        |scene| {
             let options = Cache::options().capacity(64).size_limit(4 << 20);
             let cache = options.open(scene.store()).unwrap();
             scene.crowd(&cache);
             bystanders(&cache);
             cache.set(KEY, large(300_000)).unwrap();
         },
-        companion: None,
-        act: |scene, trap| set(scene, trap, &large(310_000)),
-        look: |scene, cache, stage| {
+        |scene, trap| set(scene, trap, &large(310_000)),
+        |scene, cache, stage| {
             let (old, new) = (large(300_000), large(310_000));
             is_one_of(scene, cache, stage, &[Some(&old), Some(&new)]);
             // Those of the dead are compacted away.
@@ -213,125 +178,99 @@ pub const ALL: &[Operation] = &[
             let files = std::fs::read_dir(scene.store().join("log")).unwrap();
             assert!(files.count() <= 4);
         },
-        verify: standard,
-    },
-    Operation {
-        name: "value: delete, small",
-        prepare: prepare_small,
-        companion: None,
-        act: delete,
-        look: |scene, cache, stage| {
+    ),
+    Operation::new(
+        "value: delete, small",
+        prepare_small,
+        delete,
+        |scene, cache, stage| {
             is_one_of(scene, cache, stage, &[Some(SMALL), None]);
             is_anybodys_once_deleted(cache);
         },
-        verify: standard,
-    },
-    Operation {
-        name: "value: delete, large",
-        prepare: prepare_large,
-        companion: None,
-        act: delete,
-        look: |scene, cache, stage| {
+    ),
+    Operation::new(
+        "value: delete, large",
+        prepare_large,
+        delete,
+        |scene, cache, stage| {
             is_one_of(scene, cache, stage, &[Some(&large(LARGE)), None]);
             is_anybodys_once_deleted(cache);
         },
-        verify: standard,
-    },
-    Operation {
-        name: "value: pop",
-        prepare: prepare_large,
-        companion: None,
-        act: |scene, trap| {
+    ),
+    Operation::new(
+        "value: pop",
+        prepare_large,
+        |scene, trap| {
             let cache = open(scene);
-            trap.arm();
-            let popped = cache.pop(KEY);
-            trap.disarm();
+            let popped = trap.armed(|| cache.pop(KEY));
             // Whole, or popped already by a dead one.
             let popped = popped.unwrap();
             assert!(popped.is_none_or(|value| value == large(LARGE)));
         },
-        look: |scene, cache, stage| is_one_of(scene, cache, stage, &[Some(&large(LARGE)), None]),
-        verify: standard,
-    },
-    Operation {
-        name: "value: touch, small",
-        prepare: prepare_small,
-        companion: None,
-        act: touch,
-        look: |scene, cache, stage| is_touched(scene, cache, stage, SMALL),
-        verify: standard,
-    },
-    Operation {
-        name: "value: touch, large",
-        prepare: prepare_large,
-        companion: None,
-        act: touch,
-        look: |scene, cache, stage| is_touched(scene, cache, stage, &large(LARGE)),
-        verify: standard,
-    },
-    Operation {
-        name: "value: first incr",
-        prepare: prepare_none,
-        companion: None,
-        act: incr,
-        look: |scene, cache, stage| is_some_count(scene, cache, stage, 0),
-        verify: standard,
-    },
-    Operation {
-        name: "value: incr",
-        prepare: |scene| {
+        |scene, cache, stage| is_one_of(scene, cache, stage, &[Some(&large(LARGE)), None]),
+    ),
+    Operation::new(
+        "value: touch, small",
+        prepare_small,
+        touch,
+        |scene, cache, stage| is_touched(scene, cache, stage, SMALL),
+    ),
+    Operation::new(
+        "value: touch, large",
+        prepare_large,
+        touch,
+        |scene, cache, stage| is_touched(scene, cache, stage, &large(LARGE)),
+    ),
+    Operation::new(
+        "value: first incr",
+        prepare_none,
+        incr,
+        |scene, cache, stage| is_some_count(scene, cache, stage, 0),
+    ),
+    Operation::new(
+        "value: incr",
+        |scene| {
             prepare_none(scene);
             Cache::open(scene.store()).unwrap().incr(KEY, 6).unwrap();
         },
-        companion: None,
-        act: incr,
-        look: |scene, cache, stage| is_some_count(scene, cache, stage, 6),
-        verify: standard,
-    },
-    Operation {
-        name: "value: incr beside a long tag",
-        prepare: |scene| {
+        incr,
+        |scene, cache, stage| is_some_count(scene, cache, stage, 6),
+    ),
+    Operation::new(
+        "value: incr beside a long tag",
+        |scene| {
             prepare_none(scene);
             let cache = Cache::open(scene.store()).unwrap();
             let options = SetOptions::new().tag([b't'; 255]);
             cache.set_with(KEY, "6", &options).unwrap();
         },
-        companion: None,
-        act: incr,
-        look: |scene, cache, stage| {
+        incr,
+        |scene, cache, stage| {
             is_some_count(scene, cache, stage, 6);
             let tag = cache.entry(KEY).unwrap().unwrap().tag;
             assert_eq!(tag.as_deref(), Some(&[b't'; 255][..]));
         },
-        verify: standard,
-    },
-    Operation {
-        name: "value: add",
-        prepare: prepare_none,
-        companion: None,
-        act: |scene, trap| {
+    ),
+    Operation::new(
+        "value: add",
+        prepare_none,
+        |scene, trap| {
             let cache = open(scene);
-            trap.arm();
-            let added = cache.add(KEY, large(LARGE));
-            trap.disarm();
+            let added = trap.armed(|| cache.add(KEY, large(LARGE)));
             // What a dead one has added is there.
             assert!(added.unwrap() || died_before(scene));
         },
-        look: |scene, cache, stage| is_one_of(scene, cache, stage, &[None, Some(&large(LARGE))]),
-        verify: standard,
-    },
-    Operation {
-        name: "value: compare and swap",
-        prepare: prepare_large,
-        companion: None,
-        act: |scene, trap| {
+        |scene, cache, stage| is_one_of(scene, cache, stage, &[None, Some(&large(LARGE))]),
+    ),
+    Operation::new(
+        "value: compare and swap",
+        prepare_large,
+        |scene, trap| {
             let cache = open(scene);
-            trap.arm();
-            let swapped = cache.compare_and_swap(KEY, large(LARGE), OTHER_SMALL);
-            trap.disarm();
+            let swapped = trap.armed(|| cache.compare_and_swap(KEY, large(LARGE), OTHER_SMALL));
             assert!(swapped.unwrap() || died_before(scene));
         },
-        look: |scene, cache, stage| {
+        |scene, cache, stage| {
             is_one_of(
                 scene,
                 cache,
@@ -339,64 +278,51 @@ pub const ALL: &[Operation] = &[
                 &[Some(&large(LARGE)), Some(OTHER_SMALL)],
             )
         },
-        verify: standard,
-    },
-    Operation {
-        name: "value: evict by tag",
-        prepare: prepare_family,
-        companion: None,
-        act: |scene, trap| {
+    ),
+    Operation::new(
+        "value: evict by tag",
+        prepare_family,
+        |scene, trap| {
             let cache = open(scene);
-            trap.arm();
-            let evicted = cache.evict(TAG);
-            trap.disarm();
+            let evicted = trap.armed(|| cache.evict(TAG));
             assert!(evicted.unwrap() <= 3);
         },
-        look: |scene, cache, stage| {
+        |scene, cache, stage| {
             bystanders_are_well(scene, cache);
             assert!(family_is_whole(cache) == 0 || stage == Stage::Between);
         },
-        verify: standard,
-    },
-    Operation {
-        name: "value: clear",
-        prepare: prepare_family,
-        companion: None,
-        act: |scene, trap| {
+    ),
+    Operation::new(
+        "value: clear",
+        prepare_family,
+        |scene, trap| {
             let cache = open(scene);
-            trap.arm();
-            let cleared = cache.clear();
-            trap.disarm();
+            let cleared = trap.armed(|| cache.clear());
             cleared.unwrap();
         },
-        look: |_, cache, stage| {
+        |_, cache, stage| {
             family_is_whole(cache);
             for (name, value) in bystander_values() {
                 assert!(cache.get(name).unwrap().is_none_or(|got| got == value));
             }
             assert!(stage == Stage::Between || cache.is_empty().unwrap());
         },
-        verify: standard,
-    },
-    Operation {
-        name: "value: remove",
-        prepare: prepare_large,
-        companion: None,
-        act: |scene, trap| {
+    ),
+    Operation::new(
+        "value: remove",
+        prepare_large,
+        |scene, trap| {
             let cache = open(scene);
-            trap.arm();
-            let removed = cache.remove(KEY);
-            trap.disarm();
+            let removed = trap.armed(|| cache.remove(KEY));
             assert!(removed.unwrap() || died_before(scene));
         },
-        look: |scene, cache, stage| {
+        |scene, cache, stage| {
             is_one_of(scene, cache, stage, &[Some(&large(LARGE)), None]);
         },
-        verify: standard,
-    },
-    Operation {
-        name: "value: full of what was deleted",
-        prepare: |scene| {
+    ),
+    Operation::new(
+        "value: full of what was deleted",
+        |scene| {
             let options = Cache::options().capacity(6).eviction(Eviction::None);
             let cache = options.open(scene.store()).unwrap();
             for name in ["one", "two", "three", "four"] {
@@ -406,9 +332,8 @@ pub const ALL: &[Operation] = &[
             cache.delete("one").unwrap();
             cache.delete("two").unwrap();
         },
-        companion: None,
         // One is left of each: deleted by who may die over it, then needed.
-        act: |scene, trap| {
+        |scene, trap| {
             let cache = open(scene);
             trap.arm();
             let deleted = (cache.delete("three"), cache.delete("four"));
@@ -420,7 +345,7 @@ pub const ALL: &[Operation] = &[
             deleted.1.unwrap();
             set.into_iter().for_each(|set| set.unwrap());
         },
-        look: |_, cache, stage| {
+        |_, cache, stage| {
             has_room_for_all(cache);
             let got = |name| cache.get(name).unwrap();
             assert_eq!(got("kept").as_deref(), Some(SMALL));
@@ -434,13 +359,12 @@ pub const ALL: &[Operation] = &[
                 }
             }
         },
-        verify: verify_full,
-    },
-    Operation {
-        name: "value: deleted, a lock instead",
-        prepare: prepare_large,
-        companion: None,
-        act: |scene, trap| {
+    )
+    .verified(verify_full),
+    Operation::new(
+        "value: deleted, a lock instead",
+        prepare_large,
+        |scene, trap| {
             let cache = open(scene);
             let lock = Lock::new(&cache, KEY);
             trap.arm();
@@ -462,7 +386,7 @@ pub const ALL: &[Operation] = &[
                 .release()
                 .unwrap();
         },
-        look: |scene, cache, stage| {
+        |scene, cache, stage| {
             bystanders_are_well(scene, cache);
             match cache.key(KEY).unwrap().map(|info| info.state) {
                 Some(KeyState::Lock { .. }) => {
@@ -477,32 +401,30 @@ pub const ALL: &[Operation] = &[
                 }
             }
         },
-        verify: standard,
-    },
-    Operation {
-        name: "value: transact",
-        prepare: |scene| {
+    ),
+    Operation::new(
+        "value: transact",
+        |scene| {
             prepare_large(scene);
             let cache = open(scene);
             cache.set("made", SMALL).unwrap();
             cache.delete("made").unwrap();
             cache.set("gone", large(LARGE)).unwrap();
         },
-        companion: None,
-        act: |scene, trap| {
+        |scene, trap| {
             let cache = open(scene);
-            trap.arm();
-            let done = cache.transact(|all| {
-                all.set(KEY, SMALL)?;
-                all.set("made", large(OTHER_LARGE))?;
-                all.delete("gone")?;
-                all.incr("count", 4).map(drop)
+            let done = trap.armed(|| {
+                cache.transact(|all| {
+                    all.set(KEY, SMALL)?;
+                    all.set("made", large(OTHER_LARGE))?;
+                    all.delete("gone")?;
+                    all.incr("count", 4).map(drop)
+                })
             });
-            trap.disarm();
             done.unwrap();
             scene.board.add(Entry::Own, 1);
         },
-        look: |scene, cache, stage| {
+        |scene, cache, stage| {
             // Takes away what is left of the deleted ones, and nothing of a transaction that was decided.
             assert_eq!(cache.expire().unwrap(), 0);
             is_some_count_under(scene, cache, stage, "count", 0);
@@ -517,20 +439,18 @@ pub const ALL: &[Operation] = &[
                 other => panic!("{:?}", other.map(|value| value.is_some())),
             }
         },
-        verify: standard,
-    },
-    Operation {
-        name: "value: evict for slots",
-        prepare: |scene| {
+    ),
+    Operation::new(
+        "value: evict for slots",
+        |scene| {
             let cache = Cache::options().capacity(6).open(scene.store()).unwrap();
             Averager::new(&cache, "sum").add(6.0).unwrap();
             for name in ["one", "two", "three", "four", "five"] {
                 cache.set(name, large(LARGE)).unwrap();
             }
         },
-        companion: None,
-        act: |scene, trap| set(scene, trap, SMALL),
-        look: |_, cache, stage| {
+        |scene, trap| set(scene, trap, SMALL),
+        |_, cache, stage| {
             assert_eq!(Averager::new(cache, "sum").get().unwrap(), Some(6.0));
             let names = ["one", "two", "three", "four", "five"];
             let left = names.map(|name| cache.get(name).unwrap());
@@ -541,31 +461,29 @@ pub const ALL: &[Operation] = &[
                 None => assert!(stage == Stage::Between),
             }
         },
-        verify: verify_full,
-    },
-    Operation {
-        name: "value: evict from the log",
-        prepare: |scene| {
+    )
+    .verified(verify_full),
+    Operation::new(
+        "value: evict from the log",
+        |scene| {
             let options = Cache::options().capacity(64).size_limit(4 << 20);
             let cache = options.open(scene.store()).unwrap();
             for n in 0..12 {
                 cache.set(format!("{n}"), large(250_000)).unwrap();
             }
         },
-        companion: None,
-        act: |scene, trap| set(scene, trap, &large(250_001)),
-        look: |_, cache, stage| {
+        |scene, trap| set(scene, trap, &large(250_001)),
+        |_, cache, stage| {
             for n in 0..12 {
                 let got = cache.get(format!("{n}")).unwrap();
                 assert!(got.is_none_or(|got| got == large(250_000)));
             }
             holds_one_of(cache, stage, &[None, Some(&large(250_001))]);
         },
-        verify: standard,
-    },
-    Operation {
-        name: "value: compact",
-        prepare: |scene| {
+    ),
+    Operation::new(
+        "value: compact",
+        |scene| {
             let options = Cache::options().capacity(64).size_limit(4 << 20);
             let cache = options
                 .eviction(Eviction::None)
@@ -583,15 +501,12 @@ pub const ALL: &[Operation] = &[
                 assert!(cache.delete(format!("{n}")).unwrap());
             }
         },
-        companion: None,
-        act: |scene, trap| {
+        |scene, trap| {
             let cache = open(scene);
-            trap.arm();
-            let culled = cache.cull();
-            trap.disarm();
+            let culled = trap.armed(|| cache.cull());
             assert_eq!(culled.unwrap(), 0);
         },
-        look: |scene, cache, stage| {
+        |scene, cache, stage| {
             bystanders_are_well(scene, cache);
             for n in 12..24 {
                 assert!(cache.get(format!("{n}")).unwrap() == Some(large(50_000)));
@@ -602,27 +517,22 @@ pub const ALL: &[Operation] = &[
                 assert!(!first.exists(), "what is needed no more is there");
             }
         },
-        verify: standard,
-    },
-    Operation {
-        name: "value: open after a reboot",
-        prepare: |scene| {
+    ),
+    Operation::new(
+        "value: open after a reboot",
+        |scene| {
             prepare_large(scene);
             scene.poke(layout::BOOT_ID, &[7; 16]);
         },
-        companion: None,
-        act: |scene, trap| {
-            trap.arm();
-            let cache = Cache::open(scene.store());
-            trap.disarm();
+        |scene, trap| {
+            let cache = trap.armed(|| Cache::open(scene.store()));
             cache.unwrap();
         },
-        look: value_stays,
-        verify: standard,
-    },
-    Operation {
-        name: "value: repair",
-        prepare: |scene| {
+        value_stays,
+    ),
+    Operation::new(
+        "value: repair",
+        |scene| {
             prepare_large(scene);
             Cache::open(scene.store()).unwrap().delete("small").unwrap();
             Cache::open(scene.store())
@@ -630,26 +540,23 @@ pub const ALL: &[Operation] = &[
                 .set("small", SMALL)
                 .unwrap();
         },
-        companion: None,
-        act: |scene, trap| {
-            trap.arm();
-            let report = Cache::repair(scene.store());
-            trap.disarm();
+        |scene, trap| {
+            let report = trap.armed(|| Cache::repair(scene.store()));
             assert_eq!(report.unwrap().keys_lost, 0);
         },
-        look: value_stays,
-        verify: |operation, scene, order| {
-            if order == Order::LookFirst {
-                let cache = Cache::open(scene.store()).unwrap();
-                value_stays(scene, &cache, Stage::Between);
-            }
-            (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
+        value_stays,
+    )
+    .verified(|operation, scene, order| {
+        if order == Order::LookFirst {
             let cache = Cache::open(scene.store()).unwrap();
-            assert!(cache.check().unwrap().is_sound());
-            value_stays(scene, &cache, Stage::After);
-            no_leak(&cache);
-        },
-    },
+            value_stays(scene, &cache, Stage::Between);
+        }
+        (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
+        let cache = Cache::open(scene.store()).unwrap();
+        assert!(cache.check().unwrap().is_sound());
+        value_stays(scene, &cache, Stage::After);
+        no_leak(&cache);
+    }),
 ];
 
 /// There is no room for strangers.
@@ -712,17 +619,13 @@ fn died_before(scene: &Scene) -> bool {
 
 fn set(scene: &Scene, trap: &Trap, value: &[u8]) {
     let cache = open(scene);
-    trap.arm();
-    let set = cache.set(KEY, value);
-    trap.disarm();
+    let set = trap.armed(|| cache.set(KEY, value));
     set.unwrap();
 }
 
 fn delete(scene: &Scene, trap: &Trap) {
     let cache = open(scene);
-    trap.arm();
-    let deleted = cache.delete(KEY);
-    trap.disarm();
+    let deleted = trap.armed(|| cache.delete(KEY));
     assert!(deleted.unwrap() || died_before(scene));
 }
 
@@ -768,9 +671,7 @@ fn has_room_for_all(cache: &Cache) {
 
 fn touch(scene: &Scene, trap: &Trap) {
     let cache = open(scene);
-    trap.arm();
-    let touched = cache.touch(KEY, Some(Duration::from_secs(60)));
-    trap.disarm();
+    let touched = trap.armed(|| cache.touch(KEY, Some(Duration::from_secs(60))));
     assert!(touched.unwrap());
 }
 
@@ -783,9 +684,7 @@ fn is_touched(scene: &Scene, cache: &Cache, stage: Stage, value: &[u8]) {
 
 fn incr(scene: &Scene, trap: &Trap) {
     let cache = open(scene);
-    trap.arm();
-    let sum = cache.incr(KEY, 4);
-    trap.disarm();
+    let sum = trap.armed(|| cache.incr(KEY, 4));
     assert!(sum.unwrap() >= 4);
     scene.board.add(Entry::Own, 1);
 }
