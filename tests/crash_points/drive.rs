@@ -95,6 +95,19 @@ pub fn standard(operation: &Operation, scene: &Scene, order: Order) {
     no_leak(&Cache::open(scene.store()).unwrap());
 }
 
+/// The same where there is no room for strangers, or where they would take what the operation is about.
+pub fn without_strangers(operation: &Operation, scene: &Scene, order: Order) {
+    match order {
+        Order::LookFirst => standard(operation, scene, order),
+        Order::ActFirst => {
+            (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
+            let cache = Cache::open(scene.store()).unwrap();
+            (operation.look)(scene, &cache, Stage::After);
+            no_leak(&cache);
+        }
+    }
+}
+
 /// Takes room, uses all of it at once, and gives it back.
 fn fill_and_empty(cache: &Cache) {
     let names: Vec<String> = (0..3).map(|n| format!("stranger {n}")).collect();

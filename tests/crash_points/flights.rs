@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use slablock::{Cache, Eviction, SetOptions};
 
-use crate::drive::{Operation, Order, Stage, no_leak, standard};
-use crate::layout;
-use crate::scene::{NEVER, Scene, Trap};
-use crate::stage::{KEY, open};
+use crate::drive::{Operation, Stage, without_strangers};
+use crate::scene::{Scene, Trap};
+use crate::stage::{KEY, open, open_anew, reboot};
 
 const OLD: &[u8] = b"computed before";
 const NEW: &[u8] = b"computed";
@@ -72,12 +71,9 @@ pub const ALL: &[Operation] = &[
         "flight: open after a reboot",
         |scene| {
             prepare_early(scene);
-            scene.poke(layout::BOOT_ID, &[7; 16]);
+            reboot(scene);
         },
-        |scene, trap| {
-            let cache = trap.armed(|| Cache::open(scene.store()));
-            cache.unwrap();
-        },
+        open_anew,
         is_old_and_soon_new,
     ),
     Operation::new(
@@ -104,16 +100,7 @@ pub const ALL: &[Operation] = &[
             }
         },
     )
-    .verified(|operation, scene, order| match order {
-        Order::LookFirst => standard(operation, scene, order),
-        // There is no room for strangers.
-        Order::ActFirst => {
-            (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
-            let cache = Cache::open(scene.store()).unwrap();
-            (operation.look)(scene, &cache, Stage::After);
-            no_leak(&cache);
-        }
-    }),
+    .verified(without_strangers),
 ];
 
 fn prepare(scene: &Scene) {

@@ -3,9 +3,9 @@
 
 use slablock::{Averager, BoundedSemaphore, Cache, Kind, Lock, LockGuard};
 
-use crate::drive::{Operation, Order, Stage, no_leak, standard};
-use crate::scene::{Entry, NEVER, Scene, Trap};
-use crate::stage::{KEY, die_holding, open, told};
+use crate::drive::{Operation, Stage, without_strangers};
+use crate::scene::{Entry, Scene, Trap};
+use crate::stage::{KEY, a_dead_one_has_the_lock, die_holding, open, told};
 
 const TAG: &str = "tag";
 /// More than one block of permits, the last one not full.
@@ -133,13 +133,7 @@ pub const ALL: &[Operation] = &[
             }
         },
     )
-    .beside(|scene| {
-        let cache = open(scene);
-        let lock = Lock::new(&cache, KEY).tag(TAG);
-        let guard = lock.acquire().unwrap();
-        scene.saw(guard.token());
-        scene.accompany(|| guard.check().is_err());
-    }),
+    .beside(holds_the_lock),
     Operation::new(
         "remove a semaphore",
         |scene| scene.crowd(&open(scene)),
@@ -209,13 +203,7 @@ pub const ALL: &[Operation] = &[
             assert_eq!(scene.companion_has_lost(), !there);
         },
     )
-    .beside(|scene| {
-        let cache = open(scene);
-        let lock = Lock::new(&cache, KEY).tag(TAG);
-        let guard = lock.acquire().unwrap();
-        scene.saw(guard.token());
-        scene.accompany(|| guard.check().is_err());
-    }),
+    .beside(holds_the_lock),
     Operation::new(
         "clear",
         |scene| {
@@ -283,26 +271,13 @@ pub const ALL: &[Operation] = &[
     .verified(|operation, scene, order| {
         // Takes a permit, of what a dead one had begun to take away perhaps.
         assert!(!scene.companion_has_lost());
-        match order {
-            Order::LookFirst => standard(operation, scene, order),
-            // Others would have to reclaim what this is about.
-            Order::ActFirst => {
-                (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
-                let cache = Cache::open(scene.store()).unwrap();
-                (operation.look)(scene, &cache, Stage::After);
-                no_leak(&cache);
-            }
-        }
+        // Others would have to reclaim what this is about.
+        without_strangers(operation, scene, order);
     }),
     Operation::new(
         "list and check",
         |scene| {
-            let cache = open(scene);
-            scene.crowd(&cache);
-            drop(cache);
-            die_holding(scene, |cache| {
-                Lock::new(cache, KEY).acquire().unwrap().into_token()
-            });
+            a_dead_one_has_the_lock(scene);
         },
         |scene, trap| {
             let cache = open(scene);
@@ -435,4 +410,13 @@ fn family_is_whole(cache: &Cache) -> usize {
     let sum = Averager::new(cache, "sum of the family").get().unwrap();
     assert!(matches!(sum, None | Some(5.0)));
     left
+}
+
+/// Has the lock of the key throughout.
+fn holds_the_lock(scene: &Scene) {
+    let cache = open(scene);
+    let lock = Lock::new(&cache, KEY).tag(TAG);
+    let guard = lock.acquire().unwrap();
+    scene.saw(guard.token());
+    scene.accompany(|| guard.check().is_err());
 }

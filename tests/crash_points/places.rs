@@ -7,7 +7,7 @@ use slablock::{Averager, BoundedSemaphore, Cache, FanoutCache, Lock};
 use crate::drive::{Operation, Order, Stage, no_leak, standard};
 use crate::layout::{self, Layout};
 use crate::scene::{Entry, NEVER, Scene, Trap, in_a_fork};
-use crate::stage::{CAPACITY, KEY, die_holding, open, take_over};
+use crate::stage::{CAPACITY, KEY, a_dead_one_has_the_lock, die_holding, open, reboot, take_over};
 
 pub const ALL: &[Operation] = &[
     Operation::new(
@@ -90,12 +90,7 @@ pub const ALL: &[Operation] = &[
     Operation::new(
         "join when all numbers are taken",
         |scene| {
-            let cache = open(scene);
-            scene.crowd(&cache);
-            drop(cache);
-            die_holding(scene, |cache| {
-                Lock::new(cache, KEY).acquire().unwrap().into_token()
-            });
+            a_dead_one_has_the_lock(scene);
             all_numbers_taken(scene);
         },
         open_armed,
@@ -114,7 +109,7 @@ pub const ALL: &[Operation] = &[
         "open after a reboot",
         |scene| {
             furnish(scene);
-            scene.poke(layout::BOOT_ID, &[7; 16]);
+            reboot(scene);
         },
         open_armed,
         |scene, cache, stage| {

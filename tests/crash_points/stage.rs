@@ -4,7 +4,8 @@
 use nix::sys::signal::{Signal, raise};
 use slablock::{Averager, BoundedSemaphore, Cache, KeyState, Lock, LockGuard, Token};
 
-use crate::scene::{End, Entry, Scene, fork, reap};
+use crate::layout;
+use crate::scene::{End, Entry, Scene, Trap, fork, reap};
 
 /// Small, so that buckets have more than one key, and whole regions are quickly looked over.
 pub const CAPACITY: usize = 64;
@@ -49,6 +50,25 @@ pub fn die_holding(scene: &Scene, take: impl FnOnce(&Cache) -> Token) {
         let _ = raise(Signal::SIGKILL);
     });
     assert_eq!(reap(child), End::Killed);
+}
+
+/// The crowd, and somebody who has died with the lock of the key.
+pub fn a_dead_one_has_the_lock(scene: &Scene) {
+    scene.crowd(&open(scene));
+    die_holding(scene, |cache| {
+        Lock::new(cache, KEY).acquire().unwrap().into_token()
+    });
+}
+
+/// Opens the store, which somebody is to die over.
+pub fn open_anew(scene: &Scene, trap: &Trap) {
+    let cache = trap.armed(|| Cache::open(scene.store()));
+    cache.unwrap();
+}
+
+/// From now on the store is of another boot.
+pub fn reboot(scene: &Scene) {
+    scene.poke(layout::BOOT_ID, &[7; 16]);
 }
 
 impl Scene {

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use slablock::{Averager, Cache, Error, Eviction, KeyState, Kind, Lock, SetOptions};
 
-use crate::drive::{Operation, Order, Stage, no_leak, standard};
+use crate::drive::{Operation, Order, Stage, no_leak, without_strangers};
 use crate::layout;
 use crate::scene::{Entry, NEVER, Scene, Trap};
-use crate::stage::{KEY, open, take_over};
+use crate::stage::{KEY, open, open_anew, reboot, take_over};
 
 const TAG: &str = "tag";
 /// Fits beside its like into the cells of one slot.
@@ -360,7 +360,7 @@ pub const ALL: &[Operation] = &[
             }
         },
     )
-    .verified(verify_full),
+    .verified(without_strangers),
     Operation::new(
         "value: deleted, a lock instead",
         prepare_large,
@@ -462,7 +462,7 @@ pub const ALL: &[Operation] = &[
             }
         },
     )
-    .verified(verify_full),
+    .verified(without_strangers),
     Operation::new(
         "value: evict from the log",
         |scene| {
@@ -522,12 +522,9 @@ pub const ALL: &[Operation] = &[
         "value: open after a reboot",
         |scene| {
             prepare_large(scene);
-            scene.poke(layout::BOOT_ID, &[7; 16]);
+            reboot(scene);
         },
-        |scene, trap| {
-            let cache = trap.armed(|| Cache::open(scene.store()));
-            cache.unwrap();
-        },
+        open_anew,
         value_stays,
     ),
     Operation::new(
@@ -558,19 +555,6 @@ pub const ALL: &[Operation] = &[
         no_leak(&cache);
     }),
 ];
-
-/// There is no room for strangers.
-fn verify_full(operation: &Operation, scene: &Scene, order: Order) {
-    match order {
-        Order::LookFirst => standard(operation, scene, order),
-        Order::ActFirst => {
-            (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
-            let cache = Cache::open(scene.store()).unwrap();
-            (operation.look)(scene, &cache, Stage::After);
-            no_leak(&cache);
-        }
-    }
-}
 
 /// Values that nothing may happen to.
 fn bystander_values() -> [(&'static str, Vec<u8>); 2] {
