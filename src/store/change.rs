@@ -329,6 +329,7 @@ impl Store {
         };
         let latched = self.latch(key, hash, Some(make));
         let Some(latched) = latched.inspect_err(|_| wasted(place))? else {
+            wasted(place);
             return Ok(Attempt::Elsewhere);
         };
         let is_so = self.is_so(key, when, &latched);
@@ -343,7 +344,11 @@ impl Store {
                 len,
                 tag_hash: tag_hash(new.tag),
             },
-            _ => return Ok(Attempt::Elsewhere),
+            _ => {
+                // Closed, and may be opened again.
+                wasted(place);
+                return Ok(Attempt::Elsewhere);
+            }
         };
         let content = Content {
             expires_ms: new.expires_ms,

@@ -15,7 +15,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::error::Result;
+use nix::errno::Errno;
+
+use crate::error::{Error, Result};
 use crate::os::futex;
 use crate::record::closing;
 use crate::slab::layout::SEGMENTS;
@@ -74,6 +76,16 @@ struct Move {
     content: Content,
     bytes: u64,
     whole: bool,
+}
+
+/// Whether trying again will bring the same error: it is not this process that lacks something.
+fn is_of_the_device(error: &Error) -> bool {
+    let Error::Io { source, .. } = error else {
+        return false;
+    };
+    let lacking = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM];
+    let lacks = |errno: Errno| source.raw_os_error() == Some(errno as i32);
+    !lacking.into_iter().any(lacks)
 }
 
 impl Store {
@@ -172,7 +184,13 @@ impl Store {
                     let segment = self.slab.segment(*number);
                     segment.number.store(0, Ordering::Release);
                 }
-                Err(_) => self.leave(process, *number),
+                Err(e) => {
+                    let error = self.log_error("remove", &process.log, *number)(e);
+                    match is_of_the_device(&error) {
+                        true => self.leave(process, *number),
+                        false => return Err(error),
+                    }
+                }
             }
         }
         self.let_bound_fall()?;
@@ -292,8 +310,11 @@ impl Store {
                 // It was replaced while it was read: look again, where it leads now.
                 continue;
             }
-            let Ok(whole) = read else {
-                return Ok(Visit::Unreadable(place.segment()));
+            let whole = match read {
+                Err(error) if is_of_the_device(&error) => {
+                    return Ok(Visit::Unreadable(place.segment()));
+                }
+                other => other?,
             };
             let content = match reading.content.form {
                 Form::Logged { len, tag_hash, .. } if whole => {

@@ -139,8 +139,8 @@ impl<'a> DeadList<'a> {
     }
 
     /// For who wants to wait for the medium once for many of them.
-    pub(crate) fn take(&self) -> Vec<Dead> {
-        self.all.take()
+    pub(crate) fn hand_to(&self, other: &DeadList<'_>) {
+        other.all.borrow_mut().append(&mut self.all.borrow_mut());
     }
 }
 

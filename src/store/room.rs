@@ -16,7 +16,7 @@ use crate::store::Store;
 use crate::store::change::New;
 use crate::store::compact::{CROWDED, Mine};
 use crate::store::config::{Durability, Eviction};
-use crate::store::dead::Dead;
+use crate::store::dead::DeadList;
 use crate::store::index::Found;
 use crate::store::recount::Counted;
 use crate::store::segments::{Room, slack_of};
@@ -182,19 +182,19 @@ impl Store {
     fn evict_from_log(&self, bytes: u64, only_large: bool) -> Result<usize> {
         let wanted = bytes.max(self.size_limit() / 64);
         let (mut freed, mut evicted) = (0, 0);
-        let mut dead = Vec::new();
+        // Given back at the end, with one wait for the medium.
+        let dead = DeadList::new(self);
         let least = if only_large { LARGE_BYTES } else { 1 };
         let wanted_of = |bytes: u64| bytes >= least;
         for candidate in oldest(self.candidates(wanted_of), BATCH) {
             if freed >= wanted {
                 break;
             }
-            if self.evict_value(&candidate, Patience::Forever, &mut dead)? {
+            if self.evict_value(&candidate, Patience::Forever, &dead)? {
                 freed += candidate.bytes;
                 evicted += 1;
             }
         }
-        self.give_back_soon(&dead);
         Ok(evicted)
     }
 
@@ -250,7 +250,7 @@ impl Store {
         &self,
         candidate: &Candidate,
         patience: Patience,
-        dead: &mut Vec<Dead>,
+        dead: &DeadList<'_>,
     ) -> Result<bool> {
         let found = candidate.found;
         let unchanged = || {

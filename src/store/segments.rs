@@ -219,7 +219,10 @@ impl Store {
             match log.write(place, key, tag, value) {
                 Ok(()) => return Ok(Some(place)),
                 // Compacted away before it was written, as when we were stopped for long.
-                Err(_) if !self.may_lead_to(place) => self.check_in_place()?,
+                Err(_) if !self.may_lead_to(place) => {
+                    self.check_in_place()?;
+                    self.mark_dead(dead);
+                }
                 Err(error) => {
                     self.check_in_place()?;
                     self.give_back(dead);

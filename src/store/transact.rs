@@ -472,6 +472,7 @@ impl<'a> Ongoing<'a> {
                     .append_for(&part.key, &new, &self.mine(part.store))
             };
             let place = new.map(append).transpose()?;
+            self.parts[at].forget_place();
             self.parts[at].place = place;
         }
         Ok(())

@@ -11,7 +11,7 @@ use crate::record::Force;
 use crate::slab::{Growing, SlotId};
 use crate::store::Store;
 use crate::store::config::Eviction;
-use crate::store::dead::Dead;
+use crate::store::dead::DeadList;
 use crate::store::index::{Found, hash_as, span_of};
 use crate::store::room::{BATCH, WINDOW, oldest};
 use crate::store::values::is_over;
@@ -32,10 +32,9 @@ impl Store {
         let from = HAND.load(Ordering::Relaxed);
         for window in (0..windows).map(|i| from.wrapping_add(i) % windows) {
             let first = window * WINDOW;
-            let mut dead = Vec::new();
-            let freed = self.free_among(first..count.min(first + WINDOW), patience, &mut dead);
-            self.give_back_soon(&dead);
-            let freed = freed?;
+            // Given back at the end, with one wait for the medium.
+            let dead = DeadList::new(self);
+            let freed = self.free_among(first..count.min(first + WINDOW), patience, &dead)?;
             if freed > 0 {
                 HAND.store(window + 1, Ordering::Relaxed);
                 return Ok(freed);
@@ -48,7 +47,7 @@ impl Store {
         &self,
         slots: Range<u32>,
         patience: Patience,
-        dead: &mut Vec<Dead>,
+        dead: &DeadList<'_>,
     ) -> Result<u32> {
         let (mut freed, mut values) = (0, Vec::new());
         for id in slots.filter_map(|number| self.slab.slot_id(number)) {
@@ -102,7 +101,7 @@ impl Store {
     }
 
     /// Takes away a key that is idle. How many slots were freed.
-    fn free_idle(&self, found: Found, patience: Patience, dead: &mut Vec<Dead>) -> Result<u32> {
+    fn free_idle(&self, found: Found, patience: Patience, dead: &DeadList<'_>) -> Result<u32> {
         // What is left of a value is nobody's, also if who deleted it died with the latch; and who follows a dead
         // one on a flight need not be told.
         let force = match found.kind {
@@ -123,7 +122,7 @@ impl Store {
         force: Force,
         patience: Patience,
         wanted: impl FnOnce() -> bool,
-        dead: &mut Vec<Dead>,
+        dead: &DeadList<'_>,
     ) -> Result<bool> {
         let Some(key) = self.key_of(found) else {
             return Ok(false);
@@ -135,7 +134,7 @@ impl Store {
         let now = stripe.find(&key, hash)?;
         let same = now.is_some_and(|now| now.id == found.id && self.is_still(found));
         let taken = same && stripe.retire(found, self.bucket_of(hash), force, wanted)?;
-        dead.append(&mut stripe.dead.take());
+        stripe.dead.hand_to(dead);
         Ok(taken)
     }
 
