@@ -14,8 +14,6 @@ const RECORD_HEAD: usize = 24;
 pub const VALUE_BYTES_MAX: u64 = 1 << 30;
 pub const SEGMENT_HEADER: usize = 48;
 
-type TagAndValue = (Vec<u8>, Vec<u8>);
-
 /// The files of a store, as far as values go.
 #[derive(Clone)]
 pub struct Stored {
@@ -75,6 +73,9 @@ pub enum Is {
 /// The file is another store's, or no file.
 #[derive(Debug)]
 pub struct Refused;
+
+/// Tag and value.
+type Content = (Vec<u8>, Vec<u8>);
 
 pub fn place_of(segment: u32, unit: u32) -> u64 {
     u64::from(segment) << 32 | u64::from(unit)
@@ -290,13 +291,13 @@ impl Stored {
         }
     }
 
-    /// The tag and the value of a record. `lens` are those of tag and value, if they are known.
+    /// What a record has. `lens` are those of tag and value, if they are known.
     fn record(
         &self,
         place: u64,
         key: &[u8],
         lens: Option<(u8, u32)>,
-    ) -> Result<Option<TagAndValue>, Refused> {
+    ) -> Result<Option<Content>, Refused> {
         let at = (place & 0xffff_ffff) as usize * 16;
         let record = self.segment((place >> 32) as u32)?;
         let Some(record) = record.and_then(|bytes| bytes.get(at..)) else {
