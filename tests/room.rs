@@ -537,3 +537,35 @@ fn the_large_values_of_a_store_that_was_moved_are_there() {
     assert!(is_of(3, &cache.get("own").unwrap().unwrap()));
     assert!(cache.check().unwrap().is_sound());
 }
+
+/// A damaged cell may lead to what another key has: what it says is not given back.
+#[test]
+fn who_replaces_a_damaged_value_gives_nothing_of_another_key_back() {
+    use std::os::unix::fs::FileExt;
+    // A segment of its own each, and two that share one.
+    for (len, theirs, ours) in [(300_000, 2 << 32 | 3, 1 << 32 | 3), (LARGE, 0, 1 << 32 | 3)] {
+        let (_dir, cache) = open(Cache::options());
+        cache.set("damaged", value(1, 0, len)).unwrap();
+        cache.set("other", value(2, 0, len)).unwrap();
+        // The head, and the key.
+        let second = (48 + (24 + 7 + len as u64).next_multiple_of(16)) / 16;
+        let theirs = if theirs == 0 { 1 << 32 | second } else { theirs };
+        let path = cache.path().join("slab");
+        let slab = std::fs::read(&path).unwrap();
+        let words = slab.as_chunks::<8>().0;
+        let found: Vec<_> = (0..words.len())
+            .filter(|at| words[*at] == u64::to_le_bytes(ours))
+            .collect();
+        assert_eq!(found.len(), 1);
+        let file = std::fs::OpenOptions::new().write(true).open(&path);
+        file.unwrap()
+            .write_all_at(&u64::to_le_bytes(theirs), 8 * found[0] as u64)
+            .unwrap();
+        assert_eq!(cache.get("damaged").unwrap(), None);
+        cache.set("damaged", value(1, 1, len)).unwrap();
+        for (key, name) in [(1, "damaged"), (2, "other")] {
+            let got = cache.get(name).unwrap();
+            assert!(got.is_some_and(|got| is_of(key, &got)), "{name}, {len}");
+        }
+    }
+}

@@ -332,16 +332,18 @@ impl<'a> ValueCells<'a> {
         }
     }
 
-    /// What a value has in the log, without a look at the seal. Only for the holder of the latch, who wants to
-    /// put something else there.
+    /// What a value has in the log. Only for the holder of the latch, who wants to put something else there, and gives
+    /// that back: what a damaged cell says may be another key's.
     #[inline]
     pub(crate) fn logged_now(&self) -> Option<Content> {
-        let cell = (self.version() & 1) as usize;
+        let version = self.version();
+        let cell = (version & 1) as usize;
         let head = self.word(cell, 0)?.load(Ordering::Relaxed);
         if head >> 17 & 0x1f != FORM_LOGGED {
             return None;
         }
-        self.load(cell, &mut ())?.decoded()
+        let reading = self.load(cell, &mut ())?.checked(version).ok()?;
+        Some(reading.content)
     }
 
     /// The version in force. Only for the holder of the latch.
@@ -503,13 +505,8 @@ impl Loaded {
         if self.sum.seal(version) != self.seal {
             return Err(Damaged);
         }
-        let content = self.decoded().ok_or(Damaged)?;
+        let content = Content::decode(self.head, self.first, self.used).ok_or(Damaged)?;
         Ok(Reading { content, version })
-    }
-
-    #[inline(always)]
-    fn decoded(&self) -> Option<Content> {
-        Content::decode(self.head, self.first, self.used)
     }
 }
 
