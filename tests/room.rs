@@ -549,7 +549,11 @@ fn who_replaces_a_damaged_value_gives_nothing_of_another_key_back() {
         cache.set("other", value(2, 0, len)).unwrap();
         // The head, and the key.
         let second = (48 + (24 + 7 + len as u64).next_multiple_of(16)) / 16;
-        let theirs = if theirs == 0 { 1 << 32 | second } else { theirs };
+        let theirs = if theirs == 0 {
+            1 << 32 | second
+        } else {
+            theirs
+        };
         let path = cache.path().join("slab");
         let slab = std::fs::read(&path).unwrap();
         let words = slab.as_chunks::<8>().0;

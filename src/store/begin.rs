@@ -84,17 +84,20 @@ impl Store {
             {
                 return Some(theirs);
             }
-            // Before it is not the tail any more: it is never shorter than what was handed out.
-            if let Some(old) = now
-                && let Some(segment) = self.segment_of(old.segment())
-            {
-                segment.end.store(old.offset(), Ordering::Relaxed);
-            }
+            now.inspect(|old| self.note_end(*old));
             let seen = now.map_or(word.load(Ordering::Relaxed), Place::bits);
             match word.compare_exchange(seen, first.bits(), Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return None,
                 Err(other) => now = Place::from_bits(other),
             }
+        }
+    }
+
+    /// Comes before a segment is not the tail any more: it is never shorter than what was handed out. Whoever was
+    /// stopped here comes too late, and knows less.
+    fn note_end(&self, tail: Place) {
+        if let Some(segment) = self.segment_of(tail.segment()) {
+            segment.end.fetch_max(tail.offset(), Ordering::Relaxed);
         }
     }
 
@@ -133,5 +136,32 @@ impl Store {
             highest = next;
         }
         Err(self.over_limit())
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use crate::{Cache, Eviction};
+
+    /// Who wanted to begin another segment noted how long this one was, and was stopped; now it goes on.
+    #[test]
+    fn a_segment_does_not_go_with_its_first_value_because_somebody_was_late() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Cache::options().size_limit(8 << 20);
+        let cache = options.eviction(Eviction::None).open(dir.path()).unwrap();
+        cache.set("0", [0; 200_000]).unwrap();
+        let late = cache.store.tail().unwrap();
+        for key in 1..10_u8 {
+            cache.set(format!("{key}"), [key; 200_000]).unwrap();
+        }
+        assert!(!cache.store.is_tail_in(late.segment()));
+        let usage = cache.store.usage_and_segments().unwrap();
+        cache.store.note_end(late);
+        assert_eq!(cache.store.usage_and_segments().unwrap(), usage);
+        assert!(cache.delete("0").unwrap());
+        for key in 1..10_u8 {
+            let got = cache.get(format!("{key}")).unwrap();
+            assert!(got == Some(vec![key; 200_000]), "{key}");
+        }
     }
 }

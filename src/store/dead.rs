@@ -79,9 +79,10 @@ impl Store {
         let Some(segment) = self.segment_of(number) else {
             return false;
         };
+        // The tail before the end: that is what it stays when nothing is appended any more.
         let is_alone = dead.place.offset() == SEGMENT_HEADER_BYTES
-            && segment.end.load(Ordering::Acquire) == SEGMENT_HEADER_BYTES + dead.bytes
-            && !self.is_tail_in(number);
+            && !self.is_tail_in(number)
+            && segment.end.load(Ordering::Acquire) == SEGMENT_HEADER_BYTES + dead.bytes;
         // Another store in the place of ours would lose a segment.
         if !is_alone || !dead.is_large() || self.check_in_place().is_err() {
             return false;
