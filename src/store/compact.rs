@@ -113,7 +113,7 @@ impl Store {
         let budget = bytes.saturating_mul(PACE).clamp(STEP_BYTES, STEP_BYTES_MAX);
         let begun = Instant::now();
         let (mut at, mut moved, mut moves) = (from, 0, Vec::new());
-        let mut last = Visit::Clear;
+        let (mut last, mut failed) = (Visit::Clear, None);
         while at < most && moved < budget {
             if at % SLOTS_A_LOOK == 0 && begun.elapsed() > STEP_TIME {
                 break;
@@ -121,9 +121,9 @@ impl Store {
             let id = self.slab.slot_id(at);
             match id.map_or(Ok(Visit::Clear), |id| {
                 self.visit(process, id, &closed, mine)
-            })? {
-                Visit::Clear => {}
-                Visit::Written(one) => {
+            }) {
+                Ok(Visit::Clear) => {}
+                Ok(Visit::Written(one)) => {
                     moved += one.bytes;
                     moves.push(one);
                     if begun.elapsed() > STEP_TIME {
@@ -131,8 +131,13 @@ impl Store {
                         break;
                     }
                 }
-                other => {
+                Ok(other) => {
                     last = other;
+                    break;
+                }
+                // What was written anew before is needed, or dead, whatever comes of the rest.
+                Err(error) => {
+                    failed = Some(error);
                     break;
                 }
             }
@@ -145,6 +150,9 @@ impl Store {
             .min(at);
         for cursor in cursors {
             cursor.store(reached.into(), Ordering::Release);
+        }
+        if let Some(error) = failed {
+            return Err(error);
         }
         match last {
             Visit::Unreadable(number) => {

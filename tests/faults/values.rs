@@ -137,6 +137,79 @@ fn a_large_value_too_many_for_the_disk_is_refused_and_all_else_goes_on() {
     println!("all told: {set} set, {refused:?} refused, {without_inodes} for want of a file");
 }
 
+/// What was moved before the disk was full is in force, or given back: it does not pass for needed.
+#[test]
+fn compacting_on_a_full_disk_leaves_nothing_behind() {
+    const NAME: &str = "values::compacting_on_a_full_disk_leaves_nothing_behind";
+    let Some(dir) = is_inside(NAME) else {
+        return;
+    };
+    let dir = Path::new(&dir);
+    resize(dir, "size=6m,nr_inodes=100");
+    let options = Cache::options().capacity(600).size_limit(4 << 20);
+    let cache = options.eviction(Eviction::None).open(dir.join("store"));
+    let cache = cache.unwrap();
+    let key = |key: u64| format!("{key}");
+    (0..150).for_each(|at| cache.set(key(at), value(at, 15_000)).unwrap());
+    for at in (0..150).filter(|at| at % 3 == 0) {
+        assert!(cache.delete(key(at)).unwrap());
+    }
+    let filler = dir.join("filler");
+    fill(&filler);
+    let full = fs::metadata(&filler).unwrap().len();
+    let file = fs::OpenOptions::new().write(true).open(&filler).unwrap();
+    file.set_len(full - 30 * PAGE).unwrap();
+    let before = cache.stats().unwrap();
+    let culled = cache.cull();
+    assert!(is_full(culled.map(drop)));
+    let after = cache.stats().unwrap();
+    // The last one is a gap, and the headers of segments.
+    assert!(
+        after.bytes_live < before.bytes_live + 16_000,
+        "{before:?} {after:?}"
+    );
+    drop(file);
+    fs::remove_file(&filler).unwrap();
+    cache.cull().unwrap();
+    for at in 0..150 {
+        let there = (at % 3 != 0).then(|| value(at, 15_000));
+        assert!(cache.get(key(at)).unwrap() == there, "{at}");
+    }
+    println!("all told: {before:?} {after:?}");
+}
+
+/// It is cut off, and only its name stays: whoever wrote a value there and was stopped writes it anew.
+#[test]
+fn a_segment_whose_name_stays_is_gone_nevertheless() {
+    const NAME: &str = "values::a_segment_whose_name_stays_is_gone_nevertheless";
+    let Some(dir) = is_inside(NAME) else {
+        return;
+    };
+    let dir = Path::new(&dir);
+    resize(dir, "size=8m,nr_inodes=100");
+    let options = Cache::options().size_limit(4 << 20).capacity(600);
+    let cache = options.open(dir.join("store")).unwrap();
+    let set_all =
+        |round| (0..100).for_each(|key| cache.set(format!("{key}"), value(round, 15_000)).unwrap());
+    set_all(1);
+    let first = dir.join("store/log/00000001");
+    // What something is mounted on cannot be removed.
+    let mut mount = std::process::Command::new("mount");
+    mount.arg("--bind").args([&first, &first]);
+    assert!(mount.status().unwrap().success());
+    set_all(2);
+    cache.cull().unwrap();
+    assert_eq!(fs::metadata(&first).unwrap().len(), 0);
+    let stats = cache.stats().unwrap();
+    assert!(
+        stats.damaged == 0 && stats.bytes_dead < 100_000,
+        "{stats:?}"
+    );
+    (0..100)
+        .for_each(|key| assert!(cache.get(format!("{key}")).unwrap() == Some(value(2, 15_000))));
+    println!("all told: {stats:?}");
+}
+
 pub fn run(role: &Role) {
     let store = role.store();
     let known = Known::new(&store);
