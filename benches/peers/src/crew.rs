@@ -2,20 +2,23 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use tempfile::{NamedTempFile, TempDir};
 
 use crate::Answer;
+use crate::locks::worker::GIVEN_BACK;
 use crate::locks::{Entry, Words, remove_system_v};
 use crate::process::Peer;
 use crate::python::Python;
 
 /// So many of this program, and as many of Python if any peer needs them.
 pub struct Crew<'a> {
-    place: Place,
-    python: &'a Python,
+    // They end before what they work at goes away.
     here: Vec<Peer>,
     there: Vec<Peer>,
+    place: Place,
+    python: &'a Python,
     size: usize,
     page: Words,
     page_file: NamedTempFile,
@@ -36,6 +39,13 @@ pub struct Line<'a> {
     pub name: &'a str,
     pub key: &'a str,
     pub permits: u32,
+}
+
+/// A directory that goes away with its value.
+pub fn temporary(dir: &Path) -> Answer<TempDir> {
+    Ok(tempfile::Builder::new()
+        .prefix("slablock-peers-")
+        .tempdir_in(dir)?)
 }
 
 impl Line<'_> {
@@ -63,17 +73,17 @@ pub fn line<'a>(verb: &'a str, name: &'a str, key: &'a str) -> Line<'a> {
 
 impl<'a> Crew<'a> {
     pub fn new(dir: &Path, python: &'a Python, size: usize) -> Answer<Crew<'a>> {
-        let place = Place(tempfile::tempdir_in(dir)?);
+        let place = Place(temporary(dir)?);
         // In memory where there is such a place: what it costs to write it to a disk is no peer's doing.
         let memory = Path::new("/dev/shm");
         let memory = if memory.is_dir() { memory } else { dir };
-        let page_file = NamedTempFile::new_in(memory)?;
+        let page_file = NamedTempFile::with_prefix_in("slablock-peers-", memory)?;
         let page = Words::open(page_file.path())?;
         Ok(Crew {
-            place,
-            python,
             here: Vec::new(),
             there: Vec::new(),
+            place,
+            python,
             size,
             page,
             page_file,
@@ -173,6 +183,22 @@ impl<'a> Crew<'a> {
         self.page.stop();
         let peers = self.members(entry)?;
         peers.iter_mut().map(Peer::hear).collect()
+    }
+
+    /// Has those who hold, or wait to hold, give back what they have, the one after the other.
+    pub fn give_back(&mut self, entry: &Entry, holders: &[usize]) -> Answer<()> {
+        for &who in holders {
+            let holder = &mut self.members(entry)?[who];
+            holder.say("that is all")?;
+            // Who has waited tells when it had it, before.
+            let patience = Duration::from_secs(2);
+            while holder
+                .hear_within(patience)?
+                .ok_or("it is not given back")?
+                != GIVEN_BACK
+            {}
+        }
+        Ok(())
     }
 
     /// Ends those who speak for `entry`: others take their places when they are needed.

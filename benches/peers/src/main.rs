@@ -4,6 +4,7 @@ mod args;
 mod clock;
 mod crew;
 mod groups;
+mod interrupt;
 mod locks;
 mod process;
 mod python;
@@ -11,7 +12,7 @@ mod report;
 mod stats;
 mod values;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -34,11 +35,12 @@ fn main() -> ExitCode {
         play(args);
         return ExitCode::SUCCESS;
     }
-    match measure(Args::parse()) {
+    match work(Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("error: {failure}");
-            ExitCode::FAILURE
+            let status = interrupt::signal().map_or(1, |signal| 128 + signal);
+            ExitCode::from(status)
         }
     }
 }
@@ -55,8 +57,24 @@ fn play(args: &[String]) {
     }
 }
 
-fn measure(args: Args) -> Answer<()> {
+fn work(args: Args) -> Answer<()> {
+    let whole = !args.quick && args.only.is_empty();
+    let place = Place::of(args.out.clone(), whole);
+    if args.again {
+        return place.keep(&Report::read(&place.dir)?);
+    }
+    interrupt::listen()?;
     let start = Instant::now();
+    place.keep(&measure(args, start)?)?;
+    eprintln!(
+        "[{:3} s] written to {}",
+        start.elapsed().as_secs(),
+        place.dir.display()
+    );
+    Ok(())
+}
+
+fn measure(args: Args, start: Instant) -> Answer<Report> {
     let run = Run {
         quick: args.quick,
         dir: args.dir.unwrap_or_else(std::env::temp_dir),
@@ -67,26 +85,59 @@ fn measure(args: Args) -> Answer<()> {
         machine: Machine::describe(&run.dir, &run.disk, &run.python),
         quick: run.quick,
         tables: Vec::new(),
+        seconds: Vec::new(),
     };
     println!("{}", report.machine.sentence());
     let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|only| only == name);
     for (name, group) in GROUPS.iter().filter(|(name, _)| wanted(name)) {
         eprintln!("[{:3} s] {name}", start.elapsed().as_secs());
+        let begin = Instant::now();
+        let measured = group(&run);
+        interrupt::check()?;
         // A group that fails as a whole must not take the others with it.
-        match group(&run) {
+        match measured {
             Ok(tables) => report.tables.extend(tables.into_iter().inspect(show)),
             Err(failure) => eprintln!("  {name} could not be measured: {failure}"),
         }
+        report
+            .seconds
+            .push((name.to_string(), begin.elapsed().as_secs_f64()));
     }
-    let usual = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/benchmarks");
-    let out = args.out.unwrap_or(usual);
-    report.write(&out)?;
-    eprintln!(
-        "[{:3} s] written to {}",
-        start.elapsed().as_secs(),
-        out.display()
-    );
-    Ok(())
+    println!("\n{}", report.duration());
+    Ok(report)
+}
+
+/// Where the figures go.
+struct Place {
+    dir: PathBuf,
+    /// Which is to have some of them, too.
+    readme: Option<PathBuf>,
+}
+
+impl Place {
+    /// As asked for; otherwise a whole run goes to the repository, and a part of one to where it cannot be
+    /// taken for the whole.
+    fn of(asked: Option<PathBuf>, whole: bool) -> Place {
+        let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let repository = package.join("../..");
+        let (dir, readme) = match (asked, whole) {
+            (Some(dir), _) => (dir, None),
+            (None, true) => (
+                repository.join("docs/benchmarks"),
+                Some(repository.join("README.md")),
+            ),
+            (None, false) => (package.join("target/figures"), None),
+        };
+        Place { dir, readme }
+    }
+
+    fn keep(&self, report: &Report) -> Answer<()> {
+        report.write(&self.dir)?;
+        match &self.readme {
+            Some(readme) => report.write_into(readme),
+            None => Ok(()),
+        }
+    }
 }
 
 fn show(table: &report::Table) {

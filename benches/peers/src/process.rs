@@ -3,17 +3,18 @@
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::{Answer, Failure};
+use crate::{Answer, Failure, interrupt};
 
 /// The argument that says so.
 pub const ROLE: &str = "play";
 /// How long one step may take at the most, before its peer is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Another process. Killed when it is dropped.
+/// Another process. Killed when it is dropped, and when this one dies.
 pub struct Peer {
     child: Child,
     to: ChildStdin,
@@ -39,6 +40,9 @@ impl Peer {
 
     /// Starts `command`, which says that it is [`ready`](Peer::ready) before anything else.
     pub fn spawn(mut command: Command) -> Answer<Peer> {
+        interrupt::check()?;
+        // SAFETY: one system call, between `fork` and `exec`.
+        unsafe { command.pre_exec(die_with_parent) };
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -87,6 +91,7 @@ impl Peer {
     pub fn hear_within(&mut self, patience: Duration) -> Answer<Option<String>> {
         let end = Instant::now() + patience;
         loop {
+            interrupt::check()?;
             if let Some(at) = self.pending.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.pending.drain(..=at).collect();
                 return checked(String::from_utf8_lossy(&line).trim_end()).map(Some);
@@ -132,6 +137,15 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// Nobody may be left waiting for a lock for ever.
+fn die_with_parent() -> std::io::Result<()> {
+    // SAFETY: numbers only.
+    match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::Run;
 use super::rounds::Rounds;
 use crate::Answer;
+use crate::crew::temporary;
 use crate::report::{Cell, Table};
 
 const ABOUT: &str = "From the start of the program to its end, when all it does is take a free lock and \
@@ -22,7 +23,7 @@ type Runner = fn(&Path, &[&str]) -> Option<Command>;
 /// For comparison.
 const BY_ITSELF: &str = "the command by itself";
 
-const RUNNERS: [(&str, Runner); 4] = [
+const RUNNERS: [(&str, Runner); 5] = [
     (BY_ITSELF, |_, command| {
         let mut itself = Command::new(command.first()?);
         itself.args(&command[1..]);
@@ -42,18 +43,16 @@ const RUNNERS: [(&str, Runner); 4] = [
             .args(command);
         Some(sem)
     }),
-    ("slablock run", |dir, command| {
-        let mut run = Command::new(slablock()?);
-        run.args(["run", "-q", "-d"]).arg(dir.join("slablock"));
-        run.args(["key", "--"]).args(command);
-        Some(run)
+    ("slablock run", |dir, command| run(&built()?, dir, command)),
+    ("slablock run, static", |dir, command| {
+        run(&built_statically()?, dir, command)
     }),
 ];
 
 pub fn measure(run: &Run) -> Answer<Vec<Table>> {
-    let dir = tempfile::tempdir_in(&run.dir)?;
+    let dir = temporary(&run.dir)?;
     let mut rounds = Rounds::of(RUNNERS.len());
-    for round in 0..run.among(60, 5) {
+    for round in 0..run.among(50, 5) {
         if round % 20 == 0 {
             run.progress(format!("starting commands, round {}", round + 1));
         }
@@ -80,7 +79,7 @@ pub fn measure(run: &Run) -> Answer<Vec<Table>> {
 }
 
 fn command(runner: Runner, dir: &Path, what: &[&str]) -> Answer<Command> {
-    let mut command = runner(dir, what).ok_or("not built: cargo build --release --features cli")?;
+    let mut command = runner(dir, what).ok_or("not built (see README.md)")?;
     command.stdin(Stdio::null()).stdout(Stdio::null());
     command.stderr(Stdio::null());
     Ok(command)
@@ -149,13 +148,31 @@ fn sleeps(process: u32) -> bool {
     line.starts_with(b"sleep")
 }
 
+fn run(slablock: &Path, dir: &Path, command: &[&str]) -> Option<Command> {
+    let mut run = Command::new(slablock);
+    run.args(["run", "-q", "-d"]).arg(dir.join("slablock"));
+    run.args(["key", "--"]).args(command);
+    Some(run)
+}
+
 /// The binary: named by `SLABLOCK_BIN`, or built from this repository.
-fn slablock() -> Option<PathBuf> {
-    if let Some(named) = env::var_os("SLABLOCK_BIN") {
-        return Some(named.into());
+fn built() -> Option<PathBuf> {
+    match env::var_os("SLABLOCK_BIN") {
+        Some(named) => Some(named.into()),
+        None => target("release/slablock"),
     }
+}
+
+/// For any target of its own, as README has it.
+fn built_statically() -> Option<PathBuf> {
+    target(&format!(
+        "{}-unknown-linux-gnu/release/slablock",
+        env::consts::ARCH
+    ))
+}
+
+fn target(path: &str) -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let target = env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
-    let built = target.join("release/slablock");
-    built.is_file().then_some(built)
+    Some(target.join(path)).filter(|path| path.is_file())
 }

@@ -20,7 +20,6 @@ const ABOUT: &str = "Lost: four processes add one to a plain counter 10,000 time
 
 const PROCESSES: usize = 4;
 const INCREMENTS: u64 = 10_000;
-const LEASE: Duration = Duration::from_millis(100);
 
 pub fn measure(run: &Run) -> Answer<Vec<Table>> {
     let mut crew = Crew::new(&run.dir, &run.python, PROCESSES)?;
@@ -57,15 +56,19 @@ fn judge(run: &Run, crew: &mut Crew, entry: &Entry) -> Vec<Cell> {
         return vec![lost, rest.clone(), rest.clone(), rest];
     }
     let blocks = said(blocks(run, crew, entry));
-    let late = said(late(crew, entry));
-    crew.dismiss(entry);
+    let late = said(late(run, crew, entry));
     let permit = match entry.kind {
         Kind::Semaphore => said(permit(run, crew, entry)),
         _ => not_for_it(),
     };
-    // Some of them still wait.
-    crew.dismiss(entry);
     vec![lost, blocks, late, permit]
+}
+
+/// Has those who hold, or wait for it, give back. Where that is not possible, others take their places.
+fn settle(crew: &mut Crew, entry: &Entry, holders: &[usize]) {
+    if crew.give_back(entry, holders).is_err() {
+        crew.dismiss(entry);
+    }
 }
 
 fn said(answer: Answer<String>) -> Cell {
@@ -118,33 +121,42 @@ fn watch(page: &Words, limit: Duration) {
 
 /// Does it stay closed when its holder is killed?
 fn blocks(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<String> {
-    let patience = Duration::from_millis(run.among(1_000, 150));
+    let patience = patience(run);
     let taken = death::kill(crew, entry, 0, patience)?;
     Ok(match taken {
         Some(_) => "no".into(),
-        None => "for ever".into(),
+        None => format!("for {} s and more", patience.as_secs_f64()),
     })
 }
 
+/// What does not come in that time does not come.
+fn patience(run: &Run) -> Duration {
+    Duration::from_millis(run.among(1_000, 150))
+}
+
 /// Does the release of one who has it no more let a third one in?
-fn late(crew: &mut Crew, entry: &Entry) -> Answer<String> {
+fn late(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<String> {
     crew.open(entry, "late")?;
     let of = |verb| line(verb, entry.name, "late");
-    let lent = crew.ask(entry, 0, &of("lend"), LEASE.as_millis() as u64)? == "lent";
+    let lease_ms = run.among(100, 30);
+    let lent = crew.ask(entry, 0, &of("lend"), lease_ms)? == "lent";
     if lent {
-        thread::sleep(LEASE * 2);
+        thread::sleep(Duration::from_millis(2 * lease_ms));
     }
     crew.ask(entry, 1, &of("hold"), 0)?;
     let second = crew.members(entry)?[1].hear_within(Duration::from_secs(1))?;
     if second.is_none() {
+        crew.dismiss(entry);
         return Ok("the lease never ends".into());
     }
     if crew.ask(entry, 0, &of("late"), 0)? == "no such call" {
+        settle(crew, entry, &[1]);
         return Ok("no such call".into());
     }
     crew.ask(entry, 2, &of("hold"), 0)?;
-    let third = crew.members(entry)?[2].hear_within(Duration::from_millis(300))?;
-    Ok(if third.is_some() { "yes" } else { "no" }.into())
+    let third = crew.members(entry)?[2].hear_within(patience(run) / 3)?;
+    settle(crew, entry, &[1, 2]);
+    Ok(yes_or_no(third.is_some()))
 }
 
 /// Two hold the two permits. One is killed: does a third one get in?
@@ -160,7 +172,11 @@ fn permit(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<String> {
     crew.kill(entry, 0);
     // The others have moved up.
     crew.ask(entry, 1, &of("hold"), 0)?;
-    let patience = Duration::from_millis(run.among(1_000, 150));
-    let third = crew.members(entry)?[1].hear_within(patience)?;
-    Ok(if third.is_some() { "yes" } else { "no" }.into())
+    let third = crew.members(entry)?[1].hear_within(patience(run))?;
+    settle(crew, entry, &[0, 1]);
+    Ok(yes_or_no(third.is_some()))
+}
+
+fn yes_or_no(yes: bool) -> String {
+    if yes { "yes" } else { "no" }.into()
 }

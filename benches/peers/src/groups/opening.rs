@@ -5,6 +5,7 @@ use std::fs;
 use super::Run;
 use super::rounds::{Rounds, is_like_another};
 use crate::Answer;
+use crate::crew::temporary;
 use crate::process::{Peer, number};
 use crate::report::{Cell, Table};
 use crate::values::{self, Needs};
@@ -51,7 +52,7 @@ fn cells(told: Answer<Vec<(f64, f64)>>) -> [Cell; 2] {
 
 /// Nanoseconds.
 fn open(run: &Run, name: &str, others: bool) -> Answer<(f64, f64)> {
-    let dir = tempfile::tempdir_in(&run.dir)?;
+    let dir = temporary(&run.dir)?;
     let place = dir.path().join("store");
     fs::create_dir_all(&place)?;
     let needs = Needs {

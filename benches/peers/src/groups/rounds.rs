@@ -1,8 +1,8 @@
 //! Rounds: every peer in turn, again and again, so that what slows the machine down slows all.
 
 use super::Run;
-use crate::Answer;
-use crate::locks::{ALL, Entry};
+use crate::locks::{ALL, Entry, Kind};
+use crate::{Answer, interrupt};
 
 /// What each peer of a list answered in each round. Who fails once is left out from then on.
 pub struct Rounds<T> {
@@ -25,6 +25,10 @@ impl<T> Rounds<T> {
     pub fn go_some(&mut self, mut one: impl FnMut(usize) -> Answer<Option<T>>) {
         for (who, answers) in self.answers.iter_mut().enumerate() {
             let Ok(so_far) = answers else { continue };
+            if let Err(failure) = interrupt::check() {
+                *answers = Err(failure);
+                continue;
+            }
             match one(who) {
                 Ok(answer) => so_far.extend(answer),
                 Err(failure) => *answers = Err(failure),
@@ -38,10 +42,17 @@ impl<T> Rounds<T> {
     }
 }
 
-/// Those of the locks that `wanted` says. A quick run leaves out the slowest to start, which are like others.
-pub fn locks(run: &Run, wanted: impl Fn(&Entry) -> bool) -> Vec<&'static Entry> {
-    let wanted = |entry: &&Entry| wanted(entry) && !(run.quick && is_like_another(entry.name));
+/// All, those for one process among them. A quick run leaves out the slowest to start, which are like others.
+pub fn all(run: &Run) -> Vec<&'static Entry> {
+    let wanted = |entry: &&Entry| !(run.quick && is_like_another(entry.name));
     ALL.iter().filter(wanted).collect()
+}
+
+/// Those that several processes can meet at, as far as `wanted` says.
+pub fn locks(run: &Run, wanted: impl Fn(&Entry) -> bool) -> Vec<&'static Entry> {
+    let mut entries = all(run);
+    entries.retain(|entry| entry.kind != Kind::Alone && wanted(entry));
+    entries
 }
 
 /// Is it another one's variant, for which a quick run has no time?

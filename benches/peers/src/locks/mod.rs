@@ -12,10 +12,12 @@ use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+pub use files::writable;
 pub use system_v::remove as remove_system_v;
 pub use words::Words;
 
 use crate::Answer;
+use crate::stats::Times;
 
 /// What guards the way: a lock, a re-entrant lock, a permit; or a running average, which guards itself.
 pub trait Guard {
@@ -50,8 +52,8 @@ pub trait Lock {
     /// The same, and lets others run in the midst of it.
     fn count_slowly(&mut self, page: &Words, most: u64) -> Answer<u64>;
 
-    /// As `count`, and how long each took, into `nanos`.
-    fn count_timed(&mut self, page: &Words, most: u64, nanos: &mut Vec<u64>) -> Answer<()>;
+    /// As `count`, and how long each took.
+    fn count_timed(&mut self, page: &Words, times: &mut Times) -> Answer<()>;
 
     /// Does something inside.
     fn once(&mut self, inside: &mut dyn FnMut()) -> Answer<()>;
@@ -89,12 +91,12 @@ impl<G: Guard> Lock for G {
         Ok(done)
     }
 
-    fn count_timed(&mut self, page: &Words, most: u64, nanos: &mut Vec<u64>) -> Answer<()> {
+    fn count_timed(&mut self, page: &Words, times: &mut Times) -> Answer<()> {
         let mut before = Instant::now();
-        while (nanos.len() as u64) < most && page.running() {
+        while page.running() {
             self.with(|| page.add_one())?;
             let now = Instant::now();
-            nanos.push((now - before).as_nanos() as u64);
+            times.add((now - before).as_nanos() as u64);
             before = now;
         }
         Ok(())
@@ -137,6 +139,8 @@ pub enum Kind {
     Lock,
     Semaphore,
     Average,
+    /// Keeps nobody away: of interest is what it costs one process.
+    Alone,
 }
 
 /// One who takes part.
@@ -165,17 +169,23 @@ pub const LIMIT: Entry = here("bare compare-exchange", Kind::Lock, words::open_b
 pub const CONTROL: Entry = here("nothing (control)", Kind::Lock, open_nothing);
 
 /// All, in the order of the tables.
-pub const ALL: [Entry; 27] = [
+pub const ALL: [Entry; 29] = [
     LIMIT,
     here("slablock Lock", Kind::Lock, slablock::open_lock),
     here("slablock Lock, leased", Kind::Lock, slablock::open_leased),
     here("slablock RLock", Kind::Lock, slablock::open_rlock),
+    here("slablock RLock, nested", Kind::Alone, slablock::open_nested),
     here(
         "slablock BoundedSemaphore",
         Kind::Semaphore,
         slablock::open_semaphore,
     ),
     here("slablock Averager", Kind::Average, slablock::open_averager),
+    here(
+        "slablock Averager, get",
+        Kind::Alone,
+        slablock::open_reading,
+    ),
     here("robust mutex (pthread)", Kind::Lock, libc_locks::open_mutex),
     here(
         "POSIX semaphore",

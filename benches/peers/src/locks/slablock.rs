@@ -1,8 +1,9 @@
 //! What slablock itself has: one store for all keys, a handle at hand, a guard each time.
 
+use std::hint::black_box;
 use std::time::Duration;
 
-use slablock::{Averager, BoundedSemaphore, Cache, Lock as SlabLock, RLock, Token};
+use slablock::{Averager, BoundedSemaphore, Cache, Error, Lock as SlabLock, RLock, Token};
 
 use super::{Guard, Lock, Place};
 use crate::Answer;
@@ -14,105 +15,73 @@ fn cache(place: &Place) -> Answer<Cache> {
     Ok(Cache::open(place.dir.join("slablock"))?)
 }
 
-struct Locked {
-    lock: SlabLock,
-    /// Of what was lent.
+/// A handle, and the token of what was lent.
+struct Handle<H> {
+    handle: H,
     token: Option<Token>,
+}
+
+fn boxed<H>(handle: H) -> Answer<Box<dyn Lock>>
+where
+    Handle<H>: Guard + 'static,
+{
+    let token = None;
+    Ok(Box::new(Handle { handle, token }))
 }
 
 pub fn open_lock(place: &Place) -> Answer<Box<dyn Lock>> {
-    let lock = SlabLock::new(&cache(place)?, format!("lock {}", place.key));
-    Ok(Box::new(Locked { lock, token: None }))
+    boxed(SlabLock::new(&cache(place)?, format!("lock {}", place.key)))
 }
 
 pub fn open_leased(place: &Place) -> Answer<Box<dyn Lock>> {
-    let lock = SlabLock::new(&cache(place)?, format!("leased {}", place.key)).expire(LEASE);
-    Ok(Box::new(Locked { lock, token: None }))
-}
-
-impl Guard for Locked {
-    fn with(&mut self, inside: impl FnOnce()) -> Answer<()> {
-        let _guard = self.lock.acquire()?;
-        inside();
-        Ok(())
-    }
-
-    fn lend(&mut self, lease: Duration) -> Answer<bool> {
-        let lock = self.lock.clone().expire(lease);
-        self.token = Some(lock.acquire()?.into_token());
-        Ok(true)
-    }
-
-    fn give_back_late(&mut self) -> Answer<bool> {
-        let token = self.token.take().ok_or("nothing was lent")?;
-        self.lock.release(token)?;
-        Ok(true)
-    }
-}
-
-struct Nested {
-    lock: RLock,
-    token: Option<Token>,
+    boxed(SlabLock::new(&cache(place)?, format!("leased {}", place.key)).expire(LEASE))
 }
 
 pub fn open_rlock(place: &Place) -> Answer<Box<dyn Lock>> {
-    let lock = RLock::new(&cache(place)?, format!("rlock {}", place.key));
-    Ok(Box::new(Nested { lock, token: None }))
+    boxed(RLock::new(&cache(place)?, format!("rlock {}", place.key)))
 }
 
-impl Guard for Nested {
-    fn with(&mut self, inside: impl FnOnce()) -> Answer<()> {
-        let _guard = self.lock.acquire()?;
-        inside();
-        Ok(())
-    }
-
-    fn lend(&mut self, lease: Duration) -> Answer<bool> {
-        let lock = self.lock.clone().expire(lease);
-        self.token = Some(lock.acquire()?.into_token());
-        Ok(true)
-    }
-
-    fn give_back_late(&mut self) -> Answer<bool> {
-        let token = self.token.take().ok_or("nothing was lent")?;
-        // An error says that it was lost, as it should.
-        let _ = self.lock.release(token);
-        Ok(true)
-    }
-}
-
-struct Permits {
-    semaphore: BoundedSemaphore,
-    token: Option<Token>,
+/// Held already, so that each pair goes one level deeper and comes back.
+pub fn open_nested(place: &Place) -> Answer<Box<dyn Lock>> {
+    let handle = RLock::new(&cache(place)?, format!("nested {}", place.key));
+    let token = Some(handle.acquire()?.into_token());
+    Ok(Box::new(Handle { handle, token }))
 }
 
 pub fn open_semaphore(place: &Place) -> Answer<Box<dyn Lock>> {
     let key = format!("semaphore {}", place.key);
-    let semaphore = BoundedSemaphore::new(&cache(place)?, key, place.permits);
-    let token = None;
-    Ok(Box::new(Permits { semaphore, token }))
+    boxed(BoundedSemaphore::new(&cache(place)?, key, place.permits))
 }
 
-impl Guard for Permits {
-    fn with(&mut self, inside: impl FnOnce()) -> Answer<()> {
-        let _guard = self.semaphore.acquire()?;
-        inside();
-        Ok(())
-    }
+/// The three have the same calls, and no trait in common.
+macro_rules! guard {
+    ($($handle:ty),*) => {$(
+        impl Guard for Handle<$handle> {
+            fn with(&mut self, inside: impl FnOnce()) -> Answer<()> {
+                let _guard = self.handle.acquire()?;
+                inside();
+                Ok(())
+            }
 
-    fn lend(&mut self, lease: Duration) -> Answer<bool> {
-        let semaphore = self.semaphore.clone().expire(lease);
-        self.token = Some(semaphore.acquire()?.into_token());
-        Ok(true)
-    }
+            fn lend(&mut self, lease: Duration) -> Answer<bool> {
+                let handle = self.handle.clone().expire(lease);
+                self.token = Some(handle.acquire()?.into_token());
+                Ok(true)
+            }
 
-    fn give_back_late(&mut self) -> Answer<bool> {
-        let token = self.token.take().ok_or("nothing was lent")?;
-        // An error says that it was lost, as it should.
-        let _ = self.semaphore.release(token);
-        Ok(true)
-    }
+            fn give_back_late(&mut self) -> Answer<bool> {
+                let token = self.token.take().ok_or("nothing was lent")?;
+                // All say, each in its way, that it was lost, as they should.
+                match self.handle.release(token).map(drop) {
+                    Ok(()) | Err(Error::Lost { .. } | Error::NotHolder { .. }) => Ok(true),
+                    Err(error) => Err(error.into()),
+                }
+            }
+        }
+    )*};
 }
+
+guard!(SlabLock, RLock, BoundedSemaphore);
 
 struct Average(Averager);
 
@@ -131,5 +100,22 @@ impl Guard for Average {
     fn tally(&mut self) -> Answer<Option<u64>> {
         let summary = self.0.summary()?;
         Ok(Some(summary.map_or(0, |summary| summary.count)))
+    }
+}
+
+/// Read instead of added to.
+struct Reading(Averager);
+
+pub fn open_reading(place: &Place) -> Answer<Box<dyn Lock>> {
+    let averager = Averager::new(&cache(place)?, format!("read {}", place.key));
+    averager.add(1.0)?;
+    Ok(Box::new(Reading(averager)))
+}
+
+impl Guard for Reading {
+    fn with(&mut self, inside: impl FnOnce()) -> Answer<()> {
+        black_box(self.0.get()?);
+        inside();
+        Ok(())
     }
 }

@@ -8,18 +8,20 @@ use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::path::Path;
 use std::rc::Rc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Lock, Words, open};
 use crate::Answer;
 use crate::clock::now_ns;
 use crate::process::{listen, tell, tell_answer};
-use crate::stats::at_share;
+use crate::stats::{Times, at_share};
 
+/// The answer of who has held something.
+pub const GIVEN_BACK: &str = "given back";
+/// Long enough for the clock, short enough to be rarely interrupted.
+const SLICE: Duration = Duration::from_micros(250);
 /// How long it is inside, and then outside, when it takes turns with another one.
 const TURN: Duration = Duration::from_micros(100);
-/// So many times are kept at the most.
-const TIMES_MAX: u64 = 4_000_000;
 
 struct Worker<'a> {
     dir: &'a Path,
@@ -29,7 +31,7 @@ struct Worker<'a> {
 
 struct Opened {
     lock: Box<dyn Lock>,
-    /// How many pairs fill a slice of time; 0: not known yet.
+    /// How many pairs fill a slice; 0: not known yet.
     pairs: u64,
 }
 
@@ -83,7 +85,7 @@ impl Opened {
             "pairs" => self.pairs(Duration::from_millis(number)),
             "count" => Ok(self.lock.count(page, number)?.to_string()),
             "slowly" => Ok(self.lock.count_slowly(page, number)?.to_string()),
-            "timed" => self.timed(page, number),
+            "timed" => self.timed(page),
             "turns" => self.turns(page, number),
             "hold" => self.hold(),
             "lend" => {
@@ -99,31 +101,41 @@ impl Opened {
         }
     }
 
-    /// Nanoseconds a pair, from as many as fill `time`.
+    /// The nanoseconds that a pair takes in the middle one of the slices that fill `time`: what interrupts one
+    /// of them does not count.
     fn pairs(&mut self, time: Duration) -> Answer<String> {
-        let mut done = self.pairs.max(8);
-        let mut taken = self.lock.pairs(done)?;
-        while self.pairs == 0 {
-            let each = taken.as_secs_f64() / done as f64;
-            let fill = (time.as_secs_f64() / each.max(1e-9)).ceil() as u64;
-            // The first few are slower, so that they say little about many.
-            done = fill.clamp(1, done * 16);
-            taken = self.lock.pairs(done)?;
-            if taken >= time / 2 {
-                self.pairs = done;
-            }
+        if self.pairs == 0 {
+            self.pairs = self.calibrate()?;
         }
-        Ok((taken.as_nanos() as f64 / done as f64).to_string())
+        let (start, mut slices) = (Instant::now(), Vec::new());
+        while slices.is_empty() || start.elapsed() < time {
+            slices.push(self.lock.pairs(self.pairs)?.as_nanos() as u64);
+        }
+        slices.sort_unstable();
+        let middle = at_share(&slices, 0.5);
+        Ok((middle as f64 / self.pairs as f64).to_string())
+    }
+
+    /// How many fill a slice. The first few are slower, so that they say little about many.
+    fn calibrate(&mut self) -> Answer<u64> {
+        let mut times = 8;
+        loop {
+            let taken = self.lock.pairs(times)?;
+            if taken >= SLICE / 2 {
+                let each = taken.as_secs_f64() / times as f64;
+                return Ok((SLICE.as_secs_f64() / each).ceil() as u64);
+            }
+            times *= 2;
+        }
     }
 
     /// How many, and how long one took: half of them at the most, 99 %, 99.9 %, all.
-    fn timed(&mut self, page: &Words, most: u64) -> Answer<String> {
-        let mut nanos = Vec::new();
-        let most = most.min(TIMES_MAX);
-        self.lock.count_timed(page, most, &mut nanos)?;
-        nanos.sort_unstable();
-        let [p50, p99, p999, worst] = [0.5, 0.99, 0.999, 1.0].map(|share| at_share(&nanos, share));
-        Ok(format!("{} {p50} {p99} {p999} {worst}", nanos.len()))
+    fn timed(&mut self, page: &Words) -> Answer<String> {
+        let mut times = Times::new();
+        self.lock.count_timed(page, &mut times)?;
+        let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|share| times.at_share(share));
+        let (count, longest) = (times.count(), times.longest());
+        Ok(format!("{count} {p50} {p99} {p999} {longest}"))
     }
 
     /// Is inside for a while and outside for a while, and notes how long after the other one gave back it
@@ -153,6 +165,6 @@ impl Opened {
             tell(now_ns());
             listen();
         })?;
-        Ok("given back".into())
+        Ok(GIVEN_BACK.into())
     }
 }

@@ -4,11 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::python::Python;
 
-#[derive(Serialize)]
+#[derive(Deserialize, Serialize)]
 pub struct Machine {
     pub date: String,
     pub cpu: String,

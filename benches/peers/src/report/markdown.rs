@@ -3,7 +3,7 @@
 use super::{Cell, Report, Table};
 
 /// All tables, with the charts at their head.
-pub fn report(report: &Report, charts: &[(String, String)]) -> String {
+pub fn report<'a>(report: &Report, charts: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let mut text = format!(
         "# Side by side with what people use today\n\n{}: {}.\n",
         report.machine.date,
@@ -22,27 +22,34 @@ pub fn report(report: &Report, charts: &[(String, String)]) -> String {
     for one in &report.tables {
         text += &format!("\n## {}\n\n{}\n\n{}", one.title, one.about, table(one));
     }
-    text + &format!("\n## Versions\n\n{}.\n", report.machine.versions.join(", "))
+    text += &format!("\n## Versions\n\n{}.\n", report.machine.versions.join(", "));
+    text + &format!("\n## How long it took\n\n{}\n", report.duration())
 }
 
-/// Its columns as wide as they need to be.
+/// A table as Markdown.
 pub fn table(table: &Table) -> String {
     let name = |unit: &str, name: &str| match unit {
         "" => name.to_string(),
         unit => format!("{name}, {unit}"),
     };
     let mut lines = vec![vec![String::new()]];
-    lines[0].extend(table.columns.iter().map(|c| name(c.unit, &c.name)));
+    lines[0].extend(table.columns.iter().map(|c| name(&c.unit, &c.name)));
     for row in &table.rows {
         let mut line = vec![row.peer.clone()];
         line.extend(cells(&row.cells));
         lines.push(line);
     }
+    rows(&lines)
+}
+
+/// The first line is the head. Columns are as wide as they need to be.
+pub fn rows(lines: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = lines.iter().filter_map(|line| line.get(column));
         cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..=table.columns.len()).map(width).collect();
+    let columns = lines.first().map_or(0, Vec::len);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
     let rule = widths.iter().enumerate().map(|(at, width)| match at {
         0 => "-".repeat(*width + 2),
         _ => "-".repeat(*width + 1) + ":",

@@ -3,11 +3,12 @@
 mod charts;
 mod machine;
 mod markdown;
+mod readme;
 
 use std::fs;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use machine::{Machine, file_system};
 
@@ -15,7 +16,7 @@ use crate::Answer;
 use crate::stats::Spread;
 
 /// One comparison: peers downwards, what was measured of them across.
-#[derive(Serialize)]
+#[derive(Deserialize, Serialize)]
 pub struct Table {
     pub id: String,
     pub title: String,
@@ -25,19 +26,19 @@ pub struct Table {
     pub rows: Vec<Row>,
 }
 
-#[derive(Serialize)]
+#[derive(Clone, Deserialize, Serialize)]
 pub struct Column {
     pub name: String,
-    pub unit: &'static str,
+    pub unit: String,
 }
 
-#[derive(Serialize)]
+#[derive(Deserialize, Serialize)]
 pub struct Row {
     pub peer: String,
     pub cells: Vec<Cell>,
 }
 
-#[derive(Clone, Serialize)]
+#[derive(Clone, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Cell {
     Measured(Spread),
@@ -73,12 +74,16 @@ impl Cell {
     }
 }
 
+impl Column {
+    pub fn new(name: impl Into<String>, unit: &str) -> Column {
+        let (name, unit) = (name.into(), unit.into());
+        Column { name, unit }
+    }
+}
+
 impl Table {
-    pub fn new(id: &str, title: &str, about: &str, columns: &[(&str, &'static str)]) -> Table {
-        let column = |(name, unit): &(&str, &'static str)| Column {
-            name: name.to_string(),
-            unit,
-        };
+    pub fn new(id: &str, title: &str, about: &str, columns: &[(&str, &str)]) -> Table {
+        let column = |(name, unit): &(&str, &str)| Column::new(*name, unit);
         Table {
             id: id.into(),
             title: title.into(),
@@ -101,23 +106,92 @@ impl Table {
 }
 
 /// All of one run.
-#[derive(Serialize)]
+#[derive(Deserialize, Serialize)]
 pub struct Report {
     pub machine: Machine,
     pub quick: bool,
     pub tables: Vec<Table>,
+    /// How long each group took.
+    pub seconds: Vec<(String, f64)>,
 }
 
 impl Report {
-    /// Writes `peers.json`, `peers.md`, and the charts that the tables have figures for.
+    /// The one that was written to that directory.
+    pub fn read(dir: &Path) -> Answer<Report> {
+        Ok(serde_json::from_slice(&fs::read(dir.join(JSON))?)?)
+    }
+
+    /// Writes it for programs, as Markdown, the section of README, and the charts that there are figures for.
     pub fn write(&self, dir: &Path) -> Answer<()> {
         fs::create_dir_all(dir)?;
-        let charts = charts::draw(self, dir)?;
         let json = serde_json::to_string_pretty(self)?;
-        fs::write(dir.join("peers.json"), json + "\n")?;
-        fs::write(dir.join("peers.md"), markdown::report(self, &charts))?;
+        fs::write(dir.join(JSON), json + "\n")?;
+        for (name, text) in self.texts()? {
+            fs::write(dir.join(name), text)?;
+        }
         Ok(())
+    }
+
+    /// All files but the one for programs, which has everything that they are made of.
+    fn texts(&self) -> Answer<Vec<(String, String)>> {
+        let charts = charts::draw(self)?;
+        let titles = charts.iter().map(|(file, title, _)| (&**file, *title));
+        let mut texts = vec![
+            ("peers.md".to_string(), markdown::report(self, titles)),
+            ("readme.md".to_string(), readme::section(self)),
+        ];
+        texts.extend(charts.into_iter().map(|(file, _, svg)| (file, svg)));
+        Ok(texts)
+    }
+
+    /// Puts the short tables where `readme` has the last ones.
+    pub fn write_into(&self, readme: &Path) -> Answer<()> {
+        let text = fs::read_to_string(readme)?;
+        fs::write(readme, readme::replaced(&text, &readme::section(self))?)?;
+        Ok(())
+    }
+
+    /// In a sentence.
+    pub fn duration(&self) -> String {
+        let all: f64 = self.seconds.iter().map(|(_, seconds)| seconds).sum();
+        let each = self.seconds.iter();
+        let each = each.map(|(name, seconds)| format!("{name} {seconds:.0} s"));
+        format!("{all:.0} s: {}.", each.collect::<Vec<_>>().join(", "))
     }
 }
 
+const JSON: &str = "peers.json";
+
 pub use markdown::{table as as_text, thousands};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of the run that the repository shows.
+    fn kept() -> Report {
+        Report::read(&root().join("docs/benchmarks")).expect("it can be read")
+    }
+
+    fn root() -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+    }
+
+    #[test]
+    fn what_the_repository_shows_is_what_was_measured() {
+        for (name, text) in kept().texts().expect("they can be made") {
+            let there = fs::read_to_string(root().join("docs/benchmarks").join(&name));
+            assert!(
+                there.expect("it is there") == text,
+                "{name} is not what peers.json says"
+            );
+        }
+    }
+
+    #[test]
+    fn readme_shows_what_was_measured() {
+        let readme = fs::read_to_string(root().join("README.md")).expect("it is there");
+        let replaced = readme::replaced(&readme, &readme::section(&kept()));
+        assert!(readme == replaced.expect("it has a place for figures"));
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Key, Needs, Store};
+use super::{Key, NO_SUCH, Needs, Store};
 use crate::Answer;
 
 struct Cacache(PathBuf);
@@ -31,7 +31,7 @@ impl Store for Cacache {
     }
 
     fn incr(&mut self, _: &Key) -> Answer<i64> {
-        Err("there is no such operation".into())
+        Err(NO_SUCH.into())
     }
 
     fn delete(&mut self, key: &Key) -> Answer<bool> {

@@ -2,6 +2,7 @@
 
 mod cacache;
 mod files;
+mod limit;
 mod lmdb;
 mod redb;
 mod slablock;
@@ -28,6 +29,21 @@ pub trait Store {
 
     fn delete(&mut self, key: &Key) -> Answer<bool>;
 
+    /// Sets one that is not there.
+    fn add(&mut self, key: &Key, value: &[u8]) -> Answer<()> {
+        self.set(key, value)
+    }
+
+    /// Gets one that is large.
+    fn read(&mut self, key: &Key, into: &mut Vec<u8>) -> Answer<bool> {
+        self.get(key, into)
+    }
+
+    /// Sets one that is large.
+    fn write(&mut self, key: &Key, value: &[u8]) -> Answer<()> {
+        self.set(key, value)
+    }
+
     /// Sets many, as quickly as it can.
     fn fill(&mut self, keys: &[Key], value: &[u8]) -> Answer<()> {
         keys.iter().try_for_each(|key| self.set(key, value))
@@ -40,6 +56,9 @@ pub trait Store {
             match op {
                 Op::Get => found(self.get(key, into)?)?,
                 Op::Set => self.set(key, value)?,
+                Op::Add => self.add(key, value)?,
+                Op::Read => found(self.read(key, into)?)?,
+                Op::Write => self.write(key, value)?,
                 Op::Incr => drop(self.incr(key)?),
                 Op::Delete => found(self.delete(key)?)?,
             }
@@ -53,6 +72,9 @@ pub trait Store {
 pub enum Op {
     Get,
     Set,
+    Add,
+    Read,
+    Write,
     Incr,
     Delete,
 }
@@ -74,10 +96,17 @@ pub struct Needs {
 
 type Open = fn(&Path, Needs) -> Answer<Box<dyn Store>>;
 
+/// What no store can go below.
+pub const LIMIT: &str = "two dependent reads (limit)";
+/// Said of an operation that a store does not have.
+pub const NO_SUCH: &str = "there is no such operation";
+
 /// Those that are part of this program, and how they are opened.
-pub const HERE: [(&str, Open); 7] = [
+pub const HERE: [(&str, Open); 9] = [
+    (LIMIT, limit::open),
     ("slablock", slablock::open),
     ("LMDB (heed)", lmdb::open),
+    ("LMDB, writable map", lmdb::open_writable),
     ("SQLite (rusqlite)", sqlite::open),
     ("redb", redb::open),
     ("cacache", cacache::open),
@@ -96,7 +125,7 @@ pub fn names() -> Vec<&'static str> {
 
 /// Is there something to open, other than a directory?
 pub fn is_opened(name: &str) -> bool {
-    !name.starts_with("files") && name != "cacache"
+    !name.starts_with("files") && !["cacache", LIMIT].contains(&name)
 }
 
 fn open(name: &str, dir: &Path, needs: Needs) -> Answer<Box<dyn Store>> {

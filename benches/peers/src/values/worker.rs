@@ -12,15 +12,15 @@ use crate::{Answer, Failure};
 
 /// Keys are made before the clock starts, so many at a time.
 const BATCH: usize = 64;
-const VALUE_BYTES: usize = 100;
-const LARGE_BYTES: usize = 1 << 20;
+pub const VALUE_BYTES: usize = 100;
+pub const LARGE_BYTES: usize = 1 << 20;
 // Numbers of keys that nothing else uses.
 const COUNTERS_FROM: u64 = 1 << 40;
 const COUNTERS: u64 = 1_000;
 const COMMON: u64 = COUNTERS_FROM - 1;
 const NEW_FROM: u64 = 1 << 41;
 const LARGE_FROM: u64 = 1 << 42;
-const LARGE_KEYS: u64 = 8;
+pub const LARGE_KEYS: u64 = 8;
 
 const CLOSED: &str = "the store could not be opened again";
 
@@ -106,13 +106,13 @@ impl Worker<'_> {
         let (kind, number): (Op, fn(u64, u64, u64) -> u64) = match op {
             "get" => (Op::Get, |at, keys, seed| at_random(at, keys, seed)),
             "set" => (Op::Set, |at, keys, seed| at_random(at, keys, seed)),
-            "new" => (Op::Set, |at, _, seed| NEW_FROM + (seed << 24) + at),
+            "new" => (Op::Add, |at, _, seed| NEW_FROM + (seed << 24) + at),
             "delete" => (Op::Delete, |at, _, seed| NEW_FROM + (seed << 24) + at),
             "incr" => (Op::Incr, |at, _, seed| {
                 COUNTERS_FROM + at_random(at, COUNTERS, seed)
             }),
-            "write" => (Op::Set, |at, _, _| LARGE_FROM + at % LARGE_KEYS),
-            "read" => (Op::Get, |at, _, _| LARGE_FROM + at % LARGE_KEYS),
+            "write" => (Op::Write, |at, _, _| LARGE_FROM + at % LARGE_KEYS),
+            "read" => (Op::Read, |at, _, _| LARGE_FROM + at % LARGE_KEYS),
             _ => return Err(Failure::from(format!("{op:?} is not understood"))),
         };
         let large = matches!(op, "write" | "read");

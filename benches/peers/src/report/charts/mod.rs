@@ -4,8 +4,6 @@ mod bars;
 mod canvas;
 mod lines;
 
-use std::path::Path;
-
 use super::{Cell, Report, Row, Table};
 use crate::Answer;
 use bars::Bar;
@@ -25,13 +23,14 @@ const SHOWN: [&str; 10] = [
     "filelock",
 ];
 
-/// Draws what there are tables for. Returns the names of the files, and their titles.
-pub fn draw(report: &Report, dir: &Path) -> Answer<Vec<(String, String)>> {
+/// A file, its title, and what is in it.
+pub type Chart = (String, &'static str, String);
+
+/// Draws what there are tables for.
+pub fn draw(report: &Report) -> Answer<Vec<Chart>> {
     let mut drawn = Vec::new();
-    let mut keep = |name: &str, title: &str, svg: Answer<String>| -> Answer<()> {
-        let file = format!("{name}.svg");
-        std::fs::write(dir.join(&file), svg?)?;
-        drawn.push((file, title.to_string()));
+    let mut keep = |name: &str, title: &'static str, svg: Answer<String>| -> Answer<()> {
+        drawn.push((format!("{name}.svg"), title, svg?));
         Ok(())
     };
     let table = |id: &str| report.tables.iter().find(|table| table.id == id);
@@ -39,56 +38,49 @@ pub fn draw(report: &Report, dir: &Path) -> Answer<Vec<(String, String)>> {
         let title = "An uncontended pair, in nanoseconds";
         keep("pair", title, bars::chart(title, &sorted(bars_of(pair, 0))))?;
     }
-    let hot: Vec<&Table> = report
-        .tables
-        .iter()
-        .filter(|table| table.id.starts_with("hot-"))
-        .collect();
+    let hot = report.tables.iter();
+    let hot: Vec<&Table> = hot.filter(|table| table.id.starts_with("hot-")).collect();
     if hot.len() > 1 {
         let title = "Several processes on one key, thousands of operations a second";
+        let lines = throughput(&hot);
         keep(
             "throughput",
             title,
-            lines::chart(title, "processes", &throughput(&hot)),
+            lines::chart(title, "processes", &lines),
         )?;
     }
     if let Some(takeover) = table("takeover") {
         let title = "Taking over from a killed holder, in milliseconds";
-        keep(
-            "takeover",
-            title,
-            bars::chart(title, &sorted(bars_of(takeover, 0))),
-        )?;
+        let bars = sorted(bars_of(takeover, 0));
+        keep("takeover", title, bars::chart(title, &bars))?;
     }
     if let Some(keys) = table("keys") {
         let title = "A pair on a lock named anew, by number of keys, in microseconds";
-        keep(
-            "keys",
-            title,
-            lines::chart(title, "keys", &by_column(keys, "key")),
-        )?;
+        let lines = by_column(keys, "key");
+        keep("keys", title, lines::chart(title, "keys", &lines))?;
     }
     if let Some(values) = table("values") {
         let title = "Values: microseconds an operation takes";
-        let panels: Vec<_> = (0..values.columns.len())
-            .map(|at| (values.columns[at].name.clone(), bars_of(values, at)))
-            .collect();
-        keep("values", title, bars::panels(title, &panels))?;
+        let columns = values.columns.iter().enumerate();
+        let panels = columns.map(|(at, column)| (column.name.clone(), bars_of(values, at)));
+        keep(
+            "values",
+            title,
+            bars::panels(title, &panels.collect::<Vec<_>>()),
+        )?;
     }
     if let Some(keys) = table("values-keys") {
         let title = "Values: a get, by number of keys, in microseconds";
-        keep(
-            "values-keys",
-            title,
-            lines::chart(title, "keys", &by_column(keys, "key")),
-        )?;
+        let lines = by_column(keys, "key");
+        keep("values-keys", title, lines::chart(title, "keys", &lines))?;
     }
     if let Some(mixed) = table("values-mixed") {
         let title = "Values: nine gets to a set, thousands of operations a second";
+        let lines = by_column(mixed, "process");
         keep(
             "values-mixed",
             title,
-            lines::chart(title, "processes", &by_column(mixed, "process")),
+            lines::chart(title, "processes", &lines),
         )?;
     }
     Ok(drawn)

@@ -1,0 +1,390 @@
+//! The few figures of all that the repository's README shows, beside what they are meant to be.
+
+use super::markdown::{digits, rows};
+use super::{Cell, Report, Row};
+use crate::Answer;
+
+const BEGIN: &str = "<!-- figures: written by benches/peers, from its last whole run -->\n";
+const END: &str = "<!-- end of figures -->\n";
+
+const LOCK: &str = "slablock Lock";
+const LMDB: &str = "LMDB (heed)";
+const LMDB_MAP: &str = "LMDB, writable map";
+const SQLITE: &str = "SQLite (rusqlite)";
+const IN_PLACE: &str = "files, in place";
+const RENAMED: &str = "files, renamed";
+const LIMIT: &str = crate::values::LIMIT;
+/// The column of the largest store.
+const MANY: &str = "1,000,000 keys";
+
+/// What a figure should be.
+#[derive(Clone, Copy)]
+enum Target {
+    AtMost(f64, &'static str),
+    AtLeast(f64, &'static str),
+    None,
+}
+use Target::{AtLeast, AtMost};
+
+/// In a line: what it is, how it is shown, and what is judged of it.
+struct Figure {
+    what: String,
+    shown: String,
+    judged: f64,
+    target: Target,
+}
+
+fn figure(what: impl Into<String>, shown: String, judged: f64, target: Target) -> Figure {
+    let what = what.into();
+    Figure {
+        what,
+        shown,
+        judged,
+        target,
+    }
+}
+
+impl Figure {
+    fn line(self) -> Vec<String> {
+        let (text, met) = match self.target {
+            AtMost(most, unit) => (format!("{most} {unit}"), self.judged <= most),
+            AtLeast(least, unit) => (format!("at least {least} {unit}"), self.judged >= least),
+            Target::None => ("-".into(), true),
+        };
+        let text = if met {
+            text
+        } else {
+            format!("{text}: **falls short**")
+        };
+        vec![self.what, self.shown, text]
+    }
+}
+
+/// The section; what was not measured is not in it.
+pub fn section(report: &Report) -> String {
+    let sentence = format!(
+        "{}: {}. One run of `cargo run --release --manifest-path benches/peers/Cargo.toml`, which takes about \
+         five minutes and measures all of this side by side; medians of several rounds.",
+        report.machine.date,
+        report.machine.sentence()
+    );
+    let tables = [
+        (
+            "uncontended, beside a bare compare-exchange pair on the same file",
+            pairs(report),
+        ),
+        ("otherwise", others(report)),
+        ("values of 100 bytes, 100,000 keys", values(report)),
+    ];
+    let mut text = wrapped(&sentence);
+    for (head, figures) in tables {
+        let head = [head, "measured", "target"].map(String::from).to_vec();
+        let lines = figures.into_iter().flatten().map(Figure::line);
+        text += &format!("\n{}", rows(&[vec![head], lines.collect()].concat()));
+    }
+    text
+}
+
+/// Puts the section where `readme` has the last one.
+pub fn replaced(readme: &str, section: &str) -> Answer<String> {
+    let parts = readme.split_once(BEGIN).and_then(|(before, rest)| {
+        let (_, after) = rest.split_once(END)?;
+        Some((before, after))
+    });
+    let (before, after) = parts.ok_or("the README has no place for figures")?;
+    Ok(format!("{before}{BEGIN}{section}{END}{after}"))
+}
+
+fn pairs(report: &Report) -> Vec<Option<Figure>> {
+    let pair = |what: &str, name: &str, target| {
+        let ratio = report.median("pair", name, "beside the bare pair")?;
+        let time = report.median("pair", name, "time")?;
+        let shown = format!("{} x ({})", digits(ratio), time_of(time));
+        Some(figure(what, shown, ratio, target))
+    };
+    let at_most = |most| AtMost(most, "x");
+    vec![
+        pair("`Lock` acquire + release", LOCK, at_most(2.0)),
+        pair(
+            "the same, with a lease",
+            "slablock Lock, leased",
+            at_most(5.0),
+        ),
+        pair(
+            "`RLock`, one level deeper",
+            "slablock RLock, nested",
+            at_most(1.5),
+        ),
+        pair("`RLock` from free to free", "slablock RLock", Target::None),
+        pair(
+            "`BoundedSemaphore(8)`",
+            "slablock BoundedSemaphore",
+            at_most(2.5),
+        ),
+        pair("`Averager::add`", "slablock Averager", at_most(5.0)),
+        pair("`Averager::get`", "slablock Averager, get", at_most(2.0)),
+        pair(
+            "for comparison: robust mutex",
+            "robust mutex (pthread)",
+            Target::None,
+        ),
+        pair("`File::lock`", "File::lock (std)", Target::None),
+        pair(
+            "`Lock` of Python's diskcache",
+            "diskcache Lock",
+            Target::None,
+        ),
+    ]
+}
+
+fn others(report: &Report) -> Vec<Option<Figure>> {
+    vec![
+        hot(report),
+        takeover(report),
+        waiter(report),
+        open(report),
+        first(report),
+        many(report),
+    ]
+    .into_iter()
+    .chain(commands(report))
+    .collect()
+}
+
+fn hot(report: &Report) -> Option<Figure> {
+    let rate = |name| report.median("hot-4", name, "throughput");
+    let ratio = rate(LOCK)? / rate("robust mutex (pthread)")?;
+    let what = "4 processes on one hot key, beside a robust process-shared mutex";
+    Some(figure(
+        what,
+        format!("{} x its throughput", digits(ratio)),
+        ratio,
+        AtLeast(1.5, "x"),
+    ))
+}
+
+fn takeover(report: &Report) -> Option<Figure> {
+    let of = |column| report.median("takeover", LOCK, column);
+    let (ms, kills) = (of("99 %")?, of("kills")?);
+    let what = format!(
+        "takeover from a holder killed with SIGKILL, 99th percentile of {}",
+        digits(kills)
+    );
+    Some(figure(
+        what,
+        format!("{} ms", digits(ms)),
+        ms,
+        AtMost(10.0, "ms"),
+    ))
+}
+
+fn waiter(report: &Report) -> Option<Figure> {
+    let ms = report.median("waiter", LOCK, "processor time")?;
+    let shown = format!("{} ms", digits(ms));
+    Some(figure(
+        "processor time of a waiter, per second",
+        shown,
+        ms,
+        AtMost(1.0, "ms"),
+    ))
+}
+
+fn open(report: &Report) -> Option<Figure> {
+    let of = |column| report.median("open", "slablock", column);
+    let (others, alone) = (of("open, others have it open")?, of("open")?);
+    let shown = format!("{}, {} us", digits(others), digits(alone));
+    let what = "opening an existing store, that others have open or nobody";
+    Some(figure(what, shown, others.max(alone), AtMost(150.0, "us")))
+}
+
+fn first(report: &Report) -> Option<Figure> {
+    let us = report.median("keys", LOCK, "first use")?;
+    Some(figure(
+        "first use of a new key",
+        format!("{} us", digits(us)),
+        us,
+        AtMost(5.0, "us"),
+    ))
+}
+
+fn many(report: &Report) -> Option<Figure> {
+    let of = |column| report.median("keys", LOCK, column);
+    let (one, many) = (of("1 key")?, of(MANY)?);
+    let shown = format!("{} us, {} x", digits(many), digits(many / one));
+    let what = "a pair on a key looked up anew, among 1,000,000, beside the only one";
+    Some(figure(what, shown, many / one, AtMost(3.0, "x")))
+}
+
+fn commands(report: &Report) -> [Option<Figure>; 2] {
+    let ratio = |name| {
+        let of = |name| report.median("commands", name, "start to end");
+        Some(of(name)? / of("flock")?)
+    };
+    let one = |what, name| {
+        let ratio: f64 = ratio(name)?;
+        Some(figure(
+            what,
+            format!("{} x its time", digits(ratio)),
+            ratio,
+            AtMost(1.0, "x"),
+        ))
+    };
+    [
+        one(
+            "`slablock run KEY -- true`, beside `flock FILE true`",
+            "slablock run",
+        ),
+        one("the same, statically linked", "slablock run, static"),
+    ]
+}
+
+fn values(report: &Report) -> Vec<Option<Figure>> {
+    let beside = |what: &str, column: &str, other: &str, target| {
+        let of = |name| report.median("values", name, column);
+        let (ours, theirs) = (of("slablock")?, of(other)?);
+        let times = digits(theirs / ours);
+        let shown = format!("{}, {times} x as fast", time_of(ours * 1e3));
+        Some(figure(what, shown, theirs / ours, target))
+    };
+    let at_least = |least| AtLeast(least, "x");
+    let (existing, new) = ("set, existing", "set, new");
+    let (read, write) = ("read 1 MiB", "write 1 MiB");
+    let renamed = "writing 1 MiB, beside a file renamed into its place";
+    vec![
+        beside("`get`, beside LMDB", "get", LMDB, at_least(4.0)),
+        limit(report),
+        grown(report),
+        beside(
+            "`set` of an existing key, beside LMDB without sync",
+            existing,
+            LMDB,
+            at_least(5.0),
+        ),
+        beside(
+            "the same, beside its writable map",
+            existing,
+            LMDB_MAP,
+            Target::None,
+        ),
+        beside(
+            "`set` of a new key, beside LMDB without sync",
+            new,
+            LMDB,
+            at_least(3.0),
+        ),
+        beside(
+            "the same, beside its writable map",
+            new,
+            LMDB_MAP,
+            Target::None,
+        ),
+        beside("`incr`, beside SQLite", "increment", SQLITE, at_least(50.0)),
+        mixed(report),
+        beside(
+            "reading 1 MiB, beside a file",
+            read,
+            IN_PLACE,
+            at_least(0.8),
+        ),
+        beside(renamed, write, RENAMED, at_least(0.8)),
+        beside(
+            "the same, beside a file written over",
+            write,
+            IN_PLACE,
+            at_least(0.8),
+        ),
+    ]
+}
+
+fn limit(report: &Report) -> Option<Figure> {
+    let of = |name| report.median("values", name, "get");
+    let (ours, limit) = (of("slablock")?, of(LIMIT)?);
+    let shown = format!("{}, of which {}", time_of(ours * 1e3), time_of(limit * 1e3));
+    let what = "the same, and two reads of memory, one after the other, by themselves";
+    Some(figure(what, shown, ours / limit, Target::None))
+}
+
+fn grown(report: &Report) -> Option<Figure> {
+    let of = |column| report.median("values-keys", "slablock", column);
+    let (few, many) = (of("1,000 keys")?, of(MANY)?);
+    let shown = format!("{}, {} x", time_of(many * 1e3), digits(many / few));
+    Some(figure(
+        "`get` among 1,000,000 keys, beside 1,000",
+        shown,
+        many / few,
+        AtMost(3.0, "x"),
+    ))
+}
+
+fn mixed(report: &Report) -> Option<Figure> {
+    let rate = |name| report.median("values-mixed", name, "4 processes");
+    let (ours, theirs) = (rate("slablock")?, rate(LMDB)?);
+    let shown = format!(
+        "{} million a second, {} x",
+        digits(ours / 1e3),
+        digits(ours / theirs)
+    );
+    let what = "nine gets to a set, 4 processes, beside LMDB";
+    Some(figure(what, shown, ours / theirs, AtLeast(4.0, "x")))
+}
+
+impl Report {
+    /// The median in that row and column of that table.
+    fn median(&self, table: &str, row: &str, column: &str) -> Option<f64> {
+        let table = self.tables.iter().find(|one| one.id == table)?;
+        let column = table.columns.iter().position(|one| one.name == column)?;
+        let row: &Row = table.rows.iter().find(|one| one.peer == row)?;
+        row.cells
+            .get(column)
+            .and_then(Cell::spread)
+            .map(|spread| spread.median)
+    }
+}
+
+/// In the unit that suits it.
+fn time_of(ns: f64) -> String {
+    match ns {
+        ns if ns < 1e3 => format!("{} ns", digits(ns)),
+        ns if ns < 1e6 => format!("{} us", digits(ns / 1e3)),
+        ns => format!("{} ms", digits(ns / 1e6)),
+    }
+}
+
+/// In lines of a width that the rest of the README has.
+fn wrapped(text: &str) -> String {
+    const WIDTH: usize = 105;
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let last = lines.len() - 1;
+        match lines[last].len() {
+            0 => lines[last] += word,
+            len if len + 1 + word.len() <= WIDTH => lines[last] += &format!(" {word}"),
+            _ => lines.push(word.to_string()),
+        }
+    }
+    lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_section_takes_the_place_of_the_last_one() {
+        let readme = format!("a\n{BEGIN}old\n{END}b\n");
+        let replaced = replaced(&readme, "new\n").expect("there is a place");
+        assert_eq!(replaced, format!("a\n{BEGIN}new\n{END}b\n"));
+        assert!(super::replaced("no place", "new\n").is_err());
+    }
+
+    #[test]
+    fn what_misses_its_target_is_told() {
+        let line = |judged, target| figure("", String::new(), judged, target).line()[2].clone();
+        assert_eq!(line(2.0, AtMost(2.0, "x")), "2 x");
+        assert_eq!(line(2.1, AtMost(2.0, "x")), "2 x: **falls short**");
+        assert_eq!(
+            line(1.4, AtLeast(1.5, "x")),
+            "at least 1.5 x: **falls short**"
+        );
+    }
+}

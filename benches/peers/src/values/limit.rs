@@ -1,0 +1,157 @@
+//! No store, but what no store of this kind can go below. A key is looked up in a table that says where its
+//! value lies, and the value is copied from there: two reads at random places of a mapped file, the second
+//! of which has to wait for the first. What is large goes to one file that stays open.
+
+use std::fs::{self, File};
+use std::hint::black_box;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use memmap2::MmapMut;
+use slablock::Cache;
+
+use super::worker::{LARGE_BYTES, LARGE_KEYS, VALUE_BYTES};
+use super::{Key, NO_SUCH, Needs, Store, key};
+use crate::Answer;
+use crate::locks::{Words, writable};
+
+/// Of a place in the table.
+const PLACE_BYTES: usize = 4;
+
+struct Limit {
+    table: Words,
+    values: Words,
+    places: u64,
+    /// From value to value.
+    stride: usize,
+    filled: u32,
+    large: File,
+    large_next: u64,
+    /// Where a page begins, as it is quickest.
+    room: MmapMut,
+}
+
+pub fn open(dir: &Path, needs: Needs) -> Answer<Box<dyn Store>> {
+    let stride = slablock_bytes_a_key(&dir.join("like"))?;
+    let map = |name, each| Words::with_bytes(&dir.join(name), (needs.keys * each) as u64);
+    Ok(Box::new(Limit {
+        table: map("table", PLACE_BYTES)?,
+        values: map("values", stride)?,
+        places: needs.keys as u64,
+        stride,
+        filled: 0,
+        large: writable(&dir.join("large"))?,
+        large_next: 0,
+        room: MmapMut::map_anon(LARGE_BYTES)?,
+    }))
+}
+
+/// How much longer slablock's own file is with each key, so that the values lie as far apart as there.
+fn slablock_bytes_a_key(dir: &Path) -> Answer<usize> {
+    const KEYS: u64 = 10_000;
+    /// A cache line.
+    const ALIGN: u64 = 64;
+    let cache = Cache::options().capacity(1 << 20).open(dir)?;
+    let length_with = |keys: std::ops::Range<u64>| -> Answer<u64> {
+        keys.into_iter()
+            .try_for_each(|number| cache.set(key(number), [0; VALUE_BYTES]).map(drop))?;
+        Ok(dir.join("slab").metadata()?.len())
+    };
+    let (few, many) = (length_with(0..KEYS)?, length_with(KEYS..2 * KEYS)?);
+    drop(cache);
+    fs::remove_dir_all(dir)?;
+    let each = (many - few).div_ceil(KEYS);
+    Ok((each / ALIGN * ALIGN) as usize)
+}
+
+impl Limit {
+    /// Where in the table that key is looked up.
+    fn place(&self, key: &Key) -> usize {
+        let halves = key.split_at(8);
+        let [high, low] =
+            [halves.0, halves.1].map(|half| u64::from_le_bytes(half.try_into().expect("8 bytes")));
+        let hash = (high ^ low.rotate_left(32)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        ((u128::from(hash) * u128::from(self.places)) >> 64) as usize * PLACE_BYTES
+    }
+
+    /// Where its value lies.
+    fn value(&self, key: &Key) -> usize {
+        let place: *const u32 = self.table.ptr(self.place(key), PLACE_BYTES).cast();
+        // SAFETY: within the mapping, by `ptr`, and aligned; only this process has it.
+        let number = unsafe { place.read() };
+        number as usize * self.stride
+    }
+
+    fn put(&self, at: usize, value: &[u8]) {
+        let at = self.values.ptr(at, VALUE_BYTES);
+        // SAFETY: within the mapping, by `ptr`, for all that is copied; nobody else has it.
+        unsafe { at.copy_from_nonoverlapping(value.as_ptr(), value.len().min(VALUE_BYTES)) };
+        black_box(at);
+    }
+
+    /// One large value after the other, as they are asked for.
+    fn next_large(&mut self) -> u64 {
+        self.large_next = (self.large_next + 1) % LARGE_KEYS;
+        self.large_next * LARGE_BYTES as u64
+    }
+}
+
+impl Store for Limit {
+    fn get(&mut self, key: &Key, into: &mut Vec<u8>) -> Answer<bool> {
+        let value = self.values.ptr(self.value(key), VALUE_BYTES);
+        into.clear();
+        // SAFETY: within the mapping, by `ptr`; nobody writes meanwhile.
+        into.extend_from_slice(unsafe { std::slice::from_raw_parts(value, VALUE_BYTES) });
+        black_box(into.as_ptr());
+        Ok(true)
+    }
+
+    fn set(&mut self, key: &Key, value: &[u8]) -> Answer<()> {
+        self.put(self.value(key), value);
+        Ok(())
+    }
+
+    fn incr(&mut self, key: &Key) -> Answer<i64> {
+        let old = self
+            .values
+            .at(self.value(key))
+            .fetch_add(1, Ordering::AcqRel);
+        Ok(old as i64 + 1)
+    }
+
+    fn delete(&mut self, _: &Key) -> Answer<bool> {
+        Err(NO_SUCH.into())
+    }
+
+    fn add(&mut self, _: &Key, _: &[u8]) -> Answer<()> {
+        Err(NO_SUCH.into())
+    }
+
+    /// Whatever the keys: each leads to some value, and no value to none.
+    fn fill(&mut self, keys: &[Key], value: &[u8]) -> Answer<()> {
+        for _ in keys {
+            let (place, at) = (
+                self.filled as usize * PLACE_BYTES,
+                self.filled as usize * self.stride,
+            );
+            let place: *mut u32 = self.table.ptr(place, PLACE_BYTES).cast();
+            // SAFETY: as in `value`.
+            unsafe { place.write(self.filled) };
+            self.put(at, value);
+            self.filled += 1;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, _: &Key, _: &mut Vec<u8>) -> Answer<bool> {
+        let at = self.next_large();
+        self.large.read_exact_at(&mut self.room, at)?;
+        Ok(true)
+    }
+
+    fn write(&mut self, _: &Key, value: &[u8]) -> Answer<()> {
+        let at = self.next_large();
+        Ok(self.large.write_all_at(value, at)?)
+    }
+}
