@@ -223,3 +223,19 @@ fn nobody_makes_slices_of_the_map() {
         }
     }
 }
+
+/// Nothing but what the program prints: it writes both, and no hand is to come between.
+#[test]
+fn readme_shows_the_figures_of_the_last_whole_run() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let (readme, printed) = (read("README.md"), read("docs/benchmarks/readme.md"));
+    let (_, rest) = readme
+        .split_once("<!-- figures:")
+        .expect("README has a place for figures");
+    let (_, rest) = rest.split_once("-->\n").expect("which begins");
+    let (shown, _) = rest
+        .split_once("<!-- end of figures -->")
+        .expect("and ends");
+    assert_eq!(shown, printed, "README.md and docs/benchmarks/readme.md");
+    assert!(printed.matches("\n| ").count() > 20, "{printed}");
+}

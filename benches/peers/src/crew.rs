@@ -11,6 +11,7 @@ use crate::locks::worker::GIVEN_BACK;
 use crate::locks::{Entry, Words, remove_system_v};
 use crate::process::Peer;
 use crate::python::Python;
+use crate::temporary;
 
 /// So many of this program, and as many of Python if any peer needs them.
 pub struct Crew<'a> {
@@ -41,13 +42,6 @@ pub struct Line<'a> {
     pub permits: u32,
 }
 
-/// A directory that goes away with its value.
-pub fn temporary(dir: &Path) -> Answer<TempDir> {
-    Ok(tempfile::Builder::new()
-        .prefix("slablock-peers-")
-        .tempdir_in(dir)?)
-}
-
 impl Line<'_> {
     fn with(&self, number: u64) -> String {
         let Line {
@@ -73,11 +67,11 @@ pub fn line<'a>(verb: &'a str, name: &'a str, key: &'a str) -> Line<'a> {
 
 impl<'a> Crew<'a> {
     pub fn new(dir: &Path, python: &'a Python, size: usize) -> Answer<Crew<'a>> {
-        let place = Place(temporary(dir)?);
+        let place = Place(temporary::directory(dir)?);
         // In memory where there is such a place: what it costs to write it to a disk is no peer's doing.
         let memory = Path::new("/dev/shm");
         let memory = if memory.is_dir() { memory } else { dir };
-        let page_file = NamedTempFile::with_prefix_in("slablock-peers-", memory)?;
+        let page_file = temporary::file(memory)?;
         let page = Words::open(page_file.path())?;
         Ok(Crew {
             here: Vec::new(),

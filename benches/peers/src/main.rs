@@ -10,6 +10,7 @@ mod process;
 mod python;
 mod report;
 mod stats;
+mod temporary;
 mod values;
 
 use std::path::{Path, PathBuf};

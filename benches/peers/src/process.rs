@@ -96,8 +96,11 @@ impl Peer {
                 let line: Vec<u8> = self.pending.drain(..=at).collect();
                 return checked(String::from_utf8_lossy(&line).trim_end()).map(Some);
             }
-            if !self.readable(end.saturating_duration_since(Instant::now()))? {
-                return Ok(None);
+            let left = end.saturating_duration_since(Instant::now());
+            match self.readable(left)? {
+                Some(true) => {}
+                Some(false) => return Ok(None),
+                None => continue,
             }
             let mut buffer = [0; 4096];
             let read = self.from.read(&mut buffer)?;
@@ -108,19 +111,20 @@ impl Peer {
         }
     }
 
-    fn readable(&self, patience: Duration) -> Answer<bool> {
+    /// Is there something to read before the time is over? `None`: a signal came.
+    fn readable(&self, patience: Duration) -> Answer<Option<bool>> {
         let mut poll = libc::pollfd {
             fd: self.from.as_raw_fd(),
             events: libc::POLLIN,
             revents: 0,
         };
-        let ms = patience.as_millis().min(i32::MAX as u128) as i32;
+        let ms = patience.as_micros().div_ceil(1_000).min(i32::MAX as u128) as i32;
         // SAFETY: one valid structure, and its number.
         match unsafe { libc::poll(&mut poll, 1, ms) } {
-            0 => Ok(false),
-            1.. => Ok(true),
+            0 => Ok(Some(false)),
+            1.. => Ok(Some(true)),
             _ => match std::io::Error::last_os_error() {
-                error if error.kind() == ErrorKind::Interrupted => Ok(true),
+                error if error.kind() == ErrorKind::Interrupted => Ok(None),
                 error => Err(error.into()),
             },
         }
@@ -172,9 +176,11 @@ pub fn listen() -> Option<String> {
     (read > 0).then(|| line.trim_end().to_string())
 }
 
-/// In a child: a line for the parent.
+/// In a child: a line for the parent. Without one there is nothing left to do.
 pub fn tell(what: impl std::fmt::Display) {
-    println!("{what}");
+    if writeln!(std::io::stdout(), "{what}").is_err() {
+        std::process::exit(1);
+    }
 }
 
 /// In a child: an answer, or why there is none.

@@ -43,8 +43,8 @@ pub fn at_share(sorted: &[u64], share: f64) -> u64 {
     found.copied().unwrap_or(0)
 }
 
-/// Times of things that are done millions of times: kept in classes that are a 64th of their size wide, so that
-/// keeping one takes no memory that was not there before.
+/// Times of things that are done millions of times: kept in classes that are a 64th of their size wide, so
+/// that keeping one takes no memory that was not there before.
 pub struct Times {
     classes: Vec<u32>,
     count: u64,

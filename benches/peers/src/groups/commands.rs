@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use super::Run;
 use super::rounds::Rounds;
-use crate::Answer;
-use crate::crew::temporary;
 use crate::report::{Cell, Table};
+use crate::{Answer, temporary};
 
 const ABOUT: &str = "From the start of the program to its end, when all it does is take a free lock and \
     run `true`. Then it runs `sleep`, and is killed with SIGKILL: does its command go on, and is the \
@@ -50,7 +49,7 @@ const RUNNERS: [(&str, Runner); 5] = [
 ];
 
 pub fn measure(run: &Run) -> Answer<Vec<Table>> {
-    let dir = temporary(&run.dir)?;
+    let dir = temporary::directory(&run.dir)?;
     let mut rounds = Rounds::of(RUNNERS.len());
     for round in 0..run.among(50, 5) {
         if round % 20 == 0 {

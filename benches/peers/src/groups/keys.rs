@@ -9,14 +9,13 @@ use tempfile::TempDir;
 
 use super::Run;
 use super::rounds::Rounds;
-use crate::Answer;
-use crate::crew::temporary;
 use crate::locks::keyed;
 use crate::process::{Peer, number};
 use crate::report::{Cell, Column, Table, thousands};
+use crate::{Answer, temporary};
 
-const ABOUT: &str = "So many locks, each made by being used once: the first column is what that costs, on the \
-    way to 100,000. Then they are taken and given back at random, named anew each time: what finds or \
+const ABOUT: &str = "So many locks, each made by being used once: the first column is what that costs, on \
+    the way to 100,000. Then they are taken and given back at random, named anew each time: what finds or \
     opens it is part of the time. Where there is one file each, or one row each, that is what it costs on \
     disk. Resident is what the process has in memory, shared mappings included.";
 
@@ -93,7 +92,7 @@ struct Store {
 
 impl Store {
     fn new(run: &Run, name: &'static str, most: u64) -> Answer<Store> {
-        let dir = temporary(&run.dir)?;
+        let dir = temporary::directory(&run.dir)?;
         let command = keyed::command(name, dir.path(), most, &run.python);
         Ok(Store {
             name,

@@ -4,11 +4,10 @@ use std::fs;
 
 use super::Run;
 use super::rounds::{Rounds, is_like_another};
-use crate::Answer;
-use crate::crew::temporary;
 use crate::process::{Peer, number};
 use crate::report::{Cell, Table};
 use crate::values::{self, Needs};
+use crate::{Answer, temporary};
 
 const ABOUT: &str = "A store of 1,000 keys, in a process that has opened it before. First nobody else \
     has it open, then another process has.";
@@ -52,7 +51,7 @@ fn cells(told: Answer<Vec<(f64, f64)>>) -> [Cell; 2] {
 
 /// Nanoseconds.
 fn open(run: &Run, name: &str, others: bool) -> Answer<(f64, f64)> {
-    let dir = temporary(&run.dir)?;
+    let dir = temporary::directory(&run.dir)?;
     let place = dir.path().join("store");
     fs::create_dir_all(&place)?;
     let needs = Needs {

@@ -7,11 +7,10 @@ use tempfile::TempDir;
 
 use super::Run;
 use super::rounds::Rounds;
-use crate::crew::temporary;
 use crate::process::{Peer, number};
 use crate::report::{Cell, thousands};
 use crate::values::{LIMIT, NO_SUCH, Needs, worker};
-use crate::{Answer, Failure};
+use crate::{Answer, Failure, temporary};
 
 /// How many have a shared store open at once, in turn.
 pub const PROCESSES: [usize; 3] = [1, 2, 4];
@@ -49,7 +48,7 @@ impl Stores {
             names: names.to_vec(),
             keys: vec![keys; names.len()],
             open: Vec::new(),
-            dir: temporary(&run.dir)?,
+            dir: temporary::directory(&run.dir)?,
         };
         for (at, name) in names.iter().enumerate() {
             run.progress(format!("{name}: {} keys", thousands(keys)));

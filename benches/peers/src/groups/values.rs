@@ -10,7 +10,8 @@ use crate::values;
 const ABOUT: &str = "Keys of 16 bytes, values of 100, in random order; each operation stands for itself \
     (a transaction, where there are such), and what is read is copied into memory of the reader. A \
     counter is one of 1,000. Nothing is synced where that can be chosen: LMDB has NO_SYNC, SQLite a \
-    write-ahead log with synchronous = NORMAL, redb Durability::None, and the files are not synced. The \
+    write-ahead log with synchronous = NORMAL, redb Durability::None, and the files are not synced. LMDB \
+    is there twice, for its writable map is quicker, and less protected, than its default. The \
     first row is no store, but what none of this kind can go below: a read of a table of 4 bytes a key, \
     which says where in a mapped file of the length of slablock's the value is, and a copy of it; for an \
     increment an atomic addition instead, and for 1 MiB one pwrite to, or pread from, a file that is open. \

@@ -101,8 +101,8 @@ impl Opened {
         }
     }
 
-    /// The nanoseconds that a pair takes in the middle one of the slices that fill `time`: what interrupts one
-    /// of them does not count.
+    /// The nanoseconds that a pair takes in the middle one of the slices that fill `time`: what interrupts
+    /// one of them does not count.
     fn pairs(&mut self, time: Duration) -> Answer<String> {
         if self.pairs == 0 {
             self.pairs = self.calibrate()?;

@@ -13,6 +13,9 @@ pub struct Machine {
     pub date: String,
     pub cpu: String,
     pub cores: usize,
+    pub memory_gib: f64,
+    /// How many others wanted a processor in the last minute before.
+    pub load: f64,
     pub kernel: String,
     /// On which the stores and locks lay, and which the disk of the tail latencies has.
     pub file_system: String,
@@ -34,6 +37,8 @@ impl Machine {
             date: today(),
             cpu: model.map_or("unknown", |(_, model)| model.trim()).into(),
             cores: std::thread::available_parallelism().map_or(0, |n| n.get()),
+            memory_gib: memory_kib(&read("/proc/meminfo")) / f64::from(1 << 20),
+            load: first_number(&read("/proc/loadavg")),
             kernel: version(&read("/proc/sys/kernel/osrelease")),
             file_system: file_system(dir),
             disk_file_system: file_system(disk),
@@ -46,16 +51,30 @@ impl Machine {
         let Machine {
             cpu,
             cores,
+            memory_gib,
+            load,
             kernel,
             file_system,
             disk_file_system,
             ..
         } = self;
         format!(
-            "{cpu}, {cores} cores, Linux {kernel}; stores and locks on {file_system}, \
-             tail latencies on {disk_file_system}"
+            "{cpu}, {cores} cores, {memory_gib:.0} GiB, Linux {kernel}, load {load:.1} before; stores and \
+             locks on {file_system}, tail latencies on {disk_file_system}"
         )
     }
+}
+
+fn memory_kib(meminfo: &str) -> f64 {
+    let total = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"));
+    first_number(total.unwrap_or_default())
+}
+
+fn first_number(text: &str) -> f64 {
+    let word = text.split_whitespace().next().unwrap_or_default();
+    word.parse().unwrap_or(0.0)
 }
 
 /// What the lock file of this package says of those who are compared.

@@ -1,6 +1,6 @@
-//! LMDB through `heed`: a transaction for each operation, nothing synced. Twice: as it is by default, and with a
-//! writable map, which is quicker, and by LMDB's documentation gives up protection against stray pointers of
-//! the program, as slablock's map does. `heed` has no call for resetting and renewing a transaction.
+//! LMDB through `heed`: a transaction for each operation, nothing synced. Twice: as it is by default, and
+//! with a writable map, which is quicker, and by LMDB's documentation gives up protection against stray
+//! pointers of the program, as slablock's map does. `heed` has no call that renews a transaction.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! SQLite through `rusqlite`: a write-ahead log, synchronous = NORMAL, statements prepared once; a cache and a
-//! mapping that have room for all, as its documentation advises for speed.
+//! SQLite through `rusqlite`: a write-ahead log, synchronous = NORMAL, statements prepared once; a cache and
+//! a mapping that have room for all, as its documentation advises for speed.
 
 use std::path::Path;
 use std::time::Duration;
