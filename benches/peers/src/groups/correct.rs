@@ -81,7 +81,7 @@ fn said(answer: Answer<String>) -> Cell {
 /// How many updates are lost.
 fn lost(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<String> {
     crew.open(entry, "lost")?;
-    let limit = Duration::from_millis(run.among(700, 60));
+    let limit = Duration::from_millis(run.among(500, 60));
     // A second look at it, for while the crew is busy.
     let page = Words::open(&crew.page_path())?;
     let told = crew.all(
@@ -131,7 +131,7 @@ fn blocks(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<String> {
 
 /// What does not come in that time does not come.
 fn patience(run: &Run) -> Duration {
-    Duration::from_millis(run.among(1_000, 150))
+    Duration::from_millis(run.among(600, 150))
 }
 
 /// Does the release of one who has it no more let a third one in?

@@ -16,7 +16,7 @@ const ABOUT: &str = "One process holds, another one waits for it, and the holder
     without any lease. The time is from the kill to the waiter's having it.";
 
 /// It takes long to start another Python.
-const PYTHON_ROUNDS: u64 = 5;
+const PYTHON_ROUNDS: u64 = 3;
 const ROUNDS: u64 = 30;
 /// Of the first one, so that there is a 99th percentile.
 const MANY_ROUNDS: u64 = 300;
@@ -34,7 +34,7 @@ fn rounds_of(entry: &Entry) -> u64 {
 pub fn measure(run: &Run) -> Answer<Vec<Table>> {
     let entries = locks(run, |entry| entry.kind != Kind::Average);
     let mut crew = Crew::new(&run.dir, &run.python, 2)?;
-    let patience = Duration::from_millis(run.among(1_000, 250));
+    let patience = Duration::from_millis(run.among(600, 200));
     let mut rounds = Rounds::of(entries.len());
     let mut never = vec![false; entries.len()];
     for round in 0..run.among(MANY_ROUNDS, 1) {

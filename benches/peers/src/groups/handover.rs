@@ -42,7 +42,7 @@ pub fn measure(run: &Run) -> Answer<Vec<Table>> {
 /// How many, half of them, 99 % of them, the longest, in nanoseconds; of each process.
 fn turns(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<Vec<[f64; 4]>> {
     crew.page().give_back(0, 0);
-    let round = Duration::from_millis(run.among(200, 60));
+    let round = Duration::from_millis(run.among(140, 60));
     let line = line("turns", entry.name, "turns");
     let told = crew.all(entry, &line, |who| who as u64 + 1, || thread::sleep(round))?;
     let four = |line: &String| {

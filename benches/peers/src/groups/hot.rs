@@ -78,7 +78,7 @@ fn among(run: &Run, size: usize) -> Answer<Table> {
 
 fn count(run: &Run, crew: &mut Crew, entry: &Entry, size: usize) -> Answer<Told> {
     // Long enough for each of them to have a processor several times.
-    let ms = run.among(40 + 10 * size as u64, 30);
+    let ms = run.among(40 + 5 * size as u64, 30);
     let (told, seconds) = together(ms, crew, entry, "count")?;
     let each: Vec<f64> = told.iter().map(|n| number(n)).collect::<Answer<_>>()?;
     let done: f64 = each.iter().sum();
@@ -90,7 +90,7 @@ fn count(run: &Run, crew: &mut Crew, entry: &Entry, size: usize) -> Answer<Told>
 }
 
 fn wait(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<Told> {
-    let (told, _) = together(run.among(150, 30), crew, entry, "timed")?;
+    let (told, _) = together(run.among(100, 30), crew, entry, "timed")?;
     let mut longest: f64 = 0.0;
     for line in told {
         longest = longest.max(number(line.rsplit(' ').next().unwrap_or_default())?);

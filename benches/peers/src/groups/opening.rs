@@ -19,7 +19,7 @@ pub fn measure(run: &Run) -> Answer<Vec<Table>> {
     names.retain(|name| values::is_opened(name) && !(run.quick && is_like_another(name)));
     let mut alone = Rounds::of(names.len());
     let mut beside = Rounds::of(names.len());
-    for round in 0..run.among(5, 1) {
+    for round in 0..run.among(4, 1) {
         run.progress(format!("opening, round {}", round + 1));
         alone.go(|who| open(run, names[who], false));
         beside.go(|who| open(run, names[who], true));
@@ -62,7 +62,7 @@ fn open(run: &Run, name: &str, others: bool) -> Answer<(f64, f64)> {
     let mut peer = start()?;
     peer.ask(&format!("fill 0 {KEYS}"))?;
     let _other = if others { Some(start()?) } else { None };
-    let line = peer.ask(&format!("reopen {}", run.among(100, 20)))?;
+    let line = peer.ask(&format!("reopen {}", run.among(60, 20)))?;
     let (opening, closing) = line.split_once(' ').ok_or("two numbers are due")?;
     Ok((number(opening)?, number(closing)?))
 }

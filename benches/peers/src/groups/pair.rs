@@ -18,7 +18,7 @@ pub fn measure(run: &Run) -> Answer<Vec<Table>> {
     let entries = all(run);
     let mut crew = Crew::new(&run.dir, &run.python, 1)?;
     let mut rounds = Rounds::of(entries.len());
-    for round in 0..run.among(15, 3) {
+    for round in 0..run.among(12, 3) {
         run.progress(format!("pairs, round {}", round + 1));
         rounds.go(|who| {
             let bare = pairs(&mut crew, &LIMIT, run.among(8, 2))?;

@@ -9,7 +9,7 @@ use super::Run;
 use super::rounds::Rounds;
 use crate::process::{Peer, number};
 use crate::report::{Cell, thousands};
-use crate::values::{LIMIT, NO_SUCH, Needs, worker};
+use crate::values::{LIMIT, NO_SUCH, Needs, keys_max, worker};
 use crate::{Answer, Failure, temporary};
 
 /// How many have a shared store open at once, in turn.
@@ -17,7 +17,7 @@ pub const PROCESSES: [usize; 3] = [1, 2, 4];
 /// Of each of four processes, as far as they get.
 const INCREMENTS: u64 = 10_000;
 /// Filling has to be done within it.
-const PATIENCE: Duration = Duration::from_secs(12);
+const PATIENCE: Duration = Duration::from_secs(15);
 /// So many are filled in at a time: a transaction each, where there are such.
 const STEP: u64 = 20_000;
 /// At first, when it is not known how long it takes.
@@ -46,22 +46,25 @@ impl Stores {
     pub fn open(run: &Run, names: &[&'static str], keys: u64, slow: Slow) -> Answer<Stores> {
         let mut stores = Stores {
             names: names.to_vec(),
-            keys: vec![keys; names.len()],
+            keys: names.iter().map(|name| keys.min(keys_max(name))).collect(),
             open: Vec::new(),
             dir: temporary::directory(&run.dir)?,
         };
         for (at, name) in names.iter().enumerate() {
             run.progress(format!("{name}: {} keys", thousands(keys)));
-            let filled = stores.start(run, at, false).and_then(|mut peer| {
-                let filled = fill(&mut peer, keys, slow)?;
-                Ok((peer, filled))
-            });
-            stores.open.push(filled.map(|(peer, filled)| {
-                stores.keys[at] = filled;
-                vec![peer]
-            }));
+            let filled = stores.filled(run, at, keys, slow);
+            stores.open.push(filled);
         }
         Ok(stores)
+    }
+
+    fn filled(&mut self, run: &Run, at: usize, keys: u64, slow: Slow) -> Answer<Vec<Peer>> {
+        if slow == Slow::IsLeftOut && self.keys[at] < keys {
+            return Err(format!("{} files are enough", thousands(self.keys[at])).into());
+        }
+        let mut peer = self.start(run, at, false)?;
+        self.keys[at] = fill(&mut peer, self.keys[at], slow)?;
+        Ok(vec![peer])
     }
 
     /// The name of each, and how many keys it has if that is not what was asked for.
@@ -118,7 +121,7 @@ impl Stores {
     pub fn repeat(&mut self, run: &Run, op: &str) -> Vec<Cell> {
         run.progress(op);
         let mut rounds = Rounds::of(self.open.len());
-        let ms = run.among(60, 5);
+        let ms = run.among(50, 5);
         for round in 1..=run.among(5, 1) {
             rounds.go(|who| {
                 // Deleted is what has just been made.
@@ -134,7 +137,7 @@ impl Stores {
     pub fn mix(&mut self, run: &Run, processes: usize) -> Vec<Cell> {
         run.progress(format!("nine gets to a set, {processes} processes"));
         let mut rounds = Rounds::of(self.open.len());
-        let ms = run.among(120, 30);
+        let ms = run.among(100, 30);
         for round in 0..run.among(5, 1) {
             rounds.go(|who| {
                 let keys = self.keys[who];

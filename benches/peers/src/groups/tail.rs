@@ -36,7 +36,7 @@ pub fn measure(run: &Run) -> Answer<Vec<Table>> {
     settle(&run.disk)?;
     let alone = rounds(run, &mut crew, &entries, run.among(2, 1));
     let _writer = writer(&run.disk)?;
-    let beside = rounds(run, &mut crew, &entries, run.among(4, 1));
+    let beside = rounds(run, &mut crew, &entries, run.among(3, 1));
     let columns = [
         ("99 %", "us"),
         ("99.9 %", "us"),
@@ -76,7 +76,7 @@ fn rounds(run: &Run, crew: &mut Crew, entries: &[&Entry], count: usize) -> Vec<A
         rounds.go(|who| {
             crew.open(entries[who], "tail")?;
             let line = line("timed", entries[who].name, "tail");
-            let time = Duration::from_millis(run.among(250, 40));
+            let time = Duration::from_millis(run.among(180, 40));
             let told = crew.all(
                 entries[who],
                 &line,

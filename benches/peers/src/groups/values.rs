@@ -15,7 +15,7 @@ const ABOUT: &str = "Keys of 16 bytes, values of 100, in random order; each oper
     first row is no store, but what none of this kind can go below: a read of a table of 4 bytes a key, \
     which says where in a mapped file of the length of slablock's the value is, and a copy of it; for an \
     increment an atomic addition instead, and for 1 MiB one pwrite to, or pread from, a file that is open. \
-    Who would take too long to fill has fewer keys, as its name then says.";
+    Who keeps a file for each key, or would take too long to fill, has fewer keys, as its name then says.";
 const ABOUT_KEYS: &str = "The same, for stores of so many keys.";
 const ABOUT_MIX: &str = "Processes that get nine values and set one, at random, all the time. redb \
     allows several processes only if each commit is synced. Then four of them add one to the same \
@@ -74,7 +74,7 @@ fn mixed(run: &Run, stores: &mut Stores) -> Vec<Vec<Cell>> {
 /// Who has fewer keys does not belong into their column.
 fn only_of_all(cells: &[Cell], fewer: &[bool]) -> Vec<Cell> {
     let cell = |(cell, fewer): (&Cell, &bool)| match fewer {
-        true => Cell::Missing("takes too long to fill".into()),
+        true => Cell::Missing("has fewer keys".into()),
         false => cell.clone(),
     };
     cells.iter().zip(fewer).map(cell).collect()

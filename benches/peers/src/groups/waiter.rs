@@ -44,10 +44,10 @@ fn wait(run: &Run, crew: &mut Crew, entry: &Entry) -> Answer<f64> {
     crew.members(entry)?[0].hear()?;
     crew.ask(entry, 1, &hold, 0)?;
     // The first moments of a wait are not like the rest of it.
-    thread::sleep(Duration::from_millis(run.among(150, 20)));
+    thread::sleep(Duration::from_millis(run.among(120, 20)));
     let waiter = crew.members(entry)?[1].id();
     let (start, before) = (Instant::now(), processor_ns(waiter)?);
-    thread::sleep(Duration::from_millis(run.among(150, 60)));
+    thread::sleep(Duration::from_millis(run.among(120, 60)));
     let after = processor_ns(waiter)?;
     let used = (after - before) / 1e6 / start.elapsed().as_secs_f64();
     crew.give_back(entry, &[0, 1])?;
