@@ -20,7 +20,7 @@ const ABOUT: &str = "So many locks, each made by being used once: the first colu
     disk. Resident is what the process has in memory, shared mappings included.";
 
 /// Making the keys has to be done within it.
-const PATIENCE: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Made at a time.
 const STEP: u64 = 5_000;
 /// Few enough for most.

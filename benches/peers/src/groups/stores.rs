@@ -35,7 +35,7 @@ pub struct Stores {
 /// What becomes of a store that takes too long to fill.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Slow {
-    /// It is measured with a tenth of the keys, or a hundredth.
+    /// It is measured with a tenth of the keys, or with as many as it has by then.
     HasFewer,
     /// It is left out.
     IsLeftOut,
@@ -220,7 +220,10 @@ fn fill(peer: &mut Peer, mut keys: u64, slow: Slow) -> Answer<u64> {
         if known && taken.as_secs_f64() * keys as f64 > PATIENCE.as_secs_f64() * from as f64 {
             match slow {
                 Slow::HasFewer if from <= keys / 10 => keys /= 10,
-                _ => return Err(format!("filling takes more than {} s", PATIENCE.as_secs()).into()),
+                Slow::HasFewer => return Ok(from),
+                Slow::IsLeftOut => {
+                    return Err(format!("filling takes more than {} s", PATIENCE.as_secs()).into());
+                }
             }
             continue;
         }

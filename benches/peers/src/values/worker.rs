@@ -12,6 +12,8 @@ use crate::{Answer, Failure};
 
 /// Keys are made before the clock starts, so many at a time.
 const BATCH: usize = 64;
+/// Of which the values consist.
+pub const FILL: u8 = b'v';
 pub const VALUE_BYTES: usize = 100;
 pub const LARGE_BYTES: usize = 1 << 20;
 // Numbers of keys that nothing else uses.
@@ -65,7 +67,7 @@ pub fn play(name: &str, dir: &str, keys: &str, shared: &str) {
         needs,
         store: Some(store),
         into: Vec::new(),
-        value: vec![b'v'; VALUE_BYTES],
+        value: vec![FILL; VALUE_BYTES],
         large: vec![b'w'; LARGE_BYTES],
     };
     tell("ready");

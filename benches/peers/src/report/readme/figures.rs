@@ -252,7 +252,13 @@ impl Report {
     fn median(&self, table: &str, row: &str, column: &str) -> Option<f64> {
         let table = self.tables.iter().find(|one| one.id == table)?;
         let column = table.columns.iter().position(|one| one.name == column)?;
-        let row: &Row = table.rows.iter().find(|one| one.peer == row)?;
+        // It may say how many keys it has.
+        let named = |one: &&Row| {
+            one.peer
+                .strip_prefix(row)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(" ("))
+        };
+        let row = table.rows.iter().find(named)?;
         row.cells
             .get(column)
             .and_then(Cell::spread)
