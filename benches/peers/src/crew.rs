@@ -99,19 +99,23 @@ impl<'a> Crew<'a> {
 
     /// Those who speak for `entry`; started now, if they do not run.
     pub fn members(&mut self, entry: &Entry) -> Answer<&mut [Peer]> {
-        let command = self.command(entry);
-        let group = match entry.open {
-            Some(_) => &mut self.here,
-            None => &mut self.there,
-        };
+        let (command, size) = (self.command(entry), self.size);
+        let group = self.group(entry);
         let there = group.len();
-        while group.len() < self.size {
+        while group.len() < size {
             group.push(Peer::spawn(command()?)?);
         }
         for new in &mut group[there..] {
             new.ready()?;
         }
         Ok(group)
+    }
+
+    fn group(&mut self, entry: &Entry) -> &mut Vec<Peer> {
+        match entry.open {
+            Some(_) => &mut self.here,
+            None => &mut self.there,
+        }
     }
 
     fn command(&self, entry: &Entry) -> impl Fn() -> Answer<Command> + use<'a> {
@@ -197,18 +201,12 @@ impl<'a> Crew<'a> {
 
     /// Ends those who speak for `entry`: others take their places when they are needed.
     pub fn dismiss(&mut self, entry: &Entry) {
-        match entry.open {
-            Some(_) => self.here.clear(),
-            None => self.there.clear(),
-        }
+        self.group(entry).clear();
     }
 
     /// Ends one, with SIGKILL. Another one takes its place, at the end, when it is needed.
     pub fn kill(&mut self, entry: &Entry, who: usize) {
-        let group = match entry.open {
-            Some(_) => &mut self.here,
-            None => &mut self.there,
-        };
+        let group = self.group(entry);
         if who < group.len() {
             group.remove(who).kill();
         }

@@ -48,7 +48,7 @@ pub fn panels(title: &str, panels: &[(String, Vec<Bar>)]) -> Answer<String> {
                 .draw_text(name, &text(13, HPos::Left), (12, 10))
                 .map_err(failed)?;
             let unused = (most - bars.len() as u32) * BAR;
-            panel(&place.margin(NAME, unused, 0, 0), bars, 170)?;
+            panel(&place.margin(NAME, unused, 0, 0), bars, 195)?;
         }
         Ok(())
     })
