@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
-use crate::log::{LARGE_BYTES, Place, record_bytes};
+use crate::log::{LARGE_BYTES, Place, SEGMENT_HEADER_BYTES, record_bytes};
 use crate::os::clock;
 use crate::record::Force;
 use crate::slab::{Growing, SlotId};
@@ -98,12 +98,18 @@ impl Store {
         mine: &Mine<'_>,
     ) -> Result<Room> {
         let limit = self.size_limit();
+        // They may begin a segment.
+        let bytes = bytes + SEGMENT_HEADER_BYTES;
         if bytes > self.live_limit() {
             return Err(self.over_limit());
         }
         loop {
             let (usage, segments) = self.usage_and_segments()?;
-            let limit = limit.min(self.bound().saturating_sub(slack_of(segments)));
+            if self.is_falling() && usage.bytes <= limit {
+                // Values may have gone, and nothing was compacted for that.
+                self.let_bound_fall()?;
+            }
+            let limit = limit.min(self.bound().saturating_sub(slack_of(segments + 1)));
             let live = usage.bytes - usage.dead;
             let lacks = live + bytes > self.live_limit();
             if lacks
@@ -141,8 +147,8 @@ impl Store {
     /// quarter of dead bytes some segment has a quarter of them.
     fn last_room(self: &Arc<Store>, bytes: u64, gets_on: bool) -> Result<Option<Room>> {
         let (usage, segments) = self.usage_and_segments()?;
-        let most = self.size_limit() + self.segment_bytes() / 4;
-        let most = most.min(self.bound().saturating_sub(slack_of(segments)));
+        let most = self.size_limit().saturating_add(self.segment_bytes() / 4);
+        let most = most.min(self.bound().saturating_sub(slack_of(segments + 1)));
         if usage.bytes + bytes <= most {
             return Ok(Some(Room::ToSet(most)));
         }
@@ -340,4 +346,61 @@ pub(super) fn oldest(mut candidates: Vec<Candidate>, count: usize) -> Vec<Candid
     }
     candidates.sort_unstable_by_key(|candidate| candidate.used);
     candidates
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::store::segments::Usage;
+    use crate::{Cache, Error, Options};
+
+    const LIMIT: u64 = 4 << 20;
+
+    /// A store with two megabytes that nobody needs, which nobody compacts as long as there is the lock.
+    fn full_of_dead(options: Options) -> (tempfile::TempDir, Cache) {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = options.eviction(Eviction::None).open(dir.path()).unwrap();
+        let lock = cache.store.try_lock_compaction().unwrap();
+        for round in 0..3_u8 {
+            (0..60).for_each(|key| cache.set(format!("{key}"), [round; 15_000]).unwrap());
+        }
+        drop(lock);
+        (dir, cache)
+    }
+
+    /// Also with the header of its segment.
+    #[test]
+    fn a_value_that_fits_but_for_a_header_is_set() {
+        let (_dir, cache) = full_of_dead(Cache::options().size_limit(LIMIT));
+        let _lock = cache.store.try_lock_compaction().unwrap().unwrap();
+        let Usage { bytes, .. } = cache.store.usage().unwrap();
+        let len = LIMIT - bytes - record_bytes(4, 0, 0);
+        assert_eq!(bytes + record_bytes(4, 0, len as usize), LIMIT);
+        cache.set("rest", vec![7; len as usize]).unwrap();
+        assert!(cache.store.usage().unwrap().bytes > LIMIT);
+    }
+
+    /// What was large went without anything being compacted; then nobody can compact.
+    #[test]
+    fn a_log_that_fits_a_lower_limit_does_not_grow_above_it() {
+        let (_dir, cache) = full_of_dead(Cache::options().size_limit(16 * LIMIT));
+        let lower = Cache::options().size_limit(LIMIT);
+        let _lock = cache.store.try_lock_compaction().unwrap().unwrap();
+        cache.configure(&lower).unwrap();
+        let mut refused = 0;
+        for round in 0..10_u8 {
+            for key in 0..60 {
+                match cache.set(format!("{key}"), [round; 15_000]) {
+                    Err(Error::OverLimit { .. }) => refused += 1,
+                    set => set.unwrap(),
+                }
+                let usage = cache.store.usage().unwrap();
+                assert!(usage.bytes <= cache.store.bound(), "{round} {usage:?}");
+            }
+            if refused > 3 {
+                return;
+            }
+        }
+        panic!("it never was full");
+    }
 }

@@ -290,18 +290,24 @@ impl Store {
         self.bound_for_moving() > self.bound()
     }
 
-    /// After a segment went, by who compacts: if the log does not fit yet, it takes no more than now, and what is moved.
+    /// After a segment went, or values did: if the log does not fit yet, it takes no more than now, and what is moved;
+    /// once it fits, and any segment could be moved, no more than its bound.
     pub(crate) fn let_bound_fall(&self) -> Result<()> {
         let falling = &self.slab.header().falling;
         let seen = falling.load(Ordering::Acquire);
-        if seen <= self.bound() {
+        let bound = self.bound();
+        if seen <= bound {
             return Ok(());
         }
         let all = self.segments()?;
         let longest = longest_of(&all).max(self.segment_bytes());
         let bytes: u64 = all.iter().map(|s| s.usage().bytes).sum();
+        let with_one = bytes + slack_of(all.len()) + longest;
         // One for what is moved, one for what is set meanwhile.
-        let now = bytes + slack_of(all.len()) + 2 * longest;
+        let now = match with_one <= bound {
+            true => bound,
+            false => with_one + longest,
+        };
         // Otherwise somebody has lowered the limit again.
         let _ = falling.compare_exchange(seen, now.min(seen), Ordering::AcqRel, Ordering::Relaxed);
         Ok(())
