@@ -14,7 +14,7 @@
 
 use std::cell::RefCell;
 
-use crate::log::{Place, SEGMENT_HEADER_BYTES, interior};
+use crate::log::{PAGE, Place, SEGMENT_HEADER_BYTES, interior};
 use crate::slab::Gone;
 use crate::store::Store;
 use crate::store::value::Content;
@@ -103,10 +103,13 @@ impl Store {
         true
     }
 
-    /// Counts room that was handed out and never written to.
+    /// Counts room that was handed out and never written to. Of its first and its last page there may be what others
+    /// have there.
     pub(crate) fn give_back_unused(&self, dead: Dead) {
         if !self.remove_with(dead) {
-            self.count_dead(dead, dead.bytes);
+            let from = dead.place.offset().next_multiple_of(PAGE);
+            let to = (dead.place.offset() + dead.bytes) / PAGE * PAGE;
+            self.count_dead(dead, to.saturating_sub(from));
         }
     }
 
@@ -115,9 +118,16 @@ impl Store {
     fn count_dead(&self, dead: Dead, given: u64) {
         let number = dead.place.segment();
         let gone = &self.slab.segment(number).gone;
-        let more = |bits| Gone::of(number, bits)?.and(dead.bytes, given);
+        let more = |bits| self.gone_of(number, bits)?.and(dead.bytes, given);
         // A segment that is gone, or another in its place, has nothing to do with it.
         let _ = gone.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more);
+    }
+
+    /// What a segment has lost. Another one's word stands there when somebody was stopped while it began that one, or
+    /// by damage: then it is begun anew. `None`: the segment is gone.
+    pub(crate) fn gone_of(&self, number: u32, bits: u64) -> Option<Gone> {
+        let anew = || self.segment_of(number).map(|_| Gone::none(number));
+        Gone::of(number, bits).or_else(anew)
     }
 }
 
@@ -151,5 +161,69 @@ impl Drop for DeadList<'_> {
         if !all.is_empty() {
             self.store.give_back_soon(all);
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::{Cache, Eviction};
+
+    fn open() -> (tempfile::TempDir, Cache) {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Cache::options().size_limit(8 << 20);
+        let cache = options.eviction(Eviction::None).open(dir.path()).unwrap();
+        (dir, cache)
+    }
+
+    /// Of a segment that was begun, and given up, for the number before at that place.
+    #[test]
+    fn what_is_dead_is_counted_although_the_count_was_another_segments() {
+        let (_dir, cache) = open();
+        for key in 0..40_u8 {
+            cache.set(format!("{key}"), [key; 30_000]).unwrap();
+        }
+        let store = &cache.store;
+        let others = Gone::none(1 + 512).and(64, 0).unwrap();
+        store.slab.segment(1).gone.store(others, Ordering::Relaxed);
+        for key in 0..10_u8 {
+            assert!(cache.delete(format!("{key}")).unwrap());
+        }
+        assert!(store.usage().unwrap().dead >= 300_000);
+        store.slab.segment(1).gone.store(others, Ordering::Relaxed);
+        cache.cull().unwrap();
+        let usage = store.usage().unwrap();
+        assert!(usage.bytes < 31 * 31_000, "{usage:?}");
+        // Whoever comes late with something of a segment that is gone changes nothing.
+        let place = Place::new(1 + 1024, SEGMENT_HEADER_BYTES);
+        store.mark_dead(Dead { place, bytes: 160 });
+        assert_eq!(store.usage().unwrap(), usage);
+    }
+
+    /// What others have in its first and its last page stays on the device.
+    #[test]
+    fn of_room_that_was_not_used_whole_pages_are_given_back() {
+        let (_dir, cache) = open();
+        for _ in 0..40 {
+            cache.set("k", [1; 1_000]).unwrap();
+            let place = cache
+                .store
+                .reserve(&cache.store.process().unwrap().log, 4_096)
+                .unwrap();
+            cache.store.give_back_unused(Dead {
+                place,
+                bytes: 4_096,
+            });
+        }
+        let (len, there) = cache
+            .store
+            .process()
+            .unwrap()
+            .log
+            .size_of(1)
+            .unwrap()
+            .unwrap();
+        let usage = cache.store.usage().unwrap();
+        assert!(there.min(len) <= usage.bytes, "{there} of {len}, {usage:?}");
     }
 }

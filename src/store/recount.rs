@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 
 use crate::error::Result;
-use crate::slab::{Gone, Growing};
+use crate::slab::Growing;
 use crate::store::Store;
 use crate::store::index::Found;
 use crate::store::segments::SegmentState;
@@ -134,7 +134,7 @@ impl Store {
             let dead = (state.live() + state.dead).saturating_sub(needed);
             let gone = &self.slab.segment(state.number).gone;
             let more = |bits| {
-                let known = Gone::of(state.number, bits)?;
+                let known = self.gone_of(state.number, bits)?;
                 let more = dead.checked_sub(known.dead()).filter(|more| *more > 0)?;
                 known.and(more, 0)
             };

@@ -321,7 +321,7 @@ impl Store {
     }
 
     /// Room for so many bytes that is nobody else's.
-    fn reserve(&self, log: &Log, bytes: u64) -> Result<Place> {
+    pub(super) fn reserve(&self, log: &Log, bytes: u64) -> Result<Place> {
         let segment_bytes = self.segment_bytes();
         if bytes > segment_bytes / 4 {
             return self.begin_segment(log, Some(bytes));
