@@ -164,4 +164,20 @@ mod tests {
             assert!(got == Some(vec![key; 200_000]), "{key}");
         }
     }
+
+    /// It never had the room of its value, and nobody could tell that it never will.
+    #[test]
+    fn who_is_killed_while_a_segment_is_begun_leaves_no_room_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Cache::options().size_limit(4 << 20);
+        let cache = options.eviction(Eviction::None).open(dir.path()).unwrap();
+        let store = &cache.store;
+        let log = &store.process().unwrap().log;
+        let (number, _) = store.claim_number().unwrap();
+        store.make_segment(log, number, Some(3 << 20)).unwrap();
+        cache.cull().unwrap();
+        for key in 0..8_u8 {
+            cache.set(format!("{key}"), vec![key; 300_000]).unwrap();
+        }
+    }
 }

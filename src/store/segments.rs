@@ -133,9 +133,12 @@ impl Store {
             if number == 0 || number % SEGMENTS != at {
                 continue;
             }
+            let is_begun = bits & SEGMENT_BEGUN != 0;
             let is_active = tail.is_some_and(|tail| tail.segment() == number);
             let end = segment.end.load(Ordering::Relaxed);
             let bytes = match tail.filter(|_| is_active) {
+                // Nothing of its room is had before it is open; who begins it may be dead.
+                _ if is_begun => SEGMENT_HEADER_BYTES,
                 Some(tail) => tail.offset(),
                 None if (1..=longest()).contains(&end) => end,
                 // Who was to note it died.
@@ -152,7 +155,7 @@ impl Store {
             all.push(SegmentState {
                 number,
                 is_closing: bits & SEGMENT_CLOSING != 0,
-                is_begun: bits & SEGMENT_BEGUN != 0,
+                is_begun,
                 is_active,
                 bytes,
                 dead,
