@@ -23,6 +23,7 @@ use crate::record::Force;
 use crate::store::Store;
 use crate::store::check::CheckReport;
 use crate::store::rebuild::{self, RepairReport};
+use crate::store::waiting::Patience;
 use crate::types::{KeyInfo, Kind, Stats};
 
 /// A store of keys in a directory, open in this process and in any number of others.
@@ -130,7 +131,8 @@ impl Cache {
         // What is left of deleted values, which nobody would miss, takes slots.
         self.store
             .remove_all(|_, found| self.store.is_vacant(found))?;
-        self.store.remove_flights(Force::Anybody)?;
+        self.store
+            .remove_flights(Force::Anybody, Patience::Forever)?;
         Ok(removed)
     }
 

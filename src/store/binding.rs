@@ -243,8 +243,7 @@ impl Binding {
         {
             return Ok(Some(self.remember(found)));
         }
-        let capacity = self.store.slab().layout().capacity;
-        let mut pauses = 0;
+        let (mut pauses, mut looked_everywhere) = (0, false);
         loop {
             let stripe = self.store.stripe_of(self.hash);
             let Some(stripe) = self.store.lock_stripe_within(stripe, patience)? else {
@@ -265,17 +264,19 @@ impl Binding {
             }
             drop(stripe);
             // Some idle keys, or what may be evicted, as long as something goes: a key of many slots wants them in
-            // a row. Then what is only known of values.
-            let freed = match self.store.free_slots(patience)? {
-                0 => self.store.remove_flights(Force::NotTheLiving)?,
-                freed => freed,
-            };
-            if freed == 0 {
+            // a row. Then what is only known of values; with that each stripe is locked, and what the dead have
+            // begun there ends.
+            if self.store.free_slots(patience)? > 0 {
+                continue;
+            }
+            if looked_everywhere {
                 return Err(Error::Full {
                     path: self.store.dir().to_path_buf(),
-                    capacity: capacity as usize,
+                    capacity: self.store.slab().layout().capacity as usize,
                 });
             }
+            self.store.remove_flights(Force::NotTheLiving, patience)?;
+            looked_everywhere = true;
         }
     }
 

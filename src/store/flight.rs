@@ -18,7 +18,7 @@ use crate::slab::layout::STRIPES;
 use crate::store::Store;
 use crate::store::acquire::Grant;
 use crate::store::binding::Binding;
-use crate::store::index::{Found, hash_as, span_of};
+use crate::store::index::{Found, hash_as};
 use crate::store::open;
 use crate::store::waiting::Patience;
 use crate::types::Kind;
@@ -94,11 +94,12 @@ impl Store {
         value.is_some_and(|value| value.kind == Kind::Value && !self.is_vacant(value))
     }
 
-    /// Takes all flights away that `force` allows. How many slots were freed.
-    pub(crate) fn remove_flights(&self, force: Force) -> Result<u32> {
-        let mut freed = 0;
+    /// Takes all flights away that `force` allows, in the stripes that are to be had within `patience`.
+    pub(crate) fn remove_flights(&self, force: Force, patience: Patience) -> Result<()> {
         for stripe in 0..STRIPES {
-            let guard = self.lock_stripe(stripe)?;
+            let Some(guard) = self.lock_stripe_within(stripe, patience)? else {
+                continue;
+            };
             for bucket in guard.buckets() {
                 let mut flights = Vec::new();
                 guard.walk(bucket, |id| {
@@ -106,14 +107,11 @@ impl Store {
                     true
                 })?;
                 for found in flights {
-                    let span = span_of(&self.slab, found.id);
-                    if guard.retire(found, bucket, force, || true)? {
-                        freed += span;
-                    }
+                    guard.retire(found, bucket, force, || true)?;
                 }
             }
         }
-        Ok(freed)
+        Ok(())
     }
 }
 
