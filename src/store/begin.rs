@@ -106,7 +106,7 @@ impl Store {
         let last = &self.slab.header().last_segment;
         let mut highest = last.load(Ordering::Acquire);
         for _ in 0..2 * SEGMENTS {
-            let next = highest + 1;
+            let next = highest.saturating_add(1);
             let number = u32::try_from(next).map_err(|_| self.over_limit())?;
             let word = &self.slab.segment(number).number;
             if word.load(Ordering::Acquire) != 0 {
@@ -141,7 +141,8 @@ impl Store {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use crate::{Cache, Eviction};
+    use crate::sync::Ordering;
+    use crate::{Cache, Error, Eviction};
 
     /// Who wanted to begin another segment noted how long this one was, and was stopped; now it goes on.
     #[test]
@@ -178,6 +179,18 @@ mod tests {
         cache.cull().unwrap();
         for key in 0..8_u8 {
             cache.set(format!("{key}"), vec![key; 300_000]).unwrap();
+        }
+    }
+
+    #[test]
+    fn numbers_that_damage_has_used_up_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let last = &cache.store.slab().header().last_segment;
+        for damage in [u64::MAX, u64::MAX - 1, u64::from(u32::MAX)] {
+            last.store(damage, Ordering::Relaxed);
+            let set = cache.set("key", vec![7; 300_000]);
+            assert!(matches!(set, Err(Error::OverLimit { .. })), "{damage:#x}");
         }
     }
 }
