@@ -154,6 +154,11 @@ impl Store {
         if let Some(error) = failed {
             return Err(error);
         }
+        let is_open_again = matches!(last, Visit::Unreadable(_) | Visit::NoRoom);
+        if is_open_again && moved > 0 && self.is_durable() {
+            // It may move once more before anybody waits for the medium, and would be written over what that has.
+            self.slab.sync()?;
+        }
         match last {
             Visit::Unreadable(number) => {
                 self.leave(process, number);
