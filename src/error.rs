@@ -81,7 +81,8 @@ pub enum Error {
         /// What stands in the way.
         why: &'static str,
     },
-    /// The value does not fit into what the cache may take on disk, and nothing may be evicted for it.
+    /// The value does not fit into what the cache may take on disk, and nothing may be evicted for it. Or what is
+    /// dead there cannot be compacted, because who is at it was stopped, and there is no large value to evict.
     OverLimit {
         /// The directory of the values.
         path: PathBuf,

@@ -22,8 +22,9 @@ trait Keyed {
 
 type Open = fn(&Path, u64) -> Answer<Box<dyn Keyed>>;
 
-const HERE: [(&str, Open); 4] = [
+const HERE: [(&str, Open); 5] = [
     ("slablock Lock", open_slablock),
+    ("slablock Lock, kept", open_kept),
     ("robust mutexes, in an array", open_mutexes),
     ("F_OFD_SETLK, a byte each", open_bytes),
     ("File::lock, a file each", open_files),
@@ -98,6 +99,31 @@ fn open_slablock(dir: &Path, keys: u64) -> Answer<Box<dyn Keyed>> {
 impl Keyed for Slablock {
     fn pair(&mut self, number: u64) -> Answer<()> {
         Ok(SlabLock::new(&self.0, key(number)).acquire()?.release()?)
+    }
+}
+
+/// A handle that is kept: the same key again and again, among all that were made.
+struct Kept {
+    all: Slablock,
+    made: u64,
+    handle: SlabLock,
+}
+
+fn open_kept(dir: &Path, keys: u64) -> Answer<Box<dyn Keyed>> {
+    let options = Cache::options().capacity(keys as usize);
+    let cache = options.open(dir.join("store"))?;
+    let handle = SlabLock::new(&cache, key(0));
+    let (all, made) = (Slablock(cache), 0);
+    Ok(Box::new(Kept { all, made, handle }))
+}
+
+impl Keyed for Kept {
+    fn pair(&mut self, number: u64) -> Answer<()> {
+        if number >= self.made {
+            self.made = number + 1;
+            return self.all.pair(number);
+        }
+        Ok(self.handle.acquire()?.release()?)
     }
 }
 
