@@ -243,15 +243,20 @@ fn lower_the_limit(store: &Path, from: u64, to: u64) {
     slab.write_all_at(&to.to_le_bytes(), SIZE_LIMIT).unwrap();
 }
 
+/// A store with more in its log than it is to have.
+fn full_of_64_mib() -> (tempfile::TempDir, Cache) {
+    let (dir, cache) = store(Cache::options().size_limit(64 << 20).capacity(10_000));
+    for key in 0..3_000 {
+        let value = vec![key as u8; 15_000];
+        cache.set(format!("{key}"), value).unwrap();
+    }
+    (dir, cache)
+}
+
 #[test]
 fn a_limit_that_was_lowered_is_come_to_step_by_step() {
     let _alone = alone();
-    let (_dir, cache) = store(Cache::options().size_limit(64 << 20).capacity(10_000));
-    for key in 0..3_000 {
-        cache
-            .set(format!("{key}"), vec![key as u8; 15_000])
-            .unwrap();
-    }
+    let (_dir, cache) = full_of_64_mib();
     let (mut before, mut longest, mut sets) = (blocks(cache.path()), Duration::ZERO, 0);
     assert!(before > 40 << 20);
     lower_the_limit(cache.path(), 64 << 20, LIMIT);
@@ -275,12 +280,7 @@ fn a_limit_that_was_lowered_is_come_to_step_by_step() {
 #[test]
 fn who_lowers_the_limit_makes_the_log_fit() {
     let _alone = alone();
-    let (_dir, cache) = store(Cache::options().size_limit(64 << 20).capacity(10_000));
-    for key in 0..3_000 {
-        cache
-            .set(format!("{key}"), vec![key as u8; 15_000])
-            .unwrap();
-    }
+    let (_dir, cache) = full_of_64_mib();
     assert!(blocks(cache.path()) > 40 << 20);
     let lower = Cache::options().size_limit(LIMIT);
     cache.configure(&lower).unwrap();

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use common::layout::{self, BOOT_ID, LOCK_FILES};
 use common::{Place, bounded};
@@ -76,23 +76,33 @@ impl Golden {
     fn place(&self, now: bool) -> Place {
         let place = Place::new();
         fs::create_dir(place.store()).unwrap();
-        let slab = File::create(place.slab()).unwrap();
-        slab.set_len(self.slab.len() as u64).unwrap();
-        for (number, bytes) in self.slab.chunks(LINE).enumerate() {
-            if bytes.iter().any(|byte| *byte != 0) {
-                slab.write_all_at(bytes, (number * LINE) as u64).unwrap();
-            }
-        }
+        write_with_holes(&place.slab(), &self.slab);
         if now {
-            place.poke(BOOT_ID, &fresh::boot_id());
-            for (at, name) in (0..).zip(layout::LOCKED) {
-                let path = place.store().join(name);
-                fs::write(&path, "").unwrap();
-                let inode = fs::metadata(&path).unwrap().ino();
-                place.poke(LOCK_FILES + 8 * at, &inode.to_le_bytes());
-            }
+            make_of_this_boot(&place);
         }
         place
+    }
+}
+
+/// A file as it was, without blocks for lines of zeros.
+fn write_with_holes(path: &Path, bytes: &[u8]) {
+    let file = File::create(path).unwrap();
+    file.set_len(bytes.len() as u64).unwrap();
+    for (number, line) in bytes.chunks(LINE).enumerate() {
+        if line.iter().any(|byte| *byte != 0) {
+            file.write_all_at(line, (number * LINE) as u64).unwrap();
+        }
+    }
+}
+
+/// As if the slab had been written by a process of this boot, here.
+fn make_of_this_boot(place: &Place) {
+    place.poke(BOOT_ID, &fresh::boot_id());
+    for (at, name) in (0..).zip(layout::LOCKED) {
+        let path = place.store().join(name);
+        fs::write(&path, "").unwrap();
+        let inode = fs::metadata(&path).unwrap().ino();
+        place.poke(LOCK_FILES + 8 * at, &inode.to_le_bytes());
     }
 }
 

@@ -6,18 +6,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::fs;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use slablock::{Cache, Eviction, SetOptions, Stats};
 
-use crate::common::layout::{self, BOOT_ID, LOCK_FILES};
+use crate::common::layout::BOOT_ID;
 use crate::common::stored::{Is, Stored};
 use crate::common::{Place, bounded, until};
-use crate::{LINE, fresh, from_hex, to_hex};
+use crate::{LINE, from_hex, make_of_this_boot, to_hex, write_with_holes};
 
 const CAPACITY: usize = 64;
 /// The least there can be: segments of 1 MiB, and from 256 KiB on a value has one of its own.
@@ -177,22 +176,10 @@ fn place(now: bool) -> Place {
     let place = Place::new();
     fs::create_dir_all(place.store().join("log")).unwrap();
     for (name, bytes) in &golden().files {
-        let file = File::create(place.store().join(name)).unwrap();
-        file.set_len(bytes.len() as u64).unwrap();
-        for (number, bytes) in bytes.chunks(LINE).enumerate() {
-            if bytes.iter().any(|byte| *byte != 0) {
-                file.write_all_at(bytes, (number * LINE) as u64).unwrap();
-            }
-        }
+        write_with_holes(&place.store().join(name), bytes);
     }
     if now {
-        place.poke(BOOT_ID, &fresh::boot_id());
-        for (at, name) in (0..).zip(layout::LOCKED) {
-            let path = place.store().join(name);
-            fs::write(&path, "").unwrap();
-            let inode = fs::metadata(&path).unwrap().ino();
-            place.poke(LOCK_FILES + 8 * at, &inode.to_le_bytes());
-        }
+        make_of_this_boot(&place);
     }
     place
 }
