@@ -9,7 +9,7 @@ use super::Run;
 use super::rounds::Rounds;
 use crate::process::{Peer, number};
 use crate::report::{Cell, thousands};
-use crate::values::{LIMIT, NO_SUCH, Needs, keys_max, worker};
+use crate::values::{NO_SUCH, Needs, is_limit, keys_max, worker};
 use crate::{Answer, Failure, temporary};
 
 /// How many have a shared store open at once, in turn.
@@ -84,7 +84,7 @@ impl Stores {
     /// Has others open them, as many as are needed for all of `PROCESSES`.
     pub fn share(&mut self, run: &Run) {
         for at in 0..self.names.len() {
-            if self.names[at] == LIMIT {
+            if is_limit(self.names[at]) {
                 self.open[at] = Err(NO_SUCH.into());
             } else if self.open[at].is_ok() {
                 // Closed, before others open it.

@@ -14,7 +14,10 @@ const ABOUT: &str = "Keys of 16 bytes, values of 100, in random order; each oper
     is there twice, for its writable map is quicker, and less protected, than its default. The \
     first row is no store, but what none of this kind can go below: a read of a table of 4 bytes a key, \
     which says where in a mapped file of the length of slablock's the value is, and a copy of it, each get \
-    begun when the last one is over; for an increment an atomic addition instead, and for 1 MiB one pwrite to, or pread from, a file that is open. \
+    begun when the last one is over; for an increment an atomic addition instead, and for 1 MiB one pwrite \
+    to, or pread from, a file that is open. The second row reads what a get of slablock's reads, and does \
+    nothing with it: a table of as many places as slablock has buckets, the first line of a record, that of its key, and \
+    one of its two cells. \
     Who keeps a file for each key, or would take too long to fill, has fewer keys, as its name then says.";
 const ABOUT_KEYS: &str = "The same, for stores of so many keys.";
 const ABOUT_MIX: &str = "Processes that get nine values and set one, at random, all the time. redb \

@@ -1,6 +1,10 @@
 //! No store, but what no store of this kind can go below. A key is looked up in a table that says where its
 //! value lies, and the value is copied from there: two reads at random places of a mapped file, the second
 //! of which has to wait for the first. What is large goes to one file that stays open.
+//!
+//! There are two of them. One has the densest table there is, and of each value its bytes alone. The other
+//! reads what a get of slablock's reads, and does nothing with it: a table of as many places, the first line
+//! of a record, that of its key, and one of two cells.
 
 use std::fs::{self, File};
 use std::hint::black_box;
@@ -12,14 +16,24 @@ use memmap2::MmapMut;
 use slablock::Cache;
 
 use super::worker::{FILL, LARGE_BYTES, LARGE_KEYS, VALUE_BYTES};
-use super::{Key, NO_SUCH, Needs, Store, key};
+use super::{Key, NO_SUCH, Needs, Store, key, slablock as ours};
 use crate::Answer;
 use crate::locks::{Words, writable};
 
 /// Of a place in the table.
 const PLACE_BYTES: usize = 4;
+/// Where the key of a record of slablock's is, and each of the two cells of a value of 100 bytes.
+const KEY_AT: usize = 64;
+const CELLS_AT: [usize; 2] = [80, 256];
+
+#[derive(Clone, Copy, PartialEq)]
+enum Shape {
+    Densest,
+    Slablock,
+}
 
 struct Limit {
+    shape: Shape,
     table: Words,
     values: Words,
     places: u64,
@@ -35,12 +49,26 @@ struct Limit {
 }
 
 pub fn open(dir: &Path, needs: Needs) -> Answer<Box<dyn Store>> {
+    open_as(Shape::Densest, dir, needs)
+}
+
+pub fn open_like_slablock(dir: &Path, needs: Needs) -> Answer<Box<dyn Store>> {
+    open_as(Shape::Slablock, dir, needs)
+}
+
+fn open_as(shape: Shape, dir: &Path, needs: Needs) -> Answer<Box<dyn Store>> {
     let stride = slablock_bytes_a_key(&dir.join("like"))?;
-    let map = |name, each| Words::with_bytes(&dir.join(name), (needs.keys * each) as u64);
+    let places = match shape {
+        Shape::Densest => needs.keys,
+        // Its buckets.
+        Shape::Slablock => ours::slots(needs).div_ceil(2).next_power_of_two(),
+    };
+    let map = |name, count, each| Words::with_bytes(&dir.join(name), (count * each) as u64);
     Ok(Box::new(Limit {
-        table: map("table", PLACE_BYTES)?,
-        values: map("values", stride)?,
-        places: needs.keys as u64,
+        shape,
+        table: map("table", places, PLACE_BYTES)?,
+        values: map("values", needs.keys, stride)?,
+        places: places as u64,
         stride,
         filled: 0,
         last: FILL,
@@ -89,11 +117,28 @@ impl Limit {
         number as usize * self.stride
     }
 
-    fn put(&self, at: usize, value: &[u8]) {
+    /// Where in its record the value is.
+    fn bytes(&self, record: usize) -> usize {
+        match self.shape {
+            Shape::Densest => record,
+            Shape::Slablock => record + CELLS_AT[record / self.stride % 2],
+        }
+    }
+
+    fn put(&self, record: usize, value: &[u8]) {
+        let at = self.bytes(record);
         let at = self.values.ptr(at, VALUE_BYTES);
         // SAFETY: within the mapping, by `ptr`, for all that is copied; nobody else has it.
         unsafe { at.copy_from_nonoverlapping(value.as_ptr(), value.len().min(VALUE_BYTES)) };
         black_box(at);
+    }
+
+    /// Of the other shape only the gets are measured.
+    fn is_the_densest(&self) -> Answer<()> {
+        match self.shape {
+            Shape::Densest => Ok(()),
+            Shape::Slablock => Err(NO_SUCH.into()),
+        }
     }
 
     /// One large value after the other, as they are asked for.
@@ -105,7 +150,14 @@ impl Limit {
 
 impl Store for Limit {
     fn get(&mut self, key: &Key, into: &mut Vec<u8>) -> Answer<bool> {
-        let value = self.values.ptr(self.value(key), VALUE_BYTES);
+        let record = self.value(key);
+        if self.shape == Shape::Slablock {
+            // Neither waits for the other, nor the value for them.
+            for at in [record, record + KEY_AT] {
+                black_box(self.values.at(at).load(Ordering::Relaxed));
+            }
+        }
+        let value = self.values.ptr(self.bytes(record), VALUE_BYTES);
         into.clear();
         // SAFETY: within the mapping, by `ptr`; nobody writes meanwhile.
         into.extend_from_slice(unsafe { std::slice::from_raw_parts(value, VALUE_BYTES) });
@@ -115,11 +167,13 @@ impl Store for Limit {
     }
 
     fn set(&mut self, key: &Key, value: &[u8]) -> Answer<()> {
+        self.is_the_densest()?;
         self.put(self.value(key), value);
         Ok(())
     }
 
     fn incr(&mut self, key: &Key) -> Answer<i64> {
+        self.is_the_densest()?;
         let old = self
             .values
             .at(self.value(key))
@@ -135,13 +189,15 @@ impl Store for Limit {
         Err(NO_SUCH.into())
     }
 
-    /// Whatever the keys: each leads to some value, and no value to none.
+    /// Each key leads to some value, if not to its own.
     fn fill(&mut self, keys: &[Key], value: &[u8]) -> Answer<()> {
-        for _ in keys {
-            let (place, at) = (
-                self.filled as usize * PLACE_BYTES,
-                self.filled as usize * self.stride,
-            );
+        for key in keys {
+            let at = self.filled as usize * self.stride;
+            let place = match self.shape {
+                // Whatever the keys, no place is empty.
+                Shape::Densest => self.filled as usize * PLACE_BYTES,
+                Shape::Slablock => self.place(key),
+            };
             let place: *mut u32 = self.table.ptr(place, PLACE_BYTES).cast();
             // SAFETY: as in `value`.
             unsafe { place.write(self.filled) };
@@ -152,12 +208,14 @@ impl Store for Limit {
     }
 
     fn read(&mut self, _: &Key, _: &mut Vec<u8>) -> Answer<bool> {
+        self.is_the_densest()?;
         let at = self.next_large();
         self.large.read_exact_at(&mut self.room, at)?;
         Ok(true)
     }
 
     fn write(&mut self, _: &Key, value: &[u8]) -> Answer<()> {
+        self.is_the_densest()?;
         let at = self.next_large();
         Ok(self.large.write_all_at(value, at)?)
     }

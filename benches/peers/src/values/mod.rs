@@ -98,12 +98,15 @@ type Open = fn(&Path, Needs) -> Answer<Box<dyn Store>>;
 
 /// What no store can go below.
 pub const LIMIT: &str = "two dependent reads (limit)";
+/// What slablock's gets cannot go below.
+pub const OWN_LIMIT: &str = "slablock's reads alone (limit)";
 /// Said of an operation that a store does not have.
 pub const NO_SUCH: &str = "there is no such operation";
 
 /// Those that are part of this program, and how they are opened.
-pub const HERE: [(&str, Open); 9] = [
+pub const HERE: [(&str, Open); 10] = [
     (LIMIT, limit::open),
+    (OWN_LIMIT, limit::open_like_slablock),
     ("slablock", slablock::open),
     ("LMDB (heed)", lmdb::open),
     ("LMDB, writable map", lmdb::open_writable),
@@ -135,7 +138,12 @@ pub fn keys_max(name: &str) -> u64 {
 
 /// Is there something to open, other than a directory?
 pub fn is_opened(name: &str) -> bool {
-    !name.starts_with("files") && !["cacache", LIMIT].contains(&name)
+    !name.starts_with("files") && name != "cacache" && !is_limit(name)
+}
+
+/// Is it no store at all?
+pub fn is_limit(name: &str) -> bool {
+    [LIMIT, OWN_LIMIT].contains(&name)
 }
 
 fn open(name: &str, dir: &Path, needs: Needs) -> Answer<Box<dyn Store>> {

@@ -14,8 +14,13 @@ const MORE: usize = 200_000;
 
 struct Slablock(Cache);
 
+/// How many slots it has.
+pub fn slots(needs: Needs) -> usize {
+    SLOTS * (needs.keys + MORE)
+}
+
 pub fn open(dir: &Path, needs: Needs) -> Answer<Box<dyn Store>> {
-    let options = Cache::options().capacity(SLOTS * (needs.keys + MORE));
+    let options = Cache::options().capacity(slots(needs));
     Ok(Box::new(Slablock(options.open(dir.join("store"))?)))
 }
 
