@@ -385,12 +385,16 @@ impl StripeGuard<'_> {
     /// Readies the permits of a new semaphore, and sets its ticket above all that their words have seen.
     fn fill_permits(&self, first_block: u32, permits: u32, floor: u64) {
         let slab = self.store.slab();
+        if permits == 0 {
+            // Not of anything else: there may be no block to look at, which takes a system call to find out.
+            return;
+        }
         let mut ticket = floor;
         for permit in (0..permits).filter_map(|i| slab.permit(first_block, i)) {
             permit.hold.raise_sequence(0);
             ticket = ticket.max(reachable(permit.hold.load().sequence()).unwrap_or(0));
         }
-        if let Some(first) = slab.permit(first_block, 0).filter(|_| permits > 0) {
+        if let Some(first) = slab.permit(first_block, 0) {
             // Late ones of another life may still draw a number: never back, but from damage.
             let _ = first
                 .ticket
