@@ -15,9 +15,10 @@ const ABOUT: &str = "Keys of 16 bytes, values of 100, in random order; each oper
     first row is no store, but what none of this kind can go below: a read of a table of 4 bytes a key, \
     which says where in a mapped file of the length of slablock's the value is, and a copy of it, each get \
     begun when the last one is over; for an increment an atomic addition instead, and for 1 MiB one pwrite \
-    to, or pread from, a file that is open. The second row reads what a get of slablock's reads, and does \
-    nothing with it: a table of as many places as slablock has buckets, the first line of a record, that of its key, and \
-    one of its two cells. \
+    to, or pread from, a file that is open. The second row does what slablock asks of memory and of the file \
+    system, and nothing else: a get reads a table of as many places as slablock has buckets, the first line of \
+    a record, that of its key, and one of its two cells; 1 MiB is appended to a file, and the room of the \
+    value before given back. \
     Who keeps a file for each key, or would take too long to fill, has fewer keys, as its name then says.";
 const ABOUT_KEYS: &str = "The same, for stores of so many keys.";
 const ABOUT_MIX: &str = "Processes that get nine values and set one, at random, all the time. redb \

@@ -11,26 +11,40 @@ use super::{Key, Needs, Store};
 use crate::Answer;
 use crate::locks::writable;
 
+/// How a value is written.
+enum Way {
+    /// To there, and renamed, so that nobody reads half a value.
+    Renamed(PathBuf),
+    /// By `fs::write`, which cuts off what was there.
+    Anew,
+    /// Over what was there.
+    InPlace,
+}
+
 struct Files {
     dir: PathBuf,
-    /// Written elsewhere and renamed, so that nobody reads half a value.
-    scratch: Option<PathBuf>,
+    way: Way,
     /// Where a page begins: some processors copy several times more slowly to where `malloc` puts what is
     /// large, 16 bytes into a page.
     room: MmapMut,
 }
 
-fn open(dir: &Path, scratch: Option<PathBuf>) -> Answer<Box<dyn Store>> {
+fn open(dir: &Path, way: Way) -> Answer<Box<dyn Store>> {
     let (dir, room) = (dir.to_path_buf(), MmapMut::map_anon(LARGE_BYTES)?);
-    Ok(Box::new(Files { dir, scratch, room }))
+    Ok(Box::new(Files { dir, way, room }))
 }
 
 pub fn open_renaming(dir: &Path, _: Needs) -> Answer<Box<dyn Store>> {
-    open(dir, Some(dir.join(format!("new-{}", std::process::id()))))
+    let scratch = dir.join(format!("new-{}", std::process::id()));
+    open(dir, Way::Renamed(scratch))
+}
+
+pub fn open_truncating(dir: &Path, _: Needs) -> Answer<Box<dyn Store>> {
+    open(dir, Way::Anew)
 }
 
 pub fn open_in_place(dir: &Path, _: Needs) -> Answer<Box<dyn Store>> {
-    open(dir, None)
+    open(dir, Way::InPlace)
 }
 
 impl Files {
@@ -53,9 +67,10 @@ impl Store for Files {
 
     fn set(&mut self, key: &Key, value: &[u8]) -> Answer<()> {
         let path = self.path(key);
-        match &self.scratch {
-            None => write_over(&path, value)?,
-            Some(scratch) => {
+        match &self.way {
+            Way::InPlace => write_over(&path, value)?,
+            Way::Anew => fs::write(path, value)?,
+            Way::Renamed(scratch) => {
                 fs::write(scratch, value)?;
                 fs::rename(scratch, path)?;
             }
@@ -70,7 +85,7 @@ impl Store for Files {
         Ok(true)
     }
 
-    /// In place and under a lock of the file, in both ways: a rename would take the lock away with it.
+    /// In place and under a lock of the file, in all ways: a rename would take the lock away with it.
     fn incr(&mut self, key: &Key) -> Answer<i64> {
         let mut file = writable(&self.path(key))?;
         file.lock()?;

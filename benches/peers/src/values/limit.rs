@@ -2,12 +2,14 @@
 //! value lies, and the value is copied from there: two reads at random places of a mapped file, the second
 //! of which has to wait for the first. What is large goes to one file that stays open.
 //!
-//! There are two of them. One has the densest table there is, and of each value its bytes alone. The other
-//! reads what a get of slablock's reads, and does nothing with it: a table of as many places, the first line
-//! of a record, that of its key, and one of two cells.
+//! There are two of them. One has the densest table there is, and of each value its bytes alone; a large value
+//! is written over the one before. The other does what slablock asks of memory and of the file system, and
+//! nothing else: a get reads a table of as many places, the first line of a record, that of its key, and one
+//! of two cells; a large value is appended, and the room of the one before given back.
 
 use std::fs::{self, File};
 use std::hint::black_box;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -43,7 +45,8 @@ struct Limit {
     /// The end of what was read last.
     last: u8,
     large: File,
-    large_next: u64,
+    /// How many large values were written, or read.
+    large_done: u64,
     /// Where a page begins, as it is quickest.
     room: MmapMut,
 }
@@ -73,7 +76,7 @@ fn open_as(shape: Shape, dir: &Path, needs: Needs) -> Answer<Box<dyn Store>> {
         filled: 0,
         last: FILL,
         large: writable(&dir.join("large"))?,
-        large_next: 0,
+        large_done: 0,
         room: MmapMut::map_anon(LARGE_BYTES)?,
     }))
 }
@@ -133,7 +136,7 @@ impl Limit {
         black_box(at);
     }
 
-    /// Of the other shape only the gets are measured.
+    /// Of the other shape little is measured.
     fn is_the_densest(&self) -> Answer<()> {
         match self.shape {
             Shape::Densest => Ok(()),
@@ -143,8 +146,11 @@ impl Limit {
 
     /// One large value after the other, as they are asked for.
     fn next_large(&mut self) -> u64 {
-        self.large_next = (self.large_next + 1) % LARGE_KEYS;
-        self.large_next * LARGE_BYTES as u64
+        self.large_done += 1;
+        match self.shape {
+            Shape::Densest => self.large_done % LARGE_KEYS * LARGE_BYTES as u64,
+            Shape::Slablock => self.large_done * LARGE_BYTES as u64,
+        }
     }
 }
 
@@ -208,6 +214,7 @@ impl Store for Limit {
     }
 
     fn read(&mut self, _: &Key, _: &mut Vec<u8>) -> Answer<bool> {
+        // It would be the same.
         self.is_the_densest()?;
         let at = self.next_large();
         self.large.read_exact_at(&mut self.room, at)?;
@@ -215,8 +222,21 @@ impl Store for Limit {
     }
 
     fn write(&mut self, _: &Key, value: &[u8]) -> Answer<()> {
-        self.is_the_densest()?;
         let at = self.next_large();
-        Ok(self.large.write_all_at(value, at)?)
+        self.large.write_all_at(value, at)?;
+        let before = at.checked_sub(LARGE_KEYS * LARGE_BYTES as u64);
+        match before.filter(|_| self.shape == Shape::Slablock) {
+            Some(before) => give_back(&self.large, before, LARGE_BYTES as u64),
+            None => Ok(()),
+        }
+    }
+}
+
+fn give_back(file: &File, at: u64, len: u64) -> Answer<()> {
+    let hole = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: of an open file; no memory is passed.
+    match unsafe { libc::fallocate(file.as_raw_fd(), hole, at as i64, len as i64) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error().into()),
     }
 }

@@ -98,13 +98,13 @@ type Open = fn(&Path, Needs) -> Answer<Box<dyn Store>>;
 
 /// What no store can go below.
 pub const LIMIT: &str = "two dependent reads (limit)";
-/// What slablock's gets cannot go below.
-pub const OWN_LIMIT: &str = "slablock's reads alone (limit)";
+/// What slablock as it is cannot go below.
+pub const OWN_LIMIT: &str = "slablock's accesses alone (limit)";
 /// Said of an operation that a store does not have.
 pub const NO_SUCH: &str = "there is no such operation";
 
 /// Those that are part of this program, and how they are opened.
-pub const HERE: [(&str, Open); 10] = [
+pub const HERE: [(&str, Open); 11] = [
     (LIMIT, limit::open),
     (OWN_LIMIT, limit::open_like_slablock),
     ("slablock", slablock::open),
@@ -114,6 +114,7 @@ pub const HERE: [(&str, Open); 10] = [
     ("redb", redb::open),
     ("cacache", cacache::open),
     ("files, renamed", files::open_renaming),
+    ("files, fs::write", files::open_truncating),
     ("files, in place", files::open_in_place),
 ];
 

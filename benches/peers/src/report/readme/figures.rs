@@ -3,7 +3,7 @@
 use super::super::markdown::digits;
 use super::super::{Cell, Report, Row};
 use super::{AtLeast, AtMost, Figure, Target, figure};
-use crate::values::LIMIT;
+use crate::values::OWN_LIMIT;
 
 const LOCK: &str = "slablock Lock";
 const KEPT: &str = "slablock Lock, kept";
@@ -12,6 +12,7 @@ const LMDB_MAP: &str = "LMDB, writable map";
 const SQLITE: &str = "SQLite (rusqlite)";
 const IN_PLACE: &str = "files, in place";
 const RENAMED: &str = "files, renamed";
+const ANEW: &str = "files, fs::write";
 /// The column of the largest store.
 const MANY: &str = "1,000,000 keys";
 
@@ -185,8 +186,19 @@ pub fn values(report: &Report) -> Vec<Option<Figure>> {
     let renamed = "writing 1 MiB, beside a file renamed into its place";
     vec![
         beside("`get`, beside LMDB", "get", LMDB, at_least(4.0)),
-        limit(report),
-        grown(report),
+        limit(report, "get", LMDB),
+        grown(
+            report,
+            "slablock",
+            "`get` among 1,000,000 keys, beside 1,000",
+            AtMost(3.0, "x"),
+        ),
+        grown(
+            report,
+            OWN_LIMIT,
+            "what it asks of hardware and kernel, and nothing else",
+            Target::None,
+        ),
         beside(
             "`set` of an existing key, beside LMDB without sync",
             existing,
@@ -219,34 +231,38 @@ pub fn values(report: &Report) -> Vec<Option<Figure>> {
             IN_PLACE,
             at_least(0.8),
         ),
+        beside(
+            "writing 1 MiB, beside `fs::write`",
+            write,
+            ANEW,
+            at_least(0.8),
+        ),
         beside(renamed, write, RENAMED, at_least(0.8)),
         beside(
-            "the same, beside a file written over",
+            "writing 1 MiB, beside a file written over, whose readers see a mixture",
             write,
             IN_PLACE,
             at_least(0.8),
         ),
+        limit(report, write, IN_PLACE),
     ]
 }
 
-fn limit(report: &Report) -> Option<Figure> {
-    let of = |name| report.median("values", name, "get");
-    let (ours, limit) = (of("slablock")?, of(LIMIT)?);
-    let shown = format!("{}, of which {}", time_of(ours * 1e3), time_of(limit * 1e3));
-    let what = "the same, and two reads of memory, one after the other, by themselves";
-    Some(figure(what, shown, ours / limit, Target::None))
+/// What slablock asks of memory and of the file system, by itself: how much of it the figure above can gain.
+fn limit(report: &Report, column: &str, other: &str) -> Option<Figure> {
+    let of = |name| report.median("values", name, column);
+    let (limit, theirs) = (of(OWN_LIMIT)?, of(other)?);
+    let times = digits(theirs / limit);
+    let shown = format!("{}, {times} x as fast", time_of(limit * 1e3));
+    let what = "what it asks of hardware and kernel, and nothing else";
+    Some(figure(what, shown, theirs / limit, Target::None))
 }
 
-fn grown(report: &Report) -> Option<Figure> {
-    let of = |column| report.median("values-keys", "slablock", column);
+fn grown(report: &Report, name: &str, what: &str, target: Target) -> Option<Figure> {
+    let of = |column| report.median("values-keys", name, column);
     let (few, many) = (of("1,000 keys")?, of(MANY)?);
     let shown = format!("{}, {} x", time_of(many * 1e3), digits(many / few));
-    Some(figure(
-        "`get` among 1,000,000 keys, beside 1,000",
-        shown,
-        many / few,
-        AtMost(3.0, "x"),
-    ))
+    Some(figure(what, shown, many / few, target))
 }
 
 fn mixed(report: &Report) -> Option<Figure> {
