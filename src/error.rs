@@ -151,6 +151,13 @@ pub enum Error {
         /// The store.
         path: PathBuf,
     },
+    /// The calling thread would wait for itself, and so for ever: it is in the middle of a transaction, or of
+    /// computing a value, and asks for something that is given back only when that has ended. Inside a
+    /// transaction use the transaction; values that are computed must not need themselves.
+    Deadlock {
+        /// The key, or what else it would wait for.
+        what: String,
+    },
     /// The operation needs to be alone with the store, and is not.
     Busy {
         /// The store.
@@ -285,6 +292,10 @@ impl fmt::Display for Error {
                 f,
                 "{} was removed or replaced while it was open; take all holds in it for lost, drop its handles and open it again",
                 path.display()
+            ),
+            Error::Deadlock { what } => write!(
+                f,
+                "this thread has {what} itself, in the middle of a transaction or of computing a value, and would wait for ever; use the transaction, or do it afterwards"
             ),
             Error::Busy { path } => write!(
                 f,

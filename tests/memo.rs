@@ -538,3 +538,31 @@ fn values_fill_a_store_whatever_is_known_of_them() {
     let early = cache.get_or_insert_early("kept", &for_long(), AT_ONCE, compute);
     assert_eq!(early.unwrap(), b"early");
 }
+
+#[test]
+fn a_value_that_needs_itself_is_an_error() {
+    let _watchdog = Watchdog::new("a_value_that_needs_itself_is_an_error");
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(dir.path().join("store")).unwrap();
+    let options = SetOptions::new();
+    let ask = |key: &str, compute: &mut dyn FnMut() -> slablock::Result<Vec<u8>>| {
+        cache.get_or_insert_with(key, &options, compute)
+    };
+    let got = ask("a", &mut || ask("b", &mut || ask("a", &mut || Ok(vec![1]))));
+    assert!(matches!(got, Err(Error::Deadlock { .. })), "{got:?}");
+    // Nobody has either any more.
+    assert_eq!(ask("a", &mut || Ok(vec![2])).unwrap(), [2]);
+    assert_eq!(
+        ask("b", &mut || ask("a", &mut || Ok(vec![3]))).unwrap(),
+        [2]
+    );
+    // Another thread's computing is waited for.
+    let got = ask("c", &mut || {
+        std::thread::scope(|scope| {
+            let other =
+                scope.spawn(|| cache.get_or_insert_with("d", &options, || Ok::<_, Error>(vec![4])));
+            other.join().unwrap()
+        })
+    });
+    assert_eq!(got.unwrap(), [4]);
+}

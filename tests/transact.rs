@@ -2,12 +2,16 @@
 
 #![allow(missing_docs)]
 
+#[path = "common/children.rs"]
+mod children;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use children::Watchdog;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
-use slablock::{Cache, Error, FanoutCache, Result};
+use slablock::{Cache, Error, FanoutCache, Result, SetOptions};
 
 fn cache() -> (tempfile::TempDir, Cache) {
     let dir = tempfile::tempdir().unwrap();
@@ -263,4 +267,63 @@ fn a_shard_that_is_opened_alone_has_no_transactions() {
     assert!(matches!(refused, Err(Error::Invalid { .. })), "{refused:?}");
     shard.set("a", "1").unwrap();
     assert!(shard.check().unwrap().is_sound());
+}
+
+/// Inside a transaction what would wait for its end is an error; other threads wait, and what the transaction has not
+/// touched can be changed.
+#[test]
+fn a_thread_does_not_wait_for_its_own_transaction() {
+    let _watchdog = Watchdog::new("a_thread_does_not_wait_for_its_own_transaction");
+    let (_dir, one) = cache();
+    let (_other_dir, shards) = fanout();
+    let (_third_dir, elsewhere) = cache();
+    macro_rules! refused {
+        ($result:expr) => {
+            let result = $result;
+            assert!(matches!(result, Err(Error::Deadlock { .. })), "{result:?}");
+        };
+    }
+    macro_rules! try_in {
+        ($cache:expr) => {
+            let cache = $cache;
+            cache.set("read", "1").unwrap();
+            cache
+                .transact(|t| -> Result<()> {
+                    assert_eq!(t.get("read")?, Some(&b"1"[..]));
+                    t.set("set", "2")?;
+                    for key in ["read", "set"] {
+                        refused!(cache.set(key, "3"));
+                        refused!(cache.set(key, vec![3; 10_000]));
+                        refused!(cache.incr(key, 1));
+                    }
+                    refused!(cache.delete("read"));
+                    refused!(cache.remove("read"));
+                    refused!(cache.clear());
+                    refused!(cache.transact(|t| t.set("inside", "4")));
+                    refused!(
+                        cache.get_or_insert_with("set", &SetOptions::new(), || {
+                            Result::Ok(vec![5])
+                        })
+                    );
+                    assert_eq!(cache.get("read")?.as_deref(), Some(&b"1"[..]));
+                    cache.set("untouched", "6")?;
+                    elsewhere.transact(|t| t.set("elsewhere", "7"))?;
+                    std::thread::scope(|scope| {
+                        let other = scope.spawn(|| cache.set("by another thread", "8"));
+                        other.join().unwrap()
+                    })?;
+                    t.incr("set", 1)?;
+                    Ok(())
+                })
+                .unwrap();
+            assert_eq!(cache.get("set").unwrap().as_deref(), Some(&b"3"[..]));
+            assert_eq!(cache.get("untouched").unwrap().as_deref(), Some(&b"6"[..]));
+            // It is over.
+            cache.set("read", "9").unwrap();
+            cache.transact(|t| t.set("set", "10")).unwrap();
+            assert!(cache.check().unwrap().is_sound());
+        };
+    }
+    try_in!(&one);
+    try_in!(&shards);
 }

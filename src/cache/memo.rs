@@ -35,8 +35,8 @@ macro_rules! memo_operations {
             /// # Blocking
             ///
             /// Waits while somebody else computes the same value, for as long as that takes: also while that
-            /// process is stopped. Asking for the same key in `compute` waits for ever, and so do two that
-            /// ask for each other's.
+            /// process is stopped. Asking for the same key in `compute` is [`Error::Deadlock`]; two threads or
+            /// processes that ask for each other's wait for ever.
             ///
             /// # If the process dies
             ///

@@ -296,8 +296,13 @@ impl<'a> Waiter for Acquiring<'a> {
     }
 
     fn mark(&mut self, at: Place<'a>) -> Result<bool> {
-        // Before each sleep: nobody would ever give it back here, while others have another store.
+        // Before each sleep: nobody would ever give it back here, while others have another store; or while this
+        // thread waits.
         self.binding.store().check_in_place()?;
+        if matches!(self.patience, Patience::Forever) {
+            let key = || self.binding.show_key();
+            self.binding.store().check_not_mine(at.spot.id, key)?;
+        }
         self.binding.mark_contended(at.spot)
     }
 

@@ -19,6 +19,7 @@ use crate::store::Store;
 use crate::store::acquire::Grant;
 use crate::store::binding::Binding;
 use crate::store::index::{Found, hash_as};
+use crate::store::nesting::Noted;
 use crate::store::open;
 use crate::store::waiting::Patience;
 use crate::types::Kind;
@@ -32,6 +33,7 @@ pub(crate) struct Flight {
     before: Option<Stamp>,
     /// Whether the slot is worth having once this is over.
     stays: bool,
+    _noted: Noted,
 }
 
 impl Store {
@@ -120,7 +122,9 @@ impl Flight {
         let last = Word::free(grant.word.sequence() - 1);
         let stamp = binding.slot(grant.spot).hold.stamp_of(last);
         let before = stamp.filter(|stamp| stamp.took_us().is_some());
+        let noted = binding.store().note_slot(grant.spot.id);
         Flight {
+            _noted: noted,
             binding,
             grant,
             stays: before.is_some(),

@@ -3,7 +3,8 @@
 //! `lock_files` and `open` get a directory to this point, `participants` says who lives. `stripe` locks
 //! parts of the structure, `hash` and `index` find and make keys there, `claim` has the room for them,
 //! `remove` takes them away and ends what the dead left half done. `binding` is a handle's memory of its
-//! key, `acquire` takes and gives back, `contend` looks closer, `waiting` waits, `watch` hears of deaths, `guard` is what guards are
+//! key, `acquire` takes and gives back, `contend` looks closer, `waiting` waits, `nesting` sees
+//! to it that no thread waits for itself, `watch` hears of deaths, `guard` is what guards are
 //! made of, `average` is the averages' own. `inspect` shows, `check` verifies, `rebuild` repairs.
 
 pub(crate) mod acquire;
@@ -24,6 +25,7 @@ pub(crate) mod hash;
 pub(crate) mod index;
 mod inspect;
 mod lock_files;
+mod nesting;
 pub(crate) mod open;
 mod participants;
 pub(crate) mod rebuild;

@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, show_key};
 use crate::os::futex;
 use crate::record::changes;
 use crate::record::{Force, Hold, Left, Removal, life, reachable};
@@ -314,6 +314,11 @@ impl Store {
             let busy = wanted(&guard, found);
             drop(guard);
             if busy {
+                let key = || {
+                    self.key_of(found)
+                        .map_or_else(String::new, |key| show_key(&key))
+                };
+                self.check_not_mine(found.id, key)?;
                 futex::wait(wake, seen, crate::store::waiting::TICK);
             }
         }

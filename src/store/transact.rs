@@ -23,6 +23,7 @@ use crate::store::change::{Latched, New};
 use crate::store::config::Config;
 use crate::store::dead::Dead;
 use crate::store::index::{Found, check_lengths};
+use crate::store::nesting::Noted;
 use crate::store::open::{self, Settings};
 use crate::store::room::Wait;
 use crate::store::segments::{RECORD_OF_NO_KEY, Room};
@@ -269,6 +270,8 @@ impl Store {
 
 /// What a transaction has to do with one key.
 struct Part<'a> {
+    /// This thread cannot wait for it.
+    _noted: Noted,
     shard: u32,
     store: &'a Arc<Store>,
     key: Vec<u8>,
@@ -282,6 +285,8 @@ struct Part<'a> {
 
 /// A transaction that is under way. Dropped without [`commit`](Ongoing::commit), it has not happened.
 pub(crate) struct Ongoing<'a> {
+    /// This thread cannot wait for it.
+    _noted: Noted,
     home: &'a Arc<Store>,
     parts: Vec<Part<'a>>,
     epoch: u32,
@@ -300,9 +305,11 @@ impl<'a> Ongoing<'a> {
             );
             return Err(Error::Invalid { what });
         }
+        home.check_no_transaction()?;
         let alone = home.lock_transactions()?;
         home.settle()?;
         Ok(Ongoing {
+            _noted: home.note_transaction(),
             home,
             parts: Vec::new(),
             epoch: fork::epoch(),
@@ -552,6 +559,7 @@ impl<'a> Part<'a> {
             }
         };
         Ok(Part {
+            _noted: store.note_slot(latched.found.id),
             shard: shard as u32,
             store,
             key: key.to_vec(),
