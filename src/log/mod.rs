@@ -285,7 +285,7 @@ impl Log {
         self.known[known_at(place)].store(place.bits(), Ordering::Relaxed);
     }
 
-    /// The same for a record of which only the key is known.
+    /// The same for a record of which only the key is known, and that it has no tag.
     pub(crate) fn read_sized(
         &self,
         place: Place,
@@ -307,13 +307,14 @@ impl Log {
         crash_point();
         // Never more than the file has, whatever is said there.
         let end = place.offset() + head.value_len as u64;
-        if head.key_len != key.len() || file.metadata()?.len() < end {
+        let is_such = head.key_len == key.len() && head.tag_len == 0;
+        if !is_such || file.metadata()?.len() < end {
             return Ok(false);
         }
         let wanted = Wanted {
             place,
             key,
-            tag_len: head.tag_len,
+            tag_len: 0,
             len: head.value_len,
             trusting: None,
         };

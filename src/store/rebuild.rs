@@ -21,6 +21,7 @@ use crate::store::lock_files::LockFiles;
 use crate::store::open;
 use crate::store::participants::each_hold;
 use crate::store::salvage;
+use crate::store::transact;
 use crate::sync::{AtomicU8, Ordering, crash_point};
 use crate::types::Kind;
 
@@ -77,8 +78,11 @@ pub(crate) fn repair(dir: &Path, mode: u32) -> Result<RepairReport> {
         raise_floors(&slab, 0);
         raise_floors(&slab, SEQUENCE_LEAP);
     }
+    // First, so that one repair is enough for what comes of it.
+    let emptied = transact::finish(&slab)?;
     let mut report = rebuild(&slab, &files, !open::is_same_boot(&slab)?, true)?;
-    report.actions.splice(0..0, cut_off);
+    let before = cut_off.into_iter().chain(emptied);
+    report.actions.splice(0..0, before);
     slab.sync()?;
     Ok(report)
 }

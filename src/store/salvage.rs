@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::error::{Error, Result, show_key};
-use crate::log::{Log, Place as LogPlace, SEGMENT_HEADER_BYTES, Wanted};
+use crate::log::{Log, Place as LogPlace, RECORD_ALIGN, SEGMENT_HEADER_BYTES, Wanted};
 use crate::os::dir::Dir;
 use crate::slab::layout::SEGMENTS;
 use crate::slab::{Gone, Growing, Meta, Slab, SlotId};
 use crate::store::index::{Found, Place, read_bytes, span_of};
 use crate::store::open;
+use crate::store::transact;
 use crate::store::value::{Content, Form, ValueCells};
 use crate::sync::Ordering;
 use crate::types::Kind;
@@ -34,10 +35,7 @@ pub(super) fn mend_value(slab: &Slab, id: SlotId, meta: Meta, key: &[u8]) -> Opt
 /// Makes the table of segments anew from the files and from what leads there; removes files to which nothing
 /// leads. With `thorough`, reads every value and drops those that are damaged. Returns what it did.
 pub(super) fn adopt_log(slab: &Slab, thorough: bool) -> Result<Vec<String>> {
-    // Nothing is made here, so the mode does not matter.
-    let store = open::parent(slab.path());
-    let home = Dir::open(&store).map_err(|e| Error::io("open", &store, e))?;
-    let log = Log::new(&store, Arc::new(home), 0o600, slab.part().id);
+    let log = log_of(slab)?;
     let io = |action| {
         let path = log.dir().to_path_buf();
         move |e| Error::io(action, &path, e)
@@ -60,10 +58,17 @@ pub(super) fn adopt_log(slab: &Slab, thorough: bool) -> Result<Vec<String>> {
         *live.entry(place.segment()).or_default() += bytes;
     }
     let header = slab.header();
-    // Decided and not carried out: whoever comes first flips to what is prepared.
-    let list = LogPlace::from_bits(header.journal.load(Ordering::Relaxed));
-    live.entry(list.map_or(0, |list| list.segment()))
-        .or_default();
+    // Decided and not carried out: whoever comes first flips to what is prepared, and counts the list as dead.
+    if let Some(list) = LogPlace::from_bits(header.journal.load(Ordering::Relaxed)) {
+        match transact::list_of(slab) {
+            Ok(None) => header.journal.store(0, Ordering::Relaxed),
+            Ok(Some(flips)) => {
+                *live.entry(list.segment()).or_default() += transact::list_bytes(flips.len());
+            }
+            // Told when values are used; locks are not concerned.
+            Err(_) => drop(live.entry(list.segment()).or_default()),
+        }
+    }
     for (found, content) in prepared(slab) {
         if let Some((place, bytes)) = content.logged(found.meta.key_len) {
             *live.entry(place.segment()).or_default() += bytes;
@@ -88,6 +93,8 @@ pub(super) fn adopt_log(slab: &Slab, thorough: bool) -> Result<Vec<String>> {
             continue;
         };
         let (len, there) = log.size_of(number).map_err(io("read"))?.unwrap_or((0, 0));
+        // The last record takes room up to there, although nothing was written behind it.
+        let len = len.next_multiple_of(RECORD_ALIGN);
         let segment = slab.segment(number);
         let dead = len.saturating_sub(SEGMENT_HEADER_BYTES + live);
         segment.end.store(len, Ordering::Relaxed);
@@ -105,6 +112,13 @@ pub(super) fn adopt_log(slab: &Slab, thorough: bool) -> Result<Vec<String>> {
         .last_segment
         .store(last.max(named.into()), Ordering::Relaxed);
     Ok(actions)
+}
+
+/// The log of a slab, to be read or cleared up: nothing is made, so the mode does not matter.
+pub(super) fn log_of(slab: &Slab) -> Result<Log> {
+    let store = open::parent(slab.path());
+    let home = Dir::open(&store).map_err(|e| Error::io("open", &store, e))?;
+    Ok(Log::new(&store, Arc::new(home), 0o600, slab.part().id))
 }
 
 /// What is in idle cells and may be in force next, of values with a cell in the log.
@@ -155,6 +169,6 @@ fn is_whole(slab: &Slab, log: &Log, found: Found, content: &Content) -> Result<b
 
 fn drop_value(slab: &Slab, found: Found) {
     if let Some(cells) = ValueCells::of(slab, found) {
-        cells.drop_value();
+        cells.write(Content::ABSENT, &[], &[]);
     }
 }

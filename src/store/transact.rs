@@ -11,13 +11,14 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use crate::error::{Error, Result, show_key};
-use crate::log::{Place, record_bytes};
+use crate::log::{Log, Place, record_bytes};
 use crate::os::fork;
-use crate::slab::{Meta, SlotId};
+use crate::slab::{Meta, Slab, SlotId};
 use crate::store::Store;
 use crate::store::change::{Latched, New};
 use crate::store::config::Config;
@@ -26,6 +27,7 @@ use crate::store::index::{Found, check_lengths};
 use crate::store::nesting::Noted;
 use crate::store::open::{self, Settings};
 use crate::store::room::Wait;
+use crate::store::salvage;
 use crate::store::segments::{RECORD_OF_NO_KEY, Room};
 use crate::store::stripe::RangeGuard;
 use crate::store::value::{Content, Form, VALUE_BYTES_MAX, ValueCells, cell_words, tag_hash};
@@ -49,7 +51,7 @@ pub(crate) type ShardsOf = OnceLock<Shards>;
 
 /// A selector that is to be flipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Flip {
+pub(super) struct Flip {
     shard: u32,
     slot: u32,
     generation: u32,
@@ -81,6 +83,40 @@ impl Flip {
             version: u64::from(u32_at(12)) | u64::from(u32_at(16)) << 32,
         }
     }
+
+    /// In the slab of its shard; nothing, if that was done, or the key is gone.
+    fn carry_out(self, slab: &Slab) {
+        let Some(found) = self.value_in(slab) else {
+            return;
+        };
+        if let Some(cells) = ValueCells::of(slab, found) {
+            cells.flip(self.version);
+        }
+    }
+
+    fn value_in(self, slab: &Slab) -> Option<Found> {
+        let id: SlotId = slab.slot_id(self.slot)?;
+        let meta: Meta = slab.slot(id).meta()?;
+        let kind = meta.kind.filter(|kind| *kind == Kind::Value)?;
+        (meta.generation == self.generation).then_some(Found { id, meta, kind })
+    }
+}
+
+/// How much of a segment a list takes.
+pub(super) fn list_bytes(flips: usize) -> u64 {
+    record_bytes(LIST_KEY.len(), 0, flips * FLIP_BYTES)
+}
+
+/// What a journal lists. `None`: there is no whole list, and nothing was decided.
+fn read_list(log: &Log, journal: u64) -> io::Result<Option<Vec<Flip>>> {
+    let Some(place) = Place::from_bits(journal) else {
+        return Ok(None);
+    };
+    let mut list = Vec::new();
+    let whole = log.read_sized(place, LIST_KEY, &mut list)?;
+    let (flips, rest) = list.as_chunks::<FLIP_BYTES>();
+    let is_list = whole && rest.is_empty();
+    Ok(is_list.then(|| flips.iter().map(Flip::decode).collect()))
 }
 
 /// Tells stores that they are the shards of one cache. The first one's journal is for all.
@@ -151,42 +187,37 @@ impl Store {
     fn carry_out(&self) -> Result<()> {
         let journal = &self.slab.header().journal;
         let bits = journal.load(Ordering::Acquire);
-        let mut list = Vec::new();
         let log = &self.process()?.log;
-        let whole = match Place::from_bits(bits) {
-            None => false,
-            Some(place) => log
-                .read_sized(place, LIST_KEY, &mut list)
-                .map_err(self.log_error("read", log, place.segment()))?,
-        };
-        if whole {
+        let list =
+            read_list(log, bits).map_err(self.log_error("read", log, (bits >> 32) as u32))?;
+        if let Some(flips) = &list {
             // Pages reach the medium in any order: first what was decided, then what is done about it, then that
             // it is done.
             self.make_durable()?;
-            let (flips, _) = list.as_chunks::<FLIP_BYTES>();
-            self.flip_all(flips.iter().map(Flip::decode))?;
+            self.flip_all(flips)?;
         } else if journal.load(Ordering::Acquire) == bits && bits != 0 {
             // Nothing that was ever decided: damage.
             self.count_damaged();
         }
         // Whoever is first. Release: who finds it empty finds the selectors flipped.
         let ended = journal.compare_exchange(bits, 0, Ordering::AcqRel, Ordering::Relaxed);
+        // What is no list may be anything, and is believed nothing: also not how long it is.
         if ended.is_ok()
-            && let Some(place) = Place::from_bits(bits)
+            && let (Some(place), Some(flips)) = (Place::from_bits(bits), list)
         {
             // Not given back: the medium may still have the journal.
-            let bytes = record_bytes(LIST_KEY.len(), 0, list.len());
+            let bytes = list_bytes(flips.len());
             self.mark_dead(Dead { place, bytes });
         }
         Ok(())
     }
 
     /// An error leaves the journal as it is, for the next one: some flips are not done.
-    fn flip_all(&self, flips: impl Iterator<Item = Flip>) -> Result<()> {
+    fn flip_all(&self, flips: &[Flip]) -> Result<()> {
         let mut others: HashMap<u32, Option<Arc<Store>>> = HashMap::new();
         for flip in flips {
             if flip.shard == 0 {
-                self.flip(flip);
+                flip.carry_out(&self.slab);
                 continue;
             }
             let other = match others.entry(flip.shard) {
@@ -194,7 +225,7 @@ impl Store {
                 Entry::Vacant(new) => new.insert(self.shard(flip.shard)?),
             };
             match other {
-                Some(other) => other.flip(flip),
+                Some(other) => flip.carry_out(&other.slab),
                 None => self.count_damaged(),
             }
         }
@@ -221,15 +252,11 @@ impl Store {
 
     /// Whether it lies where shards lie.
     fn is_shard(&self) -> bool {
-        let name = self.dir.file_name().and_then(OsStr::to_str);
-        let is_number =
-            name.is_some_and(|name| name.len() == 3 && name.bytes().all(|b| b.is_ascii_digit()));
-        crash_point();
-        is_number && self.dir.with_file_name(open::FANOUT).is_file()
+        shard_number(&self.dir).is_some()
     }
 
     fn open_sibling(&self, number: u32) -> Result<Option<Arc<Store>>> {
-        let dir = self.dir.with_file_name(format!("{number:03}"));
+        let dir = self.dir.with_file_name(shard_name(number));
         crash_point();
         if !self.is_shard() || !dir.join(open::SLAB).is_file() {
             return Ok(None);
@@ -246,26 +273,87 @@ impl Store {
         open::open(&dir, &settings).map(Some)
     }
 
-    fn flip(&self, flip: Flip) {
-        let Some(found) = self.value_at(flip.slot, flip.generation) else {
-            return;
-        };
-        if let Some(cells) = ValueCells::of(&self.slab, found) {
-            cells.flip(flip.version);
-        }
-    }
-
-    fn value_at(&self, slot: u32, generation: u32) -> Option<Found> {
-        let id: SlotId = self.slab.slot_id(slot)?;
-        let meta: Meta = self.slab.slot(id).meta()?;
-        let kind = meta.kind.filter(|kind| *kind == Kind::Value)?;
-        (meta.generation == generation).then_some(Found { id, meta, kind })
-    }
-
     /// The word in which the place of the list stands, for rebuilding.
     pub(crate) fn journal(&self) -> &AtomicU64 {
         &self.slab.header().journal
     }
+}
+
+/// Before a repair, alone with a slab: carries out there what was decided, so that what comes of it is mended, too.
+/// Says what it did about a journal that lists nothing.
+///
+/// Others of the same cache may be in use: who has this one in a transaction is attached to it.
+pub(super) fn finish(slab: &Slab) -> Result<Option<String>> {
+    let dir = open::parent(slab.path());
+    match shard_number(&dir) {
+        None | Some(0) => finish_at_home(slab, &dir),
+        Some(number) => {
+            let home = dir.with_file_name(shard_name(0));
+            for flip in decided_in(&home)?.iter().filter(|f| f.shard == number) {
+                flip.carry_out(slab);
+            }
+            Ok(None)
+        }
+    }
+}
+
+/// In the slab whose journal it is. What other shards have of it is theirs to carry out, and the journal stays for
+/// them.
+fn finish_at_home(slab: &Slab, dir: &Path) -> Result<Option<String>> {
+    let journal = &slab.header().journal;
+    let bits = journal.load(Ordering::Acquire);
+    if bits == 0 {
+        return Ok(None);
+    }
+    let Some(flips) = list_of(slab)? else {
+        journal.store(0, Ordering::Release);
+        return Ok(Some("emptied the journal, which led nowhere".to_string()));
+    };
+    let mut others = 0;
+    for flip in &flips {
+        match flip.shard {
+            0 => flip.carry_out(slab),
+            _ => others += 1,
+        }
+    }
+    if others == 0 || shard_number(dir).is_none() {
+        // Only when the medium has it: it writes its pages in any order.
+        slab.sync()?;
+        journal.store(0, Ordering::Release);
+    }
+    Ok(None)
+}
+
+/// What the journal of a slab lists, whoever uses it. `None`: no whole list.
+pub(super) fn list_of(slab: &Slab) -> Result<Option<Vec<Flip>>> {
+    let bits = slab.header().journal.load(Ordering::Acquire);
+    let log = salvage::log_of(slab)?;
+    read_list(&log, bits).map_err(|e| Error::io("read", &log.path((bits >> 32) as u32), e))
+}
+
+/// What was decided in another shard's journal.
+fn decided_in(home: &Path) -> Result<Vec<Flip>> {
+    let decided = match open::map_unchecked(home, 0o600) {
+        Ok(None) => None,
+        Ok(Some(slab)) => list_of(&slab)?,
+        // It cannot be repaired either: nobody will ever know.
+        Err(Error::Corrupt { .. } | Error::Version { .. } | Error::NotAStore { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    Ok(decided.unwrap_or_default())
+}
+
+/// The place of a store among the shards of a `FanoutCache`, if it is one.
+fn shard_number(dir: &Path) -> Option<u32> {
+    let name = dir.file_name()?.to_str()?;
+    let is_number = name.len() == 3 && name.bytes().all(|b| b.is_ascii_digit());
+    crash_point();
+    let is_shard = is_number && dir.with_file_name(open::FANOUT).is_file();
+    name.parse().ok().filter(|_| is_shard)
+}
+
+fn shard_name(number: u32) -> String {
+    format!("{number:03}")
 }
 
 /// What a transaction has to do with one key.
@@ -445,7 +533,7 @@ impl<'a> Ongoing<'a> {
             return Ok(false);
         }
         let home = self.home;
-        let bytes = record_bytes(LIST_KEY.len(), 0, changed * FLIP_BYTES);
+        let bytes = list_bytes(changed);
         home.make_room(bytes, &Wait::begin(), &self.mine(home))?;
         self.write_anew()?;
         // From here on nothing is compacted by us: idle cells are not looked at for that.
@@ -639,9 +727,10 @@ impl Drop for Part<'_> {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use std::path::Path;
+    use std::os::unix::fs::FileExt;
 
     use super::*;
+    use crate::log::SEGMENT_HEADER_BYTES;
     use crate::store::change::When;
     use crate::{Cache, Eviction, FanoutCache, Lock, Options};
 
@@ -653,6 +742,10 @@ mod tests {
 
     /// Somebody sets all keys at once, and dies before any of it is carried out.
     fn decided_by_a_dead_one(dir: &Path, shards: usize) {
+        decided(dir, shards, b"set");
+    }
+
+    fn decided(dir: &Path, shards: usize, value: &[u8]) {
         let cache = FanoutCache::open(dir, shards).unwrap();
         let shard = |number| {
             let dir = dir.join(format!("{number:03}"));
@@ -664,7 +757,7 @@ mod tests {
         for number in KEYS {
             let shard = cache.shard_number(key(number).as_bytes());
             let new = New {
-                value: b"set",
+                value,
                 tag: &[],
                 expires_ms: 0,
             };
@@ -707,7 +800,7 @@ mod tests {
         is_done(&FanoutCache::open(dir.path(), 3).unwrap());
     }
 
-    /// A repair drops what was in force and is damaged, and leaves what is to follow it.
+    /// A repair carries out what was decided before it looks at what is in force.
     #[test]
     fn what_was_decided_above_a_damaged_value_survives_a_repair() {
         let dir = tempfile::tempdir().unwrap();
@@ -724,8 +817,133 @@ mod tests {
         bytes[64..whole.len()].fill(0);
         std::fs::write(&segment, bytes).unwrap();
         let report = Cache::repair(&shard).unwrap();
-        assert_eq!(report.actions.len(), KEYS.len(), "{report:?}");
+        assert!(report.actions.is_empty(), "{report:?}");
         is_done(&FanoutCache::open(dir.path(), 1).unwrap());
+    }
+
+    /// One repair finds the damage, also of what nobody has seen yet.
+    #[test]
+    fn what_was_decided_and_is_damaged_takes_one_repair() {
+        let dir = tempfile::tempdir().unwrap();
+        for shards in [1, 3] {
+            let dir = dir.path().join(format!("{shards}"));
+            decided(&dir, shards, &[7; 1_000]);
+            for shard in 0..shards {
+                let segment = dir.join(format!("{shard:03}/log/00000001"));
+                let mut bytes = std::fs::read(&segment).unwrap();
+                // The first record there is some value's.
+                bytes[500] ^= 1;
+                std::fs::write(&segment, bytes).unwrap();
+            }
+            let report = FanoutCache::repair(&dir).unwrap();
+            assert_eq!(report.actions.len(), shards, "{report:?}");
+            let cache = FanoutCache::open(&dir, shards).unwrap();
+            let check = cache.check().unwrap();
+            assert!(check.is_sound(), "{check:?}");
+            let there = KEYS.filter(|number| cache.get(key(*number)).unwrap().is_some());
+            assert_eq!(there.count(), KEYS.len() - shards);
+            let check = cache.check().unwrap();
+            assert!(check.is_sound(), "{check:?}");
+            drop(cache);
+            let report = FanoutCache::repair(&dir).unwrap();
+            assert!(report.actions.is_empty(), "{report:?}");
+        }
+    }
+
+    /// A store whose decided list is followed by a value that is being set, and what it takes of the log.
+    fn with_a_list_amid(dir: &Path) -> (Arc<Store>, Place, Place) {
+        decided_by_a_dead_one(dir, 1);
+        let store = open::open_apart(&dir.join("000"), Options::default().settings()).unwrap();
+        let list = Place::from_bits(store.journal().load(Ordering::Relaxed)).unwrap();
+        let value = store.append(b"key", &[], &[7; 200_000], Room::ToMove);
+        (store, list, value.unwrap().unwrap())
+    }
+
+    /// What it says of its own length: that it goes on over what is another's.
+    #[test]
+    fn a_list_that_is_damaged_takes_nothing_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, list, _) = with_a_list_amid(dir.path());
+        let segment = store.dir().join("log/00000001");
+        let mut bytes = std::fs::read(&segment).unwrap();
+        let len_at = list.offset() as usize + 16;
+        bytes[len_at..len_at + 4].copy_from_slice(&150_000_u32.to_le_bytes());
+        std::fs::write(&segment, bytes).unwrap();
+        let before = store.usage().unwrap();
+        store.settle().unwrap();
+        assert!(store.is_settled());
+        assert_eq!(store.usage().unwrap(), before);
+        KEYS.for_each(|number| {
+            assert!(store.peek_value(key(number).as_bytes()).unwrap().is_none())
+        });
+    }
+
+    #[test]
+    fn a_journal_that_leads_to_a_value_takes_nothing_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _, value) = with_a_list_amid(dir.path());
+        let before = store.usage().unwrap();
+        store.journal().store(value.bits(), Ordering::Relaxed);
+        store.settle().unwrap();
+        assert!(store.is_settled());
+        assert_eq!(store.usage().unwrap(), before);
+    }
+
+    /// Its head, its sum and its place are right, and it is none: nobody ever wrote such.
+    #[test]
+    fn what_is_no_list_decides_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, list, _) = with_a_list_amid(dir.path());
+        let log = &store.process().unwrap().log;
+        let mut flips = Vec::new();
+        assert!(log.read_sized(list, LIST_KEY, &mut flips).unwrap());
+        for (tag, more) in [(&b"t"[..], &b""[..]), (b"", b"more")] {
+            let list = [&flips[..], more].concat();
+            let place = store.append(LIST_KEY, tag, &list, Room::ToMove);
+            let bits = place.unwrap().unwrap().bits();
+            assert_eq!(read_list(log, bits).unwrap(), None);
+        }
+        let there = read_list(log, list.bits()).unwrap().unwrap();
+        assert_eq!(there.len(), KEYS.len());
+    }
+
+    /// As after a reboot, when everything is counted anew.
+    #[test]
+    fn a_list_is_counted_once() {
+        let dir = tempfile::tempdir().unwrap();
+        decided_by_a_dead_one(dir.path(), 1);
+        let slab = dir.path().join("000/slab");
+        let slab = std::fs::File::options().write(true).open(slab).unwrap();
+        slab.write_all_at(&[7; 16], 136).unwrap();
+        let cache = FanoutCache::open(dir.path(), 1).unwrap();
+        let store = &cache.shard_caches()[0].store;
+        let live = |store: &Store| store.segments().unwrap()[0].live();
+        assert_eq!(live(store), list_bytes(KEYS.len()));
+        is_done(&cache);
+        let segment = store.segments().unwrap()[0];
+        assert_eq!(segment.dead + SEGMENT_HEADER_BYTES, segment.bytes);
+    }
+
+    /// The highest number: nobody could begin a segment any more.
+    #[test]
+    fn a_journal_that_leads_nowhere_does_not_end_the_log() {
+        for thorough in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            drop(Cache::open(dir.path()).unwrap());
+            let slab = dir.path().join("slab");
+            let slab = std::fs::File::options().write(true).open(slab).unwrap();
+            slab.write_all_at(&[0xff; 8], 224).unwrap();
+            match thorough {
+                true => {
+                    let report = Cache::repair(dir.path()).unwrap();
+                    assert_eq!(report.actions.len(), 1, "{report:?}");
+                }
+                false => slab.write_all_at(&[7; 16], 136).unwrap(),
+            }
+            let cache = Cache::open(dir.path()).unwrap();
+            cache.set("key", [7; 1_000]).unwrap();
+            assert_eq!(cache.get("key").unwrap(), Some(vec![7; 1_000]));
+        }
     }
 
     /// What a key has before is nothing; what was decided is not.

@@ -472,16 +472,6 @@ impl<'a> ValueCells<'a> {
         newest.is_some()
     }
 
-    /// After damage: takes the value in force away, but not what is prepared to follow it, which may be decided (T1).
-    /// Only for who is alone with the slab.
-    pub(crate) fn drop_value(&self) {
-        if self.idle().is_none() {
-            return self.write(Content::ABSENT, &[], &[]);
-        }
-        let version = self.version();
-        let _ = self.store((version & 1) as usize, Content::ABSENT, &[], &[], version);
-    }
-
     /// When the value was used, and how often: the word that eviction goes by.
     #[inline]
     pub(crate) fn use_word(&self) -> Option<&AtomicU64> {

@@ -351,7 +351,8 @@ impl Stored {
             0 => None,
             _ => self.record(place, b"", None)?,
         };
-        let (_, list) = list.unwrap_or_default();
+        let is_list = |(tag, list): &Content| tag.is_empty() && list.len().is_multiple_of(20);
+        let (_, list) = list.filter(is_list).unwrap_or_default();
         let slots = self.slots();
         for flip in list.as_chunks::<20>().0 {
             let number = |at: usize| u32::from_le_bytes(flip[at..at + 4].try_into().expect("four"));
