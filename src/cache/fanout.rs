@@ -24,7 +24,7 @@ use crate::store::check::CheckReport;
 use crate::store::hash::hash;
 use crate::store::open::{self, FANOUT, Settings};
 use crate::store::rebuild::RepairReport;
-use crate::store::transact;
+use crate::store::shards;
 use crate::sync::crash_point;
 use crate::types::{KeyInfo, Stats};
 
@@ -241,7 +241,7 @@ pub(super) fn open(dir: &Path, settings: &Settings, wanted: Option<usize>) -> Re
         .iter()
         .map(|cache| Arc::clone(&cache.store))
         .collect();
-    transact::join_shards(&stores);
+    shards::join_shards(&stores);
     Ok(FanoutCache {
         shards,
         seed: record.seed,

@@ -6,7 +6,7 @@ use crate::cache::{Cache, FanoutCache, fanout};
 use crate::error::Result;
 use crate::store::config::{Config, Durability, Eviction, share_of};
 use crate::store::open::{self, Settings};
-use crate::store::transact;
+use crate::store::shards;
 
 /// Files for their owner only: a lock that others can take is a lock that others can hold for ever.
 pub(crate) const DEFAULT_MODE: u32 = 0o600;
@@ -117,7 +117,7 @@ impl Options {
     /// Opens the store in the directory `path`. See [`Cache::open`].
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Cache> {
         let store = open::open(path.as_ref(), &self.settings)?;
-        transact::join_alone(&store)?;
+        shards::join_alone(&store)?;
         Ok(Cache { store })
     }
 

@@ -23,7 +23,7 @@ use crate::slab::layout::{CAPACITY_MAX, PAGE};
 use crate::slab::{Layout, Slab};
 use crate::store::config::Config;
 use crate::store::lock_files::{ATTACH, BEACONS, LockFiles, STRIPES_FILE};
-use crate::store::transact::ShardsOf;
+use crate::store::shards::ShardsOf;
 use crate::store::{Store, rebuild, salvage};
 use crate::sync::{AtomicPtr, AtomicU64, Ordering, crash_point};
 

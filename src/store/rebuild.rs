@@ -21,7 +21,6 @@ use crate::store::lock_files::LockFiles;
 use crate::store::open;
 use crate::store::participants::each_hold;
 use crate::store::salvage;
-use crate::store::transact;
 use crate::sync::{AtomicU8, Ordering, crash_point};
 use crate::types::Kind;
 
@@ -79,7 +78,7 @@ pub(crate) fn repair(dir: &Path, mode: u32) -> Result<RepairReport> {
         raise_floors(&slab, SEQUENCE_LEAP);
     }
     // First, so that one repair is enough for what comes of it.
-    let emptied = transact::finish(&slab)?;
+    let emptied = salvage::finish(&slab)?;
     let mut report = rebuild(&slab, &files, !open::is_same_boot(&slab)?, true)?;
     let before = cut_off.into_iter().chain(emptied);
     report.actions.splice(0..0, before);

@@ -2,6 +2,7 @@
 //! still needed of it. Alone with the store.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result, show_key};
@@ -10,11 +11,75 @@ use crate::os::dir::Dir;
 use crate::slab::layout::SEGMENTS;
 use crate::slab::{Gone, Growing, Meta, Slab, SlotId};
 use crate::store::index::{Found, Place, read_bytes, span_of};
+use crate::store::journal::{self, Flip};
 use crate::store::open;
-use crate::store::transact;
+use crate::store::shards;
 use crate::store::value::{Content, Form, ValueCells};
 use crate::sync::Ordering;
 use crate::types::Kind;
+
+/// Before a repair, alone with a slab: carries out there what was decided, so that what comes of it is mended, too.
+/// Says what it did about a journal that lists nothing.
+///
+/// Others of the same cache may be in use: who has this one in a transaction is attached to it.
+pub(super) fn finish(slab: &Slab) -> Result<Option<String>> {
+    let dir = open::parent(slab.path());
+    match shards::shard_number(&dir) {
+        None | Some(0) => finish_at_home(slab, &dir),
+        Some(number) => {
+            let home = dir.with_file_name(shards::shard_name(0));
+            for flip in decided_in(&home)?.iter().filter(|f| f.shard == number) {
+                flip.carry_out(slab);
+            }
+            Ok(None)
+        }
+    }
+}
+
+/// In the slab whose journal it is. What other shards have of it is theirs to carry out, and the journal stays for
+/// them.
+fn finish_at_home(slab: &Slab, dir: &Path) -> Result<Option<String>> {
+    let journal = &slab.header().journal;
+    let bits = journal.load(Ordering::Acquire);
+    if bits == 0 {
+        return Ok(None);
+    }
+    let Some(flips) = list_of(slab, &log_of(slab)?)? else {
+        journal.store(0, Ordering::Release);
+        return Ok(Some("emptied the journal, which led nowhere".to_string()));
+    };
+    let mut others = 0;
+    for flip in &flips {
+        match flip.shard {
+            0 => flip.carry_out(slab),
+            _ => others += 1,
+        }
+    }
+    if others == 0 || shards::shard_number(dir).is_none() {
+        // Only when the medium has it: it writes its pages in any order.
+        slab.sync()?;
+        journal.store(0, Ordering::Release);
+    }
+    Ok(None)
+}
+
+/// What the journal of a slab lists, whoever uses it. `None`: no whole list.
+fn list_of(slab: &Slab, log: &Log) -> Result<Option<Vec<Flip>>> {
+    let bits = slab.header().journal.load(Ordering::Acquire);
+    journal::read_list(log, bits).map_err(|e| Error::io("read", &log.path((bits >> 32) as u32), e))
+}
+
+/// What was decided in another shard's journal.
+fn decided_in(home: &Path) -> Result<Vec<Flip>> {
+    let decided = match open::map_unchecked(home, 0o600) {
+        Ok(None) => None,
+        Ok(Some(slab)) => list_of(&slab, &log_of(&slab)?)?,
+        // It cannot be repaired either: nobody will ever know.
+        Err(Error::Corrupt { .. } | Error::Version { .. } | Error::NotAStore { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    Ok(decided.unwrap_or_default())
+}
 
 /// Puts a whole cell of a value in force, and says what it did about one that was not.
 pub(super) fn mend_value(slab: &Slab, id: SlotId, meta: Meta, key: &[u8]) -> Option<String> {
@@ -60,10 +125,10 @@ pub(super) fn adopt_log(slab: &Slab, thorough: bool) -> Result<Vec<String>> {
     let header = slab.header();
     // Decided and not carried out: whoever comes first flips to what is prepared, and counts the list as dead.
     if let Some(list) = LogPlace::from_bits(header.journal.load(Ordering::Relaxed)) {
-        match transact::list_of(slab) {
+        match list_of(slab, &log) {
             Ok(None) => header.journal.store(0, Ordering::Relaxed),
             Ok(Some(flips)) => {
-                *live.entry(list.segment()).or_default() += transact::list_bytes(flips.len());
+                *live.entry(list.segment()).or_default() += journal::list_bytes(flips.len());
             }
             // Told when values are used; locks are not concerned.
             Err(_) => drop(live.entry(list.segment()).or_default()),
@@ -170,5 +235,105 @@ fn is_whole(slab: &Slab, log: &Log, found: Found, content: &Content) -> Result<b
 fn drop_value(slab: &Slab, found: Found) {
     if let Some(cells) = ValueCells::of(slab, found) {
         cells.write(Content::ABSENT, &[], &[]);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use crate::log::SEGMENT_HEADER_BYTES;
+    use crate::store::Store;
+    use crate::store::journal::list_bytes;
+    use crate::store::journal::tests::{KEYS, decided, decided_by_a_dead_one, is_done, key};
+    use crate::{Cache, FanoutCache};
+
+    /// A repair carries out what was decided before it looks at what is in force.
+    #[test]
+    fn what_was_decided_above_a_damaged_value_survives_a_repair() {
+        let dir = tempfile::tempdir().unwrap();
+        let shard = dir.path().join("000");
+        let cache = FanoutCache::open(dir.path(), 1).unwrap();
+        for number in KEYS {
+            cache.set(key(number), [7; 1_000]).unwrap();
+        }
+        drop(cache);
+        let segment = shard.join("log/00000001");
+        let whole = std::fs::read(&segment).unwrap();
+        decided_by_a_dead_one(dir.path(), 1);
+        let mut bytes = std::fs::read(&segment).unwrap();
+        bytes[64..whole.len()].fill(0);
+        std::fs::write(&segment, bytes).unwrap();
+        let report = Cache::repair(&shard).unwrap();
+        assert!(report.actions.is_empty(), "{report:?}");
+        is_done(&FanoutCache::open(dir.path(), 1).unwrap());
+    }
+
+    /// One repair finds the damage, also of what nobody has seen yet.
+    #[test]
+    fn what_was_decided_and_is_damaged_takes_one_repair() {
+        let dir = tempfile::tempdir().unwrap();
+        for shards in [1, 3] {
+            let dir = dir.path().join(format!("{shards}"));
+            decided(&dir, shards, &[7; 1_000]);
+            for shard in 0..shards {
+                let segment = dir.join(format!("{shard:03}/log/00000001"));
+                let mut bytes = std::fs::read(&segment).unwrap();
+                // The first record there is some value's.
+                bytes[500] ^= 1;
+                std::fs::write(&segment, bytes).unwrap();
+            }
+            let report = FanoutCache::repair(&dir).unwrap();
+            assert_eq!(report.actions.len(), shards, "{report:?}");
+            let cache = FanoutCache::open(&dir, shards).unwrap();
+            let check = cache.check().unwrap();
+            assert!(check.is_sound(), "{check:?}");
+            let there = KEYS.filter(|number| cache.get(key(*number)).unwrap().is_some());
+            assert_eq!(there.count(), KEYS.len() - shards);
+            let check = cache.check().unwrap();
+            assert!(check.is_sound(), "{check:?}");
+            drop(cache);
+            let report = FanoutCache::repair(&dir).unwrap();
+            assert!(report.actions.is_empty(), "{report:?}");
+        }
+    }
+
+    /// As after a reboot, when everything is counted anew.
+    #[test]
+    fn a_list_is_counted_once() {
+        let dir = tempfile::tempdir().unwrap();
+        decided_by_a_dead_one(dir.path(), 1);
+        let slab = dir.path().join("000/slab");
+        let slab = std::fs::File::options().write(true).open(slab).unwrap();
+        slab.write_all_at(&[7; 16], 136).unwrap();
+        let cache = FanoutCache::open(dir.path(), 1).unwrap();
+        let store = &cache.shard_caches()[0].store;
+        let live = |store: &Store| store.segments().unwrap()[0].live();
+        assert_eq!(live(store), list_bytes(KEYS.len()));
+        is_done(&cache);
+        let segment = store.segments().unwrap()[0];
+        assert_eq!(segment.dead + SEGMENT_HEADER_BYTES, segment.bytes);
+    }
+
+    /// The highest number: nobody could begin a segment any more.
+    #[test]
+    fn a_journal_that_leads_nowhere_does_not_end_the_log() {
+        for thorough in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            drop(Cache::open(dir.path()).unwrap());
+            let slab = dir.path().join("slab");
+            let slab = std::fs::File::options().write(true).open(slab).unwrap();
+            slab.write_all_at(&[0xff; 8], 224).unwrap();
+            match thorough {
+                true => {
+                    let report = Cache::repair(dir.path()).unwrap();
+                    assert_eq!(report.actions.len(), 1, "{report:?}");
+                }
+                false => slab.write_all_at(&[7; 16], 136).unwrap(),
+            }
+            let cache = Cache::open(dir.path()).unwrap();
+            cache.set("key", [7; 1_000]).unwrap();
+            assert_eq!(cache.get("key").unwrap(), Some(vec![7; 1_000]));
+        }
     }
 }

@@ -1,0 +1,118 @@
+//! The shards of one cache, as the stores among them know each other: the first one's journal is for all, and whoever
+//! carries out what it says opens those that it has not. Also who opens a shard by itself is one of them: the
+//! directory tells.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+
+use crate::error::Result;
+use crate::store::Store;
+use crate::store::config::Config;
+use crate::store::open::{self, Settings};
+use crate::sync::crash_point;
+
+/// The shards of a `FanoutCache`, as a store that is one of them knows them.
+#[derive(Default)]
+pub(crate) struct Shards {
+    /// In the first, as they were opened last. Who is not there any more, or was never opened here, is opened when
+    /// it is needed.
+    all: Mutex<Vec<Weak<Store>>>,
+    /// The first; `None` in itself, so that there is no circle.
+    home: Option<Arc<Store>>,
+}
+
+/// Set once, when the store is opened as a shard.
+pub(crate) type ShardsOf = OnceLock<Shards>;
+
+/// Tells stores that they are the shards of one cache. The first one's journal is for all.
+pub(crate) fn join_shards(all: &[Arc<Store>]) {
+    let Some(home) = all.first() else {
+        return;
+    };
+    for store in all {
+        join_home(store, home);
+    }
+    if let Some(shards) = home.shards.get() {
+        let mut known = shards.all.lock().unwrap_or_else(PoisonError::into_inner);
+        // Each time: of those of a cache that was closed only some may be open, for a handle's sake.
+        *known = all.iter().map(Arc::downgrade).collect();
+    }
+}
+
+/// Tells a store that another one's journal is its own, unless it knows.
+fn join_home(store: &Arc<Store>, home: &Arc<Store>) {
+    store.shards.get_or_init(|| Shards {
+        home: (!Arc::ptr_eq(store, home)).then(|| Arc::clone(home)),
+        ..Shards::default()
+    });
+}
+
+/// The same for one that was opened alone, if it is a shard.
+pub(crate) fn join_alone(store: &Arc<Store>) -> Result<()> {
+    if store.shards.get().is_some() || !store.is_shard() {
+        return Ok(());
+    }
+    let home = store.open_sibling(0)?;
+    home.inspect(|home| join_home(store, home));
+    Ok(())
+}
+
+impl Store {
+    /// The store whose journal counts.
+    #[inline]
+    pub(super) fn home(&self) -> &Store {
+        let shards = self.shards.get();
+        shards
+            .and_then(|shards| shards.home.as_deref())
+            .unwrap_or(self)
+    }
+
+    /// Another shard of the cache of which this is the first. `None`: there is no such shard.
+    pub(super) fn shard(&self, number: u32) -> Result<Option<Arc<Store>>> {
+        let known = self.shards.get().and_then(|shards| {
+            // A fork may have copied it locked: then they are opened.
+            let all = shards.all.try_lock().ok()?;
+            all.get(number as usize)?.upgrade()
+        });
+        match known {
+            Some(known) => Ok(Some(known)),
+            None => self.open_sibling(number),
+        }
+    }
+
+    /// Whether it lies where shards lie.
+    fn is_shard(&self) -> bool {
+        shard_number(&self.dir).is_some()
+    }
+
+    fn open_sibling(&self, number: u32) -> Result<Option<Arc<Store>>> {
+        let dir = self.dir.with_file_name(shard_name(number));
+        crash_point();
+        if !self.is_shard() || !dir.join(open::SLAB).is_file() {
+            return Ok(None);
+        }
+        let settings = Settings {
+            capacity: None,
+            mode: self.mode,
+            // It was allowed for this one.
+            allow_network_fs: true,
+            create: false,
+            config: Config::default(),
+            fs_magic: None,
+        };
+        open::open(&dir, &settings).map(Some)
+    }
+}
+
+/// The place of a store among the shards of a `FanoutCache`, if it is one.
+pub(super) fn shard_number(dir: &Path) -> Option<u32> {
+    let name = dir.file_name()?.to_str()?;
+    let is_number = name.len() == 3 && name.bytes().all(|b| b.is_ascii_digit());
+    crash_point();
+    let is_shard = is_number && dir.with_file_name(open::FANOUT).is_file();
+    name.parse().ok().filter(|_| is_shard)
+}
+
+pub(super) fn shard_name(number: u32) -> String {
+    format!("{number:03}")
+}

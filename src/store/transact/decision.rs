@@ -1,0 +1,231 @@
+//! The end of a transaction: from what it has collected to the moment in which all of it has happened, and what is to
+//! be done then.
+//!
+//! 1. Room for the list of flips is made, and what lies in segments that were closed meanwhile is written anew. Both
+//!    may compact; nothing after that does, for then idle cells would have to be looked at.
+//! 2. The idle cells are filled. They mean nothing yet.
+//! 3. The list is written to the log. With durability *power loss*, all of that is on the medium before 4.
+//! 4. Its place is put into the journal: that is the decision, if its segment is not closed. Otherwise 3 again.
+//! 5. It is carried out as by anybody who meets it, the latches are given back, then what is dead by it.
+
+use super::{Ongoing, Part};
+use crate::error::Result;
+use crate::log::Place;
+use crate::store::dead::Dead;
+use crate::store::journal::{Flip, LIST_KEY, list_bytes};
+use crate::store::room::Wait;
+use crate::store::segments::Room;
+use crate::store::value::{Content, Form, tag_hash};
+use crate::store::waiting::Patience;
+use crate::sync::Ordering;
+
+impl Ongoing<'_> {
+    /// Makes all changes at once.
+    ///
+    /// Killed before the journal is set: nothing has happened, the idle cells mean nothing. After it: all has,
+    /// and whoever comes next carries it out.
+    pub(crate) fn commit(mut self) -> Result<()> {
+        if !self.decide()? {
+            return Ok(());
+        }
+        // Whatever becomes of it now, what was written for it is needed.
+        self.parts.iter_mut().for_each(|part| part.place = None);
+        self.home.settle()?;
+        // What is to survive a power failure does: whoever carried it out has seen to it.
+        let parts = self.parts.iter().filter(|part| part.is_changed);
+        let dead: Vec<_> = parts
+            .filter_map(|part| Some((part.store, part.done()?)))
+            .collect();
+        // Without the latches.
+        drop(self);
+        for (store, dead) in dead {
+            store.give_back(dead);
+        }
+        Ok(())
+    }
+
+    /// Everything up to the moment in which it has happened. `false`: there is nothing to be changed.
+    fn decide(&mut self) -> Result<bool> {
+        self.check_process(b"transaction")?;
+        let changed = self.parts.iter().filter(|part| part.is_changed).count();
+        if changed == 0 {
+            return Ok(false);
+        }
+        let home = self.home;
+        let bytes = list_bytes(changed);
+        home.make_room(bytes, &Wait::begin(), &self.mine(home))?;
+        self.write_anew()?;
+        // From here on nothing is compacted by us: idle cells are not looked at for that.
+        let mut list = Vec::new();
+        for part in self.parts.iter_mut().filter(|part| part.is_changed) {
+            list.extend_from_slice(&part.prepare()?.encode());
+        }
+        loop {
+            let place = home.append(LIST_KEY, &[], &list, Room::ToMove)?;
+            let place = place.ok_or_else(|| home.over_limit())?;
+            self.make_durable()?;
+            if self.lead_to(place)? {
+                return Ok(true);
+            }
+            home.mark_dead(Dead { place, bytes });
+        }
+    }
+
+    /// Writes once more what lies in segments that were closed since. That may compact others, by ourselves, who do not
+    /// wait for our latches: until nothing lies in such any more. Others who compact do wait.
+    fn write_anew(&mut self) -> Result<()> {
+        let is_stale = |part: &Part<'_>| {
+            let place = part.place.filter(|_| part.is_changed);
+            place.is_some_and(|place| !part.store.may_lead_to(place))
+        };
+        while let Some(at) = self.parts.iter().position(is_stale) {
+            let part = &self.parts[at];
+            let new = part.new_value();
+            let append = |new| {
+                part.store
+                    .append_for(&part.key, &new, &self.mine(part.store))
+            };
+            let place = new.map(append).transpose()?;
+            self.parts[at].forget_place();
+            self.parts[at].place = place;
+        }
+        Ok(())
+    }
+
+    /// Puts the place of the list into the journal: by that it has happened. `false`: its segment is closed.
+    fn lead_to(&self, place: Place) -> Result<bool> {
+        let home = self.home;
+        // Who compacts the segment waits for our latches, or, if there is none in that store, looks at the
+        // journal after it has had the lock for growing (G3).
+        let is_latched = self.parts.iter().any(|part| part.shard == 0);
+        let _growth = match is_latched {
+            true => None,
+            false => home.lock_growth_within(Patience::Forever)?,
+        };
+        if !home.may_lead_to(place) {
+            return Ok(false);
+        }
+        // Release: who finds the list finds the cells filled.
+        home.journal().store(place.bits(), Ordering::Release);
+        Ok(true)
+    }
+
+    /// Ends as by a death at this moment, or, with `prepared` and `decided`, after these steps of
+    /// [`decide`](Ongoing::decide): the latches stay taken, the lock of transactions is free.
+    #[cfg(any(fuzzing, test))]
+    pub(crate) fn abandon(mut self, prepared: bool, decided: bool) -> Result<()> {
+        if decided {
+            self.decide()?;
+        } else if prepared {
+            let mut changed = self.parts.iter_mut().filter(|part| part.is_changed);
+            changed.try_for_each(|part| part.prepare().map(drop))?;
+        }
+        for mut part in self.parts.drain(..) {
+            (part.key, part.now) = (Vec::new(), None);
+            std::mem::forget(part);
+        }
+        Ok(())
+    }
+
+    fn make_durable(&self) -> Result<()> {
+        if !self.home.is_durable() {
+            return Ok(());
+        }
+        self.home.sync_values()?;
+        let mut others = self
+            .parts
+            .iter()
+            .filter(|part| part.is_changed && part.shard != 0);
+        others.try_for_each(|part| part.store.sync_values())
+    }
+}
+
+impl Part<'_> {
+    /// Fills the idle cell.
+    fn prepare(&mut self) -> Result<Flip> {
+        self.latched.settle_on_medium()?;
+        let (content, tag, value) = match (&self.now, self.place) {
+            (None, _) => (Content::ABSENT, &[][..], &[][..]),
+            (Some(now), place) => {
+                let len = now.value.len();
+                let form = match place {
+                    None => Form::Inline { len },
+                    Some(place) => Form::Logged {
+                        place,
+                        len,
+                        tag_hash: tag_hash(&now.tag),
+                    },
+                };
+                let content = Content {
+                    expires_ms: now.expires_ms,
+                    tag_len: now.tag.len(),
+                    form,
+                };
+                match place {
+                    None => (content, &now.tag[..], &now.value[..]),
+                    Some(_) => (content, &[][..], &[][..]),
+                }
+            }
+        };
+        let version = self.latched.cells.prepare(content, tag, value);
+        Ok(Flip {
+            shard: self.shard,
+            slot: self.latched.found.id.index(),
+            generation: self.latched.found.meta.generation,
+            version,
+        })
+    }
+
+    /// After it was carried out: what is dead by it.
+    fn done(&self) -> Option<Dead> {
+        self.latched.note_stored();
+        self.latched.left_before()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::FanoutCache;
+    use crate::store::change::{New, When};
+
+    /// Nothing in the first shard is latched then, so nobody who compacts there waits.
+    #[test]
+    fn a_list_that_was_compacted_away_decides_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = FanoutCache::options()
+            .size_limit(8 << 20)
+            .open_fanout(dir.path(), Some(2))
+            .unwrap();
+        let stores: Vec<_> = cache.shard_caches().iter().map(|c| &c.store).collect();
+        let mut ongoing = Ongoing::begin(stores[0]).unwrap();
+        let new = New {
+            value: b"set",
+            tag: &[],
+            expires_ms: 0,
+        };
+        ongoing.set(1, stores[1], b"key", &new).unwrap();
+        let list = vec![0; 20];
+        let place = stores[0]
+            .append(LIST_KEY, &[], &list, Room::ToMove)
+            .unwrap()
+            .unwrap();
+        for _ in 0..100 {
+            let large = New {
+                value: &[7; 200_000],
+                ..new
+            };
+            stores[0].put(b"large", &large, When::Always).unwrap();
+        }
+        stores[0].cull().unwrap();
+        let mut read = Vec::new();
+        let log = &stores[0].process().unwrap().log;
+        assert!(!log.read_sized(place, LIST_KEY, &mut read).unwrap());
+        assert!(!ongoing.lead_to(place).unwrap());
+        let place = stores[0]
+            .append(LIST_KEY, &[], &list, Room::ToMove)
+            .unwrap()
+            .unwrap();
+        assert!(ongoing.lead_to(place).unwrap());
+    }
+}
