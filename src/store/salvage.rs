@@ -25,7 +25,7 @@ use crate::types::Kind;
 pub(super) fn finish(slab: &Slab) -> Result<Option<String>> {
     let dir = open::parent(slab.path());
     match shards::shard_number(&dir) {
-        None | Some(0) => finish_at_home(slab, &dir),
+        None | Some(0) => finish_at_home(slab),
         Some(number) => {
             let home = dir.with_file_name(shards::shard_name(0));
             for flip in decided_in(&home)?.iter().filter(|f| f.shard == number) {
@@ -36,9 +36,8 @@ pub(super) fn finish(slab: &Slab) -> Result<Option<String>> {
     }
 }
 
-/// In the slab whose journal it is. What other shards have of it is theirs to carry out, and the journal stays for
-/// them.
-fn finish_at_home(slab: &Slab, dir: &Path) -> Result<Option<String>> {
+/// In the slab whose journal it is. It stays if others have something of it to carry out, wherever they are.
+fn finish_at_home(slab: &Slab) -> Result<Option<String>> {
     let journal = &slab.header().journal;
     let bits = journal.load(Ordering::Acquire);
     if bits == 0 {
@@ -55,7 +54,7 @@ fn finish_at_home(slab: &Slab, dir: &Path) -> Result<Option<String>> {
             _ => others += 1,
         }
     }
-    if others == 0 || shards::shard_number(dir).is_none() {
+    if others == 0 {
         // Only when the medium has it: it writes its pages in any order.
         slab.sync()?;
         journal.store(0, Ordering::Release);
@@ -296,6 +295,30 @@ mod tests {
             let report = FanoutCache::repair(&dir).unwrap();
             assert!(report.actions.is_empty(), "{report:?}");
         }
+    }
+
+    /// Beside others that are in use, and have not seen yet what was decided.
+    #[test]
+    fn a_shard_that_is_repaired_by_itself_has_what_was_decided() {
+        let dir = tempfile::tempdir().unwrap();
+        decided(dir.path(), 3, &[7; 1_000]);
+        let last = dir.path().join("002");
+        let segment = last.join("log/00000001");
+        let mut bytes = std::fs::read(&segment).unwrap();
+        bytes[500] ^= 1;
+        std::fs::write(&segment, bytes).unwrap();
+        let first = Cache::open(dir.path().join("000")).unwrap();
+        let report = Cache::repair(&last).unwrap();
+        assert_eq!(report.actions.len(), 1, "{report:?}");
+        let report = Cache::repair(&last).unwrap();
+        assert!(report.actions.is_empty(), "{report:?}");
+        assert_eq!(first.get("something").unwrap(), None);
+        drop(first);
+        let cache = FanoutCache::open(dir.path(), 3).unwrap();
+        let there = KEYS.filter(|number| cache.get(key(*number)).unwrap().is_some());
+        assert_eq!(there.count(), KEYS.len() - 1);
+        let check = cache.check().unwrap();
+        assert!(check.is_sound(), "{check:?}");
     }
 
     /// As after a reboot, when everything is counted anew.
