@@ -1,11 +1,12 @@
 //! A store: one open slab, and this process's part in it. Keys, participants, waiting, recovery.
 //!
-//! `lock_files` and `open` get a directory to this point, `participants` says who lives. `stripe` locks
+//! `lock_files`, `slab_file` and `open` get a directory to this point, `participants` says who lives. `stripe` locks
 //! parts of the structure, `hash` and `index` find and make keys there, `claim` has the room for them,
 //! `remove` takes them away and ends what the dead left half done. `binding` is a handle's memory of its
-//! key, `acquire` takes and gives back, `contend` looks closer, `waiting` waits, `nesting` sees
-//! to it that no thread waits for itself, `watch` hears of deaths, `guard` is what guards are
-//! made of, `average` is the averages' own. `inspect` shows, `check` verifies, `rebuild` repairs.
+//! key, `acquire` takes and gives back, `contend` looks closer, `waiting` waits, `nesting` sees to it that no
+//! thread waits for itself, `watch` hears of deaths, `guard` is what guards are made of, `average` is the averages'
+//! own. `transact` changes several values at once, `journal` carries that out, in all `shards` of a cache. `inspect`
+//! shows, `check` verifies, `rebuild` and `salvage` repair.
 
 pub(crate) mod acquire;
 pub(crate) mod average;
@@ -36,6 +37,7 @@ mod room;
 mod salvage;
 pub(crate) mod segments;
 pub(crate) mod shards;
+mod slab_file;
 mod stripe;
 pub(crate) mod transact;
 mod vacate;

@@ -1,9 +1,7 @@
 //! From a directory to an open store: what it may be, who goes first, and what a first one has to do.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -14,17 +12,15 @@ use rand::rngs::SysRng;
 use crate::error::{Error, Result};
 use crate::log::LOG;
 use crate::os::dir::Dir;
+use crate::os::file;
 use crate::os::fork::{Inherited, Registry};
-use crate::os::{file, process};
-use crate::slab::header::{
-    COPY_OFFSET, FORMAT_VERSION, Refusal, STATE_READY, STATIC_BYTES, Static,
-};
-use crate::slab::layout::{CAPACITY_MAX, PAGE};
-use crate::slab::{Layout, Slab};
+use crate::slab::Slab;
+use crate::slab::header::STATE_READY;
 use crate::store::config::Config;
 use crate::store::lock_files::{ATTACH, BEACONS, LockFiles, STRIPES_FILE};
 use crate::store::shards::ShardsOf;
-use crate::store::{Store, rebuild, salvage};
+use crate::store::slab_file::{initialise, is_ready, is_same_boot, layout_of, map};
+use crate::store::{Store, rebuild};
 use crate::sync::{AtomicPtr, AtomicU64, Ordering, crash_point};
 
 pub(crate) const SLAB: &str = "slab";
@@ -45,8 +41,6 @@ pub(crate) struct Settings {
     pub(crate) fs_magic: Option<i64>,
 }
 
-pub(crate) const DEFAULT_CAPACITY: usize = 65_536;
-
 pub(crate) fn retry<T>(mut action: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match action() {
@@ -54,6 +48,18 @@ pub(crate) fn retry<T>(mut action: impl FnMut() -> io::Result<T>) -> io::Result<
             other => return other,
         }
     }
+}
+
+/// From the operating system, not from a generator that a fork would duplicate.
+pub(crate) fn random(path: &Path) -> Result<u64> {
+    #[cfg(any(fuzzing, test))]
+    if let Some(number) = crate::os::pretend::number() {
+        return Ok(number);
+    }
+    crash_point();
+    SysRng
+        .try_next_u64()
+        .map_err(|e| Error::io("find random numbers for", path, io::Error::other(e)))
 }
 
 /// The stores that this process has open. Opening one again gives the same one, so that a thread is the
@@ -195,7 +201,7 @@ fn refuse_network_fs(dir: &Path, above: &Path, settings: &Settings) -> Result<()
 }
 
 /// A directory that holds something else does not become a store by a slip in its name.
-fn refuse_strangers(dir: &Path, settings: &Settings) -> Result<()> {
+pub(super) fn refuse_strangers(dir: &Path, settings: &Settings) -> Result<()> {
     crash_point();
     if dir.join(SLAB).exists() {
         return Ok(());
@@ -287,10 +293,6 @@ pub(crate) fn attach_again(files: &LockFiles, slab: &Slab) -> Result<()> {
     files.check(slab)
 }
 
-fn is_ready(slab: &Slab) -> bool {
-    slab.header().state.load(Ordering::Acquire) == STATE_READY
-}
-
 /// What the first to attach does: make the slab, or finish making it, or void what is left of the time
 /// before a reboot.
 fn go_first(dir: &Path, files: &LockFiles, settings: &Settings) -> Result<Slab> {
@@ -309,200 +311,6 @@ fn go_first(dir: &Path, files: &LockFiles, settings: &Settings) -> Result<Slab> 
         }
     }
     Ok(slab)
-}
-
-/// Maps the slab of `dir`, or says why it cannot be one. `None`: it is not made yet.
-pub(crate) fn map(dir: &Path, mode: u32) -> Result<Option<Slab>> {
-    let Some(slab) = map_unchecked(dir, mode)? else {
-        return Ok(None);
-    };
-    // In this order: the file grows before the header says so.
-    let need = slab.bytes_needed();
-    let len = slab.file_len()?;
-    if len < need {
-        return Err(slab.corrupt(format!("it is cut off at {len} of {need} bytes")));
-    }
-    Ok(Some(slab))
-}
-
-/// The same without a look at the file's length, for repair.
-pub(crate) fn map_unchecked(dir: &Path, mode: u32) -> Result<Option<Slab>> {
-    let path = dir.join(SLAB);
-    let slab = match file::open(&path, false, mode) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(|e| Error::io("open", &path, e))?,
-    };
-    let damaged = |what: String| Error::Corrupt {
-        path: path.clone(),
-        what,
-    };
-    let Some(part) = read_static(&slab, &path)? else {
-        return match is_blank(&slab).map_err(|e| Error::io("read", &path, e))? {
-            true => Ok(None),
-            false => Err(damaged("its header is gone".to_string())),
-        };
-    };
-    let layout = Layout::new(part.capacity)
-        .ok_or_else(|| damaged(format!("its header has capacity {}", part.capacity)))?;
-    crash_point();
-    let len = slab
-        .metadata()
-        .map_err(|e| Error::io("read", &path, e))?
-        .len();
-    if len < PAGE {
-        return Err(damaged(format!("it is cut off at {len} bytes")));
-    }
-    Slab::map(slab, &path, part, layout).map(Some)
-}
-
-/// The static part of the header, from its copy if the first is damaged. `None`: never finished.
-fn read_static(slab: &File, path: &Path) -> Result<Option<Static>> {
-    let mut refusal = Refusal::Empty;
-    for offset in [0, COPY_OFFSET] {
-        match Static::decode(&read_up_to(slab, path, offset)?) {
-            Ok(part) => return Ok(Some(part)),
-            // The first one's reason is the one to tell, unless it is that nothing is there.
-            Err(why) if refusal == Refusal::Empty => refusal = why,
-            Err(_) => {}
-        }
-    }
-    let path = path.to_path_buf();
-    match refusal {
-        Refusal::Empty => Ok(None),
-        Refusal::NoMagic => Err(not_a_store(
-            &path,
-            "its slab does not begin as one; name another directory",
-        )),
-        Refusal::Version(found) => Err(Error::Version {
-            path,
-            found,
-            supported: FORMAT_VERSION,
-        }),
-        Refusal::Damaged => Err(Error::Corrupt {
-            path,
-            what: "both copies of its header fail their checksum".to_string(),
-        }),
-    }
-}
-
-/// Whether there is nothing but zeros in it, as in a slab whose making was interrupted.
-// Its buffer has no place in the frame of every opening.
-#[inline(never)]
-fn is_blank(slab: &File) -> io::Result<bool> {
-    let mut bytes = [0; 1 << 16];
-    let mut at = 0;
-    loop {
-        crash_point();
-        match retry(|| slab.read_at(&mut bytes, at))? {
-            0 => return Ok(true),
-            n if bytes[..n].iter().any(|b| *b != 0) => return Ok(false),
-            n => at += n as u64,
-        }
-    }
-}
-
-/// As many bytes as the file has there; zeros behind its end.
-fn read_up_to(slab: &File, path: &Path, offset: u64) -> Result<[u8; STATIC_BYTES]> {
-    let mut bytes = [0; STATIC_BYTES];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        crash_point();
-        let read = retry(|| slab.read_at(&mut bytes[filled..], offset + filled as u64));
-        match read.map_err(|e| Error::io("read", path, e))? {
-            0 => break,
-            n => filled += n,
-        }
-    }
-    Ok(bytes)
-}
-
-/// Makes the slab. Only alone. Whoever dies in here leaves a slab that is not ready, and the next first
-/// one starts over.
-fn initialise(dir: &Path, files: &LockFiles, settings: &Settings) -> Result<Slab> {
-    // Whoever makes a FanoutCache has the same file locked.
-    refuse_strangers(dir, settings)?;
-    let layout = layout_of(settings.capacity.unwrap_or(DEFAULT_CAPACITY))?;
-    let path = dir.join(SLAB);
-    let io = |action| {
-        let path = path.clone();
-        move |e| Error::io(action, &path, e)
-    };
-    let slab = file::open(&path, true, settings.mode).map_err(io("create"))?;
-    if let Err(e) = file::allocate(&slab, 0, layout.fixed_bytes()) {
-        // What was allocated is given back, as far as that works: there is nothing in it, and nobody has
-        // mapped it.
-        let _ = slab.set_len(0);
-        return Err(io("create")(e));
-    }
-    let part = Static {
-        capacity: layout.capacity,
-        seed: [random(&path)?, random(&path)?],
-        id: u128::from(random(&path)?) << 64 | u128::from(random(&path)?),
-    };
-    write_static(&slab, &path, &part)?;
-    let slab = Slab::map(slab, &path, part, layout)?;
-    settings.config.write(&slab);
-    // What a store had that was here before is nobody's.
-    salvage::adopt_log(&slab, false)?;
-    write_boot_id(&slab)?;
-    files.adopt(&slab)?;
-    slab.sync()?;
-    // The name, too: a store that is gone after a power failure would begin its tokens anew.
-    file::sync_dir(dir).map_err(|e| Error::io("sync", dir, e))?;
-    slab.header().state.store(STATE_READY, Ordering::Release);
-    slab.sync()?;
-    Ok(slab)
-}
-
-fn layout_of(capacity: usize) -> Result<Layout> {
-    let layout = u32::try_from(capacity).ok().and_then(Layout::new);
-    layout.ok_or_else(|| Error::Invalid {
-        what: format!("a store has a capacity of 1 to {CAPACITY_MAX} keys, not {capacity}"),
-    })
-}
-
-/// From the operating system, not from a generator that a fork would duplicate.
-pub(crate) fn random(path: &Path) -> Result<u64> {
-    #[cfg(any(fuzzing, test))]
-    if let Some(number) = crate::os::pretend::number() {
-        return Ok(number);
-    }
-    crash_point();
-    SysRng
-        .try_next_u64()
-        .map_err(|e| Error::io("find random numbers for", path, io::Error::other(e)))
-}
-
-/// Writes both copies of the static part of the header.
-pub(crate) fn write_static(slab: &File, path: &Path, part: &Static) -> Result<()> {
-    for offset in [0, COPY_OFFSET] {
-        crash_point();
-        slab.write_all_at(&part.encode(), offset)
-            .map_err(|e| Error::io("write", path, e))?;
-    }
-    Ok(())
-}
-
-/// Whether the machine was not rebooted since the slab was made or rebuilt.
-pub(crate) fn is_same_boot(slab: &Slab) -> Result<bool> {
-    let [low, high] = &slab.header().boot_id;
-    let stored =
-        u128::from(low.load(Ordering::Acquire)) | u128::from(high.load(Ordering::Acquire)) << 64;
-    // Where /proc does not say, in doubt nobody is declared dead.
-    let now = boot_id()?;
-    Ok(stored == now || now == 0)
-}
-
-fn boot_id() -> Result<u128> {
-    process::boot_id().map_err(|e| Error::io("read", Path::new(process::BOOT_ID), e))
-}
-
-pub(crate) fn write_boot_id(slab: &Slab) -> Result<()> {
-    let id = boot_id()?;
-    let [low, high] = &slab.header().boot_id;
-    low.store(id as u64, Ordering::Release);
-    high.store((id >> 64) as u64, Ordering::Release);
-    Ok(())
 }
 
 fn check_capacity(slab: &Slab, settings: &Settings) -> Result<()> {

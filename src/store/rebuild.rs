@@ -21,6 +21,7 @@ use crate::store::lock_files::LockFiles;
 use crate::store::open;
 use crate::store::participants::each_hold;
 use crate::store::salvage;
+use crate::store::slab_file;
 use crate::sync::{AtomicU8, Ordering, crash_point};
 use crate::types::Kind;
 
@@ -62,7 +63,7 @@ pub(crate) fn repair(dir: &Path, mode: u32) -> Result<RepairReport> {
     if !files.try_attach_alone(dir)? {
         return Err(Error::Busy { path: dir.clone() });
     }
-    let Some(slab) = open::map_unchecked(dir, mode)? else {
+    let Some(slab) = slab_file::map_unchecked(dir, mode)? else {
         // Never finished: the next one to open it makes it anew.
         return Ok(RepairReport::default());
     };
@@ -71,7 +72,7 @@ pub(crate) fn repair(dir: &Path, mode: u32) -> Result<RepairReport> {
     }
     let cut_off = slab.clamp_to_file()?;
     slab.fill_holes()?;
-    open::write_static(slab.file(), slab.path(), slab.part())?;
+    slab_file::write_static(slab.file(), slab.path(), slab.part())?;
     if cut_off.is_some() {
         // Nobody knows how far the tokens of what is gone had come.
         raise_floors(&slab, 0);
@@ -79,7 +80,7 @@ pub(crate) fn repair(dir: &Path, mode: u32) -> Result<RepairReport> {
     }
     // First, so that one repair is enough for what comes of it.
     let emptied = salvage::finish(&slab)?;
-    let mut report = rebuild(&slab, &files, !open::is_same_boot(&slab)?, true)?;
+    let mut report = rebuild(&slab, &files, !slab_file::is_same_boot(&slab)?, true)?;
     let before = cut_off.into_iter().chain(emptied);
     report.actions.splice(0..0, before);
     slab.sync()?;
@@ -134,7 +135,7 @@ pub(crate) fn rebuild(
         catch_up(slab, floor);
     }
     files.adopt(slab)?;
-    open::write_boot_id(slab)?;
+    slab_file::write_boot_id(slab)?;
     state.store(STATE_READY, Ordering::Release);
     Ok(work.report)
 }

@@ -14,6 +14,7 @@ use crate::store::index::{Found, Place, read_bytes, span_of};
 use crate::store::journal::{self, Flip};
 use crate::store::open;
 use crate::store::shards;
+use crate::store::slab_file;
 use crate::store::value::{Content, Form, ValueCells};
 use crate::sync::Ordering;
 use crate::types::Kind;
@@ -70,7 +71,7 @@ fn list_of(slab: &Slab, log: &Log) -> Result<Option<Vec<Flip>>> {
 
 /// What was decided in another shard's journal.
 fn decided_in(home: &Path) -> Result<Vec<Flip>> {
-    let decided = match open::map_unchecked(home, 0o600) {
+    let decided = match slab_file::map_unchecked(home, 0o600) {
         Ok(None) => None,
         Ok(Some(slab)) => list_of(&slab, &log_of(&slab)?)?,
         // It cannot be repaired either: nobody will ever know.
