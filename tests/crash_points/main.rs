@@ -45,6 +45,10 @@ mod stage;
 #[cfg(crash_points)]
 mod stopped;
 #[cfg(crash_points)]
+#[path = "../common/stored.rs"]
+#[allow(dead_code)]
+mod stored;
+#[cfg(crash_points)]
 mod values;
 
 #[cfg(crash_points)]

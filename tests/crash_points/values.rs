@@ -1,5 +1,7 @@
 //! Deaths while values are set, replaced, deleted, counted; small ones in the slots, large ones in the log.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use slablock::{Averager, Cache, Error, Eviction, KeyState, Kind, Lock, SetOptions};
@@ -7,7 +9,8 @@ use slablock::{Averager, Cache, Error, Eviction, KeyState, Kind, Lock, SetOption
 use crate::drive::{Operation, Order, Stage, no_leak, without_strangers};
 use crate::layout;
 use crate::scene::{Entry, NEVER, Scene, Trap};
-use crate::stage::{KEY, open, open_anew, reboot, take_over};
+use crate::stage::{CAPACITY, KEY, open, open_anew, reboot, take_over};
+use crate::stored::{Cell, Stored, place_of, record};
 
 const TAG: &str = "tag";
 /// Fits beside its like into the cells of one slot.
@@ -554,7 +557,96 @@ pub const ALL: &[Operation] = &[
         value_stays(scene, &cache, Stage::After);
         no_leak(&cache);
     }),
+    Operation::new(
+        "value: repair what was decided",
+        |scene| {
+            prepare_large(scene);
+            let cache = open(scene);
+            for name in DECIDED {
+                cache.set(name, OTHER_SMALL).unwrap();
+            }
+            drop(cache);
+            decide(scene);
+        },
+        |scene, trap| {
+            let report = trap.armed(|| Cache::repair(scene.store()));
+            assert_eq!(report.unwrap().keys_lost, 0);
+        },
+        what_was_decided_is_there,
+    )
+    .verified(|operation, scene, order| {
+        if order == Order::LookFirst {
+            let cache = Cache::open(scene.store()).unwrap();
+            what_was_decided_is_there(scene, &cache, Stage::Between);
+        }
+        (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
+        let cache = Cache::open(scene.store()).unwrap();
+        assert!(cache.check().unwrap().is_sound());
+        what_was_decided_is_there(scene, &cache, Stage::After);
+        no_leak(&cache);
+    }),
 ];
+
+/// Of the last one the record is damaged.
+const DECIDED: [&str; 3] = ["one", "two", "damaged"];
+
+/// What somebody leaves who has decided to set these, and died.
+fn decide(scene: &Scene) {
+    let before = Stored::read(&scene.store(), CAPACITY as u64);
+    let (mut after, mut list) = (before.clone(), Vec::new());
+    let tail = before.word(layout::TAIL);
+    let (segment, mut unit) = ((tail >> 32) as u32, tail as u32);
+    let mut append = |bytes: Vec<u8>| {
+        let path = scene.store().join(format!("log/{segment:08x}"));
+        let file = OpenOptions::new().write(true).open(path).unwrap();
+        file.write_all_at(&bytes, 16 * u64::from(unit)).unwrap();
+        unit += (bytes.len() as u32).div_ceil(16);
+        place_of(segment, unit)
+    };
+    let mut bytes = record(tail, b"damaged", b"", &large(LARGE));
+    bytes[100] ^= 1;
+    let mut end = append(bytes);
+    for slot in before.slots() {
+        let Some(at) = DECIDED.iter().position(|name| slot.key == name.as_bytes()) else {
+            continue;
+        };
+        let cell = match at {
+            0 | 1 => Cell::Inline {
+                expires_ms: 0,
+                tag: Vec::new(),
+                value: SMALL.to_vec(),
+            },
+            _ => Cell::Logged {
+                expires_ms: 0,
+                place: tail,
+                tag_len: 0,
+                tag_hash: 0,
+                len: LARGE as u32,
+            },
+        };
+        let version = before.selector(&slot);
+        after.put_cell(&slot, version + 1, &cell);
+        list.extend(0_u32.to_le_bytes());
+        list.extend((slot.number as u32).to_le_bytes());
+        list.extend(slot.generation.to_le_bytes());
+        list.extend(version.to_le_bytes());
+    }
+    assert_eq!(list.len(), 20 * DECIDED.len());
+    after.set_word(layout::JOURNAL, end);
+    end = append(record(end, b"", b"", &list));
+    after.set_word(layout::TAIL, end);
+    for at in (0..before.slab.len() as u64).step_by(8) {
+        if before.word(at) != after.word(at) {
+            scene.poke(at, &after.word(at).to_le_bytes());
+        }
+    }
+}
+
+fn what_was_decided_is_there(scene: &Scene, cache: &Cache, stage: Stage) {
+    value_stays(scene, cache, stage);
+    let all = DECIDED.map(|name| cache.get(name).unwrap());
+    assert_eq!(all, [Some(SMALL.to_vec()), Some(SMALL.to_vec()), None]);
+}
 
 /// Values that nothing may happen to.
 fn bystander_values() -> [(&'static str, Vec<u8>); 2] {
