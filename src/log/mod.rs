@@ -307,8 +307,7 @@ impl Log {
         crash_point();
         // Never more than the file has, whatever is said there.
         let end = place.offset() + head.value_len as u64;
-        let is_such = head.key_len == key.len() && head.tag_len == 0;
-        if !is_such || file.metadata()?.len() < end {
+        if head.key_len != key.len() || file.metadata()?.len() < end {
             return Ok(false);
         }
         let wanted = Wanted {
