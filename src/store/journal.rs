@@ -253,6 +253,19 @@ pub(super) mod tests {
         is_done(&FanoutCache::open(dir.path(), 3).unwrap());
     }
 
+    #[test]
+    fn who_opens_a_shard_by_a_link_sees_what_was_decided() {
+        let (dir, links) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        decided_by_a_dead_one(dir.path(), 3);
+        let link = links.path().join("link");
+        std::os::unix::fs::symlink(dir.path().join("002"), &link).unwrap();
+        let last = Cache::open(&link).unwrap();
+        let there = KEYS.filter(|number| last.get(key(*number)).unwrap().is_some());
+        assert!(there.count() > 0);
+        drop(last);
+        is_done(&FanoutCache::open(dir.path(), 3).unwrap());
+    }
+
     /// A store whose decided list is followed by a value that is being set, and what it takes of the log.
     fn with_a_list_amid(dir: &Path) -> (Arc<Store>, Place, Place) {
         decided_by_a_dead_one(dir, 1);

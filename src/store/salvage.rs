@@ -13,7 +13,7 @@ use crate::slab::{Gone, Growing, Meta, Slab, SlotId};
 use crate::store::index::{Found, Place, read_bytes, span_of};
 use crate::store::journal::{self, Flip};
 use crate::store::open;
-use crate::store::shards;
+use crate::store::shards::Shard;
 use crate::store::slab_file;
 use crate::store::value::{Content, Form, ValueCells};
 use crate::sync::Ordering;
@@ -24,17 +24,15 @@ use crate::types::Kind;
 ///
 /// Others of the same cache may be in use: who has this one in a transaction is attached to it.
 pub(super) fn finish(slab: &Slab) -> Result<Option<String>> {
-    let dir = open::parent(slab.path());
-    match shards::shard_number(&dir) {
-        None | Some(0) => finish_at_home(slab),
-        Some(number) => {
-            let home = dir.with_file_name(shards::shard_name(0));
-            for flip in decided_in(&home)?.iter().filter(|f| f.shard == number) {
-                flip.carry_out(slab);
-            }
-            Ok(None)
-        }
+    let shard = Shard::at(&open::parent(slab.path())).filter(|shard| shard.number != 0);
+    let Some(shard) = shard else {
+        return finish_at_home(slab);
+    };
+    let decided = decided_in(&shard.sibling(0))?;
+    for flip in decided.iter().filter(|flip| flip.shard == shard.number) {
+        flip.carry_out(slab);
     }
+    Ok(None)
 }
 
 /// In the slab whose journal it is. It stays if others have something of it to carry out, wherever they are.

@@ -2,7 +2,7 @@
 //! carries out what it says opens those that it has not. Also who opens a shard by itself is one of them: the
 //! directory tells.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use crate::error::Result;
@@ -49,7 +49,7 @@ fn join_home(store: &Arc<Store>, home: &Arc<Store>) {
 
 /// The same for one that was opened alone, if it is a shard.
 pub(crate) fn join_alone(store: &Arc<Store>) -> Result<()> {
-    if store.shards.get().is_some() || !store.is_shard() {
+    if store.shards.get().is_some() {
         return Ok(());
     }
     let home = store.open_sibling(0)?;
@@ -80,15 +80,14 @@ impl Store {
         }
     }
 
-    /// Whether it lies where shards lie.
-    fn is_shard(&self) -> bool {
-        shard_number(&self.dir).is_some()
-    }
-
+    /// `None`: it is no shard, or there is no such other.
     fn open_sibling(&self, number: u32) -> Result<Option<Arc<Store>>> {
-        let dir = self.dir.with_file_name(shard_name(number));
+        let Some(shard) = Shard::at(&self.dir) else {
+            return Ok(None);
+        };
+        let dir = shard.sibling(number);
         crash_point();
-        if !self.is_shard() || !dir.join(open::SLAB).is_file() {
+        if !dir.join(open::SLAB).is_file() {
             return Ok(None);
         }
         let settings = Settings {
@@ -104,15 +103,27 @@ impl Store {
     }
 }
 
-/// The place of a store among the shards of a `FanoutCache`, if it is one.
-pub(super) fn shard_number(dir: &Path) -> Option<u32> {
-    let name = dir.file_name()?.to_str()?;
-    let is_number = name.len() == 3 && name.bytes().all(|b| b.is_ascii_digit());
-    crash_point();
-    let is_shard = is_number && dir.with_file_name(open::FANOUT).is_file();
-    name.parse().ok().filter(|_| is_shard)
+/// A store that lies where shards lie.
+pub(super) struct Shard {
+    dir: PathBuf,
+    pub(super) number: u32,
 }
 
-pub(super) fn shard_name(number: u32) -> String {
-    format!("{number:03}")
+impl Shard {
+    /// Whatever link leads there: who took it for a store by itself would not look at the journal.
+    pub(super) fn at(dir: &Path) -> Option<Shard> {
+        crash_point();
+        let dir = std::fs::canonicalize(dir).ok()?;
+        let name = dir.file_name()?.to_str()?;
+        let is_number = name.len() == 3 && name.bytes().all(|b| b.is_ascii_digit());
+        let number = name.parse().ok().filter(|_| is_number)?;
+        crash_point();
+        let is_shard = dir.with_file_name(open::FANOUT).is_file();
+        is_shard.then_some(Shard { dir, number })
+    }
+
+    /// The directory of another one.
+    pub(super) fn sibling(&self, number: u32) -> PathBuf {
+        self.dir.with_file_name(format!("{number:03}"))
+    }
 }
