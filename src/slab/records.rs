@@ -111,7 +111,7 @@ pub(crate) struct Stripe {
 pub(crate) struct Segment {
     /// Its number, `SEGMENT_CLOSING` and `SEGMENT_BEGUN`; 0: none is here.
     pub(crate) number: AtomicU64,
-    /// Its length once it is not appended to any more; 0 before.
+    /// The place behind its last record once it is not appended to any more; before that one of another segment, or 0.
     pub(crate) end: AtomicU64,
     /// How many of its bytes nobody needs any more, and have been given back: see [`Gone`].
     pub(crate) gone: AtomicU64,
@@ -128,7 +128,8 @@ pub(crate) struct Segment {
 /// +------------------+--------------------+--------------------------+
 /// ```
 ///
-/// The number (modulo 2^18) is that of the segment, so that who is late counts nothing of one for another.
+/// The number (modulo 2^18) is that of the segment, so that who is late counts nothing of one for another. With another
+/// one it says nothing, and is begun anew by who counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Gone(u64);
 

@@ -8,7 +8,7 @@
 use crate::error::Result;
 use crate::log::{Log, Place, SEGMENT_HEADER_BYTES};
 use crate::slab::layout::SEGMENTS;
-use crate::slab::{Gone, SEGMENT_BEGUN, SEGMENT_CLOSING};
+use crate::slab::{SEGMENT_BEGUN, SEGMENT_CLOSING};
 use crate::store::Store;
 use crate::sync::Ordering;
 
@@ -56,13 +56,12 @@ impl Store {
         }
     }
 
+    /// Its place in the table may be another's by now, if that took long: nothing of that one is changed. What it has
+    /// lost has another number in it, and is begun anew by who counts it; who closes it sets the cursor.
     fn make_segment(&self, log: &Log, number: u32, alone: Option<u64>) -> Result<()> {
-        let segment = self.slab.segment(number);
-        let end = alone.map_or(0, |bytes| SEGMENT_HEADER_BYTES + bytes);
-        segment.end.store(end, Ordering::Relaxed);
-        let none = Gone::none(number).bits();
-        segment.gone.store(none, Ordering::Relaxed);
-        segment.cursor.store(0, Ordering::Relaxed);
+        if let Some(bytes) = alone {
+            self.note_end(Place::new(number, SEGMENT_HEADER_BYTES + bytes));
+        }
         log.create(number)
             .map_err(self.log_error("create", log, number))?;
         if self.is_durable() {
@@ -94,10 +93,11 @@ impl Store {
     }
 
     /// Comes before a segment is not the tail any more: it is never shorter than what was handed out. Whoever was
-    /// stopped here comes too late, and knows less.
-    fn note_end(&self, tail: Place) {
-        if let Some(segment) = self.segment_of(tail.segment()) {
-            segment.end.fetch_max(tail.offset(), Ordering::Relaxed);
+    /// stopped here comes too late, and knows less; or the segment is gone, and that of another one, whose number is
+    /// higher, is the greater place.
+    fn note_end(&self, end: Place) {
+        if let Some(segment) = self.segment_of(end.segment()) {
+            segment.end.fetch_max(end.bits(), Ordering::AcqRel);
         }
     }
 
@@ -126,21 +126,36 @@ impl Store {
                 highest = last.load(Ordering::Acquire);
                 continue;
             }
-            let begun = next | SEGMENT_CLOSING | SEGMENT_BEGUN;
-            if word
-                .compare_exchange(0, begun, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
-            {
+            if let Some(begun) = self.claim_place(number) {
                 return Ok((number, begun));
             }
-            highest = next;
+            highest = last.load(Ordering::Acquire);
         }
         Err(self.over_limit())
+    }
+
+    /// Marks the place in the table of a number that is nobody else's. `None`: somebody else has the place, or had it
+    /// with a higher number.
+    fn claim_place(&self, number: u32) -> Option<u64> {
+        let word = &self.slab.segment(number).number;
+        let begun = u64::from(number) | SEGMENT_CLOSING | SEGMENT_BEGUN;
+        word.compare_exchange(0, begun, Ordering::AcqRel, Ordering::Relaxed)
+            .ok()?;
+        // Pairs with the release of all who had the place before. Numbers there only grow, so that of two ends the
+        // greater one is that of who came later.
+        let last = self.slab.header().last_segment.load(Ordering::Acquire);
+        if last < u64::from(number) + u64::from(SEGMENTS) {
+            return Some(begun);
+        }
+        let _ = word.compare_exchange(begun, 0, Ordering::AcqRel, Ordering::Relaxed);
+        None
     }
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use crate::log::Place;
+    use crate::slab::layout::SEGMENTS;
     use crate::sync::Ordering;
     use crate::{Cache, Error, Eviction};
 
@@ -180,6 +195,61 @@ mod tests {
         for key in 0..8_u8 {
             cache.set(format!("{key}"), vec![key; 300_000]).unwrap();
         }
+    }
+
+    /// Who begins a segment was stopped, and its place in the table is that of the one 512 higher, with a value, and
+    /// some of it dead; now it goes on.
+    #[test]
+    fn who_is_late_to_begin_a_segment_leaves_the_next_one_in_its_place_alone() {
+        for alone in [None, Some(3 << 20)] {
+            let dir = tempfile::tempdir().unwrap();
+            let options = Cache::options().size_limit(16 << 20);
+            let cache = options.eviction(Eviction::None).open(dir.path()).unwrap();
+            let store = &cache.store;
+            let log = &store.process().unwrap().log;
+            let (late, begun) = store.claim_number().unwrap();
+            let before = Place::new(late, 600_000);
+            let word = &store.slab().segment(late).number;
+            word.compare_exchange(begun, 0, Ordering::AcqRel, Ordering::Relaxed)
+                .unwrap();
+            let last = &store.slab().header().last_segment;
+            last.fetch_add(u64::from(SEGMENTS) - 1, Ordering::Relaxed);
+            for key in 0..10_u8 {
+                cache.set(format!("{key}"), [key; 100_000]).unwrap();
+            }
+            assert!(cache.delete("3").unwrap());
+            assert!(store.is_tail_in(late + SEGMENTS));
+            for key in 10..20_u8 {
+                cache.set(format!("{key}"), [key; 100_000]).unwrap();
+            }
+            assert!(!store.is_tail_in(late + SEGMENTS));
+            let all = store.segments().unwrap();
+            store.make_segment(log, late, alone).unwrap();
+            store.note_end(before);
+            assert_eq!(store.segments().unwrap(), all);
+            let given: u64 = all.iter().map(|s| s.given).sum();
+            assert!(given > 90_000, "{all:?}");
+            log.remove(late).unwrap();
+            assert!(cache.check().unwrap().is_sound());
+        }
+    }
+
+    /// Who had taken a number was stopped before it had the place for it; then there were 512 more.
+    #[test]
+    fn the_numbers_at_a_place_in_the_table_only_grow() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let store = &cache.store;
+        let last = &store.slab().header().last_segment;
+        last.fetch_add(1, Ordering::Relaxed);
+        let late = 1;
+        last.fetch_add(u64::from(SEGMENTS), Ordering::Relaxed);
+        assert_eq!(store.claim_place(late), None);
+        assert_eq!(store.segments().unwrap(), []);
+        let (number, begun) = store.claim_number().unwrap();
+        assert_eq!(number, late + SEGMENTS + 1);
+        let word = &store.slab().segment(number).number;
+        assert_eq!(word.load(Ordering::Relaxed), begun);
     }
 
     #[test]

@@ -79,10 +79,11 @@ impl Store {
         let Some(segment) = self.segment_of(number) else {
             return false;
         };
+        let end = Place::new(number, SEGMENT_HEADER_BYTES + dead.bytes);
         // The tail before the end: that is what it stays when nothing is appended any more.
         let is_alone = dead.place.offset() == SEGMENT_HEADER_BYTES
             && !self.is_tail_in(number)
-            && segment.end.load(Ordering::Acquire) == SEGMENT_HEADER_BYTES + dead.bytes;
+            && segment.end.load(Ordering::Acquire) == end.bits();
         // Another store in the place of ours would lose a segment.
         if !is_alone || !dead.is_large() || self.check_in_place().is_err() {
             return false;

@@ -139,7 +139,11 @@ pub(super) fn adopt_log(slab: &Slab, thorough: bool) -> Result<Vec<String>> {
     }
     header.tail.store(0, Ordering::Relaxed);
     for at in 0..SEGMENTS {
-        slab.segment(at).number.store(0, Ordering::Relaxed);
+        let segment = slab.segment(at);
+        // Numbers may be given once more: nothing may be known of them.
+        for word in [&segment.number, &segment.end, &segment.gone] {
+            word.store(0, Ordering::Relaxed);
+        }
     }
     // A repair finds out anew: the word may be what was damaged, and too high is the end of all numbers.
     let mut last = match thorough {
@@ -160,7 +164,8 @@ pub(super) fn adopt_log(slab: &Slab, thorough: bool) -> Result<Vec<String>> {
         let len = len.next_multiple_of(RECORD_ALIGN);
         let segment = slab.segment(number);
         let dead = len.saturating_sub(SEGMENT_HEADER_BYTES + live);
-        segment.end.store(len, Ordering::Relaxed);
+        let end = LogPlace::new(number, len.next_multiple_of(RECORD_ALIGN));
+        segment.end.store(end.bits(), Ordering::Relaxed);
         // What is not on the device is some dead record's, however it came to that.
         let given = len.saturating_sub(there).min(dead);
         let gone = Gone::none(number);

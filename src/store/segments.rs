@@ -135,7 +135,9 @@ impl Store {
             }
             let is_begun = bits & SEGMENT_BEGUN != 0;
             let is_active = tail.is_some_and(|tail| tail.segment() == number);
-            let end = segment.end.load(Ordering::Relaxed);
+            let end = Place::from_bits(segment.end.load(Ordering::Acquire));
+            let end = end.filter(|end| end.segment() == number);
+            let end = end.map_or(0, Place::offset);
             let bytes = match tail.filter(|_| is_active) {
                 // Nothing of its room is had before it is open; who begins it may be dead.
                 _ if is_begun => SEGMENT_HEADER_BYTES,
