@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use crate::choice::{Random, choose};
 use crate::drive::{Operation, Order, Outcome, TRACE, TRACE_MAX, one_death, survey, two_deaths};
 use crate::scene::{Board, End, NEVER, fast_dir, fork_for, reap};
-use crate::stopped;
+use crate::{late, stopped};
 
 /// What is tried for each operation. Of pairs so many, or for so long.
 struct Limits {
@@ -178,6 +178,7 @@ pub fn run(all: &[Operation]) {
     if is_chosen("stopped") {
         stopped::run(root.path(), surveyor);
         stopped::run_values(root.path(), surveyor);
+        late::run(root.path(), surveyor);
     }
     let (units, points) = plan(&operations, root.path(), surveyor, &limits);
     let workers = std::thread::available_parallelism().map_or(2, usize::from);

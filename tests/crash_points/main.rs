@@ -16,7 +16,7 @@
 //! have in common. `drive` is about one or two deaths, `choice` about which points, `campaign` about all of
 //! them. The operations are in `places` (opening, repairing), `keys` (making, removing), `holds` (taking, giving
 //! back), `averages`, `values` and `flights` (computing values). `stopped` is about processes that are stopped at a
-//! point instead.
+//! point instead, `late` about those that are stopped for very long.
 
 #[cfg(crash_points)]
 mod averages;
@@ -32,6 +32,8 @@ mod flights;
 mod holds;
 #[cfg(crash_points)]
 mod keys;
+#[cfg(crash_points)]
+mod late;
 #[cfg(crash_points)]
 #[path = "../common/layout.rs"]
 #[allow(dead_code)]
