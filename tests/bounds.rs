@@ -6,6 +6,7 @@
 #[path = "common/children.rs"]
 mod children;
 
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,7 +14,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use children::{Child, Random, Role, Watchdog, hear, say};
-use slablock::{Cache, Error, Eviction, Options};
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use slablock::{Cache, Error, Eviction, Lock, Options};
 
 const SEGMENT: u64 = 1 << 20;
 /// What nobody waits longer for; beside that there are the value itself, which is written, and a busy machine.
@@ -227,6 +230,122 @@ fn who_is_stopped_with_a_value_keeps_nobody_waiting_for_room() {
         assert!(blocks(cache.path()) <= LIMIT + SEGMENT);
         assert!(cache.check().unwrap().is_sound());
     }
+}
+
+/// Locks bytes of the file `stripes` as a process does that is stopped while it has them, until this is dropped.
+fn stop_with(store: &Path, bytes: Range<i64>) -> std::fs::File {
+    let stripes = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(store.join("stripes"));
+    let stripes = stripes.unwrap();
+    let lock = libc::flock {
+        l_type: libc::F_WRLCK as _,
+        l_whence: libc::SEEK_SET as _,
+        l_start: bytes.start,
+        l_len: bytes.end - bytes.start,
+        l_pid: 0,
+    };
+    fcntl(&stripes, FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+    stripes
+}
+
+/// Sets values of keys that are there; how many times there was no room, and the longest wait.
+fn replace(cache: &Cache, keys: Range<usize>, rounds: usize, len: usize) -> (usize, Duration) {
+    let (mut refused, mut longest) = (0, Duration::ZERO);
+    for round in 0..rounds {
+        for key in keys.clone() {
+            let one = Instant::now();
+            match cache.set(format!("{key}"), vec![round as u8; len]) {
+                Ok(()) => {}
+                Err(Error::OverLimit { .. }) => refused += 1,
+                Err(other) => panic!("{other}"),
+            }
+            longest = longest.max(one.elapsed());
+            assert!(blocks(cache.path()) <= LIMIT + SEGMENT);
+        }
+    }
+    (refused, longest)
+}
+
+/// A store that is full of values of that length, whose keys are the first of those that there are.
+fn full_of(len: usize) -> (tempfile::TempDir, Cache, usize) {
+    let (dir, cache) = store(Cache::options().size_limit(LIMIT));
+    let most = LIMIT as usize / 4 * 3 / len;
+    // To give them a large one needs no stripe.
+    assert_eq!(replace(&cache, 0..most * 2, 1, 0).0, 0);
+    assert_eq!(replace(&cache, 0..most, 1, len).0, 0);
+    (dir, cache, most)
+}
+
+/// Half of the values cannot go: others do. It waited for as long as somebody was stopped.
+#[test]
+fn who_is_stopped_with_stripes_keeps_nobody_waiting_who_can_evict_others() {
+    let _alone = alone();
+    let _watchdog = Watchdog::patient("bounds", Duration::from_secs(60));
+    for len in [40_000, 110_000] {
+        let (_dir, cache, most) = full_of(len);
+        let evictions = || cache.stats().unwrap().evictions;
+        let (before, new) = (evictions(), most..most * 4 / 3);
+        let stopped = stop_with(cache.path(), 0..32);
+        let (refused, longest) = replace(&cache, new.clone(), 1, len);
+        println!(
+            "{} evicted, the longest wait {longest:?}",
+            evictions() - before
+        );
+        assert_eq!(refused, 0);
+        assert!(longest < WAIT + MARGIN, "{longest:?}");
+        assert!(evictions() >= before + new.len() as u64 - 5);
+        drop(stopped);
+        assert_eq!(replace(&cache, 0..most, 2, len).0, 0);
+        assert!(cache.check().unwrap().is_sound());
+    }
+}
+
+/// Nothing else can go: who sets a value waits for that, and is told at last.
+#[test]
+fn who_is_stopped_with_all_stripes_keeps_nobody_waiting_for_ever() {
+    let _alone = alone();
+    let _watchdog = Watchdog::patient("bounds", Duration::from_secs(60));
+    let (_dir, cache, most) = full_of(40_000);
+    let stopped = stop_with(cache.path(), 0..64);
+    let (refused, longest) = replace(&cache, most..most + 2, 1, 40_000);
+    assert!(
+        refused > 0 && longest < Duration::from_secs(3),
+        "{longest:?}"
+    );
+    // As somebody who looks at all stripes at once.
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(stopped);
+        });
+        assert_eq!(replace(&cache, most..most + 10, 1, 40_000).0, 0);
+    });
+}
+
+/// The same for slots.
+#[test]
+fn who_is_stopped_with_stripes_keeps_nobody_waiting_who_can_have_other_slots() {
+    let _alone = alone();
+    let _watchdog = Watchdog::patient("bounds", Duration::from_secs(60));
+    let (_dir, cache) = store(Cache::options().capacity(64));
+    for key in 0..64 {
+        cache.set(format!("{key}"), "value").unwrap();
+    }
+    let stopped = stop_with(cache.path(), 0..32);
+    let (mut made, mut longest) = (0, Duration::ZERO);
+    for key in 0..40 {
+        let one = Instant::now();
+        // A key whose own stripe is not to be had is given up after 50 ms.
+        let lock = Lock::new(&cache, format!("lock {key}"));
+        made += u32::from(lock.acquire_timeout(WAIT).unwrap().is_some());
+        longest = longest.max(one.elapsed());
+    }
+    println!("{made} made, the longest wait {longest:?}");
+    assert!(made > 8 && longest < WAIT + WAIT + MARGIN);
+    drop(stopped);
+    assert!(cache.check().unwrap().is_sound());
 }
 
 /// As another process would, which died before it had made the log fit.

@@ -38,6 +38,9 @@ const ENDLESS: Duration = Duration::from_secs(1);
 /// How often others may be quicker to take the room that there was.
 const ATTEMPTS: u32 = 20;
 const PAUSE: Duration = Duration::from_micros(500);
+/// How long to wait for stripes, all together, before other values go than the oldest: stripes are held for
+/// microseconds, unless somebody is stopped.
+pub(super) const MOMENT: Duration = Duration::from_millis(1);
 
 /// How long somebody has been making room, or waiting for others to make it. Time in which this thread was not let run
 /// does not count: on a busy machine it would give up although there is room to be made.
@@ -83,6 +86,16 @@ pub(super) struct Candidate {
     bytes: u64,
 }
 
+/// What came of evicting.
+#[derive(Default)]
+struct Evicted {
+    values: usize,
+    /// For the bytes of how many records that is.
+    bytes: u64,
+    /// The stripes, one in each bit, that somebody had for too long.
+    busy: u64,
+}
+
 impl Store {
     /// How much of the log may be in use, so that compacting always gains something.
     fn live_limit(&self) -> u64 {
@@ -114,7 +127,7 @@ impl Store {
             let lacks = live + bytes > self.live_limit();
             if lacks
                 && self.recount_seldom()? != Counted::More
-                && self.evict_from_log(bytes, false)? == 0
+                && self.evict_from_log(bytes, false, wait)? == 0
                 && self.recount_while(|| !wait.is_over())? != Counted::More
             {
                 return Err(self.over_limit());
@@ -130,7 +143,7 @@ impl Store {
             if wait.is_over() {
                 // As long as we get on with it ourselves it is no reason to refuse a value that it takes longer.
                 let gets_on = compacted && !wait.is_endless();
-                match self.last_room(bytes, gets_on)? {
+                match self.last_room(bytes, gets_on, wait)? {
                     Some(room) => return Ok(room),
                     None if gets_on => {}
                     None => return Err(self.over_limit()),
@@ -145,7 +158,12 @@ impl Store {
     /// When the log is full and there is no more time to compact it. What is moved needs a segment's room; a value that
     /// is to be set gets a quarter of that, so that there is always something that can be compacted: of a log with a
     /// quarter of dead bytes some segment has a quarter of them.
-    fn last_room(self: &Arc<Store>, bytes: u64, gets_on: bool) -> Result<Option<Room>> {
+    fn last_room(
+        self: &Arc<Store>,
+        bytes: u64,
+        gets_on: bool,
+        wait: &Wait,
+    ) -> Result<Option<Room>> {
         let (usage, segments) = self.usage_and_segments()?;
         let most = self.size_limit().saturating_add(self.segment_bytes() / 4);
         let most = most.min(self.bound().saturating_sub(slack_of(segments + 1)));
@@ -156,7 +174,7 @@ impl Store {
             return Ok(Some(Room::ToMove));
         }
         // What is large is gone at once.
-        while !gets_on && self.evict_from_log(bytes, true)? > 0 {
+        while !gets_on && self.evict_from_log(bytes, true, wait)? > 0 {
             if self.usage()?.bytes + bytes <= most {
                 return Ok(Some(Room::ToSet(most)));
             }
@@ -184,47 +202,80 @@ impl Store {
     }
 
     /// Evicts values that lie in the log, for that many bytes at least if there are so many; on request only such whose
-    /// room is free at once. How many went.
-    fn evict_from_log(&self, bytes: u64, only_large: bool) -> Result<usize> {
+    /// room is free at once. How many went. None goes whose stripe somebody has, stopped perhaps, unless there are no
+    /// others: then that is waited for, as long as anybody waits for room.
+    fn evict_from_log(&self, bytes: u64, only_large: bool, wait: &Wait) -> Result<usize> {
+        loop {
+            let evicted = self.evict_some(bytes, only_large)?;
+            if evicted.values > 0 || evicted.busy == 0 || wait.is_endless() {
+                return Ok(evicted.values);
+            }
+            wait.pause();
+        }
+    }
+
+    /// The same, of a part of the slots, another one each time: the next one in which anything goes.
+    fn evict_some(&self, bytes: u64, only_large: bool) -> Result<Evicted> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         let wanted = bytes.max(self.size_limit() / 64);
-        let (mut freed, mut evicted) = (0, 0);
+        let mut evicted = Evicted::default();
+        let count = self.slab.allocated(Growing::Slots);
+        if self.eviction() == Eviction::None || count == 0 {
+            return Ok(evicted);
+        }
         // Given back at the end, with one wait for the medium.
         let dead = DeadList::new(self);
         let least = if only_large { LARGE_BYTES } else { 1 };
-        let wanted_of = |bytes: u64| bytes >= least;
-        for candidate in oldest(self.candidates(wanted_of), BATCH) {
-            if freed >= wanted {
-                break;
+        let patience = Patience::strictly(MOMENT);
+        let from = NEXT.fetch_add(WINDOW.into(), Ordering::Relaxed) % u64::from(count);
+        for first in (0..count).step_by(WINDOW as usize) {
+            let window = first..count.min(first.saturating_add(WINDOW));
+            let ids = window.filter_map(|at| {
+                let number = ((from + u64::from(at)) % u64::from(count)) as u32;
+                self.slab.slot_id(number)
+            });
+            let of_log = ids.filter_map(|id| self.candidate(id));
+            let mut left: Vec<_> = of_log.filter(|one| one.bytes >= least).collect();
+            while evicted.values == 0 && !left.is_empty() {
+                let batch = take_oldest(&mut left, BATCH);
+                self.evict_batch(batch, wanted, patience, &mut evicted, &dead)?;
             }
-            if self.evict_value(&candidate, Patience::Forever, &dead)? {
-                freed += candidate.bytes;
-                evicted += 1;
+            if evicted.values > 0 {
+                break;
             }
         }
         Ok(evicted)
     }
 
-    /// What may go of a part of the slots, another one each time: the next one in which anything may. Nothing if
-    /// nothing may in all of them.
-    fn candidates(&self, wanted: impl Fn(u64) -> bool) -> Vec<Candidate> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let mut candidates = Vec::new();
-        let count = self.slab.allocated(Growing::Slots);
-        if self.eviction() == Eviction::None || count == 0 {
-            return candidates;
-        }
-        let from = NEXT.fetch_add(WINDOW.into(), Ordering::Relaxed) % u64::from(count);
-        for first in (0..count).step_by(WINDOW as usize) {
-            for at in first..count.min(first.saturating_add(WINDOW)) {
-                let number = ((from + u64::from(at)) % u64::from(count)) as u32;
-                let candidate = self.slab.slot_id(number).and_then(|id| self.candidate(id));
-                candidates.extend(candidate.filter(|candidate| wanted(candidate.bytes)));
-            }
-            if !candidates.is_empty() {
+    fn evict_batch(
+        &self,
+        batch: Vec<Candidate>,
+        wanted: u64,
+        patience: Patience,
+        evicted: &mut Evicted,
+        dead: &DeadList<'_>,
+    ) -> Result<()> {
+        for candidate in batch {
+            if evicted.bytes >= wanted {
                 break;
             }
+            let Some(key) = self.key_of(candidate.found) else {
+                continue;
+            };
+            let stripe = 1 << self.stripe_of(self.hash(&key));
+            if evicted.busy & stripe != 0 {
+                continue;
+            }
+            match self.evict_value(&candidate, patience, dead)? {
+                Some(true) => {
+                    evicted.values += 1;
+                    evicted.bytes += candidate.bytes;
+                }
+                Some(false) => {}
+                None => evicted.busy |= stripe,
+            }
         }
-        candidates
+        Ok(())
     }
 
     /// The value that begins in a slot, if there is one.
@@ -250,21 +301,21 @@ impl Store {
         })
     }
 
-    /// `false`: it was changed since, or is being changed, or the patience was over. What it had in the log is put to
-    /// the `dead`.
+    /// `Some(false)`: it was changed since, or is being changed; `None`: the patience was over, and somebody has the
+    /// stripe. What it had in the log is put to the `dead`.
     pub(super) fn evict_value(
         &self,
         candidate: &Candidate,
         patience: Patience,
         dead: &DeadList<'_>,
-    ) -> Result<bool> {
+    ) -> Result<Option<bool>> {
         let found = candidate.found;
         let unchanged = || {
             let reading = self.read_value(found, &mut ()).and_then(|read| read.ok());
             reading.is_some_and(|reading| reading.version == candidate.version)
         };
         let evicted = self.take_away(found, Force::NotTheLiving, patience, unchanged, dead)?;
-        if evicted {
+        if evicted == Some(true) {
             self.slab.header().evictions.fetch_add(1, Ordering::Relaxed);
         }
         Ok(evicted)
@@ -289,13 +340,13 @@ impl Store {
     }
 
     fn evict_what_is_too_much(&self) -> Result<usize> {
-        let mut gone = 0;
+        let (mut gone, wait) = (0, Wait::begin());
         loop {
             let usage = self.usage()?;
             if usage.bytes - usage.dead <= self.live_limit() {
                 return Ok(gone);
             }
-            match self.evict_from_log(0, false)? {
+            match self.evict_from_log(0, false, &wait)? {
                 0 => return Ok(gone),
                 evicted => gone += evicted,
             }
@@ -337,15 +388,17 @@ impl Store {
     }
 }
 
-/// The oldest so many, the oldest first.
-pub(super) fn oldest(mut candidates: Vec<Candidate>, count: usize) -> Vec<Candidate> {
+/// The oldest so many, the oldest first; the rest is left.
+pub(super) fn take_oldest(candidates: &mut Vec<Candidate>, count: usize) -> Vec<Candidate> {
     let count = count.min(BATCH);
+    let mut rest = Vec::new();
     if count < candidates.len() {
         candidates.select_nth_unstable_by_key(count, |candidate| candidate.used);
-        candidates.truncate(count);
+        rest = candidates.split_off(count);
     }
-    candidates.sort_unstable_by_key(|candidate| candidate.used);
-    candidates
+    let mut taken = std::mem::replace(candidates, rest);
+    taken.sort_unstable_by_key(|candidate| candidate.used);
+    taken
 }
 
 #[cfg(all(test, not(loom)))]

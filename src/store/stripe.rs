@@ -160,9 +160,10 @@ impl Store {
 }
 
 /// Sleeps for a moment, before somebody is asked again who will not be long. `false`: the patience is over,
-/// and so is what everybody is granted.
+/// and so is what everybody is granted who does not want it strictly.
 pub(crate) fn pause(pauses: &mut u32, patience: Patience) -> bool {
-    let left = match *pauses < GRACE_PAUSES {
+    let is_granted = *pauses < GRACE_PAUSES && !matches!(patience, Patience::Strictly(_));
+    let left = match is_granted {
         true => Some(PAUSE),
         false => patience.left().map(|left| left.min(PAUSE)),
     };

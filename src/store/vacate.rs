@@ -4,6 +4,7 @@
 //! goes, and if nothing is, the oldest values by the store's policy. So nobody who makes a key looks at more
 //! of the slots than that, unless all of these are in use.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use crate::error::Result;
@@ -13,7 +14,7 @@ use crate::store::Store;
 use crate::store::config::Eviction;
 use crate::store::dead::DeadList;
 use crate::store::index::{Found, hash_as, span_of};
-use crate::store::room::{BATCH, WINDOW, oldest};
+use crate::store::room::{BATCH, MOMENT, WINDOW, take_oldest};
 use crate::store::values::is_over;
 use crate::store::waiting::Patience;
 use crate::sync::{AtomicU32, Ordering};
@@ -23,8 +24,18 @@ use crate::types::Kind;
 const ENOUGH: u32 = 1_024;
 
 impl Store {
-    /// Frees some slots. How many; 0: every one is in use, or its stripe was not to be had within `patience`.
+    /// Frees some slots. How many; 0: every one is in use, or its stripe was not to be had within `patience`. Whose
+    /// stripe somebody has for long, stopped perhaps, is taken only if nothing else can be.
     pub(crate) fn free_slots(&self, patience: Patience) -> Result<u32> {
+        let missed = Cell::new(false);
+        match self.free_slots_within(Patience::strictly(MOMENT), &missed)? {
+            0 if missed.get() => self.free_slots_within(patience, &missed),
+            freed => Ok(freed),
+        }
+    }
+
+    /// Notes whether somebody had a stripe for too long.
+    fn free_slots_within(&self, patience: Patience, missed: &Cell<bool>) -> Result<u32> {
         /// Where the hand stands: in what many slots, not in which store.
         static HAND: AtomicU32 = AtomicU32::new(0);
         let count = self.slab.allocated(Growing::Slots);
@@ -34,7 +45,8 @@ impl Store {
             let first = window * WINDOW;
             // Given back at the end, with one wait for the medium.
             let dead = DeadList::new(self);
-            let freed = self.free_among(first..count.min(first + WINDOW), patience, &dead)?;
+            let slots = first..count.min(first + WINDOW);
+            let freed = self.free_among(slots, patience, missed, &dead)?;
             if freed > 0 {
                 HAND.store(window + 1, Ordering::Relaxed);
                 return Ok(freed);
@@ -47,8 +59,13 @@ impl Store {
         &self,
         slots: Range<u32>,
         patience: Patience,
+        missed: &Cell<bool>,
         dead: &DeadList<'_>,
     ) -> Result<u32> {
+        let count = |taken: Option<bool>, span| {
+            missed.set(missed.get() || taken.is_none());
+            if taken == Some(true) { span } else { 0 }
+        };
         let (mut freed, mut values) = (0, Vec::new());
         for id in slots.filter_map(|number| self.slab.slot_id(number)) {
             if freed >= ENOUGH {
@@ -58,7 +75,8 @@ impl Store {
                 Some(value) if !is_over(value.expires_ms) => values.push(value),
                 _ => {
                     if let Some(found) = self.idle_at(id)? {
-                        freed += self.free_idle(found, patience, dead)?;
+                        let span = span_of(&self.slab, found.id);
+                        freed += count(self.free_idle(found, patience, dead)?, span);
                     }
                 }
             }
@@ -67,11 +85,9 @@ impl Store {
             return Ok(freed);
         }
         let some = (values.len() / 16).clamp(1, BATCH);
-        for value in oldest(values, some) {
+        for value in take_oldest(&mut values, some) {
             let span = span_of(&self.slab, value.found.id);
-            if self.evict_value(&value, patience, dead)? {
-                freed += span;
-            }
+            freed += count(self.evict_value(&value, patience, dead)?, span);
         }
         Ok(freed)
     }
@@ -100,22 +116,25 @@ impl Store {
         Ok((is_free && self.is_idle(found)).then_some(found))
     }
 
-    /// Takes away a key that is idle. How many slots were freed.
-    fn free_idle(&self, found: Found, patience: Patience, dead: &DeadList<'_>) -> Result<u32> {
+    /// Takes away a key that is idle.
+    fn free_idle(
+        &self,
+        found: Found,
+        patience: Patience,
+        dead: &DeadList<'_>,
+    ) -> Result<Option<bool>> {
         // What is left of a value is nobody's, also if who deleted it died with the latch; and who follows a dead
         // one on a flight need not be told.
         let force = match found.kind {
             Kind::Value | Kind::Flight => Force::NotTheLiving,
             _ => Force::Idle,
         };
-        let span = span_of(&self.slab, found.id);
-        let freed = self.take_away(found, force, patience, || self.is_idle(found), dead)?;
-        Ok(if freed { span } else { 0 })
+        self.take_away(found, force, patience, || self.is_idle(found), dead)
     }
 
-    /// Takes a key away that was found without its stripe. `false`: it is not there any more, or not `wanted`
-    /// any more, or somebody has it whom `force` leaves alone, or the patience was over. What it had in the log is put
-    /// to the `dead`.
+    /// Takes a key away that was found without its stripe. `Some(false)`: it is not there any more, or not `wanted`
+    /// any more, or somebody has it whom `force` leaves alone; `None`: the patience was over, and somebody has the
+    /// stripe. What it had in the log is put to the `dead`.
     pub(super) fn take_away(
         &self,
         found: Found,
@@ -123,19 +142,19 @@ impl Store {
         patience: Patience,
         wanted: impl FnOnce() -> bool,
         dead: &DeadList<'_>,
-    ) -> Result<bool> {
+    ) -> Result<Option<bool>> {
         let Some(key) = self.key_of(found) else {
-            return Ok(false);
+            return Ok(Some(false));
         };
         let hash = hash_as(found.kind, self.hash(&key));
         let Some(stripe) = self.lock_stripe_within(self.stripe_of(hash), patience)? else {
-            return Ok(false);
+            return Ok(None);
         };
         let now = stripe.find(&key, hash)?;
         let same = now.is_some_and(|now| now.id == found.id && self.is_still(found));
         let taken = same && stripe.retire(found, self.bucket_of(hash), force, wanted)?;
         stripe.dead.hand_to(dead);
-        Ok(taken)
+        Ok(Some(taken))
     }
 
     /// Whether a key has nothing in it that anybody would miss. Averages always have; of values, those that

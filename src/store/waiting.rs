@@ -32,6 +32,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 pub(crate) enum Patience {
     Never,
     Until(Instant),
+    /// Also for locks of structure, for which everybody else waits a little longer.
+    Strictly(Instant),
     Forever,
 }
 
@@ -43,11 +45,19 @@ impl Patience {
             .map_or(Patience::Forever, Patience::Until)
     }
 
+    /// For who can do something else as well.
+    pub(crate) fn strictly(timeout: Duration) -> Patience {
+        match Patience::of(timeout) {
+            Patience::Until(moment) => Patience::Strictly(moment),
+            other => other,
+        }
+    }
+
     /// What is left; `None` when it is over.
     pub(crate) fn left(self) -> Option<Duration> {
         match self {
             Patience::Never => None,
-            Patience::Until(moment) => {
+            Patience::Until(moment) | Patience::Strictly(moment) => {
                 let left = moment.saturating_duration_since(Instant::now());
                 (!left.is_zero()).then_some(left)
             }
