@@ -48,7 +48,7 @@ const WORTH: u64 = 8;
 /// When so many segments are described, some with little in them go, however little of that is dead.
 pub(crate) const CROWDED: usize = SEGMENTS as usize / 4 * 3;
 /// How long to wait for who is changing a value: it may be stopped.
-const LATCH_PATIENCE: Duration = Duration::from_millis(5);
+pub(crate) const LATCH_PATIENCE: Duration = Duration::from_millis(5);
 
 /// Latches that who compacts has itself: it need not wait for them.
 pub(crate) type Mine<'a> = [&'a Latched<'a>];
@@ -181,7 +181,7 @@ impl Store {
     fn remove_emptied(&self, process: &Process, closed: &[u32]) -> Result<bool> {
         // The list of a transaction may lie there. Whoever decides one looks under this lock whether the segment is
         // closed: now it was decided, or is not any more.
-        match self.lock_growth_within(Patience::of(LATCH_PATIENCE))? {
+        match self.lock_growth_within(Patience::strictly(LATCH_PATIENCE))? {
             Some(growth) => drop(growth),
             None => return Ok(false),
         }

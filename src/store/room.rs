@@ -14,7 +14,7 @@ use crate::record::Force;
 use crate::slab::{Growing, SlotId};
 use crate::store::Store;
 use crate::store::change::New;
-use crate::store::compact::{CROWDED, Mine};
+use crate::store::compact::{CROWDED, LATCH_PATIENCE, Mine};
 use crate::store::config::{Durability, Eviction};
 use crate::store::dead::DeadList;
 use crate::store::index::Found;
@@ -47,7 +47,8 @@ pub(super) const MOMENT: Duration = Duration::from_millis(1);
 pub(crate) struct Wait {
     begun: Instant,
     worked_before: Duration,
-    pauses: Cell<u32>,
+    /// For others.
+    waited: Cell<Duration>,
 }
 
 impl Wait {
@@ -55,19 +56,23 @@ impl Wait {
         Wait {
             begun: Instant::now(),
             worked_before: clock::worked(),
-            pauses: Cell::new(0),
+            waited: Cell::default(),
         }
     }
 
     fn is_over(&self) -> bool {
         let worked = clock::worked().saturating_sub(self.worked_before);
-        worked + PAUSE * self.pauses.get() > PATIENCE || self.is_endless()
+        worked + self.waited.get() > PATIENCE || self.is_endless()
     }
 
     /// For somebody else, who has no way to tell us.
     fn pause(&self) {
-        self.pauses.set(self.pauses.get() + 1);
         std::thread::sleep(PAUSE);
+        self.count(PAUSE);
+    }
+
+    fn count(&self, waited: Duration) {
+        self.waited.set(self.waited.get() + waited);
     }
 
     fn is_endless(&self) -> bool {
@@ -136,7 +141,12 @@ impl Store {
             let is_near = usage.bytes + bytes > limit - limit / 16;
             let is_half_dead = usage.dead > usage.bytes / 5 * 2;
             let is_pressed = is_near || is_half_dead || segments >= CROWDED;
+            let begun = Instant::now();
             let compacted = is_pressed && self.compact(bytes, mine)?;
+            if !compacted {
+                // For somebody who is in the way, and no longer than anybody waits for one.
+                wait.count(begun.elapsed().min(LATCH_PATIENCE));
+            }
             if !is_full {
                 return Ok(Room::ToSet(limit));
             }

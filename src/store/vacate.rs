@@ -85,9 +85,11 @@ impl Store {
             return Ok(freed);
         }
         let some = (values.len() / 16).clamp(1, BATCH);
-        for value in take_oldest(&mut values, some) {
-            let span = span_of(&self.slab, value.found.id);
-            freed += count(self.evict_value(&value, patience, dead)?, span);
+        while freed == 0 && !values.is_empty() {
+            for value in take_oldest(&mut values, some) {
+                let span = span_of(&self.slab, value.found.id);
+                freed += count(self.evict_value(&value, patience, dead)?, span);
+            }
         }
         Ok(freed)
     }
