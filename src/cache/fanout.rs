@@ -335,6 +335,8 @@ fn make_record(dir: &Path, settings: &Settings, wanted: Option<usize>) -> Result
     let seed = [open::random(dir)?, open::random(dir)?];
     let (new, path) = (dir.join("fanout.new"), dir.join(FANOUT));
     write_record(&new, &encode(shards as u32, seed), settings.mode).map_err(io("write", &new))?;
+    // Whoever finds the record takes that for done. Whoever made the directory may have died before.
+    file::sync_above(dir).map_err(io("sync", dir))?;
     crash_point();
     std::fs::rename(&new, &path).map_err(io("write", &path))?;
     // Before there are shards: without the record they would be strangers.

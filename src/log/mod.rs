@@ -67,6 +67,8 @@ pub(crate) struct Log {
     open: Mutex<HashMap<u32, Arc<File>>>,
     /// Places of records that were found whole, each where its bits say.
     known: [AtomicU64; KNOWN],
+    /// The name of the directory is on the medium.
+    is_named: AtomicBool,
     /// The file system has said that it makes no holes.
     cannot_punch: AtomicBool,
     /// Segments that could not be read, or removed, when they were to be compacted.
@@ -103,6 +105,7 @@ impl Log {
             store_id,
             open: Mutex::default(),
             known: std::array::from_fn(|_| AtomicU64::new(0)),
+            is_named: AtomicBool::new(false),
             cannot_punch: AtomicBool::new(false),
             left: Mutex::default(),
         }
@@ -360,9 +363,15 @@ impl Log {
         file.sync_data()
     }
 
-    /// Waits until the names of all segments are on the medium.
+    /// Waits until the names of all segments are on the medium; with the first, that of their directory, which somebody
+    /// may have made who died before it was there.
     pub(crate) fn sync_names(&self) -> io::Result<()> {
-        self.home.sync(Path::new(LOG))
+        self.home.sync(Path::new(LOG))?;
+        if !self.is_named.load(Ordering::Relaxed) {
+            self.home.sync_own()?;
+            self.is_named.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Removes a segment that nothing leads to, whosever it was. Cut off first: whoever has it open does not keep

@@ -59,7 +59,8 @@ impl Dir {
         }
     }
 
-    /// Makes a directory in it with `mode`, whatever the umask says, unless there is one.
+    /// Makes a directory in it with `mode`, whatever the umask says, unless there is one. Its name may not be on the
+    /// medium yet.
     pub(crate) fn make_dir(&self, name: &Path, mode: u32) -> io::Result<()> {
         let mode = Mode::from_bits_truncate(mode);
         crash_point();
@@ -68,9 +69,13 @@ impl Dir {
             other => other?,
         }
         crash_point();
-        fchmodat(&self.0, name, mode, FchmodatFlags::FollowSymlink)?;
+        Ok(fchmodat(&self.0, name, mode, FchmodatFlags::FollowSymlink)?)
+    }
+
+    /// Waits until its own names are on the medium. It may be written and not be read: then they are when the kernel
+    /// gets to it.
+    pub(crate) fn sync_own(&self) -> io::Result<()> {
         match self.sync(Path::new(".")) {
-            // It may be written and not be read: then the name is on the medium when the kernel gets to it.
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
             other => other,
         }

@@ -64,22 +64,24 @@ pub(super) fn above_standard_descriptors(file: File) -> io::Result<File> {
 }
 
 /// Makes `path` and what is missing above it. Only the last one gets `mode`, whatever the umask says;
-/// those above are made as any program would make them.
+/// those above are made as any program would make them. Their names are on the medium afterwards, that of the last one
+/// once [`sync_above`] says so.
 pub(crate) fn create_dir(path: &Path, mode: u32) -> io::Result<()> {
     crash_point();
     if path.is_dir() {
         return Ok(());
     }
     if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        let missing: Vec<_> = parent.ancestors().take_while(|one| !one.is_dir()).collect();
         crash_point();
         std::fs::create_dir_all(parent)?;
+        missing.into_iter().try_for_each(sync_above)?;
     }
     crash_point();
     match DirBuilder::new().mode(mode).create(path) {
         Ok(()) => {
             crash_point();
-            std::fs::set_permissions(path, Permissions::from_mode(mode))?;
-            sync_above(path)
+            std::fs::set_permissions(path, Permissions::from_mode(mode))
         }
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         Err(e) => Err(e),
@@ -88,9 +90,12 @@ pub(crate) fn create_dir(path: &Path, mode: u32) -> io::Result<()> {
 
 /// Waits until the name of `path` is on the medium. A directory that may be written and not be read cannot
 /// be opened for that: then the name is there when the kernel gets to it.
-fn sync_above(path: &Path) -> io::Result<()> {
-    let above = path.parent().filter(|above| !above.as_os_str().is_empty());
-    match sync_dir(above.unwrap_or(Path::new("."))) {
+pub(crate) fn sync_above(path: &Path) -> io::Result<()> {
+    let above = || {
+        let whole = path.canonicalize()?;
+        sync_dir(whole.parent().unwrap_or(&whole))
+    };
+    match above() {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
         other => other,
     }
@@ -98,6 +103,7 @@ fn sync_above(path: &Path) -> io::Result<()> {
 
 /// Waits until the names in a directory are on the medium.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+    crash_point();
     File::open(dir)?.sync_all()
 }
 

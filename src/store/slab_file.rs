@@ -160,7 +160,10 @@ pub(super) fn initialise(dir: &Path, files: &LockFiles, settings: &Settings) -> 
     files.adopt(&slab)?;
     slab.sync()?;
     // The name, too: a store that is gone after a power failure would begin its tokens anew.
-    file::sync_dir(dir).map_err(|e| Error::io("sync", dir, e))?;
+    let io = |e| Error::io("sync", dir, e);
+    file::sync_dir(dir).map_err(io)?;
+    // Whoever made the directory may have died before.
+    file::sync_above(dir).map_err(io)?;
     slab.header().state.store(STATE_READY, Ordering::Release);
     slab.sync()?;
     Ok(slab)

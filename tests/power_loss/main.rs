@@ -12,6 +12,7 @@ mod keys;
 mod layout;
 mod lives;
 mod medium;
+mod names;
 mod steps;
 mod values;
 
@@ -24,7 +25,7 @@ use disk::{Image, Sync, Timeline, noting_syncs};
 use keys::{Facts, universe};
 use layout::Layout;
 use lives::{Count, World};
-use slablock::{Averager, Cache, Durability, FanoutCache};
+use slablock::{Averager, Cache, Durability};
 
 /// In memory, where there is room: what is on the disk is the test's to say.
 fn new_dir() -> tempfile::TempDir {
@@ -152,40 +153,6 @@ fn an_average_never_has_the_value_of_the_one_that_had_its_slot() {
     assert_eq!(cache.len().unwrap(), 1);
     assert_eq!(Averager::new(&cache, name(2)).get().unwrap(), None);
     assert!(cache.check().unwrap().is_sound());
-}
-
-/// A record that is lost would make strangers of the shards, and a directory that is lost takes all with it.
-#[test]
-fn the_names_of_what_was_made_are_on_the_disk() {
-    let dir = new_dir();
-    let fanout = dir.path().join("fanout");
-    let (made, syncs) = noting_syncs(|| FanoutCache::open(&fanout, 2).map(drop));
-    made.unwrap();
-    let files = syncs.iter().filter(|sync| matches!(sync, Sync::File(_)));
-    // The record, and the slab of each shard before and after it is ready.
-    assert_eq!(files.count(), 5);
-    let directories: Vec<_> = syncs
-        .iter()
-        .filter_map(|sync| match sync {
-            Sync::Directory(path) => Some(path.clone()),
-            Sync::File(_) => None,
-        })
-        .collect();
-    let shards = [fanout.join("000"), fanout.join("001")];
-    let expected = [
-        dir.path(),
-        &fanout,
-        // The name of each shard, and the names in it.
-        &fanout,
-        &shards[0],
-        &fanout,
-        &shards[1],
-    ];
-    assert_eq!(directories, expected);
-    // The record's name is safe before there is a shard.
-    let record = syncs.iter().position(|s| matches!(s, Sync::File(_)));
-    assert_eq!(record, Some(1));
-    assert!(matches!(&syncs[2], Sync::Directory(path) if *path == fanout));
 }
 
 /// The slab at each sync of it.

@@ -1,0 +1,101 @@
+//! Names are on the medium as soon as anything counts on them: those of stores, shards and logs, also if whoever made
+//! the directory died before that.
+
+use std::path::PathBuf;
+
+use slablock::{Cache, Durability, FanoutCache};
+
+use crate::disk::{Sync, noting_syncs};
+use crate::new_dir;
+
+/// A record that is lost would make strangers of the shards, and a directory that is lost takes all with it.
+#[test]
+fn the_names_of_what_was_made_are_on_the_disk() {
+    let dir = new_dir();
+    let fanout = dir.path().join("fanout");
+    let (made, syncs) = noting_syncs(|| FanoutCache::open(&fanout, 2).map(drop));
+    made.unwrap();
+    let files = syncs.iter().filter(|sync| matches!(sync, Sync::File(_)));
+    // The record, and the slab of each shard before and after it is ready.
+    assert_eq!(files.count(), 5);
+    let directories: Vec<_> = syncs
+        .iter()
+        .filter_map(|sync| match sync {
+            Sync::Directory(path) => Some(path.clone()),
+            Sync::File(_) => None,
+        })
+        .collect();
+    let shards = [fanout.join("000"), fanout.join("001")];
+    let expected = [
+        dir.path(),
+        &fanout,
+        // The names in each shard, and its own.
+        &shards[0],
+        &fanout,
+        &shards[1],
+        &fanout,
+    ];
+    assert_eq!(directories, expected);
+    // The record's name is safe before there is a shard.
+    let record = syncs.iter().position(|s| matches!(s, Sync::File(_)));
+    assert_eq!(record, Some(0));
+    assert!(matches!(&syncs[2], Sync::Directory(path) if *path == fanout));
+}
+
+/// The directories that are synced.
+fn directories(body: impl FnOnce()) -> Vec<PathBuf> {
+    let ((), syncs) = noting_syncs(body);
+    let directories = syncs.into_iter().filter_map(|sync| match sync {
+        Sync::Directory(path) => Some(path),
+        Sync::File(_) => None,
+    });
+    directories.collect()
+}
+
+/// A directory that is there may be the work of somebody who died before its name was on the medium.
+#[test]
+fn the_names_of_what_the_dead_have_made_are_on_the_disk() {
+    let dir = new_dir();
+    let above = dir.path();
+    let [store, fanout] = ["store", "fanout"].map(|name| above.join(name));
+    let shard = fanout.join("000");
+    for made in [&store, &fanout] {
+        std::fs::create_dir(made).unwrap();
+    }
+    let options = Cache::options().durability(Durability::PowerLoss);
+    let synced = directories(|| drop(options.open(&store).unwrap()));
+    assert!(synced.contains(&above.to_path_buf()), "{synced:?}");
+    let synced = directories(|| drop(options.open_fanout(&fanout, Some(1)).unwrap()));
+    assert!(synced.contains(&above.to_path_buf()), "{synced:?}");
+    assert!(synced.contains(&fanout), "{synced:?}");
+    for store in [&store, &shard] {
+        std::fs::create_dir(store.join("log")).unwrap();
+        let cache = options.open(store).unwrap();
+        let set = |key| directories(|| cache.set(key, vec![7; 5_000_000]).unwrap());
+        let log = store.join("log");
+        assert_eq!(set("first"), [log.clone(), store.clone()]);
+        // Once is enough.
+        assert_eq!(set("second"), [log]);
+    }
+}
+
+/// What is in the log already when values are to survive is there as well.
+#[test]
+fn the_name_of_the_log_is_on_the_disk_when_values_are_to_survive() {
+    let dir = new_dir();
+    let store = dir.path().join("store");
+    let cache = Cache::open(&store).unwrap();
+    cache.set("key", vec![7; 5_000_000]).unwrap();
+    let durable = Cache::options().durability(Durability::PowerLoss);
+    let synced = directories(|| cache.configure(&durable).unwrap());
+    assert_eq!(synced, [store.join("log"), store]);
+}
+
+#[test]
+fn the_names_of_all_that_was_made_above_a_store_are_on_the_disk() {
+    let dir = new_dir();
+    let [one, two] = ["one", "one/two"].map(|name| dir.path().join(name));
+    let store = two.join("store");
+    let synced = directories(|| drop(Cache::open(&store).unwrap()));
+    assert_eq!(synced, [&one, dir.path(), &store, &two]);
+}
