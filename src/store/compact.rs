@@ -155,8 +155,9 @@ impl Store {
             return Err(error);
         }
         let is_open_again = matches!(last, Visit::Unreadable(_) | Visit::NoRoom);
-        if is_open_again && moved > 0 && self.is_durable() {
-            // It may move once more before anybody waits for the medium, and would be written over what that has.
+        if is_open_again && self.is_durable() {
+            // What has moved, now or in an earlier step, may move once more before anybody waits for the medium, and
+            // would be written over what that has.
             self.slab.sync()?;
         }
         match last {

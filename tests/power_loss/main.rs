@@ -12,6 +12,7 @@ mod keys;
 mod layout;
 mod lives;
 mod medium;
+mod moves;
 mod names;
 mod steps;
 mod values;
