@@ -55,6 +55,11 @@ impl Store {
             let given = process.log.punch(dead.place, dead.bytes);
             self.count_dead(dead, given);
         }
+        let number = dead.place.segment();
+        if self.segment_of(number).is_none() {
+            // Whoever wrote it was stopped until the file was gone: what was written takes room as long as it is open.
+            process.log.close(|other| other != number);
+        }
     }
 
     /// The same for what was dead in memory just now, of which the medium may not know yet.
@@ -168,6 +173,7 @@ impl Drop for DeadList<'_> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::log::record_bytes;
     use crate::{Cache, Eviction};
 
     fn open() -> (tempfile::TempDir, Cache) {
@@ -199,6 +205,41 @@ mod tests {
         let place = Place::new(1 + 1024, SEGMENT_HEADER_BYTES);
         store.mark_dead(Dead { place, bytes: 160 });
         assert_eq!(store.usage().unwrap(), usage);
+    }
+
+    /// Who had room in it was stopped, and writes when it was compacted away.
+    #[test]
+    fn what_is_written_too_late_takes_no_room() {
+        let (_dir, cache) = open();
+        let store = &cache.store;
+        let log = &store.process().unwrap().log;
+        cache.set("k", [1; 30_000]).unwrap();
+        let bytes = record_bytes(3, 0, 60_000);
+        let place = store.reserve(log, bytes).unwrap();
+        for key in 0..30_u8 {
+            cache.set(format!("{key}"), [key; 60_000]).unwrap();
+        }
+        assert!(cache.delete("k").unwrap());
+        for key in 0..30_u8 {
+            assert!(cache.delete(format!("{key}")).unwrap());
+        }
+        let file = log.path(place.segment());
+        let is_open = || {
+            let open = std::fs::read_dir("/proc/self/fd").unwrap();
+            let files = open.filter_map(|one| std::fs::read_link(one.unwrap().path()).ok());
+            files.into_iter().any(|one| {
+                let name = one.to_string_lossy();
+                name.starts_with(&*file.to_string_lossy()) && name.ends_with(" (deleted)")
+            })
+        };
+        // By another process, which has no file of ours.
+        let other = crate::fuzzing::open_apart(cache.path(), &Cache::options()).unwrap();
+        assert_eq!(other.cull().unwrap(), 0);
+        assert!(store.segment_of(place.segment()).is_none());
+        assert!(is_open());
+        log.write(place, b"key", &[], &[7; 60_000]).unwrap();
+        store.give_back(Dead { place, bytes });
+        assert!(!is_open());
     }
 
     /// What others have in its first and its last page stays on the device.
