@@ -573,3 +573,68 @@ fn who_replaces_a_damaged_value_gives_nothing_of_another_key_back() {
         }
     }
 }
+
+/// As of 1 GiB in a store of which nothing was said: what is written around it does not count.
+#[test]
+fn a_value_as_long_as_the_limit_is_set_whole_and_has_the_log_to_itself() {
+    for eviction in [Eviction::None, Eviction::LeastRecentlyStored] {
+        let (_dir, cache) = open(Cache::options().eviction(eviction));
+        let longest = value(1, 1, LIMIT as usize);
+        let key = [b'k'; 1_024];
+        let tagged = SetOptions::new().tag([b't'; 255]);
+        cache.set_with(key, &longest, &tagged).unwrap();
+        assert!(cache.get(key).unwrap().unwrap() == longest);
+        cache.cull().unwrap();
+        cache
+            .configure(&Cache::options().size_limit(LIMIT))
+            .unwrap();
+        assert!(cache.contains(key).unwrap(), "{eviction:?}");
+        assert!(on_disk(&cache) <= LIMIT + SEGMENT, "{}", on_disk(&cache));
+        let longer = vec![1; LIMIT as usize + 2_000];
+        let refused = cache.set_with(key, &longer, &tagged);
+        assert!(
+            matches!(refused, Err(Error::OverLimit { .. })),
+            "{eviction:?}"
+        );
+        assert!(cache.get(key).unwrap().unwrap() == longest);
+        // It makes room for others only if it may.
+        let other = cache.set("other", value(2, 1, 20_000));
+        match eviction {
+            Eviction::None => {
+                assert!(matches!(other, Err(Error::OverLimit { .. })));
+                assert!(cache.get(key).unwrap().unwrap() == longest);
+            }
+            _ => {
+                other.unwrap();
+                assert!(is_of(2, &cache.get("other").unwrap().unwrap()));
+                assert!(!cache.contains(key).unwrap());
+            }
+        }
+    }
+}
+
+/// Others go for it, and it is there whatever was there.
+#[test]
+fn a_value_as_long_as_the_limit_takes_the_place_of_all_others() {
+    let (_dir, cache) = open(Cache::options());
+    for round in 0..5 {
+        for key in 10..200 {
+            let len = 300 + 200 * (key % 100);
+            cache.set(format!("{key}"), value(key, round, len)).unwrap();
+        }
+        let longest = value(1, round, LIMIT as usize);
+        let begun = Instant::now();
+        cache.set("longest", &longest).unwrap();
+        assert!(
+            begun.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            begun.elapsed()
+        );
+        assert!(cache.get("longest").unwrap().unwrap() == longest);
+        assert!(on_disk(&cache) <= LIMIT + SEGMENT, "{}", on_disk(&cache));
+        // Once more, where it is itself in the way.
+        cache.set("longest", &longest).unwrap();
+        assert!(cache.get("longest").unwrap().unwrap() == longest);
+    }
+    assert!(cache.check().unwrap().is_sound());
+}

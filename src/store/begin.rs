@@ -10,6 +10,7 @@ use crate::log::{Log, Place, SEGMENT_HEADER_BYTES};
 use crate::slab::layout::SEGMENTS;
 use crate::slab::{SEGMENT_BEGUN, SEGMENT_CLOSING};
 use crate::store::Store;
+use crate::store::segments::SegmentState;
 use crate::sync::Ordering;
 
 impl Store {
@@ -54,6 +55,15 @@ impl Store {
             }
             return Ok(first);
         }
+    }
+
+    /// Begins another segment to append to, if there is anything in the one that is: then that can be compacted.
+    pub(super) fn end_tail(&self) -> Result<()> {
+        let is_begun = |s: &SegmentState| s.is_active && s.bytes > SEGMENT_HEADER_BYTES;
+        if self.segments()?.iter().any(is_begun) {
+            self.begin_segment(&self.process()?.log, None)?;
+        }
+        Ok(())
     }
 
     /// Its place in the table may be another's by now, if that took long: nothing of that one is changed. What it has

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::log::{LARGE_BYTES, Place, SEGMENT_HEADER_BYTES, record_bytes};
 use crate::os::clock;
 use crate::record::Force;
-use crate::slab::{Growing, SlotId};
+use crate::slab::{Growing, KEY_BYTES_MAX, SlotId, TAG_BYTES_MAX};
 use crate::store::Store;
 use crate::store::change::New;
 use crate::store::compact::{CROWDED, LATCH_PATIENCE, Mine};
@@ -19,7 +19,7 @@ use crate::store::config::{Durability, Eviction};
 use crate::store::dead::DeadList;
 use crate::store::index::Found;
 use crate::store::recount::Counted;
-use crate::store::segments::{Room, slack_of};
+use crate::store::segments::{Room, SegmentState, slack_of};
 use crate::store::value::{Form, ValueCells};
 use crate::store::values::USE_SHIFT;
 use crate::store::waiting::Patience;
@@ -107,6 +107,13 @@ impl Store {
         self.size_limit() / 4 * 3
     }
 
+    /// No record is longer: that of a value as long as the limit. One that takes more than the live limit has the log
+    /// to itself, for it is never moved.
+    fn longest_record(&self) -> u64 {
+        let around = record_bytes(KEY_BYTES_MAX, TAG_BYTES_MAX, 0);
+        self.size_limit().saturating_add(around)
+    }
+
     /// Sees to it that so many bytes more fit into the log: lets values go by the store's policy, and
     /// compacts in proportion to what is asked for. Says how much the log may take with them.
     pub(crate) fn make_room(
@@ -116,11 +123,11 @@ impl Store {
         mine: &Mine<'_>,
     ) -> Result<Room> {
         let limit = self.size_limit();
-        // They may begin a segment.
-        let bytes = bytes + SEGMENT_HEADER_BYTES;
-        if bytes > self.live_limit() {
+        if bytes > self.longest_record() {
             return Err(self.over_limit());
         }
+        // They may begin a segment.
+        let bytes = bytes + SEGMENT_HEADER_BYTES;
         loop {
             let (usage, segments) = self.usage_and_segments()?;
             if self.is_falling() && usage.bytes <= limit {
@@ -129,7 +136,9 @@ impl Store {
             }
             let limit = limit.min(self.bound().saturating_sub(slack_of(segments + 1)));
             let live = usage.bytes - usage.dead;
-            let lacks = live + bytes > self.live_limit();
+            // Besides what is longer there may be the heads of segments, and nothing else.
+            let alone = bytes + SEGMENT_HEADER_BYTES * segments as u64;
+            let lacks = live + bytes > self.live_limit().max(alone);
             if lacks
                 && self.recount_seldom()? != Counted::More
                 && self.evict_from_log(bytes, false, wait)? == 0
@@ -149,6 +158,10 @@ impl Store {
             }
             if !is_full {
                 return Ok(Room::ToSet(limit));
+            }
+            if !compacted && alone > self.live_limit() {
+                // What is dead where others are appended is in its way, too.
+                self.end_tail()?;
             }
             if wait.is_over() {
                 // As long as we get on with it ourselves it is no reason to refuse a value that it takes longer.
@@ -353,7 +366,7 @@ impl Store {
         let (mut gone, wait) = (0, Wait::begin());
         loop {
             let usage = self.usage()?;
-            if usage.bytes - usage.dead <= self.live_limit() {
+            if usage.bytes - usage.dead <= self.live_limit() || self.has_but_one()? {
                 return Ok(gone);
             }
             match self.evict_from_log(0, false, &wait)? {
@@ -361,6 +374,16 @@ impl Store {
                 evicted => gone += evicted,
             }
         }
+    }
+
+    /// Whether all that is live is a value that has the log to itself, and still may: its segment is longer than others
+    /// ever are.
+    fn has_but_one(&self) -> Result<bool> {
+        let segments = self.segments()?;
+        let live = || segments.iter().map(SegmentState::live);
+        let longest = live().max().unwrap_or(0);
+        let is_alone = longest == live().sum() && longest > self.segment_bytes();
+        Ok(is_alone && longest <= self.longest_record())
     }
 
     /// Removes values that are over, and what is left of deleted ones. How many were over.
