@@ -2,6 +2,7 @@
 
 #![allow(missing_docs)]
 
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -315,4 +316,45 @@ fn counting_beside_a_long_tag_undoes_nothing() {
         }
     });
     assert_eq!(cache.get("n").unwrap().unwrap(), b"5000");
+}
+
+/// A byte in the middle of the only value that is in the log.
+fn damage_the_log(cache: &Cache, at: u64) {
+    for entry in std::fs::read_dir(cache.path().join("log")).unwrap() {
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .open(entry.unwrap().path())
+            .unwrap();
+        file.write_all_at(b"!", at).unwrap();
+    }
+}
+
+/// It was set, and believed to be sound, by the process that looks, which has looked at its checksum since.
+#[test]
+fn a_value_that_a_check_has_found_damaged_is_a_miss() {
+    let (_dir, cache) = cache();
+    cache.set("k", bytes(1_000_000)).unwrap();
+    assert!(cache.get("k").unwrap().is_some());
+    damage_the_log(&cache, 500_001);
+    assert!(!cache.check().unwrap().is_sound());
+    for misses in 1..3 {
+        assert!(cache.get("k").unwrap().is_none());
+        assert_eq!(cache.stats().unwrap().damaged, misses);
+    }
+}
+
+/// Who gets none, and adds one then, is not told for ever that there is one.
+#[test]
+fn in_place_of_a_damaged_value_another_can_be_added() {
+    for new in [5, 5_000] {
+        let (_dir, cache) = cache();
+        cache.set("k", bytes(1_000)).unwrap();
+        assert!(!cache.add("k", bytes(new)).unwrap());
+        damage_the_log(&cache, 500);
+        assert_eq!(cache.get("k").unwrap(), None);
+        assert!(cache.add("k", bytes(new)).unwrap());
+        assert_eq!(cache.get("k").unwrap(), Some(bytes(new)));
+        assert!(!cache.add("k", bytes(new)).unwrap());
+        assert!(cache.check().unwrap().is_sound());
+    }
 }

@@ -273,8 +273,9 @@ impl Log {
             crc.update(into);
         }
         let whole = Head::decode(&head).is_some_and(|h| h.crc == crc.finalize());
-        if whole {
-            self.know(wanted.place);
+        match whole {
+            true => self.know(wanted.place),
+            false => self.forget(wanted.place),
         }
         Ok(whole)
     }
@@ -286,6 +287,13 @@ impl Log {
 
     fn know(&self, place: Place) {
         self.known[known_at(place)].store(place.bits(), Ordering::Relaxed);
+    }
+
+    /// What is damaged was whole before.
+    #[cold]
+    fn forget(&self, place: Place) {
+        let known = &self.known[known_at(place)];
+        let _ = known.compare_exchange(place.bits(), 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// The same for a record of which only the key is known, and that it has no tag.

@@ -286,7 +286,8 @@ impl Store {
     fn is_wanted(&self, key: &[u8], when: When<'_>) -> Result<bool> {
         Ok(match when {
             When::Always | When::Unchanged(_) => true,
-            When::Absent => self.peek_value(key)?.is_none(),
+            // One that is damaged is none.
+            When::Absent => !self.value_at_hand(key, &mut Vec::new())?,
             When::Present => self.peek_value(key)?.is_some(),
             When::Equal(old) => {
                 let mut value = Vec::new();
@@ -372,7 +373,13 @@ impl Store {
         Ok(match when {
             When::Always => true,
             When::Unchanged(seen) => latched.seen() == seen,
-            When::Absent => latched.current(&mut ()).is_none(),
+            When::Absent => match latched.current(&mut ()) {
+                Some(content) if content.logged(key.len()).is_some() => {
+                    let value = self.value_under_latch(key, latched, &mut Vec::new())?;
+                    value.is_none()
+                }
+                current => current.is_none(),
+            },
             When::Present => latched.current(&mut ()).is_some(),
             When::Equal(old) => {
                 let mut value = Vec::new();
