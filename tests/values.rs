@@ -90,6 +90,8 @@ fn integers_are_counted_and_nothing_else_is() {
     let (_dir, cache) = cache();
     assert_eq!(cache.incr("n", 5).unwrap(), 5);
     assert_eq!(cache.decr("n", 7).unwrap(), -2);
+    assert_eq!(cache.decr_with("from a hundred", 1, 100).unwrap(), 99);
+    assert_eq!(cache.decr_with("from a hundred", 1, 100).unwrap(), 98);
     assert_eq!(cache.incr_with("m", 1, 10).unwrap(), 11);
     assert_eq!(cache.get("n").unwrap().unwrap(), b"-2");
     cache.set("n", i64::MAX.to_string()).unwrap();
@@ -357,4 +359,22 @@ fn in_place_of_a_damaged_value_another_can_be_added() {
         assert!(!cache.add("k", bytes(new)).unwrap());
         assert!(cache.check().unwrap().is_sound());
     }
+}
+
+/// What is asked for is for all shards together, and none can do with less than 4 MiB.
+#[test]
+fn a_limit_that_its_shards_cannot_share_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let of = |mib: u64| Cache::options().size_limit(mib << 20);
+    let refused = of(31).open_fanout(&path, Some(8)).unwrap_err().to_string();
+    assert!(
+        refused.contains("8 shards") && refused.contains("33554432"),
+        "{refused}"
+    );
+    let fanout = of(32).open_fanout(&path, Some(8)).unwrap();
+    let refused = fanout.configure(&of(31)).unwrap_err().to_string();
+    assert!(refused.contains("33554432"), "{refused}");
+    fanout.configure(&of(33)).unwrap();
+    fanout.configure(&Cache::options()).unwrap();
 }

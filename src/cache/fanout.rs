@@ -169,6 +169,7 @@ impl FanoutCache {
     /// Changes the settings of every shard; a `size_limit` is for all of them together. See
     /// [`Cache::configure`].
     pub fn configure(&self, changes: &Options) -> Result<()> {
+        changes.config().check_for(self.shards.len())?;
         let share = changes.shared_by(self.shards.len());
         self.shards
             .iter()
@@ -209,6 +210,7 @@ pub(super) fn open(dir: &Path, settings: &Settings, wanted: Option<usize>) -> Re
         let what = format!("a FanoutCache has 1 to {SHARDS_MAX} shards, not {shards}");
         return Err(Error::Invalid { what });
     }
+    settings.config.check_for(wanted.unwrap_or(1))?;
     let mut here = settings.clone();
     // Without a number there is nothing to be made.
     here.create &= wanted.is_some();

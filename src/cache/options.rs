@@ -69,7 +69,11 @@ impl Options {
 
     /// How many bytes the files of large values may take, 4 MiB or more; 1 GiB when nothing is said. Values
     /// that fit into the slots (up to 256 bytes with their tags) take no room there. Dead bytes are compacted
-    /// away before that, so about three quarters of it can be values.
+    /// away before that, so about three quarters of it can be values. A single one may be as long as the limit, so
+    /// 1 GiB when nothing is said; if it is longer than three quarters of it, all other large values go for it, and it
+    /// goes for the next one.
+    ///
+    /// Of a `FanoutCache`, all shards together, 4 MiB or more for each: a value may be as long as the share of one.
     ///
     /// This, [`eviction`](Options::eviction) and [`durability`](Options::durability) are stored when the store
     /// is made; for one that is there, [`Cache::configure`] changes them.

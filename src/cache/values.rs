@@ -248,6 +248,10 @@ macro_rules! value_operations {
             }
 
             /// The value; `None`: there is none, it is over, or it is damaged.
+            ///
+            /// Damage is found by a checksum. That of a value of more than 16 KiB is looked at when a process first
+            /// gets it, and not each time: of its file what was sound is believed until this process has got or
+            /// set a few hundred others, or [`check`](Self::check) has found it damaged.
             #[inline]
             pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
                 let (key, mut value) = (key.as_ref(), Vec::new());
@@ -294,7 +298,9 @@ macro_rules! value_operations {
                 }
             }
 
-            /// Whether there is a value. Not counted as a hit or a miss.
+            /// Whether there is a value. Not counted as a hit or a miss. The bytes of a value that does not lie in
+            /// the slots are not looked at: one that is damaged there counts as a value here, as it does for
+            /// `replace`, `touch` and `delete`, until it is set anew.
             pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
                 let key = key.as_ref();
                 Ok(self.of_key(key).peek_value(key)?.is_some())
@@ -358,8 +364,18 @@ macro_rules! value_operations {
 
             /// Takes from an integer. See [`incr`](Self::incr).
             pub fn decr(&self, key: impl AsRef<[u8]>, delta: i64) -> Result<i64> {
+                self.decr_with(key, delta, 0)
+            }
+
+            /// The same, where what is not there counts as `default`.
+            pub fn decr_with(
+                &self,
+                key: impl AsRef<[u8]>,
+                delta: i64,
+                default: i64,
+            ) -> Result<i64> {
                 let key = key.as_ref();
-                self.of_key(key).add_to(key, -i128::from(delta), 0)
+                self.of_key(key).add_to(key, -i128::from(delta), default)
             }
         }
     };

@@ -83,6 +83,19 @@ impl Config {
         }
     }
 
+    /// The same for what so many shards are to share: what each has at least is not to be more than was asked for.
+    pub(crate) fn check_for(&self, shards: usize) -> Result<()> {
+        let least = SIZE_LIMIT_MIN * shards as u64;
+        match self.size_limit {
+            Some(bytes) if bytes < least => Err(Error::Invalid {
+                what: format!(
+                    "a size_limit of {bytes} bytes is too small for {shards} shards; use {least} or more"
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// The same for a store that is there, whose log may be larger than a new limit.
     pub(crate) fn change(&self, slab: &Slab) {
         if self.size_limit.is_some() {
