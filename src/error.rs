@@ -237,10 +237,7 @@ impl fmt::Display for Error {
                 )
             }
             Error::NotInteger { key, why } => {
-                write!(
-                    f,
-                    "{key} cannot be counted up or down: {why}; set it to an integer first"
-                )
+                write!(f, "{key} cannot be counted up or down: {why}")
             }
             Error::OverLimit { path, limit } => write!(
                 f,

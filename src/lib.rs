@@ -1,6 +1,6 @@
-//! Locks, re-entrant locks, semaphores and running averages that the processes of one machine share
-//! through a directory. No server, no database: a mapped file, two atomic operations on the hot path, and
-//! the kernel's word on who is dead.
+//! Locks, re-entrant locks, semaphores, running averages and a cache of values that the processes of one
+//! machine share through a directory. No server, no database: a mapped file, two atomic operations on the hot
+//! path, and the kernel's word on who is dead.
 //!
 //! ```
 //! # fn main() -> slablock::Result<()> {
@@ -22,6 +22,9 @@
 //! * [`Lock`]: one holder. [`RLock`]: one holder, again and again. [`BoundedSemaphore`]: so many holders.
 //!   [`Averager`]: a running average.
 //! * They live under keys in a [`Cache`] or a [`FanoutCache`].
+//! * Values live there, too: [`Cache::set`] and [`Cache::get`], [`Cache::incr`], [`Cache::get_or_insert_with`] to
+//!   compute one once for all who ask, [`Cache::transact`] to change several at once. [`SetOptions`] has how long, and
+//!   a tag; [`Options`] how much room, what goes when there is none, and what a value survives.
 //! * A dead holder blocks nobody, and its successor is told ([`LockGuard::recovered`]).
 //! * A lease (`expire`) bounds how long a hold may last; a [`Token`] with every grant fences off the late.
 //!

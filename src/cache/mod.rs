@@ -190,7 +190,8 @@ impl Cache {
     /// processes at once. What `changes` does not say stays; the rest of it means nothing here.
     ///
     /// With a lower `size_limit` this takes as long as it takes to let values go and to compact the log, until it fits;
-    /// those who set values meanwhile do not wait for that.
+    /// those who set values meanwhile do not wait for that. If no value may go ([`Eviction::None`](crate::Eviction)),
+    /// they all stay, also above the limit, and no large one can be set until enough were deleted.
     pub fn configure(&self, changes: &Options) -> Result<()> {
         changes.config().check()?;
         changes.config().change(self.store.slab());

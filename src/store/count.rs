@@ -12,6 +12,9 @@ use crate::store::value::{Content, Form, cell_words};
 
 /// The longest integer has so many.
 const DIGITS: usize = 20;
+/// Why an integer cannot be counted, and what to do.
+const NO_INTEGER: &str = "its value is no integer; set it to one first";
+const TOO_LARGE: &str = "the sum would not fit 64 bits; count by less, or set it anew";
 /// Enough for them and a short tag.
 const PAYLOAD_BYTES: usize = 64;
 
@@ -42,7 +45,7 @@ impl Store {
                     .value_under_latch(key, &latched, &mut payload)?
                     .is_none()
             {
-                return Err(no_integer(key, "its value is no integer"));
+                return Err(no_integer(key, NO_INTEGER));
             }
             let new = integer_after(key, Some(&payload), delta, default)?;
             if matches!(content.form, Form::Inline { .. })
@@ -80,9 +83,9 @@ pub(crate) fn integer_after(
         None => Some(default),
         Some(bytes) => std::str::from_utf8(bytes).ok().and_then(|s| s.parse().ok()),
     };
-    let number = number.ok_or_else(|| no_integer(key, "its value is no integer"))?;
+    let number = number.ok_or_else(|| no_integer(key, NO_INTEGER))?;
     let sum = i64::try_from(i128::from(number) + delta);
-    sum.map_err(|_| no_integer(key, "the sum would not fit 64 bits"))
+    sum.map_err(|_| no_integer(key, TOO_LARGE))
 }
 
 #[cold]

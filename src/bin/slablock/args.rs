@@ -68,6 +68,10 @@ Exit status:
 Values are bytes, 0 to 1 GiB of them, and come out as they went in.";
 
 const KEYS_NOTES: &str = "\
+Into a pipe or a file keys are written as they are; on a terminal what is not printable is escaped. A key
+may have a line end in it: use -0 or --json then. A key with a zero byte, which a program can make, cannot be
+named on a command line.
+
 JSON fields (null where there is nothing to say):
   dir, keys[]: key, key_hex (only if the key is not UTF-8), bytes, expires_in_seconds (null: it stays),
     tag, tag_hex (only if the tag is not UTF-8)";
@@ -82,7 +86,8 @@ What COMMAND writes to standard output and to standard error is kept, apart, tog
 status, and is written out when it has ended: by the one who ran it, by those who waited meanwhile,
 and by all who ask later, until it expires. Without --expire that is never; `slablock delete` forgets it.
 A COMMAND that a signal ended is not kept: the next one who waits runs it. So does the next one when the
-slablock that runs it is killed, which kills COMMAND, too.
+slablock that runs it is killed, which kills COMMAND, too: but not before all that COMMAND has started is
+gone, so that it never runs beside itself.
 
 COMMAND gets an empty standard input, and SLABLOCK_DIR and SLABLOCK_KEY in its environment. TERM, INT,
 HUP and QUIT are passed on to it; while waiting they end the wait. What it leaves running when it ends
