@@ -226,7 +226,7 @@ fn a_change_that_fails_changes_nothing() {
     cache
         .transact(|t| -> Result<()> {
             for key in ["small", "large", "new"] {
-                let failed = t.set(key, vec![1; 4 << 20]);
+                let failed = t.set(key, vec![1; 5 << 20]);
                 assert!(matches!(failed, Err(Error::OverLimit { .. })));
             }
             assert_eq!(t.get("small")?, Some(&b"old"[..]));
