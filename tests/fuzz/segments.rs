@@ -20,7 +20,7 @@ use super::layout;
 use super::memory;
 use super::place::Place;
 use super::slab_bytes::{put_sparse, says};
-use super::stored::{Cell, Is, Segment, Slot, Stored, segment_header};
+use super::stored::{Cell, Is, Segment, Slot, Stored, record, segment_header};
 
 const CAPACITY: u64 = 40;
 /// The least there can be: values from 256 KiB on have segments of their own.
@@ -166,7 +166,8 @@ impl Bench {
         let asked = memory::largest(|| agrees(&cache, &now));
         assert!(asked <= most, "{asked} bytes of memory at once");
         if let (Some(input), Some(known)) = (changes, after) {
-            let rooms_are_sound = self.rooms(&now) == self.rooms(&self.template);
+            let rooms_are_sound =
+                self.rooms(&now) == self.rooms(&self.template) && is_claimed_within_files(&now);
             change(&cache, known, rooms_are_sound, input);
         }
     }
@@ -263,6 +264,31 @@ fn longest(stored: &Stored) -> usize {
         .chain([stored.slab.len()])
         .max()
         .unwrap_or(0)
+}
+
+/// Whether each cell leads to where something was written. One with a right seal that claims more, which no damage
+/// makes, has room given back that is a later record's.
+fn is_claimed_within_files(stored: &Stored) -> bool {
+    let is_within = |slot: &Slot, version| match stored.cell(slot, version) {
+        Some(Cell::Logged {
+            place,
+            tag_len,
+            len,
+            ..
+        }) => {
+            let around = record(0, &slot.key, &[], &[]).len() as u64;
+            let end = (place & 0xffff_ffff) * 16 + around + u64::from(tag_len) + u64::from(len);
+            let segment = stored.segments.get(&((place >> 32) as u32));
+            matches!(segment, Some(Segment::File(bytes)) if end <= bytes.len() as u64)
+        }
+        _ => true,
+    };
+    stored.slots().iter().all(|slot| {
+        let version = stored.selector(slot);
+        [version, version.wrapping_add(1)]
+            .into_iter()
+            .all(|version| is_within(slot, version))
+    })
 }
 
 /// Whether any segment is another store's, or no file.
