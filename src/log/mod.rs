@@ -18,6 +18,7 @@
 //! They are read and written by system calls, not mapped: then a file that was cut off is an error, not a
 //! signal, and nobody else's writes are seen through a reference.
 
+mod medium;
 mod record;
 
 use std::collections::{HashMap, HashSet};
@@ -67,8 +68,9 @@ pub(crate) struct Log {
     open: Mutex<HashMap<u32, Arc<File>>>,
     /// Places of records that were found whole, each where its bits say.
     known: [AtomicU64; KNOWN],
-    /// The name of the directory is on the medium.
+    /// The name of the directory is on the medium; and those of some segments.
     is_named: AtomicBool,
+    named: Mutex<HashSet<u32>>,
     /// The file system has said that it makes no holes.
     cannot_punch: AtomicBool,
     /// Segments that could not be read, or removed, when they were to be compacted.
@@ -106,6 +108,7 @@ impl Log {
             open: Mutex::default(),
             known: std::array::from_fn(|_| AtomicU64::new(0)),
             is_named: AtomicBool::new(false),
+            named: Mutex::default(),
             cannot_punch: AtomicBool::new(false),
             left: Mutex::default(),
         }
@@ -362,24 +365,6 @@ impl Log {
             }
             Err(_) => 0,
         }
-    }
-
-    /// Waits until a segment, and its name, are on the medium.
-    pub(crate) fn sync(&self, number: u32) -> io::Result<()> {
-        let file = self.segment(number)?;
-        crash_point();
-        file.sync_data()
-    }
-
-    /// Waits until the names of all segments are on the medium; with the first, that of their directory, which somebody
-    /// may have made who died before it was there.
-    pub(crate) fn sync_names(&self) -> io::Result<()> {
-        self.home.sync(Path::new(LOG))?;
-        if !self.is_named.load(Ordering::Relaxed) {
-            self.home.sync_own()?;
-            self.is_named.store(true, Ordering::Relaxed);
-        }
-        Ok(())
     }
 
     /// Removes a segment that nothing leads to, whosever it was. Cut off first: whoever has it open does not keep

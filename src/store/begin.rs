@@ -75,7 +75,7 @@ impl Store {
         log.create(number)
             .map_err(self.log_error("create", log, number))?;
         if self.is_durable() {
-            log.sync_names()
+            log.sync_name(number)
                 .map_err(self.log_error("sync", log, number))?;
         }
         Ok(())

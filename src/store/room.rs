@@ -404,7 +404,7 @@ impl Store {
         let log = &self.process()?.log;
         let segments = self.segments()?;
         for segment in &segments {
-            match log.sync(segment.number) {
+            match log.sync_bytes(segment.number) {
                 // Removed meanwhile.
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
                 other => other.map_err(self.log_error("sync", log, segment.number))?,

@@ -1,12 +1,13 @@
 //! Names are on the medium as soon as anything counts on them: those of stores, shards and logs, also if whoever made
 //! the directory died before that.
 
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use slablock::{Cache, Durability, FanoutCache};
 
 use crate::disk::{Sync, noting_syncs};
-use crate::new_dir;
+use crate::{layout, new_dir};
 
 /// A record that is lost would make strangers of the shards, and a directory that is lost takes all with it.
 #[test]
@@ -89,6 +90,24 @@ fn the_name_of_the_log_is_on_the_disk_when_values_are_to_survive() {
     let durable = Cache::options().durability(Durability::PowerLoss);
     let synced = directories(|| cache.configure(&durable).unwrap());
     assert_eq!(synced, [store.join("log"), store]);
+}
+
+/// Somebody began a segment when no value was to survive, and was stopped; all names were synced when they were to
+/// survive from then on; and only then could others append to it.
+#[test]
+fn the_name_of_a_segment_is_on_the_disk_before_a_value_there_is_to_survive() {
+    const DURABILITY: u64 = layout::SIZE_LIMIT + 12;
+    let dir = new_dir();
+    let store = dir.path().join("store");
+    let cache = Cache::open(&store).unwrap();
+    cache.set("first", [7; 9_000]).unwrap();
+    let slab = std::fs::File::options()
+        .write(true)
+        .open(store.join("slab"));
+    slab.unwrap().write_all_at(&[1], DURABILITY).unwrap();
+    let set = |key| directories(|| cache.set(key, [7; 9_000]).unwrap());
+    assert_eq!(set("second"), [store.join("log"), store]);
+    assert_eq!(set("third"), Vec::<PathBuf>::new());
 }
 
 #[test]
