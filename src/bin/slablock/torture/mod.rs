@@ -34,7 +34,7 @@ use crate::{
 use journal::{Line, now_ns};
 use oracle::{Leftovers, Oracle, Violation};
 use report::{Report, Summary};
-use site::{Handle, Site};
+use site::{COUNTERS, Handle, Site};
 use torturer::{Ended, Torturer};
 
 use worker::swapped_count;
@@ -227,7 +227,7 @@ fn leftovers(site: &Site, told: &mut Vec<String>) -> Result<Leftovers, Failure> 
         };
         leftovers.sums.push(sum);
     }
-    for (name, count) in ["counted", "swapped"].iter().zip(&mut leftovers.counts) {
+    for (name, count) in COUNTERS.iter().zip(&mut leftovers.counts) {
         match site.values.get(name) {
             Ok(bytes) => {
                 let bytes = bytes.unwrap_or_default();

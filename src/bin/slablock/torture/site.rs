@@ -24,10 +24,13 @@ pub const TAGS: [&str; 2] = ["cut", "litter"];
 
 /// The names of values that are set and deleted.
 pub const VALUES: [&str; 4] = ["first value", "second value", "third value", "fourth value"];
-/// Values that are counters: the one that is counted up, the one that is swapped for one more.
-pub const COUNTERS: usize = 2;
+/// Values that are counters: the one that is counted up, the one that is swapped for one more, and two of which
+/// neither ever has one more than the other.
+pub const COUNTERS: [&str; 4] = ["counted", "swapped", "left", "right"];
 pub const COUNTED: u64 = 0;
 pub const SWAPPED: u64 = 1;
+pub const LEFT: u64 = 2;
+pub const RIGHT: u64 = 3;
 /// Little enough for the log to be compacted all the time.
 const VALUES_BYTES: u64 = 4 << 20;
 

@@ -73,7 +73,7 @@ pub struct Leftovers {
     pub counters: Vec<Option<u64>>,
     pub sums: Vec<Option<(u64, f64)>>,
     /// Of the counters among the values.
-    pub counts: [u64; COUNTERS],
+    pub counts: [u64; COUNTERS.len()],
 }
 
 pub struct Oracle {

@@ -13,7 +13,7 @@ use crate::torture::{
 pub struct CarriedValues {
     /// Which numbers were announced under which names, ever.
     announced: HashSet<(u64, u64)>,
-    counts: [u64; COUNTERS],
+    counts: [u64; COUNTERS.len()],
 }
 
 impl CarriedValues {
@@ -21,7 +21,7 @@ impl CarriedValues {
     pub fn judge(
         &mut self,
         lines: &[Line],
-        ends: [u64; COUNTERS],
+        ends: [u64; COUNTERS.len()],
         violations: &mut Vec<Violation>,
     ) {
         self.judge_reads(lines, violations);
@@ -93,7 +93,7 @@ mod tests {
 
     fn judged(carried: &mut CarriedValues, events: &[Event], end: u64) -> usize {
         let mut violations = Vec::new();
-        carried.judge(&lines(events), [end, 0], &mut violations);
+        carried.judge(&lines(events), [end, 0, 0, 0], &mut violations);
         violations.len()
     }
 

@@ -1,18 +1,20 @@
-//! Values: set, read, counted, and swapped.
+//! Values: set, read, computed, counted, swapped, and changed two at once.
+
+use slablock::SetOptions;
 
 use super::Worker;
 use crate::{
     failure::Failure,
     torture::{
         journal::Event,
-        site::{COUNTED, SWAPPED, VALUES},
+        site::{COUNTED, COUNTERS, LEFT, RIGHT, SWAPPED, VALUES},
     },
 };
 
 /// In the slots, in the log, in two parts of it.
 const LENGTHS: [usize; 5] = [24, 150, 2_000, 20_000, 100_000];
-/// A counter that is swapped has so many bytes at times: then it lies in the log.
-const SWAPPED_BYTES: [usize; 2] = [16, 500];
+/// A counter of digits has so many of them at times: then it lies in the log.
+const DIGITS: [usize; 2] = [16, 500];
 
 /// Bytes that say under which name and number they were set, and end where they should.
 fn written(name: usize, number: u64, len: usize) -> Vec<u8> {
@@ -32,12 +34,14 @@ fn number_of(name: usize, bytes: &[u8]) -> Option<u64> {
 
 impl Worker<'_> {
     pub(super) fn use_values(&mut self) -> Result<(), Failure> {
-        match self.random.below(10) {
+        match self.random.below(14) {
             0..3 => self.set_value(),
             3..6 => self.read_value(),
             6 => self.delete_value(),
             7 => self.count_up(),
-            _ => self.swap_up(),
+            8..10 => self.swap_up(),
+            10..12 => self.compute_value(),
+            _ => self.change_two(),
         }
     }
 
@@ -45,16 +49,41 @@ impl Worker<'_> {
         self.random.below(VALUES.len() as u64) as usize
     }
 
-    fn set_value(&mut self) -> Result<(), Failure> {
+    /// A name, a number, and how many bytes are to say so.
+    fn some_new_value(&mut self) -> (usize, u64, usize) {
         let name = self.some_value();
         // Below 2^63, as all numbers of the journal are.
         let number = self.random.next() >> 1;
         let len = LENGTHS[self.random.below(LENGTHS.len() as u64) as usize];
+        (name, number, len)
+    }
+
+    fn set_value(&mut self) -> Result<(), Failure> {
+        let (name, number, len) = self.some_new_value();
         let value = name as u64;
         self.tell(Event::Announce { value, number })?;
         let bytes = written(name, number, len);
         match self.site.values.set(VALUES[name], bytes) {
             Ok(()) => Ok(()),
+            Err(error) => self.complain(error),
+        }
+    }
+
+    /// What is there, or what somebody computes, or what we do.
+    fn compute_value(&mut self) -> Result<(), Failure> {
+        let (name, number, len) = self.some_new_value();
+        let (values, kept) = (&self.site.values, SetOptions::new());
+        let mut told = Ok(());
+        let compute = || {
+            std::thread::yield_now();
+            let value = name as u64;
+            told = self.tell(Event::Announce { value, number });
+            slablock::Result::Ok(written(name, number, len))
+        };
+        let computed = values.get_or_insert_with(VALUES[name], &kept, compute);
+        told?;
+        match computed {
+            Ok(bytes) => self.saw(name, &bytes),
             Err(error) => self.complain(error),
         }
     }
@@ -103,12 +132,51 @@ impl Worker<'_> {
         self.tell(Event::Counted { counter, times })
     }
 
+    /// One more of both, or of none.
+    fn change_two(&mut self) -> Result<(), Failure> {
+        let times = self.random.spread(1, 200);
+        self.tell(Event::Count {
+            counter: LEFT,
+            times,
+        })?;
+        self.tell(Event::Count {
+            counter: RIGHT,
+            times,
+        })?;
+        let [.., left, right] = COUNTERS;
+        for _ in 0..times {
+            let len = DIGITS[self.random.below(2) as usize];
+            let changed = self.site.values.transact(|t| {
+                let lefts = t.incr(left, 1)?;
+                let rights = t.get(right)?.and_then(swapped_count).unwrap_or(0) + 1;
+                t.set(right, format!("{rights:0len$}"))?;
+                slablock::Result::Ok((lefts as u64, rights))
+            });
+            match changed {
+                Ok((lefts, rights)) if lefts == rights => {}
+                Ok((lefts, rights)) => {
+                    let what = format_args!("{left} is {lefts}, and {right} {rights}");
+                    return self.complain(what);
+                }
+                Err(error) => return self.complain(error),
+            }
+        }
+        self.tell(Event::Counted {
+            counter: LEFT,
+            times,
+        })?;
+        self.tell(Event::Counted {
+            counter: RIGHT,
+            times,
+        })
+    }
+
     /// One more, by reading and swapping, until nobody was in between.
     fn swap_up(&mut self) -> Result<(), Failure> {
         let (counter, times) = (SWAPPED, self.random.spread(1, 500));
         self.tell(Event::Count { counter, times })?;
         for _ in 0..times {
-            let len = SWAPPED_BYTES[self.random.below(2) as usize];
+            let len = DIGITS[self.random.below(2) as usize];
             while !self.swap_once(len)? {}
         }
         self.tell(Event::Counted { counter, times })
@@ -135,7 +203,7 @@ impl Worker<'_> {
     }
 }
 
-/// What a counter that is swapped says.
+/// What a counter of digits says.
 pub fn swapped_count(bytes: &[u8]) -> Option<u64> {
     std::str::from_utf8(bytes).ok()?.parse().ok()
 }
