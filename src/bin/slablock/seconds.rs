@@ -7,7 +7,11 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text
         .parse()
         .map_err(|_| "expected seconds, such as 2.5".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+    // Not in the words of the standard library, which speaks of its types.
+    Duration::try_from_secs_f64(seconds).map_err(|_| match seconds < 0.0 {
+        true => "must not be negative".to_owned(),
+        false => "expected seconds, such as 2.5; this is no number, or too large".to_owned(),
+    })
 }
 
 /// A time that is not over at once.
