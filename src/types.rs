@@ -165,7 +165,8 @@ pub struct Summary {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// How many times a value was asked for and found, by all processes since the cache was made.
+    /// How many times a value was asked for and found, by all processes since the cache was made. A forked child
+    /// counts from its first change on, or its first value that does not lie in the slots.
     pub hits: u64,
     /// How many times it was not found.
     pub misses: u64,
