@@ -241,7 +241,7 @@ impl fmt::Display for Error {
             }
             Error::OverLimit { path, limit } => write!(
                 f,
-                "{} has no room for the value within its {limit} bytes; delete some, raise size_limit, or choose an eviction",
+                "{} has no room for the value within its {limit} bytes; delete some, raise size_limit, or choose an eviction; if others set large values, too, try again",
                 path.display()
             ),
             Error::TagLength { len } => {
