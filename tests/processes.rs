@@ -41,6 +41,7 @@ fn child_role() {
         "chase" => chase(&role),
         "holder" => holder(&role),
         "two_paths" => two_paths(&role),
+        "relative_paths" => relative_paths(&role),
         "join_and_leave" => join_and_leave(&role),
         "make_together" => make_together(&role),
         "run_out" => run_out(&role),
@@ -331,6 +332,29 @@ fn two_paths(role: &Role) {
     holder.ask("try", "none");
     drop((first, second));
     holder.ask("try", "got");
+}
+
+#[test]
+fn a_store_is_made_by_a_relative_path_with_all_that_is_missing_above() {
+    let _watchdog = Watchdog::new("relative paths");
+    let dir = new_dir();
+    run("relative_paths", dir.path(), &[]);
+}
+
+fn relative_paths(role: &Role) {
+    std::env::set_current_dir(&role.dir).unwrap();
+    for path in [
+        "one",
+        "new/one",
+        "more/new/one",
+        "./another/one",
+        "new/../last/one",
+    ] {
+        let cache = Cache::open(path).unwrap();
+        cache.set("key", [7; 1_000]).unwrap();
+        assert!(role.dir.join(path).join("slab").is_file(), "{path}");
+    }
+    FanoutCache::open("shards/in/here", 2).unwrap();
 }
 
 /// Does what it is told with one key: `try`, `acquire`, `release`, `end`.

@@ -72,7 +72,9 @@ pub(crate) fn create_dir(path: &Path, mode: u32) -> io::Result<()> {
         return Ok(());
     }
     if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-        let missing: Vec<_> = parent.ancestors().take_while(|one| !one.is_dir()).collect();
+        // Above the first part of a relative one there is the empty path, which names nothing.
+        let is_missing = |one: &&Path| !one.as_os_str().is_empty() && !one.is_dir();
+        let missing: Vec<_> = parent.ancestors().take_while(is_missing).collect();
         crash_point();
         std::fs::create_dir_all(parent)?;
         missing.into_iter().try_for_each(sync_above)?;
@@ -89,7 +91,8 @@ pub(crate) fn create_dir(path: &Path, mode: u32) -> io::Result<()> {
 }
 
 /// Waits until the name of `path` is on the medium. A directory that may be written and not be read cannot
-/// be opened for that: then the name is there when the kernel gets to it.
+/// be opened for that: then the name is there when the kernel gets to it. Nor can all file systems do that in which
+/// `path` may be mounted.
 pub(crate) fn sync_above(path: &Path) -> io::Result<()> {
     let above = || {
         let whole = path.canonicalize()?;
@@ -97,6 +100,7 @@ pub(crate) fn sync_above(path: &Path) -> io::Result<()> {
     };
     match above() {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        Err(e) if e.raw_os_error() == Some(Errno::EINVAL as i32) => Ok(()),
         other => other,
     }
 }
@@ -286,6 +290,16 @@ mod tests {
         ] {
             assert_eq!(incoherent_fs(local), None);
         }
+    }
+
+    /// Of /proc no name can be waited for, as of the file system of an image, in which another one may be mounted.
+    #[test]
+    fn where_directories_are_never_synced_nobody_waits_for_it() {
+        let error = sync_dir(Path::new("/proc")).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(Errno::EINVAL as i32));
+        sync_above(Path::new("/proc/self")).unwrap();
+        let gone = tempfile::tempdir().unwrap().path().join("gone");
+        assert!(sync_above(&gone).is_err());
     }
 
     #[test]
