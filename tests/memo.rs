@@ -566,3 +566,29 @@ fn a_value_that_needs_itself_is_an_error() {
     });
     assert_eq!(got.unwrap(), [4]);
 }
+
+/// Its flight is gone, and another's lock lies where it lay.
+#[test]
+fn who_computes_while_the_store_is_cleared_waits_for_others_as_ever() {
+    let _watchdog = Watchdog::new("cleared while it computes");
+    let dir = tempfile::tempdir().unwrap();
+    // Room for one key.
+    let options = Cache::options().capacity(1);
+    let cache = options.open(dir.path().join("store")).unwrap();
+    let (lock, (taken, is_taken)) = (Lock::new(&cache, "lock"), channel());
+    let got = cache.get_or_insert_with("k", &SetOptions::new(), || {
+        cache.clear()?;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let guard = lock.acquire().unwrap();
+                taken.send(()).unwrap();
+                until("it is waited for", || lock.waiters().unwrap() == 1);
+                guard.release().unwrap();
+            });
+            is_taken.recv().unwrap();
+            lock.acquire()?.release()
+        })?;
+        slablock::Result::Ok(vec![1])
+    });
+    assert_eq!(got.unwrap(), [1]);
+}

@@ -43,7 +43,7 @@ pub(crate) struct Binding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Spot {
     pub(crate) id: SlotId,
-    generation: u32,
+    pub(crate) generation: u32,
 }
 
 impl Spot {

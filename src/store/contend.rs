@@ -301,7 +301,8 @@ impl<'a> Waiter for Acquiring<'a> {
         self.binding.store().check_in_place()?;
         if matches!(self.patience, Patience::Forever) {
             let key = || self.binding.show_key();
-            self.binding.store().check_not_mine(at.spot.id, key)?;
+            let Spot { id, generation } = at.spot;
+            self.binding.store().check_not_mine(id, generation, key)?;
         }
         self.binding.mark_contended(at.spot)
     }

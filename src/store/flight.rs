@@ -17,7 +17,7 @@ use crate::record::{Force, Hold, Stamp, Word, waiting};
 use crate::slab::layout::STRIPES;
 use crate::store::Store;
 use crate::store::acquire::Grant;
-use crate::store::binding::Binding;
+use crate::store::binding::{Binding, Spot};
 use crate::store::index::{Found, hash_as};
 use crate::store::nesting::Noted;
 use crate::store::open;
@@ -122,7 +122,8 @@ impl Flight {
         let last = Word::free(grant.word.sequence() - 1);
         let stamp = binding.slot(grant.spot).hold.stamp_of(last);
         let before = stamp.filter(|stamp| stamp.took_us().is_some());
-        let noted = binding.store().note_slot(grant.spot.id);
+        let Spot { id, generation } = grant.spot;
+        let noted = binding.store().note_slot(id, generation);
         Flight {
             _noted: noted,
             binding,

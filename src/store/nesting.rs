@@ -18,8 +18,9 @@ use crate::store::Store;
 enum What {
     /// The lock of transactions.
     Transactions,
-    /// The latch of a value, or a flight.
-    Slot(SlotId),
+    /// The latch of a value, or a flight, in one life of its slot: it may be taken away meanwhile, and the slot be
+    /// another's.
+    Slot { id: SlotId, generation: u32 },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +57,8 @@ impl Drop for Noted {
 
 impl Store {
     /// Notes that this thread has a latch or a flight, until what is returned is dropped.
-    pub(crate) fn note_slot(&self, id: SlotId) -> Noted {
-        self.noted(What::Slot(id))
+    pub(crate) fn note_slot(&self, id: SlotId, generation: u32) -> Noted {
+        self.noted(What::Slot { id, generation })
     }
 
     /// The same for the lock of transactions.
@@ -66,8 +67,13 @@ impl Store {
     }
 
     /// Refuses to wait for ever for a slot that this thread has.
-    pub(crate) fn check_not_mine(&self, id: SlotId, key: impl FnOnce() -> String) -> Result<()> {
-        match self.is_mine(What::Slot(id)) {
+    pub(crate) fn check_not_mine(
+        &self,
+        id: SlotId,
+        generation: u32,
+        key: impl FnOnce() -> String,
+    ) -> Result<()> {
+        match self.is_mine(What::Slot { id, generation }) {
             false => Ok(()),
             true => Err(Error::Deadlock { what: key() }),
         }

@@ -318,7 +318,7 @@ impl Store {
                     self.key_of(found)
                         .map_or_else(String::new, |key| show_key(&key))
                 };
-                self.check_not_mine(found.id, key)?;
+                self.check_not_mine(found.id, found.meta.generation, key)?;
                 futex::wait(wake, seen, crate::store::waiting::TICK);
             }
         }

@@ -195,8 +195,9 @@ impl<'a> Part<'a> {
                 }
             }
         };
+        let found = latched.found;
         Ok(Part {
-            _noted: store.note_slot(latched.found.id),
+            _noted: store.note_slot(found.id, found.meta.generation),
             shard: shard as u32,
             store,
             key: key.to_vec(),
