@@ -110,15 +110,22 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    /// Whatever link leads there: who took it for a store by itself would not look at the journal.
+    /// It may be a link to another place, or a link from another place may lead there: who took it for a store by
+    /// itself would not look at the journal.
     pub(super) fn at(dir: &Path) -> Option<Shard> {
-        crash_point();
-        let dir = std::fs::canonicalize(dir).ok()?;
+        Shard::named(dir).or_else(|| {
+            crash_point();
+            Shard::named(&std::fs::canonicalize(dir).ok()?)
+        })
+    }
+
+    fn named(dir: &Path) -> Option<Shard> {
         let name = dir.file_name()?.to_str()?;
         let is_number = name.len() == 3 && name.bytes().all(|b| b.is_ascii_digit());
         let number = name.parse().ok().filter(|_| is_number)?;
         crash_point();
         let is_shard = dir.with_file_name(open::FANOUT).is_file();
+        let dir = dir.to_path_buf();
         is_shard.then_some(Shard { dir, number })
     }
 
