@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use children::Watchdog;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
-use slablock::{Cache, Error, FanoutCache, Result, SetOptions};
+use slablock::{Averager, Cache, Error, FanoutCache, Lock, Result, SetOptions};
 
 fn cache() -> (tempfile::TempDir, Cache) {
     let dir = tempfile::tempdir().unwrap();
@@ -295,6 +295,11 @@ fn a_thread_does_not_wait_for_its_own_transaction() {
                         refused!(cache.set(key, "3"));
                         refused!(cache.set(key, vec![3; 10_000]));
                         refused!(cache.incr(key, 1));
+                    }
+                    assert_eq!(t.get("nothing")?, None);
+                    for key in ["set", "nothing"] {
+                        refused!(Lock::new(cache, key).acquire().map(drop));
+                        refused!(Averager::new(cache, key).add(1.0));
                     }
                     refused!(cache.delete("read"));
                     refused!(cache.remove("read"));

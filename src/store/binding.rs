@@ -289,6 +289,11 @@ impl Binding {
             if stripe.retire(ghost, bucket, Force::NotTheLiving, vacant)? {
                 found = None;
             } else if vacant() {
+                if matches!(patience, Patience::Forever) {
+                    let generation = ghost.meta.generation;
+                    self.store
+                        .check_not_mine(ghost.id, generation, || self.show_key())?;
+                }
                 return Err(NoRoom::Busy);
             }
         }
