@@ -58,12 +58,14 @@ impl Store {
     }
 
     /// Begins another segment to append to, if there is anything in the one that is: then that can be compacted.
-    pub(super) fn end_tail(&self) -> Result<()> {
+    /// `false`: there is nothing.
+    pub(super) fn end_tail(&self) -> Result<bool> {
         let is_begun = |s: &SegmentState| s.is_active && s.bytes > SEGMENT_HEADER_BYTES;
-        if self.segments()?.iter().any(is_begun) {
+        let ends = self.segments()?.iter().any(is_begun);
+        if ends {
             self.begin_segment(&self.process()?.log, None)?;
         }
-        Ok(())
+        Ok(ends)
     }
 
     /// Its place in the table may be another's by now, if that took long: nothing of that one is changed. What it has

@@ -159,13 +159,11 @@ impl Store {
             if !is_full {
                 return Ok(Room::ToSet(limit));
             }
-            if !compacted && alone > self.live_limit() {
-                // What is dead where others are appended is in its way, too.
-                self.end_tail()?;
-            }
+            // What is dead where others are appended is in its way, too.
+            let ended = !compacted && alone > self.live_limit() && self.end_tail()?;
             if wait.is_over() {
                 // As long as we get on with it ourselves it is no reason to refuse a value that it takes longer.
-                let gets_on = compacted && !wait.is_endless();
+                let gets_on = (compacted || ended) && !wait.is_endless();
                 match self.last_room(bytes, gets_on, wait)? {
                     Some(room) => return Ok(room),
                     None if gets_on => {}
@@ -464,6 +462,21 @@ mod tests {
         assert_eq!(bytes + record_bytes(4, 0, len as usize), LIMIT);
         cache.set("rest", vec![7; len as usize]).unwrap();
         assert!(cache.store.usage().unwrap().bytes > LIMIT);
+    }
+
+    /// All that is left to be done is to begin another segment, so that what is dead where others are appended can go.
+    #[test]
+    fn a_value_as_long_as_the_limit_is_set_also_when_making_room_took_long() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::options().size_limit(LIMIT).open(dir.path()).unwrap();
+        for key in 0..60 {
+            cache.set(format!("{key}"), [7; 15_000]).unwrap();
+        }
+        let wait = Wait::begin();
+        wait.count(2 * PATIENCE);
+        let bytes = record_bytes(4, 0, LIMIT as usize);
+        let room = cache.store.make_room(bytes, &wait, &[]);
+        assert!(room.is_ok(), "{room:?}");
     }
 
     /// What was large went without anything being compacted; then nobody can compact.
