@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
-use crate::log::{LARGE_BYTES, Place, SEGMENT_HEADER_BYTES, record_bytes};
+use crate::log::{LARGE_BYTES, Place, RECORD_ALIGN, SEGMENT_HEADER_BYTES, record_bytes};
 use crate::os::clock;
 use crate::record::Force;
 use crate::slab::{Growing, KEY_BYTES_MAX, SlotId, TAG_BYTES_MAX};
@@ -110,7 +110,7 @@ impl Store {
     /// No record is longer: that of a value as long as the limit. One that takes more than the live limit has the log
     /// to itself, for it is never moved.
     fn longest_record(&self) -> u64 {
-        let around = record_bytes(KEY_BYTES_MAX, TAG_BYTES_MAX, 0);
+        let around = record_bytes(KEY_BYTES_MAX, TAG_BYTES_MAX, 0) + RECORD_ALIGN;
         self.size_limit().saturating_add(around)
     }
 
@@ -462,6 +462,21 @@ mod tests {
         assert_eq!(bytes + record_bytes(4, 0, len as usize), LIMIT);
         cache.set("rest", vec![7; len as usize]).unwrap();
         assert!(cache.store.usage().unwrap().bytes > LIMIT);
+    }
+
+    /// Whatever the rounding of records makes of it.
+    #[test]
+    fn a_value_as_long_as_any_limit_may_have_the_longest_key_and_tag() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        for limit in LIMIT..LIMIT + 16 {
+            cache
+                .configure(&Cache::options().size_limit(limit))
+                .unwrap();
+            let bytes = record_bytes(KEY_BYTES_MAX, TAG_BYTES_MAX, limit as usize);
+            let room = cache.store.make_room(bytes, &Wait::begin(), &[]);
+            assert!(room.is_ok(), "{limit}: {room:?}");
+        }
     }
 
     /// All that is left to be done is to begin another segment, so that what is dead where others are appended can go.
