@@ -47,8 +47,7 @@ impl Drop for Noted {
         // While the thread ends there is nobody left to look.
         let _ = HAS.try_with(|has| {
             let mut has = has.borrow_mut();
-            // The last of its like: they end in the reverse order, if at all in another.
-            if let Some(at) = has.iter().rposition(|entry| *entry == self.entry) {
+            if let Some(at) = has.iter().position(|entry| *entry == self.entry) {
                 has.swap_remove(at);
             }
         });
