@@ -16,8 +16,8 @@ use crate::{Answer, temporary};
 
 const ABOUT: &str = "So many locks, each made by being used once: the first column is what that costs, on \
     the way to 100,000. Then they are taken and given back at random, named anew each time: what finds or \
-    opens it is part of the time; only with a handle that is kept it is always the same one. Where there is one file each, or one row each, that is what it costs on \
-    disk. Resident is what the process has in memory, shared mappings included.";
+    opens it is part of the time; only with a handle that is kept it is always the same one. Where there is one \
+    file each, or one row each, that is what it costs on disk. Resident is what the process has in memory, shared mappings included.";
 
 /// Making the keys has to be done within it.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -97,7 +97,7 @@ pub struct Needs {
 type Open = fn(&Path, Needs) -> Answer<Box<dyn Store>>;
 
 /// What no store can go below.
-pub const LIMIT: &str = "bare reads and writes (limit)";
+const LIMIT: &str = "bare reads and writes (limit)";
 /// What slablock as it is cannot go below.
 pub const OWN_LIMIT: &str = "slablock's accesses alone (limit)";
 /// Said of an operation that a store does not have.
