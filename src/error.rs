@@ -158,6 +158,21 @@ pub enum Error {
         /// The key, or what else it would wait for.
         what: String,
     },
+    /// Another part of this program has closed or replaced descriptors of the store in this process. What the
+    /// process holds it may have lost; it takes nothing more, and harms nobody. Open the store again, after
+    /// what closes descriptors (as a daemon does when it starts).
+    Detached {
+        /// The store.
+        path: PathBuf,
+    },
+    /// The store is a copy of another one, or was restored from one: it may have fallen behind tokens that the
+    /// other has granted since. `Cache::options().adopt(true)`, or `slablock adopt`, makes it a store of its own.
+    Copied {
+        /// The store.
+        path: PathBuf,
+        /// What shows it.
+        what: String,
+    },
     /// The operation needs to be alone with the store, and is not.
     Busy {
         /// The store.
@@ -171,6 +186,8 @@ impl Error {
         let source = source.into();
         let path = path.to_path_buf();
         match source.kind() {
+            // A number of the library's own that is no descriptor, or another file's: see `os::kept`.
+            _ if source.raw_os_error() == Some(Errno::EBADF as i32) => Error::Detached { path },
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 Error::NoSpace { action, path }
             }
@@ -293,6 +310,16 @@ impl fmt::Display for Error {
             Error::Deadlock { what } => write!(
                 f,
                 "this thread has {what} itself, in the middle of a transaction or of computing a value, and would wait for ever; use the transaction, or do it afterwards"
+            ),
+            Error::Detached { path } => write!(
+                f,
+                "the descriptor of {} was closed or replaced in this process by other code; take what this process holds in the store for lost, and open it again, after what closes descriptors",
+                path.display()
+            ),
+            Error::Copied { path, what } => write!(
+                f,
+                "{0} was copied or restored ({what}); `slablock adopt {0}` makes it a store of its own",
+                path.display()
             ),
             Error::Busy { path } => write!(
                 f,

@@ -79,7 +79,7 @@ pub use crate::{
     store::check::CheckReport,
     store::config::{Durability, Eviction},
     store::rebuild::RepairReport,
-    types::{Holder, KeyInfo, KeyState, Kind, Stats, Summary, Token},
+    types::{Holder, KeyInfo, KeyState, Kind, Lifeline, Stats, Summary, Token},
 };
 
 // The laws of the fuzz targets, and what they have found, run as tests of the library: they may set its clock.

@@ -1,6 +1,7 @@
 //! The words that every layer shares: kinds of keys, tokens, and what can be said about a holder.
 
 use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 /// What a key is. Each key is of one kind for as long as it exists.
@@ -189,5 +190,23 @@ impl Stats {
         self.damaged = self.damaged.saturating_add(other.damaged);
         self.bytes_live = self.bytes_live.saturating_add(other.bytes_live);
         self.bytes_dead = self.bytes_dead.saturating_add(other.bytes_dead);
+    }
+}
+
+/// What keeps the holds of a process alive when the process itself is gone: see
+/// [`Cache::lifeline`](crate::Cache::lifeline).
+///
+/// Two descriptors, both close-on-exec. A process has the lifeline while it has either of them open; hand on
+/// both, for the second one tells who repairs the store that somebody lives, also when a cleaner of temporary
+/// files has removed the lock files.
+#[derive(Debug)]
+pub struct Lifeline {
+    pub(crate) descriptors: [OwnedFd; 2],
+}
+
+impl Lifeline {
+    /// The descriptors that a child has to inherit: clear their close-on-exec flags there.
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        self.descriptors.each_ref().map(AsFd::as_fd)
     }
 }

@@ -4,7 +4,6 @@
 #[path = "common/children.rs"]
 mod children;
 
-use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::Stdio;
@@ -780,7 +779,9 @@ fn supervise(role: &Role) {
     let lock = Lock::new(&cache, "guarded");
     let _guard = lock.acquire().unwrap();
     let line = cache.lifeline().unwrap();
-    fcntl(line.as_fd(), FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+    for descriptor in line.descriptors() {
+        fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+    }
     let mut program = std::process::Command::new("sleep")
         .arg("60")
         .stdin(Stdio::null())

@@ -14,7 +14,6 @@ pub use transaction::Transaction;
 pub use values::{Entry, Iter, SetOptions};
 
 use std::fmt;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -24,7 +23,7 @@ use crate::store::Store;
 use crate::store::check::CheckReport;
 use crate::store::rebuild::{self, RepairReport};
 use crate::store::waiting::Patience;
-use crate::types::{KeyInfo, Kind, Stats};
+use crate::types::{KeyInfo, Kind, Lifeline, Stats};
 
 /// A store of keys in a directory, open in this process and in any number of others.
 ///
@@ -211,12 +210,12 @@ impl Cache {
         self.store.check()
     }
 
-    /// A descriptor that keeps this process's holds alive for as long as any process has it open, also when
-    /// this process is gone. For a supervisor whose child must not run unguarded: clear its close-on-exec
-    /// flag in the child. What is given back explicitly is free all the same.
+    /// What keeps this process's holds alive for as long as any process has it open, also when this process is
+    /// gone. For a supervisor whose child must not run unguarded: clear the close-on-exec flags of its
+    /// descriptors in the child. What is given back explicitly is free all the same.
     ///
     /// From this call on, this participant's process id is no proof of its death any more.
-    pub fn lifeline(&self) -> Result<OwnedFd> {
+    pub fn lifeline(&self) -> Result<Lifeline> {
         self.store.lifeline()
     }
 }

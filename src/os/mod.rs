@@ -14,6 +14,8 @@ pub(crate) mod file;
 pub(crate) mod fork;
 #[allow(unsafe_code)]
 pub(crate) mod futex;
+#[allow(dead_code)]
+pub(crate) mod kept;
 #[allow(unsafe_code)]
 pub(crate) mod pidfd;
 #[cfg(any(fuzzing, test))]

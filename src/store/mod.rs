@@ -47,7 +47,6 @@ pub(crate) mod waiting;
 mod watch;
 
 use std::io::ErrorKind;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -68,6 +67,7 @@ use crate::store::recount::Recount;
 use crate::store::shards::ShardsOf;
 use crate::store::watch::Watches;
 use crate::sync::{AtomicPtr, AtomicU64, Ordering, crash_point};
+use crate::types::Lifeline;
 
 /// The bytes of the file `stripes`: one for each stripe, then these four.
 const JOIN_BYTE: u64 = STRIPES as u64;
@@ -259,17 +259,22 @@ impl Store {
         self.me.store(id.get().into(), Ordering::Release);
     }
 
-    /// A descriptor that keeps this process's holds alive for as long as any process has it open.
-    pub(crate) fn lifeline(&self) -> Result<OwnedFd> {
+    /// What keeps this process's holds alive for as long as any process has it open.
+    pub(crate) fn lifeline(&self) -> Result<Lifeline> {
         let process = self.process()?;
         let io = |e| Error::io("duplicate", &self.dir.join("beacons"), e);
         crash_point();
-        let line = process.files.beacons.try_clone().map_err(io)?;
+        let beacon = process.files.beacons.try_clone().map_err(io)?;
+        crash_point();
+        let io = |e| Error::io("duplicate", self.slab.path(), e);
+        let witness = self.slab.file().try_clone().map_err(io)?;
         process.files.shared.store(true, Ordering::Relaxed);
         if let Some(record) = self.slab.participant(process.id.get()) {
             record.state.fetch_or(PARTICIPANT_SHARED, Ordering::AcqRel);
         }
-        Ok(line.into())
+        Ok(Lifeline {
+            descriptors: [beacon.into(), witness.into()],
+        })
     }
 }
 

@@ -37,6 +37,8 @@ use nix::{
     unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, getpid, getppid},
 };
 
+use slablock::Lifeline;
+
 /// Shells hand out the small numbers to scripts (`exec 3>file`), which would close the lifeline.
 const LIFELINE_MIN: i32 = 64;
 /// Room for the search along PATH, whose entries may be of 4,096 bytes. Only what is used costs.
@@ -88,7 +90,7 @@ impl Program {
     pub fn start(
         &self,
         mask: &SigSet,
-        lifeline: &OwnedFd,
+        lifeline: &Lifeline,
         streams: Option<&Streams>,
     ) -> io::Result<Child> {
         let guardian = getpid();
@@ -150,7 +152,7 @@ impl Strings {
 fn prepare(
     guardian: Pid,
     mask: &SigSet,
-    lifeline: &OwnedFd,
+    lifeline: &Lifeline,
     streams: Option<&Streams>,
 ) -> nix::Result<()> {
     set_pdeathsig(Signal::SIGKILL)?;
@@ -174,12 +176,14 @@ fn prepare(
 }
 
 /// Lets the lifeline live through the exec.
-fn pass_on(lifeline: &OwnedFd) -> nix::Result<()> {
-    match fcntl(lifeline, FcntlArg::F_DUPFD(LIFELINE_MIN)) {
-        Ok(_) => Ok(()),
-        // Few descriptors are allowed here: the number that it has must do.
-        Err(_) => fcntl(lifeline, FcntlArg::F_SETFD(FdFlag::empty())).map(drop),
+fn pass_on(lifeline: &Lifeline) -> nix::Result<()> {
+    for descriptor in lifeline.descriptors() {
+        if fcntl(descriptor, FcntlArg::F_DUPFD(LIFELINE_MIN)).is_err() {
+            // Few descriptors are allowed here: the number that it has must do.
+            fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        }
     }
+    Ok(())
 }
 
 /// The running command.

@@ -6,10 +6,9 @@ mod looks;
 mod upkeep;
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use slablock::{Cache, Error, Result, Token, fuzzing};
+use slablock::{Cache, Error, Lifeline, Result, Token, fuzzing};
 
 use super::Sort;
 use super::model::{Model, Refusal, Setting};
@@ -42,7 +41,7 @@ pub struct World {
     model: Model,
     seats: [Option<Participant>; 4],
     /// Beacons that were handed on, and whose.
-    lifelines: Vec<(u64, OwnedFd)>,
+    lifelines: Vec<(u64, Lifeline)>,
     /// The last tokens that were given, for releases by who does not hold.
     tokens: Vec<Token>,
 }

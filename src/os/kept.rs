@@ -1,0 +1,125 @@
+//! Descriptors that this library keeps open, in a process whose other code may close or replace them.
+//!
+//! Daemons close all descriptors when they start (`close_range`, `closefrom`), and the kernel gives the numbers
+//! out again. A number alone therefore proves nothing: used blindly it would lock, grow, write or close a file of
+//! the program's own. A [`Kept`] file knows which file it was, and proves it before it is used, by one `fstat`.
+
+use std::fs::File;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::AsRawFd;
+
+use nix::errno::Errno;
+use nix::sys::stat::{FileStat, fstat};
+
+use crate::sync::{AtomicBool, Ordering, crash_point};
+
+/// An open file of the library's own, with what proves that its number still is that file.
+pub(crate) struct Kept {
+    file: ManuallyDrop<File>,
+    identity: (u64, u64),
+    closed: AtomicBool,
+}
+
+impl Kept {
+    pub(crate) fn new(file: File) -> io::Result<Kept> {
+        crash_point();
+        let identity = identity_of(&fstat(&file)?);
+        Ok(Kept {
+            file: ManuallyDrop::new(file),
+            identity,
+            closed: AtomicBool::new(false),
+        })
+    }
+
+    /// The file, proved to be what was opened; `EBADF` if it is closed, or another file by now.
+    pub(crate) fn proven(&self) -> io::Result<&File> {
+        self.stat().map(|_| self.unproven())
+    }
+
+    /// What the kernel says of the file, which proves it as well.
+    pub(crate) fn stat(&self) -> io::Result<FileStat> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Errno::EBADF.into());
+        }
+        crash_point();
+        let stat = fstat(&*self.file)?;
+        match identity_of(&stat) == self.identity {
+            true => Ok(stat),
+            false => Err(Errno::EBADF.into()),
+        }
+    }
+
+    /// The file without a proof: only for what does no harm to another file, and is not believed.
+    pub(crate) fn unproven(&self) -> &File {
+        &self.file
+    }
+
+    /// Device and inode, as they were when it was opened.
+    pub(crate) fn identity(&self) -> (u64, u64) {
+        self.identity
+    }
+
+    /// Closes it, once, and only if the number still is its own. May run in the child of a fork.
+    pub(crate) fn close(&self) {
+        let is_ours = self.stat().is_ok();
+        if is_ours && !self.closed.swap(true, Ordering::AcqRel) {
+            crash_point();
+            // It was open a moment ago; a failure would mean that it is closed already.
+            let _ = nix::unistd::close(self.file.as_raw_fd());
+        }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+// Types of the fields differ between machines.
+#[allow(clippy::unnecessary_cast)]
+fn identity_of(stat: &FileStat) -> (u64, u64) {
+    (stat.st_dev as u64, stat.st_ino as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::FromRawFd;
+
+    fn is_detached<T>(result: io::Result<T>) -> bool {
+        result.is_err_and(|error| error.raw_os_error() == Some(Errno::EBADF as i32))
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn a_number_that_was_given_to_another_file_is_neither_used_nor_closed() {
+        let (ours, theirs) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        let kept = Kept::new(ours.try_clone().unwrap()).unwrap();
+        assert!(kept.proven().is_ok());
+        let number = kept.unproven().as_raw_fd();
+        // SAFETY: both numbers are open; what `number` leads to is replaced, as other code may do at any time.
+        assert_eq!(
+            unsafe { nix::libc::dup2(theirs.as_raw_fd(), number) },
+            number
+        );
+        assert!(is_detached(kept.proven()));
+        // SAFETY: `dup2` has made it a moment ago, and `kept` does not close it.
+        let replaced = unsafe { File::from_raw_fd(number) };
+        drop(kept);
+        assert!(replaced.metadata().is_ok());
+    }
+
+    #[test]
+    fn a_closed_number_is_not_used_any_more_and_closing_twice_closes_nothing_else() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let kept = Kept::new(file.reopen().unwrap()).unwrap();
+        kept.close();
+        // It may get the number.
+        let others = file.reopen().unwrap();
+        kept.close();
+        assert!(is_detached(kept.stat()));
+        assert!(others.metadata().is_ok());
+    }
+}

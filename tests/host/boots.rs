@@ -1,0 +1,1 @@
+//! Other boot ids, reboots, and what tokens do over them.

@@ -1,0 +1,1 @@
+//! Cleaners of temporary files, and other removals of a store's files.

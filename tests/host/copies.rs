@@ -1,0 +1,1 @@
+//! Copies, restored backups, and files with two names.

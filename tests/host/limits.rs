@@ -1,0 +1,1 @@
+//! Limits of the process: descriptors, file sizes, address space.

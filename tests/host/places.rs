@@ -1,0 +1,1 @@
+//! Which store is used, and where there is none.

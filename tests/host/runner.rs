@@ -1,0 +1,1 @@
+//! The runner: what is guarded, by what, and for how long.
