@@ -1,12 +1,10 @@
 //! Looking after a store: remove, evict, check, repair.
 
-use std::{
-    io::{Write, stdout},
-    path::Path,
-};
+use std::{fmt::Display, path::Path};
 
 use crate::{
     failure::{FAILED, Failure},
+    output::{Unwritten, print_done, print_line},
     place::Place,
     text::quoted,
 };
@@ -20,43 +18,45 @@ pub fn remove(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
 
 pub fn evict(dir: &Path, tag: &[u8]) -> Result<u8, Failure> {
     let count = Place::open(dir)?.evict(tag)?;
-    writeln!(stdout(), "{count}")?;
+    print_done(count)?;
     Ok(0)
 }
 
 pub fn check(dir: &Path) -> Result<u8, Failure> {
     let report = Place::open(dir)?.check()?;
-    let mut out = stdout().lock();
-    writeln!(out, "store         {}", dir.display())?;
-    writeln!(out, "keys          {}", report.keys)?;
-    writeln!(out, "slots used    {}", report.slots_used)?;
-    writeln!(out, "slots leaked  {}", report.slots_leaked)?;
-    writeln!(out, "dead holds    {}", report.dead_holds)?;
-    for problem in &report.problems {
-        writeln!(out, "problem       {problem}")?;
+    let mut lines = vec![
+        format!("store         {}", dir.display()),
+        format!("keys          {}", report.keys),
+        format!("slots used    {}", report.slots_used),
+        format!("slots leaked  {}", report.slots_leaked),
+        format!("dead holds    {}", report.dead_holds),
+    ];
+    let problem = |problem: &dyn Display| format!("problem       {problem}");
+    lines.extend(report.problems.iter().map(|found| problem(found)));
+    let (verdict, status) = match report.is_sound() {
+        true => ("sound", 0),
+        false => (
+            "not sound: stop the programs that use it, then `slablock repair`",
+            FAILED,
+        ),
+    };
+    lines.push(verdict.to_owned());
+    match print_line(lines.join("\n")) {
+        // The verdict is also for those who do not read the reasons.
+        Ok(()) | Err(Unwritten::Unread) => Ok(status),
+        Err(unwritten) => Err(Failure::new(format!("{verdict}; {unwritten}"))),
     }
-    if report.is_sound() {
-        writeln!(out, "sound")?;
-        return Ok(0);
-    }
-    writeln!(
-        out,
-        "not sound: stop the programs that use it, then `slablock repair`"
-    )?;
-    Ok(FAILED)
 }
 
 pub fn repair(dir: &Path) -> Result<u8, Failure> {
     let report = Place::repair(dir)?;
-    let mut out = stdout().lock();
-    for action in &report.actions {
-        writeln!(out, "{action}")?;
-    }
-    writeln!(
-        out,
+    let count = format!(
         "{} keys kept, {} lost, {} slots freed",
         report.keys_kept, report.keys_lost, report.slots_freed
-    )?;
+    );
+    let lines = report.actions.iter().map(ToString::to_string);
+    let lines: Vec<String> = lines.chain([count]).collect();
+    print_done(lines.join("\n"))?;
     Ok(0)
 }
 

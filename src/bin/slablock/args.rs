@@ -1,12 +1,20 @@
 //! What was typed. What it means is in `task`.
 
-use std::{env, ffi::OsString, iter, path::PathBuf, time::Duration};
+use std::{
+    env,
+    ffi::OsString,
+    io::{IsTerminal, stdout},
+    iter,
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand, error::ErrorKind, value_parser};
 
 use crate::{
     demo::Role,
     failure::{Failure, USAGE},
+    output::{Unwritten, print},
     seconds::{seconds, seconds_above_zero},
     torture::WorkerPlan,
 };
@@ -66,6 +74,16 @@ Exit status:
   125  slablock itself failed (2 for wrong arguments)
 
 Values are bytes, 0 to 1 GiB of them, and come out as they went in.";
+
+const POP_NOTES: &str = "\
+Exit status:
+    0  written and deleted
+    1  there is no such value; nothing is said
+  125  slablock itself failed (2 for wrong arguments); what was not written whole is still there
+
+The value is deleted once all of it is written, so a full disk or a reader that has gone loses nothing. While it is
+written, others who pop or change it wait, and so do transactions: a reader that takes its time is for `get`, and
+`delete` afterwards. If slablock is killed in the instant between, the value was written and is still there.";
 
 const KEYS_NOTES: &str = "\
 Into a pipe or a file keys are written as they are; on a terminal what is not printable is escaped. A key
@@ -159,10 +177,7 @@ impl Cli {
         Cli::try_parse().map_err(|error| match error.kind() {
             ErrorKind::DisplayHelp
             | ErrorKind::DisplayVersion
-            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-                let _ = error.print();
-                Failure::silent(error.exit_code() as u8)
-            }
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => help(&error),
             _ => Failure::with_status(USAGE, in_one_line(&error.to_string())),
         })
     }
@@ -176,6 +191,20 @@ impl Cli {
         let RunAlone { dir, run } = RunAlone::try_parse_from(program.chain(rest)).ok()?;
         let verb = Verb::Run(run);
         Some(Cli { dir, verb })
+    }
+}
+
+/// Shows what is no error but an answer, or no arguments at all, and ends with the status for that.
+fn help(asked: &clap::Error) -> Failure {
+    let status = asked.exit_code() as u8;
+    let shown = match asked.use_stderr() || stdout().is_terminal() {
+        // In colour.
+        true => asked.print().map_err(Unwritten::Failed),
+        false => print(asked.render().to_string()),
+    };
+    match shown {
+        Ok(()) | Err(Unwritten::Unread) => Failure::silent(status),
+        Err(unwritten) => unwritten.into(),
     }
 }
 
@@ -231,8 +260,8 @@ pub enum Verb {
         )]
         default: i64,
     },
-    /// Print a value and delete it, in one step
-    #[command(after_help = VALUE_NOTES)]
+    /// Print a value and delete it; of all who do, one gets it
+    #[command(after_help = POP_NOTES)]
     Pop {
         /// The value's key
         key: OsString,

@@ -1,14 +1,10 @@
 //! `slablock average`: a running average from the shell.
 
-use std::{
-    io::{Write, stdout},
-    path::Path,
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use slablock::Averager;
 
-use crate::{failure::Failure, place::Place, text};
+use crate::{failure::Failure, output::print_line, place::Place, text};
 
 /// A value to add, and to what.
 pub struct Addition {
@@ -29,25 +25,30 @@ pub fn add(dir: &Path, addition: &Addition) -> Result<u8, Failure> {
 
 pub fn get(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
     let mean = averager(&Place::open(dir)?, key).get()?;
-    print(mean, key)
+    print_line(mean.ok_or_else(|| no_values(key))?)?;
+    Ok(0)
 }
 
 pub fn pop(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
     let mean = averager(&Place::open(dir)?, key).pop()?;
-    print(mean, key)
+    let mean = mean.ok_or_else(|| no_values(key))?;
+    // It is taken away before: those who add go on, however slowly this is read.
+    print_line(mean).map_err(|unwritten| {
+        let name = text::quoted(key);
+        Failure::new(format!(
+            "the average of {name} was {mean} and starts anew, but {unwritten}"
+        ))
+    })?;
+    Ok(0)
 }
 
 fn averager(place: &Place, key: &[u8]) -> Averager {
     Averager::new(place.shard(key), key)
 }
 
-fn print(mean: Option<f64>, key: &[u8]) -> Result<u8, Failure> {
-    let mean = mean.ok_or_else(|| {
-        let name = text::quoted(key);
-        Failure::new(format!(
-            "{name} has no values yet; add one with `slablock average add`"
-        ))
-    })?;
-    writeln!(stdout(), "{mean}")?;
-    Ok(0)
+fn no_values(key: &[u8]) -> Failure {
+    let name = text::quoted(key);
+    Failure::new(format!(
+        "{name} has no values yet; add one with `slablock average add`"
+    ))
 }

@@ -72,6 +72,18 @@ impl Failure {
         }
     }
 
+    /// The same failure, told after something else.
+    pub fn after(self, first: impl Display) -> Failure {
+        let message = match self.message {
+            Some(message) => format!("{first}: {message}"),
+            None => first.to_string(),
+        };
+        Failure {
+            message: Some(message),
+            ..self
+        }
+    }
+
     pub fn report(self) -> ExitCode {
         if let Some(message) = &self.message {
             text::complain(message);

@@ -7,7 +7,7 @@
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
-    io::{Write, stderr, stdout},
+    io::{Write, stderr},
     os::unix::{ffi::OsStrExt, process::ExitStatusExt},
     path::Path,
     process::ExitStatus,
@@ -19,7 +19,8 @@ use slablock::{Cache, SetOptions};
 use crate::{
     capture::{Capture, OUTPUT_BYTES_MAX},
     child::{self, Child, Program, Streams},
-    failure::Failure,
+    failure::{Failure, RUN_FAILED},
+    output::{Unwritten, print},
     place::Place,
     run::{self, SIGNALLED},
     signals::{Arrived, Signals},
@@ -111,7 +112,7 @@ fn memo_guarded(dir: &Path, plan: &MemoPlan) -> Result<u8, Failure> {
         (Err(Unkept::Failed(failure)), None) => return Err(failure),
     };
     // Whoever reads this may be slow, and the signals end that, too.
-    signals.let_through(|| outcome.replay())?
+    Ok(signals.let_through(|| outcome.replay())?)
 }
 
 fn no_memo(key: &[u8]) -> Failure {
@@ -145,13 +146,21 @@ impl Outcome {
         })
     }
 
-    fn replay(&self) -> Result<u8, Failure> {
+    /// Says what the command said, and returns its status: also where nobody wants to hear it, but not success
+    /// where it could not be said.
+    fn replay(&self) -> u8 {
         // A closed standard error is no reason to fail.
         let _ = stderr().lock().write_all(&self.errors);
-        let mut out = stdout().lock();
-        out.write_all(&self.output)?;
-        out.flush()?;
-        Ok(self.status)
+        match print(&self.output) {
+            Ok(()) | Err(Unwritten::Unread) => self.status,
+            Err(unwritten) => {
+                text::complain(unwritten);
+                match self.status {
+                    0 => RUN_FAILED,
+                    status => status,
+                }
+            }
+        }
     }
 }
 

@@ -7,7 +7,9 @@ use std::{
 };
 
 use nix::unistd::getuid;
-use slablock::{Cache, CheckReport, FanoutCache, KeyInfo, Keyspace, RepairReport, Stats};
+use slablock::{
+    Cache, CheckReport, FanoutCache, KeyInfo, Keyspace, RepairReport, Stats, Transaction,
+};
 
 use crate::failure::Failure;
 
@@ -48,6 +50,17 @@ impl Place {
         match self {
             Place::Single(cache) => cache.cache_for(key),
             Place::Fanout(cache) => cache.cache_for(key),
+        }
+    }
+
+    /// Changes several values all or not at all.
+    pub fn transact<T>(
+        &self,
+        work: impl FnOnce(&mut Transaction<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        match self {
+            Place::Single(cache) => cache.transact(work),
+            Place::Fanout(cache) => cache.transact(work),
         }
     }
 

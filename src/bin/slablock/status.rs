@@ -1,7 +1,7 @@
 //! `slablock status`: a table for people, JSON for programs.
 
 use std::{
-    io::{IsTerminal, Write, stdout},
+    io::{IsTerminal, stdout},
     path::Path,
     thread::sleep,
     time::Duration,
@@ -12,6 +12,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use crate::{
     admin::no_such_key,
     failure::Failure,
+    output::{print, print_line},
     place::Place,
     snapshot::{HolderOf, Key, Snapshot},
     text,
@@ -51,15 +52,15 @@ pub struct View {
 pub fn show(dir: &Path, view: &View) -> Result<u8, Failure> {
     let place = Place::open(dir)?;
     if !view.again {
-        print(&take(dir, &place, view)?, view)?;
+        show_once(&take(dir, &place, view)?, view)?;
         return Ok(0);
     }
     loop {
         if !view.json && stdout().is_terminal() {
-            write!(stdout(), "{CLEAR_SCREEN}")?;
+            print(CLEAR_SCREEN)?;
         }
         match take(dir, &place, view) {
-            Ok(snapshot) => print(&snapshot, view)?,
+            Ok(snapshot) => show_once(&snapshot, view)?,
             // A key that is not there yet is worth watching for.
             Err(failure) => drop(failure.report()),
         }
@@ -78,14 +79,14 @@ fn take(dir: &Path, place: &Place, view: &View) -> Result<Snapshot, Failure> {
     Ok(Snapshot::new(dir, keys))
 }
 
-fn print(snapshot: &Snapshot, view: &View) -> Result<(), Failure> {
+fn show_once(snapshot: &Snapshot, view: &View) -> Result<(), Failure> {
     let text = match (view.json, view.again) {
         (true, true) => serde_json::to_string(snapshot).map_err(Failure::new)?,
         (true, false) => serde_json::to_string_pretty(snapshot).map_err(Failure::new)?,
         (false, _) if snapshot.keys.is_empty() => format!("no keys in {}", snapshot.dir),
         (false, _) => table(snapshot).trim_fmt(),
     };
-    writeln!(stdout(), "{text}")?;
+    print_line(text)?;
     Ok(())
 }
 

@@ -1,7 +1,8 @@
 //! Values from the shell, and looking after a store that has many.
 
 use std::{
-    io::{IsTerminal, Read, Write, stdin, stdout},
+    fmt::{Display, Write},
+    io::{IsTerminal, Read, stdin, stdout},
     path::Path,
     time::Duration,
 };
@@ -11,8 +12,9 @@ use slablock::{Cache, KeyInfo, KeyState, SetOptions};
 
 use crate::{
     failure::{Failure, NO},
+    output::{Unwritten, print, print_done, print_line},
     place::Place,
-    text,
+    standard, text,
 };
 
 /// One byte more than a value can have: then it is said that it has too many, and not all are read.
@@ -51,11 +53,44 @@ pub enum Upkeep {
 }
 
 pub fn get(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
-    ask(dir, key, |shard| write_value(shard.get(key)?))
+    ask(dir, key, |shard| match shard.get(key)? {
+        Some(value) => Ok(print(value).map(|()| 0)?),
+        None => Ok(NO),
+    })
 }
 
+/// Takes the value away once it is written: in a transaction, so that nobody else changes or pops it meanwhile, and
+/// that the death of this process leaves it. What is left: a death between writing and the end of the transaction,
+/// after which it is there and written.
 pub fn pop(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
-    ask(dir, key, |shard| write_value(shard.pop(key)?))
+    Place::open(dir)
+        .and_then(|place| pop_from(&place, key))
+        .map_err(Failure::of_run)
+}
+
+fn pop_from(place: &Place, key: &[u8]) -> Result<u8, Failure> {
+    let mut is_written = false;
+    let popped = place.transact(|values| {
+        let Some(value) = values.get(key)? else {
+            return Ok(NO);
+        };
+        print(value).map_err(|unwritten| still_there(key, &unwritten))?;
+        is_written = true;
+        values.delete(key)?;
+        Ok(0)
+    });
+    popped.map_err(|failure| match is_written {
+        true => failure.after(format_args!(
+            "the value of {} was written, but may be there still",
+            text::quoted(key)
+        )),
+        false => failure,
+    })
+}
+
+fn still_there(key: &[u8], unwritten: &Unwritten) -> Failure {
+    let name = text::quoted(key);
+    Failure::new(format!("{unwritten}; the value of {name} is still there"))
 }
 
 pub fn delete(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
@@ -86,7 +121,7 @@ pub fn add(dir: &Path, new: &New) -> Result<u8, Failure> {
 pub fn incr(dir: &Path, addend: &Addend) -> Result<u8, Failure> {
     change(dir, &addend.key, |shard| {
         let sum = shard.incr_with(&addend.key, addend.by, addend.default)?;
-        writeln!(stdout(), "{sum}")?;
+        print_done(sum)?;
         Ok(0)
     })
 }
@@ -120,27 +155,21 @@ fn answer(yes: bool) -> u8 {
     }
 }
 
-fn write_value(value: Option<Vec<u8>>) -> Result<u8, Failure> {
-    let Some(value) = value else {
-        return Ok(NO);
-    };
-    let mut out = stdout().lock();
-    out.write_all(&value)?;
-    out.flush()?;
-    Ok(0)
-}
-
 impl New {
     fn bytes(&self) -> Result<Vec<u8>, Failure> {
         if let Some(value) = &self.value {
             return Ok(value.clone());
+        }
+        let unread = |why: &dyn Display| Failure::new(format!("cannot read standard input: {why}"));
+        if standard::input_was_closed() {
+            return Err(unread(&"it is closed; give a value, or `< /dev/null`"));
         }
         let mut value = Vec::new();
         stdin()
             .lock()
             .take(INPUT_BYTES_MAX)
             .read_to_end(&mut value)
-            .map_err(|error| Failure::new(format!("cannot read standard input: {error}")))?;
+            .map_err(|error| unread(&error))?;
         Ok(value)
     }
 }
@@ -185,8 +214,11 @@ pub fn keys(dir: &Path, listing: Listing) -> Result<u8, Failure> {
     let mut infos = Place::open(dir)?.keys()?;
     infos.retain(|info| matches!(info.state, KeyState::Value { .. }));
     infos.sort_by(|a, b| a.key.cmp(&b.key));
-    let mut out = stdout().lock();
-    let is_shown = out.is_terminal();
+    let is_shown = stdout().is_terminal();
+    let ended_by = |end: u8| {
+        let keys = infos.iter().map(|info| [&info.key[..], &[end]].concat());
+        keys.collect::<Vec<_>>().concat()
+    };
     match listing {
         Listing::Json => {
             let keys = Keys {
@@ -194,26 +226,16 @@ pub fn keys(dir: &Path, listing: Listing) -> Result<u8, Failure> {
                 keys: infos.iter().filter_map(Key::of).collect(),
             };
             let text = serde_json::to_string_pretty(&keys).map_err(Failure::new)?;
-            writeln!(out, "{text}")?;
+            print_line(text)?;
         }
-        Listing::Zeros => {
-            for info in &infos {
-                out.write_all(&[&info.key[..], b"\0"].concat())?;
-            }
-        }
+        Listing::Zeros => print(ended_by(b'\0'))?,
         // Programs get them as they are.
-        Listing::Lines if !is_shown => {
-            for info in &infos {
-                out.write_all(&[&info.key[..], b"\n"].concat())?;
-            }
-        }
+        Listing::Lines if !is_shown => print(ended_by(b'\n'))?,
         Listing::Lines => {
-            for info in &infos {
-                writeln!(out, "{}", text::plain(&info.key))?;
-            }
+            let lines = infos.iter().map(|info| text::plain(&info.key) + "\n");
+            print(lines.collect::<String>())?;
         }
     }
-    out.flush()?;
     Ok(0)
 }
 
@@ -243,13 +265,11 @@ pub fn stats(dir: &Path, json: bool) -> Result<u8, Failure> {
         bytes_dead: stats.bytes_dead,
         volume: volume(&place)?,
     };
-    let mut out = stdout().lock();
     if json {
-        let text = serde_json::to_string_pretty(&figures).map_err(Failure::new)?;
-        writeln!(out, "{text}")?;
+        print_line(serde_json::to_string_pretty(&figures).map_err(Failure::new)?)?;
         return Ok(0);
     }
-    writeln!(out, "store       {}", text::printable(&figures.dir))?;
+    let mut table = format!("store       {}\n", text::printable(&figures.dir));
     for (name, number) in [
         ("hits", figures.hits),
         ("misses", figures.misses),
@@ -259,8 +279,10 @@ pub fn stats(dir: &Path, json: bool) -> Result<u8, Failure> {
         ("bytes dead", figures.bytes_dead),
         ("volume", figures.volume),
     ] {
-        writeln!(out, "{name:<11} {}", text::grouped(number))?;
+        // Into a string.
+        let _ = writeln!(table, "{name:<11} {}", text::grouped(number));
     }
+    print(table)?;
     Ok(0)
 }
 
@@ -274,9 +296,12 @@ pub fn upkeep(dir: &Path, upkeep: Upkeep) -> Result<u8, Failure> {
         Upkeep::Expire => count(Cache::expire)?,
         Upkeep::Cull => count(Cache::cull)?,
         Upkeep::Clear => count(Cache::clear)?,
-        Upkeep::Volume => volume(&place)?,
+        Upkeep::Volume => {
+            print_line(volume(&place)?)?;
+            return Ok(0);
+        }
     };
-    writeln!(stdout(), "{number}")?;
+    print_done(number)?;
     Ok(0)
 }
 
