@@ -317,6 +317,16 @@ fn a_store_that_is_not_sound_is_so_for_readers_that_have_gone() {
     ended(&run_into(&place, Out::Unread, &["check"]), 1, &[]);
 }
 
+/// What was not tried to the end is not said to have gone well.
+#[test]
+fn a_trial_that_nobody_reads_has_not_gone_well() {
+    let place = Place::new();
+    for arguments in [&["demo"][..], &["torture", "--seconds", "0.1"]] {
+        let output = run_into(&place, Out::Unread, arguments);
+        ended(&output, 1, &["pipe"]);
+    }
+}
+
 #[test]
 fn memo_keeps_the_status_of_its_command() {
     for script in ["echo out; exit 3", "echo out"] {

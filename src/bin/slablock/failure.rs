@@ -98,13 +98,9 @@ impl From<slablock::Error> for Failure {
     }
 }
 
-/// Whoever read our output has gone, as in `slablock status | head -1`: no failure worth a word.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
-        match error.kind() {
-            io::ErrorKind::BrokenPipe => Failure::silent(0),
-            _ => Failure::new(error),
-        }
+        Failure::new(error)
     }
 }
 
