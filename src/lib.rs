@@ -82,6 +82,13 @@ pub use crate::{
     types::{Holder, KeyInfo, KeyState, Kind, Lifeline, Stats, Summary, Token},
 };
 
+/// The name of the file system of `path`, if a store there is refused for it. For the command line.
+#[cfg(not(loom))]
+#[doc(hidden)]
+pub fn refused_fs(path: &std::path::Path) -> std::io::Result<Option<&'static str>> {
+    os::file::fs_magic(path).map(os::file::incoherent_fs)
+}
+
 // The laws of the fuzz targets, and what they have found, run as tests of the library: they may set its clock.
 #[cfg(all(test, not(loom)))]
 extern crate self as slablock;

@@ -65,18 +65,20 @@ fn status_counts_those_who_wait() {
     }
 }
 
+/// Also one that is made only when it is watched already.
 #[test]
-fn status_of_no_store_is_an_error_and_makes_none() {
+fn status_of_a_store_that_is_not_there_yet_shows_no_keys() {
     let shop = Shop::new();
-    for arguments in [
-        &["status"][..],
-        &["check"],
-        &["remove", "k"],
-        &["average", "get", "k"],
-    ] {
-        shop.run(arguments).complains(1, &["store"]);
-    }
+    assert!(shop.run(&["status"]).out.starts_with("no keys in "));
+    let watch = shop.start(&["status", "--json", "--watch"]);
+    let keys = || {
+        let status: Value = serde_json::from_str(&watch.line()).unwrap();
+        status["keys"].as_array().unwrap().len()
+    };
+    assert_eq!(keys(), 0);
     assert!(!shop.store().exists());
+    assert!(shop.is_free("k"));
+    while keys() == 0 {}
 }
 
 #[test]

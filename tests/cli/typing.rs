@@ -7,17 +7,6 @@ use slablock::{Cache, FanoutCache, Lock};
 use crate::shop::{Outcome, Shop};
 
 #[test]
-fn without_a_name_the_store_is_in_the_runtime_directory() {
-    let shop = Shop::new();
-    let mut command = shop.command(&["run", "k", "--", "true"]);
-    command
-        .env_remove("SLABLOCK_DIR")
-        .env("XDG_RUNTIME_DIR", shop.dir.path());
-    assert_eq!(Outcome::of(&mut command).code, 0);
-    assert!(shop.dir.path().join("slablock").is_dir());
-}
-
-#[test]
 fn dir_goes_before_the_environment_and_is_passed_on_whole() {
     let shop = Shop::new();
     let mut command = shop.command(&[

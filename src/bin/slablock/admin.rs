@@ -2,6 +2,8 @@
 
 use std::{fmt::Display, path::Path};
 
+use slablock::CheckReport;
+
 use crate::{
     failure::{FAILED, Failure},
     output::{Unwritten, print_done, print_line},
@@ -10,20 +12,30 @@ use crate::{
 };
 
 pub fn remove(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
-    match Place::open(dir)?.shard(key).remove(key)? {
+    let is_removed = match Place::open(dir)? {
+        Some(place) => place.shard(key).remove(key)?,
+        None => false,
+    };
+    match is_removed {
         true => Ok(0),
         false => Err(no_such_key(dir, key)),
     }
 }
 
 pub fn evict(dir: &Path, tag: &[u8]) -> Result<u8, Failure> {
-    let count = Place::open(dir)?.evict(tag)?;
+    let count = match Place::open(dir)? {
+        Some(place) => place.evict(tag)?,
+        None => 0,
+    };
     print_done(count)?;
     Ok(0)
 }
 
 pub fn check(dir: &Path) -> Result<u8, Failure> {
-    let report = Place::open(dir)?.check()?;
+    let report = match Place::open(dir)? {
+        Some(place) => place.check()?,
+        None => CheckReport::default(),
+    };
     let mut lines = vec![
         format!("store         {}", dir.display()),
         format!("keys          {}", report.keys),

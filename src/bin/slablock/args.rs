@@ -33,15 +33,17 @@ Examples:
   slablock demo                                        see it work, in a few seconds
   slablock torture --seconds 60                        try to break it on this machine
 
-The store is the directory named with --dir, else with SLABLOCK_DIR, else one of your own
-($XDG_RUNTIME_DIR/slablock, or /tmp/slablock-UID where there is no such directory). Programs
-exclude each other only in the same store: name it if cron jobs or other users are to take part.";
+The store is the directory named with --dir, else with SLABLOCK_DIR, else your own, the same one for all that you
+run on this machine: .local/state/slablock in the home that /etc/passwd names for you, or /var/tmp/slablock-UID if
+you have none that is local and only yours to write to. A home that is away, full or read-only is an error.
+`slablock status` says which store it is. Programs exclude each other only in the same store: name it if other
+users are to take part.";
 
 const RUN_NOTES: &str = "\
 Exit status:
   that of COMMAND, or 128 + N when signal N ended it, and
    75  others held the key and waiting was in vain (choose another with -E)
-   76  the hold was lost while COMMAND ran (lease over, key removed or evicted)
+   76  the hold was lost while COMMAND ran (lease over, key removed or evicted), or the store was removed or replaced
   125  slablock itself failed (2 for wrong arguments)
   126  COMMAND was found but could not be started
   127  COMMAND was not found
@@ -151,7 +153,7 @@ Exit status 0 if nothing was violated. Otherwise 1, the evidence is printed, and
 #[derive(Parser)]
 #[command(name = "slablock", version, after_help = EXAMPLES, arg_required_else_help = true)]
 pub struct Cli {
-    /// The store's directory [default: $SLABLOCK_DIR, else one of your own]
+    /// The store's directory [default: $SLABLOCK_DIR, else your own]
     #[arg(short, long, global = true, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     #[command(subcommand)]

@@ -24,13 +24,15 @@ pub fn add(dir: &Path, addition: &Addition) -> Result<u8, Failure> {
 }
 
 pub fn get(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
-    let mean = averager(&Place::open(dir)?, key).get()?;
+    let place = Place::open(dir)?.ok_or_else(|| no_values(key))?;
+    let mean = averager(&place, key).get()?;
     print_line(mean.ok_or_else(|| no_values(key))?)?;
     Ok(0)
 }
 
 pub fn pop(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
-    let mean = averager(&Place::open(dir)?, key).pop()?;
+    let place = Place::open(dir)?.ok_or_else(|| no_values(key))?;
+    let mean = averager(&place, key).pop()?;
     let mean = mean.ok_or_else(|| no_values(key))?;
     // It is taken away before: those who add go on, however slowly this is read.
     print_line(mean).map_err(|unwritten| {

@@ -1,8 +1,18 @@
 //! Why a command did not do what was asked: one line for the reader and an exit status.
 
-use std::{fmt::Display, io, process::ExitCode};
+use std::{
+    fmt::Display,
+    fs,
+    io::{self, ErrorKind},
+    os::unix::fs::MetadataExt,
+    path::Path,
+    process::ExitCode,
+};
 
-use crate::text;
+use nix::unistd::geteuid;
+use slablock::Error;
+
+use crate::{text, users};
 
 /// Absent, unsound, or not possible.
 pub const FAILED: u8 = 1;
@@ -94,7 +104,47 @@ impl Failure {
 
 impl From<slablock::Error> for Failure {
     fn from(error: slablock::Error) -> Failure {
-        Failure::new(error)
+        match &error {
+            Error::Io { path, source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+                Failure::new(format!("{error}; {}; {ELSEWHERE}", denied(path)))
+            }
+            Error::Io { source, .. } if source.kind() == ErrorKind::ReadOnlyFilesystem => {
+                Failure::new(format!("{error}; {ELSEWHERE}"))
+            }
+            Error::NoSpace { .. } | Error::UnsupportedFs { .. } => {
+                Failure::new(format!("{error}; {ELSEWHERE}"))
+            }
+            _ => Failure::new(error),
+        }
+    }
+}
+
+/// What can be done about a directory that does not serve.
+const ELSEWHERE: &str = "another directory is named with --dir or SLABLOCK_DIR";
+
+/// Why this user may not use `path`: the first directory on the way that may not be searched, or the file itself; its
+/// mode, and whose it is.
+pub fn denied(path: &Path) -> String {
+    let mut way: Vec<&Path> = path.ancestors().collect();
+    way.reverse();
+    let closed = way
+        .windows(2)
+        .find(|pair| {
+            fs::symlink_metadata(pair[1])
+                .is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
+        })
+        .map_or(path, |pair| pair[0]);
+    let me = users::named(geteuid().as_raw());
+    match fs::metadata(closed) {
+        Ok(meta) => format!(
+            "{} has mode {:04o} and belongs to user {} and group {}, and this is user {me}",
+            closed.display(),
+            meta.mode() & 0o7777,
+            users::named(meta.uid()),
+            meta.gid(),
+        ),
+        // Not made yet, perhaps: what is above it decides.
+        Err(_) => format!("this is user {me}"),
     }
 }
 

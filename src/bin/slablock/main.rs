@@ -14,6 +14,7 @@ mod hold;
 mod holder;
 mod memo;
 mod output;
+mod own;
 mod place;
 mod run;
 mod seconds;
@@ -26,6 +27,7 @@ mod task;
 mod temporary;
 mod text;
 mod torture;
+mod users;
 mod values;
 
 use std::process::ExitCode;

@@ -26,12 +26,12 @@ use crate::{
     signals::{Arrived, Signals},
     supervise::pass_on_early,
     text,
+    values::KEY_BYTES_MAX,
 };
 
 const MAGIC: &str = "slablock memo 1 ";
 /// What precedes the command in a key that was not named: nobody takes it for a name of one's own.
 const KEY_PREFIX: &[u8] = b"memo: ";
-const KEY_BYTES_MAX: usize = 1_024;
 
 /// What `slablock memo` is to do.
 pub struct MemoPlan {

@@ -1,55 +1,125 @@
 //! Where the store is, and the two shapes that it can have.
 
 use std::{
-    env, fs, io,
-    os::unix::fs::{DirBuilderExt, MetadataExt},
+    env,
+    ffi::OsStr,
+    fs,
+    io::{self, ErrorKind},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf, absolute},
 };
 
-use nix::unistd::getuid;
+use nix::unistd::geteuid;
 use slablock::{
     Cache, CheckReport, FanoutCache, KeyInfo, Keyspace, RepairReport, Stats, Transaction,
 };
 
-use crate::failure::Failure;
+use crate::{
+    failure::{Failure, LOST, denied},
+    own::Own,
+};
 
-/// A store, whichever of the two it is.
-pub enum Place {
+/// The file that a store has, and the one that a store with shards has.
+const SLAB: &str = "slab";
+const FANOUT: &str = "fanout";
+/// What there may be in a directory in which there is no store yet: files that are only ever locked, of one that is
+/// being made, and what a new volume or a repository begins with.
+const NO_STORE: [&str; 6] = [
+    "attach",
+    "beacons",
+    "stripes",
+    "fanout.new",
+    "lost+found",
+    ".gitkeep",
+];
+
+/// An open store.
+pub struct Place {
+    cache: Shape,
+    /// The file by which it was found, and which one that was then.
+    found: (PathBuf, Identity),
+}
+
+/// Whichever of the two it is.
+enum Shape {
     Single(Cache),
     Fanout(FanoutCache),
 }
 
+type Identity = (u64, u64);
+
 impl Place {
     /// Opens the store in `dir` and makes one if there is none.
     pub fn open_or_create(dir: &Path) -> Result<Place, Failure> {
-        Place::open_with(dir, true)
+        match is_file(&dir.join(FANOUT))? {
+            true => Place::open_fanout(dir),
+            false => Place::open_single(dir, true),
+        }
     }
 
-    /// Opens the store in `dir`; that there is none is an error.
-    pub fn open(dir: &Path) -> Result<Place, Failure> {
-        Place::open_with(dir, false)
+    /// Opens the store in `dir`; `None`: there is none yet.
+    pub fn open(dir: &Path) -> Result<Option<Place>, Failure> {
+        if is_file(&dir.join(FANOUT))? {
+            return Place::open_fanout(dir).map(Some);
+        }
+        match !is_file(&dir.join(SLAB))? && has_no_store(dir)? {
+            true => Ok(None),
+            false => Place::open_single(dir, false).map(Some),
+        }
     }
 
-    fn open_with(dir: &Path, create: bool) -> Result<Place, Failure> {
-        let options = Cache::options().create(create);
-        Ok(match FanoutCache::is_at(dir) {
-            true => Place::Fanout(options.open_fanout(dir, None)?),
-            false => Place::Single(options.open(dir)?),
+    fn open_single(dir: &Path, create: bool) -> Result<Place, Failure> {
+        let cache = Cache::options().create(create).open(dir)?;
+        Place::found(Shape::Single(cache), dir.join(SLAB))
+    }
+
+    fn open_fanout(dir: &Path) -> Result<Place, Failure> {
+        let cache = Cache::options().create(false).open_fanout(dir, None)?;
+        Place::found(Shape::Fanout(cache), dir.join(FANOUT))
+    }
+
+    fn found(cache: Shape, by: PathBuf) -> Result<Place, Failure> {
+        let identity = identity(&by)?;
+        Ok(Place {
+            cache,
+            found: (by, identity),
         })
+    }
+
+    /// Whether the store that is open is the one that others find. If not, they have excluded nothing since.
+    pub fn check_in_place(&self) -> Result<(), Failure> {
+        let (by, then) = &self.found;
+        let what = match identity(by) {
+            Ok(now) if now == *then => return Ok(()),
+            Ok(_) => "replaced by another one",
+            Err(error) if error.kind() == ErrorKind::NotFound => "removed",
+            Err(error) => return Err(cannot_look(by, &error)),
+        };
+        let dir = by.parent().unwrap_or(by).display();
+        Err(Failure::with_status(
+            LOST,
+            format!("the store {dir} was {what} meanwhile: the command may not have run alone"),
+        ))
     }
 
     pub fn repair(dir: &Path) -> Result<RepairReport, Failure> {
-        Ok(match FanoutCache::is_at(dir) {
-            true => FanoutCache::repair(dir)?,
-            false => Cache::repair(dir)?,
-        })
+        if is_file(&dir.join(FANOUT))? {
+            return Ok(FanoutCache::repair(dir)?);
+        }
+        if !is_file(&dir.join(SLAB))? && has_no_store(dir)? {
+            let dir = dir.display();
+            return Err(Failure::new(format!(
+                "there is no store in {dir} to repair"
+            )));
+        }
+        Ok(Cache::repair(dir)?)
     }
 
     /// The part of the store in which `key` lives.
     pub fn shard(&self, key: &[u8]) -> &Cache {
-        match self {
-            Place::Single(cache) => cache.cache_for(key),
-            Place::Fanout(cache) => cache.cache_for(key),
+        match &self.cache {
+            Shape::Single(cache) => cache.cache_for(key),
+            Shape::Fanout(cache) => cache.cache_for(key),
         }
     }
 
@@ -58,121 +128,129 @@ impl Place {
         &self,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        match self {
-            Place::Single(cache) => cache.transact(work),
-            Place::Fanout(cache) => cache.transact(work),
+        match &self.cache {
+            Shape::Single(cache) => cache.transact(work),
+            Shape::Fanout(cache) => cache.transact(work),
         }
     }
 
     pub fn keys(&self) -> Result<Vec<KeyInfo>, Failure> {
-        Ok(match self {
-            Place::Single(cache) => cache.keys()?,
-            Place::Fanout(cache) => cache.keys()?,
+        Ok(match &self.cache {
+            Shape::Single(cache) => cache.keys()?,
+            Shape::Fanout(cache) => cache.keys()?,
         })
     }
 
     pub fn evict(&self, tag: &[u8]) -> Result<usize, Failure> {
-        Ok(match self {
-            Place::Single(cache) => cache.evict(tag)?,
-            Place::Fanout(cache) => cache.evict(tag)?,
+        Ok(match &self.cache {
+            Shape::Single(cache) => cache.evict(tag)?,
+            Shape::Fanout(cache) => cache.evict(tag)?,
         })
     }
 
     pub fn stats(&self) -> Result<Stats, Failure> {
-        Ok(match self {
-            Place::Single(cache) => cache.stats()?,
-            Place::Fanout(cache) => cache.stats()?,
+        Ok(match &self.cache {
+            Shape::Single(cache) => cache.stats()?,
+            Shape::Fanout(cache) => cache.stats()?,
         })
     }
 
     /// All parts of the store.
     pub fn shards(&self) -> &[Cache] {
-        match self {
-            Place::Single(cache) => cache.caches(),
-            Place::Fanout(cache) => cache.caches(),
+        match &self.cache {
+            Shape::Single(cache) => cache.caches(),
+            Shape::Fanout(cache) => cache.caches(),
         }
     }
 
     pub fn check(&self) -> Result<CheckReport, Failure> {
-        Ok(match self {
-            Place::Single(cache) => cache.check()?,
-            Place::Fanout(cache) => cache.check()?,
+        Ok(match &self.cache {
+            Shape::Single(cache) => cache.check()?,
+            Shape::Fanout(cache) => cache.check()?,
         })
     }
 }
 
-/// The directory that was named, or else by the environment, or else this user's own.
-pub fn chosen_dir(named: Option<PathBuf>) -> Result<PathBuf, Failure> {
-    let from_environment = || env::var_os("SLABLOCK_DIR").filter(|dir| !dir.is_empty());
-    let dir = match named.or_else(|| from_environment().map(PathBuf::from)) {
-        Some(dir) => dir,
-        None => dir_of_user()?,
-    };
-    absolute(&dir).map_err(|error| Failure::new(format!("cannot use {}: {error}", dir.display())))
+fn identity(path: &Path) -> io::Result<Identity> {
+    fs::metadata(path).map(|meta| (meta.dev(), meta.ino()))
 }
 
-/// The session's runtime directory if it is really this user's, else one below `/tmp`.
-///
-/// `TMPDIR` is deliberately not asked: two programs with different ones would exclude nothing.
-fn dir_of_user() -> Result<PathBuf, Failure> {
-    let user = getuid().as_raw();
-    let runtime = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let is_ours = |dir: &PathBuf| {
-        dir.is_absolute() && fs::metadata(dir).is_ok_and(|meta| meta.is_dir() && meta.uid() == user)
-    };
-    match runtime.filter(is_ours) {
-        Some(runtime) => Ok(runtime.join("slablock")),
-        None => private_dir(PathBuf::from(format!("/tmp/slablock-{user}")), user),
+/// Whether there is such a file. That it cannot be seen is not that there is none.
+fn is_file(path: &Path) -> Result<bool, Failure> {
+    match fs::metadata(path) {
+        Ok(meta) => Ok(meta.is_file()),
+        Err(error) => match error.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory => Ok(false),
+            _ => Err(cannot_look(path, &error)),
+        },
     }
 }
 
-/// Makes `dir`, or refuses one that somebody else could have prepared or could write to.
-fn private_dir(dir: PathBuf, user: u32) -> Result<PathBuf, Failure> {
-    let refuse = |why: String| {
-        Failure::new(format!(
-            "cannot use {}: {why}; name another directory with --dir or SLABLOCK_DIR",
-            dir.display()
-        ))
+/// Whether there is nothing in `dir`, or no such directory. Not asked of what has a slab.
+fn has_no_store(dir: &Path) -> Result<bool, Failure> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) => match error.kind() {
+            ErrorKind::NotFound => return Ok(true),
+            // Opening it says what is wrong.
+            ErrorKind::NotADirectory => return Ok(false),
+            _ => return Err(cannot_look(dir, &error)),
+        },
     };
-    match fs::DirBuilder::new().mode(0o700).create(&dir) {
-        Ok(()) => return Ok(dir),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(refuse(error.to_string())),
+    for entry in entries {
+        let name = entry.map_err(|error| cannot_look(dir, &error))?.file_name();
+        if !NO_STORE.iter().any(|known| name == OsStr::new(known)) {
+            return Ok(false);
+        }
     }
-    let meta = fs::symlink_metadata(&dir).map_err(|error| refuse(error.to_string()))?;
-    if !meta.is_dir() {
-        return Err(refuse("it is not a directory".to_owned()));
-    }
-    if meta.uid() != user {
-        return Err(refuse(format!("it belongs to user {}", meta.uid())));
-    }
-    if meta.mode() & 0o022 != 0 {
-        return Err(refuse("others may write to it".to_owned()));
-    }
-    Ok(dir)
+    Ok(true)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::{PermissionsExt, symlink};
+fn cannot_look(path: &Path, error: &io::Error) -> Failure {
+    let shown = path.display();
+    match error.kind() {
+        ErrorKind::PermissionDenied => {
+            Failure::new(format!("cannot open {shown}: {error}; {}", denied(path)))
+        }
+        _ => Failure::new(format!("cannot open {shown}: {error}")),
+    }
+}
 
-    #[test]
-    fn a_directory_that_others_could_have_prepared_is_refused() {
-        let base = env::temp_dir().join(format!("slablock-place-{}", std::process::id()));
-        fs::create_dir_all(&base).unwrap();
-        let user = getuid().as_raw();
+/// The directory of the store, and by whom it was chosen.
+pub struct Chosen {
+    dir: PathBuf,
+    /// If nobody named one.
+    own: Option<Own>,
+}
 
-        let ours = private_dir(base.join("ours"), user).unwrap();
-        assert_eq!(fs::metadata(&ours).unwrap().mode() & 0o777, 0o700);
-        assert!(private_dir(ours.clone(), user).is_ok());
-        assert!(private_dir(ours.clone(), user + 1).is_err());
+impl Chosen {
+    /// The directory that was named, or else by the environment, or else this user's own.
+    pub fn new(named: Option<PathBuf>) -> Result<Chosen, Failure> {
+        let from_environment = || env::var_os("SLABLOCK_DIR").filter(|dir| !dir.is_empty());
+        let Some(dir) = named.or_else(|| from_environment().map(PathBuf::from)) else {
+            let own = Own::of_this_user(geteuid().as_raw())?;
+            return Ok(Chosen {
+                dir: own.dir().to_owned(),
+                own: Some(own),
+            });
+        };
+        let dir = absolute(&dir)
+            .map_err(|error| Failure::new(format!("cannot use {}: {error}", dir.display())))?;
+        Ok(Chosen { dir, own: None })
+    }
 
-        symlink(&ours, base.join("link")).unwrap();
-        assert!(private_dir(base.join("link"), user).is_err());
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
 
-        fs::set_permissions(&ours, fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(private_dir(ours, user).is_err());
-        fs::remove_dir_all(base).unwrap();
+    /// Comes before the store is opened: sees to it that nobody else has a hand in the user's own, and, to `make` it,
+    /// that there is a directory for it.
+    pub fn get_ready(&self, make: bool) -> Result<(), Failure> {
+        let user = geteuid().as_raw();
+        match (&self.own, make) {
+            (None, _) => Ok(()),
+            (Some(own), true) => own.prepare(user),
+            (Some(own), false) => own.examine(user),
+        }
     }
 }

@@ -71,7 +71,11 @@ fn run_guarded(dir: &Path, plan: &RunPlan) -> Result<u8, Failure> {
     let held = take(&place, plan, &signals)?.ok_or_else(|| in_vain(plan))?;
     plan.say(Talk::Verbose, || {
         let (waited, token) = (text::span(started.elapsed()), held.token());
-        format!("acquired {} after {waited}, token {token}", plan.name())
+        let dir = dir.display();
+        format!(
+            "acquired {} after {waited}, token {token}, in {dir}",
+            plan.name()
+        )
     });
     warn_of_predecessor(&held, plan);
     // Whoever asked us to end meanwhile does not want the command started at all.
@@ -80,7 +84,9 @@ fn run_guarded(dir: &Path, plan: &RunPlan) -> Result<u8, Failure> {
         return Ok(SIGNALLED + signal as u8);
     }
     let ended = execute(dir, plan, &held, &place, &signals)?;
-    give_back(held, plan, &ended)
+    let in_place = place.check_in_place();
+    let status = give_back(held, plan, &ended)?;
+    in_place.map(|()| status)
 }
 
 fn take(place: &Place, plan: &RunPlan, signals: &Signals) -> Result<Option<Held>, Failure> {

@@ -50,16 +50,20 @@ pub struct View {
 }
 
 pub fn show(dir: &Path, view: &View) -> Result<u8, Failure> {
-    let place = Place::open(dir)?;
+    let mut place = Place::open(dir)?;
     if !view.again {
-        show_once(&take(dir, &place, view)?, view)?;
+        show_once(&take(dir, place.as_ref(), view)?, view)?;
         return Ok(0);
     }
     loop {
         if !view.json && stdout().is_terminal() {
             print(CLEAR_SCREEN)?;
         }
-        match take(dir, &place, view) {
+        // It may be made meanwhile.
+        if place.is_none() {
+            place = Place::open(dir)?;
+        }
+        match take(dir, place.as_ref(), view) {
             Ok(snapshot) => show_once(&snapshot, view)?,
             // A key that is not there yet is worth watching for.
             Err(failure) => drop(failure.report()),
@@ -68,13 +72,16 @@ pub fn show(dir: &Path, view: &View) -> Result<u8, Failure> {
     }
 }
 
-fn take(dir: &Path, place: &Place, view: &View) -> Result<Snapshot, Failure> {
-    let keys = match &view.key {
-        None => place.keys()?,
-        Some(key) => match place.shard(key).key(key)? {
+/// `None`: there is no store yet, and no key in it.
+fn take(dir: &Path, place: Option<&Place>, view: &View) -> Result<Snapshot, Failure> {
+    let keys = match (place, &view.key) {
+        (None, None) => Vec::new(),
+        (Some(place), None) => place.keys()?,
+        (Some(place), Some(key)) => match place.shard(key).key(key)? {
             Some(info) => vec![info],
             None => return Err(no_such_key(dir, key)),
         },
+        (None, Some(key)) => return Err(no_such_key(dir, key)),
     };
     Ok(Snapshot::new(dir, keys))
 }
@@ -84,7 +91,10 @@ fn show_once(snapshot: &Snapshot, view: &View) -> Result<(), Failure> {
         (true, true) => serde_json::to_string(snapshot).map_err(Failure::new)?,
         (true, false) => serde_json::to_string_pretty(snapshot).map_err(Failure::new)?,
         (false, _) if snapshot.keys.is_empty() => format!("no keys in {}", snapshot.dir),
-        (false, _) => table(snapshot).trim_fmt(),
+        (false, _) => {
+            let dir = text::printable(&snapshot.dir);
+            format!("store {dir}\n{}", table(snapshot).trim_fmt())
+        }
     };
     print_line(text)?;
     Ok(())

@@ -16,7 +16,7 @@ use crate::{
     demo,
     failure::Failure,
     memo::{self, MemoPlan},
-    place::chosen_dir,
+    place::Chosen,
     run::{self, Patience, RunPlan, Talk},
     status::{self, View},
     torture,
@@ -25,7 +25,7 @@ use crate::{
 
 /// Something to do.
 pub enum Task {
-    InStore(PathBuf, StoreTask),
+    InStore(Option<PathBuf>, StoreTask),
     Demo,
     DemoWorker(PathBuf, WorkerArgs),
     Torture(torture::Plan),
@@ -62,14 +62,20 @@ impl Cli {
         let task = match self.verb {
             Verb::Demo => return Ok(Task::Demo),
             Verb::DemoWorker(args) => {
-                return Ok(Task::DemoWorker(chosen_dir(self.dir)?, args));
+                return Ok(Task::DemoWorker(
+                    Chosen::new(self.dir)?.dir().to_owned(),
+                    args,
+                ));
             }
             // Never in the store that is used otherwise, which the environment may name.
             Verb::Torture(args) => {
                 return Ok(Task::Torture(torture::Plan::of(self.dir, args)));
             }
             Verb::TortureWorker(plan) => {
-                return Ok(Task::TortureWorker(chosen_dir(self.dir)?, plan));
+                return Ok(Task::TortureWorker(
+                    Chosen::new(self.dir)?.dir().to_owned(),
+                    plan,
+                ));
             }
             Verb::Run(args) => StoreTask::Run(args.into_plan()),
             Verb::Status(args) => StoreTask::Status(args.into_view()),
@@ -101,7 +107,7 @@ impl Cli {
             Verb::Check => StoreTask::Check,
             Verb::Repair => StoreTask::Repair,
         };
-        Ok(Task::InStore(chosen_dir(self.dir)?, task))
+        Ok(Task::InStore(self.dir, task))
     }
 }
 
@@ -109,7 +115,7 @@ impl Task {
     /// Does it and returns the exit status.
     pub fn carry_out(self) -> Result<u8, Failure> {
         match self {
-            Task::InStore(dir, task) => task.carry_out(&dir),
+            Task::InStore(dir, task) => task.carry_out_in(dir),
             Task::Demo => demo::demo(),
             Task::DemoWorker(dir, args) => demo::work(&dir, &args),
             Task::Torture(plan) => torture::torture(&plan),
@@ -119,6 +125,47 @@ impl Task {
 }
 
 impl StoreTask {
+    fn carry_out_in(self, named: Option<PathBuf>) -> Result<u8, Failure> {
+        let chosen = Chosen::new(named).and_then(|chosen| {
+            chosen.get_ready(self.makes_a_store())?;
+            Ok(chosen)
+        });
+        match chosen {
+            Ok(chosen) => self.carry_out(chosen.dir()),
+            Err(failure) if self.has_status_1_for_an_answer() => Err(failure.of_run()),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Whether it makes a store if there is none.
+    fn makes_a_store(&self) -> bool {
+        matches!(
+            self,
+            StoreTask::Run(_)
+                | StoreTask::Memo(_)
+                | StoreTask::Set(_)
+                | StoreTask::Add(_)
+                | StoreTask::Incr(_)
+                | StoreTask::AverageAdd(_)
+        )
+    }
+
+    /// Whether status 1 is a command's own, or says no: then it never means that slablock failed.
+    fn has_status_1_for_an_answer(&self) -> bool {
+        matches!(
+            self,
+            StoreTask::Run(_)
+                | StoreTask::Memo(_)
+                | StoreTask::Get(_)
+                | StoreTask::Set(_)
+                | StoreTask::Add(_)
+                | StoreTask::Incr(_)
+                | StoreTask::Pop(_)
+                | StoreTask::Delete(_)
+                | StoreTask::Touch(..)
+        )
+    }
+
     fn carry_out(self, dir: &Path) -> Result<u8, Failure> {
         match self {
             StoreTask::Run(plan) => run::run(dir, &plan),

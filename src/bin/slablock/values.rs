@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde::Serialize;
-use slablock::{Cache, KeyInfo, KeyState, SetOptions};
+use slablock::{Cache, Error, KeyInfo, KeyState, SetOptions, Stats};
 
 use crate::{
     failure::{Failure, NO},
@@ -19,6 +19,8 @@ use crate::{
 
 /// One byte more than a value can have: then it is said that it has too many, and not all are read.
 const INPUT_BYTES_MAX: u64 = (1 << 30) + 1;
+
+pub const KEY_BYTES_MAX: usize = 1_024;
 
 /// A value that is to be set.
 pub struct New {
@@ -63,9 +65,7 @@ pub fn get(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
 /// that the death of this process leaves it. What is left: a death between writing and the end of the transaction,
 /// after which it is there and written.
 pub fn pop(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
-    Place::open(dir)
-        .and_then(|place| pop_from(&place, key))
-        .map_err(Failure::of_run)
+    ask_in(dir, key, |place| pop_from(place, key))
 }
 
 fn pop_from(place: &Place, key: &[u8]) -> Result<u8, Failure> {
@@ -126,18 +126,37 @@ pub fn incr(dir: &Path, addend: &Addend) -> Result<u8, Failure> {
     })
 }
 
-/// Does something with a key of a store that is there.
+/// Does something with a key, for which the answer is no where there is no store yet.
 fn ask(
     dir: &Path,
     key: &[u8],
     work: impl FnOnce(&Cache) -> Result<u8, Failure>,
 ) -> Result<u8, Failure> {
-    Place::open(dir)
-        .and_then(|place| work(place.shard(key)))
-        .map_err(Failure::of_run)
+    ask_in(dir, key, |place| work(place.shard(key)))
 }
 
-/// The same, and makes the store if there is none.
+/// Does something with a key and its place, as [`ask`] does.
+fn ask_in(
+    dir: &Path,
+    key: &[u8],
+    work: impl FnOnce(&Place) -> Result<u8, Failure>,
+) -> Result<u8, Failure> {
+    let answer = Place::open(dir).and_then(|place| match place {
+        Some(place) => work(&place),
+        None => check_length(key).map(|()| NO),
+    });
+    answer.map_err(Failure::of_run)
+}
+
+/// What a store would say of a key that cannot be one.
+fn check_length(key: &[u8]) -> Result<(), Failure> {
+    match key.len() {
+        1..=KEY_BYTES_MAX => Ok(()),
+        len => Err(Error::KeyLength { len }.into()),
+    }
+}
+
+/// Does something with a key, for which a store is made if there is none.
 fn change(
     dir: &Path,
     key: &[u8],
@@ -211,7 +230,10 @@ impl Key {
 }
 
 pub fn keys(dir: &Path, listing: Listing) -> Result<u8, Failure> {
-    let mut infos = Place::open(dir)?.keys()?;
+    let mut infos = match Place::open(dir)? {
+        Some(place) => place.keys()?,
+        None => Vec::new(),
+    };
     infos.retain(|info| matches!(info.state, KeyState::Value { .. }));
     infos.sort_by(|a, b| a.key.cmp(&b.key));
     let is_shown = stdout().is_terminal();
@@ -253,8 +275,10 @@ struct Figures {
 }
 
 pub fn stats(dir: &Path, json: bool) -> Result<u8, Failure> {
-    let place = Place::open(dir)?;
-    let stats = place.stats()?;
+    let (stats, volume) = match Place::open(dir)? {
+        Some(place) => (place.stats()?, volume(&place)?),
+        None => (Stats::default(), 0),
+    };
     let figures = Figures {
         dir: dir.to_string_lossy().into_owned(),
         hits: stats.hits,
@@ -263,7 +287,7 @@ pub fn stats(dir: &Path, json: bool) -> Result<u8, Failure> {
         damaged: stats.damaged,
         bytes_live: stats.bytes_live,
         bytes_dead: stats.bytes_dead,
-        volume: volume(&place)?,
+        volume,
     };
     if json {
         print_line(serde_json::to_string_pretty(&figures).map_err(Failure::new)?)?;
@@ -288,8 +312,9 @@ pub fn stats(dir: &Path, json: bool) -> Result<u8, Failure> {
 
 pub fn upkeep(dir: &Path, upkeep: Upkeep) -> Result<u8, Failure> {
     let place = Place::open(dir)?;
+    let shards = place.as_ref().map_or(&[][..], Place::shards);
     let count = |work: fn(&Cache) -> slablock::Result<usize>| -> slablock::Result<u64> {
-        let counts = place.shards().iter().map(work);
+        let counts = shards.iter().map(work);
         counts.map(|count| Ok(count? as u64)).sum()
     };
     let number = match upkeep {
@@ -297,7 +322,7 @@ pub fn upkeep(dir: &Path, upkeep: Upkeep) -> Result<u8, Failure> {
         Upkeep::Cull => count(Cache::cull)?,
         Upkeep::Clear => count(Cache::clear)?,
         Upkeep::Volume => {
-            print_line(volume(&place)?)?;
+            print_line(place.map_or(Ok(0), |place| volume(&place))?)?;
             return Ok(0);
         }
     };
