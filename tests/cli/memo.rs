@@ -69,16 +69,13 @@ fn said(asker: Running) -> (Vec<String>, Vec<String>, i32) {
 #[test]
 fn one_runs_it_and_all_say_what_it_said() {
     let shop = Shop::new();
-    let script = slow(
-        &shop,
-        "echo out; echo err >&2; echo more > /dev/stderr; exit 3",
-    );
+    let script = slow(&shop, "echo out; echo err >&2; echo more > /dev/stderr");
     let all = askers(&shop, &script);
     fs::write(shop.path("go"), "").unwrap();
     let expected = (
         vec!["out".to_owned()],
         vec!["err".to_owned(), "more".to_owned()],
-        3,
+        0,
     );
     for asker in all {
         assert_eq!(said(asker), expected);
@@ -135,11 +132,11 @@ fn what_a_signal_ended_is_run_again() {
 fn a_signal_is_for_the_command_to_deal_with() {
     let shop = Shop::new();
     let up = shop.path("up");
-    let script = format!("trap 'echo got it; exit 5' TERM; > {up}; while :; do sleep 0.01; done");
+    let script = format!("trap 'echo got it; exit 0' TERM; > {up}; while :; do sleep 0.01; done");
     let asker = shop.start(&["memo", "--", "sh", "-c", &script]);
     until("it runs", || fs::exists(&up).unwrap());
     asker.signal(Signal::SIGTERM);
-    let expected = (vec!["got it".to_owned()], vec![], 5);
+    let expected = (vec!["got it".to_owned()], vec![], 0);
     assert_eq!(said(asker), expected);
     // It ended by itself, so that is kept.
     let later = shop.start(&["memo", "--", "sh", "-c", &script]);
@@ -147,18 +144,60 @@ fn a_signal_is_for_the_command_to_deal_with() {
 }
 
 #[test]
-fn success_only_runs_failures_again() {
+fn failures_are_run_again_unless_they_are_to_be_kept() {
     let shop = Shop::new();
     let script = format!("echo $$ >> {0}; cat {0} | wc -l; exit 4", shop.path("ran"));
     for n in ["1\n", "2\n"] {
-        let outcome = shop.run(&["memo", "--success-only", "--", "sh", "-c", &script]);
+        let outcome = shop.run(&["memo", "--", "sh", "-c", &script]);
         assert_eq!((outcome.code, outcome.out.as_str()), (4, n));
     }
-    // Without it they are kept.
     for _ in 0..2 {
-        let outcome = shop.run(&["memo", "--", "sh", "-c", &script]);
+        let outcome = shop.run(&["memo", "--keep-failures", "--", "sh", "-c", &script]);
         assert_eq!((outcome.code, outcome.out.as_str()), (4, "3\n"));
     }
+    // Kept is kept, whoever asks.
+    let outcome = shop.run(&["memo", "--", "sh", "-c", &script]);
+    assert_eq!((outcome.code, outcome.out.as_str()), (4, "3\n"));
+    shop.run(&["memo", "--success-only", "--", "true"])
+        .complains(2, &["--success-only"]);
+}
+
+/// Each of those who wait runs a failure for itself.
+#[test]
+fn of_those_who_wait_each_has_a_failure_of_its_own() {
+    let shop = Shop::new();
+    let script = slow(&shop, "echo out; exit 3");
+    let all = askers(&shop, &script);
+    fs::write(shop.path("go"), "").unwrap();
+    for asker in all {
+        assert_eq!(said(asker), (vec!["out".to_owned()], vec![], 3));
+    }
+    assert_eq!(ran(&shop).len(), 4);
+}
+
+/// The key that `--help` describes is the one under which it is kept.
+#[test]
+fn the_key_is_as_it_is_documented() {
+    let shop = Shop::new();
+    let help = shop.run(&["memo", "--help"]).out;
+    let documented = "\"memo: sh -c 'echo \"hi\"'\"";
+    assert!(help.contains(documented), "{help}");
+    shop.run(&["memo", "--", "sh", "-c", "echo \"hi\""]);
+    assert_eq!(shop.run(&["keys"]).out, "memo: sh -c 'echo \"hi\"'\n");
+    assert_eq!(
+        shop.run(&["delete", &documented[1..documented.len() - 1]])
+            .code,
+        0
+    );
+    // A long one is cut, with a hash of all of it.
+    let long = "x".repeat(2_000);
+    assert!(help.contains("1,024"), "{help}");
+    shop.run(&["memo", "--", "echo", &long]);
+    let key = shop.run(&["keys"]).out;
+    assert!(
+        key.starts_with("memo: echo xxx") && key.len() == 1_025,
+        "{key}"
+    );
 }
 
 #[test]

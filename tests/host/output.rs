@@ -333,7 +333,7 @@ fn memo_keeps_the_status_of_its_command() {
         let status = if script.ends_with('3') { 3 } else { 0 };
         for kept in [false, true] {
             let place = Place::new();
-            let memo = ["memo", "--", "sh", "-c", script];
+            let memo = ["memo", "--keep-failures", "--", "sh", "-c", script];
             if kept {
                 slablock(&place, &memo).output().unwrap();
             }

@@ -102,23 +102,27 @@ JSON fields:
   bytes_live, bytes_dead (of the files of large values), volume (bytes of disk, all in all)";
 
 const MEMO_NOTES: &str = "\
-What COMMAND writes to standard output and to standard error is kept, apart, together with its exit
-status, and is written out when it has ended: by the one who ran it, by those who waited meanwhile,
-and by all who ask later, until it expires. Without --expire that is never; `slablock delete` forgets it.
-A COMMAND that a signal ended is not kept: the next one who waits runs it. So does the next one when the
-slablock that runs it is killed, which kills COMMAND, too: but not before all that COMMAND has started is
-gone, so that it never runs beside itself.
+What COMMAND writes to standard output and to standard error is kept, apart, if its exit status is 0, and
+is written out when it has ended: by the one who ran it, by those who waited meanwhile, and by all who
+ask later, until it expires. Without --expire that is never; `slablock delete` forgets it.
+A COMMAND that failed is not kept: its output and status are for the one who ran it, and the next one who
+waits runs it. With --keep-failures the status is kept, too, whatever it is, for all who ask, but never that
+of a COMMAND that a signal ended. When the slablock that runs it is killed, which kills COMMAND, too, the
+next one runs it: but not before all that COMMAND has started is gone, so that it never runs beside itself.
 
 COMMAND gets an empty standard input, and SLABLOCK_DIR and SLABLOCK_KEY in its environment. TERM, INT,
 HUP and QUIT are passed on to it; while waiting they end the wait. What it leaves running when it ends
 is not waited for, and what that writes is not kept.
 
-Without --key, the key is COMMAND with its arguments, as a shell would have it quoted. The directory it
-is run in and its environment are no part of that: name a key where they matter.
+Without --key, the key is `memo: ` and COMMAND with its arguments, those between single quotes that have more
+in them than letters, digits and -_./:=,@%+: that of `slablock memo -- sh -c 'echo \"hi\"'` is
+\"memo: sh -c 'echo \"hi\"'\". One of more than 1,024 bytes is cut, and ends with a hash of all of it;
+`slablock keys` shows it. The directory COMMAND is run in and its environment are no part of the key: name one
+where they matter.
 
 Exit status:
-  that of COMMAND, or 128 + N when signal N ended it, and
-  125  slablock itself failed (2 for wrong arguments)
+  that of COMMAND, or 128 + N when signal N ended it, also if nobody reads what it said, and
+  125  slablock itself failed (2 for wrong arguments), or could not write what a COMMAND said that ended with 0
   126  COMMAND was found but could not be started
   127  COMMAND was not found
 
@@ -410,9 +414,9 @@ pub struct MemoArgs {
     /// Mark it, for `slablock evict TAG`
     #[arg(long)]
     pub tag: Option<OsString>,
-    /// Keep it only if its exit status is 0; otherwise the next one who waits runs it again
+    /// Keep it whatever its exit status [default: only if that is 0]
     #[arg(long)]
-    pub success_only: bool,
+    pub keep_failures: bool,
     /// The command to run, with its arguments
     #[arg(last = true, required = true)]
     pub command: Vec<OsString>,

@@ -37,7 +37,7 @@ const KEY_PREFIX: &[u8] = b"memo: ";
 pub struct MemoPlan {
     pub key: Vec<u8>,
     pub options: SetOptions,
-    pub success_only: bool,
+    pub keep_failures: bool,
     /// The program and its arguments.
     pub command: Vec<OsString>,
 }
@@ -192,7 +192,7 @@ impl Run<'_> {
             output,
             errors,
         };
-        let is_kept = ended.signal().is_none() && (ended.success() || !self.plan.success_only);
+        let is_kept = ended.signal().is_none() && (ended.success() || self.plan.keep_failures);
         match is_kept {
             true => Ok(outcome),
             false => Err(Unkept::ForUs(outcome)),

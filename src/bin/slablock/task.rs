@@ -243,7 +243,7 @@ impl MemoArgs {
                 .key
                 .map_or_else(|| memo::key_of(&self.command), OsString::into_vec),
             options: set_options(self.expire, self.tag),
-            success_only: self.success_only,
+            keep_failures: self.keep_failures,
             command: self.command,
         }
     }
