@@ -340,6 +340,9 @@ fn io_remedy(source: &io::Error) -> Option<&'static str> {
         io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
             Some("name a directory, not a file")
         }
+        io::ErrorKind::FileTooLarge => {
+            Some("allow larger files (ulimit -f), or use fewer or smaller values")
+        }
         io::ErrorKind::OutOfMemory => {
             Some("allow more address space (ulimit -v), or use a store of a smaller capacity")
         }

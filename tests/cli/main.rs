@@ -6,6 +6,7 @@
 #![cfg(feature = "cli")]
 
 mod demo;
+mod limits;
 mod looking;
 mod memo;
 mod running;

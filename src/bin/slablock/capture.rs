@@ -76,7 +76,7 @@ impl Stream {
         while let Some(from) = self.from.as_mut().filter(|_| self.bytes.len() < enough) {
             match from.read(&mut buffer) {
                 Ok(0) => self.from = None,
-                Ok(count) => self.bytes.extend_from_slice(&buffer[..count]),
+                Ok(count) => append(&mut self.bytes, &buffer[..count])?,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -84,4 +84,23 @@ impl Stream {
         }
         Ok(())
     }
+}
+
+/// Adds `more`, with room for what will follow if there is that, else for it alone.
+fn append(bytes: &mut Vec<u8>, more: &[u8]) -> io::Result<()> {
+    let wanted = bytes.len() + more.len();
+    bytes
+        .try_reserve(more.len())
+        .or_else(|_| bytes.try_reserve_exact(more.len()))
+        .map_err(|_| no_memory(wanted, "what the command wrote"))?;
+    bytes.extend_from_slice(more);
+    Ok(())
+}
+
+/// That so many bytes were wanted, for what.
+pub fn no_memory(bytes: usize, what: &str) -> io::Error {
+    let message = format!(
+        "no memory for the {bytes} bytes of {what}; allow more address space (ulimit -v), or let the command write to a file"
+    );
+    io::Error::new(ErrorKind::OutOfMemory, message)
 }

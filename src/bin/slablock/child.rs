@@ -171,6 +171,7 @@ fn prepare(
     // Rust programs ignore it; others expect to be ended by it.
     // SAFETY: installs no handler, only the default.
     unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
+    crate::start::large_files_as_before()?;
     // Last, for from here on a pending signal strikes.
     mask.thread_set_mask()
 }

@@ -20,7 +20,7 @@ mod run;
 mod seconds;
 mod signals;
 mod snapshot;
-mod standard;
+mod start;
 mod status;
 mod supervise;
 mod task;
@@ -33,7 +33,9 @@ mod values;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let done = args::Cli::typed()
+    let done = start::refuse_large_files()
+        .map_err(failure::Failure::from)
+        .and_then(|()| args::Cli::typed())
         .and_then(args::Cli::into_task)
         .and_then(task::Task::carry_out);
     match done {

@@ -7,7 +7,7 @@
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
-    io::{Write, stderr},
+    io::{self, Write, stderr},
     os::unix::{ffi::OsStrExt, process::ExitStatusExt},
     path::Path,
     process::ExitStatus,
@@ -17,7 +17,7 @@ use nix::sys::signal::Signal::{self, SIGCHLD};
 use slablock::{Cache, SetOptions};
 
 use crate::{
-    capture::{Capture, OUTPUT_BYTES_MAX},
+    capture::{Capture, OUTPUT_BYTES_MAX, no_memory},
     child::{self, Child, Program, Streams},
     failure::{Failure, RUN_FAILED},
     output::{Unwritten, print},
@@ -43,11 +43,18 @@ pub struct MemoPlan {
 }
 
 /// What came of a command.
-#[derive(Clone, Debug, PartialEq, Eq)]
 struct Outcome {
     status: u8,
     output: Vec<u8>,
     errors: Vec<u8>,
+}
+
+/// What came of a command, wherever it lies: it may be so long that there is no memory for it twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Said<'a> {
+    status: u8,
+    output: &'a [u8],
+    errors: &'a [u8],
 }
 
 /// Why there is nothing to keep.
@@ -94,25 +101,36 @@ fn memo_guarded(dir: &Path, plan: &MemoPlan) -> Result<u8, Failure> {
             signals: &signals,
         }
         .to_its_end()?;
-        let kept = outcome.encode();
-        ran = Some(outcome);
-        Ok(kept)
+        match outcome.said().encode() {
+            Ok(kept) => {
+                ran = Some(outcome);
+                Ok(kept)
+            }
+            Err(no_memory) => {
+                text::complain(format_args!("not kept: {no_memory}"));
+                Err(Unkept::ForUs(outcome))
+            }
+        }
     };
     // A waiter has nothing to tidy up, so the signals may simply end it.
     let kept =
         signals.let_through(|| shard.get_or_insert_with(&plan.key, &plan.options, compute))?;
-    let outcome = match (kept, ran) {
-        (Ok(kept), None) => Outcome::decode(&kept).ok_or_else(|| no_memo(&plan.key))?,
-        (Ok(_), Some(outcome)) | (Err(Unkept::ForUs(outcome)), _) => outcome,
+    let (kept, ran) = match (kept, ran) {
+        (Ok(kept), ran) => (kept, ran),
+        (Err(Unkept::ForUs(outcome)), _) => (Vec::new(), Some(outcome)),
         (Err(Unkept::Failed(failure)), Some(outcome)) => {
             // It ran, so its output is shown, whatever becomes of the value.
             let _ = failure.report();
-            outcome
+            (Vec::new(), Some(outcome))
         }
         (Err(Unkept::Failed(failure)), None) => return Err(failure),
     };
+    let said = match &ran {
+        Some(outcome) => outcome.said(),
+        None => Said::decode(&kept).ok_or_else(|| no_memo(&plan.key))?,
+    };
     // Whoever reads this may be slow, and the signals end that, too.
-    Ok(signals.let_through(|| outcome.replay())?)
+    Ok(signals.let_through(|| said.replay())?)
 }
 
 fn no_memo(key: &[u8]) -> Failure {
@@ -123,14 +141,30 @@ fn no_memo(key: &[u8]) -> Failure {
 }
 
 impl Outcome {
-    fn encode(&self) -> Vec<u8> {
+    fn said(&self) -> Said<'_> {
+        Said {
+            status: self.status,
+            output: &self.output,
+            errors: &self.errors,
+        }
+    }
+}
+
+impl<'a> Said<'a> {
+    fn encode(&self) -> io::Result<Vec<u8>> {
         let (output, errors) = (self.output.len(), self.errors.len());
         let line = format!("{MAGIC}{} {output} {errors}\n", self.status);
-        [line.as_bytes(), &self.output, &self.errors].concat()
+        let parts = [line.as_bytes(), self.output, self.errors];
+        let len = parts.iter().map(|part| part.len()).sum();
+        let mut kept = Vec::new();
+        kept.try_reserve_exact(len)
+            .map_err(|_| no_memory(len, "what the command wrote, once more"))?;
+        parts.iter().for_each(|part| kept.extend_from_slice(part));
+        Ok(kept)
     }
 
     /// `None`: these bytes are something else.
-    fn decode(bytes: &[u8]) -> Option<Outcome> {
+    fn decode(bytes: &'a [u8]) -> Option<Said<'a>> {
         let rest = bytes.strip_prefix(MAGIC.as_bytes())?;
         let end = rest.iter().position(|byte| *byte == b'\n')?;
         let (line, rest) = (str::from_utf8(&rest[..end]).ok()?, &rest[end + 1..]);
@@ -139,10 +173,10 @@ impl Outcome {
         let &[status, output, errors] = &numbers[..] else {
             return None;
         };
-        (output.checked_add(errors)? == rest.len()).then(|| Outcome {
+        (output.checked_add(errors)? == rest.len()).then(|| Said {
             status: status.min(255) as u8,
-            output: rest[..output].to_vec(),
-            errors: rest[output..].to_vec(),
+            output: &rest[..output],
+            errors: &rest[output..],
         })
     }
 
@@ -150,8 +184,8 @@ impl Outcome {
     /// where it could not be said.
     fn replay(&self) -> u8 {
         // A closed standard error is no reason to fail.
-        let _ = stderr().lock().write_all(&self.errors);
-        match print(&self.output) {
+        let _ = stderr().lock().write_all(self.errors);
+        match print(self.output) {
             Ok(()) | Err(Unwritten::Unread) => self.status,
             Err(unwritten) => {
                 text::complain(unwritten);
@@ -288,14 +322,14 @@ mod tests {
 
     #[test]
     fn outcomes_come_back_and_other_values_do_not() {
-        let outcome = Outcome {
+        let outcome = Said {
             status: 7,
-            output: b"one\ntwo".to_vec(),
-            errors: b"\0\xff".to_vec(),
+            output: b"one\ntwo",
+            errors: b"\0\xff",
         };
-        let kept = outcome.encode();
-        assert_eq!(Outcome::decode(&kept), Some(outcome));
-        assert_eq!(Outcome::decode(&kept[..kept.len() - 1]), None);
+        let kept = outcome.encode().unwrap();
+        assert_eq!(Said::decode(&kept), Some(outcome));
+        assert_eq!(Said::decode(&kept[..kept.len() - 1]), None);
         for other in [
             "",
             "hello",
@@ -304,7 +338,7 @@ mod tests {
             "slablock memo 1 0 1 18446744073709551615\n",
             "slablock memo 1 0 0 0 0\n",
         ] {
-            assert_eq!(Outcome::decode(other.as_bytes()), None, "{other}");
+            assert_eq!(Said::decode(other.as_bytes()), None, "{other}");
         }
     }
 

@@ -15,7 +15,7 @@ use nix::{
     unistd::{close, write},
 };
 
-use crate::{failure::Failure, standard};
+use crate::{failure::Failure, start};
 
 /// Why not all of it was written.
 #[derive(Debug)]
@@ -30,6 +30,9 @@ impl Display for Unwritten {
         f.write_str("cannot write to standard output: ")?;
         match self {
             Unwritten::Unread => f.write_str("nobody reads it"),
+            Unwritten::Failed(error) if error.kind() == ErrorKind::FileTooLarge => {
+                write!(f, "{error}; allow larger files (ulimit -f)")
+            }
             Unwritten::Failed(error) => error.fmt(f),
         }
     }
@@ -60,7 +63,7 @@ pub fn print(bytes: impl AsRef<[u8]>) -> Result<(), Unwritten> {
     if left.is_empty() {
         return Ok(());
     }
-    if standard::output_was_closed() {
+    if start::output_was_closed() {
         return Err(Errno::EBADF.into());
     }
     let out = stdout();

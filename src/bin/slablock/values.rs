@@ -2,7 +2,7 @@
 
 use std::{
     fmt::{Display, Write},
-    io::{IsTerminal, Read, stdin, stdout},
+    io::{ErrorKind, IsTerminal, Read, stdin, stdout},
     path::Path,
     time::Duration,
 };
@@ -14,7 +14,7 @@ use crate::{
     failure::{Failure, NO},
     output::{Unwritten, print, print_done, print_line},
     place::Place,
-    standard, text,
+    start, text,
 };
 
 /// One byte more than a value can have: then it is said that it has too many, and not all are read.
@@ -180,15 +180,18 @@ impl New {
             return Ok(value.clone());
         }
         let unread = |why: &dyn Display| Failure::new(format!("cannot read standard input: {why}"));
-        if standard::input_was_closed() {
+        if start::input_was_closed() {
             return Err(unread(&"it is closed; give a value, or `< /dev/null`"));
         }
         let mut value = Vec::new();
-        stdin()
-            .lock()
-            .take(INPUT_BYTES_MAX)
-            .read_to_end(&mut value)
-            .map_err(|error| unread(&error))?;
+        let read = stdin().lock().take(INPUT_BYTES_MAX).read_to_end(&mut value);
+        read.map_err(|error| match error.kind() {
+            ErrorKind::OutOfMemory => unread(&format_args!(
+                "no memory for more than the first {} bytes; allow more address space (ulimit -v)",
+                value.len()
+            )),
+            _ => unread(&error),
+        })?;
         Ok(value)
     }
 }
