@@ -45,7 +45,7 @@ pub enum Home {
         mode: u32,
         /// `false`: a network file system, on which a store would be refused.
         is_local: bool,
-        /// `None`: it cannot be read.
+        /// `None`: it cannot be read. Not asked of the user's own.
         is_empty: Option<bool>,
     },
     Missing,
@@ -109,7 +109,7 @@ impl Own {
     pub fn of_this_user(user: u32) -> Result<Own, Failure> {
         let passwd = users::passwd()
             .map_err(|error| no_place(format!("cannot read /etc/passwd: {error}")))?;
-        Own::of(user, &passwd, look_at).map_err(no_place)
+        Own::of(user, &passwd, |home| look_at(home, user)).map_err(no_place)
     }
 
     pub fn dir(&self) -> &Path {
@@ -178,9 +178,9 @@ fn no_place(why: String) -> Failure {
     ))
 }
 
-fn look_at(home: &Path) -> Home {
+fn look_at(home: &Path, user: u32) -> Home {
     let found = fs::metadata(home).and_then(|meta| match meta.is_dir() {
-        true => dir_at(home, &meta),
+        true => dir_at(home, &meta, user),
         false => Ok(Home::NoDir),
     });
     match found {
@@ -193,12 +193,16 @@ fn look_at(home: &Path) -> Home {
     }
 }
 
-fn dir_at(home: &Path, meta: &Metadata) -> io::Result<Home> {
+fn dir_at(home: &Path, meta: &Metadata, user: u32) -> io::Result<Home> {
+    let is_empty = || fs::read_dir(home).ok().map(|mut all| all.next().is_none());
     Ok(Home::Dir {
         owner: meta.uid(),
         mode: meta.mode(),
         is_local: slablock::refused_fs(home)?.is_none(),
-        is_empty: fs::read_dir(home).ok().map(|mut all| all.next().is_none()),
+        is_empty: match meta.uid() == user {
+            true => None,
+            false => is_empty(),
+        },
     })
 }
 
