@@ -14,7 +14,7 @@ use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
     libc,
 };
-use slablock::Averager;
+use slablock::{Averager, FanoutCache};
 
 use crate::common::{Place, until};
 
@@ -112,10 +112,16 @@ fn done(place: &Place, arguments: &[&str]) -> Vec<u8> {
 
 #[test]
 fn a_value_that_was_not_written_is_still_there() {
-    for len in [3, LARGE] {
+    for (len, shards) in [(3, None), (LARGE, None), (LARGE, Some(4))] {
         let place = Place::new();
         let value = vec![b'v'; len];
-        place.open().set("k", &value).unwrap();
+        match shards {
+            None => place.open().set("k", &value).unwrap(),
+            Some(shards) => {
+                let cache = FanoutCache::open(place.store(), shards).unwrap();
+                cache.set("k", &value).unwrap();
+            }
+        }
         for out in ALL {
             let output = run_into(&place, out, &["pop", "k"]);
             ended(&output, 125, &["standard output", "\"k\"", "still there"]);

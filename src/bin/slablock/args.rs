@@ -364,7 +364,7 @@ pub struct RunArgs {
     /// Say nothing about waiting or dead predecessors
     #[arg(short, long, conflicts_with = "verbose")]
     pub quiet: bool,
-    /// Say when the key was acquired, and with which token
+    /// Say when the key was acquired, with which token, and in which store
     #[arg(short, long)]
     pub verbose: bool,
     /// What to hold: any name of 1 to 1,024 bytes

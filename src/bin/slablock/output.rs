@@ -64,7 +64,7 @@ pub fn print(bytes: impl AsRef<[u8]>) -> Result<(), Unwritten> {
         return Ok(());
     }
     if start::output_was_closed() {
-        return Err(Errno::EBADF.into());
+        return Err(Unwritten::Failed(io::Error::other("it is closed")));
     }
     let out = stdout();
     while !left.is_empty() {
