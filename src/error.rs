@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use crate::{Kind, Token};
+use crate::{Kind, ProcessInfo, Token};
 
 /// What every fallible operation of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -173,10 +173,24 @@ pub enum Error {
         /// What shows it.
         what: String,
     },
-    /// The operation needs to be alone with the store, and is not.
+    /// The slab has more than one name, as in a copy made of hard links: whoever opened it by the other one would
+    /// have other lock files and another log.
+    Linked {
+        /// The store.
+        path: PathBuf,
+        /// How many names the slab has.
+        links: u64,
+    },
+    /// What has to be done can only be done alone with the store: a repair, adopting a copy, or giving the store lock
+    /// files again when somebody has removed them.
     Busy {
         /// The store.
         path: PathBuf,
+        /// Which lock files were removed or replaced while others had the store open; usually none.
+        lost: Vec<&'static str>,
+        /// Who has it open, as far as that can be told. Empty: a process that is just opening it, or one that
+        /// has locked the slab without taking part.
+        processes: Vec<ProcessInfo>,
     },
 }
 
@@ -321,11 +335,33 @@ impl fmt::Display for Error {
                 "{0} was copied or restored ({what}); `slablock adopt {0}` makes it a store of its own",
                 path.display()
             ),
-            Error::Busy { path } => write!(
+            Error::Linked { path, links } => write!(
                 f,
-                "{} is in use; close all programs that use it, this one's own handles too, and try again",
+                "the slab of {} has {links} names, as in a copy made of hard links; remove the other ones, or put a real copy in its place (cp --no-preserve=links) and adopt that",
                 path.display()
             ),
+            Error::Busy {
+                path,
+                lost,
+                processes,
+            } => {
+                write!(f, "{} is in use", path.display())?;
+                let mut by = " by process ";
+                for process in processes {
+                    write!(f, "{by}{process}")?;
+                    by = ", ";
+                }
+                if !lost.is_empty() {
+                    let names = lost.join(", ");
+                    write!(
+                        f,
+                        ", and its lock files ({names}) were removed meanwhile; nobody else can join until all who use it have ended, then it mends itself"
+                    )?;
+                } else {
+                    f.write_str("; close all programs that use it, this one's own handles too, and try again")?;
+                }
+                Ok(())
+            }
         }
     }
 }

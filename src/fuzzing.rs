@@ -121,10 +121,10 @@ pub fn participant(cache: &Cache) -> u16 {
     cache.store.me().map_or(0, |me| me.get())
 }
 
-/// Locks bytes of a lock file, as others would, for as long as the descriptor is open.
+/// Locks bytes of a store by itself in a lock file, as others would, for as long as the descriptor is open.
 pub fn lock_bytes(file: &File, bytes: Range<u64>) -> std::io::Result<()> {
     for at in bytes {
-        range_lock::lock(file, at)?;
+        range_lock::lock(file, at << 8)?;
     }
     Ok(())
 }

@@ -79,7 +79,7 @@ pub use crate::{
     store::check::CheckReport,
     store::config::{Durability, Eviction},
     store::rebuild::RepairReport,
-    types::{Holder, KeyInfo, KeyState, Kind, Lifeline, Stats, Summary, Token},
+    types::{Holder, KeyInfo, KeyState, Kind, Lifeline, ProcessInfo, Stats, Summary, Token},
 };
 
 /// The name of the file system of `path`, if a store there is refused for it. For the command line.

@@ -193,6 +193,26 @@ impl Stats {
     }
 }
 
+/// A process that has a store open, as another one can find out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ProcessInfo {
+    /// Its id in its PID namespace.
+    pub pid: u32,
+    /// The program's name, at most 15 bytes of it.
+    pub program: String,
+    /// Its command line, with blanks between the words; `None` if the process is in another PID namespace, or gone
+    /// while another process has something of it (a child that it forked, or a holder of its lifeline).
+    pub command: Option<String>,
+}
+
+impl fmt::Display for ProcessInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = self.command.as_deref().unwrap_or(&self.program);
+        write!(f, "{} ({})", self.pid, what.escape_debug())
+    }
+}
+
 /// What keeps the holds of a process alive when the process itself is gone: see
 /// [`Cache::lifeline`](crate::Cache::lifeline).
 ///

@@ -242,8 +242,9 @@ fn stop_with(store: &Path, bytes: Range<i64>) -> std::fs::File {
     let lock = libc::flock {
         l_type: libc::F_WRLCK as _,
         l_whence: libc::SEEK_SET as _,
-        l_start: bytes.start,
-        l_len: bytes.end - bytes.start,
+        // Of a store by itself, each is followed by those of shards.
+        l_start: bytes.start << 8,
+        l_len: (bytes.end - bytes.start) << 8,
         l_pid: 0,
     };
     fcntl(&stripes, FcntlArg::F_OFD_SETLK(&lock)).unwrap();

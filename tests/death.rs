@@ -3,8 +3,11 @@
 
 #[path = "common/children.rs"]
 mod children;
+#[path = "common/layout.rs"]
+#[allow(dead_code)]
+mod layout;
 
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::Ordering;
@@ -963,7 +966,7 @@ fn forking_does_not_wait_for_who_is_joining() {
     let joining = libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 64,
+        l_start: 64 << 8,
         l_len: 1,
         l_pid: 0,
     };
@@ -1037,23 +1040,13 @@ fn at_any_instruction(
     }
 }
 
-/// Copies a store as it is. A slab may know its lock files by their inodes: those of the copy are put in.
+/// Copies a store as it is, so that the copy passes for the original.
 fn copy_store(store: &Path, copy: &Path) {
     std::fs::create_dir(copy).unwrap();
-    let mut inodes = Vec::new();
-    for name in ["attach", "beacons", "stripes"] {
+    for name in ["attach", "beacons", "stripes", "slab"] {
         std::fs::copy(store.join(name), copy.join(name)).unwrap();
-        let inode = |dir: &Path| std::fs::metadata(dir.join(name)).unwrap().ino();
-        inodes.push((inode(store), inode(copy)));
     }
-    let mut slab = std::fs::read(store.join("slab")).unwrap();
-    for word in slab[..4096].chunks_exact_mut(8) {
-        let is = u64::from_ne_bytes(word.try_into().unwrap());
-        if let Some((_, new)) = inodes.iter().find(|(old, _)| *old == is) {
-            word.copy_from_slice(&new.to_ne_bytes());
-        }
-    }
-    std::fs::write(copy.join("slab"), slab).unwrap();
+    layout::name_files(copy, copy);
 }
 
 fn small_store(role: &Role) -> Cache {

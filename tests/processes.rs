@@ -483,8 +483,8 @@ fn run_out(role: &Role) {
     let from_outside = nix::libc::flock {
         l_type: nix::libc::F_WRLCK as i16,
         l_whence: nix::libc::SEEK_SET as i16,
-        l_start: ROOM as i64 + 1,
-        l_len: 4_095 - ROOM as i64,
+        l_start: (ROOM as i64 + 1) << 8,
+        l_len: (4_095 - ROOM as i64) << 8,
         l_pid: 0,
     };
     nix::fcntl::fcntl(&beacons, nix::fcntl::FcntlArg::F_OFD_SETLK(&from_outside)).unwrap();

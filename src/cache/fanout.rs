@@ -16,13 +16,15 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cache::{Cache, Options};
 use crate::error::{Error, Result};
 use crate::os::file;
 use crate::store::check::CheckReport;
 use crate::store::hash::hash;
-use crate::store::open::{self, FANOUT, Settings};
+use crate::store::lock_files::{self, Locks};
+use crate::store::open::{self, FANOUT, Settings, Site};
 use crate::store::rebuild::RepairReport;
 use crate::store::shards;
 use crate::sync::crash_point;
@@ -33,8 +35,6 @@ const FORMAT_VERSION: u32 = 1;
 const RECORD_BYTES: usize = 36;
 /// Each shard costs a mapping and three descriptors in every process.
 const SHARDS_MAX: usize = 256;
-/// Guards the making of the record; only ever locked.
-const ATTACH: &str = "attach";
 
 /// Keys spread over several independent stores in one directory, by a hash that is stored there. Everything
 /// that takes a [`Cache`] takes it as well.
@@ -75,15 +75,17 @@ impl FanoutCache {
         path.as_ref().join(FANOUT).is_file()
     }
 
+    /// Makes every shard one of this cache alone. See [`Cache::adopt`].
+    pub fn adopt(path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let record = finished_record(path)?;
+        (0..record.shards).try_for_each(|number| Cache::adopt(shard_path(path, number)))
+    }
+
     /// Repairs every shard. See [`Cache::repair`].
     pub fn repair(path: impl AsRef<Path>) -> Result<RepairReport> {
         let path = path.as_ref();
-        let record = read_record(path)?.ok_or_else(|| {
-            open::not_a_store(
-                path,
-                "it has no finished fanout file; name the directory of a FanoutCache",
-            )
-        })?;
+        let record = finished_record(path)?;
         let mut report = RepairReport::default();
         for number in 0..record.shards {
             report.merge(Cache::repair(shard_path(path, number))?);
@@ -255,6 +257,15 @@ fn shard_path(dir: &Path, number: usize) -> PathBuf {
     dir.join(format!("{number:03}"))
 }
 
+fn finished_record(path: &Path) -> Result<Record> {
+    read_record(path)?.ok_or_else(|| {
+        open::not_a_store(
+            path,
+            "it has no finished fanout file; name the directory of a FanoutCache",
+        )
+    })
+}
+
 /// `None`: it is not there, or not finished.
 fn read_record(dir: &Path) -> Result<Option<Record>> {
     let path = dir.join(FANOUT);
@@ -307,8 +318,7 @@ fn read_record(dir: &Path) -> Result<Option<Record>> {
 /// so that nobody ever sees half of it or two of them.
 fn make_record(dir: &Path, settings: &Settings, wanted: Option<usize>) -> Result<Record> {
     let plain = || open::not_a_store(dir, "it holds a plain Cache, to be opened as one");
-    crash_point();
-    if dir.join(open::SLAB).exists() {
+    if open::is_there(&dir.join(open::SLAB))? {
         return Err(plain());
     }
     let Some(shards) = wanted.filter(|_| settings.create) else {
@@ -318,20 +328,30 @@ fn make_record(dir: &Path, settings: &Settings, wanted: Option<usize>) -> Result
         ));
     };
     refuse_strangers(dir)?;
-    let attach_path = dir.join(ATTACH);
     let io = |action, path: &Path| {
         let path = path.to_path_buf();
         move |e| Error::io(action, &path, e)
     };
-    let attach = file::open(&attach_path, true, settings.mode).map_err(io("open", &attach_path))?;
-    crash_point();
-    open::retry(|| fs2::FileExt::lock_exclusive(&attach)).map_err(io("lock", &attach_path))?;
-    if let Some(record) = read_record(dir)? {
-        return Ok(record);
+    // Whoever makes a plain store here has the same lane.
+    let site = Site {
+        dir: dir.to_path_buf(),
+        locks: dir.to_path_buf(),
+        lane: 0,
+    };
+    let locks = Locks::open(&site, settings.mode)?;
+    loop {
+        let is_alone = locks.try_attach_alone()?;
+        if let Some(record) = read_record(dir)? {
+            return Ok(record);
+        }
+        if is_alone {
+            break;
+        }
+        // No wait in the kernel: whoever has made the record goes on and attaches its shards, for as long as it lives.
+        crash_point();
+        std::thread::sleep(Duration::from_millis(1));
     }
-    // Whoever makes a plain store has this file locked as well.
-    crash_point();
-    if dir.join(open::SLAB).exists() {
+    if open::is_there(&dir.join(open::SLAB))? {
         return Err(plain());
     }
     let seed = [open::random(dir)?, open::random(dir)?];
@@ -374,7 +394,9 @@ fn refuse_strangers(dir: &Path) -> Result<()> {
     let entries = std::fs::read_dir(dir).map_err(|e| Error::io("read", dir, e))?;
     for entry in entries {
         let name = entry.map_err(|e| Error::io("read", dir, e))?.file_name();
-        if name != ATTACH && name != "fanout.new" && name != FANOUT {
+        let ours = [FANOUT, "fanout.new"].into_iter().chain(lock_files::NAMES);
+        let mut harmless = ours.chain(open::OTHERS_FILES);
+        if !harmless.any(|known| name == known) {
             crash_point();
             if dir.join(FANOUT).exists() {
                 // Made since we looked for it, and with it the shards.

@@ -89,6 +89,20 @@ impl Cache {
         rebuild::repair(path.as_ref(), options::DEFAULT_MODE)
     }
 
+    /// Makes the store in `path` one of its own, as [`Options::adopt`] does for a copy; also one that does not look like
+    /// a copy, because the whole file system was copied (a snapshot, an image of a disk).
+    ///
+    /// # Errors
+    ///
+    /// `Busy` while any process has the store open; otherwise as for [`open`](Cache::open).
+    ///
+    /// # If the process dies
+    ///
+    /// The copy is still one, and has to be adopted again.
+    pub fn adopt(path: impl AsRef<Path>) -> Result<()> {
+        rebuild::adopt_by_hand(path.as_ref(), options::DEFAULT_MODE)
+    }
+
     /// The store's directory, as an absolute path.
     pub fn path(&self) -> &Path {
         self.store.dir()

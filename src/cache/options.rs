@@ -26,6 +26,7 @@ impl Default for Options {
                 mode: DEFAULT_MODE,
                 allow_network_fs: false,
                 create: true,
+                adopt: false,
                 config: Config::default(),
                 fs_magic: None,
             },
@@ -64,6 +65,20 @@ impl Options {
     /// Whether to make the store if there is none. Default yes; otherwise the error `NotAStore`.
     pub fn create(mut self, yes: bool) -> Options {
         self.settings.create = yes;
+        self
+    }
+
+    /// Whether to make a copy a store of its own (a copied directory, or a backup that was put back), which is
+    /// otherwise the error `Copied`. Default no. All values and averages stay, nobody holds anything in it, and its
+    /// tokens go on above all that the other one can have granted: above the highest that the copy knows plus 2^36,
+    /// and above the microseconds since 2025. They stay lower only if a key was granted over a million times a second
+    /// on average, or the store leapt more often than once in 19 hours (a reboot is a leap, and so is adopting), or
+    /// the clock is set back. Copies of whole file systems look like the original: for them there is
+    /// [`Cache::adopt`].
+    ///
+    /// Means nothing for a store that is no copy.
+    pub fn adopt(mut self, yes: bool) -> Options {
+        self.settings.adopt = yes;
         self
     }
 

@@ -37,6 +37,24 @@ pub(crate) fn coarse_wall_ms() -> u64 {
     read_ns(ClockId::CLOCK_REALTIME_COARSE) / 1_000_000
 }
 
+/// When the machine was booted, in milliseconds since 1970 by the wall clock as it is set now. Of the machine, also
+/// where tests set the clocks.
+pub(crate) fn boot_moment_ms() -> u64 {
+    let ms =
+        |clock| clock_gettime(clock).map_or(0, |t| t.tv_sec() * 1_000 + t.tv_nsec() / 1_000_000);
+    let shift_ms = offsets().boottime_ns / 1_000_000;
+    let mut read = (0, 0);
+    // Again if this process was held up between the two readings.
+    for _ in 0..3 {
+        let before = ms(ClockId::CLOCK_REALTIME);
+        read = (before, ms(ClockId::CLOCK_BOOTTIME) - shift_ms);
+        if ms(ClockId::CLOCK_REALTIME) - before < 100 {
+            break;
+        }
+    }
+    (read.0 - read.1).max(1) as u64
+}
+
 /// Seconds since 1970, wall-clock. About 4 ns, and therefore what the fast path reads.
 #[inline]
 pub(crate) fn wall_s() -> u64 {

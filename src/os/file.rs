@@ -2,7 +2,6 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
-use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -258,14 +257,6 @@ pub(crate) fn incoherent_fs(magic: i64) -> Option<&'static str> {
         0x786f_4256 => "VirtualBox shared folder",
         _ => return None,
     })
-}
-
-/// Closes the descriptor of a file that is not dropped itself: of one that was inherited by a fork, or that
-/// has to know which it is before it is closed.
-pub(crate) fn close_once(file: &ManuallyDrop<File>) {
-    crash_point();
-    // A failure would mean that it is closed already.
-    let _ = nix::unistd::close(file.as_raw_fd());
 }
 
 #[cfg(test)]

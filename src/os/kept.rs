@@ -25,11 +25,16 @@ impl Kept {
     pub(crate) fn new(file: File) -> io::Result<Kept> {
         crash_point();
         let identity = identity_of(&fstat(&file)?);
-        Ok(Kept {
+        Ok(Kept::known(file, identity))
+    }
+
+    /// Keeps a file of which device and inode are known.
+    pub(crate) fn known(file: File, identity: (u64, u64)) -> Kept {
+        Kept {
             file: ManuallyDrop::new(file),
             identity,
             closed: AtomicBool::new(false),
-        })
+        }
     }
 
     /// The file, proved to be what was opened; `EBADF` if it is closed, or another file by now.

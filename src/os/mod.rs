@@ -6,6 +6,7 @@ compile_error!(
     "slablock needs Linux: it is built on open-file-description locks, futexes in shared mappings and /proc"
 );
 
+pub(crate) mod cleaner;
 #[allow(unsafe_code)]
 pub(crate) mod clock;
 pub(crate) mod dir;
@@ -14,7 +15,7 @@ pub(crate) mod file;
 pub(crate) mod fork;
 #[allow(unsafe_code)]
 pub(crate) mod futex;
-#[allow(dead_code)]
+pub(crate) mod identity;
 pub(crate) mod kept;
 #[allow(unsafe_code)]
 pub(crate) mod pidfd;

@@ -65,7 +65,7 @@ fn proc_is_own() -> bool {
     me.is_ok_and(|me| me.as_os_str().as_bytes() == std::process::id().to_string().as_bytes())
 }
 
-fn own_pid_namespace() -> u64 {
+pub(crate) fn own_pid_namespace() -> u64 {
     crash_point();
     std::fs::metadata("/proc/self/ns/pid").map_or(0, |m| m.ino())
 }
@@ -75,6 +75,56 @@ fn own_pid_namespace() -> u64 {
 pub(crate) fn started_otherwise(pid: u32, then: u64) -> bool {
     // Converting between time namespaces may round differently by one.
     started(pid).is_some_and(|now| then != 0 && now.abs_diff(then) > 1)
+}
+
+/// Whether every thread of the process `pid`, which started at `then`, is on its way out of the kernel and will never
+/// run the program again: killed, with much memory to be freed, or ended and not reaped. Only for a `/proc` of this
+/// namespace; no answer counts as no.
+pub(crate) fn is_exiting(pid: u32, then: u64) -> bool {
+    let all_exiting = || {
+        let threads = threads_of(pid)?;
+        let exiting = threads.iter().all(|tid| {
+            let stat = read_proc(&format!("/proc/{pid}/task/{tid}/stat")).unwrap_or_default();
+            parse_flags(&stat).is_some_and(|flags| flags & PF_EXITING != 0)
+        });
+        exiting.then_some(threads)
+    };
+    // A thread that was started by one of these before that began to exit shows in a second list.
+    let is_same = || started(pid).is_some_and(|now| then != 0 && now.abs_diff(then) <= 1);
+    match all_exiting() {
+        Some(threads) => is_same() && threads_of(pid).as_ref() == Some(&threads),
+        None => false,
+    }
+}
+
+/// `PF_EXITING` of linux/sched.h.
+const PF_EXITING: u64 = 0x4;
+
+/// At least one, in ascending order.
+fn threads_of(pid: u32) -> Option<Vec<u32>> {
+    crash_point();
+    let entries = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let mut threads = Vec::new();
+    for entry in entries {
+        threads.push(entry.ok()?.file_name().to_str()?.parse().ok()?);
+    }
+    threads.sort_unstable();
+    (!threads.is_empty()).then_some(threads)
+}
+
+/// The kernel's flags of a task, field 9 of its `stat`.
+fn parse_flags(stat: &[u8]) -> Option<u64> {
+    field(stat, 9)?.parse().ok()
+}
+
+/// The command line of a process of this namespace, with blanks between the words, as far as one read has it.
+pub(crate) fn command_line(pid: u32) -> Option<String> {
+    let bytes = read_proc(&format!("/proc/{pid}/cmdline")).ok()?;
+    let words = bytes
+        .split(|byte| *byte == 0)
+        .filter(|word| !word.is_empty());
+    let words: Vec<_> = words.map(String::from_utf8_lossy).collect();
+    (!words.is_empty()).then(|| words.join(" "))
 }
 
 fn started(pid: u32) -> Option<u64> {
@@ -88,12 +138,18 @@ fn parse_stat(stat: &[u8]) -> Option<(Vec<u8>, u64)> {
     let open = stat.iter().position(|b| *b == b'(')?;
     let close = stat.iter().rposition(|b| *b == b')')?;
     let name = stat.get(open + 1..close)?.to_vec();
-    let rest = std::str::from_utf8(stat.get(close + 1..)?).ok()?;
-    // The first word after the name is field 3.
-    let started: i64 = rest.split_whitespace().nth(22 - 3)?.parse().ok()?;
+    let started: i64 = field(stat, 22)?.parse().ok()?;
     // The kernel shows it on the clock of the reader's time namespace.
     let started = started.saturating_sub(clock::boot_offset_ns() / NS_PER_TICK);
     Some((name, u64::try_from(started).ok()?))
+}
+
+/// Field `number` of a `stat`, counted from 1, one behind the name.
+fn field(stat: &[u8], number: usize) -> Option<&str> {
+    let close = stat.iter().rposition(|b| *b == b')')?;
+    let rest = std::str::from_utf8(stat.get(close + 1..)?).ok()?;
+    // The first word after the name is field 3.
+    rest.split_whitespace().nth(number - 3)
 }
 
 /// Where the identity of this boot of the machine can be read.
@@ -176,5 +232,7 @@ mod tests {
         assert_eq!(started(me.pid), Some(me.started));
         assert_ne!(boot_id().unwrap(), 0);
         assert_ne!(std::thread::spawn(tid).join().unwrap(), tid());
+        assert!(!is_exiting(me.pid, me.started));
+        assert!(command_line(me.pid).is_some());
     }
 }

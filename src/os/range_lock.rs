@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -14,21 +15,39 @@ use nix::libc;
 
 use crate::sync::crash_point;
 
-/// Locks byte `at`, waiting as long as it takes. A signal does not end the wait.
+/// How a byte is locked: beside others who do the same, which needs read permission only, or alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Shared,
+    Alone,
+}
+
+/// Locks byte `at` alone, waiting as long as it takes. A signal does not end the wait.
 pub(crate) fn lock(file: &File, at: u64) -> io::Result<()> {
+    lock_as(file, at, Mode::Alone)
+}
+
+/// Locks byte `at`, waiting as long as it takes; turns a lock of the same opening into one of that mode, in one step.
+pub(crate) fn lock_as(file: &File, at: u64, mode: Mode) -> io::Result<()> {
     loop {
         crash_point();
-        match fcntl(file, FcntlArg::F_OFD_SETLKW(&request(libc::F_WRLCK, at))) {
+        match fcntl(file, FcntlArg::F_OFD_SETLKW(&request(mode.kind(), at, 1))) {
             Err(Errno::EINTR) => {}
             other => return other.map(drop).map_err(io::Error::from),
         }
     }
 }
 
-/// Locks byte `at` if it is free now; `false` when it is not.
+/// Locks byte `at` alone if it is free now; `false` when it is not.
 pub(crate) fn try_lock(file: &File, at: u64) -> io::Result<bool> {
+    try_lock_as(file, at..at + 1, Mode::Alone)
+}
+
+/// Locks all these bytes at once, if nothing is in the way.
+pub(crate) fn try_lock_as(file: &File, bytes: Range<u64>, mode: Mode) -> io::Result<bool> {
     crash_point();
-    match fcntl(file, FcntlArg::F_OFD_SETLK(&request(libc::F_WRLCK, at))) {
+    let wanted = request(mode.kind(), bytes.start, bytes.end - bytes.start);
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&wanted)) {
         Ok(_) => Ok(true),
         Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
         Err(e) => Err(e.into()),
@@ -37,25 +56,41 @@ pub(crate) fn try_lock(file: &File, at: u64) -> io::Result<bool> {
 
 /// Unlocks byte `at`, for every descriptor that shares this opening.
 pub(crate) fn unlock(file: &File, at: u64) -> io::Result<()> {
+    unlock_all(file, at..at + 1)
+}
+
+/// Unlocks all these bytes.
+pub(crate) fn unlock_all(file: &File, bytes: Range<u64>) -> io::Result<()> {
     crash_point();
-    fcntl(file, FcntlArg::F_OFD_SETLK(&request(libc::F_UNLCK, at)))?;
+    let freed = request(libc::F_UNLCK, bytes.start, bytes.end - bytes.start);
+    fcntl(file, FcntlArg::F_OFD_SETLK(&freed))?;
     Ok(())
 }
 
-/// Whether another opening of the file has byte `at` locked. Our own lock does not show.
+/// Whether another opening of the file has byte `at` locked, in whatever mode. Our own lock does not show. Asking
+/// needs no permission to write.
 pub(crate) fn is_locked(file: &File, at: u64) -> io::Result<bool> {
-    let mut answer = request(libc::F_WRLCK, at);
+    let mut answer = request(libc::F_WRLCK, at, 1);
     crash_point();
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut answer))?;
     Ok(answer.l_type != libc::F_UNLCK as libc::c_short)
 }
 
-fn request(kind: libc::c_int, at: u64) -> libc::flock {
+impl Mode {
+    fn kind(self) -> libc::c_int {
+        match self {
+            Mode::Shared => libc::F_RDLCK,
+            Mode::Alone => libc::F_WRLCK,
+        }
+    }
+}
+
+fn request(kind: libc::c_int, at: u64, len: u64) -> libc::flock {
     libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: at as libc::off_t,
-        l_len: 1,
+        l_len: len as libc::off_t,
         // The kernel demands zero for locks of the open file description.
         l_pid: 0,
     }
@@ -79,5 +114,21 @@ mod tests {
         assert!(is_locked(&other, 7).unwrap());
         drop(one);
         assert!(try_lock(&other, 7).unwrap());
+    }
+
+    #[test]
+    fn a_lock_beside_others_becomes_one_alone_only_when_they_are_gone() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let one = file.reopen().unwrap();
+        let other = file.reopen().unwrap();
+        let reader = std::fs::File::open(file.path()).unwrap();
+        assert!(try_lock_as(&one, 7..8, Mode::Shared).unwrap());
+        assert!(try_lock_as(&reader, 5..10, Mode::Shared).unwrap());
+        assert!(is_locked(&reader, 7).unwrap() && !try_lock(&one, 7).unwrap());
+        unlock_all(&reader, 0..100).unwrap();
+        assert!(try_lock(&one, 7).unwrap());
+        assert!(!try_lock_as(&other, 0..100, Mode::Shared).unwrap());
+        lock_as(&one, 7, Mode::Shared).unwrap();
+        assert!(try_lock_as(&other, 0..100, Mode::Shared).unwrap());
     }
 }

@@ -1,7 +1,7 @@
 //! The header page: what the store was made with (checked by a CRC, written once, kept twice), and what
 //! changes (each a word of its own).
 
-use crate::sync::{AtomicU32, AtomicU64};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 pub(crate) const MAGIC: [u8; 8] = *b"slablock";
 pub(crate) const FORMAT_VERSION: u32 = 1;
@@ -102,9 +102,10 @@ pub(crate) fn seal_static(bytes: &mut [u8; STATIC_BYTES]) {
 #[repr(C)]
 pub(crate) struct Mutable {
     pub(crate) state: AtomicU64,
-    pub(crate) boot_id: [AtomicU64; 2],
-    /// The inode numbers of `attach`, `beacons` and `stripes`.
-    pub(crate) lock_files: [AtomicU64; 3],
+    /// Which file the slab itself is: a copy is told by that.
+    pub(crate) slab: NamedFile,
+    /// Which files `attach`, `beacons` and `stripes` are.
+    pub(crate) lock_files: [NamedFile; 3],
     /// How many of each are allocated; they only grow.
     pub(crate) participants: AtomicU32,
     pub(crate) slots: AtomicU32,
@@ -133,6 +134,42 @@ pub(crate) struct Mutable {
     /// How many syncs have failed, in the high half; how many of these were made good since, in the low half. While
     /// the two differ nothing is known to be on the device.
     pub(crate) failed_syncs: AtomicU64,
+    /// The boots of the machine in which it was in use, the latest ones, in no order.
+    pub(crate) boots: [Boot; BOOTS],
+}
+
+/// How many boots the header remembers.
+pub(crate) const BOOTS: usize = 8;
+
+/// A file that the header names: see [`FileIdentity`](crate::os::identity::FileIdentity).
+#[repr(C)]
+pub(crate) struct NamedFile {
+    pub(crate) device: AtomicU64,
+    pub(crate) inode: AtomicU64,
+    pub(crate) born: AtomicU64,
+}
+
+impl NamedFile {
+    pub(crate) fn store(&self, device: u64, inode: u64, born: u64) {
+        self.device.store(device, Ordering::Relaxed);
+        self.born.store(born, Ordering::Relaxed);
+        self.inode.store(inode, Ordering::Release);
+    }
+
+    /// Device, inode and birth.
+    pub(crate) fn load(&self) -> (u64, u64, u64) {
+        let inode = self.inode.load(Ordering::Acquire);
+        let device = self.device.load(Ordering::Relaxed);
+        (device, inode, self.born.load(Ordering::Relaxed))
+    }
+}
+
+/// A boot of the machine, as one of those saw it who have another boot id each.
+#[repr(C)]
+pub(crate) struct Boot {
+    pub(crate) id: [AtomicU64; 2],
+    /// When the machine was booted, in milliseconds since 1970 by the wall clock; 0: nothing stands here.
+    pub(crate) moment_ms: AtomicU64,
 }
 
 #[cfg(test)]

@@ -32,6 +32,9 @@ const SPARE_BLOCKS: u32 = 65_536 / PERMITS_PER_BLOCK;
 /// The most slots a slab can have: their numbers stay below 2^24, and the slab below 8 GiB.
 pub(crate) const CAPACITY_MAX: u32 = 1 << 24;
 
+/// Where the witnesses of the participants are locked on the slab's own inode, a byte each: far behind its end.
+pub(crate) const WITNESS_OFFSET: u64 = 1 << 40;
+
 /// What grows: participants, slots or blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Region {

@@ -7,20 +7,23 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use memmap2::{MmapOptions, MmapRaw};
+use nix::sys::stat::FileStat;
 
 use crate::error::{Error, Result};
-use crate::os::file;
+use crate::os::kept::Kept;
+use crate::os::{file, range_lock};
 use crate::slab::header::{MUTABLE_OFFSET, Mutable, Static};
 use crate::slab::layout::{
-    BLOCK_BYTES, PAGE, PERMITS_PER_BLOCK, Region, SEGMENT_BYTES, SEGMENTS, SEGMENTS_OFFSET,
-    SLOT_BYTES, STRIPE_BYTES, STRIPES,
+    BLOCK_BYTES, PAGE, PARTICIPANTS, PERMITS_PER_BLOCK, Region, SEGMENT_BYTES, SEGMENTS,
+    SEGMENTS_OFFSET, SLOT_BYTES, STRIPE_BYTES, STRIPES, WITNESS_OFFSET,
 };
 use crate::slab::{BODY_WORDS, Layout, Participant, Permit, Segment, Slot, SlotId, Stripe};
-use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering, crash_point};
+use crate::sync::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering, crash_point};
 
 /// A line of the processor's cache.
 const LINE_BYTES: u64 = 64;
@@ -28,13 +31,22 @@ const LINE_BYTES: u64 = 64;
 /// An open slab.
 pub(crate) struct Slab {
     map: MmapRaw,
-    file: File,
+    opened: AtomicPtr<Opened>,
     path: PathBuf,
     layout: Layout,
     part: Static,
     /// How much of each region was found to be in the file: what the header says is checked against the
     /// file's length once, and never again for what was covered.
     covered: [AtomicU32; 3],
+}
+
+/// What one process has opened of the slab. Its opening carries the witness, and the map (or the one page) keeps that
+/// locked when other code in the process closes the descriptor.
+struct Opened {
+    file: Kept,
+    _page: Option<MmapRaw>,
+    /// Inherited by a fork, and closed.
+    disowned: AtomicBool,
 }
 
 /// What can grow.
@@ -50,17 +62,17 @@ const GROWING: [Growing; 3] = [Growing::Participants, Growing::Slots, Growing::B
 
 impl Slab {
     /// Maps `file`, whose fixed part has to be allocated already.
-    pub(crate) fn map(file: File, path: &Path, part: Static, layout: Layout) -> Result<Slab> {
+    pub(crate) fn map(file: Kept, path: &Path, part: Static, layout: Layout) -> Result<Slab> {
         let len = usize::try_from(layout.total_bytes())
             .map_err(|_| Error::io("map", path, io::Error::from(io::ErrorKind::OutOfMemory)))?;
         crash_point();
         let map = MmapOptions::new()
             .len(len)
-            .map_raw(&file)
+            .map_raw(file.unproven())
             .map_err(|e| Error::io("map", path, e))?;
         Ok(Slab {
             map,
-            file,
+            opened: AtomicPtr::new(Opened::new(file, None)),
             path: path.to_path_buf(),
             layout,
             part,
@@ -70,10 +82,6 @@ impl Slab {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
-    }
-
-    pub(crate) fn file(&self) -> &File {
-        &self.file
     }
 
     pub(crate) fn layout(&self) -> &Layout {
@@ -93,9 +101,9 @@ impl Slab {
 
     /// Waits until everything is on the medium. For creation and repair; holds need no such thing.
     pub(crate) fn sync(&self) -> Result<()> {
+        let file = self.file()?;
         crash_point();
-        self.file
-            .sync_all()
+        file.sync_all()
             .map_err(|e| Error::io("sync", &self.path, e))
     }
 
@@ -225,6 +233,143 @@ fn hint(address: *const u8) {
     let _ = address;
 }
 
+/// The open file behind the map.
+impl Slab {
+    /// What this process has opened of the slab; in the child of a fork, opened again. Unproved.
+    fn opened(&self) -> Result<&Opened> {
+        // SAFETY: it came from `Opened::new`, and is freed with the slab only; what a fork left behind, never.
+        let opened = unsafe { &*self.opened.load(Ordering::Acquire) };
+        match opened.disowned.load(Ordering::Acquire) {
+            false => Ok(opened),
+            true => self.open_again(opened),
+        }
+    }
+
+    /// In the child of a fork: an opening of its own, with a page mapped that keeps what is locked through it for as
+    /// long as the process lives, whatever other code does to the descriptor.
+    #[cold]
+    fn open_again(&self, inherited: &Opened) -> Result<&Opened> {
+        let replaced = || {
+            let path = self.path.parent().unwrap_or(&self.path).to_path_buf();
+            Error::Replaced { path }
+        };
+        let file = file::open(&self.path, false, 0).and_then(Kept::new);
+        let file = file.map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => replaced(),
+            _ => Error::io("open", &self.path, e),
+        })?;
+        if file.identity() != inherited.file.identity() {
+            return Err(replaced());
+        }
+        crash_point();
+        let page = MmapOptions::new().len(1).map_raw(file.unproven());
+        let page = page.map_err(|e| Error::io("map", &self.path, e))?;
+        let new = Opened::new(file, Some(page));
+        let old = std::ptr::from_ref(inherited).cast_mut();
+        let swapped = self
+            .opened
+            .compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire);
+        if swapped.is_err() {
+            // SAFETY: nobody else has seen it.
+            drop(unsafe { Box::from_raw(new) });
+        }
+        self.opened()
+    }
+
+    /// The slab's file, proved to be it: `Detached` if other code has closed or replaced the descriptor.
+    pub(crate) fn file(&self) -> Result<&File> {
+        let proven = self.opened()?.file.proven();
+        proven.map_err(|e| Error::io("use", &self.path, e))
+    }
+
+    /// What the kernel says of the slab's file, which proves it as well.
+    pub(crate) fn stat(&self) -> Result<FileStat> {
+        let stat = self.opened()?.file.stat();
+        stat.map_err(|e| Error::io("look at", &self.path, e))
+    }
+
+    /// Which file it was when this process opened it: device and inode.
+    pub(crate) fn file_identity(&self) -> Result<(u64, u64)> {
+        Ok(self.opened()?.file.identity())
+    }
+
+    /// In the child of a fork, before it returns: the parent's descriptor is not its own.
+    pub(crate) fn disown(&self) {
+        // SAFETY: as in `opened`.
+        let opened = unsafe { &*self.opened.load(Ordering::Acquire) };
+        opened.file.close();
+        opened.disowned.store(true, Ordering::Release);
+    }
+
+    /// Locks the witness of a participant: the sign on the slab's own inode that it lives, which stands whatever
+    /// becomes of the lock files' names. `false`: somebody is alone with the slab just now.
+    pub(crate) fn lock_witness(&self, number: u16) -> Result<bool> {
+        let at = WITNESS_OFFSET + u64::from(number);
+        range_lock::try_lock_as(self.file()?, at..at + 1, range_lock::Mode::Shared)
+            .map_err(|e| Error::io("lock", &self.path, e))
+    }
+
+    /// Takes the witness back. What fails is left to the end of the process.
+    pub(crate) fn unlock_witness(&self, number: u16) {
+        let at = WITNESS_OFFSET + u64::from(number);
+        if let Ok(file) = self.file() {
+            let _ = range_lock::unlock(file, at);
+        }
+    }
+
+    /// Whether anybody but this opening has the witness of a participant locked.
+    pub(crate) fn is_witness_locked(&self, number: u16) -> Result<bool> {
+        range_lock::is_locked(self.file()?, WITNESS_OFFSET + u64::from(number))
+            .map_err(|e| Error::io("probe", &self.path, e))
+    }
+
+    /// Locks all witnesses, if nobody has any: then nobody takes part, and nobody can begin to.
+    pub(crate) fn try_lock_all_witnesses(&self) -> Result<bool> {
+        range_lock::try_lock_as(self.file()?, witnesses(), range_lock::Mode::Alone)
+            .map_err(|e| Error::io("lock", &self.path, e))
+    }
+
+    pub(crate) fn unlock_all_witnesses(&self) {
+        if let Ok(file) = self.file() {
+            let _ = range_lock::unlock_all(file, witnesses());
+        }
+    }
+}
+
+fn witnesses() -> Range<u64> {
+    WITNESS_OFFSET..WITNESS_OFFSET + u64::from(PARTICIPANTS)
+}
+
+impl Opened {
+    fn new(file: Kept, page: Option<MmapRaw>) -> *mut Opened {
+        Box::into_raw(Box::new(Opened {
+            file,
+            _page: page,
+            disowned: AtomicBool::new(false),
+        }))
+    }
+}
+
+impl Drop for Slab {
+    fn drop(&mut self) {
+        let opened = *self.opened.get_mut();
+        // SAFETY: it came from `Opened::new`, and with the slab its last user is gone.
+        drop(unsafe { Box::from_raw(opened) });
+    }
+}
+
+// Types of the fields differ between machines.
+#[allow(clippy::unnecessary_cast)]
+fn length_of(stat: &FileStat) -> u64 {
+    stat.st_size as u64
+}
+
+/// How much of the disk it takes. The kernel counts in units of 512 bytes, whatever the block size.
+#[allow(clippy::unnecessary_cast)]
+fn blocks_of(stat: &FileStat) -> u64 {
+    stat.st_blocks as u64 * 512
+}
+
 /// Growing.
 impl Slab {
     /// Whether number `at` of a region is allocated, and really in the file.
@@ -239,8 +384,7 @@ impl Slab {
     fn look_again(&self, what: Growing, at: u32) -> bool {
         let count = self.allocated(what);
         let end = self.region(what).end_of(count);
-        crash_point();
-        let inside = self.file.metadata().is_ok_and(|m| m.len() >= end);
+        let inside = self.stat().is_ok_and(|stat| length_of(&stat) >= end);
         if inside {
             self.covered[what as usize].fetch_max(count, Ordering::Relaxed);
         }
@@ -266,25 +410,20 @@ impl Slab {
         }
         let from = region.end_of(have);
         let len = region.end_of(want).next_multiple_of(PAGE) - from;
-        file::allocate(&self.file, from, len).map_err(|e| Error::io("grow", &self.path, e))?;
+        // Proved to be the slab a moment before: the number may be another file's in a process that closes
+        // descriptors, and what the count promises must be there.
+        file::allocate(self.file()?, from, len).map_err(|e| Error::io("grow", &self.path, e))?;
         self.counter(what).store(want, Ordering::Release);
         Ok(true)
     }
 
     pub(crate) fn file_len(&self) -> Result<u64> {
-        crash_point();
-        let meta = self.file.metadata();
-        meta.map(|m| m.len())
-            .map_err(|e| Error::io("look at", &self.path, e))
+        Ok(length_of(&self.stat()?))
     }
 
     /// How much of the disk it takes.
     pub(crate) fn disk_bytes(&self) -> Result<u64> {
-        crash_point();
-        let meta = self.file.metadata();
-        // The kernel counts in units of 512 bytes, whatever the block size.
-        meta.map(|m| m.blocks() * 512)
-            .map_err(|e| Error::io("look at", &self.path, e))
+        Ok(blocks_of(&self.stat()?))
     }
 
     /// Allocates what the header says is allocated, in case it is not: a copy that left out blocks of
@@ -292,16 +431,13 @@ impl Slab {
     pub(crate) fn fill_holes(&self) -> Result<()> {
         let parts = self.allocated_parts();
         let bytes: u64 = parts.iter().map(|(_, len)| len).sum();
-        crash_point();
-        let meta = self.file.metadata();
-        let meta = meta.map_err(|e| Error::io("look at", &self.path, e))?;
-        // The kernel counts in units of 512 bytes, whatever the block size.
-        if meta.blocks() * 512 >= bytes && meta.len() >= self.bytes_needed() {
+        let stat = self.stat()?;
+        if blocks_of(&stat) >= bytes && length_of(&stat) >= self.bytes_needed() {
             return Ok(());
         }
+        let file = self.file()?;
         for (offset, len) in parts.into_iter().filter(|(_, len)| *len > 0) {
-            file::allocate(&self.file, offset, len)
-                .map_err(|e| Error::io("grow", &self.path, e))?;
+            file::allocate(file, offset, len).map_err(|e| Error::io("grow", &self.path, e))?;
         }
         Ok(())
     }
@@ -318,7 +454,7 @@ impl Slab {
         ];
         for (what, end) in GROWING.into_iter().zip(ends) {
             let from = self.region(what).end_of(self.allocated(what));
-            file::clear(&self.file, from, end).map_err(|e| Error::io("clear", &self.path, e))?;
+            file::clear(self.file()?, from, end).map_err(|e| Error::io("clear", &self.path, e))?;
         }
         Ok(())
     }
@@ -328,7 +464,8 @@ impl Slab {
     pub(crate) fn clamp_to_file(&self) -> Result<Option<String>> {
         let (len, need) = (self.file_len()?, self.bytes_needed());
         let io = |e| Error::io("grow", &self.path, e);
-        file::allocate(&self.file, 0, self.layout.fixed_bytes()).map_err(io)?;
+        let file = self.file()?;
+        file::allocate(file, 0, self.layout.fixed_bytes()).map_err(io)?;
         if len >= need {
             return Ok(None);
         }
@@ -344,7 +481,7 @@ impl Slab {
             let cut = region.end_of(count);
             let rest = vec![0; len.saturating_sub(cut) as usize];
             crash_point();
-            self.file.write_all_at(&rest, cut).map_err(io)?;
+            file.write_all_at(&rest, cut).map_err(io)?;
         }
         Ok(Some(format!("it was cut off at {len} of {need} bytes")))
     }

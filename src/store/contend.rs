@@ -256,6 +256,8 @@ impl<'a> Waiter for Acquiring<'a> {
 
     fn settle(&mut self) -> Result<Option<Place<'a>>> {
         let process = self.binding.store().process()?;
+        // Without its beacon, or what it sees of others', this process could judge nobody, and would wait for ever.
+        process.locks.prove()?;
         if self.waiting.is_some() && (self.needless)() {
             return Ok(None);
         }

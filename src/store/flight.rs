@@ -83,7 +83,7 @@ impl Store {
         if left_us > scale_us * FAR {
             return Ok(false);
         }
-        let drawn = (open::random(&self.dir)? >> 11) + 1;
+        let drawn = (open::random(self.dir())? >> 11) + 1;
         let drawn = drawn as f64 / (1_u64 << 53) as f64;
         Ok(left_us <= -drawn.ln() * scale_us)
     }
@@ -202,6 +202,7 @@ mod tests {
             mode: 0o600,
             allow_network_fs: false,
             create: true,
+            adopt: false,
             config: Config::default(),
             fs_magic: None,
         };

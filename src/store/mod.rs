@@ -9,9 +9,11 @@
 //! shows, `check` verifies, `rebuild` and `salvage` repair.
 
 pub(crate) mod acquire;
+mod alone;
 pub(crate) mod average;
 mod begin;
 pub(crate) mod binding;
+mod boots;
 pub(crate) mod change;
 pub(crate) mod check;
 mod claim;
@@ -26,9 +28,10 @@ pub(crate) mod hash;
 pub(crate) mod index;
 mod inspect;
 mod journal;
-mod lock_files;
+pub(crate) mod lock_files;
 mod nesting;
 pub(crate) mod open;
+mod original;
 mod participants;
 pub(crate) mod rebuild;
 mod recount;
@@ -48,25 +51,25 @@ mod watch;
 
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::log::Log;
-use crate::os::clock;
+use crate::log::{LOG, Log};
 use crate::os::dir::Dir;
 use crate::os::fork::{Inherited, Registry};
 use crate::os::process::Identity;
-use crate::os::range_lock;
+use crate::os::{cleaner, clock};
 use crate::record::ParticipantId;
 use crate::slab::layout::STRIPES;
 use crate::slab::{PARTICIPANT_SHARED, Slab};
-use crate::store::lock_files::LockFiles;
+use crate::store::lock_files::Locks;
+use crate::store::open::Site;
 use crate::store::recount::Recount;
 use crate::store::shards::ShardsOf;
 use crate::store::watch::Watches;
-use crate::sync::{AtomicPtr, AtomicU64, Ordering, crash_point};
+use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, Ordering, crash_point};
 use crate::types::Lifeline;
 
 /// The bytes of the file `stripes`: one for each stripe, then these four.
@@ -86,14 +89,14 @@ pub(crate) struct Store {
     slab: Slab,
     /// Device and inode of the slab.
     slab_identity: (u64, u64),
-    dir: PathBuf,
-    /// The same, open: the log is found there wherever it is moved.
-    home: Arc<Dir>,
+    site: Site,
     mode: u32,
     /// What belongs to this process and not to its parent. Null when `me` is 0.
     process: AtomicPtr<Process>,
     /// In which period of the clock it was last seen to be in its place.
     looked_in: AtomicU64,
+    /// On which day the times of its files were renewed.
+    renewed_in: AtomicU64,
     /// What cache it is a shard of, if it was opened as one.
     shards: ShardsOf,
 }
@@ -102,13 +105,15 @@ pub(crate) struct Store {
 pub(crate) struct Process {
     pub(crate) id: ParticipantId,
     pub(crate) identity: Identity,
-    files: Arc<LockFiles>,
+    locks: Locks,
     /// Byte-range locks do not exclude the threads of one process: each is paired with a mutex.
     mutexes: [Mutex<()>; RANGE_LOCKS],
     /// About which participants `/proc` was asked, and in which second: `second << 12 | number`, at the
     /// number modulo the length.
     asked: [AtomicU64; 64],
     watches: Arc<Watches>,
+    /// The beacon was handed to others, and must not be unlocked.
+    shared: AtomicBool,
     recount: Mutex<Option<Recount>>,
     pub(crate) log: Log,
 }
@@ -123,7 +128,7 @@ impl Store {
     }
 
     pub(crate) fn dir(&self) -> &Path {
-        &self.dir
+        &self.site.dir
     }
 
     /// Notices that the store was removed, or another put in its place: then those who open it now exclude
@@ -160,7 +165,20 @@ impl Store {
         }
         self.check_in_place()?;
         self.looked_in.store(period(), Ordering::Relaxed);
+        if self.renewed_in.swap(day(), Ordering::Relaxed) != day() {
+            self.renew_times();
+        }
         Ok(())
+    }
+
+    /// Keeps cleaners of temporary files away from those that are seldom written.
+    #[cold]
+    pub(crate) fn renew_times(&self) {
+        if let Some(process) = self.joined() {
+            process.locks.renew_times();
+        }
+        cleaner::renew(self.dir(), [open::SLAB, open::FANOUT]);
+        cleaner::renew_all(&self.dir().join(LOG));
     }
 
     fn looked_lately(&self) -> bool {
@@ -168,15 +186,15 @@ impl Store {
     }
 
     fn check_named(&self) -> Result<()> {
-        crash_point();
-        match self.slab.file().metadata() {
-            Ok(slab) if slab.nlink() == 0 => self.replaced(),
+        match self.slab.stat() {
+            Ok(slab) if slab.st_nlink == 0 => self.replaced(),
+            Err(error @ (Error::Detached { .. } | Error::Replaced { .. })) => Err(error),
             _ => Ok(()),
         }
     }
 
     fn replaced(&self) -> Result<()> {
-        let path = self.dir.clone();
+        let path = self.dir().to_path_buf();
         Err(Error::Replaced { path })
     }
 
@@ -201,18 +219,30 @@ impl Store {
         unsafe { self.process.load(Ordering::Acquire).as_ref() }
     }
 
+    /// Whether this process still has the descriptors with which it joined. True also before it has.
+    pub(crate) fn is_attached(&self) -> bool {
+        let process = self.joined();
+        process.is_none_or(|process| process.locks.prove().is_ok() && self.slab.file().is_ok())
+    }
+
     /// Joins, with lock files that are attached already or with new ones.
     #[cold]
-    fn join(&self, files: Option<Arc<LockFiles>>) -> Result<&Process> {
-        let files = match files {
-            Some(files) => files,
+    fn join(&self, locks: Option<Locks>) -> Result<&Process> {
+        let locks = match locks {
+            Some(locks) => locks,
             None => {
                 self.check_in_place()?;
-                let files = LockFiles::open(&self.dir, self.mode)?;
-                open::attach_again(&files, &self.slab)?;
-                files
+                let locks = Locks::open(&self.site, self.mode)?;
+                open::attach_again(&locks, &self.slab)?;
+                locks
             }
         };
+        if locks.were_old() {
+            self.renew_times();
+            locks.renew_times();
+        }
+        let home = Dir::open(self.dir()).map_err(|e| Error::io("open", self.dir(), e))?;
+        let log = Log::new(self.dir(), Arc::new(home), self.mode, self.slab.part().id);
         let identity = Identity::of_this_process()
             .map_err(|e| Error::io("read", Path::new("/proc/self/stat"), e))?;
         loop {
@@ -222,9 +252,9 @@ impl Store {
             if let Some(process) = self.joined() {
                 return Ok(process);
             }
-            let joined = participants::try_join(&self.slab, &files, &identity)?;
+            let joined = participants::try_join(&self.slab, &locks, &identity)?;
             if let Some(id) = joined {
-                self.become_participant(id, identity, files);
+                self.become_participant(id, identity, locks, log);
                 break;
             }
             drop(registry);
@@ -237,21 +267,17 @@ impl Store {
             .ok_or_else(|| self.slab.corrupt("this process left while it was joining"))
     }
 
-    fn become_participant(&self, id: ParticipantId, identity: Identity, files: Arc<LockFiles>) {
+    fn become_participant(&self, id: ParticipantId, identity: Identity, locks: Locks, log: Log) {
         let process = Box::new(Process {
             id,
             identity,
-            files,
+            locks,
+            shared: AtomicBool::new(false),
             mutexes: std::array::from_fn(|_| Mutex::new(())),
             asked: std::array::from_fn(|_| AtomicU64::new(0)),
             watches: Arc::default(),
             recount: Mutex::default(),
-            log: Log::new(
-                &self.dir,
-                Arc::clone(&self.home),
-                self.mode,
-                self.slab.part().id,
-            ),
+            log,
         });
         // Release: pairs with the Acquire in `joined`.
         self.process
@@ -262,13 +288,12 @@ impl Store {
     /// What keeps this process's holds alive for as long as any process has it open.
     pub(crate) fn lifeline(&self) -> Result<Lifeline> {
         let process = self.process()?;
-        let io = |e| Error::io("duplicate", &self.dir.join("beacons"), e);
-        crash_point();
-        let beacon = process.files.beacons.try_clone().map_err(io)?;
+        let beacon = process.locks.clone_beacons()?;
+        let slab = self.slab.file()?;
         crash_point();
         let io = |e| Error::io("duplicate", self.slab.path(), e);
-        let witness = self.slab.file().try_clone().map_err(io)?;
-        process.files.shared.store(true, Ordering::Relaxed);
+        let witness = slab.try_clone().map_err(io)?;
+        process.shared.store(true, Ordering::Relaxed);
         if let Some(record) = self.slab.participant(process.id.get()) {
             record.state.fetch_or(PARTICIPANT_SHARED, Ordering::AcqRel);
         }
@@ -276,6 +301,11 @@ impl Store {
             descriptors: [beacon.into(), witness.into()],
         })
     }
+}
+
+/// Which day it is, on a clock that does not jump.
+fn day() -> u64 {
+    clock::coarse_ns() / cleaner::RENEW_AFTER.as_nanos() as u64
 }
 
 /// In which period of some 8 ms it is now.
@@ -290,17 +320,19 @@ impl Store {
     pub(crate) fn die(&self) {
         self.me.store(0, Ordering::Release);
         if let Some(process) = self.joined() {
-            process.leave();
+            process.leave(&self.slab);
         }
     }
 }
 
 impl Process {
-    fn leave(&self) {
-        // Explicitly, because a child between fork and exec may have the descriptors for a while; but not
-        // when the beacon was handed to others on purpose. A failure leaves it to the closing.
-        if !self.files.shared.load(Ordering::Relaxed) {
-            let _ = range_lock::unlock(&self.files.beacons, self.id.get().into());
+    fn leave(&self, slab: &Slab) {
+        // Explicitly, because a child between fork and exec may have the descriptors for a while, and one that lives
+        // on the map; but not when they were handed to others on purpose. A failure leaves it to the closing. The
+        // witness first: beside a free beacon it would be in doubt whether this process lives.
+        if !self.shared.load(Ordering::Relaxed) {
+            slab.unlock_witness(self.id.get());
+            self.locks.unlock_beacon(self.id.get());
         }
     }
 }
@@ -311,6 +343,7 @@ impl Inherited for Store {
         // are members of the registry themselves.
         self.me.store(0, Ordering::Release);
         self.process.store(std::ptr::null_mut(), Ordering::Release);
+        self.slab.disown();
     }
 }
 
@@ -321,15 +354,13 @@ impl Drop for Store {
             #[allow(unsafe_code)]
             // SAFETY: it came from `Box::into_raw`, and with the store its last user is gone.
             let process = unsafe { Box::from_raw(process) };
-            process.leave();
+            process.leave(&self.slab);
         }
     }
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use std::os::fd::AsRawFd;
-
     use nix::sys::wait::{WaitStatus, waitpid};
     use nix::unistd::{ForkResult, fork};
 
@@ -345,17 +376,18 @@ mod tests {
             mode: 0o600,
             allow_network_fs: false,
             create: true,
+            adopt: false,
             config: config::Config::default(),
             fs_magic: None,
         };
         let store = open::open_apart(dir.path(), &settings).unwrap();
         let borrowed = store.process().unwrap();
-        let files = Arc::downgrade(&borrowed.files);
+        let (files, number) = borrowed.locks.opened();
         // SAFETY: the child looks at its memory and ends; it takes no lock and allocates nothing.
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
                 let leaked = store.me().is_none() && files.strong_count() > 0;
-                let whole = borrowed.files.beacons.as_raw_fd() > 2;
+                let whole = number > 2 && borrowed.locks.opened().1 == number;
                 // SAFETY: ends the child, without the destructors of what it shares with its parent.
                 unsafe { nix::libc::_exit(if leaked && whole { 0 } else { 1 }) }
             }

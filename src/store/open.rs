@@ -11,22 +11,25 @@ use rand::rngs::SysRng;
 
 use crate::error::{Error, Result};
 use crate::log::LOG;
-use crate::os::dir::Dir;
 use crate::os::file;
 use crate::os::fork::{Inherited, Registry};
 use crate::slab::Slab;
-use crate::slab::header::STATE_READY;
+use crate::store::alone::{self, Alone};
 use crate::store::config::Config;
-use crate::store::lock_files::{ATTACH, BEACONS, LockFiles, STRIPES_FILE};
-use crate::store::shards::ShardsOf;
-use crate::store::slab_file::{initialise, is_ready, is_same_boot, layout_of, map};
-use crate::store::{Store, rebuild};
+use crate::store::lock_files::{ATTACH, BEACONS, Locks, STRIPES_FILE};
+use crate::store::rebuild::Leap;
+use crate::store::shards::{Shard, ShardsOf};
+use crate::store::slab_file::{initialise, is_ready, layout_of, map};
+use crate::store::{Store, boots, day, original, rebuild};
 use crate::sync::{AtomicPtr, AtomicU64, Ordering, crash_point};
 
 pub(crate) const SLAB: &str = "slab";
 pub(crate) const FANOUT: &str = "fanout";
 /// What a directory may hold and still be, or become, a store.
 const OUR_FILES: [&str; 5] = [SLAB, ATTACH, BEACONS, STRIPES_FILE, LOG];
+
+/// What systems and tools put into directories that are otherwise empty.
+pub(crate) const OTHERS_FILES: [&str; 4] = ["lost+found", ".gitkeep", ".gitignore", ".keep"];
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
@@ -36,9 +39,40 @@ pub(crate) struct Settings {
     pub(crate) mode: u32,
     pub(crate) allow_network_fs: bool,
     pub(crate) create: bool,
+    /// Whether a copy becomes a store of its own.
+    pub(crate) adopt: bool,
     pub(crate) config: Config,
     /// Stands in for what the kernel says about the file system, in tests.
     pub(crate) fs_magic: Option<i64>,
+}
+
+/// Where a store is, and where its lock files are: the shards of a cache have theirs together, at its top.
+#[derive(Clone, Debug)]
+pub(crate) struct Site {
+    /// Absolute, because a program may change its working directory.
+    pub(crate) dir: PathBuf,
+    pub(crate) locks: PathBuf,
+    /// Which bytes of the lock files are this store's.
+    pub(crate) lane: u8,
+}
+
+impl Site {
+    pub(crate) fn of(dir: &Path) -> Result<Site> {
+        crash_point();
+        let dir = std::path::absolute(dir).map_err(|e| Error::io("find", dir, e))?;
+        Ok(match Shard::at(&dir)? {
+            Some(shard) => Site {
+                locks: shard.top(),
+                lane: shard.number,
+                dir,
+            },
+            None => Site {
+                locks: dir.clone(),
+                lane: 0,
+                dir,
+            },
+        })
+    }
 }
 
 pub(crate) fn retry<T>(mut action: impl FnMut() -> io::Result<T>) -> io::Result<T> {
@@ -70,52 +104,44 @@ static OPEN: Mutex<OpenStores> = Mutex::new(Vec::new());
 pub(crate) fn open(dir: &Path, settings: &Settings) -> Result<Arc<Store>> {
     prepare_dir(dir, settings)?;
     refuse_strangers(dir, settings)?;
-    crash_point();
-    // Absolute, because a program may change its working directory before it forks.
-    let dir = std::path::absolute(dir).map_err(|e| Error::io("find", dir, e))?;
-    if let Some(store) = already_open(&dir) {
+    let site = Site::of(dir)?;
+    if let Some(store) = already_open(&site.dir) {
         check_capacity(&store.slab, settings)?;
         return Ok(store);
     }
-    let (files, slab) = attach(&dir, settings)?;
+    let (locks, slab) = attach(&site, settings)?;
     check_capacity(&slab, settings)?;
-    let (dev, ino) = file::identity(slab.file()).map_err(|e| Error::io("open", slab.path(), e))?;
+    let (dev, ino) = slab.file_identity()?;
     let mut registry = Registry::lock();
     let mut open = open_stores(&mut registry);
     open.retain(|(_, _, store)| store.strong_count() > 0);
     if let Some(store) = find_open(&open, dev, ino) {
         return Ok(store);
     }
-    let store = new_store(dir, slab, (dev, ino), settings)?;
+    let store = new_store(site, slab, (dev, ino), settings);
     open.push((dev, ino, Arc::downgrade(&store)));
     drop(open);
     let member: Weak<dyn Inherited> = Arc::<Store>::downgrade(&store);
     registry.add(member);
     drop(registry);
-    store.join(Some(files))?;
+    store.join(Some(locks))?;
     Ok(store)
 }
 
-fn new_store(
-    dir: PathBuf,
-    slab: Slab,
-    slab_identity: (u64, u64),
-    settings: &Settings,
-) -> Result<Arc<Store>> {
+fn new_store(site: Site, slab: Slab, slab_identity: (u64, u64), settings: &Settings) -> Arc<Store> {
     static SERIAL: AtomicU64 = AtomicU64::new(0);
-    let home = Dir::open(&dir).map_err(|e| Error::io("open", &dir, e))?;
-    Ok(Arc::new(Store {
+    Arc::new(Store {
         serial: SERIAL.fetch_add(1, Ordering::Relaxed),
         me: AtomicU64::new(0),
         slab,
         slab_identity,
-        dir,
-        home: Arc::new(home),
+        site,
         mode: settings.mode,
         process: AtomicPtr::new(std::ptr::null_mut()),
         looked_in: AtomicU64::new(u64::MAX),
+        renewed_in: AtomicU64::new(day()),
         shards: ShardsOf::new(),
-    }))
+    })
 }
 
 /// The same as [`open`], but for the table of open stores: a participant of its own each time.
@@ -123,14 +149,14 @@ fn new_store(
 pub(crate) fn open_apart(dir: &Path, settings: &Settings) -> Result<Arc<Store>> {
     prepare_dir(dir, settings)?;
     refuse_strangers(dir, settings)?;
-    let dir = std::path::absolute(dir).map_err(|e| Error::io("find", dir, e))?;
-    let (files, slab) = attach(&dir, settings)?;
+    let site = Site::of(dir)?;
+    let (locks, slab) = attach(&site, settings)?;
     check_capacity(&slab, settings)?;
-    let identity = file::identity(slab.file()).map_err(|e| Error::io("open", slab.path(), e))?;
-    let store = new_store(dir, slab, identity, settings)?;
+    let identity = slab.file_identity()?;
+    let store = new_store(site, slab, identity, settings);
     let member: Weak<dyn Inherited> = Arc::<Store>::downgrade(&store);
     Registry::lock().add(member);
-    store.join(Some(files))?;
+    store.join(Some(locks))?;
     Ok(store)
 }
 
@@ -149,8 +175,10 @@ fn open_stores(_registry: &mut Registry) -> MutexGuard<'static, OpenStores> {
 }
 
 fn find_open(open: &[(u64, u64, Weak<Store>)], dev: u64, ino: u64) -> Option<Arc<Store>> {
-    let mut same = open.iter().filter(|(d, i, _)| (*d, *i) == (dev, ino));
-    same.find_map(|(_, _, store)| store.upgrade())
+    let same = open.iter().filter(|(d, i, _)| (*d, *i) == (dev, ino));
+    let mut stores = same.filter_map(|(_, _, store)| store.upgrade());
+    // One whose descriptors other code has closed is of no use any more; opened again, it joins again.
+    stores.find(|store| store.is_attached())
 }
 
 /// Makes the directory if it may, and says clearly when it is none or cannot be used.
@@ -202,12 +230,10 @@ fn refuse_network_fs(dir: &Path, above: &Path, settings: &Settings) -> Result<()
 
 /// A directory that holds something else does not become a store by a slip in its name.
 pub(super) fn refuse_strangers(dir: &Path, settings: &Settings) -> Result<()> {
-    crash_point();
-    if dir.join(SLAB).exists() {
+    if is_there(&dir.join(SLAB))? {
         return Ok(());
     }
-    crash_point();
-    if dir.join(FANOUT).exists() {
+    if is_there(&dir.join(FANOUT))? {
         return Err(not_a_store(
             dir,
             "it holds a FanoutCache, to be opened as one",
@@ -223,7 +249,8 @@ pub(super) fn refuse_strangers(dir: &Path, settings: &Settings) -> Result<()> {
     let entries = std::fs::read_dir(dir).map_err(|e| Error::io("read", dir, e))?;
     for entry in entries {
         let name = entry.map_err(|e| Error::io("read", dir, e))?.file_name();
-        if !OUR_FILES.iter().any(|ours| name == OsStr::new(ours)) {
+        let harmless = OUR_FILES.iter().chain(&OTHERS_FILES);
+        if !harmless.into_iter().any(|known| name == OsStr::new(known)) {
             let why = format!(
                 "it has {} in it, and no slab; name a new or empty directory",
                 name.to_string_lossy()
@@ -234,6 +261,16 @@ pub(super) fn refuse_strangers(dir: &Path, settings: &Settings) -> Result<()> {
     Ok(())
 }
 
+/// Whether there is a file, of whatever type. That it cannot be looked for is an error, and not an answer.
+pub(crate) fn is_there(path: &Path) -> Result<bool> {
+    crash_point();
+    match std::fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(Error::io("look for", path, e)),
+    }
+}
+
 pub(crate) fn not_a_store(path: &Path, why: &str) -> Error {
     Error::NotAStore {
         path: path.to_path_buf(),
@@ -242,7 +279,7 @@ pub(crate) fn not_a_store(path: &Path, why: &str) -> Error {
 }
 
 /// Attaches, as the first (who sees to it that the slab is whole) or beside others.
-fn attach(dir: &Path, settings: &Settings) -> Result<(Arc<LockFiles>, Slab)> {
+fn attach(site: &Site, settings: &Settings) -> Result<(Locks, Slab)> {
     for round in 0..ATTACH_ROUNDS {
         if round > 0 {
             // Somebody died over making or rebuilding the slab, and others are looking at it as we are:
@@ -250,32 +287,37 @@ fn attach(dir: &Path, settings: &Settings) -> Result<(Arc<LockFiles>, Slab)> {
             crash_point();
             std::thread::sleep(Duration::from_millis(u64::from(round) % 7 + 1));
         }
-        let files = LockFiles::open(dir, settings.mode)?;
-        let first = match files.try_attach_alone(dir)? {
-            true => Some(go_first(dir, &files, settings)?),
+        let locks = Locks::open(site, settings.mode)?;
+        let first = match locks.try_attach_alone()? {
+            true => Some(go_first(site, &locks, settings)?),
             false => None,
         };
-        // From alone to shared is not one step: for a moment another may be first. It will find the slab
-        // whole, and we have not looked at it yet.
-        files.attach_shared(dir)?;
-        let attach_path = dir.join(ATTACH);
-        let still = file::is_still(&attach_path, &files.attach)
-            .map_err(|e| Error::io("open", &attach_path, e))?;
-        if !still {
+        // From alone to shared is one step for the kernel; who was not alone waits for who is.
+        locks.attach_shared()?;
+        if !locks.are_in_place() {
             continue;
         }
         let slab = match first {
             Some(slab) => Some(slab),
-            None => map(dir, settings.mode)?,
+            None => map(&site.dir, settings.mode)?,
         };
         // Not ready: the one who was first died over it. Then another has to be.
-        if let Some(slab) = slab.filter(is_ready) {
-            files.check(&slab)?;
-            return Ok((files, slab));
+        let Some(slab) = slab.filter(is_ready) else {
+            continue;
+        };
+        original::check(&slab)?;
+        let strangers = locks.strangers(&slab);
+        if strangers.is_empty() {
+            return Ok((locks, slab));
+        }
+        // Lock files were removed, and made again by an opener like this one. Alone it would adopt them.
+        let living = alone::living(&slab, &locks)?;
+        if !living.is_empty() {
+            return Err(alone::lock_files_lost(&slab, &strangers, living));
         }
     }
     Err(Error::Corrupt {
-        path: dir.join(SLAB),
+        path: site.dir.join(SLAB),
         what: "it is not ready for use, and others who use it prevent mending it".to_string(),
     })
 }
@@ -284,31 +326,57 @@ fn attach(dir: &Path, settings: &Settings) -> Result<(Arc<LockFiles>, Slab)> {
 const ATTACH_ROUNDS: u32 = 1_000;
 
 /// Attaches a forked child to the slab that it has mapped, with lock files of its own.
-pub(crate) fn attach_again(files: &LockFiles, slab: &Slab) -> Result<()> {
-    let dir = parent(slab.path());
-    files.attach_shared(&dir)?;
+pub(crate) fn attach_again(locks: &Locks, slab: &Slab) -> Result<()> {
+    locks.attach_shared()?;
     if !is_ready(slab) {
         return Err(slab.corrupt("it is being repaired"));
     }
-    files.check(slab)
+    let strangers = locks.strangers(slab);
+    match strangers.is_empty() {
+        true => Ok(()),
+        false => {
+            let living = alone::living(slab, locks)?;
+            Err(alone::lock_files_lost(slab, &strangers, living))
+        }
+    }
 }
 
-/// What the first to attach does: make the slab, or finish making it, or void what is left of the time
-/// before a reboot.
-fn go_first(dir: &Path, files: &LockFiles, settings: &Settings) -> Result<Slab> {
-    let Some(slab) = map(dir, settings.mode)? else {
-        return initialise(dir, files, settings);
+/// What the first to attach does: make the slab, or finish making it, or make a copy a store of its own, or give it
+/// lock files again, or void what is left of the time before a reboot.
+fn go_first(site: &Site, locks: &Locks, settings: &Settings) -> Result<Slab> {
+    let Some(slab) = map(&site.dir, settings.mode)? else {
+        return initialise(site, locks, settings);
     };
-    match slab.header().state.load(Ordering::Acquire) {
-        STATE_READY if is_same_boot(&slab)? => slab.fill_holes()?,
-        // Also when it was never ready: what is all zeros is quickly rebuilt.
-        _ => {
-            slab.fill_holes()?;
-            rebuild::rebuild(&slab, files, !is_same_boot(&slab)?, false)?;
-            // Before anybody is given a token: should the power fail again while what the sequences leapt to
-            // is not on the medium, they would leap from and to the same numbers once more.
-            slab.sync()?;
+    if !original::names_itself(&slab) {
+        // Never finished: what is all zeros is quickly rebuilt.
+        slab.fill_holes()?;
+        rebuild::begin_floors(&slab);
+        rebuild::rebuild(&slab, locks, Leap::None, false)?;
+        return Ok(slab);
+    }
+    match original::check(&slab) {
+        Err(Error::Copied { .. }) if settings.adopt => {
+            rebuild::adopt(&slab, locks)?;
+            return Ok(slab);
         }
+        other => other?,
+    }
+    let strangers = locks.strangers(&slab);
+    if !strangers.is_empty() {
+        let _alone = Alone::with(&slab, locks, &strangers)?;
+        locks.adopt(&slab);
+    }
+    slab.fill_holes()?;
+    let rebooted = !boots::is_same_boot(&slab)? && !alone::has_beacons(&slab, locks)?;
+    if rebooted || !is_ready(&slab) {
+        let leap = if rebooted { Leap::Reboot } else { Leap::None };
+        rebuild::rebuild(&slab, locks, leap, false)?;
+        // Before anybody is given a token: should the power fail again while what the sequences leapt to
+        // is not on the medium, they would leap from and to the same numbers once more.
+        slab.sync()?;
+    } else {
+        // Some who share a boot see it under different names, as those in containers do.
+        boots::remember(&slab)?;
     }
     Ok(slab)
 }

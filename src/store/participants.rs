@@ -5,13 +5,14 @@
 //! that a forked child still has the beacon.
 
 use crate::error::{Error, Result};
+use crate::os::clock;
 use crate::os::process::{self, Identity};
-use crate::os::{clock, range_lock};
 use crate::record::joining::{self, read_whole, take_number};
 use crate::record::{Hold, PARTICIPANT_MAX, ParticipantId};
 use crate::slab::layout::PERMITS_PER_BLOCK;
 use crate::slab::{Growing, PARTICIPANT_SHARED, PARTICIPANT_USED, Participant, Slab, SlotId};
-use crate::store::lock_files::LockFiles;
+use crate::store::alone;
+use crate::store::lock_files::Locks;
 use crate::store::open::parent;
 use crate::store::{JOIN_BYTE, Process, Store};
 use crate::sync::{AtomicU64, Ordering, crash_point};
@@ -27,36 +28,62 @@ pub(crate) struct Described {
 /// Whoever dies in between leaves an unlocked beacon and an unused number. `None`: somebody else is joining.
 pub(super) fn try_join(
     slab: &Slab,
-    files: &LockFiles,
+    locks: &Locks,
     identity: &Identity,
 ) -> Result<Option<ParticipantId>> {
-    let dir = parent(slab.path());
-    let io = |e| Error::io("lock", &dir.join("stripes"), e);
-    if !range_lock::try_lock(&files.stripes, JOIN_BYTE).map_err(io)? {
+    if !locks.try_lock_range(JOIN_BYTE)? {
         return Ok(None);
     }
-    let joined = join_locked(slab, files, identity);
-    range_lock::unlock(&files.stripes, JOIN_BYTE).map_err(io)?;
-    joined.map(Some)
+    let joined = join_locked(slab, locks, identity);
+    locks.unlock_range(JOIN_BYTE);
+    let Some(id) = joined? else {
+        return Ok(None);
+    };
+    // Whoever gives the slab other lock files has all witnesses meanwhile: these are its own, or it has done so before
+    // there was ours, and here is the place to see that.
+    let strangers = locks.strangers(slab);
+    if strangers.is_empty() {
+        return Ok(Some(id));
+    }
+    slab.unlock_witness(id.get());
+    locks.unlock_beacon(id.get());
+    Err(alone::lock_files_lost(slab, &strangers, Vec::new()))
 }
 
-fn join_locked(slab: &Slab, files: &LockFiles, identity: &Identity) -> Result<ParticipantId> {
-    if let Some(id) = next_unused(slab, files, identity)? {
-        return Ok(id);
+/// `None`: somebody is alone with the slab just now.
+fn join_locked(slab: &Slab, locks: &Locks, identity: &Identity) -> Result<Option<ParticipantId>> {
+    if let Some(joined) = next_unused(slab, locks, identity)? {
+        return Ok(joined.or_wait());
     }
     // One sweep for as many joins as there are numbers.
-    sweep(slab, files, identity)?;
-    next_unused(slab, files, identity)?.ok_or_else(|| Error::TooManyParticipants {
-        path: parent(slab.path()),
-        limit: PARTICIPANT_MAX.into(),
-    })
+    sweep(slab, locks, identity)?;
+    let joined = next_unused(slab, locks, identity)?;
+    joined
+        .map(Joined::or_wait)
+        .ok_or_else(|| Error::TooManyParticipants {
+            path: parent(slab.path()),
+            limit: PARTICIPANT_MAX.into(),
+        })
 }
 
-fn next_unused(
-    slab: &Slab,
-    files: &LockFiles,
-    identity: &Identity,
-) -> Result<Option<ParticipantId>> {
+/// What became of an unused number.
+enum Joined {
+    As(ParticipantId),
+    /// Its witness could not be locked: somebody is alone with the slab just now.
+    NotNow,
+}
+
+impl Joined {
+    fn or_wait(self) -> Option<ParticipantId> {
+        match self {
+            Joined::As(id) => Some(id),
+            Joined::NotNow => None,
+        }
+    }
+}
+
+/// `None`: all numbers are in use.
+fn next_unused(slab: &Slab, locks: &Locks, identity: &Identity) -> Result<Option<Joined>> {
     let cursor = &slab.header().next_participant;
     let from = cursor.load(Ordering::Relaxed) % u32::from(PARTICIPANT_MAX);
     for step in 0..u32::from(PARTICIPANT_MAX) {
@@ -64,14 +91,25 @@ fn next_unused(
         let (Some(id), Some(record)) = (ParticipantId::new(number), record(slab, number)?) else {
             continue;
         };
+        let mut not_now = false;
         let lock_beacon = || {
-            let beacon = range_lock::try_lock(&files.beacons, number.into());
-            beacon.map_err(|e| Error::io("lock", &parent(slab.path()).join("beacons"), e))
+            if !locks.try_lock_beacon(number)? {
+                return Ok(false);
+            }
+            // Before the number is marked as used, as the beacon.
+            not_now = !slab.lock_witness(number)?;
+            if not_now {
+                locks.unlock_beacon(number);
+            }
+            Ok::<_, Error>(!not_now)
         };
         let describe = || describe_self(record, identity);
         if take_number(&record.state, lock_beacon, describe)? {
             cursor.store(number.into(), Ordering::Relaxed);
-            return Ok(Some(id));
+            return Ok(Some(Joined::As(id)));
+        }
+        if not_now {
+            return Ok(Some(Joined::NotNow));
         }
     }
     Ok(None)
@@ -112,13 +150,13 @@ fn describe_self(record: &Participant, identity: &Identity) {
 
 /// Frees every word that names a dead participant, and then the numbers of the dead. Only under the lock
 /// for joining, so none of them comes back to life meanwhile.
-fn sweep(slab: &Slab, files: &LockFiles, identity: &Identity) -> Result<()> {
+fn sweep(slab: &Slab, locks: &Locks, identity: &Identity) -> Result<()> {
     let mut dead = vec![false; usize::from(PARTICIPANT_MAX) + 1];
     for number in 1..=PARTICIPANT_MAX {
         let used = slab
             .participant(number)
             .is_some_and(|r| r.state.load(Ordering::Acquire) & PARTICIPANT_USED != 0);
-        dead[usize::from(number)] = used && is_gone(slab, files, identity, number, true)?;
+        dead[usize::from(number)] = used && is_gone(slab, locks, identity, number, true)?;
     }
     let record = |p: ParticipantId| slab.participant(p.get());
     joining::sweep(
@@ -146,26 +184,23 @@ pub(super) fn each_hold(slab: &Slab, mut visit: impl FnMut(&Hold)) {
 }
 
 /// Whether a participant is dead, as seen through a descriptor that does not hold its beacon.
-fn is_gone(
-    slab: &Slab,
-    files: &LockFiles,
-    me: &Identity,
-    number: u16,
-    thorough: bool,
-) -> Result<bool> {
-    let locked = range_lock::is_locked(&files.beacons, number.into());
-    let locked = locked.map_err(|e| Error::io("probe", &parent(slab.path()).join("beacons"), e))?;
-    if !locked {
+fn is_gone(slab: &Slab, locks: &Locks, me: &Identity, number: u16, thorough: bool) -> Result<bool> {
+    let record = slab.participant(number);
+    if locks.is_beacon_locked(number)? {
+        return Ok(record.is_some_and(|r| process_is_gone(r, me, PARTICIPANT_SHARED, thorough)));
+    }
+    if !slab.is_witness_locked(number)? {
         return Ok(true);
     }
-    Ok(slab
-        .participant(number)
-        .is_some_and(|r| process_is_gone(r, me, thorough)))
+    // It lives and other code in it has closed its descriptors; or a child that it forked still has its map. Whatever
+    // was handed on is gone with the beacon.
+    Ok(record.is_none_or(|r| process_is_gone(r, me, 0, true)))
 }
 
-/// The second proof: in this PID namespace there is no such process, or another that started later. It
-/// does not count when the beacon was handed to others on purpose.
-fn process_is_gone(record: &Participant, me: &Identity, thorough: bool) -> bool {
+/// The second proof: in this PID namespace there is no such process, or another that started later; and the third: all
+/// its threads are on their way out. They do not count for a participant with one of the flags `spared`: one whose
+/// beacon was handed to others on purpose lives by that.
+fn process_is_gone(record: &Participant, me: &Identity, spared: u64, thorough: bool) -> bool {
     let read = read_whole(&record.state, || {
         let namespace = record.pid_namespace.load(Ordering::Relaxed);
         let started = record.started.load(Ordering::Relaxed);
@@ -174,15 +209,16 @@ fn process_is_gone(record: &Participant, me: &Identity, thorough: bool) -> bool 
     let Some((state, (namespace, pid, started))) = read else {
         return false;
     };
-    let alone = state & (PARTICIPANT_USED | PARTICIPANT_SHARED) == PARTICIPANT_USED;
-    if !alone || namespace == 0 || namespace != me.pid_namespace {
+    let counts = state & (PARTICIPANT_USED | spared) == PARTICIPANT_USED;
+    if !counts || namespace == 0 || namespace != me.pid_namespace {
         return false;
     }
     if pid == me.pid && started == me.started {
         return false;
     }
     let replaced = || process::started_otherwise(pid, started);
-    !process::pid_exists(pid) || (thorough && me.proc_is_own && replaced())
+    let exiting = || process::is_exiting(pid, started);
+    !process::pid_exists(pid) || (thorough && me.proc_is_own && (replaced() || exiting()))
 }
 
 fn pid_of(record: &Participant) -> u32 {
@@ -197,9 +233,9 @@ impl Store {
         let asked = &process.asked[usize::from(other.get()) % process.asked.len()];
         let now = clock::wall_s() << 12 | u64::from(other.get());
         let thorough = asked.load(Ordering::Relaxed) != now;
-        let (files, me) = (&process.files, &process.identity);
+        let (locks, me) = (&process.locks, &process.identity);
         let gone = other != process.id
-            && is_gone(&self.slab, files, me, other.get(), thorough).unwrap_or(false);
+            && is_gone(&self.slab, locks, me, other.get(), thorough).unwrap_or(false);
         // Only a living one is not asked about again: who was found dead has to be so for the next look, too.
         if thorough && !gone {
             asked.store(now, Ordering::Relaxed);
@@ -209,23 +245,29 @@ impl Store {
 
     /// What a participant says about itself; `None` if the number is not in use.
     pub(crate) fn describe(&self, process: &Process, id: ParticipantId) -> Option<Described> {
-        let record = self.slab.participant(id.get())?;
-        let (state, described) = read_whole(&record.state, || {
-            let mut name = [0; 24];
-            for (to, from) in name.chunks_exact_mut(8).zip(&record.program) {
-                to.copy_from_slice(&from.load(Ordering::Relaxed).to_le_bytes());
-            }
-            let end = name.iter().position(|b| *b == 0).unwrap_or(name.len());
-            let namespace = record.pid_namespace.load(Ordering::Relaxed);
-            let mine = process.identity.pid_namespace;
-            Described {
-                pid: pid_of(record),
-                program: String::from_utf8_lossy(&name[..end]).into_owned(),
-                same_pid_namespace: mine != 0 && namespace == mine,
-            }
-        })?;
-        (state & PARTICIPANT_USED != 0).then_some(described)
+        describe(
+            self.slab.participant(id.get())?,
+            process.identity.pid_namespace,
+        )
     }
+}
+
+/// What a participant says about itself to somebody in the PID namespace `mine`; `None` if the number is not in use.
+pub(super) fn describe(record: &Participant, mine: u64) -> Option<Described> {
+    let (state, described) = read_whole(&record.state, || {
+        let mut name = [0; 24];
+        for (to, from) in name.chunks_exact_mut(8).zip(&record.program) {
+            to.copy_from_slice(&from.load(Ordering::Relaxed).to_le_bytes());
+        }
+        let end = name.iter().position(|b| *b == 0).unwrap_or(name.len());
+        let namespace = record.pid_namespace.load(Ordering::Relaxed);
+        Described {
+            pid: pid_of(record),
+            program: String::from_utf8_lossy(&name[..end]).into_owned(),
+            same_pid_namespace: mine != 0 && namespace == mine,
+        }
+    })?;
+    (state & PARTICIPANT_USED != 0).then_some(described)
 }
 
 /// Being seen to wait.

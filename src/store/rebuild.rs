@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::os::range_lock;
+use crate::os::clock;
 use crate::record::{Hold, ParticipantId, SEQUENCE_LEAP, SEQUENCE_MAX, Word, reachable};
 use crate::slab::header::{STATE_READY, STATE_REBUILDING};
 use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
@@ -15,14 +15,14 @@ use crate::slab::{
     Growing, Intent, Meta, PARTICIPANT_SHARED, PARTICIPANT_USED, STATE_FREE, STATE_TAIL,
     STATE_USED, Slab, SlotId,
 };
+use crate::store::alone::{self, Alone};
 use crate::store::hash::hash;
 use crate::store::index::{Place, SPAN_MAX, hash_as, read_bytes};
-use crate::store::lock_files::LockFiles;
-use crate::store::open;
+use crate::store::lock_files::Locks;
+use crate::store::open::{self, Site};
 use crate::store::participants::each_hold;
-use crate::store::salvage;
-use crate::store::slab_file;
-use crate::sync::{AtomicU8, Ordering, crash_point};
+use crate::store::{boots, original, salvage, slab_file};
+use crate::sync::{AtomicU8, AtomicU64, Ordering};
 use crate::types::Kind;
 
 /// What a repair did.
@@ -50,76 +50,134 @@ impl RepairReport {
 
 /// Repairs the store in `dir`.
 pub(crate) fn repair(dir: &Path, mode: u32) -> Result<RepairReport> {
-    crash_point();
-    let dir = &std::path::absolute(dir).map_err(|e| Error::io("find", dir, e))?;
-    crash_point();
-    if !dir.join(open::SLAB).exists() {
-        return Err(open::not_a_store(
-            dir,
-            "it has no slab; name the directory of a store",
-        ));
-    }
-    let files = LockFiles::open(dir, mode)?;
-    if !files.try_attach_alone(dir)? {
-        return Err(Error::Busy { path: dir.clone() });
-    }
-    let Some(slab) = slab_file::map_unchecked(dir, mode)? else {
-        // Never finished: the next one to open it makes it anew.
+    let (slab, locks) = alone_with(dir, mode)?;
+    let Some(slab) = slab else {
+        // Never finished: the next one to open it makes it.
         return Ok(RepairReport::default());
     };
-    if is_in_use(&slab, &files)? {
-        return Err(Error::Busy { path: dir.clone() });
-    }
+    original::check(&slab)?;
+    // Also of those who use lock files that were removed meanwhile.
+    let _alone = Alone::with(&slab, &locks, &locks.strangers(&slab))?;
     let cut_off = slab.clamp_to_file()?;
     slab.fill_holes()?;
-    slab_file::write_static(slab.file(), slab.path(), slab.part())?;
+    slab_file::write_static(slab.file()?, slab.path(), slab.part())?;
     if cut_off.is_some() {
         // Nobody knows how far the tokens of what is gone had come.
         raise_floors(&slab, 0);
+        refuse_used_up(&slab, SEQUENCE_LEAP)?;
         raise_floors(&slab, SEQUENCE_LEAP);
     }
     // First, so that one repair is enough for what comes of it.
     let emptied = salvage::finish(&slab)?;
-    let mut report = rebuild(&slab, &files, !slab_file::is_same_boot(&slab)?, true)?;
+    let leap = match boots::is_same_boot(&slab)? {
+        true => Leap::None,
+        false => Leap::Reboot,
+    };
+    let mut report = rebuild(&slab, &locks, leap, true)?;
     let before = cut_off.into_iter().chain(emptied);
     report.actions.splice(0..0, before);
     slab.sync()?;
     Ok(report)
 }
 
-/// Whether somebody lives who has not handed its beacon on, and so is attached: then `attach` is not the
-/// file that it was.
-fn is_in_use(slab: &Slab, files: &LockFiles) -> Result<bool> {
-    for number in 1..slab.allocated(Growing::Participants) {
-        let Some(record) = slab.participant(number as u16) else {
-            continue;
-        };
-        let state = record.state.load(Ordering::Acquire);
-        if state & (PARTICIPANT_USED | PARTICIPANT_SHARED) == PARTICIPANT_USED
-            && has_beacon(slab, files, number as u16)?
-        {
-            return Ok(true);
+/// Attaches to a store for something that can only be done alone. `None`: the slab was never finished.
+fn alone_with(dir: &Path, mode: u32) -> Result<(Option<Slab>, Locks)> {
+    let site = Site::of(dir)?;
+    let dir = &site.dir;
+    if !open::is_there(&dir.join(open::SLAB))? {
+        return Err(open::not_a_store(
+            dir,
+            "it has no slab; name the directory of a store",
+        ));
+    }
+    let locks = Locks::open(&site, mode)?;
+    let attached = locks.try_attach_alone()?;
+    let slab = slab_file::map_unchecked(dir, mode)?;
+    let is_in_use = match &slab {
+        Some(slab) => !attached || alone::has_beacons(slab, &locks)?,
+        None => !attached,
+    };
+    match (slab, is_in_use) {
+        (slab, false) => Ok((slab, locks)),
+        (Some(slab), true) => Err(alone::busy(&slab, alone::living(&slab, &locks)?)),
+        (None, true) => Err(Error::Busy {
+            path: dir.clone(),
+            lost: Vec::new(),
+            processes: Vec::new(),
+        }),
+    }
+}
+
+/// How far the tokens of a store leap when it is rebuilt, so that none comes twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leap {
+    None,
+    /// Every hold is void, and pages with the last grants may not have reached the medium.
+    Reboot,
+    /// A copy, which does not know what was granted since by the store that it was made of.
+    Copy,
+}
+
+impl Leap {
+    fn length(self) -> u64 {
+        match self {
+            Leap::None => 0,
+            Leap::Reboot | Leap::Copy => SEQUENCE_LEAP,
         }
     }
-    Ok(false)
+
+    fn is_of_nobody(self) -> bool {
+        self != Leap::None
+    }
 }
 
-fn has_beacon(slab: &Slab, files: &LockFiles, number: u16) -> Result<bool> {
-    range_lock::is_locked(&files.beacons, number.into())
-        .map_err(|e| Error::io("probe", &open::parent(slab.path()).join("beacons"), e))
+/// Makes the store in `dir` one of its own, whether or not it is seen to be a copy.
+pub(crate) fn adopt_by_hand(dir: &Path, mode: u32) -> Result<()> {
+    let (slab, locks) = alone_with(dir, mode)?;
+    match slab {
+        Some(slab) => adopt(&slab, &locks),
+        // Never finished: the next one to open it makes it.
+        None => Ok(()),
+    }
 }
 
-/// Rebuilds the slab. With `rebooted`, every hold is void, and every sequence leaps. With `thorough`, all values
-/// of the log are read, too.
+/// Makes a copy a store of its own: nobody holds anything in it, and its tokens go on above all that the store that it
+/// was made of can have granted, as far as a clock knows. All values and averages stay.
+pub(super) fn adopt(slab: &Slab, locks: &Locks) -> Result<()> {
+    let _alone = Alone::with(slab, locks, &[])?;
+    slab.fill_holes()?;
+    salvage::finish(slab)?;
+    let report = restructure(slab, locks, Leap::Copy, false)?;
+    drop(report);
+    // Before it passes for itself: should the power fail, it is a copy again, or has leapt.
+    slab.sync()?;
+    name(slab, locks)?;
+    slab.header().state.store(STATE_READY, Ordering::Release);
+    slab.sync()
+}
+
+/// Rebuilds the slab. With `thorough`, all values of the log are read, too.
 pub(crate) fn rebuild(
     slab: &Slab,
-    files: &LockFiles,
-    rebooted: bool,
+    locks: &Locks,
+    leap: Leap,
     thorough: bool,
 ) -> Result<RepairReport> {
+    let report = restructure(slab, locks, leap, thorough)?;
+    name(slab, locks)?;
+    slab.header().state.store(STATE_READY, Ordering::Release);
+    Ok(report)
+}
+
+fn restructure(slab: &Slab, locks: &Locks, leap: Leap, thorough: bool) -> Result<RepairReport> {
+    refuse_used_up(slab, leap.length())?;
     let state = &slab.header().state;
+    if !original::names_itself(slab) {
+        // Never finished: named first, so that nobody takes what is begun here for a copy.
+        original::name(slab)?;
+    }
     // A rebuild that was begun after a reboot and not finished has left this state; then it is begun again
-    // as one, for the boot id is written last.
+    // as one, for the boot is noted last.
     state.store(STATE_REBUILDING, Ordering::Release);
     slab.clear_unallocated()?;
     let mut work = Rebuild::new(slab);
@@ -128,16 +186,55 @@ pub(crate) fn rebuild(
     work.count_freed();
     let about_values = salvage::adopt_log(slab, thorough)?;
     work.report.actions.extend(about_values);
-    let leap = if rebooted { SEQUENCE_LEAP } else { 0 };
-    void_holds(slab, files, rebooted, leap)?;
-    let floor = raise_floors(slab, leap);
-    if rebooted {
+    void_holds(slab, locks, leap)?;
+    let mut floor = raise_floors(slab, leap.length());
+    if leap.is_of_nobody() {
+        floor = floor.max(floor_of_clock());
+        set_floors(slab, floor);
         catch_up(slab, floor);
     }
-    files.adopt(slab)?;
-    slab_file::write_boot_id(slab)?;
-    state.store(STATE_READY, Ordering::Release);
     Ok(work.report)
+}
+
+/// Lets the slab name itself, its lock files and this boot. The last step before it is ready.
+pub(super) fn name(slab: &Slab, locks: &Locks) -> Result<()> {
+    locks.adopt(slab);
+    original::name(slab)?;
+    boots::remember(slab)
+}
+
+/// Tokens are used up rather than given twice.
+fn refuse_used_up(slab: &Slab, leap: u64) -> Result<()> {
+    let highest = survey(slab).highest;
+    match reachable(highest + leap) {
+        Some(_) => Ok(()),
+        None => Err(slab.corrupt(format!(
+            "its tokens are used up (the highest is {highest}, and they have to leap); make a new store"
+        ))),
+    }
+}
+
+/// Of a new store, so that its tokens are above those of one that was in its place.
+pub(super) fn begin_floors(slab: &Slab) {
+    let from = floor_of_clock();
+    for number in 0..STRIPES {
+        slab.stripe(number).floor.fetch_max(from, Ordering::Relaxed);
+    }
+}
+
+fn set_floors(slab: &Slab, floor: u64) {
+    for number in 0..STRIPES {
+        slab.stripe(number).floor.store(floor, Ordering::Relaxed);
+    }
+}
+
+/// Microseconds since 2025: what no store can have granted that was made since, unless it granted a million a second.
+/// It stops at three quarters of all sequences, in 2051, so that a clock that is wrong does not use them up.
+fn floor_of_clock() -> u64 {
+    const SINCE_US: u64 = 1_735_689_600_000_000;
+    clock::wall_us()
+        .saturating_sub(SINCE_US)
+        .min(SEQUENCE_MAX / 4 * 3)
 }
 
 struct Rebuild<'a> {
@@ -324,17 +421,17 @@ impl<'a> Rebuild<'a> {
     }
 }
 
-/// Frees what the dead hold, and all of it after a reboot. Keeps for the successors that somebody died.
-fn void_holds(slab: &Slab, files: &LockFiles, rebooted: bool, leap: u64) -> Result<()> {
+/// Frees what the dead hold, and all of it when nobody can live. Keeps for the successors that somebody died.
+fn void_holds(slab: &Slab, locks: &Locks, leap: Leap) -> Result<()> {
     let participants = slab.allocated(Growing::Participants);
     let ids = (1..participants).filter_map(|n| ParticipantId::new(n as u16));
     let mut living = vec![false; participants as usize];
-    for id in ids.clone().filter(|_| !rebooted) {
+    for id in ids.clone().filter(|_| !leap.is_of_nobody()) {
         // Who handed its beacon on lives although it is not attached.
-        living[usize::from(id.get())] = has_beacon(slab, files, id.get())?;
+        living[usize::from(id.get())] = locks.is_beacon_locked(id.get())?;
     }
     let lives = |id: ParticipantId| living.get(usize::from(id.get())) == Some(&true);
-    each_hold(slab, |hold| void_hold(slab, hold, lives, leap));
+    each_hold(slab, |hold| void_hold(slab, hold, lives, leap.length()));
     for record in ids
         .filter(|id| !lives(*id))
         .filter_map(|id| slab.participant(id.get()))
@@ -343,38 +440,60 @@ fn void_holds(slab: &Slab, files: &LockFiles, rebooted: bool, leap: u64) -> Resu
             .state
             .fetch_and(!(PARTICIPANT_USED | PARTICIPANT_SHARED), Ordering::AcqRel);
     }
-    if leap > 0 {
-        leap_tickets(slab, leap);
+    if leap.is_of_nobody() {
+        leap_tickets(slab, leap.length());
     }
     Ok(())
+}
+
+/// How far the tokens of a slab have come.
+struct Survey {
+    /// Of those that a grant can reach.
+    highest: u64,
+    /// There is one that no grant reaches, which is damage.
+    is_damaged: bool,
+}
+
+fn survey(slab: &Slab) -> Survey {
+    let mut survey = Survey {
+        highest: 0,
+        is_damaged: false,
+    };
+    let mut look = |sequence| match reachable(sequence) {
+        Some(sequence) => survey.highest = survey.highest.max(sequence),
+        None => survey.is_damaged = true,
+    };
+    each_hold(slab, |hold| look(hold.load().sequence()));
+    tickets(slab).for_each(|ticket| look(ticket.load(Ordering::Relaxed)));
+    for number in 0..STRIPES {
+        look(slab.stripe(number).floor.load(Ordering::Relaxed));
+    }
+    survey
+}
+
+fn tickets(slab: &Slab) -> impl Iterator<Item = &AtomicU64> {
+    let blocks = 0..slab.allocated(Growing::Blocks);
+    blocks.filter_map(|block| Some(&slab.permit(block, 0)?.ticket))
 }
 
 /// Whatever key was lost, and whichever stripe it was in: when it is made again, its tokens go on above all
 /// there ever were. Sequences that no grant can reach are damage, and begin anew there, too. Returns the
 /// floor, which is above all sequences.
 fn raise_floors(slab: &Slab, leap: u64) -> u64 {
-    let floors = || (0..STRIPES).map(|number| &slab.stripe(number).floor);
-    let tickets = || {
-        let blocks = 0..slab.allocated(Growing::Blocks);
-        blocks.filter_map(|block| Some(&slab.permit(block, 0)?.ticket))
-    };
-    let (mut highest, mut damaged) = (0, false);
-    let mut look = |sequence| match reachable(sequence) {
-        Some(sequence) => highest = highest.max(sequence),
-        None => damaged = true,
-    };
-    each_hold(slab, |hold| look(hold.load().sequence()));
-    tickets().for_each(|ticket| look(ticket.load(Ordering::Relaxed)));
-    for floor in floors() {
-        look(floor.load(Ordering::Relaxed).saturating_add(leap));
+    for number in 0..STRIPES {
+        let floor = &slab.stripe(number).floor;
+        let leapt = floor.load(Ordering::Relaxed).saturating_add(leap);
+        floor.store(leapt, Ordering::Relaxed);
     }
-    if damaged {
+    let Survey {
+        mut highest,
+        is_damaged,
+    } = survey(slab);
+    if is_damaged {
         highest += SEQUENCE_LEAP;
     }
-    for floor in floors() {
-        floor.store(highest, Ordering::Relaxed);
-    }
-    for ticket in tickets().filter(|t| reachable(t.load(Ordering::Relaxed)).is_none()) {
+    set_floors(slab, highest);
+    for ticket in tickets(slab).filter(|t| reachable(t.load(Ordering::Relaxed)).is_none()) {
         ticket.store(highest, Ordering::Relaxed);
     }
     each_hold(slab, |hold| {

@@ -380,7 +380,7 @@ impl Store {
         let segments = self.segments()?;
         let live = || segments.iter().map(SegmentState::live);
         let longest = live().max().unwrap_or(0);
-        let is_alone = longest == live().sum() && longest > self.segment_bytes();
+        let is_alone = longest == live().sum::<u64>() && longest > self.segment_bytes();
         Ok(is_alone && longest <= self.longest_record())
     }
 

@@ -24,12 +24,15 @@ use crate::types::Kind;
 ///
 /// Others of the same cache may be in use: who has this one in a transaction is attached to it.
 pub(super) fn finish(slab: &Slab) -> Result<Option<String>> {
-    let shard = Shard::at(&open::parent(slab.path())).filter(|shard| shard.number != 0);
+    let shard = Shard::at(&open::parent(slab.path()))?.filter(|shard| shard.number != 0);
     let Some(shard) = shard else {
         return finish_at_home(slab);
     };
     let decided = decided_in(&shard.sibling(0))?;
-    for flip in decided.iter().filter(|flip| flip.shard == shard.number) {
+    for flip in decided
+        .iter()
+        .filter(|flip| flip.shard == u32::from(shard.number))
+    {
         flip.carry_out(slab);
     }
     Ok(None)
@@ -332,7 +335,7 @@ mod tests {
         decided_by_a_dead_one(dir.path(), 1);
         let slab = dir.path().join("000/slab");
         let slab = std::fs::File::options().write(true).open(slab).unwrap();
-        slab.write_all_at(&[7; 16], 136).unwrap();
+        slab.write_all_at(&[7; 16], 328).unwrap();
         let cache = FanoutCache::open(dir.path(), 1).unwrap();
         let store = &cache.shard_caches()[0].store;
         let live = |store: &Store| store.segments().unwrap()[0].live();
@@ -350,13 +353,13 @@ mod tests {
             drop(Cache::open(dir.path()).unwrap());
             let slab = dir.path().join("slab");
             let slab = std::fs::File::options().write(true).open(slab).unwrap();
-            slab.write_all_at(&[0xff; 8], 224).unwrap();
+            slab.write_all_at(&[0xff; 8], 280).unwrap();
             match thorough {
                 true => {
                     let report = Cache::repair(dir.path()).unwrap();
                     assert_eq!(report.actions.len(), 1, "{report:?}");
                 }
-                false => slab.write_all_at(&[7; 16], 136).unwrap(),
+                false => slab.write_all_at(&[7; 16], 328).unwrap(),
             }
             let cache = Cache::open(dir.path()).unwrap();
             cache.set("key", [7; 1_000]).unwrap();

@@ -349,7 +349,7 @@ impl Store {
 
     pub(crate) fn over_limit(&self) -> Error {
         Error::OverLimit {
-            path: self.dir.join(LOG),
+            path: self.dir().join(LOG),
             limit: self.size_limit(),
         }
     }

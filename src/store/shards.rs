@@ -82,7 +82,7 @@ impl Store {
 
     /// `None`: it is no shard, or there is no such other.
     fn open_sibling(&self, number: u32) -> Result<Option<Arc<Store>>> {
-        let Some(shard) = Shard::at(&self.dir) else {
+        let Some(shard) = Shard::at(self.dir())? else {
             return Ok(None);
         };
         let dir = shard.sibling(number);
@@ -96,6 +96,7 @@ impl Store {
             // It was allowed for this one.
             allow_network_fs: true,
             create: false,
+            adopt: false,
             config: Config::default(),
             fs_magic: None,
         };
@@ -106,24 +107,34 @@ impl Store {
 /// A store that lies where shards lie.
 pub(super) struct Shard {
     dir: PathBuf,
-    pub(super) number: u32,
+    pub(super) number: u8,
 }
 
 impl Shard {
-    /// It may be a link to another place, or a link from another place may lead there: who took it for a store by
-    /// itself would not look at the journal.
-    pub(super) fn at(dir: &Path) -> Option<Shard> {
-        Shard::named(dir).or_else(|| {
-            // Asked first, at each opening: to resolve a path takes a system call for each of its parts. The name anew,
-            // for with a slash behind it it would be that of what the link leads to.
+    /// A link from another place may lead there: who took it for a store by itself would not look at the journal. A
+    /// shard that is a link to another place is refused, as every link inside a store.
+    pub(super) fn at(dir: &Path) -> Result<Option<Shard>> {
+        if let Some(shard) = Shard::named(dir) {
             crash_point();
-            let is_link = |name| dir.with_file_name(name).is_symlink();
-            if !dir.file_name().is_none_or(is_link) {
-                return None;
-            }
-            crash_point();
-            Shard::named(&std::fs::canonicalize(dir).ok()?)
-        })
+            // The name again, for with a slash behind it it would be that of what the link leads to.
+            let name = shard.sibling(shard.number.into());
+            return match name.is_symlink() {
+                true => Err(open::not_a_store(
+                    dir,
+                    "it is a link inside a FanoutCache; put the directory itself there",
+                )),
+                false => Ok(Some(shard)),
+            };
+        }
+        // Asked first, at each opening: to resolve a path takes a system call for each of its parts.
+        crash_point();
+        let is_link = |name| dir.with_file_name(name).is_symlink();
+        if !dir.file_name().is_none_or(is_link) {
+            return Ok(None);
+        }
+        crash_point();
+        let whole = std::fs::canonicalize(dir).ok();
+        Ok(whole.and_then(|dir| Shard::named(&dir)))
     }
 
     fn named(dir: &Path) -> Option<Shard> {
@@ -139,5 +150,10 @@ impl Shard {
     /// The directory of another one.
     pub(super) fn sibling(&self, number: u32) -> PathBuf {
         self.dir.with_file_name(format!("{number:03}"))
+    }
+
+    /// The directory of the cache, with the lock files of all.
+    pub(super) fn top(&self) -> PathBuf {
+        open::parent(&self.dir)
     }
 }

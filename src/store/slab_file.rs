@@ -1,5 +1,5 @@
 //! The file of the slab, up to the map: whether it is one, mapping it, making it; and what the header says of it as a
-//! whole, its two static copies, whether it is ready, and in which boot of the machine it was made or rebuilt.
+//! whole, its two static copies, and whether it is ready.
 //!
 //! Who may do which of that, and when, is for `open` and `rebuild` to see to.
 
@@ -9,15 +9,16 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::os::{file, process};
+use crate::os::file;
+use crate::os::kept::Kept;
 use crate::slab::header::{
     COPY_OFFSET, FORMAT_VERSION, Refusal, STATE_READY, STATIC_BYTES, Static,
 };
 use crate::slab::layout::{CAPACITY_MAX, PAGE};
 use crate::slab::{Layout, Slab};
-use crate::store::lock_files::LockFiles;
-use crate::store::open::{SLAB, Settings, not_a_store, random, refuse_strangers, retry};
-use crate::store::salvage;
+use crate::store::lock_files::Locks;
+use crate::store::open::{SLAB, Settings, Site, not_a_store, random, refuse_strangers, retry};
+use crate::store::{rebuild, salvage};
 use crate::sync::{Ordering, crash_point};
 
 /// In slots.
@@ -44,12 +45,13 @@ pub(super) fn map_unchecked(dir: &Path, mode: u32) -> Result<Option<Slab>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(|e| Error::io("open", &path, e))?,
     };
+    let slab = Kept::new(slab).map_err(|e| Error::io("look at", &path, e))?;
     let damaged = |what: String| Error::Corrupt {
         path: path.clone(),
         what,
     };
-    let Some(part) = read_static(&slab, &path)? else {
-        return match is_blank(&slab).map_err(|e| Error::io("read", &path, e))? {
+    let Some(part) = read_static(slab.unproven(), &path)? else {
+        return match is_blank(slab.unproven()).map_err(|e| Error::io("read", &path, e))? {
             true => Ok(None),
             false => Err(damaged("its header is gone".to_string())),
         };
@@ -58,6 +60,7 @@ pub(super) fn map_unchecked(dir: &Path, mode: u32) -> Result<Option<Slab>> {
         .ok_or_else(|| damaged(format!("its header has capacity {}", part.capacity)))?;
     crash_point();
     let len = slab
+        .unproven()
         .metadata()
         .map_err(|e| Error::io("read", &path, e))?
         .len();
@@ -130,7 +133,8 @@ fn read_up_to(slab: &File, path: &Path, offset: u64) -> Result<[u8; STATIC_BYTES
 
 /// Makes the slab. Only alone. Whoever dies in here leaves a slab that is not ready, and the next first
 /// one starts over.
-pub(super) fn initialise(dir: &Path, files: &LockFiles, settings: &Settings) -> Result<Slab> {
+pub(super) fn initialise(site: &Site, locks: &Locks, settings: &Settings) -> Result<Slab> {
+    let dir = &site.dir;
     // Whoever makes a FanoutCache has the same file locked.
     refuse_strangers(dir, settings)?;
     let layout = layout_of(settings.capacity.unwrap_or(DEFAULT_CAPACITY))?;
@@ -152,18 +156,21 @@ pub(super) fn initialise(dir: &Path, files: &LockFiles, settings: &Settings) -> 
         id: u128::from(random(&path)?) << 64 | u128::from(random(&path)?),
     };
     write_static(&slab, &path, &part)?;
+    let slab = Kept::new(slab).map_err(io("look at"))?;
     let slab = Slab::map(slab, &path, part, layout)?;
     settings.config.write(&slab);
     // What a store had that was here before is nobody's.
     salvage::adopt_log(&slab, false)?;
-    write_boot_id(&slab)?;
-    files.adopt(&slab)?;
+    rebuild::name(&slab, locks)?;
     slab.sync()?;
     // The name, too: a store that is gone after a power failure would begin its tokens anew.
     let io = |e| Error::io("sync", dir, e);
     file::sync_dir(dir).map_err(io)?;
     // Whoever made the directory may have died before.
     file::sync_above(dir).map_err(io)?;
+    // Another store in this place may have granted tokens before. After the header is on the medium: a slab without
+    // one that is not blank would be taken for damaged. Should the power fail here, a rebuild does the same.
+    rebuild::begin_floors(&slab);
     slab.header().state.store(STATE_READY, Ordering::Release);
     slab.sync()?;
     Ok(slab)
@@ -187,27 +194,5 @@ pub(super) fn write_static(slab: &File, path: &Path, part: &Static) -> Result<()
         slab.write_all_at(&part.encode(), offset)
             .map_err(|e| Error::io("write", path, e))?;
     }
-    Ok(())
-}
-
-/// Whether the machine was not rebooted since the slab was made or rebuilt.
-pub(super) fn is_same_boot(slab: &Slab) -> Result<bool> {
-    let [low, high] = &slab.header().boot_id;
-    let stored =
-        u128::from(low.load(Ordering::Acquire)) | u128::from(high.load(Ordering::Acquire)) << 64;
-    // Where /proc does not say, in doubt nobody is declared dead.
-    let now = boot_id()?;
-    Ok(stored == now || now == 0)
-}
-
-fn boot_id() -> Result<u128> {
-    process::boot_id().map_err(|e| Error::io("read", Path::new(process::BOOT_ID), e))
-}
-
-pub(super) fn write_boot_id(slab: &Slab) -> Result<()> {
-    let id = boot_id()?;
-    let [low, high] = &slab.header().boot_id;
-    low.store(id as u64, Ordering::Release);
-    high.store((id >> 64) as u64, Ordering::Release);
     Ok(())
 }

@@ -4,8 +4,8 @@
 use std::sync::{MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
-use crate::error::{Error, Result};
-use crate::os::{fork, range_lock};
+use crate::error::Result;
+use crate::os::fork;
 use crate::slab::layout::STRIPES;
 use crate::slab::{Intent, Stripe};
 use crate::store::dead::DeadList;
@@ -134,8 +134,7 @@ impl Store {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Ok(None),
         };
-        let locked = range_lock::try_lock(&process.files.stripes, byte);
-        let locked = locked.map_err(|e| Error::io("lock", &self.dir.join("stripes"), e))?;
+        let locked = process.locks.try_lock_range(byte)?;
         // Lazily: dropping a guard unlocks.
         Ok(locked.then(|| RangeGuard {
             process,
@@ -148,8 +147,7 @@ impl Store {
     fn lock_range<'a>(&self, process: &'a Process, byte: u64) -> Result<RangeGuard<'a>> {
         let mutex = &process.mutexes[byte as usize];
         let mutex = mutex.lock().unwrap_or_else(PoisonError::into_inner);
-        range_lock::lock(&process.files.stripes, byte)
-            .map_err(|e| Error::io("lock", &self.dir.join("stripes"), e))?;
+        process.locks.lock_range(byte)?;
         Ok(RangeGuard {
             process,
             byte,
@@ -184,7 +182,6 @@ impl Drop for RangeGuard<'_> {
         if self.epoch != fork::epoch() {
             return;
         }
-        // Unlocking fails for no valid descriptor; should it, the lock goes with the process.
-        let _ = range_lock::unlock(&self.process.files.stripes, self.byte);
+        self.process.locks.unlock_range(self.byte);
     }
 }

@@ -22,7 +22,10 @@ fn the_command_gets_input_and_environment_and_its_status_is_ours() {
         .write_all(b"some input\n")
         .unwrap();
     running.expect("some input");
-    running.expect(&format!("a key 1 {}", shop.path("store")));
+    let line = running.line();
+    let words: Vec<_> = line.rsplitn(3, ' ').collect();
+    assert_eq!([words[2], words[0]], ["a key", &*shop.path("store")]);
+    assert!(words[1].parse::<u64>().unwrap() > 0, "{line}");
     assert_eq!(running.finish(), 7);
     assert!(shop.is_free("a key"));
 }

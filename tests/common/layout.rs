@@ -1,6 +1,11 @@
 //! Where everything lies in a slab: the documented format, worked out once more, so that tests can damage
 //! what they mean to damage. A change of the format shows here, and nowhere else in the tests.
 
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::time::UNIX_EPOCH;
+
 /// What regions begin on.
 pub const PAGE: u64 = 4_096;
 /// Both copies of the static part of the header.
@@ -11,13 +16,14 @@ pub const FEATURES: usize = 12;
 pub const HEADER_CRC: usize = 60;
 pub const STATIC_BYTES: u64 = 64;
 
-/// The part of the header that changes: the state, the boot id, the inode numbers of the three lock files,
-/// and then the counters, of 4 bytes each.
+/// The part of the header that changes: the state, which file the slab is and which the three lock files are (device,
+/// inode and birth of each), and then the counters, of 4 bytes each.
 pub const STATE: u64 = 128;
-pub const BOOT_ID: u64 = STATE + 8;
-pub const LOCK_FILES: u64 = BOOT_ID + 16;
+pub const SLAB_FILE: u64 = STATE + 8;
+pub const FILE_BYTES: u64 = 3 * 8;
+pub const LOCK_FILES: u64 = SLAB_FILE + FILE_BYTES;
 /// How many participants, slots and blocks are allocated.
-pub const COUNTERS: u64 = LOCK_FILES + 3 * 8;
+pub const COUNTERS: u64 = LOCK_FILES + 3 * FILE_BYTES;
 /// Where to look next for a participant, a slot and a block.
 pub const HINTS: u64 = COUNTERS + 3 * 4;
 /// The log: where the next value goes, how much it may take, what makes room, what values survive; where the
@@ -26,10 +32,53 @@ pub const TAIL: u64 = HINTS + 3 * 4;
 pub const SIZE_LIMIT: u64 = TAIL + 8;
 pub const JOURNAL: u64 = SIZE_LIMIT + 16;
 pub const LAST_SEGMENT: u64 = JOURNAL + 8;
-pub const HEADER_END: u64 = LAST_SEGMENT + 3 * 8;
+/// Bounds and failed syncs; then the boots in which it was in use: id (16 bytes) and moment of each, the latest first.
+pub const FALLING: u64 = LAST_SEGMENT + 3 * 8;
+pub const FAILED_SYNCS: u64 = FALLING + 8;
+pub const BOOTS: u64 = FAILED_SYNCS + 8;
+pub const BOOT_BYTES: u64 = 3 * 8;
+/// The id of the latest boot.
+pub const BOOT_ID: u64 = BOOTS;
+pub const HEADER_END: u64 = BOOTS + 8 * BOOT_BYTES;
 
 /// The files that are only ever locked, in the order of their inode numbers.
 pub const LOCKED: [&str; 3] = ["attach", "beacons", "stripes"];
+
+/// Device, inode and birth of a file, as the header has them.
+pub fn words_of(file: &File) -> [u8; 24] {
+    let meta = file.metadata().expect("look at a file");
+    let born = meta.created().expect("when it was made");
+    let born = born.duration_since(UNIX_EPOCH).expect("after 1970");
+    let words = [meta.dev(), meta.ino(), born.as_nanos() as u64];
+    let mut bytes = [0; 24];
+    for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
+        to.copy_from_slice(&word.to_le_bytes());
+    }
+    bytes
+}
+
+/// Lets a slab that a test has put into `store` pass for the one that was made there, with the lock files in `locks`, as
+/// far as it names any and they are there.
+pub fn name_files(store: &Path, locks: &Path) {
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true);
+    let Ok(slab) = options.open(store.join("slab")) else {
+        return;
+    };
+    let write = |at, file: &File| {
+        let mut words = [0; FILE_BYTES as usize];
+        if slab.read_exact_at(&mut words, at).is_ok() && words != [0; FILE_BYTES as usize] {
+            slab.write_all_at(&words_of(file), at)
+                .expect("write to the slab");
+        }
+    };
+    write(SLAB_FILE, &slab);
+    for (number, name) in (0..).zip(LOCKED) {
+        if let Ok(file) = options.open(locks.join(name)) {
+            write(LOCK_FILES + number * FILE_BYTES, &file);
+        }
+    }
+}
 
 pub const STRIPES: u64 = PAGE;
 pub const STRIPE_COUNT: u64 = 64;

@@ -10,7 +10,7 @@ use slablock::{Averager, Cache, Error, FanoutCache, Lock, Result};
 
 use crate::children::{self, Role, Watchdog, fork, reap_well, say};
 use crate::common::Place;
-use crate::common::layout::{BOOT_ID, STATE};
+use crate::common::layout::BOOT_ID;
 
 /// Descriptors that nothing needs: more than any open takes.
 const SPARE: u64 = 40;
@@ -81,10 +81,10 @@ fn boot_id() -> [u8; 16] {
 /// That the store knows the boot it was made or rebuilt in: who did not find out would make the next one
 /// take this boot for another, and void what is held by lifelines.
 fn knows_its_boot(store: &Path) {
-    let mut bytes = [0; 24];
+    let mut bytes = [0; 16];
     let slab = File::open(store.join("slab")).unwrap();
-    slab.read_exact_at(&mut bytes, STATE).unwrap();
-    assert_eq!(bytes[(BOOT_ID - STATE) as usize..], boot_id());
+    slab.read_exact_at(&mut bytes, BOOT_ID).unwrap();
+    assert_eq!(bytes, boot_id());
 }
 
 pub fn run(role: &Role) {

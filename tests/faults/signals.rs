@@ -1,7 +1,6 @@
 //! Signals, one after another, whose handler does not ask for calls to be restarted.
 
 use std::fs;
-use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -134,19 +133,19 @@ fn waits_are_exact(cache: &Cache) {
 fn waits_for_locks_of_files(role: &Role, cache: &Cache) {
     let wait = Duration::from_millis(200);
     let mut options = fs::File::options();
-    let stripes = options.write(true).read(true);
-    let stripes = stripes.open(role.store().join("stripes")).unwrap();
+    let options = options.write(true).read(true);
+    let stripes = options.open(role.store().join("stripes")).unwrap();
     let all = |kind: libc::c_int| libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: 0,
-        l_len: 64,
+        l_len: 64 << 8,
         l_pid: 0,
     };
     fcntl(&stripes, FcntlArg::F_OFD_SETLK(&all(libc::F_WRLCK))).unwrap();
     let second = role.dir.join("second");
     drop(Cache::open(&second).unwrap());
-    let attach = fs::File::open(second.join("attach")).unwrap();
+    let attach = options.open(second.join("attach")).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             std::thread::sleep(wait);
@@ -154,8 +153,7 @@ fn waits_for_locks_of_files(role: &Role, cache: &Cache) {
         });
         timed(wait / 2, || cache.len().unwrap());
     });
-    // SAFETY: the descriptor is open.
-    assert_eq!(unsafe { libc::flock(attach.as_raw_fd(), libc::LOCK_EX) }, 0);
+    fcntl(&attach, FcntlArg::F_OFD_SETLK(&all(libc::F_WRLCK))).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             std::thread::sleep(wait);

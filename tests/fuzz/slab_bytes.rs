@@ -11,7 +11,7 @@ mod work;
 
 use std::cell::RefCell;
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -166,8 +166,10 @@ impl Bench {
             damage::seal_cells(&mut slab);
         }
         if mend.state_and_boot() {
-            let kept = layout::STATE as usize..layout::LOCK_FILES as usize;
-            damage::write(&mut slab, kept.start, &self.template[kept]);
+            for (at, len) in [(layout::STATE, 8), (layout::BOOTS, layout::BOOT_BYTES)] {
+                let kept = at as usize..(at + len) as usize;
+                damage::write(&mut slab, kept.start, &self.template[kept]);
+            }
         }
         for (at, name) in (0..).zip(layout::LOCKED) {
             let path = store.join(name);
@@ -177,10 +179,9 @@ impl Bench {
             let options = OpenOptions::new().create(true).write(true).clone();
             let file = options.open(&path).expect("a lock file");
             file.set_len(0).expect("an empty lock file");
-            let inode = file.metadata().expect("look at a lock file").ino();
             if mend.lock_files() {
-                let at = layout::LOCK_FILES as usize + 8 * at;
-                damage::write(&mut slab, at, &inode.to_le_bytes());
+                let at = layout::LOCK_FILES as usize + layout::FILE_BYTES as usize * at;
+                damage::write(&mut slab, at, &layout::words_of(&file));
             }
         }
         if let Some((name, how)) = match mend.other_files() {
@@ -195,7 +196,18 @@ impl Bench {
                 _ => {}
             }
         }
-        put_sparse(&store.join("slab"), &slab);
+        let path = store.join("slab");
+        put_sparse(&path, &slab);
+        if mend.state_and_boot() {
+            // Otherwise it is a copy, and nothing else of it is looked at.
+            let file = OpenOptions::new().read(true).write(true).open(&path);
+            let file = file.expect("open the slab");
+            let words = layout::words_of(&file);
+            if slab.len() as u64 >= layout::SLAB_FILE + layout::FILE_BYTES {
+                file.write_all_at(&words, layout::SLAB_FILE)
+                    .expect("name the slab");
+            }
+        }
         slab.iter().all(|byte| *byte == 0)
     }
 

@@ -3,7 +3,9 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nix::time::{ClockId, clock_gettime};
 use slablock::{Averager, BoundedSemaphore, Lock};
 
 use crate::common::{LONG, Place, bounded};
@@ -18,6 +20,13 @@ pub fn boot_id() -> [u8; 16] {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
     u128::from_str_radix(&digits, 16).unwrap().to_le_bytes()
+}
+
+/// When the machine was booted, by the wall clock.
+pub fn boot_moment_ms() -> u64 {
+    let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    (now - Duration::from(since_boot)).as_millis() as u64
 }
 
 fn number(place: &Place, at: u64) -> u32 {
@@ -38,12 +47,27 @@ fn a_new_header_is_as_the_design_says() {
         assert_eq!(number(&place, 60), crc32(&part[..60]));
         assert_eq!(place.peek::<64>(2_048), part);
         assert_eq!(place.peek(128), *b"slready1");
-        assert_eq!(place.peek(136), boot_id());
-        for (at, name) in [(152, "attach"), (160, "beacons"), (168, "stripes")] {
+        assert_eq!(place.peek(328), boot_id());
+        assert!(place.word(344).abs_diff(boot_moment_ms()) < 2_000);
+        assert_eq!(place.peek(352), [0; 168], "no other boots");
+        let files = [
+            (136, "slab"),
+            (160, "attach"),
+            (184, "beacons"),
+            (208, "stripes"),
+        ];
+        for (at, name) in files {
             let file = fs::metadata(place.store().join(name)).unwrap();
-            assert_eq!((place.word(at), file.len()), (file.ino(), 0), "{name}");
+            let born = file.created().unwrap().duration_since(UNIX_EPOCH).unwrap();
+            let words = [at, at + 8, at + 16].map(|at| place.word(at));
+            assert_eq!(
+                words,
+                [file.dev(), file.ino(), born.as_nanos() as u64],
+                "{name}"
+            );
+            assert!(name == "slab" || file.len() == 0, "{name}");
         }
-        let counts = [176, 180, 184].map(|at| number(&place, at));
+        let counts = [232, 236, 240].map(|at| number(&place, at));
         assert_eq!(counts, [32, 0, 0]);
         assert_eq!(place.slab_len(), PARTICIPANTS + 4_096);
         // The participant that this process is: the first number, given once, in use.
@@ -84,10 +108,18 @@ fn new_keys_lie_as_the_design_says() {
         let average = Averager::new(&cache, "average");
         average.add(2.0).unwrap();
         average.add(5.0).unwrap();
+        // Tokens begin at the floor, which is microseconds since 2025.
+        let floor = place.word(4_096 + 32);
+        let since_2025 = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_micros() as u64
+            - 1_735_689_600_000_000;
+        assert!(since_2025 - floor < 60_000_000, "{floor}");
         // A lock of two tokens, held by participant 1, until a moment of `CLOCK_BOOTTIME` in 64 us.
-        assert_eq!(place.word(SLOTS), 1 << 52 | 2);
+        assert_eq!(place.word(SLOTS), 1 << 52 | (floor + 2));
         let deadline = place.word(SLOTS + 8);
-        assert_eq!(deadline >> 44, 2);
+        assert_eq!(deadline >> 44, (floor + 2) & 0xf_ffff);
         let uptime = fs::read_to_string("/proc/uptime").unwrap();
         let uptime: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
         let end = (deadline & ((1 << 44) - 1)) as f64 * 64e-6;
@@ -96,7 +128,7 @@ fn new_keys_lie_as_the_design_says() {
             "{end} {uptime}"
         );
         let stamp = place.word(SLOTS + 16);
-        assert_eq!(stamp >> 56, 2);
+        assert_eq!(stamp >> 56, (floor + 2) & 0xff);
         let thread = nix::unistd::gettid().as_raw() as u64;
         assert_eq!(stamp >> 34 & 0x3f_ffff, thread);
         // Life 0, a lock, with 9 bytes of key and 3 of tag, in the next whole word.
@@ -117,8 +149,8 @@ fn new_keys_lie_as_the_design_says() {
         let slot = SLOTS + 192;
         assert_eq!(place.word(slot + 24), 1 << 36 | 3 << 32);
         assert_eq!(place.word(slot + 48), 6);
-        assert_eq!(place.word(BLOCKS), 1 << 52 | 1);
-        assert_eq!(place.word(BLOCKS + 24), 1);
+        assert_eq!(place.word(BLOCKS), 1 << 52 | (floor + 1));
+        assert_eq!(place.word(BLOCKS + 24), floor + 1);
         assert_eq!(place.word(BLOCKS + 32), 0);
         // An average: written twice, so in force is cell 0; the key follows the cells.
         let slot = SLOTS + 2 * 192;
@@ -133,11 +165,11 @@ fn new_keys_lie_as_the_design_says() {
         assert_eq!(place.peek(slot + 56 + 112), *b"average\0");
         assert_eq!(place.peek(STATES), [1, 1, 1, 0]);
         assert_eq!(place.peek(BLOCK_STATES), [1, 1, 0, 0]);
-        let counts = [176, 180, 184].map(|at| number(&place, at));
+        let counts = [232, 236, 240].map(|at| number(&place, at));
         assert_eq!(counts, [32, 256, 32]);
         assert_eq!(place.slab_len(), BLOCKS + 4_096);
         drop((guard, permit));
-        assert_eq!(place.word(SLOTS), 2);
+        assert_eq!(place.word(SLOTS), floor + 2);
     });
 }
 

@@ -17,10 +17,10 @@ mod values;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use common::layout::{self, BOOT_ID, LOCK_FILES};
+use common::layout::{self, BOOT_ID, BOOTS};
 use common::{Place, bounded};
 use slablock::{
     Averager, BoundedSemaphore, Cache, Error, FanoutCache, KeyState, Kind, Lock, RLock,
@@ -77,6 +77,7 @@ impl Golden {
         let place = Place::new();
         fs::create_dir(place.store()).unwrap();
         write_with_holes(&place.slab(), &self.slab);
+        layout::name_files(&place.store(), &place.store());
         if now {
             make_of_this_boot(&place);
         }
@@ -98,12 +99,7 @@ fn write_with_holes(path: &Path, bytes: &[u8]) {
 /// As if the slab had been written by a process of this boot, here.
 fn make_of_this_boot(place: &Place) {
     place.poke(BOOT_ID, &fresh::boot_id());
-    for (at, name) in (0..).zip(layout::LOCKED) {
-        let path = place.store().join(name);
-        fs::write(&path, "").unwrap();
-        let inode = fs::metadata(&path).unwrap().ino();
-        place.poke(LOCK_FILES + 8 * at, &inode.to_le_bytes());
-    }
+    place.poke(BOOTS + 16, &fresh::boot_moment_ms().to_le_bytes());
 }
 
 fn from_hex(text: &str) -> Vec<u8> {

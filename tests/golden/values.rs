@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use slablock::{Cache, Eviction, SetOptions, Stats};
 
-use crate::common::layout::BOOT_ID;
+use crate::common::layout::{self, BOOT_ID};
 use crate::common::stored::{Is, Stored};
 use crate::common::{Place, bounded, until};
 use crate::{LINE, from_hex, make_of_this_boot, to_hex, write_with_holes};
@@ -178,6 +178,7 @@ fn place(now: bool) -> Place {
     for (name, bytes) in &golden().files {
         write_with_holes(&place.store().join(name), bytes);
     }
+    layout::name_files(&place.store(), &place.store());
     if now {
         make_of_this_boot(&place);
     }

@@ -1,1 +1,254 @@
 //! Cleaners of temporary files, and other removals of a store's files.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use slablock::{Cache, Error, Lock};
+
+use crate::children::{Board, Child, Role, Watchdog, fork, hear, reap_well, say};
+use crate::common::Place;
+use crate::common::layout::LOCKED;
+
+/// Holds a lock until it is told to give it back.
+pub fn hold(role: &Role) {
+    let cache = Cache::open(role.store()).unwrap();
+    let lock = Lock::new(&cache, "hold");
+    let guard = lock.acquire().unwrap();
+    say(format!("held {}", guard.token()));
+    hear();
+    // What a handle knows it gives back, whatever became of the files.
+    guard.release().unwrap();
+    say("given back");
+    hear();
+}
+
+/// Waits for the lock.
+pub fn wait(role: &Role) {
+    let cache = Cache::open(role.store()).unwrap();
+    say("waits");
+    let guard = Lock::new(&cache, "hold").acquire().unwrap().into_owned();
+    say(format!("has {}", guard.token()));
+    hear();
+}
+
+fn token(line: &str) -> u64 {
+    line.parse().unwrap()
+}
+
+/// Each choice of some of the lock files, but none of them.
+fn choices() -> impl Iterator<Item = Vec<&'static str>> {
+    (1..8).map(|bits: u32| {
+        let files = LOCKED.into_iter().enumerate();
+        let chosen = files.filter(|(at, _)| bits & 1 << at != 0);
+        chosen.map(|(_, name)| name).collect()
+    })
+}
+
+fn remove(place: &Place, names: &[&str]) {
+    for name in names {
+        fs::remove_file(place.store().join(name)).unwrap();
+    }
+}
+
+#[test]
+fn a_store_that_nobody_uses_mends_itself_when_its_lock_files_are_gone() {
+    let _watchdog = Watchdog::new("removed");
+    for names in choices() {
+        let place = Place::new();
+        let cache = place.open();
+        cache.set("large", vec![7; 100_000]).unwrap();
+        let board = Board::open(place.root());
+        // Somebody who died with it, so that there is something to be told.
+        reap_well(fork(|| {
+            let token = Lock::new(&cache, "k").acquire().unwrap().into_token();
+            board.set(0, token.get());
+        }));
+        drop(cache);
+        remove(&place, &names);
+        let cache = place.open();
+        assert!(cache.check().unwrap().is_sound(), "{names:?}");
+        assert_eq!(cache.get("large").unwrap(), Some(vec![7; 100_000]));
+        let guard = Lock::new(&cache, "k")
+            .try_acquire()
+            .unwrap()
+            .unwrap()
+            .into_owned();
+        assert!(guard.token().get() > board.get(0) && guard.recovered().is_some());
+        // And stays so.
+        drop(guard);
+        drop(cache);
+        drop(place.open());
+    }
+}
+
+#[test]
+fn nothing_is_taken_from_a_holder_whose_lock_files_were_removed() {
+    let _watchdog = Watchdog::new("removed under a holder");
+    for names in choices() {
+        let place = Place::new();
+        drop(place.open());
+        let mut holder = Child::start("hold", place.root(), &[]);
+        let held = token(&holder.expect("held"));
+        let mut waiter = Child::start("wait", place.root(), &[]);
+        waiter.expect("waits");
+        remove(&place, &names);
+        let (pid, waits) = (holder.pid().to_string(), waiter.pid().to_string());
+        for _ in 0..2 {
+            let words = [&*pid, &*waits, names[0], "removed", "mends itself"];
+            assert_error!(Cache::open(place.store()), Error::Busy { .. }, words);
+        }
+        let words = [&*pid, "in use"];
+        assert_error!(Cache::repair(place.store()), Error::Busy { .. }, words);
+        assert_error!(Cache::adopt(place.store()), Error::Busy { .. }, words);
+        // Those who are in go on.
+        holder.ask("give back", "given back");
+        let next = token(&waiter.expect("has"));
+        assert!(next > held);
+        assert_error!(Cache::open(place.store()), Error::Busy { .. }, [&*waits]);
+        waiter.kill();
+        holder.tell("end");
+        holder.finish();
+        let cache = place.open();
+        let guard = Lock::new(&cache, "hold")
+            .try_acquire()
+            .unwrap()
+            .unwrap()
+            .into_owned();
+        assert!(guard.token().get() > next && guard.recovered().is_some());
+        assert!(cache.check().unwrap().is_sound());
+    }
+}
+
+/// The daily cleaning of a directory in which a store is kept, by the program that most hosts have.
+#[test]
+fn systemd_tmpfiles_leaves_a_store_in_use_alone_and_an_idle_one_usable() {
+    let _watchdog = Watchdog::patient("cleaner", Duration::from_secs(120));
+    let version = Command::new("systemd-tmpfiles").arg("--version").output();
+    if !version.is_ok_and(|output| output.status.success()) || !nix::unistd::geteuid().is_root() {
+        println!("skipped: no systemd-tmpfiles to be run here");
+        return;
+    }
+    let place = Place::new();
+    let parent = place.root().join("parent");
+    fs::create_dir(&parent).unwrap();
+    let line = format!("q {} 1777 root root 1s\n", parent.display());
+    let config = place.root().join("tmpfiles.conf");
+    fs::write(&config, line).unwrap();
+    let clean = || {
+        // Older than the line allows, which is all that this waits for.
+        std::thread::sleep(Duration::from_millis(2_500));
+        let mut command = Command::new("systemd-tmpfiles");
+        let output = command.arg("--clean").arg(&config).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    let store = parent.join("store");
+    let cache = Cache::open(&store).unwrap();
+    cache.set("large", vec![7; 100_000]).unwrap();
+    drop(cache);
+    std::os::unix::fs::symlink(&store, parent.parent().unwrap().join("store")).unwrap();
+    let mut holder = Child::start("hold", place.root(), &[]);
+    let held = token(&holder.expect("held"));
+    clean();
+    let all = |store: &Path| {
+        let there = |name: &&str| store.join(name).exists();
+        ["attach", "beacons", "stripes", "slab", "log/00000001"]
+            .iter()
+            .filter(|n| there(n))
+            .count()
+    };
+    assert_eq!(all(&store), 5, "in use");
+    let cache = Cache::open(&store).unwrap();
+    assert!(Lock::new(&cache, "hold").try_acquire().unwrap().is_none());
+    assert_eq!(cache.get("large").unwrap(), Some(vec![7; 100_000]));
+    drop(cache);
+    holder.ask("give back", "given back");
+    holder.tell("end");
+    holder.finish();
+    // Nobody uses it: the cleaner may have all of it, and the next one who comes has a store.
+    clean();
+    assert!(all(&store) < 5, "the cleaner takes what nobody uses");
+    let cache = Cache::open(&store).unwrap();
+    let guard = Lock::new(&cache, "hold")
+        .try_acquire()
+        .unwrap()
+        .unwrap()
+        .into_owned();
+    assert!(guard.token().get() > held);
+    assert!(cache.check().unwrap().is_sound());
+}
+
+/// Days go by, in the times of the files.
+#[test]
+fn opening_renews_the_times_of_what_is_seldom_written() {
+    let place = Place::new();
+    let cache = place.open();
+    cache.set("large", vec![7; 100_000]).unwrap();
+    drop(cache);
+    let names = [
+        "attach",
+        "beacons",
+        "stripes",
+        "slab",
+        "log/00000001",
+        "log",
+    ];
+    let long_ago = std::time::SystemTime::now() - Duration::from_secs(3 * 86_400);
+    for name in names {
+        let file = fs::File::open(place.store().join(name)).unwrap();
+        file.set_modified(long_ago).unwrap();
+    }
+    drop(place.open());
+    for name in names {
+        let meta = fs::metadata(place.store().join(name)).unwrap();
+        let age = meta.modified().unwrap().elapsed().unwrap();
+        assert!(age < Duration::from_secs(3_600), "{name}: {age:?}");
+    }
+}
+
+/// A holder of which nothing is left but what its command has inherited.
+#[cfg(feature = "cli")]
+#[test]
+fn nothing_is_taken_from_a_command_whose_guard_was_killed_and_whose_lock_files_are_gone() {
+    use std::io::{BufRead, BufReader};
+    use std::process::Stdio;
+
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+
+    let _watchdog = Watchdog::new("removed under a command");
+    let place = Place::new();
+    let script = "trap '' TERM; sh -c 'echo $$; exec sleep 100' & wait";
+    let mut run = Command::new(env!("CARGO_BIN_EXE_slablock"))
+        .args(["run", "hold", "--", "sh", "-c", script])
+        .env("SLABLOCK_DIR", place.store())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut out = BufReader::new(run.stdout.take().unwrap());
+    out.read_line(&mut line).unwrap();
+    let survivor = Pid::from_raw(line.trim().parse().unwrap());
+    remove(&place, &LOCKED);
+    kill(Pid::from_raw(run.id() as i32), Signal::SIGKILL).unwrap();
+    run.wait().unwrap();
+    // It lives, and the key with it.
+    assert_error!(Cache::open(place.store()), Error::Busy { .. }, ["removed"]);
+    assert_error!(Cache::repair(place.store()), Error::Busy { .. }, ["in use"]);
+    kill(survivor, Signal::SIGKILL).unwrap();
+    let mut rest = String::new();
+    // Until everybody who has the pipe is gone.
+    std::io::Read::read_to_string(&mut out, &mut rest).unwrap();
+    crate::children::until("the kernel has closed its descriptors", || {
+        Cache::open(place.store()).is_ok()
+    });
+    let cache = place.open();
+    let guard = Lock::new(&cache, "hold")
+        .try_acquire()
+        .unwrap()
+        .unwrap()
+        .into_owned();
+    assert!(guard.recovered().is_some());
+}

@@ -6,12 +6,14 @@
 
 #[path = "../common/children.rs"]
 mod children;
+#[macro_use]
 #[path = "../common/mod.rs"]
 mod common;
 
 mod boots;
 mod cleaner;
 mod copies;
+mod daemons;
 mod descriptors;
 mod limits;
 mod output;
@@ -19,3 +21,20 @@ mod places;
 mod runner;
 mod synced;
 mod users;
+
+use children::Role;
+
+/// What this binary does when a test has started it as a child.
+#[test]
+fn child_role() {
+    let Some(role) = Role::of_this_process() else {
+        return;
+    };
+    match &*role.name {
+        "hold" => cleaner::hold(&role),
+        "wait" => cleaner::wait(&role),
+        "daemon" => daemons::daemon(&role),
+        "stripped" => daemons::stripped(&role),
+        other => panic!("no role {other}"),
+    }
+}

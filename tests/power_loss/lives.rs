@@ -73,6 +73,7 @@ impl World {
         let store = self.new_store();
         if let Some(image) = &loss.image {
             image.write(&store.join("slab"));
+            layout::name_files(&store, &store);
         } else {
             self.count.missing += 1;
         }

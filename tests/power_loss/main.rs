@@ -150,6 +150,7 @@ fn an_average_never_has_the_value_of_the_one_that_had_its_slot() {
     std::fs::remove_dir_all(&store).unwrap();
     std::fs::create_dir(&store).unwrap();
     image.write(&store.join("slab"));
+    layout::name_files(&store, &store);
     let cache = Cache::open(&store).unwrap();
     assert_eq!(cache.len().unwrap(), 1);
     assert_eq!(Averager::new(&cache, name(2)).get().unwrap(), None);

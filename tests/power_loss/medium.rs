@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::children::Random;
-use crate::layout::{BOOT_ID, PAGE};
+use crate::layout::{self, BOOT_ID, PAGE};
 
 const SECTOR: usize = 512;
 
@@ -106,6 +106,7 @@ impl Medium {
     pub fn lose(&self, store: &Path, into: &Path, random: &mut Random) {
         let style = random.below(4);
         self.lose_dir(store, into, style, random);
+        name_all(into, into);
     }
 
     fn lose_dir(&self, dir: &Path, into: &Path, style: u64, random: &mut Random) {
@@ -134,6 +135,14 @@ impl Medium {
             }
             write_sparse(&into.join(name), &bytes);
         }
+    }
+}
+
+/// Lets the slab in `dir`, and those of shards below it, pass for the originals.
+fn name_all(dir: &Path, locks: &Path) {
+    layout::name_files(dir, locks);
+    for name in names_in(dir).into_keys().filter(|name| name.len() == 3) {
+        name_all(&dir.join(name), dir);
     }
 }
 

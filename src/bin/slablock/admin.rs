@@ -1,4 +1,4 @@
-//! Looking after a store: remove, evict, check, repair.
+//! Looking after a store: remove, evict, check, repair, adopt.
 
 use std::{fmt::Display, path::Path};
 
@@ -69,6 +69,15 @@ pub fn repair(dir: &Path) -> Result<u8, Failure> {
     let lines = report.actions.iter().map(ToString::to_string);
     let lines: Vec<String> = lines.chain([count]).collect();
     print_done(lines.join("\n"))?;
+    Ok(0)
+}
+
+pub fn adopt(dir: &Path) -> Result<u8, Failure> {
+    Place::adopt(dir)?;
+    let dir = dir.display();
+    print_done(format!(
+        "{dir} is a store of its own: nobody holds anything in it, and its tokens have leapt"
+    ))?;
     Ok(0)
 }
 

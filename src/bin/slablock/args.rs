@@ -328,6 +328,12 @@ pub enum Verb {
     Check,
     /// Mend a damaged store that nobody is using
     Repair,
+    /// Make a copied or restored store one of its own: all values stay, nobody holds anything, tokens leap
+    Adopt {
+        /// Its directory, instead of --dir
+        #[arg(value_name = "DIR")]
+        store: Option<PathBuf>,
+    },
     /// Watch real processes contend, die and recover in a temporary store
     Demo,
     /// One process of the demonstration

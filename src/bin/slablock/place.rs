@@ -103,16 +103,17 @@ impl Place {
     }
 
     pub fn repair(dir: &Path) -> Result<RepairReport, Failure> {
-        if is_file(&dir.join(FANOUT))? {
-            return Ok(FanoutCache::repair(dir)?);
-        }
-        if !is_file(&dir.join(SLAB))? && has_no_store(dir)? {
-            let dir = dir.display();
-            return Err(Failure::new(format!(
-                "there is no store in {dir} to repair"
-            )));
-        }
-        Ok(Cache::repair(dir)?)
+        Ok(match is_fanout(dir, "repair")? {
+            true => FanoutCache::repair(dir)?,
+            false => Cache::repair(dir)?,
+        })
+    }
+
+    pub fn adopt(dir: &Path) -> Result<(), Failure> {
+        Ok(match is_fanout(dir, "adopt")? {
+            true => FanoutCache::adopt(dir)?,
+            false => Cache::adopt(dir)?,
+        })
     }
 
     /// The part of the store in which `key` lives.
@@ -169,6 +170,18 @@ impl Place {
             Shape::Fanout(cache) => cache.check()?,
         })
     }
+}
+
+/// Whether the store has shards; that there is none `to` do something with is an error.
+fn is_fanout(dir: &Path, to: &str) -> Result<bool, Failure> {
+    if is_file(&dir.join(FANOUT))? {
+        return Ok(true);
+    }
+    if !is_file(&dir.join(SLAB))? && has_no_store(dir)? {
+        let dir = dir.display();
+        return Err(Failure::new(format!("there is no store in {dir} to {to}")));
+    }
+    Ok(false)
 }
 
 fn identity(path: &Path) -> io::Result<Identity> {

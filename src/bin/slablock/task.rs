@@ -54,6 +54,7 @@ pub enum StoreTask {
     Evict(Vec<u8>),
     Check,
     Repair,
+    Adopt,
 }
 
 impl Cli {
@@ -106,6 +107,9 @@ impl Cli {
             Verb::Evict { tag } => StoreTask::Evict(tag.into_vec()),
             Verb::Check => StoreTask::Check,
             Verb::Repair => StoreTask::Repair,
+            Verb::Adopt { store } => {
+                return Ok(Task::InStore(store.or(self.dir), StoreTask::Adopt));
+            }
         };
         Ok(Task::InStore(self.dir, task))
     }
@@ -188,6 +192,7 @@ impl StoreTask {
             StoreTask::Evict(tag) => admin::evict(dir, &tag),
             StoreTask::Check => admin::check(dir),
             StoreTask::Repair => admin::repair(dir),
+            StoreTask::Adopt => admin::adopt(dir),
         }
     }
 }

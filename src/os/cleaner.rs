@@ -1,0 +1,115 @@
+//! What keeps cleaners of temporary files away: they take what has not been touched for days, and pass over
+//! directories that somebody has locked. All of it is a courtesy: nothing waits for it, and what fails is left.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::fcntl::AT_FDCWD;
+use nix::libc;
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
+
+use crate::os::file::above_standard_descriptors;
+use crate::os::kept::Kept;
+use crate::sync::crash_point;
+
+/// How old the times of a file may become. Cleaners count in days.
+pub(crate) const RENEW_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Opens a directory and locks it beside others (`flock`), for as long as it stays open. `None`: it cannot be opened.
+pub(crate) fn mark_in_use(dir: &Path) -> Option<Kept> {
+    let open = open_dir(dir, 0)?;
+    crash_point();
+    // Somebody who cleans it up has it alone just now, and will be done before anything here is old.
+    let _ = fs2::FileExt::try_lock_shared(&open);
+    Kept::new(open).ok()
+}
+
+fn open_dir(dir: &Path, flags: i32) -> Option<File> {
+    crash_point();
+    let flags = libc::O_DIRECTORY | flags;
+    let open = File::options()
+        .read(true)
+        .custom_flags(flags)
+        .open(dir)
+        .ok()?;
+    above_standard_descriptors(open).ok()
+}
+
+/// Whether a file has not been written for longer than [`RENEW_AFTER`], as far as that can be told.
+pub(crate) fn is_old(file: &File) -> bool {
+    crash_point();
+    let written = file.metadata().and_then(|meta| meta.modified());
+    let age = written.ok().and_then(|time| time.elapsed().ok());
+    age.is_some_and(|age| age > RENEW_AFTER)
+}
+
+/// Sets the times of `names` in `dir`, and of the directory, to now. Links are not followed.
+pub(crate) fn renew(dir: &Path, names: impl IntoIterator<Item = impl AsRef<Path>>) {
+    for name in names {
+        renew_in(AT_FDCWD, &dir.join(name));
+    }
+    renew_in(AT_FDCWD, dir);
+}
+
+/// Sets the times of all regular files in `dir` to now, and its own. It is not followed if it is a link.
+pub(crate) fn renew_all(dir: &Path) {
+    let Some(open) = open_dir(dir, libc::O_NOFOLLOW) else {
+        return;
+    };
+    crash_point();
+    let entries = std::fs::read_dir(dir).into_iter().flatten();
+    for entry in entries.filter_map(Result::ok) {
+        renew_in(&open, Path::new(&entry.file_name()));
+    }
+    renew_in(&open, Path::new("."));
+}
+
+fn renew_in(dir: impl AsFd, name: &Path) {
+    let (now, how) = (TimeSpec::UTIME_NOW, UtimensatFlags::NoFollowSymlink);
+    crash_point();
+    let _ = utimensat(dir, name, &now, &now, how);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::SystemTime;
+
+    #[test]
+    fn old_files_are_told_and_become_new_and_links_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let long_ago = SystemTime::now() - 3 * RENEW_AFTER;
+        let make = |path: &Path| {
+            let file = File::create(path).unwrap();
+            file.set_modified(long_ago).unwrap();
+            file
+        };
+        let (here, outside) = (dir.path().join("here"), dir.path().join("outside"));
+        std::fs::create_dir(&here).unwrap();
+        let (file, elsewhere) = (make(&here.join("file")), make(&outside));
+        std::os::unix::fs::symlink(&outside, here.join("link")).unwrap();
+        assert!(is_old(&file) && is_old(&elsewhere));
+        renew_all(&here);
+        assert!(!is_old(&file) && is_old(&elsewhere));
+        file.set_modified(long_ago).unwrap();
+        renew(&here, ["file", "link", "missing"]);
+        assert!(!is_old(&file) && is_old(&elsewhere));
+    }
+
+    #[test]
+    fn a_marked_directory_is_locked_for_others_until_it_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let cleaner = File::open(dir.path()).unwrap();
+        let mark = mark_in_use(dir.path()).unwrap();
+        assert!(fs2::FileExt::try_lock_exclusive(&cleaner).is_err());
+        assert!(mark_in_use(dir.path()).is_some());
+        drop(mark);
+        assert!(fs2::FileExt::try_lock_exclusive(&cleaner).is_ok());
+        // Nor does anybody wait for a cleaner.
+        assert!(mark_in_use(dir.path()).is_some());
+    }
+}

@@ -1,0 +1,111 @@
+//! Being alone with a slab, whatever became of the lock files' names.
+//!
+//! Whoever is attached alone is alone with those who have the same lock files. A cleaner that removes them, or somebody
+//! who does so by hand, leaves living participants who have others. What tells is the witness that each of them has
+//! locked on the slab's own inode; so who repairs a slab, or gives it other lock files, takes all witnesses first. It
+//! never waits for them: somebody who may only read the slab can lock them, too, and must not be able to stop more than
+//! that.
+
+use crate::error::{Error, Result};
+use crate::os::process;
+use crate::slab::layout::PARTICIPANTS;
+use crate::slab::{Growing, PARTICIPANT_USED, Slab};
+use crate::store::lock_files::Locks;
+use crate::store::open::parent;
+use crate::store::participants;
+use crate::sync::Ordering;
+use crate::types::ProcessInfo;
+
+/// Nobody else takes part, and nobody can begin to, until this is dropped.
+pub(super) struct Alone<'a> {
+    slab: &'a Slab,
+}
+
+impl<'a> Alone<'a> {
+    /// `strangers`: which lock files are not those of the slab. `Busy` if somebody takes part.
+    pub(super) fn with(
+        slab: &'a Slab,
+        locks: &Locks,
+        strangers: &[&'static str],
+    ) -> Result<Alone<'a>> {
+        if slab.try_lock_all_witnesses()? {
+            return Ok(Alone { slab });
+        }
+        let living = living(slab, locks)?;
+        Err(match strangers.is_empty() {
+            true => busy(slab, living),
+            false => lock_files_lost(slab, strangers, living),
+        })
+    }
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        self.slab.unlock_all_witnesses();
+    }
+}
+
+/// Whether anybody has a beacon locked in these lock files.
+pub(super) fn has_beacons(slab: &Slab, locks: &Locks) -> Result<bool> {
+    for number in numbers(slab) {
+        if locks.is_beacon_locked(number)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Who takes part, by beacon or by witness.
+pub(super) fn living(slab: &Slab, locks: &Locks) -> Result<Vec<ProcessInfo>> {
+    let mut living = Vec::new();
+    for number in numbers(slab) {
+        if locks.is_beacon_locked(number)? || slab.is_witness_locked(number)? {
+            living.extend(describe(slab, number));
+        }
+    }
+    Ok(living)
+}
+
+fn numbers(slab: &Slab) -> impl Iterator<Item = u16> {
+    let allocated = slab.allocated(Growing::Participants).min(PARTICIPANTS);
+    let numbers = (1..allocated).map(|number| number as u16);
+    numbers.filter(|number| {
+        let record = slab.participant(*number);
+        record.is_some_and(|r| r.state.load(Ordering::Acquire) & PARTICIPANT_USED != 0)
+    })
+}
+
+fn describe(slab: &Slab, number: u16) -> Option<ProcessInfo> {
+    let described =
+        participants::describe(slab.participant(number)?, process::own_pid_namespace())?;
+    let command = match described.same_pid_namespace {
+        true => process::command_line(described.pid),
+        false => None,
+    };
+    Some(ProcessInfo {
+        pid: described.pid,
+        program: described.program,
+        command,
+    })
+}
+
+pub(super) fn busy(slab: &Slab, processes: Vec<ProcessInfo>) -> Error {
+    Error::Busy {
+        path: parent(slab.path()),
+        lost: Vec::new(),
+        processes,
+    }
+}
+
+/// Somebody uses lock files that are not in their place any more.
+pub(super) fn lock_files_lost(
+    slab: &Slab,
+    lost: &[&'static str],
+    processes: Vec<ProcessInfo>,
+) -> Error {
+    Error::Busy {
+        path: parent(slab.path()),
+        lost: lost.to_vec(),
+        processes,
+    }
+}

@@ -1,0 +1,283 @@
+//! Daemons, and other programs that close or replace descriptors which are not theirs.
+
+#![allow(unsafe_code)]
+
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::libc;
+use slablock::{Averager, Cache, Error, FanoutCache, Lock};
+
+use crate::children::{Child, Role, Watchdog, exit_now, fork, hear, reap_well, say};
+use crate::common::Place;
+
+/// Closes everything above the standard streams, as daemons do when they start.
+fn close_all() {
+    // SAFETY: what the test harness has open is not used any more by this process; what the library has is what the
+    // test is about.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
+    assert_eq!(closed, 0);
+}
+
+/// Log files of the daemon's own, which get the numbers that are free now.
+fn open_logs(dir: &Path) -> Vec<File> {
+    let open = |n| {
+        let path = dir.join(format!("daemon {n}.log"));
+        fs::write(&path, "started\n").unwrap();
+        File::options().read(true).write(true).open(path).unwrap()
+    };
+    (0..12).map(open).collect()
+}
+
+fn logs_are_untouched(dir: &Path) {
+    for n in 0..12 {
+        let text = fs::read(dir.join(format!("daemon {n}.log"))).unwrap();
+        assert_eq!(text, b"started\n", "log {n} has {} bytes", text.len());
+    }
+}
+
+/// Uses everything: more keys than there is room for without growing, large values, averages, transactions.
+fn use_all(cache: &Cache) {
+    for n in 0..600 {
+        drop(Lock::new(cache, format!("key {n}")).acquire().unwrap());
+    }
+    cache.set("large", vec![7; 300_000]).unwrap();
+    assert_eq!(cache.get("large").unwrap(), Some(vec![7; 300_000]));
+    Averager::new(cache, "average").add(1.0).unwrap();
+    cache
+        .transact(|t| t.incr("a", 1).and_then(|_| t.incr("b", 1)))
+        .unwrap();
+    assert!(cache.check().unwrap().is_sound());
+}
+
+/// Open, fork, close all, open logs, go on.
+pub fn daemon(role: &Role) {
+    let cache = Cache::open(role.store()).unwrap();
+    use_all_before(&cache);
+    let dir = role.dir.clone();
+    let parent_holds = Lock::new(&cache, "the parent's")
+        .acquire()
+        .unwrap()
+        .into_owned();
+    let daemon = fork(|| {
+        nix::unistd::setsid().unwrap();
+        std::env::set_current_dir("/").unwrap();
+        close_all();
+        let logs = open_logs(&dir);
+        assert!(
+            Lock::new(&cache, "the parent's")
+                .try_acquire()
+                .unwrap()
+                .is_none()
+        );
+        use_all(&cache);
+        let guard = Lock::new(&cache, "the daemon's")
+            .acquire()
+            .unwrap()
+            .into_owned();
+        logs_are_untouched(&dir);
+        guard.release().unwrap();
+        drop(logs);
+    });
+    reap_well(daemon);
+    parent_holds.release().unwrap();
+    use_all(&cache);
+    say("done");
+}
+
+fn use_all_before(cache: &Cache) {
+    cache.set("large", vec![1; 300_000]).unwrap();
+    drop(Lock::new(cache, "key 0").acquire().unwrap());
+}
+
+#[test]
+fn a_textbook_daemon_may_go_on_and_harms_nobody() {
+    let _watchdog = Watchdog::new("daemon");
+    let place = Place::new();
+    let child = Child::start("daemon", place.root(), &[]);
+    child.expect("done");
+    child.finish();
+    logs_are_untouched(place.root());
+    use_all(&place.open());
+}
+
+/// Without a fork: the process loses what shows that it lives, and knows it.
+pub fn stripped(role: &Role) {
+    let cache = Cache::open(role.store()).unwrap();
+    use_all_before(&cache);
+    let known = Lock::new(&cache, "known");
+    let guard = known.acquire().unwrap();
+    let logs = match &*role.args[0] {
+        "closed" => {
+            close_all();
+            Vec::new()
+        }
+        "reused" => {
+            close_all();
+            open_logs(&role.dir)
+        }
+        _ => replaced(&role.dir),
+    };
+    say("stripped");
+    // Nothing is taken by a slow path, and nobody is judged.
+    let detached = |what: &str, result: slablock::Result<bool>| match result {
+        Err(Error::Detached { .. }) => {}
+        other => panic!("{what}: {other:?}"),
+    };
+    let others = Lock::new(&cache, "others");
+    detached(
+        "a held key",
+        others.try_acquire().map(|guard| guard.is_some()),
+    );
+    detached(
+        "a new key",
+        Lock::new(&cache, "new").try_acquire().map(|g| g.is_some()),
+    );
+    detached(
+        "waiting",
+        others
+            .acquire_timeout(Duration::from_secs(5))
+            .map(|g| g.is_some()),
+    );
+    detached(
+        "a large value",
+        cache.set("large", vec![9; 300_000]).map(|()| true),
+    );
+    detached("removing", cache.remove("known"));
+    detached("checking", cache.check().map(|_| true));
+    say("knows");
+    hear();
+    // What it holds it gives back: that needs no descriptor.
+    guard.release().unwrap();
+    // Opened again it takes part again.
+    let again = Cache::open(role.store()).unwrap();
+    assert!(Lock::new(&again, "others").try_acquire().unwrap().is_none());
+    use_all(&again);
+    drop(again);
+    drop((others, known, cache));
+    if role.args[0] != "closed" {
+        logs_are_untouched(&role.dir);
+    }
+    drop(logs);
+    say("done");
+    exit_now(0);
+}
+
+/// Puts files of its own under all numbers that the library may have.
+fn replaced(dir: &Path) -> Vec<File> {
+    let logs = open_logs(dir);
+    for number in 3..64 {
+        let mine = logs.iter().any(|log| log.as_raw_fd() == number);
+        // SAFETY: as in `close_all`.
+        let is_open = unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0;
+        if is_open && !mine {
+            let log = &logs[number as usize % logs.len()];
+            // SAFETY: both numbers are open.
+            assert_eq!(unsafe { libc::dup2(log.as_raw_fd(), number) }, number);
+        }
+    }
+    logs
+}
+
+#[test]
+fn a_process_that_lost_its_descriptors_knows_it_and_harms_nobody() {
+    let _watchdog = Watchdog::new("stripped");
+    for how in ["closed", "reused", "replaced"] {
+        let place = Place::new();
+        let cache = place.open();
+        let held = Lock::new(&cache, "others").acquire().unwrap().into_owned();
+        let mut child = Child::start("stripped", place.root(), &[how]);
+        child.expect("stripped");
+        child.expect("knows");
+        // Nor is it robbed: its map shows that it lives.
+        let known = Lock::new(&cache, "known");
+        assert!(known.try_acquire().unwrap().is_none(), "{how}");
+        assert!(known.holder().unwrap().unwrap().alive);
+        child.tell("go on");
+        child.expect("done");
+        held.check().unwrap();
+        held.release().unwrap();
+        assert!(known.try_acquire().unwrap().is_some());
+        assert!(cache.check().unwrap().is_sound());
+    }
+}
+
+#[test]
+fn the_death_of_a_process_is_seen_although_a_child_it_forked_lives() {
+    let _watchdog = Watchdog::new("orphan");
+    let place = Place::new();
+    let cache = place.open();
+    let board = crate::children::Board::open(place.root());
+    let store = place.store();
+    let parent = fork(|| {
+        let cache = Cache::open(&store).unwrap();
+        let _guard = Lock::new(&cache, "k").acquire().unwrap().into_owned();
+        let _child = fork(|| {
+            board.set(0, 1);
+            crate::children::until("the test is over", || board.get(1) == 1);
+        });
+        crate::children::until("killed", || false);
+    });
+    crate::children::until("the child lives", || board.get(0) == 1);
+    nix::sys::signal::kill(parent, nix::sys::signal::Signal::SIGKILL).unwrap();
+    // Not reaped yet: a zombie, whose child has its map.
+    let lock = Lock::new(&cache, "k");
+    let guard = lock
+        .acquire_timeout(Duration::from_secs(20))
+        .unwrap()
+        .unwrap();
+    assert_eq!(guard.recovered().unwrap().pid as i32, parent.as_raw());
+    board.set(1, 1);
+    crate::children::reap(parent);
+}
+
+#[test]
+fn a_relative_path_is_the_same_store_after_the_directory_was_changed() {
+    let _watchdog = Watchdog::new("chdir");
+    let place = Place::new();
+    let root = place.root().to_path_buf();
+    let child = fork(|| {
+        std::env::set_current_dir(&root).unwrap();
+        let cache = Cache::open("store").unwrap();
+        let fanout = FanoutCache::open("fanout", 2).unwrap();
+        std::env::set_current_dir("/").unwrap();
+        use_all(&cache);
+        fanout.set("large", vec![7; 100_000]).unwrap();
+        let grandchild = fork(|| {
+            use_all(&cache);
+            fanout.set("large", vec![8; 100_000]).unwrap();
+        });
+        reap_well(grandchild);
+    });
+    reap_well(child);
+    use_all(&place.open());
+}
+
+#[test]
+fn a_cache_of_256_shards_opens_with_the_usual_number_of_descriptors() {
+    let _watchdog = Watchdog::new("shards");
+    let place = Place::new();
+    let store = place.store();
+    let child = fork(|| {
+        let limit = libc::rlimit {
+            rlim_cur: 1_024,
+            rlim_max: 1_024,
+        };
+        // SAFETY: it only reads the limit.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+        let cache = FanoutCache::open(&store, 256).unwrap();
+        for key in 0..500 {
+            cache.set(format!("{key}"), vec![1; 10_000]).unwrap();
+        }
+        let open = fs::read_dir("/proc/self/fd").unwrap().count();
+        assert!(open < 3 * 256 + 32, "{open}");
+    });
+    reap_well(child);
+    assert_error!(
+        Cache::open(place.store()),
+        Error::NotAStore { .. },
+        ["FanoutCache"]
+    );
+}
