@@ -17,7 +17,7 @@ use crate::store::open;
 use crate::store::transact::Ongoing;
 use crate::store::value::{Content, Form, cell_words, tag_hash};
 
-pub use crate::os::pretend::{Moment, chance, time};
+pub use crate::os::pretend::{Moment, chance, suspended, time};
 
 /// Opens the store in `path` as a further process would: with descriptors, a beacon and a participant number
 /// of its own, however often this process has opened it already.

@@ -64,7 +64,7 @@ impl Lock {
     /// Gives each hold a lease: when it is over, the next one to ask gets the lock at once, also from a
     /// holder who is alive. It is never shorter than asked, and one of two seconds or more up to
     /// 50 ms longer. Zero is refused by the first use. Without this, holds last until they are
-    /// given back or their process dies. Counts time during which the machine is suspended.
+    /// given back or their process dies. Stands still while the machine is suspended.
     pub fn expire(self, lease: Duration) -> Lock {
         self.with(|binding| binding.expire = Some(lease))
     }

@@ -1,4 +1,5 @@
-//! Clocks. Leases run on `CLOCK_BOOTTIME`, which counts suspended time and never jumps, on the *host's*
+//! Clocks. Leases run on `CLOCK_MONOTONIC`, which never jumps and stands still while the machine is suspended: on one
+//! machine everybody sleeps then, the holder and those who wait for its lease to end. They run on the *host's*
 //! scale: a process in a time namespace of its own sees that clock shifted, and two that share a store
 //! have to mean the same moment. Averages, which outlive a reboot, run on wall-clock time.
 
@@ -10,13 +11,24 @@ use std::time::Duration;
 #[cfg(any(fuzzing, test))]
 use crate::os::pretend;
 use crate::os::process;
+use crate::sync::crash_point;
 use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 
-/// Microseconds of `CLOCK_BOOTTIME` on the host's scale. About 30 ns.
-pub(crate) fn boot_us() -> u64 {
-    let own = read_ns(ClockId::CLOCK_BOOTTIME) as i64;
-    (own.saturating_sub(offsets().boottime_ns).max(0) / 1_000) as u64
+/// Microseconds of `CLOCK_MONOTONIC` on the host's scale. About 30 ns. 0 where that scale is not known: then no lease is
+/// ever over.
+pub(crate) fn uptime_us() -> u64 {
+    let own = read_ns(ClockId::CLOCK_MONOTONIC) as i64;
+    match scale() {
+        Some(offsets) => (own.saturating_sub(offsets.monotonic_ns).max(0) / 1_000) as u64,
+        None => 0,
+    }
+}
+
+/// Whether moments mean the same here as to other processes: not in a place without `/proc`, which may be in a time
+/// namespace of its own.
+pub(crate) fn is_scale_known() -> bool {
+    scale().is_some()
 }
 
 /// Nanoseconds of the coarse `CLOCK_MONOTONIC` on the host's scale, a few milliseconds late. About 6 ns.
@@ -66,25 +78,24 @@ pub(crate) fn wall_s() -> u64 {
     unsafe { libc::time(std::ptr::null_mut()) as u64 }
 }
 
-/// When a lease that begins now ends, in the units of [`boot_us`], and the coarse time at which it began.
+/// When a lease that begins now ends, in the units of [`uptime_us`], and the coarse time at which it began.
 ///
-/// Reading `CLOCK_BOOTTIME` costs as much as taking a lock does several times over. So a long lease is
+/// Reading the precise clock costs as much as taking a lock does several times over. So a long lease is
 /// computed from a reading that this thread made in the same tick of the coarse clock, plus a long tick: it
-/// may last that much longer than asked (50 ms), never shorter. Suspending the machine cannot come
-/// between the two readings: it brings the coarse clock up to date, so that would not be the same tick.
+/// may last that much longer than asked (50 ms), never shorter.
 #[inline]
 pub(crate) fn lease_end_us(lease_us: u64) -> (u64, u64) {
     let coarse = coarse_ns();
     if lease_us < LONG_LEASE_US {
-        return (boot_us().saturating_add(lease_us), coarse);
+        return (uptime_us().saturating_add(lease_us), coarse);
     }
-    let (tick, boot) = TICK.get();
-    let boot = if tick == coarse {
-        boot
+    let (tick, latest) = TICK.get();
+    let latest = if tick == coarse {
+        latest
     } else {
         read_tick(coarse)
     };
-    (boot.saturating_add(lease_us), coarse)
+    (latest.saturating_add(lease_us), coarse)
 }
 
 /// From how long on a tick more does not matter.
@@ -94,13 +105,13 @@ const LONG_LEASE_US: u64 = 2_000_000;
 const LONGEST_TICK_US: u64 = 50_000;
 
 thread_local! {
-    /// A reading of the coarse clock, and `CLOCK_BOOTTIME` at the latest by the end of that tick.
+    /// A reading of the coarse clock, and the precise one at the latest by the end of that tick.
     static TICK: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
 }
 
 #[cold]
 fn read_tick(coarse: u64) -> u64 {
-    let latest = boot_us().saturating_add(LONGEST_TICK_US);
+    let latest = uptime_us().saturating_add(LONGEST_TICK_US);
     TICK.set((coarse, latest));
     latest
 }
@@ -145,7 +156,7 @@ pub(crate) fn boot_offset_ns() -> i64 {
     offsets().boottime_ns
 }
 
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Offsets {
     monotonic_ns: i64,
     boottime_ns: i64,
@@ -154,16 +165,27 @@ struct Offsets {
 /// How far this process's time namespace is from the host's. Does not change after the first process of
 /// a namespace has started, so it is read once.
 #[inline]
-fn offsets() -> &'static Offsets {
-    OFFSETS.get_or_init(|| read_offsets().unwrap_or_default())
+fn scale() -> Option<&'static Offsets> {
+    OFFSETS
+        .get_or_init(|| read_offsets().unwrap_or_default())
+        .as_ref()
 }
 
-static OFFSETS: OnceLock<Offsets> = OnceLock::new();
+/// The same where it is for showing only.
+#[inline]
+fn offsets() -> Offsets {
+    scale().copied().unwrap_or_default()
+}
 
-fn read_offsets() -> io::Result<Offsets> {
-    // No such file: a kernel without time namespaces, so there is nothing to be shifted.
+/// `None`: it cannot be known.
+static OFFSETS: OnceLock<Option<Offsets>> = OnceLock::new();
+
+fn read_offsets() -> io::Result<Option<Offsets>> {
     let text = process::read_proc(OFFSETS_PATH)?;
-    Ok(parse_offsets(&String::from_utf8_lossy(&text)))
+    // No such file, although there is a `/proc`: a kernel without time namespaces, where nothing is shifted.
+    crash_point();
+    let is_known = !text.is_empty() || std::fs::symlink_metadata("/proc/self").is_ok();
+    Ok(is_known.then(|| parse_offsets(&String::from_utf8_lossy(&text))))
 }
 
 fn parse_offsets(text: &str) -> Offsets {
@@ -203,9 +225,9 @@ mod tests {
     fn a_lease_is_never_shorter_than_asked_and_hardly_longer() {
         for lease_us in [1, LONG_LEASE_US - 1, LONG_LEASE_US, 60_000_000] {
             for _ in 0..10_000 {
-                let before = boot_us();
+                let before = uptime_us();
                 let (end, _) = lease_end_us(lease_us);
-                let after = boot_us();
+                let after = uptime_us();
                 assert!(end >= before + lease_us);
                 // Two readings of one tick are at most a tick apart, and a tick is added.
                 assert!(end <= after + lease_us + LONGEST_TICK_US);
@@ -217,5 +239,28 @@ mod tests {
     fn a_duration_is_rounded_up() {
         assert_eq!(duration_us(Duration::from_nanos(1)), 1);
         assert_eq!(duration_us(Duration::MAX), u64::MAX);
+    }
+
+    /// The holder could not have renewed it, and nobody could have taken over.
+    #[test]
+    fn a_lease_does_not_run_while_the_machine_is_suspended() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |us: u64| {
+            pretend::time(Some(pretend::Moment {
+                boot_us: 1_000_000_000 + us,
+                wall_us: 1_800_000_000_000_000 + us,
+            }));
+        };
+        at(0);
+        let cache = crate::Cache::open(dir.path()).unwrap();
+        let lock = crate::Lock::new(&cache, "k").expire(Duration::from_secs(10));
+        let guard = lock.acquire().unwrap();
+        pretend::suspended(3_600_000_000);
+        at(9_900_000);
+        assert!(guard.check().is_ok() && lock.try_acquire().unwrap().is_none());
+        at(10_100_000);
+        assert!(guard.check().is_err() && lock.try_acquire().unwrap().is_some());
+        pretend::suspended(0);
+        pretend::time(None);
     }
 }

@@ -8,12 +8,13 @@ use nix::time::ClockId;
 thread_local! {
     static NOW: Cell<Option<Moment>> = const { Cell::new(None) };
     static CHANCE: Cell<Option<u64>> = const { Cell::new(None) };
+    static SUSPENDED_US: Cell<u64> = const { Cell::new(0) };
 }
 
 /// What all clocks say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
-    /// Microseconds since boot.
+    /// Microseconds since boot, without those in which the machine was suspended.
     pub boot_us: u64,
     /// Microseconds since 1970, which may be set back.
     pub wall_us: u64,
@@ -25,6 +26,11 @@ const TICK_NS: u64 = 4_000_000;
 /// From now on all clocks stand still at `moment`; with `None` they run again.
 pub fn time(moment: Option<Moment>) {
     NOW.set(moment);
+}
+
+/// From now on the machine was suspended for so long since it was booted: clocks that count that say so.
+pub fn suspended(us: u64) {
+    SUSPENDED_US.set(us);
 }
 
 /// From now on random numbers are `seed`, `seed + 1`, and so on; with `None` they are random again.
@@ -39,6 +45,7 @@ pub(crate) fn clock_ns(clock: ClockId) -> Option<u64> {
     Some(match clock {
         ClockId::CLOCK_REALTIME | ClockId::CLOCK_REALTIME_COARSE => now.wall_us * 1_000,
         ClockId::CLOCK_MONOTONIC_COARSE => boot_ns - boot_ns % TICK_NS,
+        ClockId::CLOCK_BOOTTIME => boot_ns + SUSPENDED_US.get() * 1_000,
         _ => boot_ns,
     })
 }

@@ -158,14 +158,14 @@ impl Binding {
         }
         let stands = match self.expire {
             Some(_) => hold.renew(grant.word, self.lease_from_now().0),
-            None => hold.is_valid(grant.word, clock::boot_us),
+            None => hold.is_valid(grant.word, clock::uptime_us),
         };
         stands.then_some(()).ok_or_else(|| self.lost(grant))
     }
 
     /// Whether the grant still stands and its lease is not over.
     pub(crate) fn check(&self, grant: &Grant) -> Result<()> {
-        let stands = self.own_hold(grant)?.is_valid(grant.word, clock::boot_us);
+        let stands = self.own_hold(grant)?.is_valid(grant.word, clock::uptime_us);
         stands.then_some(()).ok_or_else(|| self.lost(grant))
     }
 
@@ -215,7 +215,7 @@ impl Binding {
     pub(crate) fn rearm(&self, hold: &Hold, word: Word) -> bool {
         match self.expire {
             // It may have been taken through a handle with a lease.
-            None => hold.is_valid(word, clock::boot_us),
+            None => hold.is_valid(word, clock::uptime_us),
             Some(_) => hold.renew(word, self.lease_from_now().0),
         }
     }

@@ -35,6 +35,13 @@ impl Binding {
         patience: Patience,
         needless: &dyn Fn() -> bool,
     ) -> Result<Option<(Grant, Option<Predecessor>)>> {
+        if self.lease_us.is_some() && !clock::is_scale_known() {
+            return Err(Error::Invalid {
+                what: "a lease needs /proc, which is not there: without it nobody knows whether clocks here \
+                       mean what they mean to others; mount /proc, or hold without a lease"
+                    .to_string(),
+            });
+        }
         let granted = waiting::wait(&mut Acquiring {
             binding: self,
             patience,
@@ -209,7 +216,7 @@ impl Taker for Looking<'_> {
     }
 
     fn now_us(&self) -> u64 {
-        clock::boot_us()
+        clock::uptime_us()
     }
 
     fn is_leased(&self) -> bool {

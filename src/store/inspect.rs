@@ -31,7 +31,7 @@ impl Store {
             Lease::None => None,
             Lease::Over => Some(Duration::ZERO),
             Lease::Until(until) => {
-                let left = until.saturating_sub(clock::boot_us());
+                let left = until.saturating_sub(clock::uptime_us());
                 Some(Duration::from_micros(left))
             }
         };
@@ -52,7 +52,7 @@ impl Store {
     fn stand(&self, process: &Process, hold: &Hold) -> (bool, Option<Holder>) {
         loop {
             let seen = hold.load();
-            let judgement = hold.judge(seen, clock::boot_us, |p| self.is_dead(process, p));
+            let judgement = hold.judge(seen, clock::uptime_us, |p| self.is_dead(process, p));
             let alive = !matches!(judgement, Judgement::Dead | Judgement::Abandoned);
             let holder = match judgement {
                 Judgement::Free | Judgement::Retiring => None,

@@ -136,7 +136,7 @@ fn describe_self(record: &Participant, identity: &Identity) {
     );
     store(&record.started, identity.started);
     store(&record.pid_namespace, identity.pid_namespace);
-    store(&record.joined_us, clock::boot_us());
+    store(&record.joined_us, clock::uptime_us());
     let mut name = [0; 24];
     let len = identity.program.len().min(name.len());
     name[..len].copy_from_slice(&identity.program[..len]);

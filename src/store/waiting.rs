@@ -91,7 +91,7 @@ impl Binding {
                 return;
             }
             let process = waiting.process;
-            let lease_over = held.lease_us.is_some_and(|end| clock::boot_us() >= end);
+            let lease_over = held.lease_us.is_some_and(|end| clock::uptime_us() >= end);
             let someone_died = || held.by().iter().any(|p| self.store().is_dead(process, *p));
             let few = held.holds <= MANY;
             if lease_over || someone_died() || few || Instant::now() >= look_again {
@@ -105,7 +105,7 @@ impl Binding {
 fn until_lease(lease_us: Option<u64>) -> Duration {
     lease_us.map_or(Duration::MAX, |until| {
         // A microsecond more, so that it is over when we look.
-        Duration::from_micros(until.saturating_sub(clock::boot_us()) + 1)
+        Duration::from_micros(until.saturating_sub(clock::uptime_us()) + 1)
     })
 }
 

@@ -116,7 +116,7 @@ fn new_keys_lie_as_the_design_says() {
             .as_micros() as u64
             - 1_735_689_600_000_000;
         assert!(since_2025 - floor < 60_000_000, "{floor}");
-        // A lock of two tokens, held by participant 1, until a moment of `CLOCK_BOOTTIME` in 64 us.
+        // A lock of two tokens, held by participant 1, until a moment of `CLOCK_MONOTONIC` in 64 us.
         assert_eq!(place.word(SLOTS), 1 << 52 | (floor + 2));
         let deadline = place.word(SLOTS + 8);
         assert_eq!(deadline >> 44, (floor + 2) & 0xf_ffff);
