@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use crate::cache::{Cache, Options};
 use crate::error::{Error, Result};
+use crate::os::dir::names;
 use crate::os::file;
 use crate::store::check::CheckReport;
 use crate::store::hash::hash;
@@ -259,7 +260,7 @@ fn shard_path(dir: &Path, number: usize) -> PathBuf {
 fn read_record(dir: &Path) -> Result<Option<Record>> {
     let path = dir.join(FANOUT);
     crash_point();
-    let file = match File::open(&path) {
+    let file = match file::open_to_read(&path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(|e| Error::io("read", &path, e))?,
     };
@@ -371,9 +372,7 @@ fn write_record(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 /// As for a plain store: a directory with other things in it does not become a cache by a slip.
 fn refuse_strangers(dir: &Path) -> Result<()> {
     crash_point();
-    let entries = std::fs::read_dir(dir).map_err(|e| Error::io("read", dir, e))?;
-    for entry in entries {
-        let name = entry.map_err(|e| Error::io("read", dir, e))?.file_name();
+    for name in names(dir).map_err(|e| Error::io("read", dir, e))? {
         if name != ATTACH && name != "fanout.new" && name != FANOUT {
             crash_point();
             if dir.join(FANOUT).exists() {

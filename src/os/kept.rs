@@ -18,6 +18,7 @@ use crate::sync::{AtomicBool, Ordering, crash_point};
 pub(crate) struct Kept {
     file: ManuallyDrop<File>,
     identity: (u64, u64),
+    /// Or lost.
     closed: AtomicBool,
 }
 
@@ -37,16 +38,21 @@ impl Kept {
         self.stat().map(|_| self.unproven())
     }
 
-    /// What the kernel says of the file, which proves it as well.
+    /// What the kernel says of the file, which proves it as well. Once it was lost it stays lost: the file may be opened
+    /// again under that number, and is another's to close then.
     pub(crate) fn stat(&self) -> io::Result<FileStat> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Errno::EBADF.into());
         }
         crash_point();
-        let stat = fstat(&*self.file)?;
-        match identity_of(&stat) == self.identity {
-            true => Ok(stat),
-            false => Err(Errno::EBADF.into()),
+        let stat = fstat(&*self.file);
+        match stat {
+            Ok(stat) if identity_of(&stat) == self.identity => Ok(stat),
+            Err(e) if e != Errno::EBADF => Err(e.into()),
+            _ => {
+                self.closed.store(true, Ordering::Release);
+                Err(Errno::EBADF.into())
+            }
         }
     }
 

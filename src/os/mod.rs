@@ -14,7 +14,6 @@ pub(crate) mod file;
 pub(crate) mod fork;
 #[allow(unsafe_code)]
 pub(crate) mod futex;
-#[allow(dead_code)]
 pub(crate) mod kept;
 #[allow(unsafe_code)]
 pub(crate) mod pidfd;

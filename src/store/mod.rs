@@ -249,7 +249,7 @@ impl Store {
             log: Log::new(
                 &self.dir,
                 Arc::clone(&self.home),
-                self.mode,
+                open::SLAB,
                 self.slab.part().id,
             ),
         });

@@ -11,7 +11,7 @@ use rand::rngs::SysRng;
 
 use crate::error::{Error, Result};
 use crate::log::LOG;
-use crate::os::dir::Dir;
+use crate::os::dir::{Dir, names};
 use crate::os::file;
 use crate::os::fork::{Inherited, Registry};
 use crate::slab::Slab;
@@ -220,9 +220,7 @@ pub(super) fn refuse_strangers(dir: &Path, settings: &Settings) -> Result<()> {
         ));
     }
     crash_point();
-    let entries = std::fs::read_dir(dir).map_err(|e| Error::io("read", dir, e))?;
-    for entry in entries {
-        let name = entry.map_err(|e| Error::io("read", dir, e))?.file_name();
+    for name in names(dir).map_err(|e| Error::io("read", dir, e))? {
         if !OUR_FILES.iter().any(|ours| name == OsStr::new(ours)) {
             let why = format!(
                 "it has {} in it, and no slab; name a new or empty directory",
