@@ -113,6 +113,11 @@ mod tests {
         assert!(is_detached(kept.proven()));
         // SAFETY: `dup2` has made it a moment ago, and `kept` does not close it.
         let replaced = unsafe { File::from_raw_fd(number) };
+        // Nor if it is that file's again: whoever opened that will close it.
+        // SAFETY: as above.
+        let again = unsafe { nix::libc::dup2(ours.as_raw_fd(), number) };
+        assert_eq!(again, number);
+        assert!(is_detached(kept.proven()));
         drop(kept);
         assert!(replaced.metadata().is_ok());
     }
