@@ -66,6 +66,11 @@ impl Kept {
         self.identity
     }
 
+    /// Leaves the number alone from now on, for it is known in another way not to be its own any more.
+    pub(crate) fn give_up(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
     /// Closes it, once, and only if the number still is its own. May run in the child of a fork.
     pub(crate) fn close(&self) {
         let is_ours = self.stat().is_ok();

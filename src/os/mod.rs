@@ -7,6 +7,8 @@ compile_error!(
 );
 
 #[allow(unsafe_code)]
+pub(crate) mod bell;
+#[allow(unsafe_code)]
 pub(crate) mod clock;
 pub(crate) mod dir;
 pub(crate) mod file;

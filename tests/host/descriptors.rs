@@ -9,9 +9,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::libc;
-use slablock::{Cache, Options};
+use slablock::{Cache, FanoutCache, Lock, Options};
 
-use crate::children::{fork, reap_well};
+use crate::children::{fork, reap_killed, reap_well, until};
 use crate::common::{Place, bounded, child, role, run, said};
 
 /// Segments of 1 MiB, so that a long value has one of its own.
@@ -107,9 +107,10 @@ fn replace(number: i32, by: &File) {
     assert_eq!(unsafe { libc::dup2(by.as_raw_fd(), number) }, number);
 }
 
+/// Closes it, should the library not have done so itself a moment ago.
 fn close(number: i32) {
     // SAFETY: as above.
-    assert_eq!(unsafe { libc::close(number) }, 0);
+    unsafe { libc::close(number) };
 }
 
 fn is_the_program_s(number: i32, file: &File) -> bool {
@@ -267,4 +268,195 @@ fn syncing_a_log_that_is_gone_names_its_directory() {
     let (text, log) = (error.to_string(), place.store().join("log"));
     let named = format!("cannot sync {}: ", log.display());
     assert!(text.starts_with(&named), "{text}");
+}
+
+/// Numbers of the library's own that are neither files nor directories: what wakes, and what hears of deaths.
+fn sockets_and_pidfds() -> Vec<i32> {
+    let ours = descriptors().into_iter();
+    let is_one = |to: &Path| {
+        let name = to.to_string_lossy();
+        name.starts_with("socket:") || name.contains("pidfd")
+    };
+    ours.filter_map(|(fd, to)| is_one(&to).then_some(fd))
+        .collect()
+}
+
+const STANDARD: [i32; 3] = [0, 1, 2];
+
+fn is_open(number: i32) -> bool {
+    // SAFETY: it asks for flags, of any number.
+    unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
+}
+
+/// The holder goes with its test, also with one that fails: somebody waits for it.
+struct Holder(nix::unistd::Pid);
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        reap_killed(self.0);
+    }
+}
+
+/// Waits for the key in a thread, long enough to have its holder watched, until `body` is done; then has the holder
+/// killed, of which the waiter hears.
+fn while_watching(cache: &Cache, body: impl FnOnce()) {
+    let mut ends: [i32; 2] = [0; 2];
+    // SAFETY: there is room for two numbers.
+    assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0);
+    let holder = Holder(fork(|| {
+        let lock = Lock::new(cache, "watched");
+        let _hold = lock.acquire().unwrap();
+        let byte = [1_u8];
+        // SAFETY: there is one byte.
+        assert_eq!(unsafe { libc::write(ends[1], byte.as_ptr().cast(), 1) }, 1);
+        loop {
+            nix::unistd::pause();
+        }
+    }));
+    let mut byte = [0_u8];
+    // SAFETY: there is room for one byte.
+    assert_eq!(
+        unsafe { libc::read(ends[0], byte.as_mut_ptr().cast(), 1) },
+        1
+    );
+    close(ends[0]);
+    close(ends[1]);
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| {
+            let lock = Lock::new(cache, "watched");
+            let hold = lock.acquire().unwrap();
+            assert!(hold.recovered().is_some());
+        });
+        let threads = || {
+            let all = fs::read_dir("/proc/self/task").unwrap();
+            let name = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm"));
+            let names = all.filter_map(|task| name(task.ok()?).ok());
+            names
+                .filter(|name| name.starts_with("slablock-watch"))
+                .count()
+        };
+        until("the holder is watched", || threads() == 1);
+        let holder = holder;
+        body();
+        drop(holder);
+        waiter.join().unwrap();
+        until("nobody watches any more", || threads() == 0);
+    });
+}
+
+/// A program that closed its standard descriptors, and opens its log there later.
+#[test]
+fn nothing_of_the_library_s_stays_at_or_closes_a_standard_descriptor() {
+    const NAME: &str =
+        "descriptors::nothing_of_the_library_s_stays_at_or_closes_a_standard_descriptor";
+    fn assert_free(when: &str) {
+        let taken = STANDARD.into_iter().find(|number| is_open(*number));
+        assert_eq!(taken, None, "{when}");
+    }
+    bounded(|| {
+        in_a_process(NAME, |dir| {
+            reap_well(fork(|| {
+                // What is said when something fails goes there.
+                let said = File::create(dir.join("said")).unwrap();
+                let failed = std::panic::catch_unwind(|| {
+                    STANDARD.into_iter().for_each(close);
+                    let cache = small().open(dir.join("store")).unwrap();
+                    assert_free("after opening");
+                    set_all(&cache, 0);
+                    assert_all(&cache, 0);
+                    cache.sync().unwrap();
+                    cache.cull().unwrap();
+                    assert_free("after using values");
+                    drop(Lock::new(&cache, "lock").acquire().unwrap());
+                    drop(cache.lifeline().unwrap());
+                    assert!(cache.check().unwrap().is_sound());
+                    let fanout = FanoutCache::open(dir.join("fanout/deep"), 2).unwrap();
+                    fanout.set("key", value(100_000, 0)).unwrap();
+                    drop(fanout);
+                    assert_free("after a fanout");
+                    let lifeline = cache.lifeline().unwrap();
+                    assert_free("with a lifeline");
+                    drop(lifeline);
+                    while_watching(&cache, || assert_free("while a holder is watched"));
+                    assert_free("after watching");
+                    let theirs = Theirs::new(dir);
+                    let logs: Vec<File> = STANDARD.into_iter().map(|_| theirs.open()).collect();
+                    assert!(
+                        logs.iter()
+                            .zip(STANDARD)
+                            .all(|(log, at)| log.as_raw_fd() == at)
+                    );
+                    while_watching(&cache, || {});
+                    set_all(&cache, 1);
+                    assert_all(&cache, 1);
+                    drop(cache);
+                    drop(Cache::repair(dir.join("store")).unwrap());
+                    theirs.assert_untouched();
+                    for log in &logs {
+                        assert!(is_the_program_s(log.as_raw_fd(), log));
+                    }
+                });
+                if let Err(why) = failed {
+                    let why = why.downcast_ref::<String>().cloned().unwrap_or_default();
+                    std::io::Write::write_all(&mut &said, why.as_bytes()).unwrap();
+                    panic!("{why}");
+                }
+            }));
+        });
+    });
+}
+
+/// The program closes what it does not know, while a thread of the library's waits by it.
+#[test]
+fn what_watches_holders_leaves_the_program_s_files_alone() {
+    const NAME: &str = "descriptors::what_watches_holders_leaves_the_program_s_files_alone";
+    bounded(|| {
+        in_a_process(NAME, |dir| {
+            let cache = small().open(dir.join("store")).unwrap();
+            let theirs = Theirs::new(dir);
+            let file = theirs.open();
+            let before = sockets_and_pidfds();
+            for replaced in [true, false] {
+                let mut taken = Vec::new();
+                while_watching(&cache, || {
+                    taken = sockets_and_pidfds();
+                    taken.retain(|number| !before.contains(number));
+                    assert!(taken.len() >= 2, "{taken:?}");
+                    for number in &taken {
+                        match replaced {
+                            true => replace(*number, &file),
+                            false => close(*number),
+                        }
+                    }
+                });
+                theirs.assert_untouched();
+                for number in taken {
+                    match replaced {
+                        true => {
+                            assert!(is_the_program_s(number, &file), "{number}");
+                            close(number);
+                        }
+                        false => assert!(!is_open(number)),
+                    }
+                }
+            }
+            assert_eq!(sockets_and_pidfds(), before);
+        });
+    });
+}
+
+/// A child has copies of the descriptors by which its parent's threads wait.
+#[test]
+fn a_child_closes_its_copies_of_what_watches_holders() {
+    const NAME: &str = "descriptors::a_child_closes_its_copies_of_what_watches_holders";
+    bounded(|| {
+        in_a_process(NAME, |dir| {
+            let cache = small().open(dir.join("store")).unwrap();
+            let before = sockets_and_pidfds();
+            while_watching(&cache, || {
+                assert!(sockets_and_pidfds().len() > before.len());
+                reap_well(fork(|| assert_eq!(sockets_and_pidfds(), before)));
+            });
+        });
+    });
 }
