@@ -346,6 +346,7 @@ fn io_remedy(source: &io::Error) -> Option<&'static str> {
         _ if source.raw_os_error() == Some(Errno::EMFILE as i32) => {
             Some("close some files, or allow more (ulimit -n)")
         }
+        io::ErrorKind::FileTooLarge => Some("allow longer files (ulimit -f)"),
         _ => None,
     }
 }

@@ -12,8 +12,7 @@
 //! | 32 | 4 | CRC-32 of the bytes before |
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -360,11 +359,11 @@ fn encode(shards: u32, seed: [u64; 2]) -> [u8; RECORD_BYTES] {
 }
 
 fn write_record(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let mut file: File = file::open(path, true, mode)?;
+    let file = file::open(path, true, mode)?;
     crash_point();
     file.set_len(0)?;
     crash_point();
-    file.write_all(bytes)?;
+    file::write_all_at(&file, bytes, 0)?;
     crash_point();
     file.sync_all()
 }

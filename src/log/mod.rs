@@ -249,7 +249,7 @@ impl Log {
         let emptied = file.set_len(0);
         crash_point();
         let header = segment_header(number, self.store_id);
-        let begun = emptied.and_then(|()| file.write_all_at(&header, 0));
+        let begun = emptied.and_then(|()| file::write_all_at(&file, &header, 0));
         match begun {
             Ok(()) => Ok(Created::Yes),
             Err(e) => {
@@ -539,13 +539,15 @@ fn write_record(file: &Kept, place: Place, head: &[u8], value: &[u8]) -> io::Res
     let at = place.offset();
     if value.len() <= SMALL_BYTES {
         crash_point();
-        return file.proven()?.write_all_at(&[head, value].concat(), at);
+        return file::write_all_at(file.proven()?, &[head, value].concat(), at);
     }
-    crash_point();
-    file.proven()?.write_all_at(head, at)?;
-    crash_point();
     let behind = at + head.len() as u64;
-    file.proven()?.write_all_at(value, behind)
+    file::growing(|| {
+        crash_point();
+        file.proven()?.write_all_at(head, at)?;
+        crash_point();
+        file.proven()?.write_all_at(value, behind)
+    })
 }
 
 /// How long a segment is that is open.

@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::mem::ManuallyDrop;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -17,6 +17,8 @@ use nix::errno::Errno;
 use nix::fcntl::{
     AT_FDCWD, AtFlags, FallocateFlags, FcntlArg, OFlag, fallocate, fcntl, openat, posix_fallocate,
 };
+use nix::libc;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat};
 use nix::sys::statfs::statfs;
 use nix::unistd::{Gid, Uid, Whence, fchown, lseek};
@@ -357,14 +359,75 @@ pub(crate) fn allocate(file: &File, offset: u64, len: u64) -> io::Result<()> {
     let (mut at, end) = (to_offset(offset)?, to_offset(offset.saturating_add(len))?);
     // In pieces: a signal may undo one, and where signals are frequent a large one would never be done.
     while at < end {
+        let len = ALLOCATE_BYTES.min(end - at);
         crash_point();
-        match posix_fallocate(file, at, ALLOCATE_BYTES.min(end - at)) {
+        match growing(|| Ok(posix_fallocate(file, at, len)?)) {
             Ok(()) => at += ALLOCATE_BYTES,
-            Err(Errno::EINTR) => {}
-            Err(e) => return Err(e.into()),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
         }
     }
     Ok(())
+}
+
+/// Writes all of it. A limit of the process for the length of files (`ulimit -f`) is an error.
+pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    growing(|| {
+        crash_point();
+        file.write_all_at(bytes, offset)
+    })
+}
+
+/// Runs system calls that may make a file longer. Where a limit of the process forbids that, the kernel sends `SIGXFSZ` to
+/// the calling thread besides saying `EFBIG`, and a program that does not know of it is ended by that. So the signal is
+/// blocked meanwhile, and taken away if these calls caused it: the limit is looked at where it is applied, and may be
+/// changed by others, or other processes, at any time before. One that was pending already is the program's.
+pub(crate) fn growing<T>(grow: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let signal = SigSet::from(Signal::SIGXFSZ);
+    crash_point();
+    let before = signal.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let is_blocked = before.contains(Signal::SIGXFSZ);
+    // Only what is blocked can be pending for this thread.
+    let was_pending = is_blocked && is_pending(Signal::SIGXFSZ);
+    let result = grow();
+    let said = result.as_ref().err().and_then(io::Error::raw_os_error);
+    if said == Some(Errno::EFBIG as i32) && !was_pending {
+        take_pending(signal);
+    }
+    if !is_blocked {
+        crash_point();
+        // It was in the mask that was set above, so it can be set again.
+        let _ = before.thread_set_mask();
+    }
+    result
+}
+
+#[allow(unsafe_code)]
+fn is_pending(signal: Signal) -> bool {
+    let mut pending = MaybeUninit::<libc::sigset_t>::uninit();
+    crash_point();
+    // SAFETY: the kernel fills in a set, for which there is room.
+    let asked = unsafe { libc::sigpending(pending.as_mut_ptr()) };
+    // SAFETY: it was filled in, or is not looked at.
+    asked == 0 && unsafe { libc::sigismember(pending.as_ptr(), signal as i32) } == 1
+}
+
+/// Takes away a signal of the set that is pending, if one is; that of the thread before that of the process.
+#[allow(unsafe_code)]
+fn take_pending(signals: SigSet) {
+    let at_once = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    loop {
+        crash_point();
+        // SAFETY: set and time are valid for the length of the call; nothing is to be told of the signal.
+        let taken = unsafe { libc::sigtimedwait(signals.as_ref(), std::ptr::null_mut(), &at_once) };
+        // Another signal came first; or there is none, as where the file system's own limit was meant.
+        if taken >= 0 || Errno::last() != Errno::EINTR {
+            return;
+        }
+    }
 }
 
 /// Gives the blocks of the bytes from `from` to `to` back to the file system; they are zeros from then on, and the file
@@ -403,8 +466,7 @@ pub(crate) fn read_behind(
         let count = left.min(room.len());
         crash_point();
         // SAFETY: the kernel writes at most `count` bytes, which `room` has.
-        let read =
-            unsafe { nix::libc::pread(file.as_raw_fd(), room.as_mut_ptr().cast(), count, at) };
+        let read = unsafe { libc::pread(file.as_raw_fd(), room.as_mut_ptr().cast(), count, at) };
         match read {
             0 => return Ok(false),
             1.. => {
@@ -437,7 +499,7 @@ pub(crate) fn clear(file: &File, from: u64, to: u64) -> io::Result<()> {
         file.read_exact_at(&mut bytes[..len], at)?;
         if bytes.iter().any(|byte| *byte != 0) {
             bytes.fill(0);
-            file.write_all_at(&bytes[..len], at)?;
+            write_all_at(file, &bytes[..len], at)?;
         }
         at += len as u64;
     }

@@ -184,7 +184,7 @@ pub(super) fn is_ready(slab: &Slab) -> bool {
 pub(super) fn write_static(slab: &File, path: &Path, part: &Static) -> Result<()> {
     for offset in [0, COPY_OFFSET] {
         crash_point();
-        slab.write_all_at(&part.encode(), offset)
+        file::write_all_at(slab, &part.encode(), offset)
             .map_err(|e| Error::io("write", path, e))?;
     }
     Ok(())
