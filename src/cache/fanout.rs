@@ -12,15 +12,15 @@
 //! | 32 | 4 | CRC-32 of the bytes before |
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cache::{Cache, Options};
 use crate::error::{Error, Result};
-use crate::os::file;
+use crate::os::dir::{Dir, names};
+use crate::os::file::{self, Likeness};
 use crate::store::check::CheckReport;
 use crate::store::hash::hash;
 use crate::store::lock_files::{self, Locks};
@@ -237,6 +237,7 @@ pub(super) fn open(dir: &Path, settings: &Settings, wanted: Option<usize>) -> Re
         .map(|keys| keys.div_ceil(record.shards).max(1));
     of_shard.config = settings.config.shared_by(record.shards);
     let shards = (0..record.shards).map(|number| {
+        make_shard(&dir, number)?;
         let store = open::open(&shard_path(&dir, number), &of_shard)?;
         Ok(Cache { store })
     });
@@ -251,6 +252,19 @@ pub(super) fn open(dir: &Path, settings: &Settings, wanted: Option<usize>) -> Re
         seed: record.seed,
         path: dir.into(),
     })
+}
+
+/// Makes the directory of a shard, unless it is there, for owner and group of the cache, whoever makes it.
+fn make_shard(dir: &Path, number: usize) -> Result<()> {
+    let path = shard_path(dir, number);
+    if open::is_there(&path)? {
+        return Ok(());
+    }
+    let made = || {
+        let like = Likeness::at(&dir.join(FANOUT))?;
+        Dir::open(dir)?.make_dir(Path::new(&format!("{number:03}")), like)
+    };
+    made().map_err(|e| Error::io("create", &path, e))
 }
 
 fn shard_path(dir: &Path, number: usize) -> PathBuf {
@@ -270,7 +284,7 @@ fn finished_record(path: &Path) -> Result<Record> {
 fn read_record(dir: &Path) -> Result<Option<Record>> {
     let path = dir.join(FANOUT);
     crash_point();
-    let file = match File::open(&path) {
+    let file = match file::open_to_read(&path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(|e| Error::io("read", &path, e))?,
     };
@@ -379,11 +393,11 @@ fn encode(shards: u32, seed: [u64; 2]) -> [u8; RECORD_BYTES] {
 }
 
 fn write_record(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let mut file: File = file::open(path, true, mode)?;
+    let file = file::open(path, true, mode)?;
     crash_point();
     file.set_len(0)?;
     crash_point();
-    file.write_all(bytes)?;
+    file::write_all_at(&file, bytes, 0)?;
     crash_point();
     file.sync_all()
 }
@@ -391,9 +405,7 @@ fn write_record(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 /// As for a plain store: a directory with other things in it does not become a cache by a slip.
 fn refuse_strangers(dir: &Path) -> Result<()> {
     crash_point();
-    let entries = std::fs::read_dir(dir).map_err(|e| Error::io("read", dir, e))?;
-    for entry in entries {
-        let name = entry.map_err(|e| Error::io("read", dir, e))?.file_name();
+    for name in names(dir).map_err(|e| Error::io("read", dir, e))? {
         let ours = [FANOUT, "fanout.new"].into_iter().chain(lock_files::NAMES);
         let mut harmless = ours.chain(open::OTHERS_FILES);
         if !harmless.any(|known| name == known) {

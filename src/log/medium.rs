@@ -5,7 +5,10 @@ use std::io;
 use std::path::Path;
 use std::sync::{MutexGuard, PoisonError};
 
-use crate::log::{LOG, Log, OPEN_MAX};
+use crate::log::open::OPEN_MAX;
+use crate::log::{LOG, Log};
+use crate::os::dir::Access;
+use crate::os::kept::Kept;
 use crate::sync::{Ordering, crash_point};
 
 impl Log {
@@ -21,9 +24,13 @@ impl Log {
 
     /// The same without its name.
     pub(crate) fn sync_bytes(&self, number: u32) -> io::Result<()> {
-        let file = self.segment(number)?;
-        crash_point();
-        file.sync_data()
+        // Reading is enough for that, of a segment that this process may not write.
+        let sync = |file: &Kept| {
+            let file = file.proven()?;
+            crash_point();
+            file.sync_data().map(|()| true)
+        };
+        self.with_segment(number, Access::Read, sync).map(drop)
     }
 
     /// Waits until the name of a segment is on the medium.
@@ -44,9 +51,10 @@ impl Log {
     /// Waits until the names of all segments are on the medium; with the first, that of their directory, which somebody
     /// may have made who died before it was there.
     pub(crate) fn sync_names(&self) -> io::Result<()> {
-        self.home.sync(Path::new(LOG))?;
+        let home = self.home()?;
+        home.sync(Path::new(LOG))?;
         if !self.is_named.load(Ordering::Relaxed) {
-            self.home.sync_own()?;
+            home.sync_own()?;
             self.is_named.store(true, Ordering::Relaxed);
         }
         Ok(())

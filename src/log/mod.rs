@@ -19,20 +19,24 @@
 //! signal, and nobody else's writes are seen through a reference.
 
 mod medium;
+mod open;
 mod record;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use nix::errno::Errno;
+use open::{OpenSegments, Segment};
 use record::{HEAD_BYTES, Head};
 pub(crate) use record::{Place, RECORD_ALIGN, record_bytes};
 
-use crate::os::dir::Dir;
-use crate::os::file;
+use crate::os::dir::{Access, Dir};
+use crate::os::file::{self, Unfit};
+use crate::os::kept::Kept;
 use crate::sync::{AtomicBool, AtomicU64, Ordering, crash_point, fence};
 
 /// The directory of the segments, in that of the store.
@@ -41,8 +45,9 @@ pub(crate) const LOG: &str = "log";
 pub(crate) const SEGMENT_HEADER_BYTES: u64 = 48;
 const SEGMENT_MAGIC: [u8; 8] = *b"slablog\0";
 const FORMAT_VERSION: u32 = 1;
-/// How many segments a process keeps open. More are opened and closed as they are needed.
-const OPEN_MAX: usize = 64;
+/// So often a segment is opened again whose descriptor was closed or replaced since; then somebody else is doing that all
+/// the time.
+const ATTEMPTS: u32 = 8;
 /// Values up to that length are read together with what is before them: copying them down is cheaper than
 /// another system call.
 const SMALL_BYTES: usize = 16 * 1024;
@@ -61,11 +66,12 @@ pub(crate) const PAGE: u64 = 4096;
 pub(crate) struct Log {
     /// For messages; the store may have been moved since.
     dir: PathBuf,
-    /// That of the store.
-    home: Arc<Dir>,
-    mode: u32,
+    /// That of the store, found wherever it is moved.
+    home: Mutex<Arc<Dir>>,
+    /// In there: the file whose owner, group and mode all of the log has.
+    like: &'static str,
     store_id: u128,
-    open: Mutex<HashMap<u32, Arc<File>>>,
+    open: Arc<OpenSegments>,
     /// Places of records that were found whole, each where its bits say.
     known: [AtomicU64; KNOWN],
     /// The name of the directory is on the medium; and those of some segments.
@@ -75,6 +81,21 @@ pub(crate) struct Log {
     cannot_punch: AtomicBool,
     /// Segments that could not be read, or removed, when they were to be compacted.
     left: Mutex<HashSet<u32>>,
+}
+
+/// What became of making a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Created {
+    Yes,
+    /// There is a file of that name, which this process may not write. Another number will do.
+    NotWritable,
+}
+
+/// Whether that was said of one file, which this process may not write. It may still write others.
+pub(crate) fn may_not_write(error: &io::Error) -> bool {
+    let refusals = [Errno::EACCES, Errno::EPERM, Errno::EROFS, Errno::ETXTBSY];
+    let said = error.raw_os_error();
+    refusals.iter().any(|e| said == Some(*e as i32))
 }
 
 /// So many records are known at a time.
@@ -99,13 +120,15 @@ pub(crate) struct Wanted<'a> {
 }
 
 impl Log {
-    pub(crate) fn new(store: &Path, home: Arc<Dir>, mode: u32, store_id: u128) -> Log {
+    /// The log of the store in `home`, which is or was at the path `store`. What is made in it gets owner, group and mode
+    /// of the file `like` there.
+    pub(crate) fn new(store: &Path, home: Arc<Dir>, like: &'static str, store_id: u128) -> Log {
         Log {
             dir: store.join(LOG),
-            home,
-            mode,
+            home: Mutex::new(home),
+            like,
             store_id,
-            open: Mutex::default(),
+            open: Arc::default(),
             known: std::array::from_fn(|_| AtomicU64::new(0)),
             is_named: AtomicBool::new(false),
             named: Mutex::default(),
@@ -119,27 +142,69 @@ impl Log {
     }
 
     pub(crate) fn path(&self, number: u32) -> PathBuf {
-        self.dir.join(format!("{number:08x}"))
+        self.dir.join(Log::name(number))
     }
 
-    /// In the store's directory.
+    /// In its directory.
     fn name(number: u32) -> PathBuf {
-        Path::new(LOG).join(format!("{number:08x}"))
+        format!("{number:08x}").into()
+    }
+
+    /// The store's directory. Opened again if its descriptor was closed or replaced, as in the child of a fork: then by
+    /// its path, where it has to be that very directory.
+    fn home(&self) -> io::Result<Arc<Dir>> {
+        let mut home = self.home.lock().unwrap_or_else(PoisonError::into_inner);
+        if !home.is_attached() {
+            let again = Dir::open(self.dir.parent().unwrap_or(&self.dir))?;
+            if again.identity() != home.identity() {
+                return Err(Errno::EBADF.into());
+            }
+            *home = Arc::new(again);
+        }
+        Ok(Arc::clone(&home))
+    }
+
+    /// The directory of the segments. Opened each time: anybody who may write to the store's can put another one, or a
+    /// link, there.
+    fn directory(&self) -> io::Result<Dir> {
+        self.home()?.dir(Path::new(LOG))
     }
 
     /// The segment, opened once.
-    fn segment(&self, number: u32) -> io::Result<Arc<File>> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = open.get(&number) {
-            return Ok(Arc::clone(file));
+    fn segment(&self, number: u32, access: Access) -> io::Result<Arc<Segment>> {
+        if let Some(segment) = self.open.get(number, access) {
+            return Ok(segment);
         }
-        let file = Arc::new(self.home.file(&Log::name(number), false, self.mode)?);
-        self.refuse_anothers(&file)?;
-        if open.len() >= OPEN_MAX {
-            open.clear();
+        self.open.open(number, || {
+            let (dir, name) = (self.directory()?, Log::name(number));
+            let opened = match dir.file(&name, Access::Write) {
+                Err(e) if access == Access::Read && may_not_write(&e) => {
+                    (dir.file(&name, Access::Read)?, Access::Read)
+                }
+                other => (other?, Access::Write),
+            };
+            self.refuse_anothers(&opened.0)?;
+            Ok(opened)
+        })
+    }
+
+    /// Does something with a segment, and believes no failure, and no "no", of a descriptor that is not that of the
+    /// segment any more: then it is opened again.
+    fn with_segment(
+        &self,
+        number: u32,
+        access: Access,
+        mut action: impl FnMut(&Kept) -> io::Result<bool>,
+    ) -> io::Result<bool> {
+        for _ in 0..ATTEMPTS {
+            let segment = self.segment(number, access)?;
+            let done = action(&segment.file);
+            if matches!(done, Ok(true)) || segment.file.proven().is_ok() {
+                return done;
+            }
+            self.open.forget_lost(number, &segment);
         }
-        open.insert(number, Arc::clone(&file));
-        Ok(file)
+        Err(Errno::EBADF.into())
     }
 
     /// Should another store have been put in the place of ours, its segments have the same names.
@@ -159,28 +224,40 @@ impl Log {
 
     /// Forgets the descriptors of segments that are not `wanted` any more.
     pub(crate) fn close(&self, wanted: impl Fn(u32) -> bool) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|number, _| wanted(*number));
+        self.open.close(wanted);
     }
 
-    /// Makes a segment, or begins one anew that was made and never used. Only for who has its number.
-    pub(crate) fn create(&self, number: u32) -> io::Result<()> {
-        // Search permission goes with read permission.
-        let mode = self.mode | (self.mode & 0o444) >> 2;
-        self.home.make_dir(Path::new(LOG), mode)?;
+    /// Makes a segment, or begins one anew that was made and never used. Only for who has its number. With an error
+    /// there is no more of it than before.
+    pub(crate) fn create(&self, number: u32) -> io::Result<Created> {
+        let home = self.home()?;
+        let like = home.likeness_of(Path::new(self.like))?;
+        home.make_dir(Path::new(LOG), like)?;
         self.close(|other| other != number);
-        let name = Log::name(number);
-        let file = self.home.file(&name, true, self.mode)?;
+        let (dir, name) = (home.dir(Path::new(LOG))?, Log::name(number));
+        let file = match dir.create(&name, like) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                match dir.file(&name, Access::Write) {
+                    Err(e) if may_not_write(&e) => return Ok(Created::NotWritable),
+                    other => other?,
+                }
+            }
+            other => other?,
+        };
         self.refuse_anothers(&file)?;
         crash_point();
         let emptied = file.set_len(0);
         crash_point();
         let header = segment_header(number, self.store_id);
-        let begun = emptied.and_then(|()| file.write_all_at(&header, 0));
-        begun.inspect_err(|_| {
-            // Nobody knows of it, so nobody would remove it.
-            let _ = self.home.remove(&name);
-        })
+        let begun = emptied.and_then(|()| file::write_all_at(&file, &header, 0));
+        match begun {
+            Ok(()) => Ok(Created::Yes),
+            Err(e) => {
+                // Nobody knows of it, so nobody would remove it.
+                let _ = dir.remove(&name);
+                Err(e)
+            }
+        }
     }
 
     /// Writes a record into room that is the caller's alone.
@@ -191,17 +268,12 @@ impl Log {
         tag: &[u8],
         value: &[u8],
     ) -> io::Result<()> {
-        let file = self.segment(place.segment())?;
         let head = Head::of(place, key, tag, value).encode(key, tag, value);
-        if value.len() <= SMALL_BYTES {
-            crash_point();
-            return file.write_all_at(&[&head, value].concat(), place.offset());
+        let write = |file: &Kept| write_record(file, place, &head, value).map(|()| true);
+        self.with_segment(place.segment(), Access::Write, write)?;
+        if value.len() > SMALL_BYTES {
+            self.know(place);
         }
-        crash_point();
-        file.write_all_at(&head, place.offset())?;
-        crash_point();
-        file.write_all_at(value, place.offset() + head.len() as u64)?;
-        self.know(place);
         Ok(())
     }
 
@@ -212,17 +284,30 @@ impl Log {
         into: &mut Vec<u8>,
         tag: Option<&mut Vec<u8>>,
     ) -> io::Result<bool> {
-        let file = match self.segment(wanted.place.segment()) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-            other => other?,
-        };
+        let mut tag = tag;
+        let read = |file: &Kept| self.read_from(file, wanted, into, tag.as_deref_mut());
+        match self.with_segment(wanted.place.segment(), Access::Read, read) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            other => other,
+        }
+    }
+
+    fn read_from(
+        &self,
+        kept: &Kept,
+        wanted: Wanted<'_>,
+        into: &mut Vec<u8>,
+        tag: Option<&mut Vec<u8>>,
+    ) -> io::Result<bool> {
+        // What is read is summed up, or the file is proved afterwards.
+        let file = kept.unproven();
         let head_len = HEAD_BYTES + wanted.key.len() + wanted.tag_len;
         let at = wanted.place.offset();
         into.clear();
         if wanted.len <= SMALL_BYTES {
             into.resize(head_len + wanted.len, 0);
             crash_point();
-            if !read_whole(&file, into, at)? {
+            if !read_whole(file, into, at)? {
                 return Ok(false);
             }
             let (head, value) = into.split_at(head_len);
@@ -236,16 +321,13 @@ impl Log {
         }
         let mut head = vec![0; head_len];
         crash_point();
-        if !read_whole(&file, &mut head, at)? || !fits(wanted, &head) {
+        if !read_whole(file, &mut head, at)? || !fits(wanted, &head) {
             return Ok(false);
         }
         let end = at + (head_len + wanted.len) as u64;
         // No memory for what is not there, whatever is said of it; a chunk is not worth the question.
-        if wanted.len > CHUNK_BYTES {
-            crash_point();
-            if file.metadata()?.len() < end {
-                return Ok(false);
-            }
+        if wanted.len > CHUNK_BYTES && len_of(kept)? < end {
+            return Ok(false);
         }
         let trusting = wanted.trusting.filter(|_| self.is_known(wanted.place));
         let known = trusting.is_some();
@@ -256,7 +338,7 @@ impl Log {
             let done = into.len();
             let left = wanted.len - done;
             let chunk = if known { left } else { left.min(CHUNK_BYTES) };
-            if !file::read_behind(&file, into, chunk, from)? {
+            if !file::read_behind(file, into, chunk, from)? {
                 return Ok(false);
             }
             if !known {
@@ -270,7 +352,7 @@ impl Log {
             // Pairs with the fence of who gives it back: if any byte above came from after that, what is read in
             // there says that it was not needed any more.
             fence(Ordering::Acquire);
-            if is_needed() {
+            if kept.proven().is_ok() && is_needed() {
                 return Ok(true);
             }
             crc.update(into);
@@ -306,29 +388,32 @@ impl Log {
         key: &[u8],
         into: &mut Vec<u8>,
     ) -> io::Result<bool> {
-        let file = match self.segment(place.segment()) {
+        let mut len = None;
+        let read = self.with_segment(place.segment(), Access::Read, |file| {
+            let mut head = [0; HEAD_BYTES];
+            crash_point();
+            if !read_whole(file.unproven(), &mut head, place.offset())? {
+                return Ok(false);
+            }
+            let head = Head::decode(&head).filter(|head| head.key_len == key.len());
+            // Never more than the file has, whatever is said there.
+            let end = |head: &Head| place.offset() + head.value_len as u64;
+            let there = len_of(file)?;
+            len = head.filter(|h| there >= end(h)).map(|h| h.value_len);
+            Ok(len.is_some())
+        });
+        let len = match read {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-            other => other?,
+            other => other.map(|_| len)?,
         };
-        let mut head = [0; HEAD_BYTES];
-        crash_point();
-        if !read_whole(&file, &mut head, place.offset())? {
-            return Ok(false);
-        }
-        let Some(head) = Head::decode(&head) else {
+        let Some(len) = len else {
             return Ok(false);
         };
-        crash_point();
-        // Never more than the file has, whatever is said there.
-        let end = place.offset() + head.value_len as u64;
-        if head.key_len != key.len() || file.metadata()?.len() < end {
-            return Ok(false);
-        }
         let wanted = Wanted {
             place,
             key,
             tag_len: 0,
-            len: head.value_len,
+            len,
             trusting: None,
         };
         self.read(wanted, into, None)
@@ -356,8 +441,8 @@ impl Log {
         }
         // Pairs with the fence of who reads it without its sum.
         fence(Ordering::SeqCst);
-        let file = self.segment(place.segment());
-        match file.and_then(|file| file::punch(&file, from, to)) {
+        let punch = |file: &Kept| file::punch(file.proven()?, from, to);
+        match self.with_segment(place.segment(), Access::Write, punch) {
             Ok(true) => to - from,
             Ok(false) => {
                 self.cannot_punch.store(true, Ordering::Relaxed);
@@ -370,8 +455,18 @@ impl Log {
     /// Removes a segment that nothing leads to, whosever it was. Cut off first: whoever has it open does not keep
     /// its room. With an error it is as it was; once it was cut off it is gone, also if its name stays.
     pub(crate) fn remove(&self, number: u32) -> io::Result<()> {
-        match self.home.file(&Log::name(number), false, self.mode) {
+        let dir = match self.directory() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        let name = Log::name(number);
+        match dir.file(&name, Access::Write) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // Nothing that is ours to cut off: a link, say. But its name is.
+            Err(e) if Unfit::is(&e) || may_not_write(&e) => {
+                self.close(|open| open != number);
+                return dir.remove(&name);
+            }
             file => {
                 crash_point();
                 file?.set_len(0)?;
@@ -379,7 +474,7 @@ impl Log {
         }
         self.close(|open| open != number);
         // An empty file takes no room, and nobody gets its number: a repair tries again.
-        let _ = self.home.remove(&Log::name(number));
+        let _ = dir.remove(&name);
         Ok(())
     }
 
@@ -390,7 +485,10 @@ impl Log {
 
     /// The same, and how much of the device it takes.
     pub(crate) fn size_of(&self, number: u32) -> io::Result<Option<(u64, u64)>> {
-        match self.home.size(&Log::name(number)) {
+        match self
+            .directory()
+            .and_then(|dir| dir.size(&Log::name(number)))
+        {
             Ok(size) => Ok(Some(size)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
@@ -399,8 +497,14 @@ impl Log {
 
     /// Whether a file was begun by this store as that very segment.
     pub(crate) fn is_ours(&self, number: u32) -> io::Result<bool> {
-        let file = match self.home.file(&Log::name(number), false, self.mode) {
+        let name = Log::name(number);
+        let file = match self
+            .directory()
+            .and_then(|dir| dir.file(&name, Access::Read))
+        {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            // What this process may not even look at it has not begun.
+            Err(e) if Unfit::is(&e) || may_not_write(&e) => return Ok(false),
             file => file?,
         };
         let mut header = [0; SEGMENT_HEADER_BYTES as usize];
@@ -411,18 +515,15 @@ impl Log {
 
     /// The numbers of all files that are named like segments.
     pub(crate) fn numbers(&self) -> io::Result<Vec<u32>> {
-        crash_point();
-        let entries = match std::fs::read_dir(&self.dir) {
+        let names = match self.home()?.names(Path::new(LOG)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             other => other?,
         };
-        let mut numbers = Vec::new();
-        for entry in entries {
-            let name = entry?.file_name();
-            let number = name.to_str().filter(|name| name.len() == 8);
-            numbers.extend(number.and_then(|n| u32::from_str_radix(n, 16).ok()));
-        }
-        Ok(numbers)
+        let number = |name: &std::ffi::OsString| {
+            let name = name.to_str().filter(|name| name.len() == 8)?;
+            u32::from_str_radix(name, 16).ok()
+        };
+        Ok(names.iter().filter_map(number).collect())
     }
 }
 
@@ -431,6 +532,29 @@ pub(crate) fn interior(place: Place, bytes: u64) -> Option<(u64, u64)> {
     let from = (place.offset() + HEAD_BYTES as u64).next_multiple_of(PAGE);
     let to = (place.offset() + bytes) / PAGE * PAGE;
     (from + PUNCH_BYTES_MIN <= to).then_some((from, to))
+}
+
+/// Each write follows a proof: it must not go into what is a file of the program's by now.
+fn write_record(file: &Kept, place: Place, head: &[u8], value: &[u8]) -> io::Result<()> {
+    let at = place.offset();
+    if value.len() <= SMALL_BYTES {
+        crash_point();
+        return file::write_all_at(file.proven()?, &[head, value].concat(), at);
+    }
+    let behind = at + head.len() as u64;
+    file::growing(|| {
+        crash_point();
+        file.proven()?.write_all_at(head, at)?;
+        crash_point();
+        file.proven()?.write_all_at(value, behind)
+    })
+}
+
+/// How long a segment is that is open.
+// Types of the fields differ between machines.
+#[allow(clippy::unnecessary_cast)]
+fn len_of(file: &Kept) -> io::Result<u64> {
+    Ok(file.stat()?.st_size as u64)
 }
 
 /// `false`: the file ends before.
@@ -487,13 +611,15 @@ mod tests {
     fn a_length_that_is_not_there_takes_no_memory() {
         let dir = tempfile::tempdir().unwrap();
         let home = Arc::new(Dir::open(dir.path()).unwrap());
-        let log = Log::new(dir.path(), home, 0o600, 7);
-        log.create(1).unwrap();
+        std::fs::write(dir.path().join("like"), b"").unwrap();
+        let log = Log::new(dir.path(), home, "like", 7);
+        assert_eq!(log.create(1).unwrap(), Created::Yes);
         let place = Place::new(1, SEGMENT_HEADER_BYTES);
         let mut head = Head::of(place, b"key", &[], &[]);
         head.value_len = 1 << 30;
         let bytes = head.encode(b"key", &[], &[]);
-        let file = log.segment(1).unwrap();
+        let segment = log.segment(1, Access::Write).unwrap();
+        let file = segment.file.proven().unwrap();
         file.write_all_at(&bytes, place.offset()).unwrap();
         let wanted = Wanted {
             place,

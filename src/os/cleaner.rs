@@ -3,16 +3,14 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use nix::fcntl::AT_FDCWD;
-use nix::libc;
+use nix::fcntl::{AT_FDCWD, OFlag};
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 
-use crate::os::file::above_standard_descriptors;
+use crate::os::dir::{names, open_readable};
 use crate::os::kept::Kept;
 use crate::sync::crash_point;
 
@@ -21,22 +19,15 @@ pub(crate) const RENEW_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Opens a directory and locks it beside others (`flock`), for as long as it stays open. `None`: it cannot be opened.
 pub(crate) fn mark_in_use(dir: &Path) -> Option<Kept> {
-    let open = open_dir(dir, 0)?;
+    let open = open_dir(dir, OFlag::empty())?;
     crash_point();
     // Somebody who cleans it up has it alone just now, and will be done before anything here is old.
     let _ = fs2::FileExt::try_lock_shared(&open);
     Kept::new(open).ok()
 }
 
-fn open_dir(dir: &Path, flags: i32) -> Option<File> {
-    crash_point();
-    let flags = libc::O_DIRECTORY | flags;
-    let open = File::options()
-        .read(true)
-        .custom_flags(flags)
-        .open(dir)
-        .ok()?;
-    above_standard_descriptors(open).ok()
+fn open_dir(dir: &Path, how: OFlag) -> Option<File> {
+    open_readable(AT_FDCWD, dir, how).ok().map(File::from)
 }
 
 /// Whether a file has not been written for longer than [`RENEW_AFTER`], as far as that can be told.
@@ -57,13 +48,11 @@ pub(crate) fn renew(dir: &Path, names: impl IntoIterator<Item = impl AsRef<Path>
 
 /// Sets the times of all regular files in `dir` to now, and its own. It is not followed if it is a link.
 pub(crate) fn renew_all(dir: &Path) {
-    let Some(open) = open_dir(dir, libc::O_NOFOLLOW) else {
+    let Some(open) = open_dir(dir, OFlag::O_NOFOLLOW) else {
         return;
     };
-    crash_point();
-    let entries = std::fs::read_dir(dir).into_iter().flatten();
-    for entry in entries.filter_map(Result::ok) {
-        renew_in(&open, Path::new(&entry.file_name()));
+    for name in names(dir).unwrap_or_default() {
+        renew_in(&open, Path::new(&name));
     }
     renew_in(&open, Path::new("."));
 }

@@ -1,75 +1,116 @@
 //! Files by their names in a directory that is open: found wherever the directory is moved to, and never those of
-//! another one that was put in its place.
+//! another one that was put in its place. No link is followed, see [`file`].
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use crate::os::file::above_standard_descriptors;
+use crate::os::file::{self, Likeness, Names};
+use crate::os::kept::Kept;
 use crate::sync::crash_point;
 
-/// An open directory, which need not be readable.
-pub(crate) struct Dir(File);
+/// An open directory, which need not be readable. Its descriptor is proved to be its own whenever it is used.
+pub(crate) struct Dir(Kept);
+
+/// What a file is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    /// And to read.
+    Write,
+}
 
 impl Dir {
     pub(crate) fn open(path: &Path) -> io::Result<Dir> {
-        let how = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        crash_point();
-        let dir = nix::fcntl::open(path, how, Mode::empty())?;
-        above_standard_descriptors(dir.into()).map(Dir)
+        Dir::open_at(AT_FDCWD, path, OFlag::empty())
     }
 
-    /// Opens a file as [`file::open`](super::file::open) does.
-    pub(crate) fn file(&self, name: &Path, create: bool, mode: u32) -> io::Result<File> {
-        let file = match self.open_with(name, OFlag::O_RDWR, Mode::empty()) {
-            Err(Errno::ENOENT) if create => self.create(name, mode)?,
+    fn open_at(dir: BorrowedFd<'_>, path: &Path, how: OFlag) -> io::Result<Dir> {
+        let how = how | OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let dir = file::open_anything(dir, path, how, Mode::empty())?;
+        Kept::new(dir.into()).map(Dir)
+    }
+
+    /// A directory in it.
+    pub(crate) fn dir(&self, name: &Path) -> io::Result<Dir> {
+        match Dir::open_at(self.fd()?, name, OFlag::O_NOFOLLOW) {
+            Err(e) => Err(self.instead_of_dir(name).unwrap_or(e)),
+            dir => dir,
+        }
+    }
+
+    /// What there is where a directory was expected, if it is none.
+    fn instead_of_dir(&self, name: &Path) -> Option<io::Error> {
+        let stat = self.stat(name).ok()?;
+        (!file::is_directory(&stat)).then(|| file::no_directory(name, &stat))
+    }
+
+    /// Device and inode, as they were when it was opened.
+    pub(crate) fn identity(&self) -> (u64, u64) {
+        self.0.identity()
+    }
+
+    /// Whether its descriptor still is its own.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.0.proven().is_ok()
+    }
+
+    fn fd(&self) -> io::Result<BorrowedFd<'_>> {
+        Ok(self.0.proven()?.as_fd())
+    }
+
+    fn stat(&self, name: &Path) -> io::Result<nix::sys::stat::FileStat> {
+        crash_point();
+        Ok(fstatat(self.fd()?, name, AtFlags::AT_SYMLINK_NOFOLLOW)?)
+    }
+
+    /// Opens a file that is there.
+    pub(crate) fn file(&self, name: &Path, access: Access) -> io::Result<File> {
+        let how = match access {
+            Access::Read => OFlag::O_RDONLY,
+            Access::Write => OFlag::O_RDWR,
+        };
+        file::open_at(self.fd()?, name, how, Names::One)
+    }
+
+    /// Makes a file where there is nothing.
+    pub(crate) fn create(&self, name: &Path, like: Likeness) -> io::Result<File> {
+        file::create_at(self.fd()?, name, like)
+    }
+
+    /// Owner, group and mode of a file.
+    pub(crate) fn likeness_of(&self, name: &Path) -> io::Result<Likeness> {
+        Ok(Likeness::of_stat(&self.stat(name)?))
+    }
+
+    /// Makes a directory in it, unless there is one; in either case it is no link. Its name may not be on the medium
+    /// yet.
+    pub(crate) fn make_dir(&self, name: &Path, like: Likeness) -> io::Result<()> {
+        let like = like.of_dir();
+        crash_point();
+        match mkdirat(self.fd()?, name, like.mode()) {
+            Err(Errno::EEXIST) => return self.instead_of_dir(name).map_or(Ok(()), Err),
+            other => other?,
+        }
+        let made = match open_readable(self.fd()?, name, OFlag::O_NOFOLLOW) {
+            // The umask has taken away our own right to read it.
+            Err(Errno::EACCES) => {
+                crash_point();
+                let how = FchmodatFlags::NoFollowSymlink;
+                fchmodat(self.fd()?, name, Mode::S_IRWXU, how)?;
+                open_readable(self.fd()?, name, OFlag::O_NOFOLLOW)?
+            }
             other => other?,
         };
-        above_standard_descriptors(file)
-    }
-
-    fn create(&self, name: &Path, mode: u32) -> io::Result<File> {
-        let how = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
-        match self.open_with(name, how, Mode::from_bits_truncate(mode)) {
-            Ok(file) => {
-                crash_point();
-                file.set_permissions(std::fs::Permissions::from_mode(mode))?;
-                Ok(file)
-            }
-            // Somebody else created it in the meantime.
-            Err(Errno::EEXIST) => Ok(self.open_with(name, OFlag::O_RDWR, Mode::empty())?),
-            Err(e) => Err(e.into()),
-        }
-    }
-
-    fn open_with(&self, name: &Path, how: OFlag, mode: Mode) -> nix::Result<File> {
-        let how = how | OFlag::O_CLOEXEC | OFlag::O_LARGEFILE;
-        loop {
-            crash_point();
-            match openat(&self.0, name, how, mode) {
-                Err(Errno::EINTR) => {}
-                other => return other.map(File::from),
-            }
-        }
-    }
-
-    /// Makes a directory in it with `mode`, whatever the umask says, unless there is one. Its name may not be on the
-    /// medium yet.
-    pub(crate) fn make_dir(&self, name: &Path, mode: u32) -> io::Result<()> {
-        let mode = Mode::from_bits_truncate(mode);
-        crash_point();
-        match mkdirat(&self.0, name, mode) {
-            Err(Errno::EEXIST) => return Ok(()),
-            other => other?,
-        }
-        crash_point();
-        Ok(fchmodat(&self.0, name, mode, FchmodatFlags::FollowSymlink)?)
+        like.apply(made)
     }
 
     /// Waits until its own names are on the medium. It may be written and not be read: then they are when the kernel
@@ -83,23 +124,63 @@ impl Dir {
 
     /// Waits until the names in a directory in it are on the medium.
     pub(crate) fn sync(&self, name: &Path) -> io::Result<()> {
-        let how = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
-        let dir = self.open_with(name, how, Mode::empty())?;
+        let dir = File::from(self.readable(name)?);
         crash_point();
         dir.sync_all()
     }
 
+    /// The names of what there is in a directory in it.
+    pub(crate) fn names(&self, name: &Path) -> io::Result<Vec<OsString>> {
+        names_in(self.readable(name)?)
+    }
+
+    fn readable(&self, name: &Path) -> io::Result<OwnedFd> {
+        let opened = open_readable(self.fd()?, name, OFlag::O_NOFOLLOW);
+        opened.map_err(|e| self.instead_of_dir(name).unwrap_or(e.into()))
+    }
+
+    /// Removes a name, whatever it is the name of: a directory only if it is empty.
     pub(crate) fn remove(&self, name: &Path) -> io::Result<()> {
         crash_point();
-        Ok(unlinkat(&self.0, name, UnlinkatFlags::NoRemoveDir)?)
+        match unlinkat(self.fd()?, name, UnlinkatFlags::NoRemoveDir) {
+            Err(Errno::EISDIR) => {
+                crash_point();
+                Ok(unlinkat(self.fd()?, name, UnlinkatFlags::RemoveDir)?)
+            }
+            other => Ok(other?),
+        }
     }
 
     /// How long a file is, and how much of the device it takes.
     // Types of the fields differ between machines.
     #[allow(clippy::unnecessary_cast)]
     pub(crate) fn size(&self, name: &Path) -> io::Result<(u64, u64)> {
-        crash_point();
-        let stat = fstatat(&self.0, name, AtFlags::empty())?;
+        let stat = self.stat(name)?;
+        file::refuse_unfit(name, &stat, Names::Any)?;
         Ok((stat.st_size as u64, stat.st_blocks as u64 * 512))
     }
+}
+
+/// Opens a directory to list or to sync it.
+pub(super) fn open_readable(dir: BorrowedFd<'_>, name: &Path, how: OFlag) -> nix::Result<OwnedFd> {
+    let how = how | OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    file::open_anything(dir, name, how, Mode::empty())
+}
+
+/// The names of what there is in a directory. The standard library would list it by a descriptor of any number.
+pub(crate) fn names(path: &Path) -> io::Result<Vec<OsString>> {
+    names_in(open_readable(AT_FDCWD, path, OFlag::empty())?)
+}
+
+fn names_in(dir: OwnedFd) -> io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    crash_point();
+    for entry in nix::dir::Dir::from_fd(dir)? {
+        crash_point();
+        let name = entry?.file_name().to_bytes().to_vec();
+        if name != b"." && name != b".." {
+            names.push(OsString::from_vec(name));
+        }
+    }
+    Ok(names)
 }

@@ -1,65 +1,316 @@
 //! Files and directories: opening them in a way that no trap of Unix spoils.
+//!
+//! A directory that several users write to may hold anything by the time a name in it is opened: a link to a file of
+//! somebody else's, a FIFO, a device. So nothing is opened for being where it is expected: it is a regular file with one
+//! name, found without following a link, or it is refused ([`Unfit`]).
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl, posix_fallocate};
+use nix::fcntl::{
+    AT_FDCWD, AtFlags, FallocateFlags, FcntlArg, OFlag, fallocate, fcntl, openat, posix_fallocate,
+};
+use nix::libc;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat};
 use nix::sys::statfs::statfs;
-use nix::unistd::{Whence, lseek};
+use nix::unistd::{Gid, Uid, Whence, fchown, lseek};
 
+use crate::os::dir::{self, Dir};
+use crate::os::kept::Kept;
 use crate::sync::crash_point;
 
 /// Opens `path` for reading and writing, close-on-exec, never as one of the descriptors 0 to 2: a program
 /// that closed its standard error would otherwise print into the store. Created with `mode` if missing
 /// and `create`, whatever the umask says.
 pub(crate) fn open(path: &Path, create: bool, mode: u32) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(mode);
+    open_like(path, create, Likeness::of_mode(mode))
+}
+
+/// The same, and a file that is created gets also the owner and the group that `like` has.
+pub(crate) fn open_like(path: &Path, create: bool, like: Likeness) -> io::Result<File> {
+    match create {
+        true => open_or_create_at(AT_FDCWD, path, like, Names::One),
+        false => open_at(AT_FDCWD, path, OFlag::O_RDWR, Names::One),
+    }
+}
+
+/// Opens a file that is there, however many names it has: the slab, of which its opener says more about that.
+pub(crate) fn open_with_names(path: &Path) -> io::Result<File> {
+    open_at(AT_FDCWD, path, OFlag::O_RDWR, Names::Any)
+}
+
+/// The same as [`open`], for reading what is there.
+pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
+    open_at(AT_FDCWD, path, OFlag::O_RDONLY, Names::One)
+}
+
+/// How many names a file may have.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Names {
+    One,
+    Any,
+}
+
+/// Something that is no file of one name, where one was expected: nothing was opened, and nothing done to it.
+#[derive(Debug)]
+pub(crate) struct Unfit {
+    name: String,
+    what: String,
+}
+
+impl Unfit {
+    fn error(name: &Path, what: impl Into<String>) -> io::Error {
+        let name = name.file_name().unwrap_or(name.as_os_str());
+        io::Error::other(Unfit {
+            name: name.to_string_lossy().into_owned(),
+            what: what.into(),
+        })
+    }
+
+    pub(crate) fn is(error: &io::Error) -> bool {
+        let inner = error.get_ref();
+        inner.is_some_and(|inner| inner.is::<Unfit>())
+    }
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is {}", self.name, self.what)
+    }
+}
+
+impl std::error::Error for Unfit {}
+
+/// What a file is that is none, in words.
+fn kind_of(stat: &FileStat) -> &'static str {
+    match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
+        SFlag::S_IFREG => "a file",
+        SFlag::S_IFDIR => "a directory",
+        SFlag::S_IFLNK => "a symbolic link",
+        SFlag::S_IFIFO => "a FIFO",
+        SFlag::S_IFSOCK => "a socket",
+        SFlag::S_IFBLK | SFlag::S_IFCHR => "a device",
+        _ => "something unknown",
+    }
+}
+
+/// Says that `name` is no directory.
+pub(super) fn no_directory(name: &Path, stat: &FileStat) -> io::Error {
+    let what = format!(
+        "{}, not a directory of the store's; look who has put it there, and remove it",
+        kind_of(stat)
+    );
+    Unfit::error(name, what)
+}
+
+pub(super) fn is_directory(stat: &FileStat) -> bool {
+    stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits()
+}
+
+/// Refuses what is no regular file, or has other names than may be.
+pub(super) fn refuse_unfit(name: &Path, stat: &FileStat, names: Names) -> io::Result<()> {
+    if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFREG.bits() {
+        let what = format!(
+            "{}, not a file; look who has put it there, and remove it",
+            kind_of(stat)
+        );
+        return Err(Unfit::error(name, what));
+    }
+    // None at all: it was removed a moment ago, which is for the caller to notice.
+    if names == Names::One && stat.st_nlink > 1 {
+        let what = format!(
+            "a file of {} names (hard links), and those of a store have one; remove the others, and copy a store \
+             without links",
+            stat.st_nlink
+        );
+        return Err(Unfit::error(name, what));
+    }
+    Ok(())
+}
+
+/// Opens the file `name` in `dir`, which has to be one. A device is not opened at all, unless it is put there between
+/// two system calls; what was opened is looked at again.
+pub(super) fn open_at(
+    dir: BorrowedFd<'_>,
+    name: &Path,
+    how: OFlag,
+    names: Names,
+) -> io::Result<File> {
     crash_point();
-    let file = match options.open(path) {
-        Err(e) if create && e.kind() == io::ErrorKind::NotFound => create_new(path, mode)?,
+    refuse_unfit(
+        name,
+        &fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)?,
+        names,
+    )?;
+    let file = match open_once(dir, name, how | OFlag::O_NONBLOCK, Mode::empty()) {
+        // Another program has a lease on it: then opening waits until it has given that up. Should a FIFO be there by
+        // now, opening it for reading and writing does not wait.
+        Err(Errno::EAGAIN) if how == OFlag::O_RDWR => open_once(dir, name, how, Mode::empty())?,
+        Err(Errno::ELOOP) => return Err(Unfit::error(name, "a symbolic link, not a file")),
         other => other?,
     };
-    above_standard_descriptors(file)
+    crash_point();
+    refuse_unfit(name, &fstat(&file)?, names)?;
+    crash_point();
+    fcntl(&file, FcntlArg::F_SETFL(OFlag::empty()))?;
+    Ok(file)
 }
 
-fn create_new(path: &Path, mode: u32) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(mode);
-    crash_point();
-    match options.clone().create_new(true).open(path) {
-        Ok(file) => {
-            crash_point();
-            file.set_permissions(Permissions::from_mode(mode))?;
-            Ok(file)
+/// The same, made if there is nothing.
+pub(super) fn open_or_create_at(
+    dir: BorrowedFd<'_>,
+    name: &Path,
+    like: Likeness,
+    names: Names,
+) -> io::Result<File> {
+    let mut rounds = 0;
+    loop {
+        match open_at(dir, name, OFlag::O_RDWR, names) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            other => return other,
         }
-        // Somebody else created it in the meantime.
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-            crash_point();
-            options.open(path)
+        match create_at(dir, name, like) {
+            // Somebody else created it in the meantime.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && rounds < ROUNDS => rounds += 1,
+            other => return other,
         }
-        Err(e) => Err(e),
     }
 }
 
+/// More often nobody finds a file there and not there by turns who is not made to.
+const ROUNDS: u32 = 16;
+
+/// Creates a file where nothing is.
+pub(super) fn create_at(dir: BorrowedFd<'_>, name: &Path, like: Likeness) -> io::Result<File> {
+    let how = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
+    let file = open_once(dir, name, how, Mode::from_bits_truncate(like.mode))?;
+    like.apply(&file)?;
+    Ok(file)
+}
+
+fn open_once(dir: BorrowedFd<'_>, name: &Path, how: OFlag, mode: Mode) -> nix::Result<File> {
+    let always = OFlag::O_CLOEXEC | OFlag::O_LARGEFILE | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY;
+    open_anything(dir, name, how | always, mode).map(File::from)
+}
+
+/// Opens whatever is there, above the standard descriptors.
+pub(super) fn open_anything(
+    dir: BorrowedFd<'_>,
+    name: &Path,
+    how: OFlag,
+    mode: Mode,
+) -> nix::Result<OwnedFd> {
+    loop {
+        crash_point();
+        match openat(dir, name, how, mode) {
+            Err(Errno::EINTR) => {}
+            other => return above_standard_descriptors(other?),
+        }
+    }
+}
+
+/// Moves a descriptor of ours away from 0 to 2, which the program may open, print to, and close.
 #[allow(unsafe_code)]
-pub(super) fn above_standard_descriptors(file: File) -> io::Result<File> {
-    if file.as_raw_fd() > 2 {
-        return Ok(file);
+pub(crate) fn above_standard_descriptors(fd: OwnedFd) -> nix::Result<OwnedFd> {
+    if fd.as_raw_fd() > 2 {
+        return Ok(fd);
     }
     crash_point();
-    let moved = fcntl(&file, FcntlArg::F_DUPFD_CLOEXEC(3))?;
+    let moved = fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(3))?;
     // SAFETY: `moved` was just made by the kernel for us, and nothing else owns it.
-    let moved = unsafe { File::from_raw_fd(moved) };
-    // Closing the low one would let the next opening get it again, and again; nothing of ours does so
-    // between here and the end of the process's start, and standard streams are opened by their owner.
-    crash_point();
-    drop(file);
+    let moved = unsafe { OwnedFd::from_raw_fd(moved) };
+    // Another thread of the program may have opened its own there by `dup2` meanwhile.
+    if let Ok(low) = Kept::new(File::from(fd)) {
+        low.close();
+    }
     Ok(moved)
+}
+
+/// Owner, group and mode of a file that is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Likeness {
+    mode: u32,
+    /// `None`: whoever makes it, and the group that the directory gives it.
+    owner: Option<(u32, u32)>,
+}
+
+impl Likeness {
+    pub(crate) fn of_mode(mode: u32) -> Likeness {
+        Likeness { mode, owner: None }
+    }
+
+    pub(super) fn of_stat(stat: &FileStat) -> Likeness {
+        Likeness {
+            mode: stat.st_mode & 0o777,
+            owner: Some((stat.st_uid, stat.st_gid)),
+        }
+    }
+
+    /// That of what is at a path, of which no link is followed.
+    pub(crate) fn at(path: &Path) -> io::Result<Likeness> {
+        crash_point();
+        let stat = fstatat(AT_FDCWD, path, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        Ok(Likeness::of_stat(&stat))
+    }
+
+    /// The same for a file that only those may open who may write.
+    pub(crate) fn for_writers(self) -> Likeness {
+        let writers = self.mode & 0o222;
+        Likeness {
+            mode: writers | writers << 1,
+            ..self
+        }
+    }
+
+    /// The same for a directory: search permission goes with read permission.
+    pub(crate) fn of_dir(self) -> Likeness {
+        Likeness {
+            mode: self.mode | (self.mode & 0o444) >> 2,
+            ..self
+        }
+    }
+
+    pub(super) fn mode(self) -> Mode {
+        Mode::from_bits_truncate(self.mode)
+    }
+
+    /// Gives them to what was just made, as far as this process may: only root gives files away, and groups only their
+    /// members. A group that it cannot be given to has no more rights than everybody, for the rights were not meant
+    /// for the group that it has instead. What a directory says of groups in it (the bit setgid) stays.
+    pub(super) fn apply(self, to: impl AsFd) -> io::Result<()> {
+        let to = to.as_fd();
+        crash_point();
+        let now = fstat(to)?;
+        let mut mode = self.mode | now.st_mode & Mode::S_ISGID.bits();
+        if let Some((uid, gid)) = self.owner {
+            let is_given = |given: nix::Result<()>| match given {
+                Ok(()) => Ok(true),
+                // Also ids that this user namespace does not know.
+                Err(Errno::EPERM | Errno::EINVAL) => Ok(false),
+                Err(e) => Err(e),
+            };
+            if now.st_gid != gid {
+                crash_point();
+                if !is_given(fchown(to, None, Some(Gid::from_raw(gid))))? {
+                    mode = mode & !0o070 | (mode & 0o007) << 3;
+                }
+            }
+            if now.st_uid != uid {
+                crash_point();
+                is_given(fchown(to, Some(Uid::from_raw(uid)), None))?;
+            }
+        }
+        crash_point();
+        Ok(fchmod(to, Mode::from_bits_truncate(mode))?)
+    }
 }
 
 /// Makes `path` and what is missing above it. Only the last one gets `mode`, whatever the umask says;
@@ -70,7 +321,8 @@ pub(crate) fn create_dir(path: &Path, mode: u32) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
-    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+    let above = path.parent().filter(|p| !p.as_os_str().is_empty());
+    if let Some(parent) = above {
         // Above the first part of a relative one there is the empty path, which names nothing.
         let is_missing = |one: &&Path| !one.as_os_str().is_empty() && !one.is_dir();
         let missing: Vec<_> = parent.ancestors().take_while(is_missing).collect();
@@ -78,14 +330,18 @@ pub(crate) fn create_dir(path: &Path, mode: u32) -> io::Result<()> {
         std::fs::create_dir_all(parent)?;
         missing.into_iter().try_for_each(sync_above)?;
     }
-    crash_point();
-    match DirBuilder::new().mode(mode).create(path) {
-        Ok(()) => {
-            crash_point();
-            std::fs::set_permissions(path, Permissions::from_mode(mode))
-        }
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-        Err(e) => Err(e),
+    let Some(name) = path.file_name().map(OsStr::as_ref) else {
+        // It ends in `..`: what that leads to is made by now, if anything could make it.
+        return match path.is_dir() {
+            true => Ok(()),
+            false => Err(Errno::ENOENT.into()),
+        };
+    };
+    let above = Dir::open(above.unwrap_or(Path::new(".")))?;
+    match above.make_dir(name, Likeness::of_mode(mode)) {
+        // Made in the meantime, or a link to one: the directory of a store may be one.
+        Err(_) if path.is_dir() => Ok(()),
+        other => other,
     }
 }
 
@@ -106,8 +362,9 @@ pub(crate) fn sync_above(path: &Path) -> io::Result<()> {
 
 /// Waits until the names in a directory are on the medium.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+    let dir = File::from(dir::open_readable(AT_FDCWD, dir, OFlag::empty())?);
     crash_point();
-    File::open(dir)?.sync_all()
+    dir.sync_all()
 }
 
 /// Allocates the blocks of `len` bytes from `offset`, growing the file if it ends before. Afterwards a
@@ -116,14 +373,75 @@ pub(crate) fn allocate(file: &File, offset: u64, len: u64) -> io::Result<()> {
     let (mut at, end) = (to_offset(offset)?, to_offset(offset.saturating_add(len))?);
     // In pieces: a signal may undo one, and where signals are frequent a large one would never be done.
     while at < end {
+        let len = ALLOCATE_BYTES.min(end - at);
         crash_point();
-        match posix_fallocate(file, at, ALLOCATE_BYTES.min(end - at)) {
+        match growing(|| Ok(posix_fallocate(file, at, len)?)) {
             Ok(()) => at += ALLOCATE_BYTES,
-            Err(Errno::EINTR) => {}
-            Err(e) => return Err(e.into()),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
         }
     }
     Ok(())
+}
+
+/// Writes all of it. A limit of the process for the length of files (`ulimit -f`) is an error.
+pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    growing(|| {
+        crash_point();
+        file.write_all_at(bytes, offset)
+    })
+}
+
+/// Runs system calls that may make a file longer. Where a limit of the process forbids that, the kernel sends `SIGXFSZ` to
+/// the calling thread besides saying `EFBIG`, and a program that does not know of it is ended by that. So the signal is
+/// blocked meanwhile, and taken away if these calls caused it: the limit is looked at where it is applied, and may be
+/// changed by others, or other processes, at any time before. One that was pending already is the program's.
+pub(crate) fn growing<T>(grow: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let signal = SigSet::from(Signal::SIGXFSZ);
+    crash_point();
+    let before = signal.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let is_blocked = before.contains(Signal::SIGXFSZ);
+    // Only what is blocked can be pending for this thread.
+    let was_pending = is_blocked && is_pending(Signal::SIGXFSZ);
+    let result = grow();
+    let said = result.as_ref().err().and_then(io::Error::raw_os_error);
+    if said == Some(Errno::EFBIG as i32) && !was_pending {
+        take_pending(signal);
+    }
+    if !is_blocked {
+        crash_point();
+        // It was in the mask that was set above, so it can be set again.
+        let _ = before.thread_set_mask();
+    }
+    result
+}
+
+#[allow(unsafe_code)]
+fn is_pending(signal: Signal) -> bool {
+    let mut pending = MaybeUninit::<libc::sigset_t>::uninit();
+    crash_point();
+    // SAFETY: the kernel fills in a set, for which there is room.
+    let asked = unsafe { libc::sigpending(pending.as_mut_ptr()) };
+    // SAFETY: it was filled in, or is not looked at.
+    asked == 0 && unsafe { libc::sigismember(pending.as_ptr(), signal as i32) } == 1
+}
+
+/// Takes away a signal of the set that is pending, if one is; that of the thread before that of the process.
+#[allow(unsafe_code)]
+fn take_pending(signals: SigSet) {
+    let at_once = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    loop {
+        crash_point();
+        // SAFETY: set and time are valid for the length of the call; nothing is to be told of the signal.
+        let taken = unsafe { libc::sigtimedwait(signals.as_ref(), std::ptr::null_mut(), &at_once) };
+        // Another signal came first; or there is none, as where the file system's own limit was meant.
+        if taken >= 0 || Errno::last() != Errno::EINTR {
+            return;
+        }
+    }
 }
 
 /// Gives the blocks of the bytes from `from` to `to` back to the file system; they are zeros from then on, and the file
@@ -162,8 +480,7 @@ pub(crate) fn read_behind(
         let count = left.min(room.len());
         crash_point();
         // SAFETY: the kernel writes at most `count` bytes, which `room` has.
-        let read =
-            unsafe { nix::libc::pread(file.as_raw_fd(), room.as_mut_ptr().cast(), count, at) };
+        let read = unsafe { libc::pread(file.as_raw_fd(), room.as_mut_ptr().cast(), count, at) };
         match read {
             0 => return Ok(false),
             1.. => {
@@ -196,7 +513,7 @@ pub(crate) fn clear(file: &File, from: u64, to: u64) -> io::Result<()> {
         file.read_exact_at(&mut bytes[..len], at)?;
         if bytes.iter().any(|byte| *byte != 0) {
             bytes.fill(0);
-            file.write_all_at(&bytes[..len], at)?;
+            write_all_at(file, &bytes[..len], at)?;
         }
         at += len as u64;
     }
@@ -218,7 +535,7 @@ pub(crate) fn identity(file: &File) -> io::Result<(u64, u64)> {
 /// excludes nobody who opens the path.
 pub(crate) fn is_still(path: &Path, file: &File) -> io::Result<bool> {
     crash_point();
-    let there = match std::fs::metadata(path) {
+    let there = match std::fs::symlink_metadata(path) {
         Ok(meta) => (meta.dev(), meta.ino()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(e) => return Err(e),

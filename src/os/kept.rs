@@ -18,6 +18,7 @@ use crate::sync::{AtomicBool, Ordering, crash_point};
 pub(crate) struct Kept {
     file: ManuallyDrop<File>,
     identity: (u64, u64),
+    /// Or lost.
     closed: AtomicBool,
 }
 
@@ -42,16 +43,21 @@ impl Kept {
         self.stat().map(|_| self.unproven())
     }
 
-    /// What the kernel says of the file, which proves it as well.
+    /// What the kernel says of the file, which proves it as well. Once it was lost it stays lost: the file may be opened
+    /// again under that number, and is another's to close then.
     pub(crate) fn stat(&self) -> io::Result<FileStat> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Errno::EBADF.into());
         }
         crash_point();
-        let stat = fstat(&*self.file)?;
-        match identity_of(&stat) == self.identity {
-            true => Ok(stat),
-            false => Err(Errno::EBADF.into()),
+        let stat = fstat(&*self.file);
+        match stat {
+            Ok(stat) if identity_of(&stat) == self.identity => Ok(stat),
+            Err(e) if e != Errno::EBADF => Err(e.into()),
+            _ => {
+                self.closed.store(true, Ordering::Release);
+                Err(Errno::EBADF.into())
+            }
         }
     }
 
@@ -63,6 +69,11 @@ impl Kept {
     /// Device and inode, as they were when it was opened.
     pub(crate) fn identity(&self) -> (u64, u64) {
         self.identity
+    }
+
+    /// Leaves the number alone from now on, for it is known in another way not to be its own any more.
+    pub(crate) fn give_up(&self) {
+        self.closed.store(true, Ordering::Release);
     }
 
     /// Closes it, once, and only if the number still is its own. May run in the child of a fork.
@@ -112,6 +123,11 @@ mod tests {
         assert!(is_detached(kept.proven()));
         // SAFETY: `dup2` has made it a moment ago, and `kept` does not close it.
         let replaced = unsafe { File::from_raw_fd(number) };
+        // Nor if it is that file's again: whoever opened that will close it.
+        // SAFETY: as above.
+        let again = unsafe { nix::libc::dup2(ours.as_raw_fd(), number) };
+        assert_eq!(again, number);
+        assert!(is_detached(kept.proven()));
         drop(kept);
         assert!(replaced.metadata().is_ok());
     }

@@ -6,6 +6,8 @@ compile_error!(
     "slablock needs Linux: it is built on open-file-description locks, futexes in shared mappings and /proc"
 );
 
+#[allow(unsafe_code)]
+pub(crate) mod bell;
 pub(crate) mod cleaner;
 #[allow(unsafe_code)]
 pub(crate) mod clock;

@@ -11,6 +11,7 @@ use nix::sys::signal::kill;
 use nix::unistd::{Pid, gettid};
 
 use crate::os::clock;
+use crate::os::file::above_standard_descriptors;
 use crate::sync::crash_point;
 
 /// What identifies a process on this machine. The process id alone does not: it is reused, and means
@@ -168,7 +169,8 @@ pub(crate) fn boot_id() -> io::Result<u128> {
 pub(super) fn read_proc(path: &str) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; 1024];
     crash_point();
-    let read = File::open(path).and_then(|mut file| {
+    let read = File::open(path).and_then(|file| {
+        let mut file = File::from(above_standard_descriptors(file.into())?);
         crash_point();
         file.read(&mut bytes)
     });

@@ -8,7 +8,6 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use memmap2::{MmapOptions, MmapRaw};
@@ -253,7 +252,7 @@ impl Slab {
             let path = self.path.parent().unwrap_or(&self.path).to_path_buf();
             Error::Replaced { path }
         };
-        let file = file::open(&self.path, false, 0).and_then(Kept::new);
+        let file = file::open_with_names(&self.path).and_then(Kept::new);
         let file = file.map_err(|e| match e.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => replaced(),
             _ => Error::io("open", &self.path, e),
@@ -481,7 +480,7 @@ impl Slab {
             let cut = region.end_of(count);
             let rest = vec![0; len.saturating_sub(cut) as usize];
             crash_point();
-            file.write_all_at(&rest, cut).map_err(io)?;
+            file::write_all_at(file, &rest, cut).map_err(io)?;
         }
         Ok(Some(format!("it was cut off at {len} of {need} bytes")))
     }

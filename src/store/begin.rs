@@ -6,7 +6,7 @@
 //! compacts, when there are many numbers above its own.
 
 use crate::error::Result;
-use crate::log::{Log, Place, SEGMENT_HEADER_BYTES};
+use crate::log::{Created, Log, Place, SEGMENT_HEADER_BYTES};
 use crate::slab::layout::SEGMENTS;
 use crate::slab::{SEGMENT_BEGUN, SEGMENT_CLOSING};
 use crate::store::Store;
@@ -20,7 +20,8 @@ impl Store {
     /// Killed before it is open: it is described, and its place in the table is had by others when the table gets
     /// full. Killed later: a segment that nothing leads to, which is compacted away.
     pub(super) fn begin_segment(&self, log: &Log, alone: Option<u64>) -> Result<Place> {
-        loop {
+        // As many as there may be are another's in vain, one after another.
+        for _ in 0..SEGMENTS {
             let before = self.tail();
             // Another store in its place would lose a segment to this one.
             self.check_in_place()?;
@@ -28,13 +29,15 @@ impl Store {
             let word = &self.slab.segment(number).number;
             let made = self.make_segment(log, number, alone);
             let give_up = |seen| {
-                // Nobody else has its number, so a failure leaves a file that nothing leads to.
+                // Nobody else has its number: a file that nothing leads to would be left.
                 let _ = log.remove(number);
                 let _ = word.compare_exchange(seen, 0, Ordering::AcqRel, Ordering::Relaxed);
             };
-            if let Err(error) = made {
-                give_up(begun);
-                return Err(error);
+            if !matches!(made, Ok(Created::Yes)) {
+                // There is nothing of ours. What is there instead stays for who looks into it.
+                let _ = word.compare_exchange(begun, 0, Ordering::AcqRel, Ordering::Relaxed);
+                made?;
+                continue;
             }
             let open = number.into();
             // Otherwise it took so long that who compacts has taken it for a dead one's.
@@ -55,6 +58,7 @@ impl Store {
             }
             return Ok(first);
         }
+        Err(self.over_limit())
     }
 
     /// Begins another segment to append to, if there is anything in the one that is: then that can be compacted.
@@ -70,17 +74,22 @@ impl Store {
 
     /// Its place in the table may be another's by now, if that took long: nothing of that one is changed. What it has
     /// lost has another number in it, and is begun anew by who counts it; who closes it sets the cursor.
-    fn make_segment(&self, log: &Log, number: u32, alone: Option<u64>) -> Result<()> {
+    fn make_segment(&self, log: &Log, number: u32, alone: Option<u64>) -> Result<Created> {
         if let Some(bytes) = alone {
             self.note_end(Place::new(number, SEGMENT_HEADER_BYTES + bytes));
         }
-        log.create(number)
+        let created = log
+            .create(number)
             .map_err(self.log_error("create", log, number))?;
-        if self.is_durable() {
-            log.sync_name(number)
-                .map_err(self.log_error("sync", log, number))?;
+        if created == Created::Yes
+            && self.is_durable()
+            && let Err(e) = log.sync_name(number)
+        {
+            // Nobody else has its number: a file that nothing leads to would be left.
+            let _ = log.remove(number);
+            return Err(self.log_error("sync", log, number)(e));
         }
-        Ok(())
+        Ok(created)
     }
 
     /// Lets values be appended from `first` on, unless somebody else has begun a segment since `before`: then where

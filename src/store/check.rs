@@ -58,6 +58,7 @@ impl Store {
     /// waits for it, taking and giving back do not.
     pub(crate) fn check(&self) -> Result<CheckReport> {
         self.check_in_place()?;
+        self.process()?.locks.prove()?;
         let layout = self.slab().layout();
         let mut census = Census {
             report: CheckReport::default(),

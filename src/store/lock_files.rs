@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::error::{Error, Result};
+use crate::os::file::Likeness;
 use crate::os::fork::{Inherited, Registry};
 use crate::os::identity::FileIdentity;
 use crate::os::kept::Kept;
@@ -55,6 +56,7 @@ impl Locks {
     /// Opens what the store at `site` locks, or shares what another shard of its cache has open in this process. Files
     /// that are missing are made: whether they are those of the slab is asked later.
     pub(crate) fn open(site: &Site, mode: u32) -> Result<Locks> {
+        let like = site.likeness(mode)?;
         // Opened and registered in one step, as far as a fork is concerned. So is what is read once in a
         // process and then kept.
         let mut registry = Registry::lock();
@@ -70,7 +72,7 @@ impl Locks {
                 return Ok(Locks { files, lane });
             }
         }
-        let files = Arc::new(LockFiles::open(&site.locks, mode)?);
+        let files = Arc::new(LockFiles::open(&site.locks, like)?);
         files.take_lane(lane);
         open.push(Arc::downgrade(&files));
         let member: Weak<dyn Inherited> = Arc::<LockFiles>::downgrade(&files);
@@ -213,13 +215,13 @@ impl Drop for Locks {
 }
 
 impl LockFiles {
-    fn open(dir: &Path, mode: u32) -> Result<LockFiles> {
+    fn open(dir: &Path, like: Likeness) -> Result<LockFiles> {
         // What may be waited for lies where only those may open who may write.
-        let mode = (mode & 0o222) | (mode & 0o222) << 1;
+        let like = like.for_writers();
         let open = |name| {
             let path = dir.join(name);
             let io = |e| Error::io("open", &path, e);
-            let file = file::open(&path, true, mode).map_err(io)?;
+            let file = file::open_like(&path, true, like).map_err(io)?;
             let identity = FileIdentity::of(&file).map_err(io)?;
             let kept = Kept::known(file, (identity.device, identity.inode));
             Ok::<_, Error>((kept, identity))

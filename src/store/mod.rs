@@ -242,7 +242,7 @@ impl Store {
             locks.renew_times();
         }
         let home = Dir::open(self.dir()).map_err(|e| Error::io("open", self.dir(), e))?;
-        let log = Log::new(self.dir(), Arc::new(home), self.mode, self.slab.part().id);
+        let log = Log::new(self.dir(), Arc::new(home), open::SLAB, self.slab.part().id);
         let identity = Identity::of_this_process()
             .map_err(|e| Error::io("read", Path::new("/proc/self/stat"), e))?;
         loop {

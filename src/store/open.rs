@@ -11,7 +11,8 @@ use rand::rngs::SysRng;
 
 use crate::error::{Error, Result};
 use crate::log::LOG;
-use crate::os::file;
+use crate::os::dir::names;
+use crate::os::file::{self, Likeness};
 use crate::os::fork::{Inherited, Registry};
 use crate::slab::Slab;
 use crate::store::alone::{self, Alone};
@@ -72,6 +73,21 @@ impl Site {
                 dir,
             },
         })
+    }
+}
+
+impl Site {
+    /// Owner, group and mode of what is made: those of the slab; of a cache of shards, whose slab is not there yet, those
+    /// of its record; of a new store, what its maker asks for.
+    pub(crate) fn likeness(&self, mode: u32) -> Result<Likeness> {
+        for path in [self.dir.join(SLAB), self.locks.join(FANOUT)] {
+            match Likeness::at(&path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) if e.kind() == io::ErrorKind::NotADirectory => {}
+                like => return like.map_err(|e| Error::io("look at", &path, e)),
+            }
+        }
+        Ok(Likeness::of_mode(mode))
     }
 }
 
@@ -246,9 +262,7 @@ pub(super) fn refuse_strangers(dir: &Path, settings: &Settings) -> Result<()> {
         ));
     }
     crash_point();
-    let entries = std::fs::read_dir(dir).map_err(|e| Error::io("read", dir, e))?;
-    for entry in entries {
-        let name = entry.map_err(|e| Error::io("read", dir, e))?.file_name();
+    for name in names(dir).map_err(|e| Error::io("read", dir, e))? {
         let harmless = OUR_FILES.iter().chain(&OTHERS_FILES);
         if !harmless.into_iter().any(|known| name == OsStr::new(known)) {
             let why = format!(
@@ -299,7 +313,7 @@ fn attach(site: &Site, settings: &Settings) -> Result<(Locks, Slab)> {
         }
         let slab = match first {
             Some(slab) => Some(slab),
-            None => map(&site.dir, settings.mode)?,
+            None => map(&site.dir)?,
         };
         // Not ready: the one who was first died over it. Then another has to be.
         let Some(slab) = slab.filter(is_ready) else {
@@ -344,7 +358,7 @@ pub(crate) fn attach_again(locks: &Locks, slab: &Slab) -> Result<()> {
 /// What the first to attach does: make the slab, or finish making it, or make a copy a store of its own, or give it
 /// lock files again, or void what is left of the time before a reboot.
 fn go_first(site: &Site, locks: &Locks, settings: &Settings) -> Result<Slab> {
-    let Some(slab) = map(&site.dir, settings.mode)? else {
+    let Some(slab) = map(&site.dir)? else {
         return initialise(site, locks, settings);
     };
     if !original::names_itself(&slab) {

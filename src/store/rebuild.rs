@@ -92,7 +92,7 @@ fn alone_with(dir: &Path, mode: u32) -> Result<(Option<Slab>, Locks)> {
     }
     let locks = Locks::open(&site, mode)?;
     let attached = locks.try_attach_alone()?;
-    let slab = slab_file::map_unchecked(dir, mode)?;
+    let slab = slab_file::map_unchecked(dir)?;
     let is_in_use = match &slab {
         Some(slab) => !attached || alone::has_beacons(slab, &locks)?,
         None => !attached,

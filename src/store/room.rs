@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::log::{LARGE_BYTES, Place, RECORD_ALIGN, SEGMENT_HEADER_BYTES, record_bytes};
 use crate::os::clock;
 use crate::record::Force;
@@ -411,7 +411,8 @@ impl Store {
         if segments.is_empty() {
             return Ok(());
         }
-        log.sync_names().map_err(self.log_error("sync", log, 0))
+        log.sync_names()
+            .map_err(|e| Error::io("sync", log.dir(), e))
     }
 
     pub(crate) fn is_durable(&self) -> bool {

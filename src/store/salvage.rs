@@ -72,7 +72,7 @@ fn list_of(slab: &Slab, log: &Log) -> Result<Option<Vec<Flip>>> {
 
 /// What was decided in another shard's journal.
 fn decided_in(home: &Path) -> Result<Vec<Flip>> {
-    let decided = match slab_file::map_unchecked(home, 0o600) {
+    let decided = match slab_file::map_unchecked(home) {
         Ok(None) => None,
         Ok(Some(slab)) => list_of(&slab, &log_of(&slab)?)?,
         // It cannot be repaired either: nobody will ever know.
@@ -159,7 +159,9 @@ pub(super) fn adopt_log(slab: &Slab, thorough: bool) -> Result<Vec<String>> {
             if log.is_ours(number).map_err(io("read"))? {
                 last = last.max(number.into());
             }
-            log.remove(number).map_err(io("remove a segment of"))?;
+            let path = log.path(number);
+            log.remove(number)
+                .map_err(|e| Error::io("remove", &path, e))?;
             continue;
         };
         let (len, there) = log.size_of(number).map_err(io("read"))?.unwrap_or((0, 0));
@@ -185,11 +187,11 @@ pub(super) fn adopt_log(slab: &Slab, thorough: bool) -> Result<Vec<String>> {
     Ok(actions)
 }
 
-/// The log of a slab, to be read or cleared up: nothing is made, so the mode does not matter.
+/// The log of a slab, to be read or cleared up.
 pub(super) fn log_of(slab: &Slab) -> Result<Log> {
     let store = open::parent(slab.path());
     let home = Dir::open(&store).map_err(|e| Error::io("open", &store, e))?;
-    Ok(Log::new(&store, Arc::new(home), 0o600, slab.part().id))
+    Ok(Log::new(&store, Arc::new(home), open::SLAB, slab.part().id))
 }
 
 /// What is in idle cells and may be in force next, of values with a cell in the log.

@@ -8,7 +8,8 @@
 //! at least one sees that it is too much, and leaves its room unused (G5).
 
 use crate::error::{Error, Result};
-use crate::log::{LOG, Log, PAGE, Place, RECORD_ALIGN, SEGMENT_HEADER_BYTES, record_bytes};
+use crate::log::{LOG, Log, PAGE, Place, RECORD_ALIGN, SEGMENT_HEADER_BYTES};
+use crate::log::{may_not_write, record_bytes};
 use crate::record::closing;
 use crate::slab::layout::SEGMENTS;
 use crate::slab::{Gone, SEGMENT_BEGUN, SEGMENT_CLOSING, Segment};
@@ -227,6 +228,11 @@ impl Store {
                 Err(_) if !self.may_lead_to(place) => {
                     self.check_in_place()?;
                     self.mark_dead(dead);
+                }
+                // Another's, and this process may not write to it: to one of its own, then.
+                Err(error) if may_not_write(&error) && self.is_tail_in(place.segment()) => {
+                    self.mark_dead(dead);
+                    self.begin_segment(log, None)?;
                 }
                 Err(error) => {
                     self.check_in_place()?;

@@ -25,8 +25,8 @@ use crate::sync::{Ordering, crash_point};
 const DEFAULT_CAPACITY: usize = 65_536;
 
 /// Maps the slab of `dir`, or says why it cannot be one. `None`: it is not made yet.
-pub(super) fn map(dir: &Path, mode: u32) -> Result<Option<Slab>> {
-    let Some(slab) = map_unchecked(dir, mode)? else {
+pub(super) fn map(dir: &Path) -> Result<Option<Slab>> {
+    let Some(slab) = map_unchecked(dir)? else {
         return Ok(None);
     };
     // In this order: the file grows before the header says so.
@@ -39,9 +39,9 @@ pub(super) fn map(dir: &Path, mode: u32) -> Result<Option<Slab>> {
 }
 
 /// The same without a look at the file's length, for repair.
-pub(super) fn map_unchecked(dir: &Path, mode: u32) -> Result<Option<Slab>> {
+pub(super) fn map_unchecked(dir: &Path) -> Result<Option<Slab>> {
     let path = dir.join(SLAB);
-    let slab = match file::open(&path, false, mode) {
+    let slab = match file::open_with_names(&path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(|e| Error::io("open", &path, e))?,
     };
@@ -101,10 +101,9 @@ fn read_static(slab: &File, path: &Path) -> Result<Option<Static>> {
 }
 
 /// Whether there is nothing but zeros in it, as in a slab whose making was interrupted.
-// Its buffer has no place in the frame of every opening.
-#[inline(never)]
 fn is_blank(slab: &File) -> io::Result<bool> {
-    let mut bytes = [0; 1 << 16];
+    // Not in a frame: the thread may have a small stack.
+    let mut bytes = vec![0; 1 << 16];
     let mut at = 0;
     loop {
         crash_point();
@@ -143,7 +142,8 @@ pub(super) fn initialise(site: &Site, locks: &Locks, settings: &Settings) -> Res
         let path = path.clone();
         move |e| Error::io(action, &path, e)
     };
-    let slab = file::open(&path, true, settings.mode).map_err(io("create"))?;
+    let like = site.likeness(settings.mode)?;
+    let slab = file::open_like(&path, true, like).map_err(io("create"))?;
     if let Err(e) = file::allocate(&slab, 0, layout.fixed_bytes()) {
         // What was allocated is given back, as far as that works: there is nothing in it, and nobody has
         // mapped it.
@@ -191,7 +191,7 @@ pub(super) fn is_ready(slab: &Slab) -> bool {
 pub(super) fn write_static(slab: &File, path: &Path, part: &Static) -> Result<()> {
     for offset in [0, COPY_OFFSET] {
         crash_point();
-        slab.write_all_at(&part.encode(), offset)
+        file::write_all_at(slab, &part.encode(), offset)
             .map_err(|e| Error::io("write", path, e))?;
     }
     Ok(())

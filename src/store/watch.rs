@@ -9,34 +9,37 @@
 //! Nothing is decided here: who is woken judges anew. What cannot be watched (another PID namespace, no
 //! pidfds, no thread to be had) is looked at often, as before.
 
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::os::fd::AsFd;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, Weak};
 
 use nix::sys::signal::{SigSet, SigmaskHow};
 
-use crate::os::{futex, pidfd};
+use crate::os::bell::{Bell, Heard};
+use crate::os::fork::{Inherited, Registry};
+use crate::os::futex;
+use crate::os::pidfd::{self, Pidfd};
 use crate::record::ParticipantId;
 use crate::slab::SlotId;
 use crate::store::{Process, Store};
-use crate::sync::{Ordering, crash_point};
+use crate::sync::{AtomicBool, Ordering, crash_point};
 
 /// More holders than that are not worth a descriptor each.
 const HOLDERS_MAX: usize = 16;
 /// The thread needs next to nothing.
 const STACK_BYTES: usize = 64 * 1024;
 
-/// The watches of one process, and the bell of the thread that keeps them.
+/// The watches of one process, and the bell of the thread that keeps them. They change only while the registry of what is
+/// inherited is locked, which a fork waits for: the child finds them whole, and closes its copies of the descriptors.
 #[derive(Default)]
 pub(crate) struct Watches {
-    state: Mutex<State>,
+    state: RwLock<State>,
+    is_registered: AtomicBool,
 }
 
 #[derive(Default)]
 struct State {
     /// Rung when there is something new. `None`: no thread is there.
-    bell: Option<UnixStream>,
+    bell: Option<Arc<Bell>>,
     watched: Vec<Watched>,
     next_id: u64,
 }
@@ -46,7 +49,7 @@ struct Watched {
     id: u64,
     holder: ParticipantId,
     /// Shared by all who wait for that holder.
-    pidfd: Arc<OwnedFd>,
+    pidfd: Arc<Pidfd>,
     slot: SlotId,
 }
 
@@ -63,7 +66,7 @@ impl Watch<'_> {
     /// Whether it is these holders that are watched, and all of them still: what has fired, or was given
     /// up, is watched no more.
     pub(crate) fn is_over(&self, holders: &[ParticipantId]) -> bool {
-        let state = self.watches.lock();
+        let state = self.watches.look();
         let ours = state.watched.iter().filter(|w| w.id == self.id);
         self.holders == holders && ours.count() == self.watched
     }
@@ -71,24 +74,49 @@ impl Watch<'_> {
 
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
-        let mut state = self.watches.lock();
-        state.watched.retain(|w| w.id != self.id);
-        state.ring();
+        self.watches.change(|state| {
+            state.watched.retain(|w| w.id != self.id);
+            state.ring();
+        });
+    }
+}
+
+impl Process {
+    /// Before there is anything to be inherited by a fork.
+    fn register_watches(&self) {
+        if !self.watches.is_registered.swap(true, Ordering::Relaxed) {
+            let member: Weak<dyn Inherited> = Arc::<Watches>::downgrade(&self.watches);
+            Registry::lock().add(member);
+        }
     }
 }
 
 impl Watches {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn look(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let _registry = Registry::lock();
+        change(&mut self.state.write().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl State {
-    /// Lets the thread look at the list again. It cannot miss that: a full pipe is a bell that rings.
-    fn ring(&mut self) {
-        if let Some(bell) = &mut self.bell {
-            crash_point();
-            let _ = bell.write(&[1]);
+    /// Lets the thread look at the list again.
+    fn ring(&self) {
+        if let Some(bell) = &self.bell {
+            bell.ring();
+        }
+    }
+}
+
+impl Inherited for Watches {
+    fn disown(&self) {
+        // Nobody changes it during a fork. Nothing is taken out of it, for that would free memory.
+        if let Ok(state) = self.state.try_read() {
+            state.bell.iter().for_each(|bell| bell.close());
+            state.watched.iter().for_each(|w| w.pidfd.close());
         }
     }
 }
@@ -110,22 +138,24 @@ impl Store {
             .map(|holder| Some((*holder, self.pidfd_of(process, *holder)?)))
             .collect();
         let pidfds = pidfds?;
-        let mut state = process.watches.lock();
-        state.next_id += 1;
-        let id = state.next_id;
-        if !pidfds.is_empty() && state.bell.is_none() {
-            state.bell = Some(self.start_watching(process)?);
-        }
+        process.register_watches();
         let watched = pidfds.len();
-        state
-            .watched
-            .extend(pidfds.into_iter().map(|(holder, pidfd)| Watched {
+        let id = process.watches.change(|state| {
+            state.next_id += 1;
+            let id = state.next_id;
+            if !pidfds.is_empty() && state.bell.is_none() {
+                state.bell = Some(self.start_watching(process)?);
+            }
+            let new = pidfds.into_iter().map(|(holder, pidfd)| Watched {
                 id,
                 holder,
                 pidfd,
                 slot,
-            }));
-        state.ring();
+            });
+            state.watched.extend(new);
+            state.ring();
+            Some(id)
+        })?;
         Some(Watch {
             watches: &process.watches,
             id,
@@ -134,10 +164,10 @@ impl Store {
         })
     }
 
-    fn pidfd_of(&self, process: &Process, holder: ParticipantId) -> Option<Arc<OwnedFd>> {
+    fn pidfd_of(&self, process: &Process, holder: ParticipantId) -> Option<Arc<Pidfd>> {
         // One for each holder, however many threads wait. Should it be that of an earlier user of the
         // number, it fires at once, and is watched no more.
-        let state = process.watches.lock();
+        let state = process.watches.look();
         if let Some(known) = state.watched.iter().find(|w| w.holder == holder) {
             return Some(Arc::clone(&known.pidfd));
         }
@@ -146,24 +176,20 @@ impl Store {
         if !described.same_pid_namespace {
             return None;
         }
-        let pidfd = pidfd::open(described.pid).ok()?;
+        let pidfd = Pidfd::open(described.pid).ok()?;
         // Asked after opening: if the holder lives now, the number was its own.
         if self.is_dead(process, holder) {
             return None;
         }
         // Ended, and yet not dead: its beacon is another's. There is nothing more to hear of it.
-        let ended = pidfd::has_ended(&pidfd).unwrap_or(true);
+        let ended = pidfd.has_ended().unwrap_or(true);
         (!ended).then(|| Arc::new(pidfd))
     }
 
     /// Starts the thread; answers its bell.
-    fn start_watching(self: &Arc<Store>, process: &Process) -> Option<UnixStream> {
-        crash_point();
-        let (bell, heard) = UnixStream::pair().ok()?;
-        crash_point();
-        bell.set_nonblocking(true).ok()?;
-        crash_point();
-        heard.set_nonblocking(true).ok()?;
+    fn start_watching(self: &Arc<Store>, process: &Process) -> Option<Arc<Bell>> {
+        let bell = Arc::new(Bell::new().ok()?);
+        let heard = Arc::clone(&bell);
         let (store, watches) = (Arc::clone(self), Arc::clone(&process.watches));
         crash_point();
         // No signal of the program's is for this thread: it starts with all of them blocked.
@@ -183,46 +209,59 @@ impl Store {
 }
 
 /// The thread: waits for the bell and for deaths, and ends when there is nothing to watch.
-fn keep_watch(store: &Store, watches: &Watches, mut bell: &UnixStream) {
+fn keep_watch(store: &Store, watches: &Watches, bell: &Arc<Bell>) {
     loop {
-        let pidfds: Vec<Arc<OwnedFd>> = {
-            let mut state = watches.lock();
-            if state.watched.is_empty() {
-                state.bell = None;
-                return;
-            }
-            let mut pidfds: Vec<Arc<OwnedFd>> = Vec::new();
-            for watched in &state.watched {
-                if !pidfds.iter().any(|fd| Arc::ptr_eq(fd, &watched.pidfd)) {
-                    pidfds.push(Arc::clone(&watched.pidfd));
-                }
-            }
-            pidfds
+        let Some(pidfds) = watched_by(watches, bell) else {
+            return;
         };
         let mut fds = vec![bell.as_fd()];
         fds.extend(pidfds.iter().map(|fd| fd.as_fd()));
         let Ok(readable) = pidfd::wait_readable(&fds) else {
             // Out of memory, say. Waiters notice that they are watched no more when they look next.
-            watches.lock().watched.clear();
+            watches.change(|state| state.watched.clear());
             continue;
         };
-        let mut heard = [0; 64];
-        crash_point();
-        while matches!(bell.read(&mut heard), Ok(1..)) {
-            crash_point();
+        if bell.hear() == Heard::Nothing {
+            // Other code in the process has closed or replaced it. Waiters have another watch begun when they look next.
+            watches.change(|state| {
+                state.watched.clear();
+                state.bell = None;
+            });
+            return;
         }
         let ended = pidfds.iter().zip(&readable[1..]).filter(|(_, gone)| **gone);
         for (pidfd, _) in ended {
-            let mut state = watches.lock();
-            state.watched.retain(|watched| {
-                let gone = Arc::ptr_eq(&watched.pidfd, pidfd);
-                if gone {
-                    wake_waiters(store, watched.slot);
-                }
-                !gone
+            watches.change(|state| {
+                state.watched.retain(|watched| {
+                    let gone = Arc::ptr_eq(&watched.pidfd, pidfd);
+                    if gone {
+                        wake_waiters(store, watched.slot);
+                    }
+                    !gone
+                });
             });
         }
     }
+}
+
+/// What the thread with that bell waits for. `None`: nothing, or another thread does.
+fn watched_by(watches: &Watches, bell: &Arc<Bell>) -> Option<Vec<Arc<Pidfd>>> {
+    watches.change(|state| {
+        if !state.bell.as_ref().is_some_and(|b| Arc::ptr_eq(b, bell)) {
+            return None;
+        }
+        if state.watched.is_empty() {
+            state.bell = None;
+            return None;
+        }
+        let mut pidfds: Vec<Arc<Pidfd>> = Vec::new();
+        for watched in &state.watched {
+            if !pidfds.iter().any(|fd| Arc::ptr_eq(fd, &watched.pidfd)) {
+                pidfds.push(Arc::clone(&watched.pidfd));
+            }
+        }
+        Some(pidfds)
+    })
 }
 
 /// All of them, also other processes': one of them takes over, the others sleep on.

@@ -1,0 +1,105 @@
+//! The segments that a process has open, and what becomes of their descriptors: other code in the process may close or
+//! replace them at any time, and a forked child has copies.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, Weak};
+
+use crate::os::dir::Access;
+use crate::os::fork::{Inherited, Registry};
+use crate::os::kept::Kept;
+use crate::sync::{AtomicBool, Ordering};
+
+/// How many segments a process keeps open. More are opened and closed as they are needed.
+pub(super) const OPEN_MAX: usize = 64;
+
+/// One segment's file, open.
+pub(super) struct Segment {
+    pub(super) file: Kept,
+    access: Access,
+}
+
+type Table = HashMap<u32, Arc<Segment>>;
+
+/// All of them, by their numbers.
+///
+/// The table changes only while the registry of what is inherited is locked, which a fork waits for: the child finds it
+/// whole, and closes its copies. Who looks up a segment locks nothing but the table.
+#[derive(Default)]
+pub(super) struct OpenSegments {
+    table: RwLock<Table>,
+    is_registered: AtomicBool,
+}
+
+impl OpenSegments {
+    fn table(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Table)) {
+        change(&mut self.table.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The segment, if it is open for that.
+    pub(super) fn get(&self, number: u32, access: Access) -> Option<Arc<Segment>> {
+        let table = self.table();
+        let found = table.get(&number)?;
+        let is_enough = access == Access::Read || found.access == Access::Write;
+        is_enough.then(|| Arc::clone(found))
+    }
+
+    /// Opens a segment, by what the caller says, in one step as far as a fork is concerned.
+    pub(super) fn open(
+        self: &Arc<OpenSegments>,
+        number: u32,
+        open: impl FnOnce() -> io::Result<(File, Access)>,
+    ) -> io::Result<Arc<Segment>> {
+        let mut registry = Registry::lock();
+        if !self.is_registered.swap(true, Ordering::Relaxed) {
+            let member: Weak<dyn Inherited> = Arc::<OpenSegments>::downgrade(self);
+            registry.add(member);
+        }
+        let (file, access) = open()?;
+        let file = Kept::new(file)?;
+        let segment = Arc::new(Segment { file, access });
+        self.change(|table| {
+            if table.len() >= OPEN_MAX {
+                table.clear();
+            }
+            table.insert(number, Arc::clone(&segment));
+        });
+        drop(registry);
+        Ok(segment)
+    }
+
+    /// Forgets the descriptors of segments that are not `wanted` any more.
+    pub(super) fn close(&self, wanted: impl Fn(u32) -> bool) {
+        if self.table().keys().all(|number| wanted(*number)) {
+            return;
+        }
+        let _registry = Registry::lock();
+        self.change(|table| table.retain(|number, _| wanted(*number)));
+    }
+
+    /// Forgets one whose descriptor is not its own any more, unless it was opened again meanwhile.
+    #[cold]
+    pub(super) fn forget_lost(&self, number: u32, lost: &Arc<Segment>) {
+        let _registry = Registry::lock();
+        let is_it = |found: &Arc<Segment>| Arc::ptr_eq(found, lost);
+        self.change(|table| {
+            if table.get(&number).is_some_and(is_it) {
+                table.remove(&number);
+            }
+        });
+    }
+}
+
+impl Inherited for OpenSegments {
+    fn disown(&self) {
+        // Nobody changes it during a fork. Nothing is taken out of it, for that would free memory.
+        if let Ok(table) = self.table.try_read() {
+            table.values().for_each(|segment| segment.file.close());
+        }
+    }
+}
