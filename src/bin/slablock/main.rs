@@ -14,6 +14,7 @@ mod hold;
 mod holder;
 mod memo;
 mod place;
+mod program;
 mod run;
 mod seconds;
 mod signals;

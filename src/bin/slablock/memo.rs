@@ -18,9 +18,10 @@ use slablock::{Cache, SetOptions};
 
 use crate::{
     capture::{Capture, OUTPUT_BYTES_MAX},
-    child::{self, Child, Program, Streams},
+    child::{self, Child, Streams},
     failure::Failure,
     place::Place,
+    program::Program,
     run::{self, SIGNALLED},
     signals::{Arrived, Signals},
     supervise::pass_on_early,
@@ -205,7 +206,7 @@ impl Run<'_> {
         ];
         let mask = self.signals.mask_before();
         let child = Program::new(&self.plan.command, &variables)
-            .and_then(|program| program.start(&mask, &lifeline, Some(&streams)))
+            .and_then(|program| child::start(&program, &mask, &lifeline, Some(&streams)))
             .map_err(|error| run::not_started(&self.plan.command[0], &error))?;
         Ok((child, capture))
     }

@@ -13,11 +13,12 @@ use nix::sys::signal::Signal;
 use slablock::Error;
 
 use crate::{
-    child::{self, Program},
+    child,
     failure::{self, Failure},
     hold::{Held, Wanted},
     holder,
     place::Place,
+    program::Program,
     signals::Signals,
     supervise::{Ended, supervise},
     text::{self, complain},
@@ -175,7 +176,7 @@ fn execute(
         ("SLABLOCK_TOKEN", OsStr::new(&token)),
     ];
     let mut child = Program::new(&plan.command, &variables)
-        .and_then(|program| program.start(&signals.mask_before(), &lifeline, None))
+        .and_then(|program| child::start(&program, &signals.mask_before(), &lifeline, None))
         .map_err(|error| not_started(&plan.command[0], &error))?;
     let ended = supervise(&mut child, held, plan.lease, signals);
     if ended.is_err() {
