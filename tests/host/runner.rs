@@ -6,9 +6,20 @@
 #[path = "../cli/shop.rs"]
 mod shop;
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    time::{Duration, Instant},
+};
 
-use shop::Shop;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use shop::{LINE_WAIT, Outcome, Running, Shop, code};
+
+/// The shell that says its number waits for another one, which says `up` and ends with its input.
+const WITH_A_CHILD: &str = "echo $$; exec 3<&0; sh -c 'echo up; read line' <&3; true";
 
 /// A file that can be executed and says nothing of who executes it.
 fn script(shop: &Shop, name: &str, text: &str) -> String {
@@ -37,7 +48,7 @@ fn a_script_without_an_interpreter_gets_all_of_its_arguments() {
     let directory = shop.dir.path().to_str().unwrap();
     let mut command = shop.command(&["run", "k", "--", "x", "one"]);
     command.env("PATH", format!("/nowhere:{directory}:/usr/bin:/bin"));
-    let outcome = shop::Outcome::of(&mut command);
+    let outcome = Outcome::of(&mut command);
     assert_eq!(outcome.out, format!("{path} 1\n"), "{}", outcome.err);
 }
 
@@ -51,7 +62,7 @@ fn a_long_path_is_searched_to_its_end_and_a_denial_is_remembered() {
     let path = format!("{nowhere}:/{}:{directory}", "y".repeat(300));
     let run = |name: &str, path: &str| {
         let mut command = shop.command(&["run", "k", "--", name]);
-        shop::Outcome::of(command.env("PATH", path))
+        Outcome::of(command.env("PATH", path))
     };
     assert_eq!(run("tool", &path).out, "found\n");
     run("no-such-tool", &path).complains(127, &["no-such-tool", "PATH"]);
@@ -63,4 +74,136 @@ fn a_long_path_is_searched_to_its_end_and_a_denial_is_remembered() {
     run("tool", &format!("{denied}:/nowhere")).complains(126, &["tool", "denied"]);
     // What stands in the way of a path is no directory.
     run("tool", &format!("{denied}/tool")).complains(127, &["tool"]);
+}
+
+/// Ends the command of `running` by a signal, through slablock or past it.
+fn end(running: &Running, command: i32, past_slablock: bool) {
+    match past_slablock {
+        false => running.signal(Signal::SIGTERM),
+        true => kill(Pid::from_raw(command), Signal::SIGKILL).unwrap(),
+    }
+}
+
+#[test]
+fn what_outlives_a_command_that_a_signal_ended_keeps_the_key() {
+    let permits = ["--permits", "2"];
+    for (options, past_slablock) in [
+        (&[][..], false),
+        (&[], true),
+        (&permits, false),
+        (&permits, true),
+        (&["--expire", "3600"], false),
+    ] {
+        let shop = Shop::new();
+        let of = |options: &[&'static str]| [&["run"], options, &["k", "--", "sh", "-c"]].concat();
+        let mut running = shop.start(&[&of(options)[..], &[WITH_A_CHILD]].concat());
+        let command: i32 = running.line().parse().unwrap();
+        running.expect("up");
+        // Of two permits the other one is somebody's who ends as usual.
+        let other = (options == permits).then(|| shop.hold("k", &permits));
+        end(&running, command, past_slablock);
+        let status = code(running.child.wait().unwrap());
+        assert_eq!(status, 128 + if past_slablock { 9 } else { 15 });
+        let try_it = [&["run", "-n", "-q"], options, &["k", "--", "true"]].concat();
+        assert_eq!(shop.run(&try_it).code, 75, "{options:?}");
+        // A waiter has it as soon as the last of them is gone, and is told.
+        let waiter = shop.start(&[&of(options)[..], &["echo mine"]].concat());
+        let told = waiter.complaint();
+        assert!(told.contains("waiting for"), "{told}");
+        assert_eq!(waiter.out.try_recv().ok(), None);
+        drop(running.input.take());
+        running.silence();
+        waiter.expect("mine");
+        let told = waiter.complaint();
+        let dead = format!("pid {}", running.pid());
+        assert!(
+            told.contains("died holding it") && told.contains(&dead),
+            "{told}"
+        );
+        assert_eq!(waiter.finish(), 0);
+        drop(other);
+    }
+}
+
+/// Nobody is left to renew it.
+#[test]
+fn what_outlives_slablock_keeps_a_lease_to_its_end_only() {
+    let shop = Shop::new();
+    let run = ["run", "--expire", "0.5", "k", "--", "sh", "-c"];
+    let mut running = shop.start(&[&run[..], &[WITH_A_CHILD]].concat());
+    let command: i32 = running.line().parse().unwrap();
+    running.expect("up");
+    end(&running, command, true);
+    assert_eq!(code(running.child.wait().unwrap()), 128 + 9);
+    let waiter = shop.start(&[&run[..], &["echo mine"]].concat());
+    waiter.expect("mine");
+    assert_eq!(running.out.try_recv().ok(), None, "the other one was gone");
+    let told: Vec<String> = waiter.err.iter().collect();
+    assert!(told.last().unwrap().contains("the last holder"), "{told:?}");
+    assert_eq!(waiter.finish(), 0);
+    drop(running.input.take());
+    running.silence();
+}
+
+#[test]
+fn a_signal_that_leaves_nobody_frees_the_key_and_the_next_is_told() {
+    let shop = Shop::new();
+    let running = shop.hold("k", &[]);
+    running.signal(Signal::SIGINT);
+    running.silence();
+    assert_eq!(running.finish(), 128 + 2);
+    let next = shop.run(&["run", "-n", "k", "--", "echo", "mine"]);
+    assert_eq!(next.out, "mine\n");
+    next.complains(0, &["died holding it"]);
+    // One that ended by itself, whatever it was that made it, has given back.
+    let script = "trap 'exit 143' TERM; echo up; while :; do read line; done";
+    let running = shop.start(&["run", "k", "--", "sh", "-c", script]);
+    running.expect("up");
+    running.signal(Signal::SIGTERM);
+    running.silence();
+    assert_eq!(running.finish(), 143);
+    let next = shop.run(&["run", "-n", "k", "--", "true"]);
+    assert_eq!((next.code, next.err.as_str()), (0, ""));
+}
+
+#[test]
+fn a_memo_that_a_signal_ended_is_run_again_when_nothing_is_left_of_it() {
+    let shop = Shop::new();
+    let (ran, pipe) = (shop.path("ran"), shop.path("pipe"));
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    // The first one leaves a child that waits for the other end of the pipe.
+    let script = format!(
+        "echo $$ >> {ran}; [ $(wc -l < {ran}) = 1 ] || exit 0; sh -c ': > {pipe}.up; read line < {pipe}'; true"
+    );
+    let memo = ["memo", "--key", "k", "--", "sh", "-c", &script];
+    let mut first = shop.start(&memo);
+    until("the child is up", || {
+        fs::exists(format!("{pipe}.up")).unwrap()
+    });
+    first.signal(Signal::SIGTERM);
+    assert_eq!(code(first.child.wait().unwrap()), 128 + 15);
+    let second = shop.start(&memo);
+    until("the second one sleeps", || {
+        let call = fs::read_to_string(format!("/proc/{}/syscall", second.pid()));
+        call.is_ok_and(|call| call.starts_with(&format!("{} ", nix::libc::SYS_futex)))
+    });
+    assert_eq!(fs::read_to_string(&ran).unwrap().lines().count(), 1);
+    fs::write(&pipe, "\n").unwrap();
+    assert_eq!(second.finish(), 0);
+    assert_eq!(fs::read_to_string(&ran).unwrap().lines().count(), 2);
+}
+
+/// Looks again and again until something outside is so.
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + LINE_WAIT;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }

@@ -40,10 +40,14 @@ Exit status:
 
 COMMAND gets standard input and SLABLOCK_DIR, SLABLOCK_KEY and SLABLOCK_TOKEN in its environment.
 The token is a number that grows with each grant: let what you write to refuse smaller ones.
-TERM, INT, HUP and QUIT are passed on to COMMAND; while waiting they end the wait. If slablock is
-killed, COMMAND is killed too, and the key stays held until nothing of what it started is left (with
---expire, until the lease is over at the latest). What COMMAND leaves running when it ends does not
-keep the key.
+TERM, INT, HUP and QUIT are passed on to COMMAND; while waiting they end the wait.
+
+When COMMAND exits, with whatever status, the key is given back: what it leaves running does not keep
+it. When a signal ends COMMAND, or slablock (then COMMAND is killed, too), the key stays held until
+nothing of what COMMAND started is left, and the next holder is told that this one died. With
+--permits this goes for the one permit; with --expire the key is free when the lease is over at the
+latest, for nobody renews it. What has closed all descriptors that it inherited, or was started by
+somebody else on behalf of COMMAND (a container, ssh, systemd-run), is not seen.
 
 Examples:
   slablock run deploy -- ./deploy.sh
@@ -85,9 +89,10 @@ const MEMO_NOTES: &str = "\
 What COMMAND writes to standard output and to standard error is kept, apart, together with its exit
 status, and is written out when it has ended: by the one who ran it, by those who waited meanwhile,
 and by all who ask later, until it expires. Without --expire that is never; `slablock delete` forgets it.
-A COMMAND that a signal ended is not kept: the next one who waits runs it. So does the next one when the
-slablock that runs it is killed, which kills COMMAND, too: but not before all that COMMAND has started is
-gone, so that it never runs beside itself.
+What a COMMAND wrote that a signal ended is not kept: the next one who waits runs it. So does the next one
+when the slablock that runs it is killed, which kills COMMAND, too. Either way not before all that COMMAND
+has started is gone, so that it never runs beside itself; what has closed all descriptors that it
+inherited is not seen.
 
 COMMAND gets an empty standard input, and SLABLOCK_DIR and SLABLOCK_KEY in its environment. TERM, INT,
 HUP and QUIT are passed on to it; while waiting they end the wait. What it leaves running when it ends

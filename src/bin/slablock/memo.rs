@@ -8,9 +8,9 @@ use std::{
     ffi::{OsStr, OsString},
     fs::File,
     io::{Write, stderr, stdout},
-    os::unix::{ffi::OsStrExt, process::ExitStatusExt},
+    os::unix::ffi::OsStrExt,
     path::Path,
-    process::ExitStatus,
+    process::{self, ExitStatus},
 };
 
 use nix::sys::signal::Signal::{self, SIGCHLD};
@@ -172,23 +172,37 @@ impl Run<'_> {
             return Err(Failure::silent(status).chosen().into());
         }
         let (mut child, mut capture) = self.start()?;
-        let ended = self.attend(&mut child, &mut capture);
-        if ended.is_err() {
-            child.send(Signal::SIGKILL);
-            let _ = child.wait();
-        }
-        let ended = ended?;
+        let ended = match self.attend(&mut child, &mut capture) {
+            Ok(ended) => ended,
+            Err(failure) => {
+                child.send(Signal::SIGKILL);
+                let _ = child.wait();
+                self.end_in_turn(Err(failure));
+            }
+        };
         let (output, errors) = capture.into_bytes();
         let outcome = Outcome {
             status: run::status_of(ended),
             output,
             errors,
         };
-        let is_kept = ended.signal().is_none() && (ended.success() || !self.plan.success_only);
-        match is_kept {
-            true => Ok(outcome),
-            false => Err(Unkept::ForUs(outcome)),
+        match ended.code() {
+            None => self.end_in_turn(Ok(outcome)),
+            Some(0) => Ok(outcome),
+            Some(_) if !self.plan.success_only => Ok(outcome),
+            Some(_) => Err(Unkept::ForUs(outcome)),
         }
+    }
+
+    /// Ends this process without giving back the turn to run the command, which a signal ended: what it started may
+    /// be at the same work still. By the lifeline the turn lasts until nothing is left of that, and then is the
+    /// next one's.
+    fn end_in_turn(&self, outcome: Result<Outcome, Failure>) -> ! {
+        let replay = || outcome.and_then(|outcome| outcome.replay());
+        let replayed = self.signals.let_through(replay);
+        let done = replayed.map_err(Failure::from).flatten();
+        let status = done.unwrap_or_else(|failure| failure.of_run().tell());
+        process::exit(status.into())
     }
 
     fn start(&self) -> Result<(Child, Capture), Failure> {

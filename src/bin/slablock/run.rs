@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use slablock::Error;
 
 use crate::{
-    child,
+    child::{self, Child},
     failure::{self, Failure},
     hold::{Held, Wanted},
     holder,
@@ -80,8 +80,7 @@ fn run_guarded(dir: &Path, plan: &RunPlan) -> Result<u8, Failure> {
         held.release()?;
         return Ok(SIGNALLED + signal as u8);
     }
-    let ended = execute(dir, plan, &held, &place, &signals)?;
-    give_back(held, plan, &ended)
+    execute(dir, plan, held, &place, &signals)
 }
 
 fn take(place: &Place, plan: &RunPlan, signals: &Signals) -> Result<Option<Held>, Failure> {
@@ -163,10 +162,30 @@ fn warn_of_predecessor(held: &Held, plan: &RunPlan) {
 fn execute(
     dir: &Path,
     plan: &RunPlan,
+    held: Held,
+    place: &Place,
+    signals: &Signals,
+) -> Result<u8, Failure> {
+    // Nothing runs yet: where this fails, the hold is given back.
+    let mut child = start(dir, plan, &held, place, signals)?;
+    match supervise(&mut child, &held, plan.lease, signals) {
+        Ok(ended) => finish(held, plan, &ended),
+        Err(failure) => {
+            child.send(Signal::SIGKILL);
+            let _ = child.wait();
+            held.leave();
+            Err(failure)
+        }
+    }
+}
+
+fn start(
+    dir: &Path,
+    plan: &RunPlan,
     held: &Held,
     place: &Place,
     signals: &Signals,
-) -> Result<Ended, Failure> {
+) -> Result<Child, Failure> {
     let lifeline = place.shard(&plan.key).lifeline()?;
     child::learn_of_ends()?;
     let token = held.token().to_string();
@@ -175,16 +194,9 @@ fn execute(
         ("SLABLOCK_KEY", OsStr::from_bytes(&plan.key)),
         ("SLABLOCK_TOKEN", OsStr::new(&token)),
     ];
-    let mut child = Program::new(&plan.command, &variables)
+    Program::new(&plan.command, &variables)
         .and_then(|program| child::start(&program, &signals.mask_before(), &lifeline, None))
-        .map_err(|error| not_started(&plan.command[0], &error))?;
-    let ended = supervise(&mut child, held, plan.lease, signals);
-    if ended.is_err() {
-        // The hold ends with this process, so the command must end before.
-        child.send(Signal::SIGKILL);
-        let _ = child.wait();
-    }
-    ended
+        .map_err(|error| not_started(&plan.command[0], &error))
 }
 
 pub fn not_started(program: &OsString, error: &io::Error) -> Failure {
@@ -201,13 +213,22 @@ pub fn not_started(program: &OsString, error: &io::Error) -> Failure {
     }
 }
 
-/// Says explicitly that the hold is over: a daemon that the command left behind has the lifeline.
-fn give_back(held: Held, plan: &RunPlan, ended: &Ended) -> Result<u8, Failure> {
-    let released = held.release();
+/// Gives the hold back if the command came to an end of its own, or else leaves it to what is left of the command.
+fn finish(held: Held, plan: &RunPlan, ended: &Ended) -> Result<u8, Failure> {
+    let still_held = match ended.status.signal() {
+        // Explicitly, for a daemon that the command left behind has the lifeline.
+        None => held.release(),
+        // It had no say in what it left behind, which may be at the same work still.
+        Some(_) => {
+            let still_held = held.check();
+            held.leave();
+            still_held
+        }
+    };
     if ended.lost {
         return Ok(failure::LOST);
     }
-    match released {
+    match still_held {
         Ok(()) => Ok(status_of(ended.status)),
         Err(error @ Error::Lost { .. }) => Err(Failure::with_status(
             failure::LOST,
