@@ -8,7 +8,9 @@ mod shop;
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
+    io::Write,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -171,7 +173,7 @@ fn a_memo_that_a_signal_ended_is_run_again_when_nothing_is_left_of_it() {
     let shop = Shop::new();
     let (ran, pipe) = (shop.path("ran"), shop.path("pipe"));
     assert!(
-        std::process::Command::new("mkfifo")
+        Command::new("mkfifo")
             .arg(&pipe)
             .status()
             .unwrap()
@@ -197,6 +199,114 @@ fn a_memo_that_a_signal_ended_is_run_again_when_nothing_is_left_of_it() {
     fs::write(&pipe, "\n").unwrap();
     assert_eq!(second.finish(), 0);
     assert_eq!(fs::read_to_string(&ran).unwrap().lines().count(), 2);
+}
+
+/// Every signal but those that cannot be caught, that stop a process, that every Rust program ignores, the news of a
+/// child, and two of the C library's own.
+fn all_signals() -> impl Iterator<Item = i32> {
+    let left = [9, 13, 17, 19, 20, 21, 22, 32, 33];
+    (1..=64).filter(move |number| !left.contains(number))
+}
+
+/// By a shell, for real-time signals have no names here.
+fn send(number: i32, running: &Running) {
+    let line = format!("kill -{number} {}", running.pid());
+    let sent = Command::new("sh").args(["-c", &line]).status();
+    assert!(sent.unwrap().success(), "{line}");
+}
+
+#[test]
+fn every_signal_that_can_be_caught_reaches_the_command() {
+    // `read` is one that waits, but not for WINCH.
+    let script = "for s in $*; do trap \"echo got $s\" $s; done
+        echo up; while :; do read -t 0.05 line || :; [ \"$line\" = end ] && exit 5; done";
+    let shop = Shop::new();
+    let numbers: Vec<String> = all_signals().map(|number| number.to_string()).collect();
+    let numbers = numbers.join(" ");
+    let run = ["run", "k", "--", "bash", "-c", script, "bash", &numbers];
+    let mut running = shop.start(&run);
+    running.expect("up");
+    for number in all_signals() {
+        send(number, &running);
+        running.expect(&format!("got {number}"));
+    }
+    running.input.as_mut().unwrap().write_all(b"end\n").unwrap();
+    running.silence();
+    assert_eq!(running.finish(), 5);
+    assert!(shop.is_free("k"));
+}
+
+#[test]
+fn a_memo_passes_signals_on_too() {
+    let shop = Shop::new();
+    for number in [10, 14, 28, 34] {
+        let up = shop.path("up");
+        let script = format!(
+            "trap 'echo got it; exit 0' {number}; > {up}.{number}; while :; do sleep 0.01; done"
+        );
+        let asker = shop.start(&["memo", "--", "bash", "-c", &script]);
+        until("it runs", || fs::exists(format!("{up}.{number}")).unwrap());
+        send(number, &asker);
+        asker.expect("got it");
+        assert_eq!(asker.finish(), 0);
+    }
+}
+
+#[test]
+fn a_signal_that_the_command_does_not_catch_ends_it_and_the_wait_alike() {
+    let shop = Shop::new();
+    for number in [10, 14, 34] {
+        let running = shop.hold("k", &[]);
+        let waiter = shop.start(&["run", "k", "--", "echo", "never"]);
+        assert!(waiter.complaint().contains("waiting"));
+        send(number, &waiter);
+        waiter.silence();
+        assert_eq!(waiter.finish(), 128 + number);
+        send(number, &running);
+        running.silence();
+        assert_eq!(running.finish(), 128 + number);
+    }
+}
+
+/// `alarm 1; exec slablock run ...` is how scripts limit the time of a command.
+#[test]
+#[allow(unsafe_code)]
+fn an_alarm_that_was_set_before_reaches_the_command() {
+    let script = "trap 'echo got it; exit 3' ALRM; echo up; while :; do read line || :; done";
+    let shop = Shop::new();
+    let mut command = shop.command(&["run", "k", "--", "bash", "-c", script]);
+    // SAFETY: one system call, between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            nix::libc::alarm(1);
+            Ok(())
+        })
+    };
+    let running = Running::start(command);
+    running.expect("up");
+    running.expect("got it");
+    assert_eq!(running.finish(), 3);
+}
+
+/// What the kernel sends slablock for a write beyond a limit is none of the command's business.
+#[test]
+fn what_slablock_brings_on_itself_is_not_passed_on() {
+    let shop = Shop::new();
+    assert!(shop.is_free("k"));
+    let line = format!(
+        "ulimit -f 0; exec {} run -v k -- sh -c 'echo up; read line; echo alive' 2> {}",
+        env!("CARGO_BIN_EXE_slablock"),
+        shop.path("errors")
+    );
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &line])
+        .env("SLABLOCK_DIR", shop.store());
+    let mut running = Running::start(command);
+    running.expect("up");
+    running.input.as_mut().unwrap().write_all(b"\n").unwrap();
+    running.expect("alive");
+    assert_eq!(running.finish(), 0);
 }
 
 /// Looks again and again until something outside is so.

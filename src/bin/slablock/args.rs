@@ -40,7 +40,8 @@ Exit status:
 
 COMMAND gets standard input and SLABLOCK_DIR, SLABLOCK_KEY and SLABLOCK_TOKEN in its environment.
 The token is a number that grows with each grant: let what you write to refuse smaller ones.
-TERM, INT, HUP and QUIT are passed on to COMMAND; while waiting they end the wait.
+Every signal that can be caught is passed on to COMMAND, but for those that stop a process (TSTP, TTIN,
+TTOU), CHLD and PIPE; while waiting a signal ends the wait, if it would end a program.
 
 When COMMAND exits, with whatever status, the key is given back: what it leaves running does not keep
 it. When a signal ends COMMAND, or slablock (then COMMAND is killed, too), the key stays held until
@@ -94,9 +95,9 @@ when the slablock that runs it is killed, which kills COMMAND, too. Either way n
 has started is gone, so that it never runs beside itself; what has closed all descriptors that it
 inherited is not seen.
 
-COMMAND gets an empty standard input, and SLABLOCK_DIR and SLABLOCK_KEY in its environment. TERM, INT,
-HUP and QUIT are passed on to it; while waiting they end the wait. What it leaves running when it ends
-is not waited for, and what that writes is not kept.
+COMMAND gets an empty standard input, and SLABLOCK_DIR and SLABLOCK_KEY in its environment. Signals are
+passed on to it as by `run`; while waiting they end the wait. What it leaves running when it ends is not
+waited for, and what that writes is not kept.
 
 Without --key, the key is COMMAND with its arguments, as a shell would have it quoted. The directory it
 is run in and its environment are no part of that: name a key where they matter.

@@ -33,7 +33,7 @@ use nix::{
 
 use slablock::Lifeline;
 
-use crate::program::Program;
+use crate::{program::Program, signals::Arrived};
 
 /// Shells hand out the small numbers to scripts (`exec 3>file`), which would close the lifeline.
 const LIFELINE_MIN: i32 = 64;
@@ -245,6 +245,25 @@ impl Child {
         if self.status.is_none() {
             let _ = kill(self.pid, signal);
         }
+    }
+
+    /// Sends it what came to this process, with what came along with it. Does nothing if its end is known.
+    pub fn pass_on(&self, arrived: &Arrived) {
+        if self.status.is_some() {
+            return;
+        }
+        let (pid, number) = (self.pid.as_raw(), arrived.number);
+        match arrived.value {
+            // SAFETY: sends a signal and nothing else. (The safe form does not know real-time signals.)
+            None => unsafe { libc::kill(pid, number) },
+            Some(value) => {
+                let value = libc::sigval {
+                    sival_ptr: ptr::without_provenance_mut(value as usize),
+                };
+                // SAFETY: sends a signal and a number that nobody here takes for a pointer.
+                unsafe { libc::sigqueue(pid, number, value) }
+            }
+        };
     }
 
     fn wait_with(&mut self, flags: c_int) -> io::Result<Option<ExitStatus>> {

@@ -13,7 +13,7 @@ use std::{
     process::{self, ExitStatus},
 };
 
-use nix::sys::signal::Signal::{self, SIGCHLD};
+use nix::sys::signal::Signal;
 use slablock::{Cache, SetOptions};
 
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
     place::Place,
     program::Program,
     run::{self, SIGNALLED},
-    signals::{Arrived, Signals},
+    signals::{self, Arrived, Signals},
     supervise::pass_on_early,
     text,
 };
@@ -81,7 +81,7 @@ pub fn memo(dir: &Path, plan: &MemoPlan) -> Result<u8, Failure> {
 }
 
 fn memo_guarded(dir: &Path, plan: &MemoPlan) -> Result<u8, Failure> {
-    let signals = Signals::block()?;
+    let signals = Signals::block(signals::catchable())?;
     let place = Place::open_or_create(dir)?;
     let shard = place.shard(&plan.key);
     let mut ran = None;
@@ -167,8 +167,8 @@ struct Run<'a> {
 impl Run<'_> {
     fn to_its_end(&self) -> Result<Outcome, Unkept> {
         // Whoever asked us to end meanwhile does not want the command started at all.
-        if let Some(signal) = self.signals.end_requested()? {
-            let status = SIGNALLED + signal as u8;
+        if let Some(number) = self.signals.end_requested()? {
+            let status = SIGNALLED + number as u8;
             return Err(Failure::silent(status).chosen().into());
         }
         let (mut child, mut capture) = self.start()?;
@@ -238,12 +238,9 @@ impl Run<'_> {
             if let Some(status) = ended {
                 return Ok(status);
             }
-            match self.signals.next_beside(None, &capture.open())? {
-                Some(Arrived {
-                    signal: SIGCHLD, ..
-                }) => {}
-                Some(arrived) if arrived.is_for_us_alone() => child.send(arrived.signal),
-                _ => {}
+            let arrived = self.signals.next_beside(None, &capture.open())?;
+            if let Some(arrived) = arrived.filter(Arrived::is_to_be_passed_on) {
+                child.pass_on(&arrived);
             }
         }
     }

@@ -19,7 +19,7 @@ use crate::{
     holder,
     place::Place,
     program::Program,
-    signals::Signals,
+    signals::{self, Signals},
     supervise::{Ended, supervise},
     text::{self, complain},
 };
@@ -66,7 +66,7 @@ pub fn run(dir: &Path, plan: &RunPlan) -> Result<u8, Failure> {
 }
 
 fn run_guarded(dir: &Path, plan: &RunPlan) -> Result<u8, Failure> {
-    let signals = Signals::block()?;
+    let signals = Signals::block(signals::catchable())?;
     let place = Place::open_or_create(dir)?;
     let started = Instant::now();
     let held = take(&place, plan, &signals)?.ok_or_else(|| in_vain(plan))?;
@@ -76,9 +76,9 @@ fn run_guarded(dir: &Path, plan: &RunPlan) -> Result<u8, Failure> {
     });
     warn_of_predecessor(&held, plan);
     // Whoever asked us to end meanwhile does not want the command started at all.
-    if let Some(signal) = signals.end_requested()? {
+    if let Some(number) = signals.end_requested()? {
         held.release()?;
-        return Ok(SIGNALLED + signal as u8);
+        return Ok(SIGNALLED + number as u8);
     }
     execute(dir, plan, held, &place, &signals)
 }

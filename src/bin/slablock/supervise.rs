@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::signal::Signal::{self, SIGCHLD};
+use nix::sys::signal::Signal;
 
 use crate::{
     child::Child,
@@ -42,12 +42,11 @@ pub fn supervise(
             let lost = watch.lost;
             return Ok(Ended { status, lost });
         }
-        match signals.next(watch.next)? {
-            Some(Arrived {
-                signal: SIGCHLD, ..
-            }) => {}
-            Some(arrived) if arrived.is_for_us_alone() => child.send(arrived.signal),
-            _ => {}
+        if let Some(arrived) = signals
+            .next(watch.next)?
+            .filter(Arrived::is_to_be_passed_on)
+        {
+            child.pass_on(&arrived);
         }
         if watch.next.is_some_and(|next| Instant::now() >= next) {
             watch.act(child, held);
@@ -58,8 +57,8 @@ pub fn supervise(
 /// What came while the command was being started may have missed it, whoever sent it. Twice in this
 /// instant is better than not at all.
 pub fn pass_on_early(child: &Child, signals: &Signals) -> Result<(), Failure> {
-    while let Some(signal) = signals.end_requested()? {
-        child.send(signal);
+    while let Some(arrived) = signals.pending()? {
+        child.pass_on(&arrived);
     }
     Ok(())
 }
