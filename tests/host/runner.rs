@@ -10,12 +10,13 @@ use std::{
     fs,
     io::Write,
     os::unix::{fs::PermissionsExt, process::CommandExt},
-    process::Command,
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
+use crate::common;
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::signal::{Signal, kill, raise},
     unistd::Pid,
 };
 use shop::{LINE_WAIT, Outcome, Running, Shop, code};
@@ -307,6 +308,80 @@ fn what_slablock_brings_on_itself_is_not_passed_on() {
     running.input.as_mut().unwrap().write_all(b"\n").unwrap();
     running.expect("alive");
     assert_eq!(running.finish(), 0);
+}
+
+struct KilledAtTheEnd(Child);
+
+impl Drop for KilledAtTheEnd {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A process that has the file `attach` of a store locked, as one that makes or mends the store, and is stopped.
+fn stopped_while_opening(shop: &Shop) -> KilledAtTheEnd {
+    let attach = shop.store().join("attach");
+    let mut child = common::child("runner::child_that_is_stopped", attach.to_str().unwrap());
+    let child = KilledAtTheEnd(child.stdout(Stdio::null()).spawn().unwrap());
+    until("it is stopped", || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", child.0.id()));
+        stat.is_ok_and(|stat| stat.contains(") T "))
+    });
+    child
+}
+
+#[test]
+fn child_that_is_stopped() {
+    if let Some(attach) = common::role("runner::child_that_is_stopped") {
+        let file = fs::File::options().write(true).open(attach).unwrap();
+        file.lock().unwrap();
+        raise(Signal::SIGSTOP).unwrap();
+    }
+}
+
+#[test]
+fn patience_counts_while_the_store_is_being_opened() {
+    let shop = Shop::new();
+    assert!(shop.is_free("k"));
+    let stopped = stopped_while_opening(&shop);
+    for options in [&["-n"][..], &["-w", "0.3"], &["-w", "0"]] {
+        let run = [&["run", "-E", "9"], options, &["k", "--", "true"]].concat();
+        shop.run(&run)
+            .complains(9, &["could not be opened", "stopped"]);
+    }
+    let quiet = shop.run(&["run", "-q", "-n", "k", "--", "true"]);
+    assert_eq!((quiet.code, quiet.err.as_str()), (75, ""));
+    // What is left of the patience is for the key; once the store can be opened, there is some.
+    let waiter = shop.start(&["run", "-w", "3600", "k", "--", "echo", "mine"]);
+    until("it waits", || waits_for_a_file_lock(&waiter));
+    drop(stopped);
+    waiter.expect("mine");
+    assert_eq!(waiter.finish(), 0);
+}
+
+#[test]
+fn a_signal_ends_what_is_opening_the_store() {
+    let shop = Shop::new();
+    assert!(shop.is_free("k"));
+    let _stopped = stopped_while_opening(&shop);
+    let all = [
+        &["run", "k", "--", "true"][..],
+        &["run", "-w", "3600", "k", "--", "true"],
+        &["memo", "--", "true"],
+    ];
+    for (arguments, number) in all.iter().flat_map(|one| [(one, 15), (one, 10)]) {
+        let opener = shop.start(arguments);
+        until("it waits", || waits_for_a_file_lock(&opener));
+        send(number, &opener);
+        opener.silence();
+        assert_eq!(opener.finish(), 128 + number, "{arguments:?}");
+    }
+}
+
+fn waits_for_a_file_lock(running: &Running) -> bool {
+    let call = fs::read_to_string(format!("/proc/{}/syscall", running.pid()));
+    call.is_ok_and(|call| call.starts_with(&format!("{} ", nix::libc::SYS_flock)))
 }
 
 /// Looks again and again until something outside is so.

@@ -82,7 +82,8 @@ pub fn memo(dir: &Path, plan: &MemoPlan) -> Result<u8, Failure> {
 
 fn memo_guarded(dir: &Path, plan: &MemoPlan) -> Result<u8, Failure> {
     let signals = Signals::block(signals::catchable())?;
-    let place = Place::open_or_create(dir)?;
+    // Nothing is held, so the signals may simply end this process. So they may a waiter.
+    let place = signals.let_through(|| Place::open_or_create(dir))??;
     let shard = place.shard(&plan.key);
     let mut ran = None;
     let compute = || {
@@ -98,7 +99,6 @@ fn memo_guarded(dir: &Path, plan: &MemoPlan) -> Result<u8, Failure> {
         ran = Some(outcome);
         Ok(kept)
     };
-    // A waiter has nothing to tidy up, so the signals may simply end it.
     let kept =
         signals.let_through(|| shard.get_or_insert_with(&plan.key, &plan.options, compute))?;
     let outcome = match (kept, ran) {

@@ -17,6 +17,7 @@ use crate::{
     failure::{self, Failure},
     hold::{Held, Wanted},
     holder,
+    opening::{AT_ONCE, open_until},
     place::Place,
     program::Program,
     signals::{self, Signals},
@@ -44,7 +45,7 @@ pub struct RunPlan {
     pub command: Vec<OsString>,
 }
 
-/// How long to wait for others.
+/// How long to wait for others, from the start of the process on.
 #[derive(Clone, Copy)]
 pub enum Patience {
     None,
@@ -67,9 +68,9 @@ pub fn run(dir: &Path, plan: &RunPlan) -> Result<u8, Failure> {
 
 fn run_guarded(dir: &Path, plan: &RunPlan) -> Result<u8, Failure> {
     let signals = Signals::block(signals::catchable())?;
-    let place = Place::open_or_create(dir)?;
     let started = Instant::now();
-    let held = take(&place, plan, &signals)?.ok_or_else(|| in_vain(plan))?;
+    let place = open(dir, plan, &signals, started)?;
+    let held = take(&place, plan, &signals, started)?.ok_or_else(|| in_vain(plan))?;
     plan.say(Talk::Verbose, || {
         let (waited, token) = (text::span(started.elapsed()), held.token());
         format!("acquired {} after {waited}, token {token}", plan.name())
@@ -83,7 +84,27 @@ fn run_guarded(dir: &Path, plan: &RunPlan) -> Result<u8, Failure> {
     execute(dir, plan, held, &place, &signals)
 }
 
-fn take(place: &Place, plan: &RunPlan, signals: &Signals) -> Result<Option<Held>, Failure> {
+fn open(dir: &Path, plan: &RunPlan, signals: &Signals, started: Instant) -> Result<Place, Failure> {
+    let limit = match plan.patience {
+        Patience::None => Some(AT_ONCE),
+        Patience::Limited(limit) => Some(limit),
+        Patience::Endless => None,
+    };
+    let until = limit.and_then(|limit| started.checked_add(limit));
+    let message = format!(
+        "the store in {} could not be opened for {}: another process is making or mending it; look for one that is stopped",
+        dir.display(),
+        text::span(limit.unwrap_or_default())
+    );
+    open_until(dir, until, plan.conflict(message), signals)
+}
+
+fn take(
+    place: &Place,
+    plan: &RunPlan,
+    signals: &Signals,
+    started: Instant,
+) -> Result<Option<Held>, Failure> {
     let shard = place.shard(&plan.key);
     let tag = plan.tag.as_deref();
     let wanted = Wanted::new(shard, &plan.key, plan.permits, plan.lease, tag);
@@ -93,13 +114,18 @@ fn take(place: &Place, plan: &RunPlan, signals: &Signals) -> Result<Option<Held>
     match plan.patience {
         Patience::None => Ok(None),
         // A waiter has nothing to tidy up, so the signals may simply end it.
-        _ => signals.let_through(|| wait(place, plan, &wanted))?,
+        _ => signals.let_through(|| wait(place, plan, &wanted, started))?,
     }
 }
 
-fn wait(place: &Place, plan: &RunPlan, wanted: &Wanted) -> Result<Option<Held>, Failure> {
+fn wait(
+    place: &Place,
+    plan: &RunPlan,
+    wanted: &Wanted,
+    started: Instant,
+) -> Result<Option<Held>, Failure> {
     let limit = match plan.patience {
-        Patience::Limited(limit) => limit,
+        Patience::Limited(limit) => limit.saturating_sub(started.elapsed()),
         _ => Duration::MAX,
     };
     if let Some(held) = wanted.acquire_timeout(limit.min(SILENCE))? {
@@ -110,7 +136,7 @@ fn wait(place: &Place, plan: &RunPlan, wanted: &Wanted) -> Result<Option<Held>, 
     }
     plan.say(Talk::Normal, || waiting_for(place, plan));
     Ok(match plan.patience {
-        Patience::Limited(limit) => wanted.acquire_timeout(limit - SILENCE)?,
+        Patience::Limited(_) => wanted.acquire_timeout(limit - SILENCE)?,
         _ => Some(wanted.acquire()?),
     })
 }
@@ -129,9 +155,6 @@ fn waiting_for(place: &Place, plan: &RunPlan) -> String {
 }
 
 fn in_vain(plan: &RunPlan) -> Failure {
-    if plan.talk == Talk::Quiet {
-        return Failure::silent(plan.conflict_status).chosen();
-    }
     let name = plan.name();
     let message = match plan.patience {
         Patience::Limited(limit) => {
@@ -140,7 +163,7 @@ fn in_vain(plan: &RunPlan) -> Failure {
         }
         _ => format!("{name} is held; wait for it with --timeout or without --nonblock"),
     };
-    Failure::with_status(plan.conflict_status, message).chosen()
+    plan.conflict(message)
 }
 
 fn warn_of_predecessor(held: &Held, plan: &RunPlan) {
@@ -253,6 +276,15 @@ pub fn status_of(status: ExitStatus) -> u8 {
 impl RunPlan {
     fn name(&self) -> String {
         text::quoted(&self.key)
+    }
+
+    /// What was wanted was not to be had in time.
+    fn conflict(&self, message: String) -> Failure {
+        let failure = match self.talk {
+            Talk::Quiet => Failure::silent(self.conflict_status),
+            _ => Failure::with_status(self.conflict_status, message),
+        };
+        failure.chosen()
     }
 
     fn say(&self, from: Talk, message: impl FnOnce() -> String) {
