@@ -41,6 +41,9 @@ Exit status:
 
 COMMAND gets standard input and SLABLOCK_DIR, SLABLOCK_KEY and SLABLOCK_TOKEN in its environment.
 The token is a number that grows with each grant: let what you write to refuse smaller ones.
+SLABLOCK_HOLDS lists what is held around COMMAND: a `slablock run` within another one that holds the same
+key, and waits for it, fails with status 125 instead of waiting for ever (not with --timeout, and not in
+the background of a script).
 Every signal that can be caught is passed on to COMMAND, but for those that stop a process (TSTP, TTIN,
 TTOU), CHLD and PIPE; while waiting a signal ends the wait, if it would end a program.
 

@@ -13,6 +13,7 @@ mod failure;
 mod hold;
 mod holder;
 mod memo;
+mod nesting;
 mod opening;
 mod place;
 mod program;

@@ -20,6 +20,7 @@ use crate::{
     capture::{Capture, OUTPUT_BYTES_MAX},
     child::{self, Child, Streams},
     failure::Failure,
+    nesting,
     place::Place,
     program::Program,
     run::{self, SIGNALLED},
@@ -85,6 +86,13 @@ fn memo_guarded(dir: &Path, plan: &MemoPlan) -> Result<u8, Failure> {
     // Nothing is held, so the signals may simply end this process. So they may a waiter.
     let place = signals.let_through(|| Place::open_or_create(dir))??;
     let shard = place.shard(&plan.key);
+    if nesting::turn_waits_for_us(shard, &plan.key)? {
+        let name = text::quoted(&plan.key);
+        return Err(Failure::new(format!(
+            "waiting for {name} would never end: it is being run by a slablock that waits for this command; \
+             name another key with --key"
+        )));
+    }
     let mut ran = None;
     let compute = || {
         signals.hold_back()?;
@@ -214,9 +222,11 @@ impl Run<'_> {
             output,
             errors,
         };
+        let holds = nesting::with_turn(self.shard, &self.plan.key)?;
         let variables = [
             ("SLABLOCK_DIR", self.dir.as_os_str()),
             ("SLABLOCK_KEY", OsStr::from_bytes(&self.plan.key)),
+            (nesting::VARIABLE, OsStr::new(&holds)),
         ];
         let mask = self.signals.mask_before();
         let child = Program::new(&self.plan.command, &variables)

@@ -10,13 +10,14 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use slablock::Error;
+use slablock::{Cache, Error};
 
 use crate::{
     child::{self, Child},
     failure::{self, Failure},
     hold::{Held, Wanted},
     holder,
+    nesting::{self, Endless},
     opening::{AT_ONCE, open_until},
     place::Place,
     program::Program,
@@ -27,6 +28,8 @@ use crate::{
 
 /// Waiting in silence for longer makes people wonder.
 const SILENCE: Duration = Duration::from_millis(500);
+/// How often to look whether an ancestor still is what one waits for.
+const NEXT_LOOK: Duration = Duration::from_secs(1);
 /// A shell's status for a command that a signal ended: this plus the signal's number.
 pub const SIGNALLED: u8 = 128;
 
@@ -114,8 +117,47 @@ fn take(
     match plan.patience {
         Patience::None => Ok(None),
         // A waiter has nothing to tidy up, so the signals may simply end it.
-        _ => signals.let_through(|| wait(place, plan, &wanted, started))?,
+        Patience::Limited(_) => signals.let_through(|| wait(place, plan, &wanted, started))?,
+        Patience::Endless => {
+            refuse_ancestor(shard, plan)?;
+            signals.let_through(|| wait(place, plan, &wanted, started))?
+        }
     }
+}
+
+/// Waiting without a limit for one that waits for us would never end.
+fn refuse_ancestor(shard: &Cache, plan: &RunPlan) -> Result<(), Failure> {
+    let why = match nesting::is_endless(shard, &plan.key)? {
+        None => return Ok(()),
+        Some(Endless::Waits(ancestor)) => format!(
+            "it is held by {}, which waits for this command",
+            holder::named(&ancestor)
+        ),
+        Some(Endless::Keeps(dead)) => format!(
+            "{} died holding it, and this is part of what its command left behind and keeps it",
+            holder::named(&dead)
+        ),
+    };
+    let name = plan.name();
+    Err(Failure::with_status(
+        failure::RUN_FAILED,
+        format!(
+            "waiting for {name} would never end: {why}; use another key for one of the two, or limit \
+             the wait with --timeout"
+        ),
+    ))
+}
+
+/// Waits without a limit. What is held by an ancestor of this process is looked at again and again, for it may come
+/// to be kept by this process itself.
+fn wait_endlessly(shard: &Cache, plan: &RunPlan, wanted: &Wanted) -> Result<Held, Failure> {
+    while nesting::is_listed(shard, &plan.key)? {
+        if let Some(held) = wanted.acquire_timeout(NEXT_LOOK)? {
+            return Ok(held);
+        }
+        refuse_ancestor(shard, plan)?;
+    }
+    Ok(wanted.acquire()?)
 }
 
 fn wait(
@@ -137,7 +179,7 @@ fn wait(
     plan.say(Talk::Normal, || waiting_for(place, plan));
     Ok(match plan.patience {
         Patience::Limited(_) => wanted.acquire_timeout(limit - SILENCE)?,
-        _ => Some(wanted.acquire()?),
+        _ => Some(wait_endlessly(place.shard(&plan.key), plan, wanted)?),
     })
 }
 
@@ -209,13 +251,16 @@ fn start(
     place: &Place,
     signals: &Signals,
 ) -> Result<Child, Failure> {
-    let lifeline = place.shard(&plan.key).lifeline()?;
+    let shard = place.shard(&plan.key);
+    let lifeline = shard.lifeline()?;
     child::learn_of_ends()?;
     let token = held.token().to_string();
+    let holds = nesting::with_hold(shard, &plan.key, held.token())?;
     let variables = [
         ("SLABLOCK_DIR", dir.as_os_str()),
         ("SLABLOCK_KEY", OsStr::from_bytes(&plan.key)),
         ("SLABLOCK_TOKEN", OsStr::new(&token)),
+        (nesting::VARIABLE, OsStr::new(&holds)),
     ];
     Program::new(&plan.command, &variables)
         .and_then(|program| child::start(&program, &signals.mask_before(), &lifeline, None))

@@ -6,6 +6,7 @@ use std::{
     ffi::c_int,
     fs,
     os::fd::{AsFd, BorrowedFd},
+    process,
     time::Instant,
 };
 
@@ -218,7 +219,12 @@ fn timeout(until: Option<Instant>) -> PollTimeout {
 ///
 /// Asked in the rare case only, so the text is read rather than the state kept.
 fn is_ignored(number: c_int) -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    is_ignored_by(process::id(), number)
+}
+
+/// The same of any process.
+pub fn is_ignored_by(pid: u32, number: c_int) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = ignored.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
     mask.is_some_and(|mask| mask & (1 << (number - 1)) != 0)
