@@ -51,8 +51,16 @@ When COMMAND exits, with whatever status, the key is given back: what it leaves 
 it. When a signal ends COMMAND, or slablock (then COMMAND is killed, too), the key stays held until
 nothing of what COMMAND started is left, and the next holder is told that this one died. With
 --permits this goes for the one permit; with --expire the key is free when the lease is over at the
-latest, for nobody renews it. What has closed all descriptors that it inherited, or was started by
-somebody else on behalf of COMMAND (a container, ssh, systemd-run), is not seen.
+latest, for nobody renews it. All this is by descriptors that COMMAND and what it starts inherit.
+Not guarded is therefore what has closed them: Python's subprocess, Java's ProcessBuilder and most
+daemons close them for their children.
+
+With --tree that is guarded, too. A process of slablock's own stands between it and COMMAND and adopts
+all that COMMAND starts. The key is given back, and slablock ends (with the status of COMMAND), when the
+last of it has ended, a daemon included; signals go to what is left when COMMAND has ended. When slablock
+dies, or the lease is lost, all of it is killed; what has privileges of its own, so that it may not be
+killed, keeps the key. Killing that process (`slablock keep-tree` in ps) frees the key. Never guarded is
+what others start on behalf of COMMAND: containers, ssh, systemd-run, at, cron.
 
 Examples:
   slablock run deploy -- ./deploy.sh
@@ -207,6 +215,9 @@ fn in_one_line(paragraphs: &str) -> String {
 pub enum Verb {
     /// Run a command while holding a key, so that it runs only once at a time
     Run(RunArgs),
+    /// The process that keeps the tree of a command together
+    #[command(hide = true)]
+    KeepTree(KeepArgs),
     /// Show who holds what, for how long, and who waits
     Status(StatusArgs),
     /// Keep a running average under a key
@@ -336,6 +347,9 @@ pub struct RunArgs {
     /// Mark the key, for `slablock evict TAG`
     #[arg(long)]
     pub tag: Option<OsString>,
+    /// Hold the key until everything that COMMAND started has ended, and end that if slablock dies
+    #[arg(long)]
+    pub tree: bool,
     /// Say nothing about waiting or dead predecessors
     #[arg(short, long, conflicts_with = "verbose")]
     pub quiet: bool,
@@ -345,6 +359,16 @@ pub struct RunArgs {
     /// What to hold: any name of 1 to 1,024 bytes
     pub key: OsString,
     /// The command to run, with its arguments
+    #[arg(last = true, required = true)]
+    pub command: Vec<OsString>,
+}
+
+/// Under which numbers the keeper has what slablock gave it, and what it is to run.
+#[derive(Args)]
+pub struct KeepArgs {
+    pub line: i32,
+    pub beacon: i32,
+    pub witness: i32,
     #[arg(last = true, required = true)]
     pub command: Vec<OsString>,
 }

@@ -15,7 +15,10 @@ use std::{
     cell::Cell,
     ffi::{CStr, c_char, c_int, c_void},
     io,
-    os::{fd::OwnedFd, unix::process::ExitStatusExt},
+    os::{
+        fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::process::ExitStatusExt,
+    },
     process::ExitStatus,
     ptr,
 };
@@ -49,32 +52,42 @@ pub struct Streams {
     pub errors: OwnedFd,
 }
 
+/// Which descriptors the command is to have besides its streams and those that this process was given.
+#[derive(Clone, Copy)]
+pub enum Passed<'a> {
+    Nothing,
+    /// The lifeline, at numbers that are out of the way.
+    Lifeline(&'a Lifeline),
+    /// These, under their numbers.
+    As(&'a [OwnedFd]),
+}
+
 /// All that the child needs to become the command, and where it says why it could not.
 struct Birth<'a> {
     program: &'a Program,
     guardian: Pid,
     mask: &'a SigSet,
-    lifeline: &'a Lifeline,
+    passed: Passed<'a>,
     streams: Option<&'a Streams>,
     failure: Cell<Option<Errno>>,
 }
 
-/// Starts a program with `mask` as its signal mask, the lifeline open in it, and this process's standard
-/// streams or others.
+/// Starts a program with `mask` as its signal mask, what is passed to it, and this process's standard streams or
+/// others.
 ///
 /// The kernel's promise to kill the command is tied to the calling *thread*: call it from the one
 /// that lives as long as the process.
 pub fn start(
     program: &Program,
     mask: &SigSet,
-    lifeline: &Lifeline,
+    passed: Passed<'_>,
     streams: Option<&Streams>,
 ) -> io::Result<Child> {
     let birth = Birth {
         program,
         guardian: getpid(),
         mask,
-        lifeline,
+        passed,
         streams,
         failure: Cell::new(None),
     };
@@ -126,7 +139,7 @@ impl Birth<'_> {
         if parent != self.guardian && parent.as_raw() != 0 {
             return Err(Errno::ESRCH);
         }
-        pass_on(self.lifeline)?;
+        self.passed.let_through_exec()?;
         if let Some(streams) = self.streams {
             // The descriptors are not among the first three, which every Rust program has open.
             dup2_stdin(&streams.input)?;
@@ -208,15 +221,78 @@ impl Drop for Stack {
     }
 }
 
-/// Lets the lifeline live through the exec.
-fn pass_on(lifeline: &Lifeline) -> nix::Result<()> {
-    for descriptor in lifeline.descriptors() {
-        if fcntl(descriptor, FcntlArg::F_DUPFD(LIFELINE_MIN)).is_err() {
-            // Few descriptors are allowed here: the number that it has must do.
-            fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
+impl Passed<'_> {
+    /// Runs in the child.
+    fn let_through_exec(self) -> nix::Result<()> {
+        let keep = |descriptor| fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty())).map(drop);
+        match self {
+            Passed::Nothing => Ok(()),
+            Passed::As(descriptors) => descriptors
+                .iter()
+                .try_for_each(|descriptor| keep(descriptor.as_fd())),
+            Passed::Lifeline(lifeline) => lifeline.descriptors().into_iter().try_for_each(|it| {
+                // Where few descriptors are allowed the number that it has must do.
+                match fcntl(it, FcntlArg::F_DUPFD(LIFELINE_MIN)) {
+                    Ok(_) => Ok(()),
+                    Err(_) => keep(it),
+                }
+            }),
         }
     }
-    Ok(())
+}
+
+/// A copy at a number that is out of the way, or where few descriptors are allowed at any.
+pub fn above(descriptor: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let number = fcntl(descriptor, FcntlArg::F_DUPFD_CLOEXEC(LIFELINE_MIN));
+    let number = number.or_else(|_| fcntl(descriptor, FcntlArg::F_DUPFD_CLOEXEC(3)))?;
+    // SAFETY: a new descriptor, of which nobody else knows.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Descriptors that this program was given under these numbers when it was executed, from now on its own alone. To be
+/// called before it opens anything.
+pub fn inherited<const N: usize>(numbers: [RawFd; N]) -> io::Result<[OwnedFd; N]> {
+    for (at, number) in numbers.iter().enumerate() {
+        // SAFETY: asks whether there is one, and keeps it from children.
+        let marked = unsafe { libc::fcntl(*number, libc::F_SETFD, libc::FD_CLOEXEC) };
+        let is_ours = *number > libc::STDERR_FILENO && !numbers[..at].contains(number);
+        if !is_ours || Errno::result(marked).is_err() {
+            return Err(Errno::EBADF.into());
+        }
+    }
+    // SAFETY: they are open, each is named once, and nothing in this program owns any, for it has opened none.
+    Ok(numbers.map(|number| unsafe { OwnedFd::from_raw_fd(number) }))
+}
+
+/// What became of the children of this process.
+pub enum Reaped {
+    Ended(Pid, ExitStatus),
+    /// None has ended that was not reported yet.
+    Nobody,
+    /// There are none.
+    Childless,
+}
+
+/// Takes the news of one child that has ended, also of one that was adopted.
+pub fn reap() -> io::Result<Reaped> {
+    let mut status = 0;
+    // SAFETY: writes the status and nothing else. (The safe form does not know real-time signals.)
+    let ended = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG | libc::__WALL) };
+    match Errno::result(ended) {
+        Ok(0) | Err(Errno::EINTR) => Ok(Reaped::Nobody),
+        Ok(pid) => Ok(Reaped::Ended(
+            Pid::from_raw(pid),
+            ExitStatus::from_raw(status),
+        )),
+        Err(Errno::ECHILD) => Ok(Reaped::Childless),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Sends a signal of any number.
+pub fn send(pid: u32, number: c_int) -> nix::Result<()> {
+    // SAFETY: sends a signal and nothing else. (The safe form does not know real-time signals.)
+    Errno::result(unsafe { libc::kill(pid as libc::pid_t, number) }).map(drop)
 }
 
 /// The running command.
@@ -247,6 +323,20 @@ impl Child {
         }
     }
 
+    /// Notes how it ended, if that process is it: for who hears of the ends of all children.
+    pub fn has_ended(&mut self, pid: Pid, status: ExitStatus) -> bool {
+        let is_it = pid == self.pid && !self.is_over();
+        if is_it {
+            self.status = Some(status);
+        }
+        is_it
+    }
+
+    /// Whether its end is known.
+    pub fn is_over(&self) -> bool {
+        self.status.is_some()
+    }
+
     /// Sends it what came to this process, with what came along with it. Does nothing if its end is known.
     pub fn pass_on(&self, arrived: &Arrived) {
         if self.status.is_some() {
@@ -254,16 +344,16 @@ impl Child {
         }
         let (pid, number) = (self.pid.as_raw(), arrived.number);
         match arrived.value {
-            // SAFETY: sends a signal and nothing else. (The safe form does not know real-time signals.)
-            None => unsafe { libc::kill(pid, number) },
+            // Not to be told that it has ended: its end is not known, so it is there.
+            None => drop(send(pid as u32, number)),
             Some(value) => {
                 let value = libc::sigval {
                     sival_ptr: ptr::without_provenance_mut(value as usize),
                 };
                 // SAFETY: sends a signal and a number that nobody here takes for a pointer.
-                unsafe { libc::sigqueue(pid, number, value) }
+                unsafe { libc::sigqueue(pid, number, value) };
             }
-        };
+        }
     }
 
     fn wait_with(&mut self, flags: c_int) -> io::Result<Option<ExitStatus>> {

@@ -16,6 +16,7 @@ mod memo;
 mod nesting;
 mod opening;
 mod place;
+mod processes;
 mod program;
 mod run;
 mod seconds;
@@ -27,6 +28,7 @@ mod task;
 mod temporary;
 mod text;
 mod torture;
+mod tree;
 mod values;
 
 use std::process::ExitCode;

@@ -18,7 +18,7 @@ use slablock::{Cache, SetOptions};
 
 use crate::{
     capture::{Capture, OUTPUT_BYTES_MAX},
-    child::{self, Child, Streams},
+    child::{self, Child, Passed, Streams},
     failure::Failure,
     nesting,
     place::Place,
@@ -230,14 +230,16 @@ impl Run<'_> {
         ];
         let mask = self.signals.mask_before();
         let child = Program::new(&self.plan.command, &variables)
-            .and_then(|program| child::start(&program, &mask, &lifeline, Some(&streams)))
+            .and_then(|program| {
+                child::start(&program, &mask, Passed::Lifeline(&lifeline), Some(&streams))
+            })
             .map_err(|error| run::not_started(&self.plan.command[0], &error))?;
         Ok((child, capture))
     }
 
     /// Waits for the command's end, reads what it writes, and passes signals on to it.
     fn attend(&self, child: &mut Child, capture: &mut Capture) -> Result<ExitStatus, Failure> {
-        pass_on_early(child, self.signals)?;
+        pass_on_early(self.signals, |arrived| child.pass_on(arrived))?;
         loop {
             // What it wrote before it ended is in the pipes when it is known to have ended.
             let ended = child.try_wait()?;

@@ -19,10 +19,12 @@ use nix::{
 };
 use slablock::{Cache, Holder, KeyInfo, KeyState, Token};
 
-use crate::{failure::Failure, signals::is_ignored_by};
+use crate::{failure::Failure, processes, signals::is_ignored_by};
 
 /// The name of the list.
 pub const VARIABLE: &str = "SLABLOCK_HOLDS";
+/// The last field of an entry of a whole tree.
+const OF_TREE: &str = "tree";
 /// Nobody is nested as deeply; a loop by mistake is not to fill the environment.
 const ENTRIES_MAX: usize = 32;
 
@@ -41,6 +43,8 @@ type StoreId = (u64, u64);
 enum What {
     /// A lock or a permit.
     Hold(Token),
+    /// The same, until all that its command started has ended.
+    OfTree(Token),
     /// The turn to run a command for all who ask.
     Turn(Process),
 }
@@ -53,8 +57,12 @@ struct Process {
 }
 
 /// The list for a command that runs under this hold.
-pub fn with_hold(shard: &Cache, key: &[u8], token: Token) -> Result<String, Failure> {
-    with(shard, key, What::Hold(token))
+pub fn with_hold(shard: &Cache, key: &[u8], token: Token, tree: bool) -> Result<String, Failure> {
+    let what = match tree {
+        true => What::OfTree(token),
+        false => What::Hold(token),
+    };
+    with(shard, key, what)
 }
 
 /// The list for a command that is run for all who ask.
@@ -86,9 +94,11 @@ pub fn is_listed(shard: &Cache, key: &[u8]) -> Result<bool, Failure> {
     Ok(!listed_tokens(shard, key)?.is_empty())
 }
 
-fn listed_tokens(shard: &Cache, key: &[u8]) -> Result<Vec<Token>, Failure> {
+/// And whether that is of a whole tree.
+fn listed_tokens(shard: &Cache, key: &[u8]) -> Result<Vec<(Token, bool)>, Failure> {
     listed(shard, key, |what| match what {
-        What::Hold(token) => Some(token),
+        What::Hold(token) => Some((token, false)),
+        What::OfTree(token) => Some((token, true)),
         What::Turn(_) => None,
     })
 }
@@ -106,17 +116,15 @@ pub fn is_endless(shard: &Cache, key: &[u8]) -> Result<Option<Endless>, Failure>
     let ancestors = Ancestors::of_this_process();
     let why = |holder: &Holder| {
         let lasts = holder.alive && holder.lease_left.is_none_or(|left| !left.is_zero());
-        let is_listed = holder.same_pid_namespace && tokens.contains(&holder.token);
-        match lasts && is_listed {
-            false => None,
-            true if ancestors.wait_in(|process| process.pid == holder.pid) => {
-                Some(Endless::Waits(holder.clone()))
-            }
-            true if Process::of(holder.pid).is_none() && has_lifeline(shard) => {
-                Some(Endless::Keeps(holder.clone()))
-            }
-            true => None,
+        let listed = tokens.iter().find(|(token, _)| *token == holder.token);
+        let (_, tree) = listed.filter(|_| lasts && holder.same_pid_namespace)?;
+        let is_it = |process: &Process| process.pid == holder.pid;
+        // A tree's holder waits for those in the background, too.
+        if ancestors.wait_in(is_it) || *tree && ancestors.0.iter().any(is_it) {
+            return Some(Endless::Waits(holder.clone()));
         }
+        let is_kept = Process::of(holder.pid).is_none() && has_lifeline(shard);
+        is_kept.then(|| Endless::Keeps(holder.clone()))
     };
     let all: Option<Vec<Endless>> = all_of(&info).iter().map(why).collect();
     Ok(all.and_then(|all| all.into_iter().next()))
@@ -149,7 +157,7 @@ fn is_inherited(number: &OsStr) -> bool {
 pub fn turn_waits_for_us(shard: &Cache, key: &[u8]) -> Result<bool, Failure> {
     let turns = listed(shard, key, |what| match what {
         What::Turn(process) => Some(process),
-        What::Hold(_) => None,
+        _ => None,
     })?;
     let is_open = || shard.contains(key).map(|there| !there);
     Ok(!turns.is_empty()
@@ -203,6 +211,7 @@ impl Entry {
         let key: String = self.key.iter().map(|byte| format!("{byte:02x}")).collect();
         match self.what {
             What::Hold(token) => format!("{dev}:{ino}:{key}:{token}"),
+            What::OfTree(token) => format!("{dev}:{ino}:{key}:{token}:{OF_TREE}"),
             What::Turn(Process { pid, started }) => format!("{dev}:{ino}:{key}:{pid}:{started}"),
         }
     }
@@ -212,6 +221,9 @@ impl Entry {
         let fields: Vec<&str> = text.split(':').collect();
         let (dev, ino, key, what) = match fields[..] {
             [dev, ino, key, token] => (dev, ino, key, What::Hold(Token::new(token.parse().ok()?))),
+            [dev, ino, key, token, OF_TREE] => {
+                (dev, ino, key, What::OfTree(Token::new(token.parse().ok()?)))
+            }
             [dev, ino, key, pid, started] => {
                 let (pid, started) = (pid.parse().ok()?, started.parse().ok()?);
                 (dev, ino, key, What::Turn(Process { pid, started }))
@@ -232,19 +244,11 @@ impl Entry {
 }
 
 impl Process {
-    /// It and its parent's number; `None`: there is none, or nothing that says so.
+    /// It and its parent's number; `None`: it is dead, or nobody can say.
     fn of(pid: u32) -> Option<(Process, u32)> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // Behind the name, which may have anything in it.
-        let (_, rest) = stat.rsplit_once(") ")?;
-        let mut fields = rest.split(' ');
-        // Dead, and nobody has asked yet how it ended.
-        if fields.next()? == "Z" {
-            return None;
-        }
-        let parent = fields.next()?.parse().ok()?;
-        let started = fields.nth(17)?.parse().ok()?;
-        Some((Process { pid, started }, parent))
+        let found = processes::Process::of(pid).filter(|process| !process.is_zombie)?;
+        let (pid, started) = (found.pid, found.started);
+        Some((Process { pid, started }, found.parent))
     }
 }
 
@@ -285,6 +289,7 @@ mod tests {
     fn entries_come_back_and_other_text_is_none() {
         for what in [
             What::Hold(Token::new(u64::MAX)),
+            What::OfTree(Token::new(1)),
             What::Turn(Process {
                 pid: 77,
                 started: 1,

@@ -40,6 +40,23 @@ impl Program {
     /// `command` is not empty. `variables` come on top of this process's environment.
     pub fn new(command: &[OsString], variables: &[(&str, &OsStr)]) -> io::Result<Program> {
         let candidates = candidates(&command[0], env::var_os("PATH"))?;
+        Program::at(candidates, !is_path(&command[0]), command, variables)
+    }
+
+    /// The program that this process runs, with the words of another command line, also when its file was
+    /// replaced or removed.
+    pub fn this_one(words: &[OsString], variables: &[(&str, &OsStr)]) -> io::Result<Program> {
+        let path = env::current_exe()?.into_os_string();
+        let candidates = vec![CString::new(path.into_vec())?, c"/proc/self/exe".to_owned()];
+        Program::at(candidates, true, words, variables)
+    }
+
+    fn at(
+        candidates: Vec<CString>,
+        is_searched: bool,
+        command: &[OsString],
+        variables: &[(&str, &OsStr)],
+    ) -> io::Result<Program> {
         let inherited =
             env::vars_os().filter(|(name, _)| variables.iter().all(|(own, _)| name != own));
         let own = variables
@@ -61,7 +78,7 @@ impl Program {
         let environment = environment.iter().map(|string| string.as_ptr());
         Ok(Program {
             candidates,
-            is_searched: !is_path(&command[0]),
+            is_searched,
             pointers: arguments.chain(null()).map(Cell::new).collect(),
             environment: environment.chain(null()).collect(),
             strings,

@@ -9,11 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::signal::Signal;
 use slablock::{Cache, Error};
 
 use crate::{
-    child::{self, Child},
+    child::{self, Passed},
     failure::{self, Failure},
     hold::{Held, Wanted},
     holder,
@@ -24,6 +23,7 @@ use crate::{
     signals::{self, Signals},
     supervise::{Ended, supervise},
     text::{self, complain},
+    tree::{Running, Tree},
 };
 
 /// Waiting in silence for longer makes people wonder.
@@ -44,6 +44,8 @@ pub struct RunPlan {
     pub lease: Option<Duration>,
     pub tag: Option<Vec<u8>>,
     pub talk: Talk,
+    /// Guards all that the command starts, by a keeper.
+    pub tree: bool,
     /// The program and its arguments.
     pub command: Vec<OsString>,
 }
@@ -236,7 +238,7 @@ fn execute(
     match supervise(&mut child, &held, plan.lease, signals) {
         Ok(ended) => finish(held, plan, &ended),
         Err(failure) => {
-            child.send(Signal::SIGKILL);
+            child.kill();
             let _ = child.wait();
             held.leave();
             Err(failure)
@@ -250,20 +252,31 @@ fn start(
     held: &Held,
     place: &Place,
     signals: &Signals,
-) -> Result<Child, Failure> {
+) -> Result<Running, Failure> {
     let shard = place.shard(&plan.key);
     let lifeline = shard.lifeline()?;
     child::learn_of_ends()?;
     let token = held.token().to_string();
-    let holds = nesting::with_hold(shard, &plan.key, held.token())?;
+    let holds = nesting::with_hold(shard, &plan.key, held.token(), plan.tree)?;
     let variables = [
         ("SLABLOCK_DIR", dir.as_os_str()),
         ("SLABLOCK_KEY", OsStr::from_bytes(&plan.key)),
         ("SLABLOCK_TOKEN", OsStr::new(&token)),
         (nesting::VARIABLE, OsStr::new(&holds)),
     ];
+    let mask = signals.mask_before();
+    if plan.tree {
+        return Ok(Running::Kept(Tree::start(
+            &plan.command,
+            &variables,
+            &mask,
+            &lifeline,
+        )?));
+    }
+    let lifeline = Passed::Lifeline(&lifeline);
     Program::new(&plan.command, &variables)
-        .and_then(|program| child::start(&program, &signals.mask_before(), &lifeline, None))
+        .and_then(|program| child::start(&program, &mask, lifeline, None))
+        .map(Running::Alone)
         .map_err(|error| not_started(&plan.command[0], &error))
 }
 

@@ -5,14 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::signal::Signal;
-
 use crate::{
-    child::Child,
     failure::Failure,
     hold::Held,
     signals::{Arrived, Signals},
     text,
+    tree::Running,
 };
 
 /// How long the command may take to end by itself after its lease was lost.
@@ -29,12 +27,12 @@ pub struct Ended {
 
 /// Waits for the command's end and keeps `held` alive meanwhile.
 pub fn supervise(
-    child: &mut Child,
+    child: &mut Running,
     held: &Held,
     lease: Option<Duration>,
     signals: &Signals,
 ) -> Result<Ended, Failure> {
-    pass_on_early(child, signals)?;
+    pass_on_early(signals, |arrived| child.pass_on(arrived))?;
     let mut watch = Watch::new(lease);
     loop {
         // Asked each time: the news of its end may have been read among other signals.
@@ -56,9 +54,9 @@ pub fn supervise(
 
 /// What came while the command was being started may have missed it, whoever sent it. Twice in this
 /// instant is better than not at all.
-pub fn pass_on_early(child: &Child, signals: &Signals) -> Result<(), Failure> {
+pub fn pass_on_early(signals: &Signals, pass_on: impl Fn(&Arrived)) -> Result<(), Failure> {
     while let Some(arrived) = signals.pending()? {
-        child.pass_on(&arrived);
+        pass_on(&arrived);
     }
     Ok(())
 }
@@ -80,9 +78,9 @@ impl Watch {
         }
     }
 
-    fn act(&mut self, child: &Child, held: &Held) {
+    fn act(&mut self, child: &Running, held: &Held) {
         if self.lost {
-            child.send(Signal::SIGKILL);
+            child.kill();
             self.next = None;
             return;
         }
@@ -91,7 +89,7 @@ impl Watch {
             return;
         };
         text::complain(format_args!("ending the command: {error}"));
-        child.send(Signal::SIGTERM);
+        child.terminate();
         self.next = Some(Instant::now() + GRACE);
         self.lost = true;
     }
