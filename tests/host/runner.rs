@@ -9,7 +9,10 @@ mod shop;
 use std::{
     fs,
     io::Write,
-    os::unix::{fs::PermissionsExt, process::CommandExt},
+    os::unix::{
+        fs::{PermissionsExt, chown},
+        process::CommandExt,
+    },
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -17,7 +20,7 @@ use std::{
 use crate::common;
 use nix::{
     sys::signal::{Signal, kill, raise},
-    unistd::Pid,
+    unistd::{Pid, geteuid, setuid},
 };
 use shop::{LINE_WAIT, Outcome, Running, Shop, code};
 
@@ -566,6 +569,83 @@ fn a_lost_lease_ends_the_whole_tree() {
     running.silence();
     assert!(running.complaint().contains("ending the command"));
     assert_eq!(running.finish(), 76);
+}
+
+/// Somebody who owns nothing here.
+const NOBODY: u32 = 65_534;
+
+/// The copy of a program with another mode, where everybody may execute it.
+fn copy(shop: &Shop, of: &str, name: &str, mode: u32) -> String {
+    let path = shop.path(name);
+    fs::copy(of, &path).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    path
+}
+
+#[test]
+fn what_may_not_be_killed_keeps_the_key_of_its_tree() {
+    if !geteuid().is_root() {
+        println!("left out: only root can make a program with privileges of its own");
+        return;
+    }
+    let shop = Shop::new();
+    fs::set_permissions(shop.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(shop.store()).unwrap();
+    chown(shop.store(), Some(NOBODY), Some(NOBODY)).unwrap();
+    let slablock = copy(&shop, SLABLOCK, "slablock", 0o755);
+    let this = std::env::current_exe().unwrap();
+    let privileged = copy(&shop, this.to_str().unwrap(), "privileged", 0o4755);
+    let go = shop.path("go");
+    let role = common::child("runner::child_with_privileges", &go);
+    let words: Vec<_> = role.get_args().map(|word| word.to_str().unwrap()).collect();
+    let script = format!("{privileged} {} & read line", words.join(" "));
+    let as_nobody = |words: &[&str]| {
+        let mut command = Command::new(&slablock);
+        command.args(words).env("SLABLOCK_DIR", shop.store());
+        command.uid(NOBODY).gid(NOBODY);
+        command
+    };
+    let mut command = as_nobody(&["run", "--tree", "k", "--", "sh", "-c", &script]);
+    command.envs(
+        role.get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
+    let running = Running::start(command);
+    let said: Vec<String> = running
+        .out
+        .iter()
+        .take_while(|line| !line.contains("told all"))
+        .collect();
+    if said.iter().any(|line| line.contains("left out")) {
+        println!("left out: programs have no privileges of their own here");
+        return;
+    }
+    let keeper = keeper_of(&running);
+    let left = || fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children"));
+    running.signal(Signal::SIGKILL);
+    until("the command is killed", || {
+        let left = left().unwrap();
+        let pid = left.trim();
+        let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        words.starts_with(&privileged)
+    });
+    let next = Outcome::of(&mut as_nobody(&["run", "-n", "k", "--", "true"]));
+    assert_eq!(next.code, 75, "{}", next.err);
+    fs::write(&go, "").unwrap();
+    let next = Outcome::of(&mut as_nobody(&["run", "k", "--", "echo", "mine"]));
+    assert_eq!(next.out, "mine\n");
+    assert!(next.err.contains("died holding it"), "{}", next.err);
+}
+
+#[test]
+fn child_with_privileges() {
+    if let Some(go) = common::role("runner::child_with_privileges") {
+        match setuid(0.into()) {
+            Ok(()) => println!("told all"),
+            Err(_) => println!("left out\ntold all"),
+        }
+        until("it is over", || fs::exists(&go).unwrap());
+    }
 }
 
 /// In the background of a tree nothing is nobody's business.
