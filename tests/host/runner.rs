@@ -6,6 +6,9 @@
 #[path = "../cli/shop.rs"]
 mod shop;
 
+mod nested;
+mod tree;
+
 use std::{
     fs,
     io::Write,
@@ -63,7 +66,8 @@ fn a_long_path_is_searched_to_its_end_and_a_denial_is_remembered() {
     let shop = Shop::new();
     let directory = shop.dir.path().to_str().unwrap();
     script(&shop, "tool", "#!/bin/sh\necho found\n");
-    // Entries that lead nowhere: many, one longer than any path, and one with a name longer than any.
+    // Entries that lead nowhere: many, one longer than any path, and one with a name longer than
+    // any.
     let nowhere = ["/nowhere/at/all:".repeat(5_000), "/x".repeat(3_000)].concat();
     let path = format!("{nowhere}:/{}:{directory}", "y".repeat(300));
     let run = |name: &str, path: &str| {
@@ -205,8 +209,8 @@ fn a_memo_that_a_signal_ended_is_run_again_when_nothing_is_left_of_it() {
     assert_eq!(fs::read_to_string(&ran).unwrap().lines().count(), 2);
 }
 
-/// Every signal but those that cannot be caught, that stop a process, that every Rust program ignores, the news of a
-/// child, and two of the C library's own.
+/// Every signal but those that cannot be caught, that stop a process, that every Rust program
+/// ignores, the news of a child, and two of the C library's own.
 fn all_signals() -> impl Iterator<Item = i32> {
     let left = [9, 13, 17, 19, 20, 21, 22, 32, 33];
     (1..=64).filter(move |number| !left.contains(number))
@@ -315,348 +319,6 @@ fn what_slablock_brings_on_itself_is_not_passed_on() {
 
 const SLABLOCK: &str = env!("CARGO_BIN_EXE_slablock");
 
-#[test]
-fn waiting_for_an_ancestor_is_told_at_once() {
-    let shop = Shop::new();
-    let nested = |words: &[&str]| shop.run(&[&["run", "k", "--", SLABLOCK, "run"], words].concat());
-    let told = nested(&["k", "--", "true"]);
-    told.complains(
-        125,
-        &[
-            "\"k\"",
-            "would never end",
-            "waits for this command",
-            "--timeout",
-        ],
-    );
-    // With others between: another key, and a shell that has to come back to its work.
-    nested(&[
-        "l",
-        "--",
-        "sh",
-        "-c",
-        &format!("{SLABLOCK} run k -- true; exit $?"),
-    ])
-    .complains(125, &["\"k\"", "would never end"]);
-    // With a limit of its own.
-    nested(&["-n", "k", "--", "true"]).complains(75, &["is held"]);
-    assert_eq!(nested(&["-q", "-w", "0.01", "k", "--", "true"]).code, 75);
-    // Another key, or the same one of another store.
-    assert_eq!(nested(&["l", "--", "true"]).code, 0);
-    let other = shop.path("other");
-    assert_eq!(nested(&["--dir", &other, "k", "--", "true"]).code, 0);
-    shop.run(&[
-        "memo", "--key", "m", "--", SLABLOCK, "memo", "--key", "m", "--", "true",
-    ])
-    .complains(125, &["\"m\"", "would never end"]);
-}
-
-#[test]
-fn a_permit_that_somebody_else_may_give_back_is_waited_for() {
-    let shop = Shop::new();
-    let run = ["run", "--permits", "2", "k", "--"];
-    // One is free.
-    let two = [&run[..], &[SLABLOCK], &run, &["echo", "two"]].concat();
-    assert_eq!(shop.run(&two).out, "two\n");
-    // Both are ours.
-    let three = [&run[..], &[SLABLOCK], &run, &[SLABLOCK], &run, &["true"]].concat();
-    shop.run(&three).complains(125, &["would never end"]);
-    // One is somebody else's.
-    let other = shop.hold("k", &["--permits", "2"]);
-    let waiter = shop.start(&two);
-    assert!(waiter.complaint().contains("waiting for"));
-    assert_eq!(other.finish(), 0);
-    waiter.expect("two");
-    assert_eq!(waiter.finish(), 0);
-}
-
-#[test]
-fn what_no_ancestor_waits_for_may_wait_for_the_ancestor() {
-    let shop = Shop::new();
-    // In the background of a script that goes on, and then ends.
-    let script = format!("{SLABLOCK} run k -- echo late & read line; echo early");
-    let mut running = shop.start(&["run", "k", "--", "sh", "-c", &script]);
-    assert!(running.complaint().contains("waiting for"));
-    running.input.as_mut().unwrap().write_all(b"\n").unwrap();
-    running.expect("early");
-    running.expect("late");
-    assert_eq!(running.finish(), 0);
-    // A list that is old: nobody of it holds anything any more, or it is another process's.
-    let holds = shop
-        .run(&["run", "k", "--", "sh", "-c", "echo $SLABLOCK_HOLDS"])
-        .out;
-    assert!(!holds.trim().is_empty());
-    let holder = shop.hold("k", &[]);
-    for list in [holds.trim(), "nonsense", "1:2:3"] {
-        let mut command = shop.command(&["run", "k", "--", "echo", "mine"]);
-        command.env("SLABLOCK_HOLDS", list);
-        let waiter = Running::start(command);
-        assert!(waiter.complaint().contains("waiting for"));
-    }
-    assert_eq!(holder.finish(), 0);
-}
-
-/// It has the lifeline, as everything that the command started.
-#[test]
-fn what_waits_for_a_dead_ancestor_does_not_keep_itself_waiting() {
-    let shop = Shop::new();
-    let script = format!("{SLABLOCK} run k -- echo never & read line; true");
-    let running = shop.start(&["run", "k", "--", "sh", "-c", &script]);
-    assert!(running.complaint().contains("waiting for"));
-    running.signal(Signal::SIGTERM);
-    let told = running.complaint();
-    for words in ["would never end", "died holding it"] {
-        assert!(told.contains(words), "{told}");
-    }
-    running.silence();
-    assert_eq!(running.finish(), 128 + 15);
-    assert!(shop.is_free("k"));
-}
-
-/// A program that leaves the session, closes all descriptors but the first three, says `up` and its number, and ends
-/// with the pipe.
-fn stray(pipe: &str) -> String {
-    format!(
-        "setsid bash -c 'for f in /proc/$$/fd/*; do n=${{f##*/}}; [ $n -gt 2 ] && eval \"exec $n>&-\"; done
-        echo up; echo $$; read line < {pipe}'"
-    )
-}
-
-fn pipe(shop: &Shop) -> String {
-    let pipe = shop.path("pipe");
-    assert!(
-        Command::new("mkfifo")
-            .arg(&pipe)
-            .status()
-            .unwrap()
-            .success()
-    );
-    pipe
-}
-
-/// The process that stands between slablock and its command.
-fn keeper_of(running: &Running) -> i32 {
-    let pid = running.pid();
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    let keeper = children.trim().parse().unwrap();
-    let words = fs::read_to_string(format!("/proc/{keeper}/cmdline")).unwrap();
-    assert!(words.contains("keep-tree"), "{words}");
-    keeper
-}
-
-#[test]
-fn a_tree_keeps_the_key_whatever_it_closes() {
-    let shop = Shop::new();
-    let pipe = pipe(&shop);
-    let script = format!("{} & exit 7", stray(&pipe));
-    let running = shop.start(&["run", "--tree", "k", "--", "sh", "-c", &script]);
-    running.expect("up");
-    let left: i32 = running.line().parse().unwrap();
-    // The command has ended: what it left behind is an orphan, which its keeper has adopted.
-    let keeper = keeper_of(&running);
-    until("it is an orphan", || {
-        let stat = fs::read_to_string(format!("/proc/{left}/stat")).unwrap();
-        stat.contains(&format!(" S {keeper} "))
-    });
-    assert!(!shop.is_free("k"));
-    fs::write(&pipe, "\n").unwrap();
-    running.silence();
-    assert_eq!(running.finish(), 7);
-    // It was given back.
-    let next = shop.run(&["run", "-n", "k", "--", "true"]);
-    assert_eq!((next.code, next.err.as_str()), (0, ""));
-}
-
-#[test]
-fn a_tree_ends_with_slablock() {
-    let shop = Shop::new();
-    let pipe = pipe(&shop);
-    let script = format!("{} & echo here; read line", stray(&pipe));
-    let running = shop.start(&["run", "--tree", "k", "--", "sh", "-c", &script]);
-    let said = [running.line(), running.line(), running.line()];
-    assert!(
-        said.contains(&"up".to_owned()) && said.contains(&"here".to_owned()),
-        "{said:?}"
-    );
-    running.signal(Signal::SIGKILL);
-    // Nobody reads the pipe any more, nobody writes here.
-    running.silence();
-    let next = shop.run(&["run", "k", "--", "echo", "mine"]);
-    assert_eq!(next.out, "mine\n");
-    assert!(next.err.contains("died holding it"), "{}", next.err);
-}
-
-#[test]
-fn killing_the_keeper_of_a_tree_frees_the_key() {
-    let shop = Shop::new();
-    let pipe = pipe(&shop);
-    let script = format!("{} & wait", stray(&pipe));
-    let mut running = shop.start(&["run", "--tree", "k", "--", "sh", "-c", &script]);
-    running.expect("up");
-    let left: i32 = running.line().parse().unwrap();
-    kill(Pid::from_raw(keeper_of(&running)), Signal::SIGKILL).unwrap();
-    assert_eq!(code(running.child.wait().unwrap()), 128 + 9);
-    assert!(running.complaint().contains("keeper was killed"));
-    shop.run(&["run", "-n", "k", "--", "true"])
-        .complains(0, &["died holding it"]);
-    kill(Pid::from_raw(left), Signal::SIGKILL).unwrap();
-    running.silence();
-}
-
-/// Where nothing is left behind, a keeper is not noticed.
-#[test]
-fn a_command_in_a_tree_is_told_and_tells_all_that_it_would_otherwise() {
-    let shop = Shop::new();
-    let run = |command: &[&str]| shop.run(&[&["run", "--tree", "k", "--"], command].concat());
-    let script = "echo $SLABLOCK_KEY $#; ls -l /proc/$$/fd | grep -c store; exit 7";
-    let outcome = run(&["sh", "-c", script, "sh", "one", "two"]);
-    assert_eq!(
-        (outcome.code, outcome.out.as_str()),
-        (7, "k 2\n0\n"),
-        "{}",
-        outcome.err
-    );
-    run(&["no-such-command"]).complains(127, &["no-such-command"]);
-    fs::write(shop.path("data"), "").unwrap();
-    run(&[&shop.path("data")]).complains(126, &["could not be started"]);
-    assert!(shop.is_free("k"));
-    for number in [9, 15, 34] {
-        let script = format!("kill -{number} $$");
-        assert_eq!(run(&["bash", "-c", &script]).code, 128 + number);
-    }
-    // A signal reaches the command, and when that has ended, what it left behind.
-    let pipe = pipe(&shop);
-    let script = format!(
-        "trap 'echo got it; exit 5' USR1; echo $$; {} & while :; do sleep 0.01; done",
-        stray(&pipe)
-    );
-    let running = shop.start(&["run", "-q", "--tree", "k", "--", "bash", "-c", &script]);
-    let said = [running.line(), running.line(), running.line()];
-    assert!(said.contains(&"up".to_owned()), "{said:?}");
-    send(10, &running);
-    running.expect("got it");
-    let keeper = keeper_of(&running);
-    until("the command has ended", || {
-        let children = fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children"));
-        let children = children.unwrap();
-        !children.is_empty()
-            && children.split_whitespace().all(|pid| {
-                fs::read_to_string(format!("/proc/{pid}/cmdline"))
-                    .is_ok_and(|c| !c.contains("trap"))
-            })
-    });
-    send(15, &running);
-    running.silence();
-    assert_eq!(running.finish(), 5);
-}
-
-#[test]
-fn a_lost_lease_ends_the_whole_tree() {
-    let shop = Shop::new();
-    let pipe = pipe(&shop);
-    let script = format!(
-        "trap 'echo refused' TERM; {} & while :; do sleep 0.01; done",
-        stray(&pipe)
-    );
-    let run = [
-        "run", "--tree", "--expire", "0.3", "k", "--", "bash", "-c", &script,
-    ];
-    let running = shop.start(&run);
-    running.expect("up");
-    running.line();
-    assert_eq!(shop.run(&["remove", "k"]).code, 0);
-    running.expect("refused");
-    running.silence();
-    assert!(running.complaint().contains("ending the command"));
-    assert_eq!(running.finish(), 76);
-}
-
-/// Somebody who owns nothing here.
-const NOBODY: u32 = 65_534;
-
-/// The copy of a program with another mode, where everybody may execute it.
-fn copy(shop: &Shop, of: &str, name: &str, mode: u32) -> String {
-    let path = shop.path(name);
-    fs::copy(of, &path).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-    path
-}
-
-#[test]
-fn what_may_not_be_killed_keeps_the_key_of_its_tree() {
-    if !geteuid().is_root() {
-        println!("left out: only root can make a program with privileges of its own");
-        return;
-    }
-    let shop = Shop::new();
-    fs::set_permissions(shop.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    fs::create_dir(shop.store()).unwrap();
-    chown(shop.store(), Some(NOBODY), Some(NOBODY)).unwrap();
-    let slablock = copy(&shop, SLABLOCK, "slablock", 0o755);
-    let this = std::env::current_exe().unwrap();
-    let privileged = copy(&shop, this.to_str().unwrap(), "privileged", 0o4755);
-    let go = shop.path("go");
-    let role = common::child("runner::child_with_privileges", &go);
-    let words: Vec<_> = role.get_args().map(|word| word.to_str().unwrap()).collect();
-    let script = format!("{privileged} {} & read line", words.join(" "));
-    let as_nobody = |words: &[&str]| {
-        let mut command = Command::new(&slablock);
-        command.args(words).env("SLABLOCK_DIR", shop.store());
-        command.uid(NOBODY).gid(NOBODY);
-        command
-    };
-    let mut command = as_nobody(&["run", "--tree", "k", "--", "sh", "-c", &script]);
-    command.envs(
-        role.get_envs()
-            .filter_map(|(name, value)| Some((name, value?))),
-    );
-    let running = Running::start(command);
-    let said: Vec<String> = running
-        .out
-        .iter()
-        .take_while(|line| !line.contains("told all"))
-        .collect();
-    if said.iter().any(|line| line.contains("left out")) {
-        println!("left out: programs have no privileges of their own here");
-        return;
-    }
-    let keeper = keeper_of(&running);
-    let left = || fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children"));
-    running.signal(Signal::SIGKILL);
-    until("the command is killed", || {
-        let left = left().unwrap();
-        let pid = left.trim();
-        let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        words.starts_with(&privileged)
-    });
-    let next = Outcome::of(&mut as_nobody(&["run", "-n", "k", "--", "true"]));
-    assert_eq!(next.code, 75, "{}", next.err);
-    fs::write(&go, "").unwrap();
-    let next = Outcome::of(&mut as_nobody(&["run", "k", "--", "echo", "mine"]));
-    assert_eq!(next.out, "mine\n");
-    assert!(next.err.contains("died holding it"), "{}", next.err);
-}
-
-#[test]
-fn child_with_privileges() {
-    if let Some(go) = common::role("runner::child_with_privileges") {
-        match setuid(0.into()) {
-            Ok(()) => println!("told all"),
-            Err(_) => println!("left out\ntold all"),
-        }
-        until("it is over", || fs::exists(&go).unwrap());
-    }
-}
-
-/// In the background of a tree nothing is nobody's business.
-#[test]
-fn what_a_tree_waits_for_may_not_wait_for_the_tree() {
-    let shop = Shop::new();
-    let script = format!("{SLABLOCK} run k -- true & exit 0");
-    shop.run(&["run", "--tree", "k", "--", "sh", "-c", &script])
-        .complains(0, &["would never end"]);
-}
-
 struct KilledAtTheEnd(Child);
 
 impl Drop for KilledAtTheEnd {
@@ -666,7 +328,8 @@ impl Drop for KilledAtTheEnd {
     }
 }
 
-/// A process that has the file `attach` of a store locked, as one that makes or mends the store, and is stopped.
+/// A process that has the file `attach` of a store locked, as one that makes or mends the store,
+/// and is stopped.
 fn stopped_while_opening(shop: &Shop) -> KilledAtTheEnd {
     let attach = shop.store().join("attach");
     let mut child = common::child("runner::child_that_is_stopped", attach.to_str().unwrap());

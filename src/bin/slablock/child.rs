@@ -1,13 +1,13 @@
 //! Making processes: the only room with unsafe code.
 //!
-//! A command is started so that it cannot outlive its guard. Two things tie it to the hold. The kernel
-//! kills it when this process dies; and it inherits a lifeline, so that the hold lasts while any process
-//! of its tree lives, also those that the kernel did not kill (grandchildren, or a program with privileges
-//! of its own).
+//! A command is started so that it cannot outlive its guard. Two things tie it to the hold. The
+//! kernel kills it when this process dies; and it inherits a lifeline, so that the hold lasts while
+//! any process of its tree lives, also those that the kernel did not kill (grandchildren, or a
+//! program with privileges of its own).
 //!
 //! The child borrows this process's memory until it becomes the command, as in `posix_spawn`, which
-//! itself cannot set a death signal. A forked child would copy each page that it touches, and this one
-//! again each page that it writes: a third of the time that it takes to run a small command.
+//! itself cannot set a death signal. A forked child would copy each page that it touches, and this
+//! one again each page that it writes: a third of the time that it takes to run a small command.
 
 #![allow(unsafe_code)]
 
@@ -16,7 +16,7 @@ use std::{
     ffi::{CStr, c_char, c_int, c_void},
     io,
     os::{
-        fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::process::ExitStatusExt,
     },
     process::ExitStatus,
@@ -25,7 +25,7 @@ use std::{
 
 use nix::{
     errno::Errno,
-    fcntl::{FcntlArg, FdFlag, fcntl},
+    fcntl::{FcntlArg, fcntl},
     libc,
     sys::{
         prctl::set_pdeathsig,
@@ -34,12 +34,12 @@ use nix::{
     unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, getpid, getppid},
 };
 
-use slablock::Lifeline;
+use crate::{
+    passed::{LIFELINE_MIN, Passed},
+    program::Program,
+    signals::Arrived,
+};
 
-use crate::{program::Program, signals::Arrived};
-
-/// Shells hand out the small numbers to scripts (`exec 3>file`), which would close the lifeline.
-const LIFELINE_MIN: i32 = 64;
 /// Far more than the few system calls need that the child makes on it.
 const STACK_BYTES: usize = 64 << 10;
 /// Below the stack, and never to be touched: a multiple of every page size.
@@ -52,16 +52,6 @@ pub struct Streams {
     pub errors: OwnedFd,
 }
 
-/// Which descriptors the command is to have besides its streams and those that this process was given.
-#[derive(Clone, Copy)]
-pub enum Passed<'a> {
-    Nothing,
-    /// The lifeline, at numbers that are out of the way.
-    Lifeline(&'a Lifeline),
-    /// These, under their numbers.
-    As(&'a [OwnedFd]),
-}
-
 /// All that the child needs to become the command, and where it says why it could not.
 struct Birth<'a> {
     program: &'a Program,
@@ -72,8 +62,8 @@ struct Birth<'a> {
     failure: Cell<Option<Errno>>,
 }
 
-/// Starts a program with `mask` as its signal mask, what is passed to it, and this process's standard streams or
-/// others.
+/// Starts a program with `mask` as its signal mask, what is passed to it, and this process's
+/// standard streams or others.
 ///
 /// The kernel's promise to kill the command is tied to the calling *thread*: call it from the one
 /// that lives as long as the process.
@@ -93,11 +83,11 @@ pub fn start(
     };
     let stack = Stack::new()?;
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-    // SAFETY: until the child has become the command or has ended, this thread stands still (CLONE_VFORK);
-    // so the stack and all that is borrowed stay, and nothing is used by two. The child makes system calls,
-    // no more: no allocation, no lock, no panic, and no function of the C library that takes as much of the
-    // stack as its arguments ask for. No signal handler of this process can run in it: it has none but the
-    // standard library's for faults.
+    // SAFETY: until the child has become the command or has ended, this thread stands still
+    // (CLONE_VFORK); so the stack and all that is borrowed stay, and nothing is used by two. The
+    // child makes system calls, no more: no allocation, no lock, no panic, and no function of the C
+    // library that takes as much of the stack as its arguments ask for. No signal handler of this
+    // process can run in it: it has none but the standard library's for faults.
     let pid = unsafe {
         libc::clone(
             be_born,
@@ -117,10 +107,11 @@ pub fn start(
     }
 }
 
-/// The child's whole life before it is the command. Only ever returns because it did not become that.
+/// The child's whole life before it is the command. Only ever returns because it did not become
+/// that.
 extern "C" fn be_born(birth: *mut c_void) -> c_int {
-    // SAFETY: `start` passed its own `Birth`, which stays until this has ended, and which nobody changes
-    // meanwhile.
+    // SAFETY: `start` passed its own `Birth`, which stays until this has ended, and which nobody
+    // changes meanwhile.
     let birth = unsafe { &*birth.cast::<Birth<'_>>() };
     let error = match birth.prepare() {
         Ok(()) => birth.execute(),
@@ -180,12 +171,14 @@ impl Birth<'_> {
 
 /// Becomes what is at `path`. Only ever returns to say why not.
 fn execve(path: &CStr, arguments: *const *const c_char, program: &Program) -> Errno {
-    // SAFETY: both arrays end with a null, point to strings that end with one, and outlive the call.
+    // SAFETY: both arrays end with a null, point to strings that end with one, and outlive the
+    // call.
     unsafe { libc::execve(path.as_ptr(), arguments, program.environment().as_ptr()) };
     Errno::last()
 }
 
-/// Memory for the child to run on. What would run over its end ends the child instead of the parent's heap.
+/// Memory for the child to run on. What would run over its end ends the child instead of the
+/// parent's heap.
 struct Stack {
     base: *mut c_void,
 }
@@ -216,28 +209,9 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        // SAFETY: the pages of `new`; the child that ran on them has gone on to other memory, or has ended.
+        // SAFETY: the pages of `new`; the child that ran on them has gone on to other memory, or
+        // has ended.
         unsafe { libc::munmap(self.base, GUARD_BYTES + STACK_BYTES) };
-    }
-}
-
-impl Passed<'_> {
-    /// Runs in the child.
-    fn let_through_exec(self) -> nix::Result<()> {
-        let keep = |descriptor| fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty())).map(drop);
-        match self {
-            Passed::Nothing => Ok(()),
-            Passed::As(descriptors) => descriptors
-                .iter()
-                .try_for_each(|descriptor| keep(descriptor.as_fd())),
-            Passed::Lifeline(lifeline) => lifeline.descriptors().into_iter().try_for_each(|it| {
-                // Where few descriptors are allowed the number that it has must do.
-                match fcntl(it, FcntlArg::F_DUPFD(LIFELINE_MIN)) {
-                    Ok(_) => Ok(()),
-                    Err(_) => keep(it),
-                }
-            }),
-        }
     }
 }
 
@@ -249,8 +223,8 @@ pub fn above(descriptor: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Descriptors that this program was given under these numbers when it was executed, from now on its own alone. To be
-/// called before it opens anything.
+/// Descriptors that this program was given under these numbers when it was executed, from now on
+/// its own alone. To be called before it opens anything.
 pub fn inherited<const N: usize>(numbers: [RawFd; N]) -> io::Result<[OwnedFd; N]> {
     for (at, number) in numbers.iter().enumerate() {
         // SAFETY: asks whether there is one, and keeps it from children.
@@ -260,7 +234,8 @@ pub fn inherited<const N: usize>(numbers: [RawFd; N]) -> io::Result<[OwnedFd; N]
             return Err(Errno::EBADF.into());
         }
     }
-    // SAFETY: they are open, each is named once, and nothing in this program owns any, for it has opened none.
+    // SAFETY: they are open, each is named once, and nothing in this program owns any, for it has
+    // opened none.
     Ok(numbers.map(|number| unsafe { OwnedFd::from_raw_fd(number) }))
 }
 
@@ -316,7 +291,8 @@ impl Child {
         }
     }
 
-    /// Does nothing if its end is known. Until then its process id is its own, so nobody else is hit.
+    /// Does nothing if its end is known. Until then its process id is its own, so nobody else is
+    /// hit.
     pub fn send(&self, signal: Signal) {
         if self.status.is_none() {
             let _ = kill(self.pid, signal);
@@ -337,7 +313,8 @@ impl Child {
         self.status.is_some()
     }
 
-    /// Sends it what came to this process, with what came along with it. Does nothing if its end is known.
+    /// Sends it what came to this process, with what came along with it. Does nothing if its end is
+    /// known.
     pub fn pass_on(&self, arrived: &Arrived) {
         if self.status.is_some() {
             return;
@@ -361,7 +338,8 @@ impl Child {
             return Ok(self.status);
         }
         let mut status = 0;
-        // SAFETY: writes the status and nothing else. (The safe form does not know real-time signals.)
+        // SAFETY: writes the status and nothing else. (The safe form does not know real-time
+        // signals.)
         let ended = unsafe { libc::waitpid(self.pid.as_raw(), &mut status, flags) };
         match Errno::result(ended) {
             Ok(0) | Err(Errno::EINTR) => {}
@@ -392,8 +370,8 @@ pub enum Forked {
 /// with whatever its parent had open.
 pub fn fork() -> nix::Result<Forked> {
     // SAFETY: the thread that the child is left with holds none of this program's locks: the one
-    // other thread that there may be is the library's, whose hook makes forking sound at any moment,
-    // and the allocator's own hook does the same.
+    // other thread that there may be is the library's, whose hook makes forking sound at any
+    // moment, and the allocator's own hook does the same.
     Ok(match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child } => Forked::Parent(child),
         ForkResult::Child => Forked::Child,

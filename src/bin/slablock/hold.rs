@@ -108,8 +108,8 @@ impl Held {
         }
     }
 
-    /// Leaves it as it is. It lasts for as long as this process or one that has its lifeline, and the next holder is
-    /// told of a death.
+    /// Leaves it as it is. It lasts for as long as this process or one that has its lifeline, and
+    /// the next holder is told of a death.
     pub fn leave(self) {
         match self {
             Held::Lock(guard) => guard.into_token(),

@@ -15,6 +15,7 @@ mod holder;
 mod memo;
 mod nesting;
 mod opening;
+mod passed;
 mod place;
 mod processes;
 mod program;

@@ -1,6 +1,7 @@
 //! `slablock memo`: run a command once for all who ask, and replay what came of it.
 //!
-//! What is kept under the key is a line of text, then the command's standard output, then its standard error:
+//! What is kept under the key is a line of text, then the command's standard output, then its
+//! standard error:
 //!
 //!     slablock memo 1 STATUS BYTES-OF-OUTPUT BYTES-OF-ERRORS\n
 
@@ -18,9 +19,10 @@ use slablock::{Cache, SetOptions};
 
 use crate::{
     capture::{Capture, OUTPUT_BYTES_MAX},
-    child::{self, Child, Passed, Streams},
+    child::{self, Child, Streams},
     failure::Failure,
     nesting,
+    passed::Passed,
     place::Place,
     program::Program,
     run::{self, SIGNALLED},
@@ -202,9 +204,9 @@ impl Run<'_> {
         }
     }
 
-    /// Ends this process without giving back the turn to run the command, which a signal ended: what it started may
-    /// be at the same work still. By the lifeline the turn lasts until nothing is left of that, and then is the
-    /// next one's.
+    /// Ends this process without giving back the turn to run the command, which a signal ended:
+    /// what it started may be at the same work still. By the lifeline the turn lasts until nothing
+    /// is left of that, and then is the next one's.
     fn end_in_turn(&self, outcome: Result<Outcome, Failure>) -> ! {
         let replay = || outcome.and_then(|outcome| outcome.replay());
         let replayed = self.signals.let_through(replay);

@@ -1,8 +1,10 @@
-//! What the commands hold that this one was started by, so that nobody waits for an ancestor that waits for it.
+//! What the commands hold that this one was started by, so that nobody waits for an ancestor that
+//! waits for it.
 //!
-//! Each `run` and `memo` adds what it holds to a list in the environment of its command. The list alone proves nothing:
-//! it may be old, or that of a process that has long gone on. So whoever is about to wait for something on it also
-//! looks whether that hold is still in force, and whether its holder is still waiting for this process.
+//! Each `run` and `memo` adds what it holds to a list in the environment of its command. The list
+//! alone proves nothing: it may be old, or that of a process that has long gone on. So whoever is
+//! about to wait for something on it also looks whether that hold is still in force, and whether
+//! its holder is still waiting for this process.
 
 use std::{
     env,
@@ -43,7 +45,7 @@ type StoreId = (u64, u64);
 enum What {
     /// A lock or a permit.
     Hold(Token),
-    /// The same, until all that its command started has ended.
+    /// A lock or a permit that is held until all that its command started has ended.
     OfTree(Token),
     /// The turn to run a command for all who ask.
     Turn(Process),
@@ -89,7 +91,8 @@ pub enum Endless {
     Keeps(Holder),
 }
 
-/// Whether the key is on the list at all. If so, waiting for it may turn out to be endless later, too.
+/// Whether the key is on the list at all. If so, waiting for it may turn out to be endless later,
+/// too.
 pub fn is_listed(shard: &Cache, key: &[u8]) -> Result<bool, Failure> {
     Ok(!listed_tokens(shard, key)?.is_empty())
 }
@@ -103,8 +106,8 @@ fn listed_tokens(shard: &Cache, key: &[u8]) -> Result<Vec<(Token, bool)>, Failur
     })
 }
 
-/// Why waiting for a key would never end: all that there is of it is held by those that this process was started by.
-/// `None`: somebody may give back, or has.
+/// Why waiting for a key would never end: all that there is of it is held by those that this
+/// process was started by. `None`: somebody may give back, or has.
 pub fn is_endless(shard: &Cache, key: &[u8]) -> Result<Option<Endless>, Failure> {
     let tokens = listed_tokens(shard, key)?;
     if tokens.is_empty() {
@@ -152,8 +155,8 @@ fn is_inherited(number: &OsStr) -> bool {
     flags.is_some_and(|flags| flags & libc::O_CLOEXEC == 0)
 }
 
-/// Whether one of those that this process was started by has the turn to run what `key` stands for, and waits for
-/// this process.
+/// Whether one of those that this process was started by has the turn to run what `key` stands for,
+/// and waits for this process.
 pub fn turn_waits_for_us(shard: &Cache, key: &[u8]) -> Result<bool, Failure> {
     let turns = listed(shard, key, |what| match what {
         What::Turn(process) => Some(process),
@@ -268,8 +271,9 @@ impl Ancestors {
 
     /// Whether one of them is meant, and waits for this process to end as far as one can tell.
     ///
-    /// What a script starts in the background (`&`) it need not wait for. Shells have that ignore the keys that
-    /// interrupt; and when the script has ended, the other one is no ancestor any more.
+    /// What a script starts in the background (`&`) it need not wait for. Shells have that ignore
+    /// the keys that interrupt; and when the script has ended, the other one is no ancestor any
+    /// more.
     fn wait_in(&self, is_meant: impl Fn(&Process) -> bool) -> bool {
         let meant = self.0.iter().find(|process| is_meant(process));
         meant.is_some_and(|ancestor| {

@@ -1,9 +1,9 @@
 //! Opening a store within the caller's patience.
 //!
-//! Opening waits for a process that is making or mending the store, however long it takes, also when that process is
-//! stopped. Nothing is held meanwhile and every step of opening may be the last one of a process, so the patience is
-//! kept by a thread that ends this process. It is out of the way before the first attempt to take anything: what is
-//! held is never lost by it.
+//! Opening waits for a process that is making or mending the store, however long it takes, also
+//! when that process is stopped. Nothing is held meanwhile and every step of opening may be the
+//! last one of a process, so the patience is kept by a thread that ends this process. It is out of
+//! the way before the first attempt to take anything: what is held is never lost by it.
 
 use std::{
     fs,
@@ -16,17 +16,19 @@ use std::{
 
 use crate::{failure::Failure, place::Place, signals::Signals};
 
-/// How long another process may keep somebody from opening the store who does not want to wait at all. A store is
-/// made in a few milliseconds.
+/// How long another process may keep somebody from opening the store who does not want to wait at
+/// all. A store is made in a few milliseconds.
 pub const AT_ONCE: Duration = Duration::from_secs(1);
-/// How long this process has to be seen waiting. One that is itself at work, as after a reboot, goes on: whoever is
-/// interrupted at that each time would never get to the end.
+/// How long this process has to be seen waiting. One that is itself at work, as after a reboot,
+/// goes on: whoever is interrupted at that each time would never get to the end.
 const LOOKS: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Opens the store in `dir`, or ends the process with `in_vain` when `until` has come and others keep it from that.
+/// Opens the store in `dir`, or ends the process with `in_vain` when `until` has come and others
+/// keep it from that.
 ///
-/// Signals have their usual effect meanwhile. Call it from the first thread, which is the one that is watched.
+/// Signals have their usual effect meanwhile. Call it from the first thread, which is the one that
+/// is watched.
 pub fn open_until(
     dir: &Path,
     until: Option<Instant>,
@@ -102,8 +104,8 @@ fn is_waiting(looks: &[bool]) -> bool {
     asleep > 0 && asleep * 4 >= last.len() * 3
 }
 
-/// Whether the first thread waits for something that is neither the processor nor a disk. Where nobody can say, it
-/// does.
+/// Whether the first thread waits for something that is neither the processor nor a disk. Where
+/// nobody can say, it does.
 fn first_thread_sleeps() -> bool {
     let path = format!("/proc/self/task/{}/stat", process::id());
     let stat = fs::read_to_string(path).unwrap_or_default();

@@ -28,7 +28,8 @@ impl Process {
     }
 }
 
-/// All that descend from a process, whatever their own parents have come to: for one that adopts orphans.
+/// All that descend from a process, whatever their own parents have come to: for one that adopts
+/// orphans.
 pub fn descendants_of(pid: u32) -> Vec<u32> {
     let names = fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = names.filter_map(|entry| entry.file_name().to_str()?.parse().ok());

@@ -1,8 +1,8 @@
 //! A program with its arguments and its environment, in the form in which the kernel takes them.
 //!
-//! Everything that `execvp` would work out at the last moment is worked out here, before there is a child: a
-//! child that shares its parent's memory has a small stack, and the C library builds the arguments of a script
-//! without `#!` on it, however many they are.
+//! Everything that `execvp` would work out at the last moment is worked out here, before there is a
+//! child: a child that shares its parent's memory has a small stack, and the C library builds the
+//! arguments of a script without `#!` on it, however many they are.
 
 use std::{
     cell::Cell,
@@ -25,8 +25,9 @@ pub struct Program {
     /// What to try, in this order.
     candidates: Vec<CString>,
     is_searched: bool,
-    /// The shell, then the arguments, then null. Without the first they are those of the program itself; with
-    /// it, and the script's path in place of the program's name, those of a shell that runs it.
+    /// The shell, then the arguments, then null. Without the first they are those of the program
+    /// itself; with it, and the script's path in place of the program's name, those of a shell that
+    /// runs it.
     pointers: Vec<Cell<*const c_char>>,
     environment: Vec<*const c_char>,
     /// What the pointers point to: the arguments, then the environment.
@@ -43,8 +44,8 @@ impl Program {
         Program::at(candidates, !is_path(&command[0]), command, variables)
     }
 
-    /// The program that this process runs, with the words of another command line, also when its file was
-    /// replaced or removed.
+    /// The program that this process runs, with the words of another command line, also when its
+    /// file was replaced or removed.
     pub fn this_one(words: &[OsString], variables: &[(&str, &OsStr)]) -> io::Result<Program> {
         let path = env::current_exe()?.into_os_string();
         let candidates = vec![CString::new(path.into_vec())?, c"/proc/self/exe".to_owned()];
@@ -103,7 +104,8 @@ impl Program {
         &self.pointers[1..]
     }
 
-    /// The same for the shell that runs the script at `path`, until `forget_shell`.
+    /// Pointers to the arguments of a shell that runs the script at `path`, and a null. Good until
+    /// `forget_shell`, which has to follow if the shell could not be executed.
     pub fn arguments_of_shell(&self, path: &CStr) -> &[Cell<*const c_char>] {
         self.pointers[1].set(path.as_ptr());
         &self.pointers
@@ -159,7 +161,8 @@ fn is_path(name: &OsStr) -> bool {
     name.as_bytes().contains(&b'/')
 }
 
-/// Where a program of that name may be: as named if there is a slash in it, else in each directory of PATH.
+/// Where a program of that name may be: as named if there is a slash in it, else in each directory
+/// of PATH.
 fn candidates(name: &OsStr, path: Option<OsString>) -> io::Result<Vec<CString>> {
     if name.is_empty() {
         return Err(Errno::ENOENT.into());

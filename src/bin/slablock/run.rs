@@ -12,12 +12,13 @@ use std::{
 use slablock::{Cache, Error};
 
 use crate::{
-    child::{self, Passed},
+    child,
     failure::{self, Failure},
     hold::{Held, Wanted},
     holder,
     nesting::{self, Endless},
     opening::{AT_ONCE, open_until},
+    passed::Passed,
     place::Place,
     program::Program,
     signals::{self, Signals},
@@ -150,8 +151,8 @@ fn refuse_ancestor(shard: &Cache, plan: &RunPlan) -> Result<(), Failure> {
     ))
 }
 
-/// Waits without a limit. What is held by an ancestor of this process is looked at again and again, for it may come
-/// to be kept by this process itself.
+/// Waits without a limit. What is held by an ancestor of this process is looked at again and again,
+/// for it may come to be kept by this process itself.
 fn wait_endlessly(shard: &Cache, plan: &RunPlan, wanted: &Wanted) -> Result<Held, Failure> {
     while nesting::is_listed(shard, &plan.key)? {
         if let Some(held) = wanted.acquire_timeout(NEXT_LOOK)? {
@@ -294,7 +295,8 @@ pub fn not_started(program: &OsString, error: &io::Error) -> Failure {
     }
 }
 
-/// Gives the hold back if the command came to an end of its own, or else leaves it to what is left of the command.
+/// Gives the hold back if the command came to an end of its own, or else leaves it to what is left
+/// of the command.
 fn finish(held: Held, plan: &RunPlan, ended: &Ended) -> Result<u8, Failure> {
     let still_held = match ended.status.signal() {
         // Explicitly, for a daemon that the command left behind has the lifeline.

@@ -41,7 +41,8 @@ const HARMLESS: [c_int; 4] = [
 pub struct Signals {
     descriptor: SignalFd,
     before: SigSet,
-    /// Those that may strike while there is nothing to be guarded. The news of a child is none of them.
+    /// Those that may strike while there is nothing to be guarded. The news of a child is none of
+    /// them.
     striking: SigSet,
 }
 
@@ -59,7 +60,8 @@ enum Sender {
     /// The kernel, because of what this process did: a write beyond a limit, say.
     Ourselves,
     Process,
-    /// The kernel: a key at the terminal, a hang-up, an alarm that was set before this program was executed.
+    /// The kernel: a key at the terminal, a hang-up, an alarm that was set before this program was
+    /// executed.
     Kernel,
 }
 
@@ -68,7 +70,8 @@ pub fn ending() -> SigSet {
     ENDING.into_iter().chain([SIGCHLD]).collect()
 }
 
-/// All that can be caught, without those that stop a process, and without SIGPIPE, which every Rust program ignores.
+/// All that can be caught, without those that stop a process, and without SIGPIPE, which every Rust
+/// program ignores.
 pub fn catchable() -> SigSet {
     let mut catchable = SigSet::all();
     for left in [SIGTSTP, SIGTTIN, SIGTTOU, SIGPIPE] {
@@ -190,9 +193,9 @@ impl Arrived {
         !HARMLESS.contains(&self.number) && !self.is_our_own()
     }
 
-    /// Whether it is for the command and has not reached it: a key at the terminal has, for the command is in the
-    /// same process group, and must not come twice. A hang-up that the kernel tells a session's leader only must be
-    /// told on.
+    /// Whether it is for the command and has not reached it: a key at the terminal has, for the
+    /// command is in the same process group, and must not come twice. A hang-up that the kernel
+    /// tells a session's leader only must be told on.
     pub fn is_to_be_passed_on(&self) -> bool {
         let from_terminal = [SIGINT, SIGQUIT, SIGHUP, SIGWINCH, SIGCONT].map(|s| s as c_int);
         let leads_session = || getsid(None) == Ok(getpid());
@@ -222,7 +225,7 @@ fn is_ignored(number: c_int) -> bool {
     is_ignored_by(process::id(), number)
 }
 
-/// The same of any process.
+/// Whether that process ignores a signal.
 pub fn is_ignored_by(pid: u32, number: c_int) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -1,9 +1,11 @@
-//! `slablock run --tree`: a process between slablock and the command that guards all that the command starts.
+//! `slablock run --tree`: a process between slablock and the command that guards all that the
+//! command starts.
 //!
-//! The keeper adopts what is orphaned below it, so everything that descends from the command descends from the keeper,
-//! whatever it closes and whichever sessions it makes. It alone has the lifeline, and ends when nothing is left. A
-//! line, a pair of sockets, ties it to slablock: slablock's end is closed by its death, and then the keeper ends what it
-//! may; the other way goes the news of how the command ended.
+//! The keeper adopts what is orphaned below it, so everything that descends from the command
+//! descends from the keeper, whatever it closes and whichever sessions it makes. It alone has the
+//! lifeline, and ends when nothing is left. A line, a pair of sockets, ties it to slablock:
+//! slablock's end is closed by its death, and then the keeper ends what it may; the other way goes
+//! the news of how the command ended.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -28,8 +30,9 @@ use slablock::Lifeline;
 
 use crate::{
     args::KeepArgs,
-    child::{self, Child, Passed, Reaped},
+    child::{self, Child, Reaped},
     failure::Failure,
+    passed::Passed,
     processes::descendants_of,
     program::Program,
     run::{SIGNALLED, not_started},
@@ -213,7 +216,8 @@ impl Keeper {
         }
     }
 
-    /// To the command; when that has ended, to all that is left of it, for it is what keeps slablock from ending.
+    /// To the command; when that has ended, to all that is left of it, for it is what keeps
+    /// slablock from ending.
     fn pass_on(&self, arrived: &Arrived) {
         if !self.child.is_over() {
             if arrived.is_to_be_passed_on() {
@@ -228,7 +232,8 @@ impl Keeper {
     }
 }
 
-/// Kills all that descends from this process, but for those that it may not. Returns whether there was one.
+/// Kills all that descends from this process, but for those that it may not. Returns whether there
+/// was one.
 fn kill_all() -> bool {
     let kill = |pid: &u32| child::send(*pid, Signal::SIGKILL as i32).is_ok();
     let killed = descendants_of(process::id())
