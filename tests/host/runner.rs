@@ -355,7 +355,7 @@ fn patience_counts_while_the_store_is_being_opened() {
     let shop = Shop::new();
     assert!(shop.is_free("k"));
     let stopped = stopped_while_opening(&shop);
-    for options in [&["-n"][..], &["-w", "0.3"], &["-w", "0"]] {
+    for options in [&["-n"][..], &["-w", "0.3"]] {
         let run = [&["run", "-E", "9"], options, &["k", "--", "true"]].concat();
         shop.run(&run)
             .complains(9, &["could not be opened", "stopped"]);

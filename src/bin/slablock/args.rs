@@ -32,7 +32,7 @@ exclude each other only in the same store: name it if cron jobs or other users a
 const RUN_NOTES: &str = "\
 Exit status:
   that of COMMAND, or 128 + N when signal N ended it, and
-   75  others held the key, or for a second (with -w, for so long) kept the store from being opened,
+   75  others held the key, or kept the store from being opened (for two seconds, with -w for so long),
        and waiting was in vain (choose another with -E)
    76  the hold was lost while COMMAND ran (lease over, key removed or evicted)
   125  slablock itself failed (2 for wrong arguments)

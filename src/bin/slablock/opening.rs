@@ -16,9 +16,9 @@ use std::{
 
 use crate::{failure::Failure, place::Place, signals::Signals};
 
-/// How long another process may keep somebody from opening the store who does not want to wait at
-/// all. A store is made in a few milliseconds.
-pub const AT_ONCE: Duration = Duration::from_secs(1);
+/// How long another process may keep an opener from the store that does not want to wait at all.
+/// Making a store takes milliseconds, and rarely a second, where a disk is slow to sync it.
+pub const AT_ONCE: Duration = Duration::from_secs(2);
 /// How long this process has to be seen waiting. One that is itself at work, as after a reboot,
 /// goes on: whoever is interrupted at that each time would never get to the end.
 const LOOKS: u32 = 20;
