@@ -261,7 +261,7 @@ fn make_shard(dir: &Path, number: usize) -> Result<()> {
         return Ok(());
     }
     let made = || {
-        let like = Likeness::at(&dir.join(FANOUT))?;
+        let (like, _) = Likeness::at(&dir.join(FANOUT))?;
         Dir::open(dir)?.make_dir(Path::new(&format!("{number:03}")), like)
     };
     made().map_err(|e| Error::io("create", &path, e))

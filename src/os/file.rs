@@ -254,11 +254,13 @@ impl Likeness {
         }
     }
 
-    /// That of what is at a path, of which no link is followed.
-    pub(crate) fn at(path: &Path) -> io::Result<Likeness> {
+    /// That of what is at a path, of which no link is followed, and how many names it has.
+    // Types of the fields differ between machines.
+    #[allow(clippy::unnecessary_cast)]
+    pub(crate) fn at(path: &Path) -> io::Result<(Likeness, u64)> {
         crash_point();
         let stat = fstatat(AT_FDCWD, path, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-        Ok(Likeness::of_stat(&stat))
+        Ok((Likeness::of_stat(&stat), stat.st_nlink as u64))
     }
 
     /// The same for a file that only those may open who may write.

@@ -78,13 +78,19 @@ impl Site {
 
 impl Site {
     /// Owner, group and mode of what is made: those of the slab; of a cache of shards, whose slab is not there yet, those
-    /// of its record; of a new store, what its maker asks for.
+    /// of its record; of a new store, what its maker asks for. `Linked` if the slab has other names: told before its lock
+    /// files, which have them, too.
     pub(crate) fn likeness(&self, mode: u32) -> Result<Likeness> {
         for path in [self.dir.join(SLAB), self.locks.join(FANOUT)] {
             match Likeness::at(&path) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) if e.kind() == io::ErrorKind::NotADirectory => {}
-                like => return like.map_err(|e| Error::io("look at", &path, e)),
+                Err(e) => return Err(Error::io("look at", &path, e)),
+                Ok((_, links)) if links > 1 && path.ends_with(SLAB) => {
+                    let path = self.dir.clone();
+                    return Err(Error::Linked { path, links });
+                }
+                Ok((like, _)) => return Ok(like),
             }
         }
         Ok(Likeness::of_mode(mode))

@@ -97,7 +97,8 @@ fn keys_and_arguments_need_not_be_utf8() {
 #[test]
 fn the_exit_status_tells_who_failed() {
     let shop = Shop::new();
-    let killed = shop.run(&["run", "k", "--", "sh", "-c", "kill -KILL $$"]);
+    // Of a key of its own, for the next holder is told of this.
+    let killed = shop.run(&["run", "killed", "--", "sh", "-c", "kill -KILL $$"]);
     assert_eq!(killed.code, 128 + 9);
     let missing = shop.run(&["run", "k", "--", "no-such-command"]);
     missing.complains(127, &["no-such-command", "PATH"]);

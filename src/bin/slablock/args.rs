@@ -42,7 +42,8 @@ users are to take part.";
 const RUN_NOTES: &str = "\
 Exit status:
   that of COMMAND, or 128 + N when signal N ended it, and
-   75  others held the key and waiting was in vain (choose another with -E)
+   75  others held the key, or kept the store from being opened (for two seconds, with -w for so long),
+       and waiting was in vain (choose another with -E)
    76  the hold was lost while COMMAND ran (lease over, key removed or evicted), or the store was removed or replaced
   125  slablock itself failed (2 for wrong arguments)
   126  COMMAND was found but could not be started
@@ -50,10 +51,26 @@ Exit status:
 
 COMMAND gets standard input and SLABLOCK_DIR, SLABLOCK_KEY and SLABLOCK_TOKEN in its environment.
 The token is a number that grows with each grant: let what you write to refuse smaller ones.
-TERM, INT, HUP and QUIT are passed on to COMMAND; while waiting they end the wait. If slablock is
-killed, COMMAND is killed too, and the key stays held until nothing of what it started is left (with
---expire, until the lease is over at the latest). What COMMAND leaves running when it ends does not
-keep the key.
+SLABLOCK_HOLDS lists what is held around COMMAND: a `slablock run` within another one that holds the same
+key, and waits for it, fails with status 125 instead of waiting for ever (not with --timeout, and not in
+the background of a script).
+Every signal that can be caught is passed on to COMMAND, but for those that stop a process (TSTP, TTIN,
+TTOU), CHLD and PIPE; while waiting a signal ends the wait, if it would end a program.
+
+When COMMAND exits, with whatever status, the key is given back: what it leaves running does not keep
+it. When a signal ends COMMAND, or slablock (then COMMAND is killed, too), the key stays held until
+nothing of what COMMAND started is left, and the next holder is told that this one died. With
+--permits this goes for the one permit; with --expire the key is free when the lease is over at the
+latest, for nobody renews it. All this is by descriptors that COMMAND and what it starts inherit.
+Not guarded is therefore what has closed them: Python's subprocess, Java's ProcessBuilder and most
+daemons close them for their children.
+
+With --tree that is guarded, too. A process of slablock's own stands between it and COMMAND and adopts
+all that COMMAND starts. The key is given back, and slablock ends (with the status of COMMAND), when the
+last of it has ended, a daemon included; signals go to what is left when COMMAND has ended. When slablock
+dies, or the lease is lost, all of it is killed; what has privileges of its own, so that it may not be
+killed, keeps the key. Killing that process (`slablock keep-tree` in ps) frees the key. Never guarded is
+what others start on behalf of COMMAND: containers, ssh, systemd-run, at, cron.
 
 Examples:
   slablock run deploy -- ./deploy.sh
@@ -107,12 +124,13 @@ is written out when it has ended: by the one who ran it, by those who waited mea
 ask later, until it expires. Without --expire that is never; `slablock delete` forgets it.
 A COMMAND that failed is not kept: its output and status are for the one who ran it, and the next one who
 waits runs it. With --keep-failures the status is kept, too, whatever it is, for all who ask, but never that
-of a COMMAND that a signal ended. When the slablock that runs it is killed, which kills COMMAND, too, the
-next one runs it: but not before all that COMMAND has started is gone, so that it never runs beside itself.
+of a COMMAND that a signal ended: the next one who waits runs it. So does the next one when the slablock that
+runs it is killed, which kills COMMAND, too. Either way not before all that COMMAND has started is gone, so that
+it never runs beside itself; what has closed all descriptors that it inherited is not seen.
 
-COMMAND gets an empty standard input, and SLABLOCK_DIR and SLABLOCK_KEY in its environment. TERM, INT,
-HUP and QUIT are passed on to it; while waiting they end the wait. What it leaves running when it ends
-is not waited for, and what that writes is not kept.
+COMMAND gets an empty standard input, and SLABLOCK_DIR and SLABLOCK_KEY in its environment. Signals are
+passed on to it as by `run`; while waiting they end the wait. What it leaves running when it ends is not
+waited for, and what that writes is not kept.
 
 Without --key, the key is `memo: ` and COMMAND with its arguments, those between single quotes that have more
 in them than letters, digits and -_./:=,@%+: that of `slablock memo -- sh -c 'echo \"hi\"'` is
@@ -232,6 +250,9 @@ fn in_one_line(paragraphs: &str) -> String {
 pub enum Verb {
     /// Run a command while holding a key, so that it runs only once at a time
     Run(RunArgs),
+    /// The process that keeps the tree of a command together
+    #[command(hide = true)]
+    KeepTree(KeepArgs),
     /// Show who holds what, for how long, and who waits
     Status(StatusArgs),
     /// Keep a running average under a key
@@ -367,6 +388,9 @@ pub struct RunArgs {
     /// Mark the key, for `slablock evict TAG`
     #[arg(long)]
     pub tag: Option<OsString>,
+    /// Hold the key until everything that COMMAND started has ended, and end that if slablock dies
+    #[arg(long)]
+    pub tree: bool,
     /// Say nothing about waiting or dead predecessors
     #[arg(short, long, conflicts_with = "verbose")]
     pub quiet: bool,
@@ -376,6 +400,16 @@ pub struct RunArgs {
     /// What to hold: any name of 1 to 1,024 bytes
     pub key: OsString,
     /// The command to run, with its arguments
+    #[arg(last = true, required = true)]
+    pub command: Vec<OsString>,
+}
+
+/// Under which numbers the keeper has what slablock gave it, and what it is to run.
+#[derive(Args)]
+pub struct KeepArgs {
+    pub line: i32,
+    pub beacon: i32,
+    pub witness: i32,
     #[arg(last = true, required = true)]
     pub command: Vec<OsString>,
 }

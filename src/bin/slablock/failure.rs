@@ -95,10 +95,15 @@ impl Failure {
     }
 
     pub fn report(self) -> ExitCode {
+        ExitCode::from(self.tell())
+    }
+
+    /// Says what there is to say, and returns the status to exit with.
+    pub fn tell(self) -> u8 {
         if let Some(message) = &self.message {
             text::complain(message);
         }
-        ExitCode::from(self.status)
+        self.status
     }
 }
 

@@ -100,6 +100,23 @@ impl Held {
         }
     }
 
+    /// Whether it still stands.
+    pub fn check(&self) -> Result<()> {
+        match self {
+            Held::Lock(guard) => guard.check(),
+            Held::Permit(guard) => guard.check(),
+        }
+    }
+
+    /// Leaves it as it is. It lasts for as long as this process or one that has its lifeline, and
+    /// the next holder is told of a death.
+    pub fn leave(self) {
+        match self {
+            Held::Lock(guard) => guard.into_token(),
+            Held::Permit(guard) => guard.into_token(),
+        };
+    }
+
     pub fn release(self) -> Result<()> {
         match self {
             Held::Lock(guard) => guard.release(),

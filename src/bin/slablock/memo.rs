@@ -1,6 +1,7 @@
 //! `slablock memo`: run a command once for all who ask, and replay what came of it.
 //!
-//! What is kept under the key is a line of text, then the command's standard output, then its standard error:
+//! What is kept under the key is a line of text, then the command's standard output, then its
+//! standard error:
 //!
 //!     slablock memo 1 STATUS BYTES-OF-OUTPUT BYTES-OF-ERRORS\n
 
@@ -8,22 +9,25 @@ use std::{
     ffi::{OsStr, OsString},
     fs::File,
     io::{self, Write, stderr},
-    os::unix::{ffi::OsStrExt, process::ExitStatusExt},
+    os::unix::ffi::OsStrExt,
     path::Path,
-    process::ExitStatus,
+    process::{self, ExitStatus},
 };
 
-use nix::sys::signal::Signal::{self, SIGCHLD};
+use nix::sys::signal::Signal;
 use slablock::{Cache, SetOptions};
 
 use crate::{
     capture::{Capture, OUTPUT_BYTES_MAX, no_memory},
-    child::{self, Child, Program, Streams},
+    child::{self, Child, Streams},
     failure::{Failure, RUN_FAILED},
+    nesting,
     output::{Unwritten, print},
+    passed::Passed,
     place::Place,
+    program::Program,
     run::{self, SIGNALLED},
-    signals::{Arrived, Signals},
+    signals::{self, Arrived, Signals},
     supervise::pass_on_early,
     text,
     values::KEY_BYTES_MAX,
@@ -88,9 +92,17 @@ pub fn memo(dir: &Path, plan: &MemoPlan) -> Result<u8, Failure> {
 }
 
 fn memo_guarded(dir: &Path, plan: &MemoPlan) -> Result<u8, Failure> {
-    let signals = Signals::block()?;
-    let place = Place::open_or_create(dir)?;
+    let signals = Signals::block(signals::catchable())?;
+    // Nothing is held, so the signals may simply end this process. So they may a waiter.
+    let place = signals.let_through(|| Place::open_or_create(dir))??;
     let shard = place.shard(&plan.key);
+    if nesting::turn_waits_for_us(shard, &plan.key)? {
+        let name = text::quoted(&plan.key);
+        return Err(Failure::new(format!(
+            "waiting for {name} would never end: it is being run by a slablock that waits for this command; \
+             name another key with --key"
+        )));
+    }
     let mut ran = None;
     let compute = || {
         signals.hold_back()?;
@@ -112,7 +124,6 @@ fn memo_guarded(dir: &Path, plan: &MemoPlan) -> Result<u8, Failure> {
             }
         }
     };
-    // A waiter has nothing to tidy up, so the signals may simply end it.
     let kept =
         signals.let_through(|| shard.get_or_insert_with(&plan.key, &plan.options, compute))?;
     let (kept, ran) = match (kept, ran) {
@@ -209,28 +220,42 @@ struct Run<'a> {
 impl Run<'_> {
     fn to_its_end(&self) -> Result<Outcome, Unkept> {
         // Whoever asked us to end meanwhile does not want the command started at all.
-        if let Some(signal) = self.signals.end_requested()? {
-            let status = SIGNALLED + signal as u8;
+        if let Some(number) = self.signals.end_requested()? {
+            let status = SIGNALLED + number as u8;
             return Err(Failure::silent(status).chosen().into());
         }
         let (mut child, mut capture) = self.start()?;
-        let ended = self.attend(&mut child, &mut capture);
-        if ended.is_err() {
-            child.send(Signal::SIGKILL);
-            let _ = child.wait();
-        }
-        let ended = ended?;
+        let ended = match self.attend(&mut child, &mut capture) {
+            Ok(ended) => ended,
+            Err(failure) => {
+                child.send(Signal::SIGKILL);
+                let _ = child.wait();
+                self.end_in_turn(Err(failure));
+            }
+        };
         let (output, errors) = capture.into_bytes();
         let outcome = Outcome {
             status: run::status_of(ended),
             output,
             errors,
         };
-        let is_kept = ended.signal().is_none() && (ended.success() || self.plan.keep_failures);
-        match is_kept {
-            true => Ok(outcome),
-            false => Err(Unkept::ForUs(outcome)),
+        match ended.code() {
+            None => self.end_in_turn(Ok(outcome)),
+            Some(0) => Ok(outcome),
+            Some(_) if self.plan.keep_failures => Ok(outcome),
+            Some(_) => Err(Unkept::ForUs(outcome)),
         }
+    }
+
+    /// Ends this process without giving back the turn to run the command, which a signal ended:
+    /// what it started may be at the same work still. By the lifeline the turn lasts until nothing
+    /// is left of that, and then is the next one's.
+    fn end_in_turn(&self, outcome: Result<Outcome, Failure>) -> ! {
+        let replay = || outcome.map(|outcome| outcome.said().replay());
+        let replayed = self.signals.let_through(replay);
+        let done = replayed.map_err(Failure::from).flatten();
+        let status = done.unwrap_or_else(|failure| failure.of_run().tell());
+        process::exit(status.into())
     }
 
     fn start(&self) -> Result<(Child, Capture), Failure> {
@@ -242,20 +267,24 @@ impl Run<'_> {
             output,
             errors,
         };
+        let holds = nesting::with_turn(self.shard, &self.plan.key)?;
         let variables = [
             ("SLABLOCK_DIR", self.dir.as_os_str()),
             ("SLABLOCK_KEY", OsStr::from_bytes(&self.plan.key)),
+            (nesting::VARIABLE, OsStr::new(&holds)),
         ];
         let mask = self.signals.mask_before();
         let child = Program::new(&self.plan.command, &variables)
-            .and_then(|program| program.start(&mask, &lifeline, Some(&streams)))
+            .and_then(|program| {
+                child::start(&program, &mask, Passed::Lifeline(&lifeline), Some(&streams))
+            })
             .map_err(|error| run::not_started(&self.plan.command[0], &error))?;
         Ok((child, capture))
     }
 
     /// Waits for the command's end, reads what it writes, and passes signals on to it.
     fn attend(&self, child: &mut Child, capture: &mut Capture) -> Result<ExitStatus, Failure> {
-        pass_on_early(child, self.signals)?;
+        pass_on_early(self.signals, |arrived| child.pass_on(arrived))?;
         loop {
             // What it wrote before it ended is in the pipes when it is known to have ended.
             let ended = child.try_wait()?;
@@ -266,12 +295,9 @@ impl Run<'_> {
             if let Some(status) = ended {
                 return Ok(status);
             }
-            match self.signals.next_beside(None, &capture.open())? {
-                Some(Arrived {
-                    signal: SIGCHLD, ..
-                }) => {}
-                Some(arrived) if arrived.is_for_us_alone() => child.send(arrived.signal),
-                _ => {}
+            let arrived = self.signals.next_beside(None, &capture.open())?;
+            if let Some(arrived) = arrived.filter(Arrived::is_to_be_passed_on) {
+                child.pass_on(&arrived);
             }
         }
     }

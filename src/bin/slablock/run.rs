@@ -9,22 +9,28 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::signal::Signal;
-use slablock::Error;
+use slablock::{Cache, Error};
 
 use crate::{
-    child::{self, Program},
+    child,
     failure::{self, Failure},
     hold::{Held, Wanted},
     holder,
+    nesting::{self, Endless},
+    opening::{AT_ONCE, open_until},
+    passed::Passed,
     place::Place,
-    signals::Signals,
+    program::Program,
+    signals::{self, Signals},
     supervise::{Ended, supervise},
     text::{self, complain},
+    tree::{Running, Tree},
 };
 
 /// Waiting in silence for longer makes people wonder.
 const SILENCE: Duration = Duration::from_millis(500);
+/// How often to look whether an ancestor still is what one waits for.
+const NEXT_LOOK: Duration = Duration::from_secs(1);
 /// A shell's status for a command that a signal ended: this plus the signal's number.
 pub const SIGNALLED: u8 = 128;
 
@@ -39,11 +45,13 @@ pub struct RunPlan {
     pub lease: Option<Duration>,
     pub tag: Option<Vec<u8>>,
     pub talk: Talk,
+    /// Guards all that the command starts, by a keeper.
+    pub tree: bool,
     /// The program and its arguments.
     pub command: Vec<OsString>,
 }
 
-/// How long to wait for others.
+/// How long to wait for others, from the start of the process on.
 #[derive(Clone, Copy)]
 pub enum Patience {
     None,
@@ -65,10 +73,10 @@ pub fn run(dir: &Path, plan: &RunPlan) -> Result<u8, Failure> {
 }
 
 fn run_guarded(dir: &Path, plan: &RunPlan) -> Result<u8, Failure> {
-    let signals = Signals::block()?;
-    let place = Place::open_or_create(dir)?;
+    let signals = Signals::block(signals::catchable())?;
     let started = Instant::now();
-    let held = take(&place, plan, &signals)?.ok_or_else(|| in_vain(plan))?;
+    let place = open(dir, plan, &signals, started)?;
+    let held = take(&place, plan, &signals, started)?.ok_or_else(|| in_vain(plan))?;
     plan.say(Talk::Verbose, || {
         let (waited, token) = (text::span(started.elapsed()), held.token());
         let dir = dir.display();
@@ -79,17 +87,34 @@ fn run_guarded(dir: &Path, plan: &RunPlan) -> Result<u8, Failure> {
     });
     warn_of_predecessor(&held, plan);
     // Whoever asked us to end meanwhile does not want the command started at all.
-    if let Some(signal) = signals.end_requested()? {
+    if let Some(number) = signals.end_requested()? {
         held.release()?;
-        return Ok(SIGNALLED + signal as u8);
+        return Ok(SIGNALLED + number as u8);
     }
-    let ended = execute(dir, plan, &held, &place, &signals)?;
-    let in_place = place.check_in_place();
-    let status = give_back(held, plan, &ended)?;
-    in_place.map(|()| status)
+    execute(dir, plan, held, &place, &signals)
 }
 
-fn take(place: &Place, plan: &RunPlan, signals: &Signals) -> Result<Option<Held>, Failure> {
+fn open(dir: &Path, plan: &RunPlan, signals: &Signals, started: Instant) -> Result<Place, Failure> {
+    let limit = match plan.patience {
+        Patience::None => Some(AT_ONCE),
+        Patience::Limited(limit) => Some(limit),
+        Patience::Endless => None,
+    };
+    let until = limit.and_then(|limit| started.checked_add(limit));
+    let message = format!(
+        "the store in {} could not be opened for {}: another process is making or mending it; look for one that is stopped",
+        dir.display(),
+        text::span(limit.unwrap_or_default())
+    );
+    open_until(dir, until, plan.conflict(message), signals)
+}
+
+fn take(
+    place: &Place,
+    plan: &RunPlan,
+    signals: &Signals,
+    started: Instant,
+) -> Result<Option<Held>, Failure> {
     let shard = place.shard(&plan.key);
     let tag = plan.tag.as_deref();
     let wanted = Wanted::new(shard, &plan.key, plan.permits, plan.lease, tag);
@@ -99,13 +124,57 @@ fn take(place: &Place, plan: &RunPlan, signals: &Signals) -> Result<Option<Held>
     match plan.patience {
         Patience::None => Ok(None),
         // A waiter has nothing to tidy up, so the signals may simply end it.
-        _ => signals.let_through(|| wait(place, plan, &wanted))?,
+        Patience::Limited(_) => signals.let_through(|| wait(place, plan, &wanted, started))?,
+        Patience::Endless => {
+            refuse_ancestor(shard, plan)?;
+            signals.let_through(|| wait(place, plan, &wanted, started))?
+        }
     }
 }
 
-fn wait(place: &Place, plan: &RunPlan, wanted: &Wanted) -> Result<Option<Held>, Failure> {
+/// Waiting without a limit for one that waits for us would never end.
+fn refuse_ancestor(shard: &Cache, plan: &RunPlan) -> Result<(), Failure> {
+    let why = match nesting::is_endless(shard, &plan.key)? {
+        None => return Ok(()),
+        Some(Endless::Waits(ancestor)) => format!(
+            "it is held by {}, which waits for this command",
+            holder::named(&ancestor)
+        ),
+        Some(Endless::Keeps(dead)) => format!(
+            "{} died holding it, and this is part of what its command left behind and keeps it",
+            holder::named(&dead)
+        ),
+    };
+    let name = plan.name();
+    Err(Failure::with_status(
+        failure::RUN_FAILED,
+        format!(
+            "waiting for {name} would never end: {why}; use another key for one of the two, or limit \
+             the wait with --timeout"
+        ),
+    ))
+}
+
+/// Waits without a limit. What is held by an ancestor of this process is looked at again and again,
+/// for it may come to be kept by this process itself.
+fn wait_endlessly(shard: &Cache, plan: &RunPlan, wanted: &Wanted) -> Result<Held, Failure> {
+    while nesting::is_listed(shard, &plan.key)? {
+        if let Some(held) = wanted.acquire_timeout(NEXT_LOOK)? {
+            return Ok(held);
+        }
+        refuse_ancestor(shard, plan)?;
+    }
+    Ok(wanted.acquire()?)
+}
+
+fn wait(
+    place: &Place,
+    plan: &RunPlan,
+    wanted: &Wanted,
+    started: Instant,
+) -> Result<Option<Held>, Failure> {
     let limit = match plan.patience {
-        Patience::Limited(limit) => limit,
+        Patience::Limited(limit) => limit.saturating_sub(started.elapsed()),
         _ => Duration::MAX,
     };
     if let Some(held) = wanted.acquire_timeout(limit.min(SILENCE))? {
@@ -116,8 +185,8 @@ fn wait(place: &Place, plan: &RunPlan, wanted: &Wanted) -> Result<Option<Held>, 
     }
     plan.say(Talk::Normal, || waiting_for(place, plan));
     Ok(match plan.patience {
-        Patience::Limited(limit) => wanted.acquire_timeout(limit - SILENCE)?,
-        _ => Some(wanted.acquire()?),
+        Patience::Limited(_) => wanted.acquire_timeout(limit - SILENCE)?,
+        _ => Some(wait_endlessly(place.shard(&plan.key), plan, wanted)?),
     })
 }
 
@@ -135,9 +204,6 @@ fn waiting_for(place: &Place, plan: &RunPlan) -> String {
 }
 
 fn in_vain(plan: &RunPlan) -> Failure {
-    if plan.talk == Talk::Quiet {
-        return Failure::silent(plan.conflict_status).chosen();
-    }
     let name = plan.name();
     let message = match plan.patience {
         Patience::Limited(limit) => {
@@ -146,7 +212,7 @@ fn in_vain(plan: &RunPlan) -> Failure {
         }
         _ => format!("{name} is held; wait for it with --timeout or without --nonblock"),
     };
-    Failure::with_status(plan.conflict_status, message).chosen()
+    plan.conflict(message)
 }
 
 fn warn_of_predecessor(held: &Held, plan: &RunPlan) {
@@ -168,28 +234,59 @@ fn warn_of_predecessor(held: &Held, plan: &RunPlan) {
 fn execute(
     dir: &Path,
     plan: &RunPlan,
+    held: Held,
+    place: &Place,
+    signals: &Signals,
+) -> Result<u8, Failure> {
+    // Nothing runs yet: where this fails, the hold is given back.
+    let mut child = start(dir, plan, &held, place, signals)?;
+    match supervise(&mut child, &held, plan.lease, signals) {
+        Ok(ended) => {
+            let in_place = place.check_in_place();
+            let status = finish(held, plan, &ended)?;
+            in_place.map(|()| status)
+        }
+        Err(failure) => {
+            child.kill();
+            let _ = child.wait();
+            held.leave();
+            Err(failure)
+        }
+    }
+}
+
+fn start(
+    dir: &Path,
+    plan: &RunPlan,
     held: &Held,
     place: &Place,
     signals: &Signals,
-) -> Result<Ended, Failure> {
-    let lifeline = place.shard(&plan.key).lifeline()?;
+) -> Result<Running, Failure> {
+    let shard = place.shard(&plan.key);
+    let lifeline = shard.lifeline()?;
     child::learn_of_ends()?;
     let token = held.token().to_string();
+    let holds = nesting::with_hold(shard, &plan.key, held.token(), plan.tree)?;
     let variables = [
         ("SLABLOCK_DIR", dir.as_os_str()),
         ("SLABLOCK_KEY", OsStr::from_bytes(&plan.key)),
         ("SLABLOCK_TOKEN", OsStr::new(&token)),
+        (nesting::VARIABLE, OsStr::new(&holds)),
     ];
-    let mut child = Program::new(&plan.command, &variables)
-        .and_then(|program| program.start(&signals.mask_before(), &lifeline, None))
-        .map_err(|error| not_started(&plan.command[0], &error))?;
-    let ended = supervise(&mut child, held, plan.lease, signals);
-    if ended.is_err() {
-        // The hold ends with this process, so the command must end before.
-        child.send(Signal::SIGKILL);
-        let _ = child.wait();
+    let mask = signals.mask_before();
+    if plan.tree {
+        return Ok(Running::Kept(Tree::start(
+            &plan.command,
+            &variables,
+            &mask,
+            &lifeline,
+        )?));
     }
-    ended
+    let lifeline = Passed::Lifeline(&lifeline);
+    Program::new(&plan.command, &variables)
+        .and_then(|program| child::start(&program, &mask, lifeline, None))
+        .map(Running::Alone)
+        .map_err(|error| not_started(&plan.command[0], &error))
 }
 
 pub fn not_started(program: &OsString, error: &io::Error) -> Failure {
@@ -206,13 +303,23 @@ pub fn not_started(program: &OsString, error: &io::Error) -> Failure {
     }
 }
 
-/// Says explicitly that the hold is over: a daemon that the command left behind has the lifeline.
-fn give_back(held: Held, plan: &RunPlan, ended: &Ended) -> Result<u8, Failure> {
-    let released = held.release();
+/// Gives the hold back if the command came to an end of its own, or else leaves it to what is left
+/// of the command.
+fn finish(held: Held, plan: &RunPlan, ended: &Ended) -> Result<u8, Failure> {
+    let still_held = match ended.status.signal() {
+        // Explicitly, for a daemon that the command left behind has the lifeline.
+        None => held.release(),
+        // It had no say in what it left behind, which may be at the same work still.
+        Some(_) => {
+            let still_held = held.check();
+            held.leave();
+            still_held
+        }
+    };
     if ended.lost {
         return Ok(failure::LOST);
     }
-    match released {
+    match still_held {
         Ok(()) => Ok(status_of(ended.status)),
         Err(error @ Error::Lost { .. }) => Err(Failure::with_status(
             failure::LOST,
@@ -237,6 +344,15 @@ pub fn status_of(status: ExitStatus) -> u8 {
 impl RunPlan {
     fn name(&self) -> String {
         text::quoted(&self.key)
+    }
+
+    /// What was wanted was not to be had in time.
+    fn conflict(&self, message: String) -> Failure {
+        let failure = match self.talk {
+            Talk::Quiet => Failure::silent(self.conflict_status),
+            _ => Failure::with_status(self.conflict_status, message),
+        };
+        failure.chosen()
     }
 
     fn say(&self, from: Talk, message: impl FnOnce() -> String) {

@@ -5,14 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::signal::Signal::{self, SIGCHLD};
-
 use crate::{
-    child::Child,
     failure::Failure,
     hold::Held,
     signals::{Arrived, Signals},
     text,
+    tree::Running,
 };
 
 /// How long the command may take to end by itself after its lease was lost.
@@ -29,12 +27,12 @@ pub struct Ended {
 
 /// Waits for the command's end and keeps `held` alive meanwhile.
 pub fn supervise(
-    child: &mut Child,
+    child: &mut Running,
     held: &Held,
     lease: Option<Duration>,
     signals: &Signals,
 ) -> Result<Ended, Failure> {
-    pass_on_early(child, signals)?;
+    pass_on_early(signals, |arrived| child.pass_on(arrived))?;
     let mut watch = Watch::new(lease);
     loop {
         // Asked each time: the news of its end may have been read among other signals.
@@ -42,12 +40,11 @@ pub fn supervise(
             let lost = watch.lost;
             return Ok(Ended { status, lost });
         }
-        match signals.next(watch.next)? {
-            Some(Arrived {
-                signal: SIGCHLD, ..
-            }) => {}
-            Some(arrived) if arrived.is_for_us_alone() => child.send(arrived.signal),
-            _ => {}
+        if let Some(arrived) = signals
+            .next(watch.next)?
+            .filter(Arrived::is_to_be_passed_on)
+        {
+            child.pass_on(&arrived);
         }
         if watch.next.is_some_and(|next| Instant::now() >= next) {
             watch.act(child, held);
@@ -57,9 +54,9 @@ pub fn supervise(
 
 /// What came while the command was being started may have missed it, whoever sent it. Twice in this
 /// instant is better than not at all.
-pub fn pass_on_early(child: &Child, signals: &Signals) -> Result<(), Failure> {
-    while let Some(signal) = signals.end_requested()? {
-        child.send(signal);
+pub fn pass_on_early(signals: &Signals, pass_on: impl Fn(&Arrived)) -> Result<(), Failure> {
+    while let Some(arrived) = signals.pending()? {
+        pass_on(&arrived);
     }
     Ok(())
 }
@@ -81,9 +78,9 @@ impl Watch {
         }
     }
 
-    fn act(&mut self, child: &Child, held: &Held) {
+    fn act(&mut self, child: &Running, held: &Held) {
         if self.lost {
-            child.send(Signal::SIGKILL);
+            child.kill();
             self.next = None;
             return;
         }
@@ -92,7 +89,7 @@ impl Watch {
             return;
         };
         text::complain(format_args!("ending the command: {error}"));
-        child.send(Signal::SIGTERM);
+        child.terminate();
         self.next = Some(Instant::now() + GRACE);
         self.lost = true;
     }

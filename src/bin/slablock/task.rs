@@ -11,7 +11,7 @@ use slablock::SetOptions;
 
 use crate::{
     admin,
-    args::{AverageVerb, Cli, MemoArgs, RunArgs, SetArgs, StatusArgs, Verb, WorkerArgs},
+    args::{AverageVerb, Cli, KeepArgs, MemoArgs, RunArgs, SetArgs, StatusArgs, Verb, WorkerArgs},
     average::{self, Addition},
     demo,
     failure::Failure,
@@ -19,13 +19,14 @@ use crate::{
     place::Chosen,
     run::{self, Patience, RunPlan, Talk},
     status::{self, View},
-    torture,
+    torture, tree,
     values::{self, Addend, Listing, New, Upkeep},
 };
 
 /// Something to do.
 pub enum Task {
     InStore(Option<PathBuf>, StoreTask),
+    KeepTree(KeepArgs),
     Demo,
     DemoWorker(PathBuf, WorkerArgs),
     Torture(torture::Plan),
@@ -61,6 +62,7 @@ impl Cli {
     /// Finds out what was meant, and where.
     pub fn into_task(self) -> Result<Task, Failure> {
         let task = match self.verb {
+            Verb::KeepTree(args) => return Ok(Task::KeepTree(args)),
             Verb::Demo => return Ok(Task::Demo),
             Verb::DemoWorker(args) => {
                 return Ok(Task::DemoWorker(
@@ -120,6 +122,7 @@ impl Task {
     pub fn carry_out(self) -> Result<u8, Failure> {
         match self {
             Task::InStore(dir, task) => task.carry_out_in(dir),
+            Task::KeepTree(args) => tree::keep(args).map_err(Failure::of_run),
             Task::Demo => demo::demo(),
             Task::DemoWorker(dir, args) => demo::work(&dir, &args),
             Task::Torture(plan) => torture::torture(&plan),
@@ -211,6 +214,7 @@ impl RunArgs {
                 (_, true) => Talk::Verbose,
                 _ => Talk::Normal,
             },
+            tree: self.tree,
             key: self.key.into_vec(),
             permits: self.permits,
             conflict_status: self.conflict_exit_code,

@@ -22,7 +22,11 @@ use nix::{
 use slablock::Cache;
 
 use super::Role;
-use crate::{failure::Failure, signals::Signals, temporary::TemporaryDir};
+use crate::{
+    failure::Failure,
+    signals::{self, Signals},
+    temporary::TemporaryDir,
+};
 
 /// No step of a process takes nearly as long, also on a busy machine.
 const LINE_WAIT: Duration = Duration::from_secs(5);
@@ -37,7 +41,7 @@ pub struct Stage {
 impl Stage {
     pub fn new() -> Result<Stage, Failure> {
         // Blocked, so that an interrupt ends an act in order: processes killed, directory removed.
-        let signals = Signals::block()?;
+        let signals = Signals::block(signals::ending())?;
         let dir = TemporaryDir::new(None, "slablock-demo")?;
         let cache = Cache::open(dir.path().join("store"))?;
         Ok(Stage {
@@ -70,8 +74,8 @@ impl Stage {
     pub fn pause(&self, time: Duration) -> Result<(), Failure> {
         let until = Instant::now() + time;
         while let Some(arrived) = self.signals.next(Some(until))? {
-            if arrived.signal != Signal::SIGCHLD {
-                return Err(Failure::silent(128 + arrived.signal as u8));
+            if arrived.asks_for_an_end() {
+                return Err(Failure::silent(128 + arrived.number as u8));
             }
         }
         Ok(())

@@ -16,18 +16,17 @@ mod torturer;
 mod worker;
 
 use std::{
+    ffi::c_int,
     fs, io,
     path::{Path, PathBuf},
     process::id as pid_of_this_process,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use nix::sys::signal::Signal;
-
 use crate::{
     args::TortureArgs,
     failure::{FAILED, Failure},
-    signals::Signals,
+    signals::{self, Signals},
     temporary::TemporaryDir,
     text,
 };
@@ -81,7 +80,7 @@ fn any_seed() -> u64 {
 
 /// Tortures; its status is 1 if anything was violated.
 pub fn torture(plan: &Plan) -> Result<u8, Failure> {
-    let signals = Signals::block()?;
+    let signals = Signals::block(signals::ending())?;
     let parent = plan
         .parent
         .as_deref()
@@ -99,9 +98,9 @@ pub fn torture(plan: &Plan) -> Result<u8, Failure> {
             Ok(FAILED)
         }
         Outcome::Passed => dir.remove().map(|()| 0),
-        Outcome::Interrupted(signal) => {
+        Outcome::Interrupted(number) => {
             dir.remove()?;
-            Err(Failure::silent(128 + signal as u8))
+            Err(Failure::silent(128 + number as u8))
         }
     }
 }
@@ -109,7 +108,7 @@ pub fn torture(plan: &Plan) -> Result<u8, Failure> {
 enum Outcome {
     Passed,
     Violated,
-    Interrupted(Signal),
+    Interrupted(c_int),
 }
 
 struct Run {
@@ -162,8 +161,8 @@ impl Run {
                 tell(&violations);
                 return Ok(Outcome::Violated);
             }
-            if let Ended::Interrupted(signal) = ended {
-                return Ok(Outcome::Interrupted(signal));
+            if let Ended::Interrupted(number) = ended {
+                return Ok(Outcome::Interrupted(number));
             }
         }
     }

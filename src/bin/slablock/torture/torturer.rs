@@ -6,6 +6,7 @@
 use std::{
     cmp::Reverse,
     collections::BinaryHeap,
+    ffi::c_int,
     process::id as pid_of_this_process,
     time::{Duration, Instant},
 };
@@ -15,7 +16,7 @@ use nix::{
     sys::{
         prctl::set_child_subreaper,
         signal::{
-            Signal::{self, SIGCHLD, SIGCONT, SIGKILL, SIGSTOP},
+            Signal::{SIGCONT, SIGKILL, SIGSTOP},
             kill,
         },
         wait::{WaitPidFlag, WaitStatus, waitpid},
@@ -72,7 +73,7 @@ struct Slot {
 #[derive(PartialEq, Eq)]
 pub enum Ended {
     InTime,
-    Interrupted(Signal),
+    Interrupted(c_int),
 }
 
 impl<'a> Torturer<'a> {
@@ -128,9 +129,9 @@ impl<'a> Torturer<'a> {
             let next = Instant::now() + Duration::from_nanos(next_ns.saturating_sub(now));
             due_ns = next_ns;
             if let Some(arrived) = self.signals.next(Some(next))?
-                && arrived.signal != SIGCHLD
+                && arrived.asks_for_an_end()
             {
-                ended = Ended::Interrupted(arrived.signal);
+                ended = Ended::Interrupted(arrived.number);
             }
         }
         self.let_end()?;

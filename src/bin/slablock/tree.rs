@@ -1,0 +1,244 @@
+//! `slablock run --tree`: a process between slablock and the command that guards all that the
+//! command starts.
+//!
+//! The keeper adopts what is orphaned below it, so everything that descends from the command
+//! descends from the keeper, whatever it closes and whichever sessions it makes. It alone has the
+//! lifeline, and ends when nothing is left. A line, a pair of sockets, ties it to slablock:
+//! slablock's end is closed by its death, and then the keeper ends what it may; the other way goes
+//! the news of how the command ended.
+
+use std::{
+    ffi::{OsStr, OsString},
+    io::{self, Read, Write},
+    net::Shutdown,
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::{net::UnixStream, process::ExitStatusExt},
+    },
+    process::{self, ExitStatus},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::{
+        prctl::{set_child_subreaper, set_pdeathsig},
+        signal::{SigSet, Signal},
+    },
+    unistd::Pid,
+};
+use slablock::Lifeline;
+
+use crate::{
+    args::KeepArgs,
+    child::{self, Child, Reaped},
+    failure::Failure,
+    passed::Passed,
+    processes::descendants_of,
+    program::Program,
+    run::{SIGNALLED, not_started},
+    signals::{self, Arrived, Signals},
+    supervise::pass_on_early,
+    text,
+};
+
+/// How soon to look again for what those have started that were just killed.
+const AFTER_A_BLOW: Duration = Duration::from_millis(10);
+/// How soon where there is nobody whom this process may kill.
+const AFTER_A_MISS: Duration = Duration::from_millis(500);
+
+/// The command, with or without a keeper.
+pub enum Running {
+    Alone(Child),
+    Kept(Tree),
+}
+
+/// A command and its keeper.
+pub struct Tree {
+    keeper: Child,
+    line: UnixStream,
+}
+
+impl Running {
+    /// How the command ended, if it has; with a keeper, if nothing of it is left.
+    pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        match self {
+            Running::Alone(child) => child.try_wait(),
+            Running::Kept(tree) => tree.try_wait(),
+        }
+    }
+
+    pub fn pass_on(&self, arrived: &Arrived) {
+        self.process().pass_on(arrived);
+    }
+
+    /// Asks it to end.
+    pub fn terminate(&self) {
+        self.process().send(Signal::SIGTERM);
+    }
+
+    /// Ends it, with a keeper all of it.
+    pub fn kill(&self) {
+        match self {
+            Running::Alone(child) => child.send(Signal::SIGKILL),
+            // Fails only if the keeper has gone.
+            Running::Kept(tree) => drop(tree.line.shutdown(Shutdown::Write)),
+        }
+    }
+
+    pub fn wait(&mut self) -> io::Result<ExitStatus> {
+        match self {
+            Running::Alone(child) => child.wait(),
+            Running::Kept(tree) => tree.keeper.wait(),
+        }
+    }
+
+    fn process(&self) -> &Child {
+        match self {
+            Running::Alone(child) => child,
+            Running::Kept(tree) => &tree.keeper,
+        }
+    }
+}
+
+impl Tree {
+    /// Starts a keeper that starts the command.
+    pub fn start(
+        command: &[OsString],
+        variables: &[(&str, &OsStr)],
+        mask: &SigSet,
+        lifeline: &Lifeline,
+    ) -> io::Result<Tree> {
+        let (line, of_keeper) = UnixStream::pair()?;
+        let [one, two] = lifeline.descriptors();
+        // At high numbers, for the keeper is told them, and the command may have any of the others.
+        let passed = [of_keeper.as_fd(), one, two].map(child::above);
+        let passed = passed.into_iter().collect::<io::Result<Vec<OwnedFd>>>()?;
+        let numbers = passed.iter().map(|fd| fd.as_raw_fd().to_string().into());
+        let words = ["slablock", "keep-tree"].map(OsString::from).into_iter();
+        let words = words.chain(numbers).chain(["--".into()]);
+        let words: Vec<OsString> = words.chain(command.iter().cloned()).collect();
+        let keeper = Program::this_one(&words, variables)
+            .and_then(|keeper| child::start(&keeper, mask, Passed::As(&passed), None))
+            .map_err(|error| io::Error::other(format!("no keeper to be had: {error}")))?;
+        Ok(Tree { keeper, line })
+    }
+
+    fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        let Some(of_keeper) = self.keeper.try_wait()? else {
+            return Ok(None);
+        };
+        if !of_keeper.success() {
+            if of_keeper.signal().is_some() {
+                text::complain("the keeper was killed; what the command started may still run");
+            }
+            // It has said why, or there was nothing to be said.
+            return Ok(Some(of_keeper));
+        }
+        let mut news = [0; 4];
+        match self.line.read_exact(&mut news) {
+            Ok(()) => Ok(Some(ExitStatus::from_raw(i32::from_ne_bytes(news)))),
+            // It was told to end everything.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Some(of_keeper)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What a keeper lives for. Returns its exit status: 0 when nothing is left.
+pub fn keep(args: KeepArgs) -> Result<u8, Failure> {
+    // First of all, while no number can be that of a descriptor of this program's own.
+    let [line, beacon, witness] = child::inherited([args.line, args.beacon, args.witness])?;
+    let line = UnixStream::from(line);
+    // Not the command's; open as long as this process.
+    let _lifeline = [beacon, witness];
+    let signals = Signals::block(signals::catchable())?;
+    set_child_subreaper(true)?;
+    // From here on the line tells. Whoever had died before would have taken this process along.
+    set_pdeathsig(None)?;
+    child::learn_of_ends()?;
+    if let Some(number) = signals.end_requested()? {
+        return Ok(SIGNALLED + number as u8);
+    }
+    let child = Program::new(&args.command, &[])
+        .and_then(|program| child::start(&program, &signals.mask_before(), Passed::Nothing, None))
+        .map_err(|error| not_started(&args.command[0], &error))?;
+    pass_on_early(&signals, |arrived| child.pass_on(arrived))?;
+    let keeper = Keeper {
+        child,
+        line,
+        signals,
+    };
+    keeper.keep()
+}
+
+struct Keeper {
+    child: Child,
+    line: UnixStream,
+    signals: Signals,
+}
+
+impl Keeper {
+    fn keep(mut self) -> Result<u8, Failure> {
+        // When to strike: slablock has gone, or wants an end.
+        let mut blow: Option<Instant> = None;
+        loop {
+            match child::reap()? {
+                Reaped::Ended(pid, status) => {
+                    self.note(pid, status);
+                    continue;
+                }
+                Reaped::Childless => return Ok(0),
+                Reaped::Nobody => {}
+            }
+            let line = [self.line.as_fd()];
+            let others = if blow.is_some() { &[][..] } else { &line };
+            let arrived = self.signals.next_beside(blow, others)?;
+            if let Some(arrived) = &arrived
+                && blow.is_none()
+            {
+                self.pass_on(arrived);
+            }
+            if arrived.is_none() {
+                let pause = match kill_all() {
+                    true => AFTER_A_BLOW,
+                    false => AFTER_A_MISS,
+                };
+                blow = Some(Instant::now() + pause);
+            }
+        }
+    }
+
+    /// An orphan's end is nobody's business.
+    fn note(&mut self, pid: Pid, status: ExitStatus) {
+        if self.child.has_ended(pid, status) {
+            // Where slablock has gone nobody wants to know.
+            let _ = self.line.write_all(&status.into_raw().to_ne_bytes());
+        }
+    }
+
+    /// To the command; when that has ended, to all that is left of it, for it is what keeps
+    /// slablock from ending.
+    fn pass_on(&self, arrived: &Arrived) {
+        if !self.child.is_over() {
+            if arrived.is_to_be_passed_on() {
+                self.child.pass_on(arrived);
+            }
+        } else if arrived.asks_for_an_end() {
+            for pid in descendants_of(process::id()) {
+                // It has ended, or is none that this process may send anything.
+                let _ = child::send(pid, arrived.number);
+            }
+        }
+    }
+}
+
+/// Kills all that descends from this process, but for those that it may not. Returns whether there
+/// was one.
+fn kill_all() -> bool {
+    let kill = |pid: &u32| child::send(*pid, Signal::SIGKILL as i32).is_ok();
+    let killed = descendants_of(process::id())
+        .iter()
+        .filter(|pid| kill(pid))
+        .count();
+    killed > 0
+}
