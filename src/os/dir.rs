@@ -103,9 +103,10 @@ impl Dir {
         let made = match open_readable(self.fd()?, name, OFlag::O_NOFOLLOW) {
             // The umask has taken away our own right to read it.
             Err(Errno::EACCES) => {
+                let setgid = self.stat(name)?.st_mode & Mode::S_ISGID.bits();
+                let mode = Mode::S_IRWXU | Mode::from_bits_truncate(setgid);
                 crash_point();
-                let how = FchmodatFlags::NoFollowSymlink;
-                fchmodat(self.fd()?, name, Mode::S_IRWXU, how)?;
+                fchmodat(self.fd()?, name, mode, FchmodatFlags::NoFollowSymlink)?;
                 open_readable(self.fd()?, name, OFlag::O_NOFOLLOW)?
             }
             other => other?,

@@ -3,8 +3,9 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod, umask};
 use nix::unistd::{Gid, Uid, geteuid, mkfifo, setgid, setgroups, setuid};
 use slablock::{Cache, Error, FanoutCache, Lock, Options};
 
@@ -244,6 +245,40 @@ fn a_log_that_is_no_directory_of_the_store_is_refused() {
     });
 }
 
+/// Between two system calls of whoever writes, the directory is a link to another one.
+#[test]
+fn nothing_is_made_where_a_link_leads_that_comes_and_goes() {
+    bounded(|| {
+        let place = Place::new();
+        let away = Away::beside(&place);
+        let cache = small().open(place.store()).unwrap();
+        cache.set("key", vec![0; 3 * LARGE]).unwrap();
+        let (log, aside) = (place.store().join("log"), place.store().join("aside"));
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    fs::rename(&log, &aside).unwrap();
+                    // Unless one was made there meanwhile.
+                    let _ = symlink(&away.0, &log);
+                    let _ = fs::remove_file(&log);
+                    while fs::rename(&aside, &log).is_err() {
+                        let _ = fs::remove_dir_all(&log);
+                    }
+                }
+            });
+            for version in 0..60_u8 {
+                // In vain at times.
+                let _ = cache.set("key", vec![version; 3 * LARGE]);
+                let _ = cache.delete("key");
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        away.assert_untouched("after the link");
+        assert_eq!(fs::read_dir(&away.0).unwrap().count(), 1);
+    });
+}
+
 #[test]
 fn what_is_no_file_of_one_name_in_the_place_of_a_fanout_s_files_is_refused() {
     bounded(|| {
@@ -274,12 +309,12 @@ const OWNER: u32 = 5_001;
 const MEMBER: u32 = 5_002;
 const TEAM: u32 = 1_234;
 
-/// Becomes a user for good, whose own group has the user's number, and who is in the team.
-fn become_user(uid: u32) {
+/// Becomes a user for good, whose own group has the user's number, and who is in these groups.
+fn become_user(uid: u32, groups: &[Gid]) {
     if uid == 0 {
         return;
     }
-    setgroups(&[Gid::from_raw(TEAM)]).unwrap();
+    setgroups(groups).unwrap();
     setgid(Gid::from_raw(uid)).unwrap();
     setuid(Uid::from_raw(uid)).unwrap();
 }
@@ -329,7 +364,15 @@ fn as_step(test: &'static str, steps: impl Fn(&str, &Path)) -> bool {
     let mut words = argument.splitn(3, ' ');
     let mut next = || words.next().unwrap().to_string();
     let (step, uid, store) = (next(), next(), next());
-    become_user(uid.parse().unwrap());
+    // No mode of a store's depends on that.
+    umask(Mode::from_bits_truncate(match &*step {
+        // Directories above the store are made as any program makes them.
+        "fan" => 0o007,
+        _ => 0o777,
+    }));
+    let groups = [Gid::from_raw(TEAM)];
+    let groups = if step == "alone" { &[] } else { &groups[..] };
+    become_user(uid.parse().unwrap(), groups);
     steps(&step, Path::new(&store));
     println!("step done");
     true
@@ -412,6 +455,30 @@ fn files_of_a_member_who_names_no_mode_have_the_store_s() {
     }
     users.let_do(OWNER, "use", &store);
     users.let_do(MEMBER, "use", &store);
+}
+
+#[test]
+fn rights_that_are_meant_for_the_group_are_given_to_no_other_group() {
+    const NAME: &str = "users::rights_that_are_meant_for_the_group_are_given_to_no_other_group";
+    let is_step = as_step(NAME, |step, store| match step {
+        "make" => drop(small().mode(0o664).open(store).unwrap()),
+        _ => use_all(store),
+    });
+    if is_step {
+        return;
+    }
+    let Some(users) = Users::new(NAME) else {
+        return;
+    };
+    let store = users.parent(OWNER, OWNER, 0o755);
+    users.let_do(OWNER, "make", &store);
+    std::os::unix::fs::chown(store.join("slab"), None, Some(TEAM)).unwrap();
+    // The owner is none of the team, and cannot give it anything.
+    users.let_do(OWNER, "alone", &store);
+    assert_eq!(rights(&store.join("log")), (OWNER, OWNER, 0o755));
+    for entry in fs::read_dir(store.join("log")).unwrap() {
+        assert_eq!(rights(&entry.unwrap().path()), (OWNER, OWNER, 0o644));
+    }
 }
 
 #[test]
