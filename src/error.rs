@@ -145,6 +145,21 @@ pub enum Error {
         /// The file that was to grow.
         path: PathBuf,
     },
+    /// The change is in force, and it is not known whether it will survive a power failure: the device has failed to
+    /// write. [`Cache::sync`](crate::Cache::sync) writes everything once more; do not make the change again.
+    NotDurable {
+        /// The store.
+        path: PathBuf,
+        /// What the device said.
+        source: Box<Error>,
+    },
+    /// The device has failed to write before, to this process or to another one, and nothing is known of what it has.
+    /// Nothing that is to survive a power failure can be changed until [`Cache::sync`](crate::Cache::sync), or
+    /// `Cache::repair`, has written everything once more.
+    Unsynced {
+        /// The store.
+        path: PathBuf,
+    },
     /// The slab that this process has open is not the one at its path any more: the store was removed, or
     /// another one is in its place. Whoever opens it now shares nothing with who has this one open.
     Replaced {
@@ -299,7 +314,17 @@ impl fmt::Display for Error {
             ),
             Error::NoSpace { action, path } => write!(
                 f,
-                "no room on the device to {action} {}; free some space and try again, nothing was changed",
+                "no room on the device to {action} {}; it was not done, free some space and try again",
+                path.display()
+            ),
+            Error::NotDurable { path, source } => write!(
+                f,
+                "the change of {} is in force, but may not survive a power failure: {source}; do not repeat it, sync the cache, or run `slablock repair` while nobody uses it",
+                path.display()
+            ),
+            Error::Unsynced { path } => write!(
+                f,
+                "a sync of {} has failed before, so nothing that is to survive a power failure can be changed there; sync the cache, or run `slablock repair` while nobody uses it",
                 path.display()
             ),
             Error::Replaced { path } => write!(
@@ -354,6 +379,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Io { source, .. } => Some(source),
+            Error::NotDurable { source, .. } => Some(source),
             _ => None,
         }
     }

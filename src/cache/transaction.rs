@@ -111,6 +111,13 @@ macro_rules! transact {
             /// another transaction there, is [`Error::Deadlock`], for it would wait for the end of this one. (Not
             /// if another thread does it for which `work` waits: that waits for ever.)
             ///
+            /// # Errors
+            ///
+            /// An error of `work` goes to the caller. The cache's own errors are turned into the same type: after any of
+            /// them nothing has happened, but after `NotDurable`, with
+            /// [`Durability::PowerLoss`](crate::Durability), all has: the device has failed to write it, and until
+            /// [`sync`](Self::sync) has made that good a power failure may undo it, or a part of it.
+            ///
             /// # If the process dies
             ///
             /// All of it has happened or nothing; others go on at once. A power failure may leave a part, unless

@@ -18,7 +18,7 @@
 //! They are read and written by system calls, not mapped: then a file that was cut off is an error, not a
 //! signal, and nobody else's writes are seen through a reference.
 
-mod medium;
+pub(crate) mod medium;
 mod record;
 
 use std::collections::{HashMap, HashSet};
@@ -33,6 +33,7 @@ pub(crate) use record::{Place, RECORD_ALIGN, record_bytes};
 
 use crate::os::dir::Dir;
 use crate::os::file;
+use crate::os::syncs::Syncs;
 use crate::sync::{AtomicBool, AtomicU64, Ordering, crash_point, fence};
 
 /// The directory of the segments, in that of the store.
@@ -71,6 +72,7 @@ pub(crate) struct Log {
     /// The name of the directory is on the medium; and those of some segments.
     is_named: AtomicBool,
     named: Mutex<HashSet<u32>>,
+    syncs: Syncs,
     /// The file system has said that it makes no holes.
     cannot_punch: AtomicBool,
     /// Segments that could not be read, or removed, when they were to be compacted.
@@ -109,6 +111,7 @@ impl Log {
             known: std::array::from_fn(|_| AtomicU64::new(0)),
             is_named: AtomicBool::new(false),
             named: Mutex::default(),
+            syncs: Syncs::default(),
             cannot_punch: AtomicBool::new(false),
             left: Mutex::default(),
         }
@@ -310,12 +313,7 @@ impl Log {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
             other => other?,
         };
-        let mut head = [0; HEAD_BYTES];
-        crash_point();
-        if !read_whole(&file, &mut head, place.offset())? {
-            return Ok(false);
-        }
-        let Some(head) = Head::decode(&head) else {
+        let Some(head) = head_at(&file, place)? else {
             return Ok(false);
         };
         crash_point();
@@ -332,6 +330,12 @@ impl Log {
             trusting: None,
         };
         self.read(wanted, into, None)
+    }
+
+    /// How long such a record says that it is; 0: there is none.
+    fn sized(&self, file: &File, place: Place) -> io::Result<u64> {
+        let head = head_at(file, place)?;
+        Ok(head.map_or(0, |head| record_bytes(0, 0, head.value_len)))
     }
 
     /// Notes that a segment is of no use to who compacts.
@@ -431,6 +435,14 @@ pub(crate) fn interior(place: Place, bytes: u64) -> Option<(u64, u64)> {
     let from = (place.offset() + HEAD_BYTES as u64).next_multiple_of(PAGE);
     let to = (place.offset() + bytes) / PAGE * PAGE;
     (from + PUNCH_BYTES_MIN <= to).then_some((from, to))
+}
+
+/// `None`: what is there is no head.
+fn head_at(file: &File, place: Place) -> io::Result<Option<Head>> {
+    let mut head = [0; HEAD_BYTES];
+    crash_point();
+    let whole = read_whole(file, &mut head, place.offset())?;
+    Ok(Head::decode(&head).filter(|_| whole))
 }
 
 /// `false`: the file ends before.

@@ -22,3 +22,4 @@ pub(crate) mod pidfd;
 pub(crate) mod pretend;
 pub(crate) mod process;
 pub(crate) mod range_lock;
+pub(crate) mod syncs;

@@ -94,9 +94,12 @@ impl Slab {
     /// Waits until everything is on the medium. For creation and repair; holds need no such thing.
     pub(crate) fn sync(&self) -> Result<()> {
         crash_point();
-        self.file
-            .sync_all()
-            .map_err(|e| Error::io("sync", &self.path, e))
+        let synced = self.file.sync_all();
+        synced.map_err(|e| {
+            // See `store::device`.
+            self.header().note_failed_sync(&e);
+            Error::io("sync", &self.path, e)
+        })
     }
 
     pub(crate) fn header(&self) -> &Mutable {

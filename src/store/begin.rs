@@ -77,8 +77,7 @@ impl Store {
         log.create(number)
             .map_err(self.log_error("create", log, number))?;
         if self.is_durable() {
-            log.sync_name(number)
-                .map_err(self.log_error("sync", log, number))?;
+            self.sync_segment_name(number)?;
         }
         Ok(())
     }

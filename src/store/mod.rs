@@ -6,7 +6,7 @@
 //! key, `acquire` takes and gives back, `contend` looks closer, `waiting` waits, `nesting` sees to it that no
 //! thread waits for itself, `watch` hears of deaths, `guard` is what guards are made of, `average` is the averages'
 //! own. `transact` changes several values at once, `journal` carries that out, in all `shards` of a cache. `inspect`
-//! shows, `check` verifies, `rebuild` and `salvage` repair.
+//! shows, `check` verifies, `rebuild` and `salvage` repair. `device` says what is known to be on the device.
 
 pub(crate) mod acquire;
 pub(crate) mod average;
@@ -20,6 +20,7 @@ pub(crate) mod config;
 mod contend;
 pub(crate) mod count;
 mod dead;
+pub(crate) mod device;
 pub(crate) mod flight;
 pub(crate) mod guard;
 pub(crate) mod hash;
@@ -62,6 +63,7 @@ use crate::os::range_lock;
 use crate::record::ParticipantId;
 use crate::slab::layout::STRIPES;
 use crate::slab::{PARTICIPANT_SHARED, Slab};
+use crate::store::device::Device;
 use crate::store::lock_files::LockFiles;
 use crate::store::recount::Recount;
 use crate::store::shards::ShardsOf;
@@ -111,6 +113,7 @@ pub(crate) struct Process {
     watches: Arc<Watches>,
     recount: Mutex<Option<Recount>>,
     pub(crate) log: Log,
+    device: Device,
 }
 
 impl Store {
@@ -252,6 +255,7 @@ impl Store {
                 self.mode,
                 self.slab.part().id,
             ),
+            device: Device::new(&self.slab),
         });
         // Release: pairs with the Acquire in `joined`.
         self.process

@@ -17,6 +17,7 @@ use crate::os::fork::{Inherited, Registry};
 use crate::slab::Slab;
 use crate::slab::header::STATE_READY;
 use crate::store::config::Config;
+use crate::store::device;
 use crate::store::lock_files::{ATTACH, BEACONS, LockFiles, STRIPES_FILE};
 use crate::store::shards::ShardsOf;
 use crate::store::slab_file::{initialise, is_ready, is_same_boot, layout_of, map};
@@ -307,7 +308,7 @@ fn go_first(dir: &Path, files: &LockFiles, settings: &Settings) -> Result<Slab> 
             rebuild::rebuild(&slab, files, !is_same_boot(&slab)?, false)?;
             // Before anybody is given a token: should the power fail again while what the sequences leapt to
             // is not on the medium, they would leap from and to the same numbers once more.
-            slab.sync()?;
+            device::sync_alone(&slab)?;
         }
     }
     Ok(slab)

@@ -15,6 +15,7 @@ use crate::slab::{
     Growing, Intent, Meta, PARTICIPANT_SHARED, PARTICIPANT_USED, STATE_FREE, STATE_TAIL,
     STATE_USED, Slab, SlotId,
 };
+use crate::store::device;
 use crate::store::hash::hash;
 use crate::store::index::{Place, SPAN_MAX, hash_as, read_bytes};
 use crate::store::lock_files::LockFiles;
@@ -83,7 +84,7 @@ pub(crate) fn repair(dir: &Path, mode: u32) -> Result<RepairReport> {
     let mut report = rebuild(&slab, &files, !slab_file::is_same_boot(&slab)?, true)?;
     let before = cut_off.into_iter().chain(emptied);
     report.actions.splice(0..0, before);
-    slab.sync()?;
+    report.actions.extend(device::sync_alone(&slab)?);
     Ok(report)
 }
 

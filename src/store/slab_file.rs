@@ -15,6 +15,7 @@ use crate::slab::header::{
 };
 use crate::slab::layout::{CAPACITY_MAX, PAGE};
 use crate::slab::{Layout, Slab};
+use crate::store::device;
 use crate::store::lock_files::LockFiles;
 use crate::store::open::{SLAB, Settings, not_a_store, random, refuse_strangers, retry};
 use crate::store::salvage;
@@ -158,7 +159,8 @@ pub(super) fn initialise(dir: &Path, files: &LockFiles, settings: &Settings) -> 
     salvage::adopt_log(&slab, false)?;
     write_boot_id(&slab)?;
     files.adopt(&slab)?;
-    slab.sync()?;
+    // Whoever began to make it may have failed to sync it.
+    device::sync_alone(&slab)?;
     // The name, too: a store that is gone after a power failure would begin its tokens anew.
     let io = |e| Error::io("sync", dir, e);
     file::sync_dir(dir).map_err(io)?;

@@ -63,7 +63,7 @@ impl<'a> Ongoing<'a> {
         }
         home.check_no_transaction()?;
         let alone = home.lock_transactions()?;
-        home.settle()?;
+        home.settle_for_good()?;
         Ok(Ongoing {
             _noted: home.note_transaction(),
             home,
