@@ -9,6 +9,7 @@ mod values;
 
 pub use fanout::FanoutCache;
 pub use keyspace::Keyspace;
+pub use memo::Computed;
 pub use options::Options;
 pub use transaction::Transaction;
 pub use values::{Entry, Iter, SetOptions};

@@ -114,6 +114,8 @@ pub(crate) struct Process {
     recount: Mutex<Option<Recount>>,
     pub(crate) log: Log,
     device: Device,
+    /// How many values it computed and could not keep.
+    unkept: AtomicU64,
 }
 
 impl Store {
@@ -256,6 +258,7 @@ impl Store {
                 self.slab.part().id,
             ),
             device: Device::new(&self.slab),
+            unkept: AtomicU64::new(0),
         });
         // Release: pairs with the Acquire in `joined`.
         self.process

@@ -285,6 +285,14 @@ impl Store {
         damaged.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Not in the child of a fork, which has not joined.
+    #[cold]
+    pub(crate) fn count_unkept(&self) {
+        if let Some(process) = self.joined() {
+            process.unkept.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     #[inline]
     fn note_use(&self, found: Found) {
         let eviction = self.eviction();
@@ -405,6 +413,9 @@ impl Store {
             damaged: header.damaged.load(Ordering::Relaxed),
             bytes_live: usage.bytes - usage.dead,
             bytes_dead: usage.dead,
+            unkept: self
+                .joined()
+                .map_or(0, |process| process.unkept.load(Ordering::Relaxed)),
             ..Stats::default()
         };
         for number in 0..self.slab.allocated(Growing::Participants) {

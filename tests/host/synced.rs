@@ -481,3 +481,33 @@ fn a_store_whose_making_failed_is_made_by_the_next_one() {
         cache.set("key", "newer").unwrap();
     }
 }
+
+/// It was computed, which may have taken long; that it could not be kept is told beside it.
+#[test]
+fn what_was_computed_is_returned_whatever_becomes_of_its_sync() {
+    for nth in 0.. {
+        let dir = new_dir();
+        let cache = durable().open(dir.path()).unwrap();
+        let options = slablock::SetOptions::new();
+        let compute = || slablock::Result::Ok(vec![7; 300_000]);
+        let (computed, has_failed) = with_failing(nth, libc::ENOSPC, || {
+            cache.compute_if_missing("key", &options, compute)
+        });
+        let computed = match computed {
+            Ok(computed) => computed,
+            // The turn could not be had, and nothing was computed.
+            Err(_) => continue,
+        };
+        assert!(computed.value == vec![7; 300_000] && computed.is_new);
+        let is_there = cache.get("key").unwrap().is_some();
+        match computed.unkept {
+            None => {
+                assert!(is_there && !has_failed);
+                assert!(nth > 1);
+                break;
+            }
+            Some(error) => assert_eq!(is_there, is_in_force(&error), "sync {nth}: {error}"),
+        }
+        assert_eq!(cache.stats().unwrap().unkept, u64::from(!is_there));
+    }
+}

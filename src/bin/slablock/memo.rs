@@ -98,17 +98,21 @@ fn memo_guarded(dir: &Path, plan: &MemoPlan) -> Result<u8, Failure> {
         Ok(kept)
     };
     // A waiter has nothing to tidy up, so the signals may simply end it.
-    let kept =
-        signals.let_through(|| shard.get_or_insert_with(&plan.key, &plan.options, compute))?;
-    let outcome = match (kept, ran) {
-        (Ok(kept), None) => Outcome::decode(&kept).ok_or_else(|| no_memo(&plan.key))?,
-        (Ok(_), Some(outcome)) | (Err(Unkept::ForUs(outcome)), _) => outcome,
-        (Err(Unkept::Failed(failure)), Some(outcome)) => {
+    let computed =
+        signals.let_through(|| shard.compute_if_missing(&plan.key, &plan.options, compute))?;
+    let outcome = match (computed, ran) {
+        (Ok(there), None) => Outcome::decode(&there.value).ok_or_else(|| no_memo(&plan.key))?,
+        (Ok(computed), Some(outcome)) => {
             // It ran, so its output is shown, whatever becomes of the value.
-            let _ = failure.report();
+            match computed.unkept {
+                // The store was cleared meanwhile, as somebody wanted.
+                None | Some(slablock::Error::Lost { .. }) => {}
+                Some(error) => drop(Failure::from(error).report()),
+            }
             outcome
         }
-        (Err(Unkept::Failed(failure)), None) => return Err(failure),
+        (Err(Unkept::ForUs(outcome)), _) => outcome,
+        (Err(Unkept::Failed(failure)), _) => return Err(failure),
     };
     // Whoever reads this may be slow, and the signals end that, too.
     signals.let_through(|| outcome.replay())?
