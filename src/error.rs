@@ -365,9 +365,9 @@ fn io_remedy(source: &io::Error) -> Option<&'static str> {
         io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
             Some("name a directory, not a file")
         }
-        io::ErrorKind::OutOfMemory => {
-            Some("allow more address space (ulimit -v), or use a store of a smaller capacity")
-        }
+        io::ErrorKind::OutOfMemory => Some(
+            "allow more address space (ulimit -v), or use smaller values, or a store of a smaller capacity",
+        ),
         _ if source.raw_os_error() == Some(Errno::EMFILE as i32) => {
             Some("close some files, or allow more (ulimit -n)")
         }

@@ -26,7 +26,8 @@ macro_rules! memo_operations {
             ///
             /// An error of `compute` goes to its caller, and the next one who waits computes. The cache's own
             /// errors are turned into the same type: those of a bad key or `options`, or of a store in which it
-            /// cannot be seen to that one computes. After any of them `compute` was not called. Whoever calls this
+            /// cannot be seen to that one computes. After any of them `compute` was not called, but for `Deadlock`
+            /// in the midst of a transaction that has touched the key. Whoever calls this
             /// with an error type of one's own needs `From<slablock::Error>` for it; for
             /// [`slablock::Error`](crate::Error) itself and for `Box<dyn std::error::Error>` it is there.
             ///
@@ -191,7 +192,11 @@ fn memo<E: From<Error>>(
     let value = compute()?;
     let took = begun.elapsed();
     let land = |flight: Flight| flight.land(took, early.is_some());
-    let unkept = keep(store, key, options, &value, flight, land).err();
+    let unkept = match keep(store, key, options, &value, flight, land) {
+        // A mistake of the caller's, which would be made again each time.
+        Err(error @ Error::Deadlock { .. }) => return Err(error.into()),
+        kept => kept.err(),
+    };
     Ok(Computed {
         value,
         is_new: true,

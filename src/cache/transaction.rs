@@ -82,14 +82,16 @@ impl<'a> Transaction<'a> {
     pub fn incr(&mut self, key: impl AsRef<[u8]>, delta: i64) -> Result<i64> {
         let key = key.as_ref();
         let (shard, store) = self.of_key(key);
-        let old = self.ongoing.get(shard, store, key)?.cloned();
-        let number = integer_after(key, old.as_ref().map(|w| &w.value[..]), delta.into(), 0)?;
-        let old = old.unwrap_or_default();
+        let old = self.ongoing.get(shard, store, key)?;
+        let number = integer_after(key, old.map(|w| &w.value[..]), delta.into(), 0)?;
+        // Not the value, which was one of a few digits, but may have had room for more.
+        let (tag, expires_ms) =
+            old.map_or_else(Default::default, |w| (w.tag.clone(), w.expires_ms));
         let digits = number.to_string();
         let new = New {
             value: digits.as_bytes(),
-            tag: &old.tag,
-            expires_ms: old.expires_ms,
+            tag: &tag,
+            expires_ms,
         };
         self.ongoing.set(shard, store, key, &new)?;
         Ok(number)

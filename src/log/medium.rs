@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::{MutexGuard, PoisonError};
 
 use crate::log::{CHUNK_BYTES, LOG, Log, OPEN_MAX, Place, RECORD_ALIGN, SEGMENT_HEADER_BYTES};
+use crate::os::memory;
 use crate::os::syncs::Syncs;
 use crate::sync::{Ordering, crash_point};
 
@@ -84,8 +85,7 @@ impl Log {
 
 /// Reads bytes, and writes the same ones: as many as there are.
 fn write_over(file: &File, from: u64, len: u64) -> io::Result<()> {
-    let mut chunk = Vec::new();
-    chunk.try_reserve_exact(CHUNK_BYTES)?;
+    let mut chunk = memory::filled(0, CHUNK_BYTES)?;
     let (mut at, end) = (from, from + len);
     while at < end {
         chunk.resize((end - at).min(CHUNK_BYTES as u64) as usize, 0);

@@ -32,8 +32,8 @@ use record::{HEAD_BYTES, Head};
 pub(crate) use record::{Place, RECORD_ALIGN, record_bytes};
 
 use crate::os::dir::Dir;
-use crate::os::file;
 use crate::os::syncs::Syncs;
+use crate::os::{file, memory};
 use crate::sync::{AtomicBool, AtomicU64, Ordering, crash_point, fence};
 
 /// The directory of the segments, in that of the store.
@@ -223,6 +223,7 @@ impl Log {
         let at = wanted.place.offset();
         into.clear();
         if wanted.len <= SMALL_BYTES {
+            memory::reserve(into, head_len + wanted.len)?;
             into.resize(head_len + wanted.len, 0);
             crash_point();
             if !read_whole(&file, into, at)? {
@@ -237,7 +238,7 @@ impl Log {
             into.drain(..head_len);
             return Ok(true);
         }
-        let mut head = vec![0; head_len];
+        let mut head = memory::filled(0, head_len)?;
         crash_point();
         if !read_whole(&file, &mut head, at)? || !fits(wanted, &head) {
             return Ok(false);
@@ -254,7 +255,7 @@ impl Log {
         let known = trusting.is_some();
         let mut crc = Head::checksum(&head);
         let mut from = at + head_len as u64;
-        into.reserve_exact(wanted.len);
+        memory::reserve_exact(into, wanted.len)?;
         while into.len() < wanted.len {
             let done = into.len();
             let left = wanted.len - done;
@@ -284,6 +285,20 @@ impl Log {
             false => self.forget(wanted.place),
         }
         Ok(whole)
+    }
+
+    /// The tag of a value without the rest, whose sum would be over all of it. `None`: it is not there, or its head is
+    /// damaged.
+    pub(crate) fn read_tag(&self, wanted: Wanted<'_>) -> io::Result<Option<Vec<u8>>> {
+        let file = match self.segment(wanted.place.segment()) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        let tag_at = HEAD_BYTES + wanted.key.len();
+        let mut head = memory::filled(0, tag_at + wanted.tag_len)?;
+        crash_point();
+        let whole = read_whole(&file, &mut head, wanted.place.offset())? && fits(wanted, &head);
+        Ok(whole.then(|| head.split_off(tag_at)))
     }
 
     /// Whether the record at `place` was read whole, or written, by this process lately.

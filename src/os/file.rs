@@ -12,6 +12,7 @@ use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl, posix_fallocate};
 use nix::sys::statfs::statfs;
 use nix::unistd::{Whence, lseek};
 
+use crate::os::memory;
 use crate::sync::crash_point;
 
 /// Opens `path` for reading and writing, close-on-exec, never as one of the descriptors 0 to 2: a program
@@ -155,7 +156,7 @@ pub(crate) fn read_behind(
     len: usize,
     offset: u64,
 ) -> io::Result<bool> {
-    into.reserve_exact(len);
+    memory::reserve_exact(into, len)?;
     let mut left = len;
     while left > 0 {
         let at = to_offset(offset + (len - left) as u64)?;

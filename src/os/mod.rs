@@ -16,6 +16,7 @@ pub(crate) mod fork;
 pub(crate) mod futex;
 #[allow(dead_code)]
 pub(crate) mod kept;
+pub(crate) mod memory;
 #[allow(unsafe_code)]
 pub(crate) mod pidfd;
 #[cfg(any(fuzzing, test))]

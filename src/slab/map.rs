@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use memmap2::{MmapOptions, MmapRaw};
@@ -345,9 +345,7 @@ impl Slab {
             self.counter(what).store(count, Ordering::Release);
             // What is left of a record must not pass for one when the region grows again.
             let cut = region.end_of(count);
-            let rest = vec![0; len.saturating_sub(cut) as usize];
-            crash_point();
-            self.file.write_all_at(&rest, cut).map_err(io)?;
+            file::clear(&self.file, cut, len).map_err(io)?;
         }
         Ok(Some(format!("it was cut off at {len} of {need} bytes")))
     }

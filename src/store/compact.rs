@@ -12,6 +12,7 @@
 //! What can not be emptied (there is no room for what is to be moved, or it can not be read) is opened again, and
 //! another one is taken.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -86,7 +87,8 @@ fn is_of_the_device(error: &Error) -> bool {
     };
     let lacking = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM];
     let lacks = |errno: Errno| source.raw_os_error() == Some(errno as i32);
-    !lacking.into_iter().any(lacks)
+    // Memory that was not even asked of the system comes without its number.
+    source.kind() != io::ErrorKind::OutOfMemory && !lacking.into_iter().any(lacks)
 }
 
 impl Store {

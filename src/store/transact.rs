@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result, show_key};
 use crate::log::{Place, record_bytes};
-use crate::os::fork;
+use crate::os::{fork, memory};
 use crate::store::Store;
 use crate::store::change::{Latched, New};
 use crate::store::dead::Dead;
@@ -137,6 +137,7 @@ impl<'a> Ongoing<'a> {
         }
         let bytes = new.tag.len() + new.value.len();
         let at = self.part(shard, store, key, bytes)?;
+        let value = memory::copy(new.value).map_err(|e| Error::io("copy", store.dir(), e))?;
         // Before anything else: if that fails, nothing is to be different.
         let place = match self.parts[at].latched.cells.fits(bytes) {
             true => None,
@@ -146,7 +147,7 @@ impl<'a> Ongoing<'a> {
         part.forget_place();
         part.is_changed = true;
         part.now = Some(Whole {
-            value: new.value.to_vec(),
+            value,
             tag: new.tag.to_vec(),
             expires_ms: new.expires_ms,
         });

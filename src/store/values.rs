@@ -370,10 +370,24 @@ impl Store {
     }
 
     fn logged_tag(&self, found: Found, content: &Content) -> Option<Vec<u8>> {
+        let Form::Logged {
+            place,
+            len,
+            tag_hash: hash,
+        } = content.form
+        else {
+            return None;
+        };
         let key = self.key_of(found)?;
-        let (mut value, mut tag) = (Vec::new(), Vec::new());
-        let read = self.read_logged(&key, content, &mut value, Some(&mut tag));
-        read.is_ok_and(|whole| whole).then_some(tag)
+        let wanted = Wanted {
+            place,
+            key: &key,
+            tag_len: content.tag_len,
+            len,
+            trusting: None,
+        };
+        let tag = self.process().ok()?.log.read_tag(wanted).ok()??;
+        (tag_hash(&tag) == hash).then_some(tag)
     }
 
     /// What a key that is to be taken away has in the log, which nobody will need then.

@@ -49,6 +49,14 @@ struct Outcome {
     errors: Vec<u8>,
 }
 
+/// The same, where it was kept: it is not copied, for it may be as long as a value can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kept<'a> {
+    status: u8,
+    output: &'a [u8],
+    errors: &'a [u8],
+}
+
 /// Why there is nothing to keep.
 enum Unkept {
     Failed(Failure),
@@ -101,7 +109,10 @@ fn memo_guarded(dir: &Path, plan: &MemoPlan) -> Result<u8, Failure> {
     let computed =
         signals.let_through(|| shard.compute_if_missing(&plan.key, &plan.options, compute))?;
     let outcome = match (computed, ran) {
-        (Ok(there), None) => Outcome::decode(&there.value).ok_or_else(|| no_memo(&plan.key))?,
+        (Ok(there), None) => {
+            let kept = Kept::decode(&there.value).ok_or_else(|| no_memo(&plan.key))?;
+            return signals.let_through(|| kept.replay())?;
+        }
         (Ok(computed), Some(outcome)) => {
             // It ran, so its output is shown, whatever becomes of the value.
             match computed.unkept {
@@ -115,7 +126,7 @@ fn memo_guarded(dir: &Path, plan: &MemoPlan) -> Result<u8, Failure> {
         (Err(Unkept::Failed(failure)), _) => return Err(failure),
     };
     // Whoever reads this may be slow, and the signals end that, too.
-    signals.let_through(|| outcome.replay())?
+    signals.let_through(|| outcome.as_kept().replay())?
 }
 
 fn no_memo(key: &[u8]) -> Failure {
@@ -132,8 +143,18 @@ impl Outcome {
         [line.as_bytes(), &self.output, &self.errors].concat()
     }
 
+    fn as_kept(&self) -> Kept<'_> {
+        Kept {
+            status: self.status,
+            output: &self.output,
+            errors: &self.errors,
+        }
+    }
+}
+
+impl<'a> Kept<'a> {
     /// `None`: these bytes are something else.
-    fn decode(bytes: &[u8]) -> Option<Outcome> {
+    fn decode(bytes: &'a [u8]) -> Option<Kept<'a>> {
         let rest = bytes.strip_prefix(MAGIC.as_bytes())?;
         let end = rest.iter().position(|byte| *byte == b'\n')?;
         let (line, rest) = (str::from_utf8(&rest[..end]).ok()?, &rest[end + 1..]);
@@ -142,18 +163,18 @@ impl Outcome {
         let &[status, output, errors] = &numbers[..] else {
             return None;
         };
-        (output.checked_add(errors)? == rest.len()).then(|| Outcome {
+        (output.checked_add(errors)? == rest.len()).then(|| Kept {
             status: status.min(255) as u8,
-            output: rest[..output].to_vec(),
-            errors: rest[output..].to_vec(),
+            output: &rest[..output],
+            errors: &rest[output..],
         })
     }
 
     fn replay(&self) -> Result<u8, Failure> {
         // A closed standard error is no reason to fail.
-        let _ = stderr().lock().write_all(&self.errors);
+        let _ = stderr().lock().write_all(self.errors);
         let mut out = stdout().lock();
-        out.write_all(&self.output)?;
+        out.write_all(self.output)?;
         out.flush()?;
         Ok(self.status)
     }
@@ -289,8 +310,8 @@ mod tests {
             errors: b"\0\xff".to_vec(),
         };
         let kept = outcome.encode();
-        assert_eq!(Outcome::decode(&kept), Some(outcome));
-        assert_eq!(Outcome::decode(&kept[..kept.len() - 1]), None);
+        assert_eq!(Kept::decode(&kept), Some(outcome.as_kept()));
+        assert_eq!(Kept::decode(&kept[..kept.len() - 1]), None);
         for other in [
             "",
             "hello",
@@ -299,7 +320,7 @@ mod tests {
             "slablock memo 1 0 1 18446744073709551615\n",
             "slablock memo 1 0 0 0 0\n",
         ] {
-            assert_eq!(Outcome::decode(other.as_bytes()), None, "{other}");
+            assert_eq!(Kept::decode(other.as_bytes()), None, "{other}");
         }
     }
 
