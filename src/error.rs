@@ -76,8 +76,8 @@ pub enum Error {
     },
     /// The value is no integer of 64 bits, or would not be one any more.
     NotInteger {
-        /// The key.
-        key: String,
+        /// The key, as it was given.
+        key: Vec<u8>,
         /// What stands in the way.
         why: &'static str,
     },
@@ -96,8 +96,8 @@ pub enum Error {
     },
     /// The key exists and is of another kind.
     KindMismatch {
-        /// The key.
-        key: String,
+        /// The key, as it was given.
+        key: Vec<u8>,
         /// What the key is.
         found: Kind,
         /// What it was asked to be.
@@ -121,15 +121,15 @@ pub enum Error {
     },
     /// The hold is gone: its lease ran out, or the key was removed by force.
     Lost {
-        /// The key.
-        key: String,
+        /// The key, as it was given.
+        key: Vec<u8>,
         /// The token of the hold that was lost.
         token: Token,
     },
     /// The caller does not hold what it wants to give back.
     NotHolder {
-        /// The key.
-        key: String,
+        /// The key, as it was given; that of a transaction is the first that it has touched, or none.
+        key: Vec<u8>,
     },
     /// The directory is on a file system on which mappings or locks are not coherent.
     UnsupportedFs {
@@ -269,7 +269,7 @@ impl fmt::Display for Error {
                 )
             }
             Error::NotInteger { key, why } => {
-                write!(f, "{key} cannot be counted up or down: {why}")
+                write!(f, "{} cannot be counted up or down: {why}", show_key(key))
             }
             Error::OverLimit { path, limit } => write!(
                 f,
@@ -288,7 +288,8 @@ impl fmt::Display for Error {
                 expected,
             } => write!(
                 f,
-                "key {key} is used as {expected}, but its kind is {found}; use another key, or remove it first"
+                "key {} is used as {expected}, but its kind is {found}; use another key, or remove it first",
+                show_key(key)
             ),
             Error::ConfigMismatch {
                 what,
@@ -302,10 +303,15 @@ impl fmt::Display for Error {
             Error::Invalid { what } => f.write_str(what),
             Error::Lost { key, token } => write!(
                 f,
-                "the hold on {key} with token {token} was lost (its lease ran out or the key was removed); do not write to what it protects"
+                "the hold on {} with token {token} was lost (its lease ran out or the key was removed); do not write to what it protects",
+                show_key(key)
             ),
             Error::NotHolder { key } => {
-                write!(f, "{key} is not held by the caller; acquire it first")
+                write!(
+                    f,
+                    "{} is not held by the caller; acquire it first",
+                    show_key(key)
+                )
             }
             Error::UnsupportedFs { path, fs } => write!(
                 f,

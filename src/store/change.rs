@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use crate::error::{Error, Result, show_key};
+use crate::error::{Error, Result};
 use crate::log::{Place, record_bytes};
 use crate::os::{clock, fork, futex};
 use crate::record::{Word, life, next_sequence, waiting};
@@ -248,7 +248,7 @@ impl Store {
         }
         let words = make.unwrap_or(cell_words(0));
         let binding = Binding::of_value(Arc::clone(self), key, hash, words);
-        let not_holder = || Error::NotHolder { key: show_key(key) };
+        let not_holder = || Error::NotHolder { key: key.to_vec() };
         let Some((grant, _)) = binding.acquire(patience)? else {
             return Ok(None);
         };

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::error::{Error, Result, show_key};
+use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::store::change::{Latched, New, When};
 use crate::store::dead::Dead;
@@ -92,7 +92,7 @@ pub(crate) fn integer_after(
 #[cold]
 fn no_integer(key: &[u8], why: &'static str) -> Error {
     Error::NotInteger {
-        key: show_key(key),
+        key: key.to_vec(),
         why,
     }
 }

@@ -12,7 +12,7 @@ mod decision;
 
 use std::sync::Arc;
 
-use crate::error::{Error, Result, show_key};
+use crate::error::{Error, Result};
 use crate::log::{Place, record_bytes};
 use crate::os::{fork, memory};
 use crate::store::Store;
@@ -109,7 +109,7 @@ impl<'a> Ongoing<'a> {
     fn check_process(&self, key: &[u8]) -> Result<()> {
         match self.epoch == fork::epoch() {
             true => Ok(()),
-            false => Err(Error::NotHolder { key: show_key(key) }),
+            false => Err(Error::NotHolder { key: key.to_vec() }),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::error::{Error, Result, show_key};
+use crate::error::{Error, Result};
 use crate::log::{Place, Wanted, record_bytes};
 use crate::os::clock;
 use crate::record::Damaged;
@@ -108,7 +108,7 @@ impl Store {
     #[cold]
     fn not_a_value(&self, key: &[u8], found: Kind) -> Error {
         Error::KindMismatch {
-            key: show_key(key),
+            key: key.to_vec(),
             found,
             expected: Kind::Value,
         }

@@ -64,7 +64,8 @@ impl Ongoing<'_> {
 
     /// Everything up to the moment in which it has happened. `None`: there is nothing to be changed.
     fn decide(&mut self) -> Result<Option<Decided>> {
-        self.check_process(b"transaction")?;
+        let first = self.parts.first();
+        self.check_process(first.map_or(&[], |part| &part.key[..]))?;
         let changed = self.parts.iter().filter(|part| part.is_changed).count();
         if changed == 0 {
             return Ok(None);
