@@ -67,6 +67,10 @@ impl Store {
             blocks: memory::filled(false, layout.blocks.count as usize).map_err(io)?,
             logged: Vec::new(),
         };
+        if self.is_unsynced() {
+            let what = "a sync has failed, so nothing is known of what the device has";
+            census.report.problems.push(what.to_string());
+        }
         let mut guards = Vec::new();
         for number in 0..STRIPES {
             // In ascending order, as nobody else locks two, so nobody waits in a circle.

@@ -27,6 +27,8 @@ pub const SIZE_LIMIT: u64 = TAIL + 8;
 pub const JOURNAL: u64 = SIZE_LIMIT + 16;
 pub const LAST_SEGMENT: u64 = JOURNAL + 8;
 pub const HEADER_END: u64 = LAST_SEGMENT + 3 * 8;
+/// How many syncs have failed, and how many of these were made good; before it how far a lowered limit has come.
+pub const FAILED_SYNCS: u64 = HEADER_END + 8;
 
 /// The files that are only ever locked, in the order of their inode numbers.
 pub const LOCKED: [&str; 3] = ["attach", "beacons", "stripes"];

@@ -2,10 +2,12 @@
 
 #![allow(unsafe_code)]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{c_int, c_void};
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::rc::Rc;
 
 use memmap2::MmapOptions;
 use nix::libc;
@@ -13,7 +15,7 @@ use slablock::{Cache, Durability, Error, FanoutCache, Options, Result};
 use tempfile::TempDir;
 
 use crate::common::Place;
-use crate::common::layout::BOOT_ID;
+use crate::common::layout::{BOOT_ID, FAILED_SYNCS};
 
 /// How many calls of a kind by this thread are to succeed before one fails, and how.
 #[derive(Clone, Copy, Default)]
@@ -34,6 +36,11 @@ thread_local! {
             failed: 0,
         })
     };
+}
+
+thread_local! {
+    /// What others do during each sync of this thread.
+    static MEANWHILE: RefCell<Option<Box<dyn FnMut()>>> = const { RefCell::new(None) };
 }
 
 /// Whether this call is the one that fails: then says with which error.
@@ -59,6 +66,11 @@ fn fail_with(errno: c_int) -> c_int {
 
 /// In place of the C library's, for the whole program.
 fn sync(descriptor: c_int, call: libc::c_long) -> c_int {
+    MEANWHILE.with_borrow_mut(|meanwhile| {
+        if let Some(others) = meanwhile {
+            others();
+        }
+    });
     let mut plan = PLAN.get();
     let failing = fails(&mut plan);
     PLAN.set(plan);
@@ -212,6 +224,53 @@ fn an_error_of_a_sync_says_truly_whether_it_has_happened() {
                 assert!(cache.check().unwrap().is_sound());
             }
             assert!(told.0 > 0, "{what} was never in force: {told:?}");
+        }
+    }
+}
+
+/// During a sync that succeeds: then what it has written may be gone, also if all that was there was made good since.
+#[test]
+fn a_failure_that_others_note_meanwhile_counts() {
+    for (is_made_good, noted) in [(false, 1_u64 << 32), (true, (1 << 32) + 1)] {
+        for (what, change, after) in changes() {
+            let mut told = 0;
+            for nth in 0.. {
+                let place = Place::new();
+                let cache = durable().open(place.store()).unwrap();
+                cache.set("key", BEFORE).unwrap();
+                let (mut left, slab): (u64, _) = (nth, place.slab_file());
+                let done = Rc::new(Cell::new(false));
+                let has_come = Rc::clone(&done);
+                let others = move || {
+                    if left == 0 {
+                        let mut word = [0; 8];
+                        slab.read_exact_at(&mut word, FAILED_SYNCS).unwrap();
+                        let word = u64::from_ne_bytes(word) + noted;
+                        slab.write_all_at(&word.to_ne_bytes(), FAILED_SYNCS)
+                            .unwrap();
+                        has_come.set(true);
+                    }
+                    left = left.wrapping_sub(1);
+                };
+                MEANWHILE.set(Some(Box::new(others)));
+                let changed = change(&cache);
+                MEANWHILE.take();
+                let value = cache.get("key").unwrap();
+                let Err(error) = changed else {
+                    assert!(!done.get(), "{what}: sync {nth}");
+                    break;
+                };
+                match is_in_force(&error) {
+                    true => assert_eq!(value, after, "{what}, sync {nth}: {error}"),
+                    false => assert_eq!(value.as_deref(), Some(BEFORE.as_bytes()), "{error}"),
+                }
+                told += 1;
+                if !is_made_good {
+                    cache.sync().unwrap();
+                }
+                change_once_more(&cache);
+            }
+            assert!(told > 0, "{what}");
         }
     }
 }
@@ -407,6 +466,8 @@ fn a_failed_sync_is_known_to_all_processes_until_it_is_made_good() {
     assert!(slablock(&["set", "other", "1"]).status.success());
     let (set, _) = with_failing(0, libc::EIO, || cache.set("key", "new"));
     assert!(is_in_force(&set.unwrap_err()));
+    let check = slablock(&["check"]);
+    assert!(!check.status.success() && String::from_utf8_lossy(&check.stdout).contains("sync"));
     refused(&["set", "other", "2"]);
     refused(&["pop", "other"]);
     assert_eq!(slablock(&["get", "other"]).stdout, b"1");
