@@ -228,6 +228,15 @@ fn an_error_of_a_sync_says_truly_whether_it_has_happened() {
     }
 }
 
+/// Adds to the word of the header, as others do.
+fn note(slab: &File, more: u64) {
+    let mut word = [0; 8];
+    slab.read_exact_at(&mut word, FAILED_SYNCS).unwrap();
+    let word = u64::from_ne_bytes(word) + more;
+    let noted = slab.write_all_at(&word.to_ne_bytes(), FAILED_SYNCS);
+    noted.unwrap();
+}
+
 /// During a sync that succeeds: then what it has written may be gone, also if all that was there was made good since.
 #[test]
 fn a_failure_that_others_note_meanwhile_counts() {
@@ -243,11 +252,7 @@ fn a_failure_that_others_note_meanwhile_counts() {
                 let has_come = Rc::clone(&done);
                 let others = move || {
                     if left == 0 {
-                        let mut word = [0; 8];
-                        slab.read_exact_at(&mut word, FAILED_SYNCS).unwrap();
-                        let word = u64::from_ne_bytes(word) + noted;
-                        slab.write_all_at(&word.to_ne_bytes(), FAILED_SYNCS)
-                            .unwrap();
+                        note(&slab, noted);
                         has_come.set(true);
                     }
                     left = left.wrapping_sub(1);
@@ -272,6 +277,31 @@ fn a_failure_that_others_note_meanwhile_counts() {
             }
             assert!(told > 0, "{what}");
         }
+    }
+}
+
+/// Noted by others while everything is written once more: that may be just what has failed.
+#[test]
+fn a_failure_during_the_making_good_is_not_made_good() {
+    for nth in 0..3 {
+        let place = Place::new();
+        let cache = durable().open(place.store()).unwrap();
+        cache.set("large", vec![7; 300_000]).unwrap();
+        let (set, _) = with_failing(0, libc::EIO, || cache.set("key", BEFORE));
+        set.unwrap_err();
+        let (mut left, slab): (i32, _) = (nth, place.slab_file());
+        MEANWHILE.set(Some(Box::new(move || {
+            if left == 0 {
+                note(&slab, 1 << 32);
+            }
+            left -= 1;
+        })));
+        let synced = cache.sync();
+        MEANWHILE.take();
+        assert!(is_refused(&synced.unwrap_err()), "sync {nth}");
+        assert!(is_refused(&cache.set("key", "new").unwrap_err()));
+        cache.sync().unwrap();
+        cache.set("key", "new").unwrap();
     }
 }
 
