@@ -76,8 +76,8 @@ pub enum Error {
     },
     /// The value is no integer of 64 bits, or would not be one any more.
     NotInteger {
-        /// The key.
-        key: String,
+        /// The key, as it was given.
+        key: Vec<u8>,
         /// What stands in the way.
         why: &'static str,
     },
@@ -96,8 +96,8 @@ pub enum Error {
     },
     /// The key exists and is of another kind.
     KindMismatch {
-        /// The key.
-        key: String,
+        /// The key, as it was given.
+        key: Vec<u8>,
         /// What the key is.
         found: Kind,
         /// What it was asked to be.
@@ -121,15 +121,15 @@ pub enum Error {
     },
     /// The hold is gone: its lease ran out, or the key was removed by force.
     Lost {
-        /// The key.
-        key: String,
+        /// The key, as it was given.
+        key: Vec<u8>,
         /// The token of the hold that was lost.
         token: Token,
     },
     /// The caller does not hold what it wants to give back.
     NotHolder {
-        /// The key.
-        key: String,
+        /// The key, as it was given; that of a transaction is the first that it has touched, or none.
+        key: Vec<u8>,
     },
     /// The directory is on a file system on which mappings or locks are not coherent.
     UnsupportedFs {
@@ -143,6 +143,21 @@ pub enum Error {
         /// What was being done.
         action: &'static str,
         /// The file that was to grow.
+        path: PathBuf,
+    },
+    /// The change is in force, and it is not known whether it will survive a power failure: the device has failed to
+    /// write. [`Cache::sync`](crate::Cache::sync) writes everything once more; do not make the change again.
+    NotDurable {
+        /// The store.
+        path: PathBuf,
+        /// What the device said.
+        source: Box<Error>,
+    },
+    /// The device has failed to write before, to this process or to another one, and nothing is known of what it has.
+    /// Nothing that is to survive a power failure can be changed until [`Cache::sync`](crate::Cache::sync), or
+    /// `Cache::repair`, has written everything once more.
+    Unsynced {
+        /// The store.
         path: PathBuf,
     },
     /// The slab that this process has open is not the one at its path any more: the store was removed, or
@@ -268,7 +283,7 @@ impl fmt::Display for Error {
                 )
             }
             Error::NotInteger { key, why } => {
-                write!(f, "{key} cannot be counted up or down: {why}")
+                write!(f, "{} cannot be counted up or down: {why}", show_key(key))
             }
             Error::OverLimit { path, limit } => write!(
                 f,
@@ -287,7 +302,8 @@ impl fmt::Display for Error {
                 expected,
             } => write!(
                 f,
-                "key {key} is used as {expected}, but its kind is {found}; use another key, or remove it first"
+                "key {} is used as {expected}, but its kind is {found}; use another key, or remove it first",
+                show_key(key)
             ),
             Error::ConfigMismatch {
                 what,
@@ -301,10 +317,15 @@ impl fmt::Display for Error {
             Error::Invalid { what } => f.write_str(what),
             Error::Lost { key, token } => write!(
                 f,
-                "the hold on {key} with token {token} was lost (its lease ran out or the key was removed); do not write to what it protects"
+                "the hold on {} with token {token} was lost (its lease ran out or the key was removed); do not write to what it protects",
+                show_key(key)
             ),
             Error::NotHolder { key } => {
-                write!(f, "{key} is not held by the caller; acquire it first")
+                write!(
+                    f,
+                    "{} is not held by the caller; acquire it first",
+                    show_key(key)
+                )
             }
             Error::UnsupportedFs { path, fs } => write!(
                 f,
@@ -313,7 +334,17 @@ impl fmt::Display for Error {
             ),
             Error::NoSpace { action, path } => write!(
                 f,
-                "no room on the device to {action} {}; free some space and try again, nothing was changed",
+                "no room on the device to {action} {}; it was not done, free some space and try again",
+                path.display()
+            ),
+            Error::NotDurable { path, source } => write!(
+                f,
+                "the change of {} is in force, but may not survive a power failure: {source}; do not repeat it, sync the cache, or run `slablock repair` while nobody uses it",
+                path.display()
+            ),
+            Error::Unsynced { path } => write!(
+                f,
+                "a sync of {} has failed before, so nothing that is to survive a power failure can be changed there; sync the cache, or run `slablock repair` while nobody uses it",
                 path.display()
             ),
             Error::Replaced { path } => write!(
@@ -379,9 +410,9 @@ fn io_remedy(source: &io::Error) -> Option<&'static str> {
         io::ErrorKind::FileTooLarge => {
             Some("allow larger files (ulimit -f), or use fewer or smaller values")
         }
-        io::ErrorKind::OutOfMemory => {
-            Some("allow more address space (ulimit -v), or use a store of a smaller capacity")
-        }
+        io::ErrorKind::OutOfMemory => Some(
+            "allow more address space (ulimit -v), or use smaller values, or a store of a smaller capacity",
+        ),
         _ if source.raw_os_error() == Some(Errno::EMFILE as i32) => {
             Some("close some files, or allow more (ulimit -n)")
         }
@@ -393,6 +424,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Io { source, .. } => Some(source),
+            Error::NotDurable { source, .. } => Some(source),
             _ => None,
         }
     }

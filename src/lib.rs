@@ -71,7 +71,9 @@ pub use sync::crash;
 #[cfg(not(loom))]
 pub use crate::{
     averager::Averager,
-    cache::{Cache, Entry, FanoutCache, Iter, Keyspace, Options, SetOptions, Transaction},
+    cache::{
+        Cache, Computed, Entry, FanoutCache, Iter, Keyspace, Options, SetOptions, Transaction,
+    },
     error::{Error, Result},
     lock::{Lock, LockGuard},
     rlock::{RLock, RLockGuard},

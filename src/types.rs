@@ -175,6 +175,9 @@ pub struct Stats {
     pub evictions: u64,
     /// How many times a value was found damaged, and taken for a miss.
     pub damaged: u64,
+    /// How many values *this process* has computed and could not keep, since it opened the cache: see
+    /// [`Cache::compute_if_missing`](crate::Cache::compute_if_missing).
+    pub unkept: u64,
     /// How many bytes of the files of large values are in use.
     pub bytes_live: u64,
     /// How many bytes of them are left from what was replaced or deleted, until they are compacted away.
@@ -188,6 +191,7 @@ impl Stats {
         self.misses = self.misses.saturating_add(other.misses);
         self.evictions = self.evictions.saturating_add(other.evictions);
         self.damaged = self.damaged.saturating_add(other.damaged);
+        self.unkept = self.unkept.saturating_add(other.unkept);
         self.bytes_live = self.bytes_live.saturating_add(other.bytes_live);
         self.bytes_dead = self.bytes_dead.saturating_add(other.bytes_dead);
     }

@@ -626,3 +626,37 @@ fn an_open_that_fails_leaves_no_descriptor_behind() {
     }
     assert_eq!(open_here(), 0);
 }
+
+/// Quoted it is for people only: whoever looks a key up by what an error says finds it.
+#[test]
+fn errors_have_the_key_as_it_was_given() {
+    bounded(|| {
+        let (_place, cache) = store();
+        let key = &b"\xff \"key\"\n"[..];
+        let is_key = |of: &dyn AsRef<[u8]>| assert_eq!(of.as_ref(), key);
+        cache.set(key, "no integer").unwrap();
+        let lock = Lock::new(&cache, key);
+        let semaphore = BoundedSemaphore::new(&cache, key, 2);
+        let guard = |error: Result<(), Error>| {
+            let error = error.unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains(r#""\xff \"key\"\n""#), "{text}");
+            match error {
+                Error::NotInteger { key, .. }
+                | Error::KindMismatch { key, .. }
+                | Error::Lost { key, .. }
+                | Error::NotHolder { key } => is_key(&key),
+                other => panic!("{other:?}"),
+            }
+        };
+        guard(cache.incr(key, 1).map(drop));
+        guard(lock.acquire().map(drop));
+        guard(Averager::new(&cache, key).add(1.0));
+        cache.delete(key).unwrap();
+        let held = lock.acquire().unwrap();
+        guard(cache.set(key, "value"));
+        cache.remove(key).unwrap();
+        guard(held.release());
+        guard(semaphore.release(Token::new(3)).map(drop));
+    });
+}

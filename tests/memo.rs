@@ -592,3 +592,70 @@ fn who_computes_while_the_store_is_cleared_waits_for_others_as_ever() {
     });
     assert_eq!(got.unwrap(), [1]);
 }
+
+/// Over the limit, with nothing that may go for it.
+#[test]
+fn what_cannot_be_kept_is_returned_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Cache::options()
+        .size_limit(4 << 20)
+        .eviction(Eviction::None);
+    let cache = options.open(dir.path().join("store")).unwrap();
+    let large = vec![7; 5 << 20];
+    let compute = || slablock::Result::Ok(large.clone());
+    let plain = SetOptions::new();
+    let got = cache.get_or_insert_with("k", &plain, compute).unwrap();
+    assert!(got == large);
+    let got = cache.get_or_insert_early("k", &for_long(), 1.0, compute);
+    assert!(got.unwrap() == large);
+    assert_eq!(cache.stats().unwrap().unkept, 2);
+    let computed = cache.compute_if_missing("k", &plain, compute).unwrap();
+    assert!(computed.is_new && computed.value == large);
+    let why = computed.unkept.unwrap();
+    assert!(matches!(why, Error::OverLimit { .. }), "{why}");
+    // Nobody waits for it, and nothing is left of the turns.
+    assert_eq!(cache.check().unwrap().slots_used, 0);
+    let small = || slablock::Result::Ok(b"small".to_vec());
+    let computed = cache.compute_if_missing("k", &plain, small).unwrap();
+    assert!(computed.is_new && computed.unkept.is_none());
+    let there = cache
+        .compute_if_missing::<Error>("k", &plain, || unreachable!())
+        .unwrap();
+    assert!(!there.is_new && there.unkept.is_none() && there.value == b"small");
+    assert_eq!(cache.stats().unwrap().unkept, 3);
+}
+
+#[test]
+fn that_a_computed_value_is_not_kept_is_told_also_if_the_store_was_cleared() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache_in(dir.path());
+    let computed = cache.compute_if_missing("k", &SetOptions::new(), || {
+        cache.clear().unwrap();
+        slablock::Result::Ok(b"too late".to_vec())
+    });
+    let computed = computed.unwrap();
+    assert!(computed.value == b"too late" && computed.is_new);
+    let why = computed.unkept.unwrap();
+    assert!(matches!(why, Error::Lost { .. }), "{why}");
+    assert_eq!(cache.stats().unwrap().unkept, 1);
+}
+
+/// Somebody uses the key as something else by then.
+#[test]
+fn a_value_that_became_a_lock_meanwhile_is_returned() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache_in(dir.path());
+    let computed = cache.compute_if_missing("k", &SetOptions::new(), || {
+        drop(Lock::new(&cache, "k").acquire().unwrap());
+        slablock::Result::Ok(b"value".to_vec())
+    });
+    // A lock that nobody holds gives way.
+    let computed = computed.unwrap();
+    assert!(computed.value == b"value");
+    let held = cache.compute_if_missing("held", &SetOptions::new(), || {
+        std::mem::forget(Lock::new(&cache, "held").acquire().unwrap());
+        slablock::Result::Ok(b"value".to_vec())
+    });
+    let why = held.unwrap().unkept.unwrap();
+    assert!(matches!(why, Error::KindMismatch { .. }), "{why}");
+}

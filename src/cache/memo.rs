@@ -17,14 +17,17 @@ macro_rules! memo_operations {
             /// The value under a key. If there is none, `compute` makes it, in one thread of one process, while
             /// all others who ask for it wait for what it makes. It is set with `options`.
             ///
-            /// A value that is over, was deleted or evicted, or is damaged counts as missing. If the store is
-            /// cleared meanwhile, what was computed is returned and not kept.
+            /// A value that is over, was deleted or evicted, or is damaged counts as missing. What was computed is
+            /// returned also if it cannot be kept, because there is no room for it, say, or because the store was
+            /// cleared meanwhile: [`stats`](Self::stats) counts that, and
+            /// [`compute_if_missing`](Self::compute_if_missing) tells it. The next one who waits computes then.
             ///
             /// # Errors
             ///
             /// An error of `compute` goes to its caller, and the next one who waits computes. The cache's own
-            /// errors are turned into the same type: those of a bad key or `options` before `compute` is
-            /// called; those of setting the value, as `OverLimit` or `NoSpace`, after it. Whoever calls this
+            /// errors are turned into the same type: those of a bad key or `options`, or of a store in which it
+            /// cannot be seen to that one computes. After any of them `compute` was not called, but for `Deadlock`
+            /// in the midst of a transaction that has touched the key. Whoever calls this
             /// with an error type of one's own needs `From<slablock::Error>` for it; for
             /// [`slablock::Error`](crate::Error) itself and for `Box<dyn std::error::Error>` it is there.
             ///
@@ -68,6 +71,38 @@ macro_rules! memo_operations {
                 options: &SetOptions,
                 compute: impl FnOnce() -> Result<Vec<u8>, E>,
             ) -> Result<Vec<u8>, E> {
+                let computed = self.compute_if_missing(key, options, compute)?;
+                Ok(computed.value)
+            }
+
+            /// As [`get_or_insert_with`](Self::get_or_insert_with), and tells whether the value was there, was
+            /// computed, and could be kept.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            /// # fn main() -> slablock::Result<()> {
+            /// # let dir = tempfile::tempdir().unwrap();
+            /// # let dir = dir.path().join("store");
+            #[doc = concat!("let cache = slablock::", stringify!($place), "::options()")]
+            #[doc = concat!("    .", memo_operations!(@open $place), "?;")]
+            /// let options = slablock::SetOptions::new();
+            /// let report = cache.compute_if_missing("report", &options, || {
+            ///     slablock::Result::Ok(b"what takes long to compute".to_vec())
+            /// })?;
+            /// if let Some(why) = &report.unkept {
+            ///     eprintln!("it will be computed again: {why}");
+            /// }
+            /// assert!(report.is_new && report.unkept.is_none());
+            /// # Ok(())
+            /// # }
+            /// ```
+            pub fn compute_if_missing<E: From<Error>>(
+                &self,
+                key: impl AsRef<[u8]>,
+                options: &SetOptions,
+                compute: impl FnOnce() -> Result<Vec<u8>, E>,
+            ) -> Result<Computed, E> {
                 let key = key.as_ref();
                 let store = &Keyspace::cache_for(self, key).store;
                 memo(store, key, options, None, compute)
@@ -101,7 +136,8 @@ macro_rules! memo_operations {
             ) -> Result<Vec<u8>, E> {
                 let key = key.as_ref();
                 let store = &Keyspace::cache_for(self, key).store;
-                memo(store, key, options, Some(beta), compute)
+                let computed = memo(store, key, options, Some(beta), compute)?;
+                Ok(computed.value)
             }
         }
     };
@@ -116,6 +152,18 @@ macro_rules! memo_operations {
 memo_operations!(Cache);
 memo_operations!(FanoutCache);
 
+/// A value, and how it was come by: see [`Cache::compute_if_missing`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Computed {
+    /// The value.
+    pub value: Vec<u8>,
+    /// Whether this call computed it; otherwise it was there, or somebody else computed it.
+    pub is_new: bool,
+    /// Why it could not be kept. `None`: it is there. `NotDurable`: it is there, and may not survive a power failure.
+    pub unkept: Option<Error>,
+}
+
 /// What is to be done to have a value.
 enum Turn {
     /// Nothing: here it is.
@@ -129,20 +177,54 @@ fn memo<E: From<Error>>(
     options: &SetOptions,
     early: Option<f64>,
     compute: impl FnOnce() -> Result<Vec<u8>, E>,
-) -> Result<Vec<u8>, E> {
+) -> Result<Computed, E> {
     let flight = match turn(store, key, options, early)? {
-        Turn::There(value) => return Ok(value),
+        Turn::There(value) => {
+            return Ok(Computed {
+                value,
+                is_new: false,
+                unkept: None,
+            });
+        }
         Turn::Compute(flight) => flight,
     };
     let begun = Instant::now();
     let value = compute()?;
     let took = begun.elapsed();
-    if flight.is_ours() {
-        let new = options.new_value(&value)?;
-        store.put(key, &new, When::Always)?;
-        flight.land(took, early.is_some());
+    let land = |flight: Flight| flight.land(took, early.is_some());
+    let unkept = match keep(store, key, options, &value, flight, land) {
+        // A mistake of the caller's, which would be made again each time.
+        Err(error @ Error::Deadlock { .. }) => return Err(error.into()),
+        kept => kept.err(),
+    };
+    Ok(Computed {
+        value,
+        is_new: true,
+        unkept,
+    })
+}
+
+/// Sets what was computed, if that is still this caller's turn. Whoever waits for it computes if it is not there.
+fn keep(
+    store: &Arc<Store>,
+    key: &[u8],
+    options: &SetOptions,
+    value: &[u8],
+    flight: Flight,
+    land: impl FnOnce(Flight),
+) -> Result<(), Error> {
+    let set = match flight.is_ours() {
+        true => {
+            let new = options.new_value(value);
+            new.and_then(|new| store.put(key, &new, When::Always))
+        }
+        false => Err(flight.lost()),
+    };
+    match set {
+        Ok(_) | Err(Error::NotDurable { .. }) => land(flight),
+        Err(_) => store.count_unkept(),
     }
-    Ok(value)
+    set.map(drop)
 }
 
 fn turn(

@@ -9,6 +9,7 @@ mod values;
 
 pub use fanout::FanoutCache;
 pub use keyspace::Keyspace;
+pub use memo::Computed;
 pub use options::Options;
 pub use transaction::Transaction;
 pub use values::{Entry, Iter, SetOptions};
@@ -193,10 +194,17 @@ impl Cache {
         self.store.stats()
     }
 
-    /// Waits until all that was set is on the medium. With [`Durability::PowerLoss`](crate::Durability) it is
-    /// already.
+    /// Waits until all that was set is on the device. With [`Durability::PowerLoss`](crate::Durability) it is
+    /// already, unless an operation has said that it is not known to be.
+    ///
+    /// # Errors
+    ///
+    /// If the device reports a failure nothing is known to be there, to no process, and with
+    /// [`Durability::PowerLoss`](crate::Durability) nothing can be changed, until another call of this function (or
+    /// [`repair`](Self::repair)) has succeeded: that one writes everything once more, for the kernel takes what it
+    /// could not write for written.
     pub fn sync(&self) -> Result<()> {
-        self.store.sync_values()
+        self.store.sync_all()
     }
 
     /// Changes what was chosen of `size_limit`, `eviction` and `durability` when the store was made, for all
@@ -205,6 +213,10 @@ impl Cache {
     /// With a lower `size_limit` this takes as long as it takes to let values go and to compact the log, until it fits;
     /// those who set values meanwhile do not wait for that. If no value may go ([`Eviction::None`](crate::Eviction)),
     /// they all stay, also above the limit, and no large one can be set until enough were deleted.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid`: nothing was changed. After any other error what was chosen is in force.
     pub fn configure(&self, changes: &Options) -> Result<()> {
         changes.config().check()?;
         changes.config().change(self.store.slab());
@@ -213,9 +225,10 @@ impl Cache {
         }
         match self.store.is_durable() {
             // Whose names nobody has waited for until now.
-            true => self.store.sync_values(),
+            true => self.store.sync_all(),
             false => Ok(()),
         }
+        .map_err(|error| self.store.not_durable(error))
     }
 
     /// Verifies the store while it is in use, changing nothing but for finishing what a dead process left

@@ -82,14 +82,16 @@ impl<'a> Transaction<'a> {
     pub fn incr(&mut self, key: impl AsRef<[u8]>, delta: i64) -> Result<i64> {
         let key = key.as_ref();
         let (shard, store) = self.of_key(key);
-        let old = self.ongoing.get(shard, store, key)?.cloned();
-        let number = integer_after(key, old.as_ref().map(|w| &w.value[..]), delta.into(), 0)?;
-        let old = old.unwrap_or_default();
+        let old = self.ongoing.get(shard, store, key)?;
+        let number = integer_after(key, old.map(|w| &w.value[..]), delta.into(), 0)?;
+        // Not the value, which was one of a few digits, but may have had room for more.
+        let (tag, expires_ms) =
+            old.map_or_else(Default::default, |w| (w.tag.clone(), w.expires_ms));
         let digits = number.to_string();
         let new = New {
             value: digits.as_bytes(),
-            tag: &old.tag,
-            expires_ms: old.expires_ms,
+            tag: &tag,
+            expires_ms,
         };
         self.ongoing.set(shard, store, key, &new)?;
         Ok(number)
@@ -110,6 +112,13 @@ macro_rules! transact {
             /// `work`, use the transaction: changing one of its values through the cache itself, or beginning
             /// another transaction there, is [`Error::Deadlock`], for it would wait for the end of this one. (Not
             /// if another thread does it for which `work` waits: that waits for ever.)
+            ///
+            /// # Errors
+            ///
+            /// An error of `work` goes to the caller. The cache's own errors are turned into the same type: after any of
+            /// them nothing has happened, but after `NotDurable`, with
+            /// [`Durability::PowerLoss`](crate::Durability), all has: the device has failed to write it, and until
+            /// [`sync`](Self::sync) has made that good a power failure may undo it, or a part of it.
             ///
             /// # If the process dies
             ///

@@ -141,7 +141,10 @@ macro_rules! value_operations {
             /// # Errors
             ///
             /// `ValueLength`; `Full` or `OverLimit` when there is no room and nothing may be evicted, `NoSpace`
-            /// when there is none on the device. What was there is there still.
+            /// when there is none on the device. What was there is there still. With
+            /// [`Durability::PowerLoss`](crate::Durability) also `NotDurable`: the value *is* set, and the device has
+            /// failed to write it; and then `Unsynced`, which changes nothing, until [`sync`](Self::sync) has made that
+            /// good. The same holds for all that changes a value.
             ///
             /// # If the process dies
             ///
@@ -313,6 +316,12 @@ macro_rules! value_operations {
             }
 
             /// Deletes a value and returns it, in one step: of all who pop it, one gets it.
+            ///
+            /// # Errors
+            ///
+            /// After any error the value is there still. With [`Durability::PowerLoss`](crate::Durability) that may be
+            /// one of the device, which has failed to write that the value is gone: then others may have missed the
+            /// value for a moment, and a power failure before [`sync`](Self::sync) has made that good may take it away.
             pub fn pop(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
                 let key = key.as_ref();
                 self.of_key(key).take_value(key, true)

@@ -2,40 +2,54 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{MutexGuard, PoisonError};
 
 use crate::log::open::OPEN_MAX;
-use crate::log::{LOG, Log};
+use crate::log::{CHUNK_BYTES, LOG, Log, Place, RECORD_ALIGN, SEGMENT_HEADER_BYTES};
 use crate::os::dir::Access;
+use crate::os::file;
 use crate::os::kept::Kept;
+use crate::os::memory;
+use crate::os::syncs::Syncs;
 use crate::sync::{Ordering, crash_point};
 
+/// Told of each failure, before anybody else is.
+pub(crate) type Note<'a> = &'a dyn Fn(&io::Error);
+
 impl Log {
+    /// Those of this process's threads, of segments by their numbers.
+    pub(crate) fn syncs(&self) -> &Syncs {
+        &self.syncs
+    }
+
     /// Waits until a segment, and its name, are on the medium: it may have been begun when nobody asked for that.
-    pub(crate) fn sync(&self, number: u32) -> io::Result<()> {
-        self.sync_bytes(number)?;
+    pub(crate) fn sync(&self, number: u32, note: Note<'_>) -> io::Result<()> {
+        self.sync_bytes(number, note)?;
         let is_named = self.named().contains(&number);
         match is_named {
             true => Ok(()),
-            false => self.sync_name(number),
+            false => self.sync_name(number, note),
         }
     }
 
     /// The same without its name.
-    pub(crate) fn sync_bytes(&self, number: u32) -> io::Result<()> {
-        // Reading is enough for that, of a segment that this process may not write.
-        let sync = |file: &Kept| {
-            let file = file.proven()?;
-            crash_point();
-            file.sync_data().map(|()| true)
-        };
-        self.with_segment(number, Access::Read, sync).map(drop)
+    pub(crate) fn sync_bytes(&self, number: u32, note: Note<'_>) -> io::Result<()> {
+        self.syncs.sync(number, || {
+            // Reading is enough for that, of a segment that this process may not write.
+            let sync = |file: &Kept| {
+                let file = file.proven()?;
+                crash_point();
+                file.sync_data().inspect_err(note).map(|()| true)
+            };
+            self.with_segment(number, Access::Read, sync).map(drop)
+        })
     }
 
     /// Waits until the name of a segment is on the medium.
-    pub(crate) fn sync_name(&self, number: u32) -> io::Result<()> {
-        self.sync_names()?;
+    pub(crate) fn sync_name(&self, number: u32, note: Note<'_>) -> io::Result<()> {
+        self.sync_names(note)?;
         let mut named = self.named();
         if named.len() >= OPEN_MAX {
             named.clear();
@@ -50,13 +64,53 @@ impl Log {
 
     /// Waits until the names of all segments are on the medium; with the first, that of their directory, which somebody
     /// may have made who died before it was there.
-    pub(crate) fn sync_names(&self) -> io::Result<()> {
+    pub(crate) fn sync_names(&self, note: Note<'_>) -> io::Result<()> {
         let home = self.home()?;
-        home.sync(Path::new(LOG))?;
+        home.sync(Path::new(LOG)).inspect_err(note)?;
         if !self.is_named.load(Ordering::Relaxed) {
-            home.sync_own()?;
+            home.sync_own().inspect_err(note)?;
             self.is_named.store(true, Ordering::Relaxed);
         }
         Ok(())
     }
+
+    /// Writes a record over itself, and the head of its segment, so that the next sync writes them to the medium. A
+    /// record is never changed, so nobody is disturbed; should it be given back in this moment, it takes its room until
+    /// its segment goes. Without a length, as long as it says itself that it is, if it has no key.
+    pub(crate) fn write_once_more(&self, place: Place, bytes: Option<u64>) -> io::Result<()> {
+        let write = |file: &Kept| {
+            let bytes = match bytes {
+                Some(bytes) => bytes,
+                None => self.sized(file.proven()?, place)?,
+            };
+            write_over(file, 0, SEGMENT_HEADER_BYTES)?;
+            write_over(file, place.offset(), bytes.next_multiple_of(RECORD_ALIGN))?;
+            Ok(true)
+        };
+        match self.with_segment(place.segment(), Access::Write, write) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map(drop),
+        }
+    }
+}
+
+/// Reads bytes, and writes the same ones: as many as there are.
+fn write_over(file: &Kept, from: u64, len: u64) -> io::Result<()> {
+    let mut chunk = memory::filled(0, CHUNK_BYTES)?;
+    let (mut at, end) = (from, from + len);
+    while at < end {
+        chunk.resize((end - at).min(CHUNK_BYTES as u64) as usize, 0);
+        crash_point();
+        let read = match file.proven()?.read_at(&mut chunk, at) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            other => other?,
+        };
+        if read == 0 {
+            return Ok(());
+        }
+        crash_point();
+        file::write_all_at(file.proven()?, &chunk[..read], at)?;
+        at += read as u64;
+    }
+    Ok(())
 }

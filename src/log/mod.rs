@@ -18,7 +18,7 @@
 //! They are read and written by system calls, not mapped: then a file that was cut off is an error, not a
 //! signal, and nobody else's writes are seen through a reference.
 
-mod medium;
+pub(crate) mod medium;
 mod open;
 mod record;
 
@@ -37,6 +37,8 @@ pub(crate) use record::{Place, RECORD_ALIGN, record_bytes};
 use crate::os::dir::{Access, Dir};
 use crate::os::file::{self, Unfit};
 use crate::os::kept::Kept;
+use crate::os::memory;
+use crate::os::syncs::Syncs;
 use crate::sync::{AtomicBool, AtomicU64, Ordering, crash_point, fence};
 
 /// The directory of the segments, in that of the store.
@@ -77,6 +79,7 @@ pub(crate) struct Log {
     /// The name of the directory is on the medium; and those of some segments.
     is_named: AtomicBool,
     named: Mutex<HashSet<u32>>,
+    syncs: Syncs,
     /// The file system has said that it makes no holes.
     cannot_punch: AtomicBool,
     /// Segments that could not be read, or removed, when they were to be compacted.
@@ -132,6 +135,7 @@ impl Log {
             known: std::array::from_fn(|_| AtomicU64::new(0)),
             is_named: AtomicBool::new(false),
             named: Mutex::default(),
+            syncs: Syncs::default(),
             cannot_punch: AtomicBool::new(false),
             left: Mutex::default(),
         }
@@ -305,6 +309,7 @@ impl Log {
         let at = wanted.place.offset();
         into.clear();
         if wanted.len <= SMALL_BYTES {
+            memory::reserve(into, head_len + wanted.len)?;
             into.resize(head_len + wanted.len, 0);
             crash_point();
             if !read_whole(file, into, at)? {
@@ -319,7 +324,7 @@ impl Log {
             into.drain(..head_len);
             return Ok(true);
         }
-        let mut head = vec![0; head_len];
+        let mut head = memory::filled(0, head_len)?;
         crash_point();
         if !read_whole(file, &mut head, at)? || !fits(wanted, &head) {
             return Ok(false);
@@ -333,7 +338,7 @@ impl Log {
         let known = trusting.is_some();
         let mut crc = Head::checksum(&head);
         let mut from = at + head_len as u64;
-        into.reserve_exact(wanted.len);
+        memory::reserve_exact(into, wanted.len)?;
         while into.len() < wanted.len {
             let done = into.len();
             let left = wanted.len - done;
@@ -363,6 +368,24 @@ impl Log {
             false => self.forget(wanted.place),
         }
         Ok(whole)
+    }
+
+    /// The tag of a value without the rest, whose sum would be over all of it. `None`: it is not there, or its head is
+    /// damaged.
+    pub(crate) fn read_tag(&self, wanted: Wanted<'_>) -> io::Result<Option<Vec<u8>>> {
+        let tag_at = HEAD_BYTES + wanted.key.len();
+        let mut head = memory::filled(0, tag_at + wanted.tag_len)?;
+        let read = |file: &Kept| {
+            crash_point();
+            let there = read_whole(file.unproven(), &mut head, wanted.place.offset())?;
+            // It is not summed up.
+            file.proven()?;
+            Ok(there && fits(wanted, &head))
+        };
+        match self.with_segment(wanted.place.segment(), Access::Read, read) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            other => other.map(|whole| whole.then(|| head.split_off(tag_at))),
+        }
     }
 
     /// Whether the record at `place` was read whole, or written, by this process lately.
@@ -417,6 +440,12 @@ impl Log {
             trusting: None,
         };
         self.read(wanted, into, None)
+    }
+
+    /// How long such a record says that it is; 0: there is none.
+    fn sized(&self, file: &File, place: Place) -> io::Result<u64> {
+        let head = head_at(file, place)?;
+        Ok(head.map_or(0, |head| record_bytes(0, 0, head.value_len)))
     }
 
     /// Notes that a segment is of no use to who compacts.
@@ -555,6 +584,14 @@ fn write_record(file: &Kept, place: Place, head: &[u8], value: &[u8]) -> io::Res
 #[allow(clippy::unnecessary_cast)]
 fn len_of(file: &Kept) -> io::Result<u64> {
     Ok(file.stat()?.st_size as u64)
+}
+
+/// `None`: what is there is no head.
+fn head_at(file: &File, place: Place) -> io::Result<Option<Head>> {
+    let mut head = [0; HEAD_BYTES];
+    crash_point();
+    let whole = read_whole(file, &mut head, place.offset())?;
+    Ok(Head::decode(&head).filter(|_| whole))
 }
 
 /// `false`: the file ends before.

@@ -25,6 +25,7 @@ use nix::unistd::{Gid, Uid, Whence, fchown, lseek};
 
 use crate::os::dir::{self, Dir};
 use crate::os::kept::Kept;
+use crate::os::memory;
 use crate::sync::crash_point;
 
 /// Opens `path` for reading and writing, close-on-exec, never as one of the descriptors 0 to 2: a program
@@ -474,7 +475,7 @@ pub(crate) fn read_behind(
     len: usize,
     offset: u64,
 ) -> io::Result<bool> {
-    into.reserve_exact(len);
+    memory::reserve_exact(into, len)?;
     let mut left = len;
     while left > 0 {
         let at = to_offset(offset + (len - left) as u64)?;

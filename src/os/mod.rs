@@ -19,9 +19,11 @@ pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod identity;
 pub(crate) mod kept;
+pub(crate) mod memory;
 #[allow(unsafe_code)]
 pub(crate) mod pidfd;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod pretend;
 pub(crate) mod process;
 pub(crate) mod range_lock;
+pub(crate) mod syncs;

@@ -1,6 +1,10 @@
 //! The header page: what the store was made with (checked by a CRC, written once, kept twice), and what
 //! changes (each a word of its own).
 
+use std::io;
+
+use nix::errno::Errno;
+
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 pub(crate) const MAGIC: [u8; 8] = *b"slablock";
@@ -170,6 +174,29 @@ pub(crate) struct Boot {
     pub(crate) id: [AtomicU64; 2],
     /// When the machine was booted, in milliseconds since 1970 by the wall clock; 0: nothing stands here.
     pub(crate) moment_ms: AtomicU64,
+}
+
+/// One failure more, in the high half of the word.
+const FAILED_SYNC: u64 = 1 << 32;
+
+impl Mutable {
+    /// Notes that a sync has failed, if that is what the error says: one that could not even be asked for has lost
+    /// nothing. What follows from it is `store::device`'s.
+    pub(crate) fn note_failed_sync(&self, error: &io::Error) {
+        let not_asked = [
+            Errno::EBADF,
+            Errno::EMFILE,
+            Errno::ENFILE,
+            Errno::ENOENT,
+            Errno::ENOMEM,
+            Errno::EACCES,
+        ];
+        let is = |errno: &Errno| error.raw_os_error() == Some(*errno as i32);
+        if !not_asked.iter().any(is) {
+            // Pairs with the Acquire of those who look. Wraps around in the high half only.
+            self.failed_syncs.fetch_add(FAILED_SYNC, Ordering::AcqRel);
+        }
+    }
 }
 
 #[cfg(test)]

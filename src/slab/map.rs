@@ -102,8 +102,12 @@ impl Slab {
     pub(crate) fn sync(&self) -> Result<()> {
         let file = self.file()?;
         crash_point();
-        file.sync_all()
-            .map_err(|e| Error::io("sync", &self.path, e))
+        let synced = file.sync_all();
+        synced.map_err(|e| {
+            // See `store::device`.
+            self.header().note_failed_sync(&e);
+            Error::io("sync", &self.path, e)
+        })
     }
 
     pub(crate) fn header(&self) -> &Mutable {
@@ -478,9 +482,7 @@ impl Slab {
             self.counter(what).store(count, Ordering::Release);
             // What is left of a record must not pass for one when the region grows again.
             let cut = region.end_of(count);
-            let rest = vec![0; len.saturating_sub(cut) as usize];
-            crash_point();
-            file::write_all_at(file, &rest, cut).map_err(io)?;
+            file::clear(file, cut, len).map_err(io)?;
         }
         Ok(Some(format!("it was cut off at {len} of {need} bytes")))
     }

@@ -7,6 +7,7 @@
 
 use std::num::NonZeroU32;
 
+mod dirty;
 pub(crate) mod header;
 pub(crate) mod layout;
 #[allow(unsafe_code)]

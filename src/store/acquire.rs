@@ -179,7 +179,7 @@ impl Binding {
     #[cold]
     pub(crate) fn lost(&self, grant: &Grant) -> Error {
         Error::Lost {
-            key: self.show_key(),
+            key: self.key().to_vec(),
             token: grant.token(),
         }
     }
@@ -187,7 +187,7 @@ impl Binding {
     #[cold]
     pub(crate) fn not_holder(&self) -> Error {
         Error::NotHolder {
-            key: self.show_key(),
+            key: self.key().to_vec(),
         }
     }
 

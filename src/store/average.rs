@@ -175,7 +175,8 @@ impl Binding {
                     self.know_version(grant.spot, version);
                     // Nobody takes a latch from the living, so it is still ours.
                     if !hold.try_give_back(grant.word) {
-                        self.give_back(&grant)?;
+                        // It has happened, and what was popped is the caller's, whatever becomes of the latch.
+                        let _ = self.give_back(&grant);
                     }
                     return Ok(besides);
                 }

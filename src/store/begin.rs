@@ -83,11 +83,11 @@ impl Store {
             .map_err(self.log_error("create", log, number))?;
         if created == Created::Yes
             && self.is_durable()
-            && let Err(e) = log.sync_name(number)
+            && let Err(e) = self.sync_segment_name(number)
         {
             // Nobody else has its number: a file that nothing leads to would be left.
             let _ = log.remove(number);
-            return Err(self.log_error("sync", log, number)(e));
+            return Err(e);
         }
         Ok(created)
     }

@@ -346,7 +346,7 @@ impl Binding {
     fn check_found(&self, found: Found) -> Result<bool> {
         if found.kind != self.kind {
             return Err(Error::KindMismatch {
-                key: self.show_key(),
+                key: self.key.to_vec(),
                 found: found.kind,
                 expected: self.kind,
             });

@@ -2,10 +2,9 @@
 //! not fit a cell is written to the log before, and the cell says where. A key whose value was deleted or is
 //! over keeps its slots, without a value, until they are needed.
 
-use std::io;
 use std::sync::Arc;
 
-use crate::error::{Error, Result, show_key};
+use crate::error::{Error, Result};
 use crate::log::{Place, record_bytes};
 use crate::os::{clock, fork, futex};
 use crate::record::{Word, life, next_sequence, waiting};
@@ -13,6 +12,7 @@ use crate::slab::{Meta, Slot, SlotId};
 use crate::store::Store;
 use crate::store::binding::Binding;
 use crate::store::dead::Dead;
+use crate::store::device::Known;
 use crate::store::index::{Found, VALUE_SLOTS, check_lengths};
 use crate::store::value::{
     Content, Form, INLINE_BYTES_MAX, Payload, VALUE_BYTES_MAX, ValueCells, cell_words, tag_hash,
@@ -109,12 +109,17 @@ impl Latched<'_> {
         Dead::of(&old, key_len).filter(|old| now.is_none_or(|now| now.place != old.place))
     }
 
-    /// Ends a change: waits for the medium if values are to survive a power failure, with the latch, for the next one
-    /// writes over what was in force before; then gives back what is dead by it.
+    /// Ends a change that is in force: waits for the medium if values are to survive a power failure, with the latch,
+    /// for the next one writes over what was in force before; then gives back what is dead by it.
+    ///
+    /// `NotDurable`, and nothing else: it is in force, and the medium may not have it.
     #[inline]
-    pub(crate) fn end(self, dead: Option<Dead>) -> Result<()> {
+    pub(crate) fn end(self, dead: Option<Dead>, known: Option<Known>) -> Result<()> {
         let store = self.store;
-        let ended = store.make_durable();
+        let ended = match known {
+            Some(known) => store.sync_slab_since(known),
+            None => Ok(()),
+        };
         drop(self);
         if let Some(dead) = dead {
             match ended {
@@ -122,23 +127,46 @@ impl Latched<'_> {
                 Err(_) => store.mark_dead(dead),
             }
         }
-        ended
+        ended.map_err(|error| store.not_durable(error))
+    }
+
+    /// Ends the deletion of a value that is in force, and that was `content` with this payload; if the medium may not
+    /// have it, undoes it. What is written there is what the medium has for certain, but for the seal: torn, it is
+    /// whole all the same.
+    fn end_deletion(
+        self,
+        dead: Option<Dead>,
+        known: Known,
+        content: Content,
+        payload: &[u8],
+    ) -> Result<()> {
+        let Err(error) = self.store.sync_slab_since(known) else {
+            return self.end(dead, None);
+        };
+        let (tag, value) = match content.form {
+            Form::Inline { .. } => payload.split_at(content.tag_len),
+            _ => (&[][..], &[][..]),
+        };
+        // Nothing was in force that could be dead by it.
+        let _ = self.write(content, tag, value);
+        Err(error)
     }
 }
 
 impl Latched<'_> {
     /// Comes before the idle cell is filled, if values are to survive a power failure: what is in that cell may be
     /// all that the medium has. Whoever sets a value waits for the medium with the latch, but who compacts does
-    /// not.
+    /// not. Nothing is known of the medium after a sync that failed: then nothing is written there.
     #[inline]
-    pub(crate) fn settle_on_medium(&self) -> Result<()> {
-        if !self.store.is_durable() {
-            return Ok(());
+    pub(crate) fn settle_on_medium(&self) -> Result<Option<Known>> {
+        let Some(known) = self.store.known_if_durable()? else {
+            return Ok(None);
+        };
+        let now = self.cells.logged_now().map(|content| content.form);
+        if let Some(Form::Logged { place, .. }) = now {
+            self.store.sync_place(place, known)?;
         }
-        match self.cells.logged_now().map(|content| content.form) {
-            Some(Form::Logged { place, .. }) => self.store.sync_place(place),
-            _ => Ok(()),
-        }
+        Ok(Some(known))
     }
 
     /// After a transaction: what is dead by it.
@@ -220,14 +248,16 @@ impl Store {
         }
         let words = make.unwrap_or(cell_words(0));
         let binding = Binding::of_value(Arc::clone(self), key, hash, words);
-        let not_holder = || Error::NotHolder { key: show_key(key) };
+        let not_holder = || Error::NotHolder { key: key.to_vec() };
         let Some((grant, _)) = binding.acquire(patience)? else {
             return Ok(None);
         };
         let found = binding.found_at(grant.spot).ok_or_else(not_holder)?;
         let latched = self.latched(found, grant.word)?;
         // Who had it before may have died after changing the value and before the medium had it.
-        self.make_durable()?;
+        if let Some(known) = self.known_if_durable()? {
+            self.sync_slab_since(known)?;
+        }
         Ok(Some(latched))
     }
 
@@ -297,14 +327,10 @@ impl Store {
     }
 
     /// Waits for the medium to have a value of the log, and what leads there.
-    fn sync_place(&self, place: Place) -> Result<()> {
-        let log = &self.process()?.log;
-        match log.sync(place.segment()) {
-            // Then it is damaged, and to be replaced.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            other => other.map_err(self.log_error("sync", log, place.segment()))?,
-        }
-        self.slab.sync()
+    fn sync_place(&self, place: Place, known: Known) -> Result<()> {
+        // Without its segment it is damaged, and to be replaced.
+        self.sync_segment(place.segment())?;
+        self.sync_slab_since(known)
     }
 
     #[inline]
@@ -360,10 +386,10 @@ impl Store {
             Form::Inline { .. } => (new.tag, new.value),
             _ => (&[][..], &[][..]),
         };
-        latched.settle_on_medium().inspect_err(|_| wasted(place))?;
+        let known = latched.settle_on_medium().inspect_err(|_| wasted(place))?;
         let dead = latched.write(content, tag, value);
         latched.note_stored();
-        latched.end(dead)?;
+        latched.end(dead, known)?;
         Ok(Attempt::Done(true))
     }
 
@@ -412,32 +438,32 @@ impl Store {
         Ok(whole.then_some(content))
     }
 
-    /// Waits for the medium, if values are to survive a power failure.
-    pub(super) fn make_durable(&self) -> Result<()> {
-        match self.is_durable() {
-            true => self.slab.sync(),
-            false => Ok(()),
-        }
-    }
-
-    /// Deletes a value, and says what it was.
+    /// Deletes a value, and says what it was. With `read` it is there still after an error: nobody else has it.
     pub(crate) fn take_value(self: &Arc<Store>, key: &[u8], read: bool) -> Result<Option<Vec<u8>>> {
         check_lengths(key, &[])?;
         let hash = self.hash(key);
         let Some(latched) = self.latch(key, hash, None)? else {
             return Ok(None);
         };
-        if latched.current(&mut ()).is_none() {
+        let mut payload = Vec::new();
+        let current = match read {
+            true => latched.current(&mut payload),
+            false => latched.current(&mut ()),
+        };
+        let Some(content) = current else {
             return Ok(None);
-        }
+        };
         let mut value = Vec::new();
         let whole = !read || self.value_under_latch(key, &latched, &mut value)?.is_some();
-        latched.settle_on_medium()?;
+        let known = latched.settle_on_medium()?;
         let dead = latched.write(Content::ABSENT, &[], &[]);
         if !whole {
             self.count_damaged();
         }
-        latched.end(dead)?;
+        match known.filter(|_| read && whole) {
+            Some(known) => latched.end_deletion(dead, known, content, &payload)?,
+            None => latched.end(dead, known)?,
+        }
         Ok(whole.then_some(value))
     }
 
@@ -452,7 +478,7 @@ impl Store {
             return Ok(false);
         };
         let content = Content { expires_ms, ..old };
-        latched.settle_on_medium()?;
+        let known = latched.settle_on_medium()?;
         let dead = match content.form {
             Form::Inline { len } => {
                 let (tag, value) = payload.split_at(content.tag_len);
@@ -460,7 +486,7 @@ impl Store {
             }
             _ => latched.write(content, &[], &[]),
         };
-        latched.end(dead)?;
+        latched.end(dead, known)?;
         Ok(true)
     }
 }

@@ -1,7 +1,8 @@
 //! Verifying a store while it is in use: reads only, stripe by stripe, so that what is being changed is
 //! not taken for damage.
 
-use crate::error::{Result, show_key};
+use crate::error::{Error, Result, show_key};
+use crate::os::memory;
 use crate::record::Judgement;
 use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
 use crate::slab::{CLAIMED, Intent, Meta, STATE_FREE, STATE_TAIL, STATE_USED, SlotId};
@@ -60,12 +61,17 @@ impl Store {
         self.check_in_place()?;
         self.process()?.locks.prove()?;
         let layout = self.slab().layout();
+        let io = |e| Error::io("check", self.slab().path(), e);
         let mut census = Census {
             report: CheckReport::default(),
-            slots: vec![false; layout.slots.count as usize],
-            blocks: vec![false; layout.blocks.count as usize],
+            slots: memory::filled(false, layout.slots.count as usize).map_err(io)?,
+            blocks: memory::filled(false, layout.blocks.count as usize).map_err(io)?,
             logged: Vec::new(),
         };
+        if self.is_unsynced() {
+            let what = "a sync has failed, so nothing is known of what the device has";
+            census.report.problems.push(what.to_string());
+        }
         let mut guards = Vec::new();
         for number in 0..STRIPES {
             // In ascending order, as nobody else locks two, so nobody waits in a circle.

@@ -12,6 +12,7 @@
 //! What can not be emptied (there is no room for what is to be moved, or it can not be read) is opened again, and
 //! another one is taken.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,7 @@ use crate::slab::layout::SEGMENTS;
 use crate::slab::{Growing, SEGMENT_CLOSING, SlotId};
 use crate::store::change::Latched;
 use crate::store::dead::Dead;
+use crate::store::device::Known;
 use crate::store::index::Found;
 use crate::store::segments::{Room, SegmentState};
 use crate::store::value::{Content, Form};
@@ -85,7 +87,8 @@ fn is_of_the_device(error: &Error) -> bool {
     };
     let lacking = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM];
     let lacks = |errno: Errno| source.raw_os_error() == Some(errno as i32);
-    !lacking.into_iter().any(lacks)
+    // Memory that was not even asked of the system comes without its number.
+    source.kind() != io::ErrorKind::OutOfMemory && !lacking.into_iter().any(lacks)
 }
 
 impl Store {
@@ -99,6 +102,7 @@ impl Store {
         let Some(_lock) = self.try_lock_compaction()? else {
             return Ok(false);
         };
+        let known = self.known_if_durable()?;
         let closed = self.close_segments(process)?;
         if closed.is_empty() {
             return Ok(false);
@@ -144,10 +148,7 @@ impl Store {
             at += 1;
         }
         // What could not be put in force is looked at again.
-        let reached = self
-            .put_in_force(process, moves, mine)?
-            .unwrap_or(at)
-            .min(at);
+        let reached = self.put_in_force(moves, known, mine)?.unwrap_or(at).min(at);
         for cursor in cursors {
             cursor.store(reached.into(), Ordering::Release);
         }
@@ -155,10 +156,10 @@ impl Store {
             return Err(error);
         }
         let is_open_again = matches!(last, Visit::Unreadable(_) | Visit::NoRoom);
-        if is_open_again && self.is_durable() {
+        if is_open_again && let Some(known) = known {
             // What has moved, now or in an earlier step, may move once more before anybody waits for the medium, and
             // would be written over what that has.
-            self.slab.sync()?;
+            self.sync_slab_since(known)?;
         }
         match last {
             Visit::Unreadable(number) => {
@@ -175,11 +176,16 @@ impl Store {
         if reached < slots {
             return Ok(reached > from);
         }
-        self.remove_emptied(process, &closed)
+        self.remove_emptied(process, &closed, known)
     }
 
     /// All slots were looked at: nothing leads there any more.
-    fn remove_emptied(&self, process: &Process, closed: &[u32]) -> Result<bool> {
+    fn remove_emptied(
+        &self,
+        process: &Process,
+        closed: &[u32],
+        known: Option<Known>,
+    ) -> Result<bool> {
         // The list of a transaction may lie there. Whoever decides one looks under this lock whether the segment is
         // closed: now it was decided, or is not any more.
         match self.lock_growth_within(Patience::strictly(LATCH_PATIENCE))? {
@@ -187,9 +193,9 @@ impl Store {
             None => return Ok(false),
         }
         self.settle()?;
-        if self.is_durable() {
+        if let Some(known) = known {
             // Nothing that the medium has leads there either.
-            self.sync_values()?;
+            self.sync_values_since(known)?;
         }
         self.check_in_place()?;
         for number in closed {
@@ -363,26 +369,23 @@ impl Store {
     /// failure. Which slot is to be looked at again, the first if there are several.
     fn put_in_force(
         self: &Arc<Store>,
-        process: &Process,
         moves: Vec<Move>,
+        known: Option<Known>,
         mine: &Mine<'_>,
     ) -> Result<Option<u32>> {
         if moves.is_empty() {
             return Ok(None);
         }
         let new = |one: &Move| Dead::of(&one.content, one.key.len());
-        if self.is_durable() {
+        if let Some(known) = known {
             let mut segments: Vec<_> = moves
                 .iter()
                 .filter_map(|m| Some(new(m)?.place.segment()))
                 .collect();
             segments.dedup();
-            let sync = |number: &u32| {
-                let log = &process.log;
-                log.sync(*number)
-                    .map_err(self.log_error("sync", log, *number))
-            };
-            if let Err(error) = segments.iter().try_for_each(sync) {
+            let mut segments = segments.iter();
+            let synced = segments.try_for_each(|number| self.sync_segment(*number).map(drop));
+            if let Err(error) = synced.and_then(|()| self.still_known(known)) {
                 moves
                     .iter()
                     .filter_map(new)

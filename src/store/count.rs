@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::error::{Error, Result, show_key};
+use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::store::change::{Latched, New, When};
 use crate::store::dead::Dead;
@@ -32,10 +32,10 @@ impl Store {
             payload.clear();
             let Some(content) = latched.current(&mut payload) else {
                 let new = integer_after(key, None, delta, default)?;
-                latched.settle_on_medium()?;
+                let known = latched.settle_on_medium()?;
                 // All cells have room for the digits; what was there may be over, and in the log.
                 let dead = write_integer(&latched, Content::ABSENT, &[], new);
-                latched.end(dead.flatten())?;
+                latched.end(dead.flatten(), known)?;
                 return Ok(new);
             };
             let tag = content.tag_in(&payload).to_vec();
@@ -48,11 +48,12 @@ impl Store {
                 return Err(no_integer(key, NO_INTEGER));
             }
             let new = integer_after(key, Some(&payload), delta, default)?;
-            if matches!(content.form, Form::Inline { .. })
-                && let Some(dead) = write_integer(&latched, content, &tag, new)
-            {
-                latched.end(dead)?;
-                return Ok(new);
+            if matches!(content.form, Form::Inline { .. }) {
+                let known = latched.settle_on_medium()?;
+                if let Some(dead) = write_integer(&latched, content, &tag, new) {
+                    latched.end(dead, known)?;
+                    return Ok(new);
+                }
             }
             let seen = latched.seen();
             drop(latched);
@@ -91,7 +92,7 @@ pub(crate) fn integer_after(
 #[cold]
 fn no_integer(key: &[u8], why: &'static str) -> Error {
     Error::NotInteger {
-        key: show_key(key),
+        key: key.to_vec(),
         why,
     }
 }

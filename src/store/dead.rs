@@ -51,6 +51,10 @@ impl Store {
         let Ok(process) = self.process() else {
             return self.mark_dead(dead);
         };
+        if self.is_unsynced() {
+            // The device may have what leads there; and whoever writes everything once more would fill the hole.
+            return self.mark_dead(dead);
+        }
         if !self.remove_with(dead) {
             let given = process.log.punch(dead.place, dead.bytes);
             self.count_dead(dead, given);
@@ -65,8 +69,9 @@ impl Store {
     /// The same for what was dead in memory just now, of which the medium may not know yet.
     pub(crate) fn give_back_soon(&self, all: &[Dead]) {
         let must_wait = self.is_durable() && all.iter().any(Dead::is_large);
+        let sync = || self.sync_slab_since(self.known()?);
         // Whoever compacts its segment waits for the medium again.
-        let may_go = !must_wait || self.slab.sync().is_ok();
+        let may_go = !must_wait || sync().is_ok();
         for dead in all {
             match may_go {
                 true => self.give_back(*dead),

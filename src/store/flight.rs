@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::os::{clock, futex};
 use crate::record::{Force, Hold, Stamp, Word, waiting};
 use crate::slab::layout::STRIPES;
@@ -142,6 +142,14 @@ impl Flight {
     pub(crate) fn is_ours(&self) -> bool {
         let word = self.grant.word;
         self.binding.is_ours(word) && self.hold().load().same_hold(word)
+    }
+
+    /// What there is to say when it is not ours.
+    pub(crate) fn lost(&self) -> Error {
+        match self.binding.is_ours(self.grant.word) {
+            true => self.binding.lost(&self.grant),
+            false => self.binding.not_holder(),
+        }
     }
 
     /// Ends it: the value is there. Lets all go who wait for that. With `stays`, keeps how long it took for

@@ -19,6 +19,7 @@ use crate::log::{Log, Place, record_bytes};
 use crate::slab::{Meta, Slab, SlotId};
 use crate::store::Store;
 use crate::store::dead::Dead;
+use crate::store::device::Known;
 use crate::store::index::Found;
 use crate::store::segments::RECORD_OF_NO_KEY;
 use crate::store::value::ValueCells;
@@ -112,63 +113,97 @@ impl Store {
         }
     }
 
+    /// Whoever only reads, or changes something else, is not concerned by what the medium has of it.
     #[cold]
     fn settle_slowly(&self) -> Result<()> {
-        self.home().carry_out()
+        let _ = self.home().carry_out()?;
+        Ok(())
     }
 
-    /// Flips what the journal says. Everybody may, at any time, again and again: a version is in force once.
-    fn carry_out(&self) -> Result<()> {
+    /// The same for who is about to decide something: the journal is empty afterwards.
+    pub(super) fn settle_for_good(&self) -> Result<()> {
+        match self.is_settled() {
+            true => Ok(()),
+            false => self.home().carry_out()?,
+        }
+    }
+
+    /// Flips what the journal says. Everybody may, at any time, again and again: a version is in force once. The inner
+    /// error: it is in force, and the journal stays, for it may be all that the medium has.
+    fn carry_out(&self) -> Result<Result<()>> {
         let journal = &self.slab.header().journal;
         let bits = journal.load(Ordering::Acquire);
         let log = &self.process()?.log;
         let list =
             read_list(log, bits).map_err(self.log_error("read", log, (bits >> 32) as u32))?;
-        if let Some(flips) = &list {
-            // Pages reach the medium in any order: first what was decided, then what is done about it, then that
-            // it is done.
-            self.make_durable()?;
-            self.flip_all(flips)?;
-        } else if journal.load(Ordering::Acquire) == bits && bits != 0 {
-            // Nothing that was ever decided: damage.
+        let place = Place::from_bits(bits);
+        if let (Some(place), Some(flips)) = (place, &list) {
+            let flipped = self.flip_all(flips)?;
+            if flipped.is_ok() {
+                self.end_journal(place, flips.len());
+            }
+            return Ok(flipped);
+        }
+        if journal.load(Ordering::Acquire) == bits && bits != 0 {
+            // Nothing that was ever decided: damage. It may be anything, and is believed nothing: also not how long
+            // it is.
             self.count_damaged();
         }
-        // Whoever is first. Release: who finds it empty finds the selectors flipped.
-        let ended = journal.compare_exchange(bits, 0, Ordering::AcqRel, Ordering::Relaxed);
-        // What is no list may be anything, and is believed nothing: also not how long it is.
-        if ended.is_ok()
-            && let (Some(place), Some(flips)) = (Place::from_bits(bits), list)
-        {
-            // Not given back: the medium may still have the journal.
-            let bytes = list_bytes(flips.len());
-            self.mark_dead(Dead { place, bytes });
-        }
-        Ok(())
+        let _ = journal.compare_exchange(bits, 0, Ordering::AcqRel, Ordering::Relaxed);
+        Ok(Ok(()))
     }
 
-    /// An error leaves the journal as it is, for the next one: some flips are not done.
-    fn flip_all(&self, flips: &[Flip]) -> Result<()> {
+    /// Empties the journal, whose list was carried out, unless somebody has.
+    pub(super) fn end_journal(&self, place: Place, flips: usize) {
+        let journal = &self.slab.header().journal;
+        // Whoever is first. Release: who finds it empty finds the selectors flipped.
+        let ended = journal.compare_exchange(place.bits(), 0, Ordering::AcqRel, Ordering::Relaxed);
+        if ended.is_ok() {
+            // Not given back: the medium may still have the journal.
+            let bytes = list_bytes(flips);
+            self.mark_dead(Dead { place, bytes });
+        }
+    }
+
+    /// An error leaves the journal as it is, for the next one: nothing is flipped. The inner one: all is, and the medium
+    /// may not have it.
+    fn flip_all(&self, flips: &[Flip]) -> Result<Result<()>> {
         let mut others: HashMap<u32, Option<Arc<Store>>> = HashMap::new();
-        for flip in flips {
-            if flip.shard == 0 {
-                flip.carry_out(&self.slab);
-                continue;
-            }
-            let other = match others.entry(flip.shard) {
-                Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(new) => new.insert(self.shard(flip.shard)?),
-            };
-            match other {
-                Some(other) => flip.carry_out(&other.slab),
-                None => self.count_damaged(),
+        for flip in flips.iter().filter(|flip| flip.shard != 0) {
+            if let Entry::Vacant(new) = others.entry(flip.shard) {
+                new.insert(self.shard(flip.shard)?);
             }
         }
-        if self.is_durable() {
-            self.slab.sync()?;
-            let mut others = others.values().flatten();
-            others.try_for_each(|other| other.slab.sync())?;
+        let carry_out = |flip: &Flip| match others.get(&flip.shard) {
+            None => flip.carry_out(&self.slab),
+            Some(Some(other)) => flip.carry_out(&other.slab),
+            Some(None) => self.count_damaged(),
+        };
+        let stores: Vec<&Store> = others.values().flatten().map(|other| &**other).collect();
+        Ok(self.flip_durably(&stores, || flips.iter().for_each(carry_out)))
+    }
+
+    /// Pages reach the medium in any order: first what was decided, then what is done about it in these stores, then
+    /// that it is done. An error: it is done all the same, and the medium may have a part of it, or the journal.
+    pub(super) fn flip_durably(&self, others: &[&Store], flip: impl FnOnce()) -> Result<()> {
+        if !self.is_durable() {
+            flip();
+            return Ok(());
         }
-        Ok(())
+        let mut stores = vec![self];
+        for other in others {
+            if !stores.iter().any(|store| std::ptr::eq(*store, *other)) {
+                stores.push(other);
+            }
+        }
+        let known: Result<Vec<Known>> = stores.iter().map(|store| store.known()).collect();
+        let decided = known.and_then(|known| {
+            self.sync_slab_since(known[0])?;
+            Ok(known)
+        });
+        flip();
+        let mut known = stores.iter().zip(decided?);
+        known.try_for_each(|(store, known)| store.sync_slab_since(known))
     }
 
     /// The word in which the place of the list stands, for rebuilding.

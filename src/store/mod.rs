@@ -6,7 +6,7 @@
 //! key, `acquire` takes and gives back, `contend` looks closer, `waiting` waits, `nesting` sees to it that no
 //! thread waits for itself, `watch` hears of deaths, `guard` is what guards are made of, `average` is the averages'
 //! own. `transact` changes several values at once, `journal` carries that out, in all `shards` of a cache. `inspect`
-//! shows, `check` verifies, `rebuild` and `salvage` repair.
+//! shows, `check` verifies, `rebuild` and `salvage` repair. `device` says what is known to be on the device.
 
 pub(crate) mod acquire;
 mod alone;
@@ -22,6 +22,7 @@ pub(crate) mod config;
 mod contend;
 pub(crate) mod count;
 mod dead;
+pub(crate) mod device;
 pub(crate) mod flight;
 pub(crate) mod guard;
 pub(crate) mod hash;
@@ -64,6 +65,7 @@ use crate::os::{cleaner, clock};
 use crate::record::ParticipantId;
 use crate::slab::layout::STRIPES;
 use crate::slab::{PARTICIPANT_SHARED, Slab};
+use crate::store::device::Device;
 use crate::store::lock_files::Locks;
 use crate::store::open::Site;
 use crate::store::recount::Recount;
@@ -116,6 +118,9 @@ pub(crate) struct Process {
     shared: AtomicBool,
     recount: Mutex<Option<Recount>>,
     pub(crate) log: Log,
+    device: Device,
+    /// How many values it computed and could not keep.
+    unkept: AtomicU64,
 }
 
 impl Store {
@@ -278,6 +283,8 @@ impl Store {
             watches: Arc::default(),
             recount: Mutex::default(),
             log,
+            device: Device::new(&self.slab),
+            unkept: AtomicU64::new(0),
         });
         // Release: pairs with the Acquire in `joined`.
         self.process
@@ -339,6 +346,9 @@ impl Process {
 
 impl Inherited for Store {
     fn disown(&self) {
+        if let Some(process) = self.joined() {
+            process.device.disown();
+        }
         // The parent's process is leaked: threads that do not exist here may have borrowed it. Its files
         // are members of the registry themselves.
         self.me.store(0, Ordering::Release);

@@ -391,9 +391,6 @@ fn go_first(site: &Site, locks: &Locks, settings: &Settings) -> Result<Slab> {
     if rebooted || !is_ready(&slab) {
         let leap = if rebooted { Leap::Reboot } else { Leap::None };
         rebuild::rebuild(&slab, locks, leap, false)?;
-        // Before anybody is given a token: should the power fail again while what the sequences leapt to
-        // is not on the medium, they would leap from and to the same numbers once more.
-        slab.sync()?;
     } else {
         // Some who share a boot see it under different names, as those in containers do.
         boots::remember(&slab)?;

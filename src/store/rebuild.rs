@@ -16,6 +16,7 @@ use crate::slab::{
     STATE_USED, Slab, SlotId,
 };
 use crate::store::alone::{self, Alone};
+use crate::store::device;
 use crate::store::hash::hash;
 use crate::store::index::{Place, SPAN_MAX, hash_as, read_bytes};
 use crate::store::lock_files::Locks;
@@ -76,7 +77,7 @@ pub(crate) fn repair(dir: &Path, mode: u32) -> Result<RepairReport> {
     let mut report = rebuild(&slab, &locks, leap, true)?;
     let before = cut_off.into_iter().chain(emptied);
     report.actions.splice(0..0, before);
-    slab.sync()?;
+    report.actions.extend(device::sync_alone(&slab)?);
     Ok(report)
 }
 
@@ -164,6 +165,11 @@ pub(crate) fn rebuild(
     thorough: bool,
 ) -> Result<RepairReport> {
     let report = restructure(slab, locks, leap, thorough)?;
+    if leap.is_of_nobody() {
+        // Before this boot is known, and anybody is given a token: should the power fail again while what the sequences
+        // leapt to is not on the device, they would leap from and to the same numbers once more.
+        device::sync_alone(slab)?;
+    }
     name(slab, locks)?;
     slab.header().state.store(STATE_READY, Ordering::Release);
     Ok(report)

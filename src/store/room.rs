@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::log::{LARGE_BYTES, Place, RECORD_ALIGN, SEGMENT_HEADER_BYTES, record_bytes};
 use crate::os::clock;
 use crate::record::Force;
@@ -211,6 +211,8 @@ impl Store {
         mine: &Mine<'_>,
     ) -> Result<Place> {
         let bytes = record_bytes(key.len(), new.tag.len(), new.value.len());
+        // Before anything goes for it.
+        self.known_if_durable()?;
         let wait = Wait::begin();
         for _ in 0..ATTEMPTS {
             let room = self.make_room(bytes, &wait, mine)?;
@@ -389,30 +391,6 @@ impl Store {
         let expired = self.remove_all(|_, found| self.is_expired(found))?;
         self.remove_all(|_, found| self.is_vacant(found))?;
         Ok(expired)
-    }
-
-    /// Waits until everything that was set is on the medium.
-    pub(crate) fn sync_values(&self) -> Result<()> {
-        self.sync_log()?;
-        self.slab.sync()
-    }
-
-    /// The same for the log alone.
-    pub(crate) fn sync_log(&self) -> Result<()> {
-        let log = &self.process()?.log;
-        let segments = self.segments()?;
-        for segment in &segments {
-            match log.sync_bytes(segment.number) {
-                // Removed meanwhile.
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                other => other.map_err(self.log_error("sync", log, segment.number))?,
-            }
-        }
-        if segments.is_empty() {
-            return Ok(());
-        }
-        log.sync_names()
-            .map_err(|e| Error::io("sync", log.dir(), e))
     }
 
     pub(crate) fn is_durable(&self) -> bool {

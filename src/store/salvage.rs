@@ -10,6 +10,7 @@ use crate::log::{Log, Place as LogPlace, RECORD_ALIGN, SEGMENT_HEADER_BYTES, Wan
 use crate::os::dir::Dir;
 use crate::slab::layout::SEGMENTS;
 use crate::slab::{Gone, Growing, Meta, Slab, SlotId};
+use crate::store::device;
 use crate::store::index::{Found, Place, read_bytes, span_of};
 use crate::store::journal::{self, Flip};
 use crate::store::open;
@@ -56,12 +57,13 @@ fn finish_at_home(slab: &Slab) -> Result<Option<String>> {
             _ => others += 1,
         }
     }
-    if others == 0 {
-        // Only when the medium has it: it writes its pages in any order.
-        slab.sync()?;
-        journal.store(0, Ordering::Release);
+    if others > 0 {
+        return Ok(None);
     }
-    Ok(None)
+    // Only when the medium has it: it writes its pages in any order.
+    let done = device::sync_alone(slab)?;
+    journal.store(0, Ordering::Release);
+    Ok(done)
 }
 
 /// What the journal of a slab lists, whoever uses it. `None`: no whole list.
@@ -203,7 +205,7 @@ fn prepared(slab: &Slab) -> impl Iterator<Item = (Found, Content)> {
 }
 
 /// All values that lie in the log.
-fn logged(slab: &Slab) -> impl Iterator<Item = (Found, Content)> {
+pub(super) fn logged(slab: &Slab) -> impl Iterator<Item = (Found, Content)> {
     values(slab).filter_map(|(found, cells)| {
         let content = cells.read(&mut ()).ok()?.content;
         matches!(content.form, Form::Logged { .. }).then_some((found, content))

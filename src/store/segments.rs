@@ -251,20 +251,19 @@ impl Store {
         value: &[u8],
         room: Room,
     ) -> Result<Option<Place>> {
+        let known = self.known_if_durable()?;
         let Some(place) = self.append(key, tag, value, room)? else {
             return Ok(None);
         };
-        if self.is_durable() {
-            let log = &self.process()?.log;
-            match log.sync(place.segment()) {
+        if let Some(known) = known {
+            let synced = self.sync_segment(place.segment());
+            match synced.and_then(|_| self.still_known(known)) {
                 // Compacted away meanwhile: the value is written anew, for nothing may lead there.
                 Err(_) if !self.may_lead_to(place) => {}
-                synced => synced
-                    .map_err(self.log_error("sync", log, place.segment()))
-                    .inspect_err(|_| {
-                        let bytes = record_bytes(key.len(), tag.len(), value.len());
-                        self.give_back(Dead { place, bytes });
-                    })?,
+                synced => synced.inspect_err(|_| {
+                    let bytes = record_bytes(key.len(), tag.len(), value.len());
+                    self.give_back(Dead { place, bytes });
+                })?,
             }
         }
         Ok(Some(place))

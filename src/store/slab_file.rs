@@ -16,6 +16,7 @@ use crate::slab::header::{
 };
 use crate::slab::layout::{CAPACITY_MAX, PAGE};
 use crate::slab::{Layout, Slab};
+use crate::store::device;
 use crate::store::lock_files::Locks;
 use crate::store::open::{SLAB, Settings, Site, not_a_store, random, refuse_strangers, retry};
 use crate::store::{rebuild, salvage};
@@ -162,7 +163,8 @@ pub(super) fn initialise(site: &Site, locks: &Locks, settings: &Settings) -> Res
     // What a store had that was here before is nobody's.
     salvage::adopt_log(&slab, false)?;
     rebuild::name(&slab, locks)?;
-    slab.sync()?;
+    // Whoever began to make it may have failed to sync it.
+    device::sync_alone(&slab)?;
     // The name, too: a store that is gone after a power failure would begin its tokens anew.
     let io = |e| Error::io("sync", dir, e);
     file::sync_dir(dir).map_err(io)?;

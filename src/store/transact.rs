@@ -12,9 +12,9 @@ mod decision;
 
 use std::sync::Arc;
 
-use crate::error::{Error, Result, show_key};
+use crate::error::{Error, Result};
 use crate::log::{Place, record_bytes};
-use crate::os::fork;
+use crate::os::{fork, memory};
 use crate::store::Store;
 use crate::store::change::{Latched, New};
 use crate::store::dead::Dead;
@@ -63,7 +63,7 @@ impl<'a> Ongoing<'a> {
         }
         home.check_no_transaction()?;
         let alone = home.lock_transactions()?;
-        home.settle()?;
+        home.settle_for_good()?;
         Ok(Ongoing {
             _noted: home.note_transaction(),
             home,
@@ -109,7 +109,7 @@ impl<'a> Ongoing<'a> {
     fn check_process(&self, key: &[u8]) -> Result<()> {
         match self.epoch == fork::epoch() {
             true => Ok(()),
-            false => Err(Error::NotHolder { key: show_key(key) }),
+            false => Err(Error::NotHolder { key: key.to_vec() }),
         }
     }
 
@@ -137,6 +137,7 @@ impl<'a> Ongoing<'a> {
         }
         let bytes = new.tag.len() + new.value.len();
         let at = self.part(shard, store, key, bytes)?;
+        let value = memory::copy(new.value).map_err(|e| Error::io("copy", store.dir(), e))?;
         // Before anything else: if that fails, nothing is to be different.
         let place = match self.parts[at].latched.cells.fits(bytes) {
             true => None,
@@ -146,7 +147,7 @@ impl<'a> Ongoing<'a> {
         part.forget_place();
         part.is_changed = true;
         part.now = Some(Whole {
-            value: new.value.to_vec(),
+            value,
             tag: new.tag.to_vec(),
             expires_ms: new.expires_ms,
         });

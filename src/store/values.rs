@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::error::{Error, Result, show_key};
+use crate::error::{Error, Result};
 use crate::log::{Place, Wanted, record_bytes};
 use crate::os::clock;
 use crate::record::Damaged;
@@ -108,7 +108,7 @@ impl Store {
     #[cold]
     fn not_a_value(&self, key: &[u8], found: Kind) -> Error {
         Error::KindMismatch {
-            key: show_key(key),
+            key: key.to_vec(),
             found,
             expected: Kind::Value,
         }
@@ -285,6 +285,14 @@ impl Store {
         damaged.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Not in the child of a fork, which has not joined.
+    #[cold]
+    pub(crate) fn count_unkept(&self) {
+        if let Some(process) = self.joined() {
+            process.unkept.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     #[inline]
     fn note_use(&self, found: Found) {
         let eviction = self.eviction();
@@ -362,10 +370,24 @@ impl Store {
     }
 
     fn logged_tag(&self, found: Found, content: &Content) -> Option<Vec<u8>> {
+        let Form::Logged {
+            place,
+            len,
+            tag_hash: hash,
+        } = content.form
+        else {
+            return None;
+        };
         let key = self.key_of(found)?;
-        let (mut value, mut tag) = (Vec::new(), Vec::new());
-        let read = self.read_logged(&key, content, &mut value, Some(&mut tag));
-        read.is_ok_and(|whole| whole).then_some(tag)
+        let wanted = Wanted {
+            place,
+            key: &key,
+            tag_len: content.tag_len,
+            len,
+            trusting: None,
+        };
+        let tag = self.process().ok()?.log.read_tag(wanted).ok()??;
+        (tag_hash(&tag) == hash).then_some(tag)
     }
 
     /// What a key that is to be taken away has in the log, which nobody will need then.
@@ -405,6 +427,9 @@ impl Store {
             damaged: header.damaged.load(Ordering::Relaxed),
             bytes_live: usage.bytes - usage.dead,
             bytes_dead: usage.dead,
+            unkept: self
+                .joined()
+                .map_or(0, |process| process.unkept.load(Ordering::Relaxed)),
             ..Stats::default()
         };
         for number in 0..self.slab.allocated(Growing::Participants) {

@@ -15,7 +15,7 @@ use crate::common::layout::BOOT_ID;
 /// Descriptors that nothing needs: more than any open takes.
 const SPARE: u64 = 40;
 
-fn limit(resource: libc::__rlimit_resource_t, to: u64) {
+pub fn limit(resource: libc::__rlimit_resource_t, to: u64) {
     let limit = libc::rlimit {
         rlim_cur: to,
         rlim_max: libc::RLIM_INFINITY,

@@ -10,6 +10,7 @@ mod children;
 mod common;
 mod descriptors;
 mod full_disk;
+mod memory;
 mod read_only;
 mod replaced;
 mod signals;
@@ -30,6 +31,7 @@ fn child_role() {
         "many" => full_disk::run_many(&role),
         "interrupted" => signals::run(&role),
         "values" => values::run(&role),
+        "memory" => memory::run(&role),
         // A role of `common`, whose test finds it by its own name.
         _ => {}
     }

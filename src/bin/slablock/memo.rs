@@ -124,24 +124,28 @@ fn memo_guarded(dir: &Path, plan: &MemoPlan) -> Result<u8, Failure> {
             }
         }
     };
-    let kept =
-        signals.let_through(|| shard.get_or_insert_with(&plan.key, &plan.options, compute))?;
-    let (kept, ran) = match (kept, ran) {
-        (Ok(kept), ran) => (kept, ran),
-        (Err(Unkept::ForUs(outcome)), _) => (Vec::new(), Some(outcome)),
-        (Err(Unkept::Failed(failure)), Some(outcome)) => {
-            // It ran, so its output is shown, whatever becomes of the value.
-            let _ = failure.report();
-            (Vec::new(), Some(outcome))
+    // A waiter has nothing to tidy up, so the signals may simply end it.
+    let computed =
+        signals.let_through(|| shard.compute_if_missing(&plan.key, &plan.options, compute))?;
+    let outcome = match (computed, ran) {
+        (Ok(there), None) => {
+            let kept = Said::decode(&there.value).ok_or_else(|| no_memo(&plan.key))?;
+            return Ok(signals.let_through(|| kept.replay())?);
         }
-        (Err(Unkept::Failed(failure)), None) => return Err(failure),
-    };
-    let said = match &ran {
-        Some(outcome) => outcome.said(),
-        None => Said::decode(&kept).ok_or_else(|| no_memo(&plan.key))?,
+        (Ok(computed), Some(outcome)) => {
+            // It ran, so its output is shown, whatever becomes of the value.
+            match computed.unkept {
+                // The store was cleared meanwhile, as somebody wanted.
+                None | Some(slablock::Error::Lost { .. }) => {}
+                Some(error) => drop(Failure::from(error).report()),
+            }
+            outcome
+        }
+        (Err(Unkept::ForUs(outcome)), _) => outcome,
+        (Err(Unkept::Failed(failure)), _) => return Err(failure),
     };
     // Whoever reads this may be slow, and the signals end that, too.
-    Ok(signals.let_through(|| said.replay())?)
+    Ok(signals.let_through(|| outcome.said().replay())?)
 }
 
 fn no_memo(key: &[u8]) -> Failure {

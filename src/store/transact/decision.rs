@@ -6,12 +6,16 @@
 //! 2. The idle cells are filled. They mean nothing yet.
 //! 3. The list is written to the log. With durability *power loss*, all of that is on the medium before 4.
 //! 4. Its place is put into the journal: that is the decision, if its segment is not closed. Otherwise 3 again.
-//! 5. It is carried out as by anybody who meets it, the latches are given back, then what is dead by it.
+//! 5. It is carried out, from memory, as by anybody who meets it; the latches are given back, then what is dead by it.
+
+use std::sync::Arc;
 
 use super::{Ongoing, Part};
 use crate::error::Result;
 use crate::log::Place;
+use crate::store::Store;
 use crate::store::dead::Dead;
+use crate::store::device::Known;
 use crate::store::journal::{Flip, LIST_KEY, list_bytes};
 use crate::store::room::Wait;
 use crate::store::segments::Room;
@@ -24,50 +28,69 @@ impl Ongoing<'_> {
     ///
     /// Killed before the journal is set: nothing has happened, the idle cells mean nothing. After it: all has,
     /// and whoever comes next carries it out.
+    ///
+    /// `NotDurable`: it has happened, and the medium may not have it. Any other error: nothing has.
     pub(crate) fn commit(mut self) -> Result<()> {
-        if !self.decide()? {
+        let Some(decided) = self.decide()? else {
             return Ok(());
-        }
+        };
+        let home = self.home;
         // Whatever becomes of it now, what was written for it is needed.
         self.parts.iter_mut().for_each(|part| part.place = None);
-        self.home.settle()?;
-        // What is to survive a power failure does: whoever carried it out has seen to it.
-        let parts = self.parts.iter().filter(|part| part.is_changed);
-        let dead: Vec<_> = parts
+        // From memory: it has happened, so nothing that can fail stands between it and its end.
+        let changed = || self.parts.iter().filter(|part| part.is_changed);
+        let stores: Vec<&Store> = changed().map(|part| &**part.store).collect();
+        let flips = || {
+            let parts = changed().zip(&decided.flips);
+            parts.for_each(|(part, flip)| part.latched.cells.flip(flip.version));
+        };
+        let ended = home.flip_durably(&stores, flips);
+        if ended.is_ok() {
+            home.end_journal(decided.list, decided.flips.len());
+        }
+        let dead: Vec<_> = changed()
             .filter_map(|part| Some((part.store, part.done()?)))
             .collect();
         // Without the latches.
         drop(self);
         for (store, dead) in dead {
-            store.give_back(dead);
+            match ended {
+                Ok(()) => store.give_back(dead),
+                Err(_) => store.mark_dead(dead),
+            }
         }
-        Ok(())
+        ended.map_err(|error| home.not_durable(error))
     }
 
-    /// Everything up to the moment in which it has happened. `false`: there is nothing to be changed.
-    fn decide(&mut self) -> Result<bool> {
-        self.check_process(b"transaction")?;
+    /// Everything up to the moment in which it has happened. `None`: there is nothing to be changed.
+    fn decide(&mut self) -> Result<Option<Decided>> {
+        let first = self.parts.first();
+        self.check_process(first.map_or(&[], |part| &part.key[..]))?;
         let changed = self.parts.iter().filter(|part| part.is_changed).count();
         if changed == 0 {
-            return Ok(false);
+            return Ok(None);
         }
         let home = self.home;
+        let known = self.known()?;
         let bytes = list_bytes(changed);
         home.make_room(bytes, &Wait::begin(), &self.mine(home))?;
         self.write_anew()?;
         // From here on nothing is compacted by us: idle cells are not looked at for that.
-        let mut list = Vec::new();
-        for part in self.parts.iter_mut().filter(|part| part.is_changed) {
-            list.extend_from_slice(&part.prepare()?.encode());
-        }
+        let changed = self.parts.iter_mut().filter(|part| part.is_changed);
+        let flips: Vec<Flip> = changed.map(Part::prepare).collect::<Result<_>>()?;
+        let list: Vec<u8> = flips.iter().flat_map(|flip| flip.encode()).collect();
         loop {
             let place = home.append(LIST_KEY, &[], &list, Room::ToMove)?;
             let place = place.ok_or_else(|| home.over_limit())?;
-            self.make_durable()?;
-            if self.lead_to(place)? {
-                return Ok(true);
+            let dead = Dead { place, bytes };
+            let led = self
+                .make_durable(&known)
+                .and_then(|()| self.lead_to(place))
+                .inspect_err(|_| home.mark_dead(dead))?;
+            if led {
+                return Ok(Some(Decided { list: place, flips }));
             }
-            home.mark_dead(Dead { place, bytes });
+            home.mark_dead(dead);
         }
     }
 
@@ -127,17 +150,38 @@ impl Ongoing<'_> {
         Ok(())
     }
 
-    fn make_durable(&self) -> Result<()> {
-        if !self.home.is_durable() {
-            return Ok(());
+    /// The stores in which anything is changed, and the one with the journal, each once.
+    fn stores(&self) -> Vec<&Arc<Store>> {
+        let changed = self.parts.iter().filter(|part| part.is_changed);
+        let mut stores = vec![self.home];
+        for store in changed.map(|part| part.store) {
+            if !stores.iter().any(|known| Arc::ptr_eq(known, store)) {
+                stores.push(store);
+            }
         }
-        self.home.sync_values()?;
-        let mut others = self
-            .parts
-            .iter()
-            .filter(|part| part.is_changed && part.shard != 0);
-        others.try_for_each(|part| part.store.sync_values())
+        stores
     }
+
+    /// What is known of the medium of each, if that is asked for; otherwise nothing.
+    fn known(&self) -> Result<Vec<Known>> {
+        match self.home.is_durable() {
+            true => self.stores().into_iter().map(|one| one.known()).collect(),
+            false => Ok(Vec::new()),
+        }
+    }
+
+    fn make_durable(&self, known: &[Known]) -> Result<()> {
+        let mut stores = self.stores().into_iter().zip(known);
+        stores.try_for_each(|(store, known)| store.sync_values_since(*known))
+    }
+}
+
+/// What has happened.
+struct Decided {
+    /// Where the list of flips lies.
+    list: Place,
+    /// Those of the parts that are changed, in their order.
+    flips: Vec<Flip>,
 }
 
 impl Part<'_> {

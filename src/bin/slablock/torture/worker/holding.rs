@@ -124,7 +124,7 @@ impl Worker<'_> {
     /// The style in which taking and giving back stand in different functions.
     fn give_back_by_token(&self, key: usize, guard: Guard<'_>) -> slablock::Result<()> {
         let lost = |token| Error::Lost {
-            key: self.site.keys[key].name.clone(),
+            key: self.site.keys[key].name.clone().into(),
             token,
         };
         match (&self.site.handles[key], guard) {
