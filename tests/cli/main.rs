@@ -8,6 +8,8 @@
 mod demo;
 mod looking;
 mod memo;
+#[path = "../common/patience.rs"]
+mod patience;
 mod running;
 mod shop;
 mod signals;
