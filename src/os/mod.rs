@@ -9,6 +9,7 @@ compile_error!(
 #[allow(unsafe_code)]
 pub(crate) mod clock;
 pub(crate) mod dir;
+pub(crate) mod fdinfo;
 pub(crate) mod file;
 #[allow(unsafe_code)]
 pub(crate) mod fork;

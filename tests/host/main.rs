@@ -17,5 +17,17 @@ mod limits;
 mod output;
 mod places;
 mod runner;
+mod structure;
 mod synced;
 mod users;
+
+#[test]
+fn child_role() {
+    let Some(role) = children::Role::of_this_process() else {
+        return;
+    };
+    match &*role.name {
+        "in the structure" => structure::in_the_structure(&role),
+        other => panic!("no role {other}"),
+    }
+}
