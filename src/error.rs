@@ -188,6 +188,15 @@ pub enum Error {
         /// What shows it.
         what: String,
     },
+    /// A process has been in the middle of making or removing a key, or of making the slab longer, for longer than
+    /// 50 ms, and the key that was asked for cannot be found or made without that. It is stopped, perhaps. Nobody need
+    /// hold the key. `try_acquire` and `acquire_timeout` say so; who has no time limit waits.
+    StructureBusy {
+        /// The store.
+        path: PathBuf,
+        /// Which processes that are, as far as can be seen.
+        pids: Vec<u32>,
+    },
     /// The slab has more than one name, as in a copy made of hard links: whoever opened it by the other one would
     /// have other lock files and another log.
     Linked {
@@ -366,6 +375,23 @@ impl fmt::Display for Error {
                 "{0} was copied or restored ({what}); `slablock adopt {0}` makes it a store of its own",
                 path.display()
             ),
+            Error::StructureBusy { path, pids } => {
+                write!(
+                    f,
+                    "the structure of {} is being changed by ",
+                    path.display()
+                )?;
+                match pids.split_first() {
+                    None => f.write_str("another process")?,
+                    Some((first, others)) => {
+                        write!(f, "process {first}")?;
+                        others.iter().try_for_each(|pid| write!(f, ", {pid}"))?;
+                    }
+                }
+                f.write_str(
+                    ", which is stopped or very slow; let it go on, or end it, and try again",
+                )
+            }
             Error::Linked { path, links } => write!(
                 f,
                 "the slab of {} has {links} names, as in a copy made of hard links; remove the other ones, or put a real copy in its place (cp --no-preserve=links) and adopt that",

@@ -97,8 +97,12 @@ impl Lock {
 
     /// Takes the lock if it is free, expired or a dead one's; `None` if it is held. Does not wait for the
     /// lock. The first use of a key, or one while it is being removed, may have to wait for a process that
-    /// makes or removes a key, which takes microseconds. If that one is stopped in the middle of it, for
-    /// 50 ms, and then the answer is `None`.
+    /// makes or removes a key, which takes microseconds, or looks at all keys, which takes it a millisecond at a time.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::StructureBusy`] if such a process is in the middle of that for longer than 50 ms, stopped perhaps: whether
+    /// the lock is held cannot be said then. `None` is never said for it.
     #[inline(always)]
     pub fn try_acquire(&self) -> Result<Option<LockGuard<'_>>> {
         self.acquire_as(Patience::Never)

@@ -13,13 +13,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use children::{Child, Random, Role, Watchdog, hear, say};
+use children::{Child, Random, Role, Stopwatch, Watchdog, hear, say};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use slablock::{Cache, Error, Eviction, Lock, Options};
 
 const SEGMENT: u64 = 1 << 20;
-/// What nobody waits longer for; beside that there are the value itself, which is written, and a busy machine.
+/// What nobody waits longer for, as DESIGN.md promises; beside that there is the value itself, which is written. Time in
+/// which the machine ran others does not count.
 const WAIT: Duration = Duration::from_millis(50);
 const MARGIN: Duration = Duration::from_millis(450);
 
@@ -92,7 +93,7 @@ fn set_for(cache: &Cache, seed: u64, time: Duration) -> (u64, u64, Duration) {
     let begun = Instant::now();
     while begun.elapsed() < time {
         let (key, value) = (random.below(200), value(&mut random, 600_000));
-        let one = Instant::now();
+        let one = Stopwatch::start();
         match cache.set(format!("{key}"), &value) {
             Ok(()) => set += 1,
             Err(Error::OverLimit { .. }) => refused += 1,
@@ -156,7 +157,7 @@ fn the_log_of_many_threads_stays_within_its_bound() {
 #[test]
 fn the_log_of_many_processes_stays_within_its_bound() {
     let _alone = alone();
-    let _watchdog = Watchdog::patient("bounds", Duration::from_secs(60));
+    let _watchdog = Watchdog::new("bounds");
     let (dir, cache) = store(Cache::options().size_limit(LIMIT));
     let mut children: Vec<_> = (0..6)
         .map(|seed| Child::start("setter", dir.path(), &[&seed.to_string(), "3000"]))
@@ -187,7 +188,7 @@ fn the_log_of_many_processes_stays_within_its_bound() {
 #[test]
 fn who_is_stopped_with_a_value_keeps_nobody_waiting_for_room() {
     let _alone = alone();
-    let _watchdog = Watchdog::patient("bounds", Duration::from_secs(60));
+    let _watchdog = Watchdog::new("bounds");
     for eviction in [Eviction::None, Eviction::LeastRecentlyStored] {
         let (dir, cache) = store(Cache::options().size_limit(LIMIT).eviction(eviction));
         cache.set("latched", vec![1; 3_000]).unwrap();
@@ -198,7 +199,7 @@ fn who_is_stopped_with_a_value_keeps_nobody_waiting_for_room() {
         child.expect("latched");
         let (mut longest, mut refused) = (Duration::ZERO, 0);
         for round in 0..600_usize {
-            let one = Instant::now();
+            let one = Stopwatch::start();
             match cache.set(format!("{}", round % 20), vec![round as u8; 40_000]) {
                 Ok(()) => {}
                 Err(Error::OverLimit { .. }) => refused += 1,
@@ -256,7 +257,7 @@ fn replace(cache: &Cache, keys: Range<usize>, rounds: usize, len: usize) -> (usi
     let (mut refused, mut longest) = (0, Duration::ZERO);
     for round in 0..rounds {
         for key in keys.clone() {
-            let one = Instant::now();
+            let one = Stopwatch::start();
             match cache.set(format!("{key}"), vec![round as u8; len]) {
                 Ok(()) => {}
                 Err(Error::OverLimit { .. }) => refused += 1,
@@ -283,7 +284,7 @@ fn full_of(len: usize) -> (tempfile::TempDir, Cache, usize) {
 #[test]
 fn who_is_stopped_with_stripes_keeps_nobody_waiting_who_can_evict_others() {
     let _alone = alone();
-    let _watchdog = Watchdog::patient("bounds", Duration::from_secs(60));
+    let _watchdog = Watchdog::new("bounds");
     for len in [40_000, 110_000] {
         let (_dir, cache, most) = full_of(len);
         let evictions = || cache.stats().unwrap().evictions;
@@ -307,7 +308,7 @@ fn who_is_stopped_with_stripes_keeps_nobody_waiting_who_can_evict_others() {
 #[test]
 fn who_is_stopped_with_all_stripes_keeps_nobody_waiting_for_ever() {
     let _alone = alone();
-    let _watchdog = Watchdog::patient("bounds", Duration::from_secs(60));
+    let _watchdog = Watchdog::new("bounds");
     let (_dir, cache, most) = full_of(40_000);
     let stopped = stop_with(cache.path(), 0..64);
     let (refused, longest) = replace(&cache, most..most + 2, 1, 40_000);
@@ -318,7 +319,7 @@ fn who_is_stopped_with_all_stripes_keeps_nobody_waiting_for_ever() {
     // As somebody who looks at all stripes at once.
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            std::thread::sleep(Duration::from_millis(200));
+            std::thread::sleep(Duration::from_millis(20));
             drop(stopped);
         });
         assert_eq!(replace(&cache, most..most + 10, 1, 40_000).0, 0);
@@ -329,7 +330,7 @@ fn who_is_stopped_with_all_stripes_keeps_nobody_waiting_for_ever() {
 #[test]
 fn who_is_stopped_with_stripes_keeps_nobody_waiting_who_can_have_other_slots() {
     let _alone = alone();
-    let _watchdog = Watchdog::patient("bounds", Duration::from_secs(60));
+    let _watchdog = Watchdog::new("bounds");
     let (_dir, cache) = store(Cache::options().capacity(64));
     for key in 0..64 {
         cache.set(format!("{key}"), "value").unwrap();
@@ -338,7 +339,7 @@ fn who_is_stopped_with_stripes_keeps_nobody_waiting_who_can_have_other_slots() {
     let mut longest = Duration::ZERO;
     let names = (0..).map(|n| format!("lock {n}"));
     for name in names.filter(|name| stripe(&cache, name) >= 32).take(20) {
-        let one = Instant::now();
+        let one = Stopwatch::start();
         Lock::new(&cache, name).acquire().unwrap().into_token();
         longest = longest.max(one.elapsed());
     }
@@ -364,13 +365,12 @@ fn stripe(cache: &Cache, key: &str) -> u64 {
 #[test]
 fn who_is_stopped_with_the_growth_keeps_nobody_waiting_for_room() {
     let _alone = alone();
-    let _watchdog = Watchdog::patient("bounds", Duration::from_secs(60));
+    let _watchdog = Watchdog::new("bounds");
     let (_dir, cache) = store(Cache::options().size_limit(LIMIT).eviction(Eviction::None));
     assert_eq!(replace(&cache, 0..20, 1, 40_000).0, 0);
     let stopped = stop_with(cache.path(), 65..66);
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     let (refused, longest) = replace(&cache, 0..20, 11, 40_000);
-    // Of all together, so that a moment in which the machine was busy is not taken for it.
     let each = begun.elapsed() / refused as u32;
     println!("{refused} refused, {each:?} each, the longest wait {longest:?}");
     assert!(each < 3 * WAIT && longest < WAIT + MARGIN, "{longest:?}");
@@ -410,7 +410,7 @@ fn a_limit_that_was_lowered_is_come_to_step_by_step() {
     assert!(before > 40 << 20);
     lower_the_limit(cache.path(), 64 << 20, LIMIT);
     while blocks(cache.path()) > LIMIT + SEGMENT {
-        let one = Instant::now();
+        let one = Stopwatch::start();
         cache.set(format!("new {sets}"), vec![1; 15_000]).unwrap();
         longest = longest.max(one.elapsed());
         sets += 1;
@@ -454,7 +454,7 @@ fn a_transaction_compacts_past_what_it_has_latched() {
         t.set("once", vec![77; 20_000])?;
         (0..15).try_for_each(|round: u8| {
             (0..60).try_for_each(|key: u8| {
-                let one = Instant::now();
+                let one = Stopwatch::start();
                 let set = t.set(format!("{key}"), vec![key ^ round; 20_000]);
                 longest = longest.max(one.elapsed());
                 set

@@ -1027,3 +1027,27 @@ fn a_damaged_table_of_segments_ends_nothing() {
         assert!(cache.check().unwrap().is_sound());
     });
 }
+
+/// The other copy serves meanwhile: nothing is lost, and nobody is to find out when that one fails, too.
+#[test]
+fn a_damaged_copy_of_the_header_is_told_and_repaired() {
+    bounded(|| {
+        for (at, which) in layout::COPIES.into_iter().zip(["first", "second"]) {
+            let place = furnished();
+            place.poke(at + 24, &[0xff; 8]);
+            let cache = place.open();
+            let report = cache.check().unwrap();
+            assert!(!report.is_sound());
+            let [problem] = &report.problems[..] else {
+                panic!("{report:?}");
+            };
+            assert!(
+                problem.contains(which) && problem.contains("repair"),
+                "{problem}"
+            );
+            drop(cache);
+            assert_eq!(repair(&place).keys_kept, KEYS);
+            assert_sound(&place, KEYS);
+        }
+    });
+}

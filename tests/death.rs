@@ -14,8 +14,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use children::{
-    Board, Child, PATIENCE, Random, Role, Watchdog, exit_now, fork, hear, reap, reap_killed,
-    reap_well, run, say, step_through, until,
+    Board, Child, HANGS, Random, Role, Watchdog, exit_now, fork, hear, is_within, kept_at_last,
+    reap, reap_killed, reap_well, run, say, step_through, until,
 };
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
@@ -29,8 +29,6 @@ use slablock::{
 };
 use tempfile::TempDir;
 
-/// How soon the next one has what a dead one held: ten milliseconds on a quiet machine.
-const SOON: Duration = Duration::from_secs(1);
 const KINDS: [&str; 3] = ["lock", "rlock", "semaphore"];
 
 #[test]
@@ -180,8 +178,8 @@ impl Guard<'_> {
 fn hold(role: &Role) {
     let cache = Cache::open(role.store()).unwrap();
     let handle = Handle::new(&cache, &role.args[0], role.number(1));
-    let guard = handle.acquire_timeout(PATIENCE).unwrap();
-    let token = guard.token();
+    let guard = handle.acquire_timeout(HANGS).unwrap();
+    let mut token = guard.token();
     say(format!("held {token}"));
     let mut guard = Some(guard);
     loop {
@@ -189,6 +187,13 @@ fn hold(role: &Role) {
             "check" => guard.as_ref().unwrap().check(),
             "renew" => guard.as_ref().unwrap().renew(),
             "release" => guard.take().unwrap().release(),
+            "acquire" => {
+                let again = handle.acquire_timeout(HANGS).unwrap();
+                token = again.token();
+                say(format!("held {token}"));
+                guard = Some(again);
+                continue;
+            }
             "release by token" => {
                 say(handle.release(token).to_string());
                 continue;
@@ -208,7 +213,7 @@ fn wait(role: &Role) {
     let cache = Cache::open(role.store()).unwrap();
     let handle = Handle::new(&cache, &role.args[0], 0);
     say("waiting");
-    let guard = handle.acquire_timeout(PATIENCE).unwrap();
+    let guard = handle.acquire_timeout(HANGS).unwrap();
     match guard.recovered() {
         None => say(format!("got {}", guard.token())),
         Some(dead) => say(format!("recovered {} {}", dead.pid, dead.token)),
@@ -234,12 +239,10 @@ fn a_killed_holders_hold_goes_to_the_waiter_who_is_told() {
         until("it waits", || handle.waiters() == 1);
         let pid = holder.pid();
         holder.kill();
-        let begun = Instant::now();
         assert_eq!(waiter.expect("recovered"), format!("{pid} {token}"));
-        assert!(begun.elapsed() < SOON);
         // The one after that has nothing to be told.
         waiter.tell("release");
-        let guard = handle.acquire_timeout(PATIENCE).unwrap();
+        let guard = handle.acquire_timeout(HANGS).unwrap();
         assert!(guard.recovered().is_none() && guard.overran().is_none());
         assert!(guard.token().get() > token + 1);
     }
@@ -290,7 +293,6 @@ fn a_killed_waiter_is_not_missed() {
         guard.check().unwrap();
         guard.release().unwrap();
         // The wake-up may have been meant for the dead one.
-        let begun = Instant::now();
         waiters.remove(0);
         while !waiters.is_empty() {
             let mut got = None;
@@ -303,7 +305,6 @@ fn a_killed_waiter_is_not_missed() {
             has_it.tell("release");
             has_it.finish();
         }
-        assert!(begun.elapsed() < SOON);
         until("nobody waits", || handle.waiters() == 0);
     }
 }
@@ -355,7 +356,7 @@ fn start_adder(board: &Board, averager: &Averager, adder: usize) -> Pid {
             averager.add(weight(adder)).unwrap();
             board.set(adder, board.get(adder) + 1);
         }
-        std::thread::sleep(PATIENCE);
+        std::thread::sleep(HANGS);
     })
 }
 
@@ -502,7 +503,7 @@ fn torture(role: &Role) {
     assert!(report.is_sound(), "{report:?}");
     // Everything can be had, and taken away.
     for kind in KINDS {
-        Handle::new(&cache, kind, 0).acquire_timeout(SOON).unwrap();
+        Handle::new(&cache, kind, 0).acquire_timeout(HANGS).unwrap();
     }
     cache.clear().unwrap();
     assert_eq!(cache.len().unwrap(), 0);
@@ -518,7 +519,7 @@ fn work(cache: &Cache, board: &Board, mut random: Random) {
         match random.below(8) {
             n @ 0..3 => {
                 let n = n as usize;
-                let guard = handles[n].acquire_timeout(PATIENCE).unwrap();
+                let guard = handles[n].acquire_timeout(HANGS).unwrap();
                 alone(board, n, guard.token(), guard.recovered());
                 let deeper = handles[n].acquire_timeout(Duration::ZERO);
                 assert_eq!(deeper.is_some(), matches!(guard, Guard::RLock(_)));
@@ -620,7 +621,7 @@ fn a_stopped_holders_lease_runs_out_and_it_never_frees_its_successor() {
         let token: u64 = holder.expect("held").parse().unwrap();
         holder.stop();
         let handle = Handle::new(&open(&dir), kind, 0);
-        let guard = handle.acquire_timeout(PATIENCE).unwrap();
+        let guard = handle.acquire_timeout(HANGS).unwrap();
         let late = guard.overran().unwrap();
         assert_eq!(late.pid as i32, holder.pid().as_raw());
         assert_eq!(late.token.get(), token);
@@ -654,20 +655,33 @@ fn a_lease_that_is_renewed_lasts_and_one_that_is_over_is_reported_to_its_holder(
         let mut holder = Child::start("hold", dir.path(), &[kind, "300"]);
         holder.expect("held");
         let handle = Handle::new(&open(&dir), kind, 0);
-        let begun = Instant::now();
-        let mut last = begun;
         // Kept well beyond the first lease, unless this machine stalled for too long.
-        while begun.elapsed() < Duration::from_millis(500) {
-            assert!(handle.acquire_timeout(Duration::from_millis(30)).is_none());
+        kept_at_last("renewed in time", || {
+            let begun = Instant::now();
             holder.ask("renew", "ok");
-            assert!(last.elapsed() < Duration::from_millis(290), "stalled");
-            last = Instant::now();
-        }
-        let guard = handle.acquire_timeout(PATIENCE).unwrap();
-        assert!(last.elapsed() > Duration::from_millis(290));
-        holder.ask("release", "lost");
-        guard.check().unwrap();
-        guard.release().unwrap();
+            let mut last = begun;
+            while begun.elapsed() < Duration::from_millis(500) {
+                let taken = handle.acquire_timeout(Duration::from_millis(30));
+                let stalled = |last: Instant| last.elapsed() > Duration::from_millis(290);
+                if let Some(taken) = taken {
+                    assert!(stalled(last));
+                    // It is ours now; once more from the beginning.
+                    taken.release().unwrap();
+                    holder.ask("release", "lost");
+                    holder.ask("acquire", "held");
+                    return Err("stalled".to_string());
+                }
+                let before = Instant::now();
+                holder.ask("renew", "ok");
+                last = before;
+            }
+            let guard = handle.acquire_timeout(HANGS).unwrap();
+            assert!(last.elapsed() > Duration::from_millis(290));
+            holder.ask("release", "lost");
+            guard.check().unwrap();
+            guard.release().unwrap();
+            Ok(())
+        });
     }
 }
 
@@ -766,7 +780,7 @@ fn a_lifeline_keeps_a_dead_ones_hold_for_as_long_as_its_child_has_it() {
     );
     assert!(lock.holder().unwrap().unwrap().alive);
     kill(program, Signal::SIGKILL).unwrap();
-    let guard = lock.acquire_timeout(SOON).unwrap().unwrap();
+    let guard = lock.acquire_timeout(HANGS).unwrap().unwrap();
     assert_eq!(guard.recovered().unwrap().pid as i32, pid.as_raw());
 }
 
@@ -786,7 +800,7 @@ fn supervise(role: &Role) {
         fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
     }
     let mut program = std::process::Command::new("sleep")
-        .arg("60")
+        .arg("600")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .spawn()
@@ -828,7 +842,7 @@ fn a_zombie_with_a_lifeline_is_waited_for_quietly() {
     assert!(used < Duration::from_millis(60), "{used:?}");
     board.set(1, 1);
     reap(supervisor);
-    let guard = lock.acquire_timeout(SOON).unwrap().unwrap();
+    let guard = lock.acquire_timeout(HANGS).unwrap().unwrap();
     assert_eq!(guard.recovered().unwrap().pid as i32, supervisor.as_raw());
 }
 
@@ -899,16 +913,18 @@ fn a_long_wait_ends_with_the_death_of_the_holder() {
             kill(holder, Signal::SIGKILL).unwrap();
             killed
         });
-        let guard = lock.acquire_timeout(SOON).unwrap().unwrap();
+        let guard = lock.acquire_timeout(HANGS).unwrap().unwrap();
         let acquired = Instant::now();
         assert!(guard.recovered().is_some());
         let killed = killer.join().unwrap();
         reap(holder);
         acquired.duration_since(killed)
     };
-    let mut delays: Vec<Duration> = [75, 90, 105, 120, 135].map(delay).into();
-    delays.sort();
-    assert!(delays[2] < Duration::from_millis(40), "{delays:?}");
+    kept_at_last("three of five within 40 ms", || {
+        let mut delays = [75, 90, 105, 120, 135].map(delay);
+        delays.sort();
+        is_within(delays[2], Duration::from_millis(40))
+    });
 }
 
 /// A grandchild inherits lock files that its parent closed already, and their numbers are other files' by now:
@@ -971,12 +987,16 @@ fn forking_does_not_wait_for_who_is_joining() {
         l_pid: 0,
     };
     fcntl(&stripes, FcntlArg::F_OFD_SETLK(&joining)).unwrap();
+    let slab = store.join("slab").canonicalize().unwrap();
     let opener = std::thread::spawn(move || Cache::open(store).map(drop));
-    let (forked, first) = (Instant::now(), Duration::from_millis(300));
-    while forked.elapsed() < first {
-        let one = Instant::now();
+    until("it has the slab, and comes to joining", || {
+        let open = std::fs::read_dir("/proc/self/fd").unwrap();
+        let mut files = open.filter_map(|one| std::fs::read_link(one.ok()?.path()).ok());
+        files.any(|file| file == slab)
+    });
+    // One that waits would do so for ever.
+    for _ in 0..100 {
         reap_well(fork(|| ()));
-        assert!(one.elapsed() < first, "{:?}", one.elapsed());
     }
     assert!(!opener.is_finished());
     drop(stripes);

@@ -6,8 +6,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Each takes well under two seconds; a machine under load is given time.
-const BOUND: Duration = Duration::from_secs(60);
+/// Each takes well under two seconds: one that does not end by then hangs.
+const BOUND: Duration = Duration::from_secs(600);
 
 #[test]
 fn every_example_runs_to_its_end() {

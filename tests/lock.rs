@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{LEASE, LONG, SHORT, bounded, store, until};
+use common::{LEASE, LONG, SHORT, bounded, is_within, kept_at_last, store, until};
 use slablock::{Cache, Error, Lock, LockGuard, Token};
 
 fn assert_lost<T: std::fmt::Debug>(result: Result<T, Error>, token: Token) {
@@ -54,20 +54,15 @@ fn a_timeout_is_exact_to_about_a_millisecond() {
         let (_place, cache) = store();
         let lock = Lock::new(&cache, "k");
         let _guard = lock.acquire().unwrap();
-        // 20 ms is no multiple of any tick. The fastest of several, for the machine may be busy.
+        // 20 ms is no multiple of any tick.
         let timeout = Duration::from_millis(20);
-        let waits = (0..8).map(|_| {
+        kept_at_last("2 ms late", || {
             let start = Instant::now();
             assert!(lock.acquire_timeout(timeout).unwrap().is_none());
-            start.elapsed()
+            let waited = start.elapsed();
+            assert!(waited >= timeout, "too early: {waited:?}");
+            is_within(waited, timeout + Duration::from_millis(2))
         });
-        let waits: Vec<_> = waits.collect();
-        assert!(waits.iter().all(|w| *w >= timeout), "too early: {waits:?}");
-        let fastest = waits.iter().min().unwrap();
-        assert!(
-            *fastest < timeout + Duration::from_millis(2),
-            "late: {waits:?}"
-        );
     });
 }
 
@@ -93,8 +88,8 @@ fn the_release_wakes_the_waiter() {
         let (_place, cache) = store();
         let lock = Lock::new(&cache, "k");
         // A waiter looks for dead holders every few milliseconds; without the wake-up it would notice
-        // the release no sooner. The fastest of several, for the machine may be busy.
-        let handovers = (0..12).map(|_| {
+        // the release no sooner.
+        let handover = || {
             let guard = lock.acquire().unwrap();
             thread::scope(|scope| {
                 let waiter = scope.spawn(|| {
@@ -107,11 +102,12 @@ fn the_release_wakes_the_waiter() {
                 guard.release().unwrap();
                 waiter.join().unwrap() - released
             })
+        };
+        kept_at_last("five of twelve hand-overs within 2 ms", || {
+            let mut handovers = [(); 12].map(|()| handover());
+            handovers.sort();
+            is_within(handovers[4], Duration::from_millis(2))
         });
-        let handovers: Vec<_> = handovers.collect();
-        let mut sorted = handovers.clone();
-        sorted.sort();
-        assert!(sorted[4] < Duration::from_millis(2), "{handovers:?}");
     });
 }
 
@@ -243,22 +239,17 @@ fn a_dropped_late_guard_leaves_the_successor_alone() {
 fn a_waiter_gets_the_lock_when_the_lease_is_over() {
     bounded(|| {
         let (_place, cache) = store();
-        // No multiple of any tick. The fastest of several, for the machine may be busy.
+        // No multiple of any tick.
         let lease = Duration::from_millis(14);
         let lock = Lock::new(&cache, "k").expire(lease);
-        let waits = (0..8).map(|_| {
+        kept_at_last("2 ms late", || {
             let start = Instant::now();
             let _late = lock.acquire().unwrap();
             assert!(lock.acquire_timeout(LONG).unwrap().is_some());
-            start.elapsed()
+            let waited = start.elapsed();
+            assert!(waited >= lease, "too early: {waited:?}");
+            is_within(waited, lease + Duration::from_millis(2))
         });
-        let waits: Vec<_> = waits.collect();
-        assert!(waits.iter().all(|w| *w >= lease), "too early: {waits:?}");
-        let fastest = waits.iter().min().unwrap();
-        assert!(
-            *fastest < lease + Duration::from_millis(2),
-            "late: {waits:?}"
-        );
     });
 }
 
@@ -338,7 +329,7 @@ fn the_holder_is_told_in_full() {
         assert!(holder.alive && holder.same_pid_namespace);
         assert!(holder.held_for.unwrap() < LONG);
         let left = holder.lease_left.unwrap();
-        assert!(left <= LONG + Duration::from_millis(51) && left > LONG - common::PATIENCE);
+        assert!(left <= LONG + Duration::from_millis(51) && left > LONG - common::HANGS);
     });
 }
 
@@ -351,7 +342,7 @@ fn the_time_held_is_counted() {
         thread::sleep(Duration::from_millis(30));
         let held = lock.holder().unwrap().unwrap().held_for.unwrap();
         assert!(held >= Duration::from_millis(20), "{held:?}");
-        assert!(held < common::PATIENCE, "{held:?}");
+        assert!(held < common::HANGS, "{held:?}");
     });
 }
 

@@ -232,7 +232,8 @@ impl Cache {
     }
 
     /// Verifies the store while it is in use, changing nothing but for finishing what a dead process left
-    /// half done. Making keys waits for it; taking and giving back do not.
+    /// half done. It looks in pieces: whoever makes or removes a key waits for a millisecond at the most, and taking and
+    /// giving back do not wait. What is said to be leaked was looked at again: it is not what was just being changed.
     pub fn check(&self) -> Result<CheckReport> {
         self.store.check()
     }

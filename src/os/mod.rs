@@ -12,6 +12,7 @@ pub(crate) mod cleaner;
 #[allow(unsafe_code)]
 pub(crate) mod clock;
 pub(crate) mod dir;
+pub(crate) mod fdinfo;
 pub(crate) mod file;
 #[allow(unsafe_code)]
 pub(crate) mod fork;

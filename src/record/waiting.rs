@@ -16,7 +16,7 @@ pub(crate) trait Waiter {
     type Grant;
     type Error;
 
-    /// Finds out where the key is; `None`: not within the patience.
+    /// Finds out where the key is; `None`: it need not be had any more.
     fn settle(&mut self) -> Result<Option<Self::Place>, Self::Error>;
 
     fn wake_word(&self, at: Self::Place) -> &AtomicU32;
@@ -45,13 +45,31 @@ pub(crate) enum Seen<G> {
     Held,
     /// Something changed: look again.
     Changed,
-    /// Something is in the way for longer than the patience.
-    Obstructed,
 }
 
 /// Waits until the key is had, or the patience is over: `None`.
 pub(crate) fn wait<W: Waiter>(waiter: &mut W) -> Result<Option<W::Grant>, W::Error> {
     let mut slept = None;
+    let granted = wait_where(waiter, &mut slept);
+    if matches!(granted, Ok(Some(_))) || left_out(Rule::WakePassedOn) {
+        return granted;
+    }
+    // It may have been woken, and makes nothing of it: that was meant for any of the sleepers (W5).
+    match slept.map(|at| (at, waiter.mark(at))) {
+        Some((_, Err(error))) => granted.and(Err(error)),
+        Some((at, Ok(false))) => {
+            waiter.wake_one(at);
+            granted
+        }
+        _ => granted,
+    }
+}
+
+/// The same, and says where it `slept` last.
+fn wait_where<W: Waiter>(
+    waiter: &mut W,
+    slept: &mut Option<W::Place>,
+) -> Result<Option<W::Grant>, W::Error> {
     while let Some(at) = waiter.settle()? {
         // Before looking: whoever frees a word after that look also changes this. Acquire: pairs with the
         // Release in `wake`, so who sees it raised sees the word that was freed before.
@@ -61,7 +79,6 @@ pub(crate) fn wait<W: Waiter>(waiter: &mut W) -> Result<Option<W::Grant>, W::Err
             Seen::Granted(grant) => return Ok(Some(grant)),
             Seen::Held => {}
             Seen::Changed => continue,
-            Seen::Obstructed => break,
         }
         if !waiter.is_patient() {
             break;
@@ -73,13 +90,7 @@ pub(crate) fn wait<W: Waiter>(waiter: &mut W) -> Result<Option<W::Grant>, W::Err
             wakes = waiter.wake_word(at).load(Ordering::Acquire);
         }
         waiter.sleep(at, wakes);
-        slept = Some(at);
-    }
-    // It may have been woken, and makes nothing of it: that was meant for any of the sleepers (W5).
-    if let Some(at) = slept.filter(|_| !left_out(Rule::WakePassedOn))
-        && !waiter.mark(at)?
-    {
-        waiter.wake_one(at);
+        *slept = Some(at);
     }
     Ok(None)
 }

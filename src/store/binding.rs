@@ -8,11 +8,12 @@ use crate::error::{Error, Result, show_key};
 use crate::os::clock;
 use crate::record::{Force, NO_VERSION, life};
 use crate::slab::{Meta, Slot, SlotId};
-use crate::store::Store;
+use crate::store::busy::stripe_byte;
 use crate::store::claim::{NoRoom, Room};
 use crate::store::index::{Found, Spec, check_lengths, hash_as};
 use crate::store::stripe::{StripeGuard, pause};
 use crate::store::waiting::Patience;
+use crate::store::{GROW_BYTE, Store};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::types::Kind;
 
@@ -194,7 +195,7 @@ impl Binding {
         self.locate_within(Patience::Forever)
     }
 
-    /// The same, but `None` also if the patience was over before it could be said.
+    /// The same. Errors: `StructureBusy` if the patience was over before it could be said.
     pub(crate) fn locate_within(&self, patience: Patience) -> Result<Option<Spot>> {
         if let Some(spot) = self.remembered().filter(|s| self.is_current(*s)) {
             return Ok(Some(spot));
@@ -217,10 +218,7 @@ impl Binding {
     /// The first use of a handle with a tag, whatever it is, gives the key that tag: the next ones find it
     /// remembered.
     fn locate_and_tag(&self, patience: Patience) -> Result<Option<Spot>> {
-        let stripe = self.store.stripe_of(self.hash);
-        let Some(stripe) = self.store.lock_stripe_within(stripe, patience)? else {
-            return Ok(None);
-        };
+        let stripe = self.lock_stripe_within(patience)?;
         let found = stripe.find(&self.key, self.hash)?;
         let Some(found) = found.filter(|found| !self.is_in_the_way(*found)) else {
             return Ok(None);
@@ -230,10 +228,10 @@ impl Binding {
     }
 
     /// Where the key is now; makes it if it is nowhere, and room for it if there is none.
-    /// `None`: the patience was over before the structure of the store could be changed.
-    pub(crate) fn locate_or_create(&self, patience: Patience) -> Result<Option<Spot>> {
+    /// Errors: `StructureBusy` if the patience was over before the structure of the store could be changed.
+    pub(crate) fn locate_or_create(&self, patience: Patience) -> Result<Spot> {
         if let Some(spot) = self.remembered().filter(|s| self.is_current(*s)) {
-            return Ok(Some(spot));
+            return Ok(spot);
         }
         self.check_settings()?;
         if let Some(found) = self.store.find_unlocked(&self.key, self.hash, 1)
@@ -241,22 +239,20 @@ impl Binding {
             && !self.is_in_the_way(found)
             && self.check_found(found)?
         {
-            return Ok(Some(self.remember(found)));
+            return Ok(self.remember(found));
         }
         let (mut pauses, mut looked_everywhere) = (0, false);
         loop {
-            let stripe = self.store.stripe_of(self.hash);
-            let Some(stripe) = self.store.lock_stripe_within(stripe, patience)? else {
-                return Ok(None);
-            };
+            let stripe = self.lock_stripe_within(patience)?;
             match self.find_or_create(&stripe, patience) {
-                Ok(found) => return Ok(Some(self.remember(found))),
-                Err(NoRoom::Late) => return Ok(None),
+                Ok(found) => return Ok(self.remember(found)),
+                Err(NoRoom::Late) => return Err(self.store.structure_busy(GROW_BYTE)),
                 Err(NoRoom::Failed(error)) => return Err(error),
                 Err(NoRoom::Busy) => {
                     drop(stripe);
                     if !pause(&mut pauses, patience) {
-                        return Ok(None);
+                        let stripe = self.store.stripe_of(self.hash);
+                        return Err(self.store.structure_busy(stripe_byte(stripe)));
                     }
                     continue;
                 }
@@ -278,6 +274,13 @@ impl Binding {
             self.store.remove_flights(Force::NotTheLiving, patience)?;
             looked_everywhere = true;
         }
+    }
+
+    /// The stripe of the key. Errors: `StructureBusy` if somebody has it for longer than `patience` allows.
+    pub(super) fn lock_stripe_within(&self, patience: Patience) -> Result<StripeGuard<'_>> {
+        let stripe = self.store.stripe_of(self.hash);
+        let guard = self.store.lock_stripe_within(stripe, patience)?;
+        guard.ok_or_else(|| self.store.structure_busy(stripe_byte(stripe)))
     }
 
     fn find_or_create(&self, stripe: &StripeGuard<'_>, patience: Patience) -> Room<Found> {

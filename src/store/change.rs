@@ -249,7 +249,11 @@ impl Store {
         let words = make.unwrap_or(cell_words(0));
         let binding = Binding::of_value(Arc::clone(self), key, hash, words);
         let not_holder = || Error::NotHolder { key: key.to_vec() };
-        let Some((grant, _)) = binding.acquire(patience)? else {
+        let granted = match binding.acquire(patience) {
+            Err(Error::StructureBusy { .. }) => None,
+            granted => granted?,
+        };
+        let Some((grant, _)) = granted else {
             return Ok(None);
         };
         let found = binding.found_at(grant.spot).ok_or_else(not_holder)?;

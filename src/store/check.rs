@@ -1,15 +1,19 @@
-//! Verifying a store while it is in use: reads only, stripe by stripe, so that what is being changed is
-//! not taken for damage.
+//! Verifying a store while it is in use: reads only, in pieces under the lock of a stripe, so that what is being changed is
+//! not taken for damage, and nobody is kept from making keys.
+//!
+//! Between two pieces keys come and go. A key is compared with the states of its slots under its stripe, where they are
+//! its own. That two keys have one slot, or that nobody has it, is said only after it was looked at again: `leaks`.
 
 use crate::error::{Error, Result, show_key};
 use crate::os::memory;
 use crate::record::Judgement;
-use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
-use crate::slab::{CLAIMED, Intent, Meta, STATE_FREE, STATE_TAIL, STATE_USED, SlotId};
-use crate::store::Store;
+use crate::slab::layout::PERMITS_PER_BLOCK;
+use crate::slab::{Meta, STATE_FREE, STATE_TAIL, STATE_USED, SlotId};
+use crate::store::claim::Pool;
 use crate::store::index::{Found, Place, hash_as, span_of};
 use crate::store::stripe::StripeGuard;
 use crate::store::value::Form;
+use crate::store::{Store, slab_file};
 use crate::sync::{AtomicU8, Ordering};
 use crate::types::Kind;
 
@@ -46,45 +50,47 @@ impl CheckReport {
 }
 
 /// What every key was found to take, to compare with the states.
-struct Census {
+struct Census<'a> {
+    store: &'a Store,
     report: CheckReport,
-    slots: Vec<bool>,
-    blocks: Vec<bool>,
+    /// Of each slot and block, the link of the slot in which the key begins that has it; 0: none was found.
+    slots: Vec<u32>,
+    blocks: Vec<u32>,
     /// Values in the log, to be read.
     logged: Vec<Found>,
 }
 
 impl Store {
-    /// Verifies everything that can be verified. Locks the whole structure while it looks: making keys
-    /// waits for it, taking and giving back do not.
+    /// Verifies everything that can be verified. Whoever makes or removes a key waits for a millisecond at the most;
+    /// taking and giving back do not wait.
     pub(crate) fn check(&self) -> Result<CheckReport> {
         self.check_in_place()?;
         self.process()?.locks.prove()?;
         let layout = self.slab().layout();
         let io = |e| Error::io("check", self.slab().path(), e);
         let mut census = Census {
+            store: self,
             report: CheckReport::default(),
-            slots: memory::filled(false, layout.slots.count as usize).map_err(io)?,
-            blocks: memory::filled(false, layout.blocks.count as usize).map_err(io)?,
+            slots: memory::filled(0, layout.slots.count as usize).map_err(io)?,
+            blocks: memory::filled(0, layout.blocks.count as usize).map_err(io)?,
             logged: Vec::new(),
         };
         if self.is_unsynced() {
             let what = "a sync has failed, so nothing is known of what the device has";
             census.report.problems.push(what.to_string());
         }
-        let mut guards = Vec::new();
-        for number in 0..STRIPES {
-            // In ascending order, as nobody else locks two, so nobody waits in a circle.
-            match self.lock_stripe(number) {
-                Ok(guard) => {
-                    census.stripe(&guard)?;
-                    guards.push(guard);
-                }
-                Err(e) => census.report.problems.push(e.to_string()),
+        census
+            .report
+            .problems
+            .extend(slab_file::damaged_copy(&self.slab)?);
+        self.each_bucket(|bucket| match bucket {
+            Ok((guard, bucket)) => census.bucket(guard, bucket),
+            Err(e) => {
+                census.report.problems.push(e.to_string());
+                Ok(())
             }
-        }
-        census.states(self);
-        drop(guards);
+        })?;
+        census.leaks()?;
         // Without the locks: reading takes its time.
         for found in std::mem::take(&mut census.logged) {
             census.logged_value(self, found)?;
@@ -93,23 +99,21 @@ impl Store {
     }
 }
 
-impl Census {
-    fn stripe(&mut self, guard: &StripeGuard<'_>) -> Result<()> {
-        for bucket in guard.buckets() {
-            let mut ids = Vec::new();
-            let walked = guard.walk(bucket, |id| {
-                ids.push(id);
-                true
-            });
-            if let Err(e) = walked {
-                self.report.problems.push(e.to_string());
-                continue;
-            }
-            for id in ids {
-                match guard.found(id) {
-                    Some(found) => self.key(guard, bucket, found)?,
-                    None => self.problem(id, "is linked and has no key"),
-                }
+impl Census<'_> {
+    fn bucket(&mut self, guard: &StripeGuard<'_>, bucket: u32) -> Result<()> {
+        let mut ids = Vec::new();
+        let walked = guard.walk(bucket, |id| {
+            ids.push(id);
+            true
+        });
+        if let Err(e) = walked {
+            self.report.problems.push(e.to_string());
+            return Ok(());
+        }
+        for id in ids {
+            match guard.found(id) {
+                Some(found) => self.key(guard, bucket, found)?,
+                None => self.problem(id, "is linked and has no key"),
             }
         }
         Ok(())
@@ -130,12 +134,12 @@ impl Census {
         }
         let span = span_of(slab, found.id);
         self.report.slots_used += span as usize;
-        self.take(true, found.id.index(), span, found.id);
+        self.take(Pool::Slots, found.id.index(), span, found.id);
         match found.kind {
             Kind::Semaphore => match store.permits_of(found.id) {
                 Ok((first, permits)) => {
                     let blocks = permits.div_ceil(PERMITS_PER_BLOCK);
-                    self.take(false, first, blocks, found.id);
+                    self.take(Pool::Blocks, first, blocks, found.id);
                 }
                 Err(e) => self.report.problems.push(e.to_string()),
             },
@@ -194,54 +198,83 @@ impl Census {
         Ok(())
     }
 
-    /// Marks a run as taken, each number once.
-    fn take(&mut self, slots: bool, first: u32, count: u32, by: SlotId) {
+    /// Notes a run as taken by a key, whose stripe is locked: nobody else has it, and nobody changes its states.
+    fn take(&mut self, pool: Pool, first: u32, count: u32, by: SlotId) {
         for at in first..first.saturating_add(count) {
-            let taken = match slots {
-                true => self.slots.get_mut(at as usize),
-                false => self.blocks.get_mut(at as usize),
+            let noted = match pool {
+                Pool::Slots => &self.slots,
+                Pool::Blocks => &self.blocks,
             };
-            match taken {
-                Some(taken) if !*taken => *taken = true,
-                _ => return self.problem(by, "takes what another key has, or what is not there"),
+            let other = noted.get(at as usize).copied();
+            // Who had it when that was looked at may have been removed since.
+            if other.is_none_or(|other| other != by.link() && self.has(other, pool, at)) {
+                return self.problem(by, "takes what another key has, or what is not there");
             }
+            let state = load(pool.state(self.store.slab(), at));
+            let (noted, problem) = match pool {
+                Pool::Slots if matches!(state, STATE_USED | STATE_TAIL) => (&mut self.slots, None),
+                Pool::Slots => {
+                    let what = format!("slot {at} has a key and is marked {state:#x}");
+                    (&mut self.slots, Some(what))
+                }
+                Pool::Blocks if state == STATE_USED => (&mut self.blocks, None),
+                Pool::Blocks => {
+                    let what = format!("permit block {at} is taken and is marked {state:#x}");
+                    (&mut self.blocks, Some(what))
+                }
+            };
+            noted[at as usize] = by.link();
+            self.report.problems.extend(problem);
         }
+    }
+
+    /// Whether the key that begins in the slot of that link has that slot or block now.
+    fn has(&self, link: u32, pool: Pool, at: u32) -> bool {
+        let slab = self.store.slab();
+        let Some(id) = slab.follow(link) else {
+            return false;
+        };
+        let Some(meta) = slab.slot(id).meta() else {
+            return false;
+        };
+        let Some(kind) = meta.kind else {
+            return false;
+        };
+        let (first, count) = match pool {
+            Pool::Slots => (id.index(), span_of(slab, id)),
+            Pool::Blocks if kind != Kind::Semaphore => return false,
+            Pool::Blocks => match self.store.permits_of(id) {
+                Ok((first, permits)) => (first, permits.div_ceil(PERMITS_PER_BLOCK)),
+                Err(_) => return false,
+            },
+        };
+        (first..first.saturating_add(count)).contains(&at)
+            && self.store.is_still(Found { id, meta, kind })
     }
 
     /// Compares the state bytes with what the keys take.
-    fn states(&mut self, store: &Store) {
-        let slab = store.slab();
-        for at in 0..slab.layout().slots.count {
-            let state = load(slab.slot_state(at));
-            let taken = self.slots[at as usize];
-            match (taken, state) {
-                (true, STATE_USED | STATE_TAIL) | (false, STATE_FREE) => {}
-                (true, _) => {
-                    let what = format!("slot {at} has a key and is marked {state:#x}");
-                    self.report.problems.push(what);
-                }
-                // An intent that could not be read has its own problem already.
-                (false, _) => self.report.slots_leaked += 1,
-            }
-        }
-        for at in 0..slab.layout().blocks.count {
+    fn leaks(&mut self) -> Result<()> {
+        let slab = self.store.slab();
+        let nobodys = |pool: Pool, takers: &[u32]| -> Vec<u32> {
+            let is_used = |at: &u32| load(pool.state(slab, *at)) != STATE_FREE;
+            let numbers = (0..).zip(takers).filter(|(_, taker)| **taker == 0);
+            numbers.map(|(at, _)| at).filter(is_used).collect()
+        };
+        let slots = nobodys(Pool::Slots, &self.slots);
+        self.report.slots_leaked += self.store.leaked_slots(slots).len();
+        for at in self
+            .store
+            .leaked_blocks(nobodys(Pool::Blocks, &self.blocks))?
+        {
             let state = load(slab.block_state(at));
-            let taken = self.blocks[at as usize];
-            if taken != (state == STATE_USED) || state & CLAIMED != 0 {
-                let what = format!("permit block {at} is marked {state:#x}, taken is {taken}");
-                self.report.problems.push(what);
-            }
+            let what = format!("permit block {at} is marked {state:#x} and no semaphore has it");
+            self.report.problems.push(what);
         }
-        for number in 0..STRIPES {
-            if slab.stripe(number).intent() != Some(Intent::None) {
-                let what = format!("stripe {number} has an unfinished change");
-                self.report.problems.push(what);
-            }
-        }
+        Ok(())
     }
 }
 
-fn load(state: Option<&AtomicU8>) -> u8 {
+pub(super) fn load(state: Option<&AtomicU8>) -> u8 {
     state.map_or(STATE_FREE, |s| s.load(Ordering::Acquire))
 }
 

@@ -20,6 +20,7 @@ const SPINS: u32 = 60;
 
 impl Binding {
     /// Takes the key, or one of its permits, as `patience` allows. `None`: it is held.
+    /// Errors: `StructureBusy` if that could not be said within `patience`.
     #[cold]
     pub(crate) fn acquire(
         &self,
@@ -167,19 +168,16 @@ impl Binding {
     }
 
     /// Waits until nobody is in the middle of taking the key away: under its stripe nobody is, for a dead
-    /// one's work is ended there. `false`: the patience was over first.
-    fn await_retirement(&self, spot: Spot, patience: Patience) -> Result<bool> {
-        let stripe = self.store().stripe_of(self.hash());
-        let Some(_guard) = self.store().lock_stripe_within(stripe, patience)? else {
-            return Ok(false);
-        };
+    /// one's work is ended there. Errors: `StructureBusy` if the patience was over first.
+    fn await_retirement(&self, spot: Spot, patience: Patience) -> Result<()> {
+        let _guard = self.lock_stripe_within(patience)?;
         // Still there, and no intent said so: damage, which would keep us coming back for ever.
         if let Some((first, count)) = self.current_range(spot)? {
             for permit in 0..count {
                 self.hold(spot, first, permit)?.end_retirement();
             }
         }
-        Ok(true)
+        Ok(())
     }
 }
 
@@ -269,7 +267,7 @@ impl<'a> Waiter for Acquiring<'a> {
             return Ok(None);
         }
         let spot = self.binding.locate_or_create(self.patience)?;
-        Ok(spot.map(|spot| Place { process, spot }))
+        Ok(Some(Place { process, spot }))
     }
 
     fn wake_word(&self, at: Place<'a>) -> &AtomicU32 {
@@ -289,10 +287,10 @@ impl<'a> Waiter for Acquiring<'a> {
             }
             Look::Held => Seen::Held,
             Look::Gone => Seen::Changed,
-            Look::Retiring if self.binding.await_retirement(at.spot, self.patience)? => {
+            Look::Retiring => {
+                self.binding.await_retirement(at.spot, self.patience)?;
                 Seen::Changed
             }
-            Look::Retiring => Seen::Obstructed,
         })
     }
 

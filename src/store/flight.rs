@@ -52,7 +52,11 @@ impl Store {
     /// Takes the flight of a key if nobody has it.
     pub(crate) fn try_board(self: &Arc<Store>, key: &[u8]) -> Result<Option<Flight>> {
         let binding = Binding::new(Arc::clone(self), Kind::Flight, key, 0);
-        let granted = binding.acquire(Patience::Never)?;
+        let granted = match binding.acquire(Patience::Never) {
+            // Whoever only would have computed it early does without.
+            Err(Error::StructureBusy { .. }) => None,
+            granted => granted?,
+        };
         Ok(granted.map(|(grant, _)| Flight::new(binding, grant)))
     }
 

@@ -12,6 +12,7 @@ use crate::slab::{
     pack,
 };
 use crate::store::Store;
+use crate::store::busy::stripe_byte;
 use crate::store::claim::{NoRoom, Pool, Room, Run};
 use crate::store::hash::hash;
 use crate::store::stripe::StripeGuard;
@@ -118,15 +119,16 @@ impl Store {
         hash(self.slab.part().seed, key)
     }
 
-    /// Looks for a key; asks again under the stripe before it says that there is none, as long as
-    /// `patience` allows.
+    /// Looks for a key; asks again under the stripe before it says that there is none.
+    /// Errors: `StructureBusy` if somebody has the stripe for longer than `patience` allows.
     pub(crate) fn find(&self, key: &[u8], hash: u64, patience: Patience) -> Result<Option<Found>> {
         if let Some(found) = self.find_unlocked(key, hash, 1) {
             return Ok(Some(found));
         }
-        match self.lock_stripe_within(self.stripe_of(hash), patience)? {
+        let stripe = self.stripe_of(hash);
+        match self.lock_stripe_within(stripe, patience)? {
             Some(stripe) => stripe.find(key, hash),
-            None => Ok(None),
+            None => Err(self.structure_busy(stripe_byte(stripe))),
         }
     }
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 use crate::error::{Result, show_key};
 use crate::os::clock;
 use crate::record::{Hold, Judgement, Lease, Word};
-use crate::slab::layout::STRIPES;
 use crate::store::average;
 use crate::store::binding::Binding;
 use crate::store::index::{Found, Place};
@@ -146,37 +145,26 @@ impl Store {
     /// How all keys stand, each as it was at some moment of the call.
     pub(crate) fn key_infos(&self) -> Result<Vec<KeyInfo>> {
         let mut infos = Vec::new();
-        for stripe in 0..STRIPES {
-            let guard = self.lock_stripe(stripe)?;
-            let mut found = Vec::new();
-            for bucket in guard.buckets() {
-                guard.walk(bucket, |id| {
-                    found.extend(guard.found(id).filter(|f| self.is_listed(*f)));
-                    true
-                })?;
-            }
-            for found in found {
+        self.each_chain(|guard, _, ids| {
+            let found = ids.into_iter().filter_map(|id| guard.found(id));
+            for found in found.filter(|found| self.is_listed(*found)) {
                 if let Some(key) = self.key_of(found) {
                     infos.push(self.info(found, key, guard.tag_of(found))?);
                 }
             }
-        }
+            Ok(())
+        })?;
         Ok(infos)
     }
 
     /// How many keys there are.
     pub(crate) fn len(&self) -> Result<usize> {
         let mut len = 0;
-        for stripe in 0..STRIPES {
-            let guard = self.lock_stripe(stripe)?;
-            for bucket in guard.buckets() {
-                guard.walk(bucket, |id| {
-                    let found = guard.found(id).filter(|f| self.is_listed(*f));
-                    len += usize::from(found.is_some());
-                    true
-                })?;
-            }
-        }
+        self.each_chain(|guard, _, ids| {
+            let found = ids.into_iter().filter_map(|id| guard.found(id));
+            len += found.filter(|found| self.is_listed(*found)).count();
+            Ok(())
+        })?;
         Ok(len)
     }
 }

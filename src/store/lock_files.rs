@@ -16,7 +16,7 @@ use crate::os::fork::{Inherited, Registry};
 use crate::os::identity::FileIdentity;
 use crate::os::kept::Kept;
 use crate::os::range_lock::Mode;
-use crate::os::{cleaner, clock, file, range_lock};
+use crate::os::{cleaner, clock, fdinfo, file, range_lock};
 use crate::slab::Slab;
 use crate::store::open::Site;
 use crate::sync::{AtomicBool, Ordering, crash_point};
@@ -154,6 +154,12 @@ impl Locks {
     pub(crate) fn try_lock_range(&self, at: u64) -> Result<bool> {
         range_lock::try_lock(self.proven(STRIPES_FILE)?, self.byte(at))
             .map_err(self.error("lock", STRIPES_FILE))
+    }
+
+    /// Those of the processes that have a part of the structure locked, as far as can be seen.
+    pub(crate) fn lockers(&self, at: u64, pids: impl Iterator<Item = u32>) -> Result<Vec<u32>> {
+        fdinfo::lockers(self.proven(STRIPES_FILE)?, self.byte(at), pids)
+            .map_err(self.error("look at", STRIPES_FILE))
     }
 
     /// Unproved: whoever locked it did so a moment ago.

@@ -332,11 +332,7 @@ impl Store {
         let mut removed = 0;
         for stripe in 0..STRIPES {
             // Listed first, so that keys made meanwhile do not keep this going for ever.
-            let keys = {
-                let guard = self.lock_stripe(stripe)?;
-                guard.list(|found| wanted(&guard, found))?
-            };
-            for key in keys {
+            for key in self.list_stripe(stripe, &wanted)? {
                 let find = |guard: &StripeGuard<'_>| guard.find(&key, self.hash(&key));
                 removed += usize::from(self.remove_waiting(stripe, find, &wanted)?);
             }
@@ -357,19 +353,6 @@ impl StripeGuard<'_> {
         let meta = self.store.slab().slot(id).meta()?;
         let kind = meta.kind?;
         Some(Found { id, meta, kind })
-    }
-
-    /// The keys of this stripe that `wanted` wants.
-    pub(crate) fn list(&self, wanted: impl Fn(Found) -> bool) -> Result<Vec<Vec<u8>>> {
-        let mut keys = Vec::new();
-        for bucket in self.buckets() {
-            self.walk(bucket, |id| {
-                let found = self.found(id).filter(|f| wanted(*f));
-                keys.extend(found.and_then(|f| self.store.key_of(f)));
-                true
-            })?;
-        }
-        Ok(keys)
     }
 
     fn bucket_of_slot(&self, found: Found) -> Result<u32> {

@@ -121,12 +121,17 @@ impl Store {
         move |e| Error::io(action, &path, e)
     }
 
-    /// All segments that the slab knows of.
+    /// All segments that the slab knows of. Of bytes that are appended or given back meanwhile there may be counted too
+    /// many, and never too few (G5).
     pub(crate) fn segments(&self) -> Result<Vec<SegmentState>> {
         let log = &self.process()?.log;
+        // What is gone before how long all is: otherwise room that is reserved in between, refused and given back would be
+        // deducted and not counted. Pairs with the release of the setter that counts it as given back.
+        let gone: [u64; SEGMENTS as usize] =
+            std::array::from_fn(|at| self.slab.segment(at as u32).gone.load(Ordering::Acquire));
         let tail = self.tail();
         let mut all = Vec::new();
-        for at in 0..SEGMENTS {
+        for (at, gone) in (0..SEGMENTS).zip(gone) {
             let segment = self.slab.segment(at);
             let bits = segment.number.load(Ordering::Acquire);
             let number = bits as u32;
@@ -152,8 +157,7 @@ impl Store {
             };
             // Whatever the words say: these are summed up.
             let bytes = bytes.min(longest());
-            let gone = Gone::of(number, segment.gone.load(Ordering::Acquire));
-            let gone = gone.unwrap_or(Gone::none(number));
+            let gone = Gone::of(number, gone).unwrap_or(Gone::none(number));
             let dead = gone.dead().min(bytes);
             all.push(SegmentState {
                 number,
@@ -270,7 +274,8 @@ impl Store {
     }
 
     /// Whether what was reserved may stay. It is counted already: of all who reserve, the last one counts what all
-    /// others have, so there is never more on the device than the bound of some of them (G5).
+    /// others have, so there is never more on the device than the bound of some of them (G5). Also what another one is
+    /// about to give back: several may refuse each other, so a setter that is refused tries again.
     fn is_within(&self, room: Room) -> Result<bool> {
         // Pairs with itself in all others: at least one of two sees what the other has reserved.
         fence(Ordering::SeqCst);
@@ -365,43 +370,106 @@ mod tests {
     use super::*;
     use crate::Options;
     use crate::store::open;
+    use crate::sync::AtomicU64;
 
     const LIMIT: u64 = 4 << 20;
 
-    /// All of them were told that there is room, as by [`Store::make_room`].
-    #[test]
-    fn of_all_who_were_promised_the_same_room_some_have_it() {
+    fn open_with_limit() -> (tempfile::TempDir, std::sync::Arc<Store>) {
         let dir = tempfile::tempdir().unwrap();
         let options = Options::default().size_limit(LIMIT);
         let store = open::open_apart(dir.path(), options.settings()).unwrap();
+        (dir, store)
+    }
+
+    /// All setters were told that there is room, as by [`Store::make_room`]. One may be refused because of room that
+    /// another has reserved and gives back a moment later: what is left then is there for the next setter.
+    #[test]
+    fn setters_promised_the_same_room_never_take_more_and_leave_what_is_refused() {
+        let (_dir, store) = open_with_limit();
         let room = Room::ToSet(LIMIT);
-        let appended = std::thread::scope(|scope| {
-            let setters: Vec<_> = [300, 9_000, 70_000, 200_000, 600_000, 20_000]
-                .map(|len| {
-                    let store = &store;
-                    scope.spawn(move || {
-                        let value = vec![7; len];
-                        let append = || store.append(b"key", &[], &value, room).unwrap();
-                        std::iter::from_fn(append).count() * len
-                    })
-                })
-                .into_iter()
-                .collect();
-            let bytes = setters.into_iter().map(|setter| setter.join().unwrap());
-            bytes.sum::<usize>() as u64
+        let lens = [300, 9_000, 70_000, 200_000, 600_000, 20_000];
+        let fill = |len: usize| {
+            let value = vec![7; len];
+            let append = || store.append(b"key", &[], &value, room).unwrap();
+            std::iter::from_fn(append).count() as u64 * record_bytes(3, 0, len)
+        };
+        let mut appended: u64 = std::thread::scope(|scope| {
+            let setters = lens.map(|len| scope.spawn(move || fill(len)));
+            setters.map(|setter| setter.join().unwrap()).iter().sum()
         });
-        let (usage, segments) = store.usage_and_segments().unwrap();
-        // What was left unused is dead, and counts for the rest of a page each.
-        assert!(usage.bytes - usage.dead <= LIMIT, "{usage:?}");
-        // The shortest went on until there was no room for it.
-        let lost = LIMIT - appended;
-        assert!(appended <= LIMIT && lost < LIMIT / 8, "{lost}");
-        let log = &store.process().unwrap().log;
-        let sizes = store.segments().unwrap().into_iter();
-        let there = sizes.map(|s| log.size_of(s.number).unwrap().unwrap().1);
-        assert!(there.sum::<u64>() <= LIMIT + slack_of(segments));
+        let check = |appended: u64| {
+            let (usage, segments) = store.usage_and_segments().unwrap();
+            // What was left unused is dead, and counts for the rest of a page each.
+            assert!(usage.bytes - usage.dead <= LIMIT, "{usage:?}");
+            assert!(appended <= LIMIT, "{appended}");
+            let log = &store.process().unwrap().log;
+            let sizes = store.segments().unwrap().into_iter();
+            let there = sizes.map(|s| log.size_of(s.number).unwrap().unwrap().1);
+            assert!(there.sum::<u64>() <= LIMIT + slack_of(segments));
+            segments as u64
+        };
+        check(appended);
+        // Alone the shortest goes on until there is no room for it: nothing is lost but the pages at both ends of what
+        // was refused, once for each setter, and the heads of segments.
+        appended += fill(300);
+        let segments = check(appended);
+        let refused = lens.len() as u64 + 1;
+        let most_lost =
+            refused * 2 * PAGE + segments * SEGMENT_HEADER_BYTES + record_bytes(3, 0, 300);
+        assert!(LIMIT - appended <= most_lost, "{}", LIMIT - appended);
         // What is moved has a segment more.
         let moved = store.append(b"key", &[], &[7; 200_000], Room::ToMove);
         assert!(moved.unwrap().is_some());
+    }
+
+    /// A setter has reserved room that is too much, and is stopped before it has counted. Whoever asks meanwhile is
+    /// refused, too, and has the room as soon as it is given back.
+    #[test]
+    fn a_setter_refused_for_room_that_is_given_back_has_it_then() {
+        let (_dir, store) = open_with_limit();
+        let room = Room::ToSet(LIMIT);
+        let append = |len: usize| {
+            let value = vec![7; len];
+            store.append(b"key", &[], &value, room).unwrap()
+        };
+        for _ in 0..6 {
+            append(600_000).unwrap();
+        }
+        let bytes = record_bytes(3, 0, 600_000);
+        let log = &store.process().unwrap().log;
+        let place = store.reserve(log, bytes).unwrap();
+        assert!(!store.is_within(room).unwrap());
+        assert_eq!(append(300), None);
+        store.give_back_unused(Dead { place, bytes });
+        assert!(append(300).is_some());
+    }
+
+    /// A setter that counts while another reserves room and gives it back at once must not miss the room and yet
+    /// deduct it: it would keep room of its own that is too much (G5).
+    #[test]
+    fn a_count_is_never_less_than_what_stays() {
+        let (_dir, store) = open_with_limit();
+        // Far behind in the table, so that counting takes its time before it is there.
+        let last = &store.slab.header().last_segment;
+        last.fetch_add(u64::from(SEGMENTS) - 100, Ordering::Relaxed);
+        let log = &store.process().unwrap().log;
+        let bytes = record_bytes(3, 0, 20_000);
+        store.reserve(log, bytes).unwrap();
+        // Pages at both ends of what was given back stay, so it grows.
+        let stays = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            let refused = scope.spawn(|| {
+                for _ in 0..3_000 {
+                    stays.store(store.usage().unwrap().bytes, Ordering::Release);
+                    let place = store.reserve(log, bytes).unwrap();
+                    store.give_back_unused(Dead { place, bytes });
+                }
+            });
+            while !refused.is_finished() {
+                let least = stays.load(Ordering::Acquire);
+                let counted = store.usage().unwrap().bytes;
+                assert!(counted >= least, "{counted}, and {least} stay");
+            }
+        });
     }
 }

@@ -101,6 +101,20 @@ fn read_static(slab: &File, path: &Path) -> Result<Option<Static>> {
     }
 }
 
+/// What is wrong with one of the copies of the header's static part, while the other one serves.
+pub(super) fn damaged_copy(slab: &Slab) -> Result<Option<String>> {
+    let file = slab.file()?;
+    for (which, offset) in [("first", 0), ("second", COPY_OFFSET)] {
+        let copy = Static::decode(&read_up_to(file, slab.path(), offset)?);
+        if copy.as_ref() != Ok(slab.part()) {
+            return Ok(Some(format!(
+                "the {which} copy of the slab's header is damaged; the other one serves until `slablock repair` writes it again"
+            )));
+        }
+    }
+    Ok(None)
+}
+
 /// Whether there is nothing but zeros in it, as in a slab whose making was interrupted.
 fn is_blank(slab: &File) -> io::Result<bool> {
     // Not in a frame: the thread may have a small stack.

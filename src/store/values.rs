@@ -446,7 +446,8 @@ impl Store {
 
     /// The keys of all values of a stripe.
     pub(crate) fn keys_of_values(&self, stripe: u32) -> Result<Vec<Vec<u8>>> {
-        let guard = self.lock_stripe(stripe)?;
-        guard.list(|found| found.kind == Kind::Value && !self.is_vacant(found))
+        self.list_stripe(stripe, |_, found| {
+            found.kind == Kind::Value && !self.is_vacant(found)
+        })
     }
 }

@@ -9,6 +9,8 @@ mod demo;
 mod limits;
 mod looking;
 mod memo;
+#[path = "../common/patience.rs"]
+mod patience;
 mod running;
 mod shop;
 mod signals;

@@ -1,25 +1,14 @@
 //! `slablock memo`: a command is run once for all who ask.
 
-use std::{
-    fs,
-    process::Stdio,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, process::Stdio, thread, time::Duration};
 
 use nix::sys::signal::Signal;
 use slablock::Cache;
 
-use crate::shop::{LINE_WAIT, Running, Shop};
-
-/// Looks again and again until something outside is so.
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + LINE_WAIT;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
-        thread::sleep(Duration::from_millis(1));
-    }
-}
+use crate::{
+    patience::until,
+    shop::{Running, Shop},
+};
 
 /// Each run of this leaves a line in the file `ran`, then waits until the file `go` is there.
 fn slow(shop: &Shop, then: &str) -> String {

@@ -8,7 +8,6 @@ use std::{
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::mpsc::{Receiver, channel},
     thread,
-    time::Duration,
 };
 
 use nix::{
@@ -18,8 +17,8 @@ use nix::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A line that has not come by then never will.
-pub const LINE_WAIT: Duration = Duration::from_secs(20);
+use crate::patience::HANGS;
+
 /// A command that says `up` and then lives until its standard input ends.
 const UNTIL_TOLD: [&str; 3] = ["sh", "-c", "echo up; exec cat > /dev/null"];
 
@@ -142,7 +141,7 @@ impl Running {
 
     pub fn line(&self) -> String {
         self.out
-            .recv_timeout(LINE_WAIT)
+            .recv_timeout(HANGS)
             .expect("a line on standard output")
     }
 
@@ -152,7 +151,7 @@ impl Running {
 
     pub fn complaint(&self) -> String {
         self.err
-            .recv_timeout(LINE_WAIT)
+            .recv_timeout(HANGS)
             .expect("a line on standard error")
     }
 

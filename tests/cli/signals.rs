@@ -8,7 +8,10 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::shop::{LINE_WAIT, Shop, code, lines};
+use crate::{
+    patience::HANGS,
+    shop::{Shop, code, lines},
+};
 
 #[test]
 fn a_signal_ends_the_wait() {
@@ -77,7 +80,7 @@ fn a_key_at_the_terminal_is_not_sent_a_second_time() {
             .last()
             .is_some_and(|line: &String| line.contains(word))
         {
-            heard.push(said.recv_timeout(LINE_WAIT).expect(word));
+            heard.push(said.recv_timeout(HANGS).expect(word));
         }
         heard
     };

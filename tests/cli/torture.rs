@@ -58,9 +58,21 @@ fn an_interrupted_torture_leaves_nothing() {
 }
 
 #[test]
-fn a_place_that_is_not_there_and_numbers_that_make_no_sense_are_refused() {
+fn a_place_that_is_not_there_is_made() {
     let shop = Shop::new();
-    let nowhere = shop.path("nowhere");
+    let place = shop.path("not/there/yet");
+    let options = ["--processes", "2", "--seconds", "0.3", "--bound", "60"];
+    let outcome = shop.run(&[&["torture", "--dir", &place][..], &options].concat());
+    assert_eq!(outcome.code, 0, "{}{}", outcome.out, outcome.err);
+    assert!(outcome.out.contains(&place), "{}", outcome.out);
+    assert!(is_empty(Path::new(&place)));
+}
+
+#[test]
+fn a_place_that_cannot_be_and_numbers_that_make_no_sense_are_refused() {
+    let shop = Shop::new();
+    fs::write(shop.path("file"), "").unwrap();
+    let nowhere = shop.path("file/nowhere");
     let outcome = shop.run(&["torture", "--dir", &nowhere]);
     outcome.complains(1, &["nowhere", "--dir"]);
     for typo in [

@@ -1,10 +1,13 @@
 //! Children for the tests between processes: the test binary run again in a role, speaking a line per step.
 //!
 //! A test file that uses this has a test `child_role`, which does nothing unless the environment names a
-//! role. Whoever waits, waits for a line, an exit or a number on the board, each with a deadline; never for
+//! role. Whoever waits, waits for a line, an exit or a number on the board; never for
 //! time to pass. Forks are made in children only, so that no other test's thread is in the way.
 
-#![allow(unsafe_code, dead_code)]
+#![allow(unsafe_code, dead_code, unused_imports)]
+
+#[allow(clippy::duplicate_mod)]
+mod patience;
 
 use std::io::Write;
 use std::io::{BufRead, BufReader};
@@ -13,18 +16,17 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use memmap2::{MmapOptions, MmapRaw};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid};
+pub use patience::{HANGS, Stopwatch, is_within, kept_at_last, until};
 
-/// How long anything may take before it counts as hung, on a machine that does other things, too.
-pub const PATIENCE: Duration = Duration::from_secs(20);
 /// The longest that a child lives, whatever becomes of its parent.
-const LIFETIME_S: u32 = 60;
+const LIFETIME_S: u32 = 3 * HANGS.as_secs() as u32;
 
 const ROLE: &str = "SLABLOCK_TEST_ROLE";
 const DIR: &str = "SLABLOCK_TEST_DIR";
@@ -126,7 +128,7 @@ impl Child {
     /// Waits for the next line, which has to begin with `word`. Returns what follows.
     pub fn expect(&self, word: &str) -> String {
         let line = self
-            .line_within(PATIENCE)
+            .line_within(HANGS)
             .unwrap_or_else(|| panic!("{} does not say {word:?}", self.role));
         let rest = line.strip_prefix(word);
         rest.unwrap_or_else(|| panic!("{} said {line:?}, not {word:?}", self.role))
@@ -200,15 +202,6 @@ pub fn hear() -> String {
     let mut line = String::new();
     assert_ne!(std::io::stdin().read_line(&mut line).unwrap(), 0);
     line.trim().to_string()
-}
-
-/// Looks again and again until something outside is so.
-pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "in vain waited until {what}");
-        std::thread::sleep(Duration::from_micros(200));
-    }
 }
 
 /// Forks. The child runs `body` and leaves without any destructor or exit handler: 0, or 101 after a panic.
@@ -305,14 +298,9 @@ pub struct Watchdog {
 
 impl Watchdog {
     pub fn new(test: &'static str) -> Watchdog {
-        Watchdog::patient(test, 3 * PATIENCE)
-    }
-
-    /// For a test that takes long.
-    pub fn patient(test: &'static str, patience: Duration) -> Watchdog {
         let (alive, ended) = channel::<()>();
         std::thread::spawn(move || {
-            if ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+            if ended.recv_timeout(2 * HANGS) == Err(RecvTimeoutError::Timeout) {
                 eprintln!("{test} hangs");
                 std::process::abort();
             }

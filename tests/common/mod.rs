@@ -1,8 +1,10 @@
 //! What the tests share: a store in a directory of its own, a watchdog, and waiting for events.
 
-#![allow(dead_code, unused_macros)]
+#![allow(dead_code, unused_imports, unused_macros)]
 
 pub mod layout;
+#[allow(clippy::duplicate_mod)]
+pub mod patience;
 pub mod stored;
 
 use std::fs::{File, OpenOptions};
@@ -10,13 +12,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+pub use patience::{HANGS, is_within, kept_at_last, until};
 use slablock::{Cache, Error};
 use tempfile::TempDir;
 
-/// Far more than any test takes: who gets there hangs.
-pub const PATIENCE: Duration = Duration::from_secs(10);
 /// A lease that ends while a test looks on.
 pub const SHORT: Duration = Duration::from_millis(20);
 /// A lease that is not over at once, not even on a busy machine, and ends while a test looks on.
@@ -31,20 +32,11 @@ pub fn bounded(test: impl FnOnce() + Send + 'static) {
         test();
         let _ = done.send(());
     });
-    if finished.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
-        panic!("the test hangs: not done after {PATIENCE:?}");
+    if finished.recv_timeout(HANGS) == Err(mpsc::RecvTimeoutError::Timeout) {
+        panic!("the test hangs: not done after {HANGS:?}");
     }
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);
-    }
-}
-
-/// Waits until something observable has happened.
-pub fn until(what: &str, happened: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !happened() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
-        std::thread::sleep(Duration::from_micros(200));
     }
 }
 
@@ -140,7 +132,7 @@ pub fn child(name: &str, argument: &str) -> Command {
     command
 }
 
-/// Runs a child to its end, or kills it when it hangs.
+/// Runs a child to its end.
 pub fn run(mut command: Command) -> Output {
     let mut child = command
         .stdout(Stdio::piped())
@@ -150,19 +142,13 @@ pub fn run(mut command: Command) -> Output {
     let (out, err) = (child.stdout.take(), child.stderr.take());
     let out = std::thread::spawn(move || read_all(out));
     let err = std::thread::spawn(move || read_all(err));
-    let start = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait().expect("wait for the child") {
-            break status;
-        }
-        if start.elapsed() > PATIENCE {
-            let _ = child.kill();
-            break child.wait().expect("wait for the child");
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    };
+    let mut status = None;
+    until("the child ends", || {
+        status = child.try_wait().expect("wait for the child");
+        status.is_some()
+    });
     Output {
-        status,
+        status: status.expect("it has ended"),
         stdout: out.join().unwrap_or_default(),
         stderr: err.join().unwrap_or_default(),
     }

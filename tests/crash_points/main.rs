@@ -39,6 +39,9 @@ mod late;
 #[allow(dead_code)]
 mod layout;
 #[cfg(crash_points)]
+#[path = "../common/patience.rs"]
+mod patience;
+#[cfg(crash_points)]
 mod places;
 #[cfg(crash_points)]
 mod scene;

@@ -13,10 +13,10 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid};
 use slablock::Token;
 
+use crate::patience::HANGS;
+
 /// Whoever lives that long hangs: the kernel ends it, and that is a finding.
-const LIFETIME_S: u32 = 20;
-/// For how long others are waited for.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+const LIFETIME_S: u32 = 2 * HANGS.as_secs() as u32;
 
 /// What is where on the board. The first half is wiped for each death.
 #[derive(Clone, Copy)]
@@ -159,7 +159,7 @@ impl Scene {
     pub fn until(&self, what: &str, happened: impl Fn() -> bool) {
         let start = Instant::now();
         while !happened() {
-            assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
+            assert!(start.elapsed() < HANGS, "waited in vain until {what}");
             std::thread::sleep(Duration::from_micros(20));
         }
     }

@@ -4,18 +4,20 @@
 //! it when it goes on; the others were answered in time.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use slablock::{BoundedSemaphore, Cache, Error, Eviction, Lock};
 
+use crate::patience::Stopwatch;
 use crate::scene::{Board, End, Entry, NEVER, Scene, Trap, fork, reap};
 use crate::stage::{KEY, open};
 
 /// What `acquire_timeout` is given.
 const TIMEOUT: Duration = Duration::from_millis(20);
-/// Time, and 50 ms for each lock that somebody may have been stopped with; the rest is for a busy machine.
+/// Time, and 50 ms for each lock that somebody may have been stopped with, as DESIGN.md promises; the rest is for what else
+/// is to be done. Time in which the machine ran others does not count.
 const IN_TIME: Duration = Duration::from_secs(2);
 
 /// Runs all of it; says for how many points, and at how many of them somebody went away empty-handed.
@@ -56,7 +58,7 @@ pub fn run_values(root: &Path, board: &'static Board) {
 }
 
 const LIMIT: u64 = 4 << 20;
-/// What nobody waits longer for room, and what the rest of it may take, and a busy machine.
+/// What nobody waits longer for room, as DESIGN.md promises, and what the rest of it may take.
 const ROOM_IN_TIME: Duration = Duration::from_millis(50 + 850);
 
 /// What somebody is stopped at, and what the value of `KEY` is afterwards.
@@ -152,7 +154,7 @@ fn fill_and_compact(scene: &Scene, board: &'static Board) {
     let cache = open(scene);
     let (mut refused, mut longest) = (false, Duration::ZERO);
     for round in 0..200 {
-        let start = Instant::now();
+        let start = Stopwatch::start();
         match cache.set(format!("filler {}", round % 20), vec![round; 40_000]) {
             Ok(()) => {}
             Err(Error::OverLimit { .. }) => refused = true,
@@ -207,6 +209,17 @@ fn one_stop(root: &Path, board: &'static Board, at: u64) -> Option<(bool, Durati
     Some((refused, Duration::from_micros(took)))
 }
 
+/// Nobody has any of the keys: it is the structure that is busy.
+fn is_had<G>(answer: slablock::Result<Option<G>>) -> bool {
+    match answer {
+        Err(Error::StructureBusy { .. }) => false,
+        answer => {
+            assert!(answer.unwrap().is_some(), "it is said to be held");
+            true
+        }
+    }
+}
+
 /// Asks for new keys of both kinds, without patience and with a little.
 fn ask(scene: &Scene, board: &'static Board) {
     Trap::set(board, NEVER, 0);
@@ -221,10 +234,10 @@ fn ask(scene: &Scene, board: &'static Board) {
         let pool = BoundedSemaphore::new(&cache, format!("pool {n}"), 5);
         let timeout = if n == 0 { Duration::ZERO } else { TIMEOUT };
         for kind in 0..2 {
-            let start = Instant::now();
+            let start = Stopwatch::start();
             let got = match kind {
-                0 => lock.acquire_timeout(timeout).unwrap().is_some(),
-                _ => pool.acquire_timeout(timeout).unwrap().is_some(),
+                0 => is_had(lock.acquire_timeout(timeout)),
+                _ => is_had(pool.acquire_timeout(timeout)),
             };
             refused |= !got;
             longest = longest.max(start.elapsed());

@@ -1,15 +1,12 @@
 //! A store that is removed, moved or replaced while it is open.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use slablock::{Averager, BoundedSemaphore, Cache, Error, FanoutCache, Lock, RLock, Result};
 
 use crate::children::{Child, Role, Watchdog, fork, hear, reap_well, run, say};
 use crate::common::{LONG, Place, bounded, until};
-
-/// How soon a waiter has to notice: it looks each 150 ms. The rest is for a busy machine.
-const SOON: Duration = Duration::from_secs(5);
 
 fn is_replaced<T>(what: &str, result: Result<T>) {
     match result {
@@ -153,12 +150,11 @@ fn a_waiter_on_a_removed_store_does_not_wait_for_ever() {
             });
             let guard = (!holder_is_another).then(|| lock.acquire().unwrap());
             std::thread::scope(|scope| {
-                let waiter = scope.spawn(|| (lock.acquire().map(drop), Instant::now()));
+                let waiter = scope.spawn(|| lock.acquire().map(drop));
                 let timed = scope.spawn(|| lock.acquire_timeout(LONG).map(drop));
                 // Also one for whom the watch over the holder is already set up.
                 until("both wait", || lock.waiters().unwrap() == 2);
                 std::thread::sleep(Duration::from_millis(100));
-                let away = Instant::now();
                 match replaced {
                     false => fs::remove_dir_all(place.store()).unwrap(),
                     true => {
@@ -167,10 +163,8 @@ fn a_waiter_on_a_removed_store_does_not_wait_for_ever() {
                         new.expect("held");
                     }
                 }
-                let (noticed, at) = waiter.join().unwrap();
-                is_replaced("waiting", noticed);
+                is_replaced("waiting", waiter.join().unwrap());
                 is_replaced("waiting for long", timed.join().unwrap());
-                assert!(at.duration_since(away) < SOON, "{:?}", at - away);
             });
             drop((guard, child));
         }

@@ -14,8 +14,6 @@ use crate::common::Place;
 
 /// How often one arrives.
 const INTERVAL: Duration = Duration::from_micros(500);
-/// For what takes no time to be done on a busy machine.
-const SOON: Duration = Duration::from_secs(3);
 
 static ARRIVED: AtomicU64 = AtomicU64::new(0);
 
@@ -50,15 +48,12 @@ fn interrupted(body: impl FnOnce()) -> u64 {
     ARRIVED.load(Ordering::Relaxed) - before
 }
 
-/// What a body took, which is at least `least`, and not much more.
+/// What a body took, which is at least `least`. Were a wait begun anew after each signal, it would never end.
 fn timed<T>(least: Duration, body: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let result = body();
     let took = start.elapsed();
-    assert!(
-        (least..least + SOON).contains(&took),
-        "{took:?} for {least:?}"
-    );
+    assert!(took >= least, "{took:?} for {least:?}");
     result
 }
 

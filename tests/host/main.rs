@@ -19,6 +19,7 @@ mod limits;
 mod output;
 mod places;
 mod runner;
+mod structure;
 mod synced;
 mod users;
 
@@ -35,6 +36,7 @@ fn child_role() {
         "wait" => cleaner::wait(&role),
         "daemon" => daemons::daemon(&role),
         "stripped" => daemons::stripped(&role),
+        "in the structure" => structure::in_the_structure(&role),
         other => panic!("no role {other}"),
     }
 }

@@ -21,7 +21,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use children::{Child, PATIENCE, Random, Role, Watchdog};
+use children::{Child, HANGS, Random, Role, Watchdog};
 use disk::{Image, Sync, Timeline, noting_syncs};
 use keys::{Facts, universe};
 use layout::Layout;
@@ -39,7 +39,6 @@ const LIVES: u64 = 10;
 const LOSSES: u64 = 10;
 const STEPS: u64 = 14;
 const THREADS: usize = 2;
-const TOO_LONG: Duration = Duration::from_secs(600);
 
 #[test]
 fn child_role() {
@@ -51,11 +50,11 @@ fn child_role() {
 
 #[test]
 fn a_power_loss_in_the_middle_of_an_operation_leaves_it_done_or_not() {
-    let _watchdog = Watchdog::patient("power loss within operations", TOO_LONG);
+    let _watchdog = Watchdog::new("power loss within operations");
     let dir = new_dir();
     let child = Child::start("steps", dir.path(), &[]);
     loop {
-        let said = child.line_within(PATIENCE).expect("the next operation");
+        let said = child.line_within(HANGS).expect("the next operation");
         if said != "verified" {
             println!("{said}");
             return child.finish();
@@ -66,7 +65,7 @@ fn a_power_loss_in_the_middle_of_an_operation_leaves_it_done_or_not() {
 /// One loss after another: what the first has left is what the next one meets.
 #[test]
 fn a_store_lives_through_one_power_loss_after_another() {
-    let _watchdog = Watchdog::patient("power losses", TOO_LONG);
+    let _watchdog = Watchdog::new("power losses");
     let mut random = Random::announced("power losses");
     let seeds: Vec<u64> = (0..CHAINS).map(|_| random.next()).collect();
     let dir = new_dir();

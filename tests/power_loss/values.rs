@@ -14,7 +14,7 @@ use slablock::{
 
 use crate::children::{Random, Watchdog};
 use crate::medium::{Ambush, Medium, WATCH, Watch};
-use crate::{OnPanic, TOO_LONG, new_dir};
+use crate::{OnPanic, new_dir};
 
 const CHAINS: u64 = 24;
 const LIVES: u64 = 4;
@@ -274,7 +274,7 @@ impl Chain {
 }
 
 fn run(durability: Durability, shards: Option<usize>, name: &'static str) {
-    let _watchdog = Watchdog::patient(name, TOO_LONG);
+    let _watchdog = Watchdog::new(name);
     let mut random = Random::announced(name);
     let (mut losses, mut values) = (0, 0);
     // Of what need not survive little does: more chains, so that there is something to be looked at.

@@ -150,9 +150,9 @@ Examples:
 
 const TORTURE_NOTES: &str = "\
 Processes take, hold and give back a few keys of every kind in stores of their own, below DIR (with
---dir, to test its file system) or where temporary files go. They are killed with SIGKILL and stopped
-with SIGSTOP at any moment, fork, execute themselves or end while they hold, let leases run out, and
-remove keys by force. What each does it writes into a journal outside of the stores; by that, not by
+--dir, to test its file system; it is made if it is not there) or where temporary files go. They are
+killed with SIGKILL and stopped with SIGSTOP at any moment, fork, execute themselves or end while they
+hold, let leases run out, and remove keys by force. What each does it writes into a journal outside of the stores; by that, not by
 what the stores say, it is judged:
   a lock has one holder at a time, a semaphore never more than its value, and a lease never ends early
   tokens only grow, also when keys are removed and made anew

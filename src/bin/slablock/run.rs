@@ -118,8 +118,12 @@ fn take(
     let shard = place.shard(&plan.key);
     let tag = plan.tag.as_deref();
     let wanted = Wanted::new(shard, &plan.key, plan.permits, plan.lease, tag);
-    if let Some(held) = wanted.try_acquire()? {
-        return Ok(Some(held));
+    match wanted.try_acquire() {
+        Ok(Some(held)) => return Ok(Some(held)),
+        Ok(None) => {}
+        // Who waits for a key waits for that, too.
+        Err(Error::StructureBusy { .. }) if !matches!(plan.patience, Patience::None) => {}
+        Err(error) => return Err(error.into()),
     }
     match plan.patience {
         Patience::None => Ok(None),
@@ -177,13 +181,19 @@ fn wait(
         Patience::Limited(limit) => limit.saturating_sub(started.elapsed()),
         _ => Duration::MAX,
     };
-    if let Some(held) = wanted.acquire_timeout(limit.min(SILENCE))? {
-        return Ok(Some(held));
-    }
+    let busy = match wanted.acquire_timeout(limit.min(SILENCE)) {
+        Ok(Some(held)) => return Ok(Some(held)),
+        Ok(None) => None,
+        Err(error @ Error::StructureBusy { .. }) if limit > SILENCE => Some(error),
+        Err(error) => return Err(error.into()),
+    };
     if limit <= SILENCE {
         return Ok(None);
     }
-    plan.say(Talk::Normal, || waiting_for(place, plan));
+    plan.say(Talk::Normal, || match busy {
+        Some(error) => format!("waiting for {}: {error}", plan.name()),
+        None => waiting_for(place, plan),
+    });
     Ok(match plan.patience {
         Patience::Limited(_) => wanted.acquire_timeout(limit - SILENCE)?,
         _ => Some(wait_endlessly(place.shard(&plan.key), plan, wanted)?),

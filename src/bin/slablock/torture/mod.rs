@@ -86,6 +86,7 @@ pub fn torture(plan: &Plan) -> Result<u8, Failure> {
         .as_deref()
         .map(std::path::absolute)
         .transpose()?;
+    parent.as_deref().map_or(Ok(()), make_place)?;
     let dir = TemporaryDir::new(parent.as_deref(), "slablock-torture")?;
     let mut run = Run::new(plan, dir.path())?;
     let outcome = run.rounds(plan, &signals)?;
@@ -103,6 +104,16 @@ pub fn torture(plan: &Plan) -> Result<u8, Failure> {
             Err(Failure::silent(128 + number as u8))
         }
     }
+}
+
+/// The directory that was named, if it is not there yet. It stays: whoever named it may have others work in it.
+fn make_place(place: &Path) -> Result<(), Failure> {
+    fs::create_dir_all(place).map_err(|error| {
+        let place = place.display();
+        Failure::new(format!(
+            "cannot create {place}: {error}; name another place with --dir"
+        ))
+    })
 }
 
 enum Outcome {

@@ -39,7 +39,18 @@ pub struct Hold {
     /// When giving back began, and what the counter was set to.
     pub give: Option<(u64, u64)>,
     pub kept: bool,
+    /// When the holder was told that it was lost, unless a renewal has succeeded since.
     pub lost: Option<u64>,
+    /// Each time that its holder was told so.
+    pub losses: Vec<Loss>,
+}
+
+/// The holder was told that its hold was lost.
+#[derive(Clone, Copy, Debug)]
+pub struct Loss {
+    pub at: u64,
+    /// When the last renewal before had begun. A hold that is late and that nobody has taken can be renewed later.
+    pub renewed: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -343,6 +354,7 @@ impl Reader<'_> {
             give: None,
             kept: false,
             lost: None,
+            losses: Vec::new(),
         });
     }
 
@@ -365,11 +377,17 @@ impl Reader<'_> {
             Event::Renewed { asked, .. } => {
                 hold.stood = hold.stood.max(asked);
                 hold.renewed = Some((asked, line.at));
+                hold.lost = None;
             }
             Event::Give { count, .. } => hold.give = Some((line.at, count)),
             Event::Kept { .. } => hold.kept = true,
             _ => {
-                hold.lost.get_or_insert(line.at);
+                if hold.lost.is_none() {
+                    let renewed = hold.renewed.map(|(asked, _)| asked);
+                    let at = line.at;
+                    hold.losses.push(Loss { at, renewed });
+                    hold.lost = Some(at);
+                }
             }
         }
     }

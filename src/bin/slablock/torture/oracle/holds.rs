@@ -102,22 +102,23 @@ impl<'a> Judge<'a> {
         if hold.kept || (given_back && self.spec.is_plain()) {
             return end;
         }
-        let lease = self.lease_over(hold, granted).unwrap_or(u64::MAX);
-        let cut = self.cut_of(hold).map_or(u64::MAX, |cut| cut.from);
+        let renewed = hold.renewed.map(|(asked, _)| asked);
+        let lease = self.lease_over(renewed, granted);
+        let lease = lease.unwrap_or(u64::MAX);
+        let told = hold.lost.or(hold.give.map(|give| give.0));
+        let cut = self.cut_before(told.unwrap_or(u64::MAX), hold);
+        let cut = cut.map_or(u64::MAX, |cut| cut.from);
         end.min(lease).min(cut).max(hold.stood)
     }
 
-    /// The earliest end that the lease can have.
-    fn lease_over(&self, hold: &Hold, granted: u64) -> Option<u64> {
+    /// The earliest end that the lease can have, if it was last renewed then.
+    fn lease_over(&self, renewed: Option<u64>, granted: u64) -> Option<u64> {
         let lease = self.spec.lease?.as_nanos() as u64;
-        let began = hold.renewed.map_or(granted, |(asked, _)| asked);
-        Some(began + lease)
+        Some(renewed.unwrap_or(granted) + lease)
     }
 
-    /// The first removal that can have struck it.
-    fn cut_of(&self, hold: &Hold) -> Option<Cut> {
-        let end = hold.lost.or(hold.give.map(|give| give.0));
-        let end = end.unwrap_or(u64::MAX);
+    /// The first removal that can have struck it by then.
+    fn cut_before(&self, end: u64, hold: &Hold) -> Option<Cut> {
         let may_strike = |cut: &&Cut| cut.from <= end && cut.to >= hold.asked;
         let cuts = self.of_key.cuts.iter().filter(may_strike);
         cuts.min_by_key(|cut| cut.from).copied()
@@ -197,11 +198,12 @@ impl<'a> Judge<'a> {
 
     fn losses_have_a_reason(&mut self, sure: &Sure) {
         let hold = sure.hold;
-        let Some(lost) = hold.lost else { return };
-        let by_lease = self.lease_over(hold, sure.granted);
-        let by_lease = by_lease.is_some_and(|over| over <= lost);
-        if !by_lease && self.cut_of(hold).is_none() {
-            self.complain("a hold was lost for no reason".to_owned(), &[hold]);
+        for loss in &hold.losses {
+            let by_lease = self.lease_over(loss.renewed, sure.granted);
+            let by_lease = by_lease.is_some_and(|over| over <= loss.at);
+            if !by_lease && self.cut_before(loss.at, hold).is_none() {
+                self.complain("a hold was lost for no reason".to_owned(), &[hold]);
+            }
         }
     }
 

@@ -174,18 +174,8 @@ fn a_lease_that_ends_early_is_caught() {
 
     // It was renewed, and that counts.
     let mut story = Story::new();
-    let key = story.key("leased-lock");
-    let asked = 18 * MS;
     story.take(10, 1, "leased-lock", 1);
-    story.line(
-        19,
-        1,
-        Event::Renewed {
-            key,
-            token: 1,
-            asked,
-        },
-    );
+    story.renewed(19, 1, "leased-lock", 1, 18);
     story
         .take(25, 2, "leased-lock", 2)
         .give(40, 2, "leased-lock", 2);
@@ -233,6 +223,56 @@ fn a_loss_without_a_reason_is_caught() {
         .take(10, 1, "leased-lock", 1)
         .lost(15, 1, "leased-lock", 1);
     story.is_caught("lost for no reason");
+}
+
+/// Nobody had taken it, so it could be renewed. Once in three million holds.
+#[test]
+fn a_hold_that_was_found_late_and_renewed_since_is_judged_by_the_lease_it_had() {
+    let late = |lost_ms, key| {
+        let mut story = Story::new();
+        story.take(10, 1, key, 1).lost(lost_ms, 1, key, 1);
+        story.renewed(lost_ms + 2, 1, key, 1, lost_ms + 1);
+        story
+    };
+    let mut story = late(30, "leased-lock");
+    story
+        .give(33, 1, "leased-lock", 1)
+        .kept(34, 1, "leased-lock", 1);
+    story.is_clean();
+    // It was too early to be late.
+    let mut story = late(15, "leased-lock");
+    story
+        .give(33, 1, "leased-lock", 1)
+        .kept(34, 1, "leased-lock", 1);
+    story.is_caught("lost for no reason");
+    // Renewed in vain: lost again, too early.
+    let mut story = late(30, "leased-lock");
+    story
+        .give(33, 1, "leased-lock", 1)
+        .lost(34, 1, "leased-lock", 1);
+    story.is_caught("lost for no reason");
+    // Lost again, and that time by force.
+    let mut story = late(30, "cut-leased-lock");
+    let key = story.key("cut-leased-lock");
+    story
+        .line(33, 3, Event::Remove { key })
+        .line(34, 3, Event::Cut {});
+    story
+        .take(35, 2, "cut-leased-lock", 2)
+        .give(36, 2, "cut-leased-lock", 2)
+        .kept(37, 2, "cut-leased-lock", 2);
+    story
+        .give(36, 1, "cut-leased-lock", 1)
+        .lost(37, 1, "cut-leased-lock", 1);
+    story.is_clean();
+    // It stood again when its holder died, which its successor is to be told.
+    let mut story = late(30, "leased-lock");
+    story.killed(33, 1);
+    story
+        .take(40, 2, "leased-lock", 2)
+        .give(41, 2, "leased-lock", 2)
+        .kept(42, 2, "leased-lock", 2);
+    story.is_caught("was not told");
 }
 
 #[test]

@@ -119,6 +119,19 @@ impl Story {
         self.line(at_ms, worker, Event::Lost { key, token })
     }
 
+    /// The worker asked at `asked_ms`.
+    fn renewed(
+        &mut self,
+        at_ms: u64,
+        worker: u64,
+        key: &str,
+        token: u64,
+        asked_ms: u64,
+    ) -> &mut Story {
+        let (key, asked) = (self.key(key), asked_ms * MS);
+        self.line(at_ms, worker, Event::Renewed { key, token, asked })
+    }
+
     fn want(&mut self, at_ms: u64, worker: u64, key: &str) -> &mut Story {
         let key = self.key(key);
         self.line(at_ms, worker, Event::Want { key })
