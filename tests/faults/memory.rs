@@ -5,7 +5,7 @@ use std::fs;
 use nix::libc;
 use slablock::{Cache, Error, Result, SetOptions};
 
-use crate::children::{Child, PATIENCE, Role, say};
+use crate::children::{Child, HANGS, Role, say};
 use crate::common::Place;
 use crate::descriptors::limit;
 
@@ -79,6 +79,6 @@ fn a_value_for_which_there_is_no_memory_is_an_error() {
     cache.set_with("tagged", &large, &tagged).unwrap();
     drop(cache);
     let child = Child::start("memory", place.root(), &[]);
-    assert_eq!(child.line_within(PATIENCE).as_deref(), Some("done"));
+    assert_eq!(child.line_within(HANGS).as_deref(), Some("done"));
     child.finish();
 }
