@@ -7,7 +7,7 @@
 #![allow(unsafe_code, dead_code, unused_imports)]
 
 #[allow(clippy::duplicate_mod)]
-mod patience;
+pub mod patience;
 
 use std::io::Write;
 use std::io::{BufRead, BufReader};

@@ -17,6 +17,9 @@ mod daemons;
 mod descriptors;
 mod limits;
 mod output;
+#[cfg(feature = "cli")]
+#[allow(unused_imports)]
+use children::patience;
 mod places;
 mod runner;
 mod structure;

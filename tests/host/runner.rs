@@ -17,15 +17,15 @@ use std::{
         process::CommandExt,
     },
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
 };
 
 use crate::common;
+use crate::common::until;
 use nix::{
     sys::signal::{Signal, kill, raise},
     unistd::{Pid, geteuid, setuid},
 };
-use shop::{LINE_WAIT, Outcome, Running, Shop, code};
+use shop::{Outcome, Running, Shop, code};
 
 /// The shell that says its number waits for another one, which says `up` and ends with its input.
 const WITH_A_CHILD: &str = "echo $$; exec 3<&0; sh -c 'echo up; read line' <&3; true";
@@ -405,13 +405,4 @@ fn waits_for_a_file_lock(running: &Running) -> bool {
         number == Some(nix::libc::SYS_fcntl) && words.nth(1) == Some(&*command)
     };
     call.is_ok_and(waits)
-}
-
-/// Looks again and again until something outside is so.
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + LINE_WAIT;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
