@@ -381,8 +381,8 @@ fn who_is_stopped_with_the_growth_keeps_nobody_waiting_for_room() {
 /// As another process would, which died before it had made the log fit.
 fn lower_the_limit(store: &Path, from: u64, to: u64) {
     use std::os::unix::fs::FileExt;
-    const SIZE_LIMIT: u64 = 208;
-    const FALLING: u64 = 256;
+    const SIZE_LIMIT: u64 = 264;
+    const FALLING: u64 = 312;
     let slab = std::fs::OpenOptions::new()
         .write(true)
         .open(store.join("slab"))

@@ -255,13 +255,17 @@ impl Likeness {
         }
     }
 
-    /// That of what is at a path, of which no link is followed, and how many names it has.
+    /// That of what is at a path, of which no link is followed, and how many names it has, if it is a file.
     // Types of the fields differ between machines.
     #[allow(clippy::unnecessary_cast)]
     pub(crate) fn at(path: &Path) -> io::Result<(Likeness, u64)> {
         crash_point();
         let stat = fstatat(AT_FDCWD, path, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-        Ok((Likeness::of_stat(&stat), stat.st_nlink as u64))
+        let links = match refuse_unfit(path, &stat, Names::Any) {
+            Ok(()) => stat.st_nlink as u64,
+            Err(_) => 1,
+        };
+        Ok((Likeness::of_stat(&stat), links))
     }
 
     /// The same for a file that only those may open who may write.

@@ -36,7 +36,8 @@ fn a_backup_that_is_put_back_gives_no_token_twice() {
     drop(cache);
     cp(&["-a"], &store, &backup);
     let cache = place.open();
-    let last = (0..5).map(|_| grant(&cache)).last().unwrap();
+    (0..4).for_each(|_| drop(grant(&cache)));
+    let last = grant(&cache);
     drop(cache);
     // File systems give out the numbers of what is removed again at once.
     fs::remove_dir_all(&store).unwrap();
@@ -141,7 +142,7 @@ fn who_opens_a_slab_with_two_names_is_told() {
     if let Some(dir) = role(OPENS) {
         let words = ["2 names", "hard links", "cp --no-preserve=links"];
         assert_error!(Cache::open(&dir), Error::Linked { links: 2, .. }, words);
-        assert_error!(Cache::repair(&dir), _, ["process"]);
+        assert_error!(Cache::repair(&dir), Error::Linked { .. }, words);
     }
 }
 

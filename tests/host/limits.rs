@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+#[cfg(feature = "cli")]
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,6 +1,7 @@
 //! Structure that is busy is not a lock that is held: who looks at all of a store keeps nobody from its keys, and who is
 //! stopped in the midst of making or removing one is told apart from a holder.
 
+#[cfg(feature = "cli")]
 use std::io::BufRead;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
