@@ -110,10 +110,11 @@ impl Place {
     }
 
     pub fn adopt(dir: &Path) -> Result<(), Failure> {
-        Ok(match is_fanout(dir, "adopt")? {
-            true => FanoutCache::adopt(dir)?,
-            false => Cache::adopt(dir)?,
-        })
+        let adopted = match is_fanout(dir, "adopt")? {
+            true => FanoutCache::adopt(dir),
+            false => Cache::adopt(dir),
+        };
+        Ok(adopted?)
     }
 
     /// The part of the store in which `key` lives.
