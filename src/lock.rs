@@ -101,7 +101,7 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// [`Error::StructureBusy`] if such a process is in the middle of that for longer than 50 ms, stopped perhaps: whether
+    /// [`Error::StructureBusy`](crate::Error::StructureBusy) if such a process is in the middle of that for longer than 50 ms, stopped perhaps: whether
     /// the lock is held cannot be said then. `None` is never said for it.
     #[inline(always)]
     pub fn try_acquire(&self) -> Result<Option<LockGuard<'_>>> {

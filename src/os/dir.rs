@@ -1,5 +1,5 @@
 //! Files by their names in a directory that is open: found wherever the directory is moved to, and never those of
-//! another one that was put in its place. No link is followed, see [`file`].
+//! another one that was put in its place. No link is followed, see [`mod@file`].
 
 use std::ffi::OsString;
 use std::fs::File;
