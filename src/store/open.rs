@@ -21,7 +21,7 @@ use crate::store::lock_files::{ATTACH, BEACONS, Locks, STRIPES_FILE};
 use crate::store::rebuild::Leap;
 use crate::store::shards::{Shard, ShardsOf};
 use crate::store::slab_file::{initialise, is_ready, layout_of, map};
-use crate::store::{Store, boots, day, original, rebuild};
+use crate::store::{Store, boots, day, original, rebuild, slab_file};
 use crate::sync::{AtomicPtr, AtomicU64, Ordering, crash_point};
 
 pub(crate) const SLAB: &str = "slab";
@@ -368,8 +368,9 @@ fn go_first(site: &Site, locks: &Locks, settings: &Settings) -> Result<Slab> {
         return initialise(site, locks, settings);
     };
     if !original::names_itself(&slab) {
-        // Never finished: what is all zeros is quickly rebuilt.
+        // Never finished: what is all zeros is quickly rebuilt. There may be one copy only of the header's static part.
         slab.fill_holes()?;
+        slab_file::write_static(slab.file()?, slab.path(), slab.part())?;
         rebuild::begin_floors(&slab);
         rebuild::rebuild(&slab, locks, Leap::None, false)?;
         return Ok(slab);
