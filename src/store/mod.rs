@@ -1,6 +1,7 @@
 //! A store: one open slab, and this process's part in it. Keys, participants, waiting, recovery.
 //!
-//! `lock_files`, `slab_file` and `open` get a directory to this point, `participants` says who lives. `stripe` locks
+//! `lock_files`, `slab_file` and `open` get a directory to this point; `original` tells a copy, `boots` a reboot, `alone`
+//! whether anybody else is there. `participants` says who lives. `stripe` locks
 //! parts of the structure, `hash` and `index` find and make keys there, `claim` has the room for them,
 //! `remove` takes them away and ends what the dead left half done. `binding` is a handle's memory of its
 //! key, `acquire` takes and gives back, `contend` looks closer, `waiting` waits, `nesting` sees to it that no
