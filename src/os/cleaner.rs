@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nix::fcntl::{AT_FDCWD, OFlag};
 use nix::sys::stat::{UtimensatFlags, utimensat};
@@ -30,11 +30,9 @@ fn open_dir(dir: &Path, how: OFlag) -> Option<File> {
     open_readable(AT_FDCWD, dir, how).ok().map(File::from)
 }
 
-/// Whether a file has not been written for longer than [`RENEW_AFTER`], as far as that can be told.
-pub(crate) fn is_old(file: &File) -> bool {
-    crash_point();
-    let written = file.metadata().and_then(|meta| meta.modified());
-    let age = written.ok().and_then(|time| time.elapsed().ok());
+/// Whether that was longer ago than [`RENEW_AFTER`], as far as can be told.
+pub(crate) fn is_long_ago(written: Option<SystemTime>) -> bool {
+    let age = written.and_then(|time| time.elapsed().ok());
     age.is_some_and(|age| age > RENEW_AFTER)
 }
 
@@ -66,7 +64,10 @@ fn renew_in(dir: impl AsFd, name: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::SystemTime;
+
+    fn is_old(file: &File) -> bool {
+        is_long_ago(file.metadata().unwrap().modified().ok())
+    }
 
     #[test]
     fn old_files_are_told_and_become_new_and_links_are_left_alone() {

@@ -159,9 +159,8 @@ pub(super) fn open_at(
         other => other?,
     };
     crash_point();
+    // The flag that has kept it from waiting means nothing for a regular file.
     refuse_unfit(name, &fstat(&file)?, names)?;
-    crash_point();
-    fcntl(&file, FcntlArg::F_SETFL(OFlag::empty()))?;
     Ok(file)
 }
 

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::libc;
 
@@ -28,6 +28,8 @@ pub(crate) struct FileIdentity {
     pub(crate) born: u64,
     /// How many names it has.
     pub(crate) links: u64,
+    /// When it was written last.
+    pub(crate) written: Option<SystemTime>,
 }
 
 impl FileIdentity {
@@ -45,6 +47,7 @@ impl FileIdentity {
             inode: meta.ino(),
             born,
             links: meta.nlink(),
+            written: meta.modified().ok(),
         })
     }
 
@@ -103,6 +106,7 @@ mod tests {
             inode: 2,
             born: 3,
             links: 1,
+            written: None,
         };
         assert!(file.is(9, 2, 3) && !file.is(1, 2, 4) && !file.is(1, 3, 3));
         let unborn = FileIdentity { born: 0, ..file };

@@ -17,15 +17,16 @@ use crate::sync::Ordering;
 /// the boot counts as another one, if nobody lives to disprove it.
 const SAME_MOMENT: Duration = Duration::from_secs(2);
 
+/// A boot of the machine, as this process sees it or the header has it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Seen {
+pub(super) struct Seen {
     /// 0: `/proc` does not say.
     id: u128,
     moment_ms: u64,
 }
 
 impl Seen {
-    fn now() -> Result<Seen> {
+    pub(super) fn now() -> Result<Seen> {
         let id =
             process::boot_id().map_err(|e| Error::io("read", Path::new(process::BOOT_ID), e))?;
         Ok(Seen {
@@ -56,23 +57,20 @@ impl Seen {
     }
 }
 
-/// Whether the slab was in use in this boot of the machine, as this process sees it.
-pub(super) fn is_same_boot(slab: &Slab) -> Result<bool> {
-    let now = Seen::now()?;
-    Ok(slab
-        .header()
+/// Whether the slab was in use in this boot of the machine.
+pub(super) fn is_known(slab: &Slab, now: Seen) -> bool {
+    slab.header()
         .boots
         .iter()
-        .any(|boot| Seen::of(boot).is_same(now)))
+        .any(|boot| Seen::of(boot).is_same(now))
 }
 
 /// Notes that the slab is in use in this boot, as the latest one. Only alone.
-pub(super) fn remember(slab: &Slab) -> Result<()> {
-    let now = Seen::now()?;
+pub(super) fn remember(slab: &Slab, now: Seen) {
     let boots = &slab.header().boots;
     let before = boots.each_ref().map(Seen::of);
     if before[0].is_same(now) {
-        return Ok(());
+        return;
     }
     // The latest first; one id has one moment. Whoever dies in between leaves one twice, or one less.
     let others = before
@@ -81,5 +79,4 @@ pub(super) fn remember(slab: &Slab) -> Result<()> {
     for (boot, seen) in boots.iter().zip([now].into_iter().chain(others)) {
         seen.write(boot);
     }
-    Ok(())
 }

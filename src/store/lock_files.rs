@@ -235,7 +235,7 @@ impl LockFiles {
         let (attach, beacons, stripes) = (open(ATTACH)?, open(BEACONS)?, open(STRIPES_FILE)?);
         Ok(LockFiles {
             dir: dir.to_path_buf(),
-            were_old: cleaner::is_old(attach.0.unproven()),
+            were_old: cleaner::is_long_ago(attach.1.written),
             home: cleaner::mark_in_use(dir),
             identities: [attach.1, beacons.1, stripes.1],
             files: [attach.0, beacons.0, stripes.0],

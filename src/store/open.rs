@@ -16,12 +16,13 @@ use crate::os::file::{self, Likeness};
 use crate::os::fork::{Inherited, Registry};
 use crate::slab::Slab;
 use crate::store::alone::{self, Alone};
+use crate::store::boots::{self, Seen};
 use crate::store::config::Config;
 use crate::store::lock_files::{ATTACH, BEACONS, Locks, STRIPES_FILE};
 use crate::store::rebuild::Leap;
 use crate::store::shards::{Shard, ShardsOf};
 use crate::store::slab_file::{initialise, is_ready, layout_of, map};
-use crate::store::{Store, boots, day, original, rebuild, slab_file};
+use crate::store::{Store, day, original, rebuild, slab_file};
 use crate::sync::{AtomicPtr, AtomicU64, Ordering, crash_point};
 
 pub(crate) const SLAB: &str = "slab";
@@ -317,10 +318,10 @@ fn attach(site: &Site, settings: &Settings) -> Result<(Locks, Slab)> {
         if !locks.are_in_place() {
             continue;
         }
-        let slab = match first {
-            Some(slab) => Some(slab),
-            None => map(&site.dir)?,
-        };
+        if let Some(slab) = first {
+            return Ok((locks, slab));
+        }
+        let slab = map(&site.dir)?;
         // Not ready: the one who was first died over it. Then another has to be.
         let Some(slab) = slab.filter(is_ready) else {
             continue;
@@ -388,13 +389,14 @@ fn go_first(site: &Site, locks: &Locks, settings: &Settings) -> Result<Slab> {
         locks.adopt(&slab);
     }
     slab.fill_holes()?;
-    let rebooted = !boots::is_same_boot(&slab)? && !alone::has_beacons(&slab, locks)?;
+    let boot = Seen::now()?;
+    let rebooted = !boots::is_known(&slab, boot) && !alone::has_beacons(&slab, locks)?;
     if rebooted || !is_ready(&slab) {
         let leap = if rebooted { Leap::Reboot } else { Leap::None };
         rebuild::rebuild(&slab, locks, leap, false)?;
     } else {
         // Some who share a boot see it under different names, as those in containers do.
-        boots::remember(&slab)?;
+        boots::remember(&slab, boot);
     }
     Ok(slab)
 }

@@ -16,13 +16,14 @@ use crate::slab::{
     STATE_USED, Slab, SlotId,
 };
 use crate::store::alone::{self, Alone};
+use crate::store::boots::{self, Seen};
 use crate::store::device;
 use crate::store::hash::hash;
 use crate::store::index::{Place, SPAN_MAX, hash_as, read_bytes};
 use crate::store::lock_files::Locks;
 use crate::store::open::{self, Site};
 use crate::store::participants::each_hold;
-use crate::store::{boots, original, salvage, slab_file};
+use crate::store::{original, salvage, slab_file};
 use crate::sync::{AtomicU8, AtomicU64, Ordering};
 use crate::types::Kind;
 
@@ -70,7 +71,7 @@ pub(crate) fn repair(dir: &Path, mode: u32) -> Result<RepairReport> {
     }
     // First, so that one repair is enough for what comes of it.
     let emptied = salvage::finish(&slab)?;
-    let leap = match boots::is_same_boot(&slab)? {
+    let leap = match boots::is_known(&slab, Seen::now()?) {
         true => Leap::None,
         false => Leap::Reboot,
     };
@@ -206,7 +207,8 @@ fn restructure(slab: &Slab, locks: &Locks, leap: Leap, thorough: bool) -> Result
 pub(super) fn name(slab: &Slab, locks: &Locks) -> Result<()> {
     locks.adopt(slab);
     original::name(slab)?;
-    boots::remember(slab)
+    boots::remember(slab, Seen::now()?);
+    Ok(())
 }
 
 /// Tokens are used up rather than given twice.
