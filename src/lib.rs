@@ -72,7 +72,8 @@ pub use sync::crash;
 pub use crate::{
     averager::Averager,
     cache::{
-        Cache, Computed, Entry, FanoutCache, Iter, Keyspace, Options, SetOptions, Transaction,
+        Cache, Computed, Entry, FanoutCache, Iter, Keyspace, Options, Reader, SetOptions,
+        Transaction,
     },
     error::{Error, Result},
     lock::{Lock, LockGuard},

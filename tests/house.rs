@@ -215,6 +215,49 @@ fn the_library_depends_on_five_crates() {
     assert_eq!(names, five.into_iter().collect());
 }
 
+/// A reader's map cannot be written: to try is a SIGSEGV (M6).
+#[test]
+fn a_reader_has_no_way_to_write() {
+    let maps = ["slab/map.rs", "store/slab_file.rs", "store/reader.rs"];
+    for source in sources_below("src") {
+        let named = names(&source.code, "map_to_read");
+        assert!(!named || maps.contains(&&*source.name), "{}", source.name);
+        if source.name != "store/reader.rs" {
+            continue;
+        }
+        let code = source.code.split("mod tests {").next().unwrap();
+        for word in [
+            "Store",
+            "Process",
+            "StripeGuard",
+            "Binding",
+            "store",
+            "swap",
+            "fetch_add",
+            "fetch_or",
+            "fetch_max",
+            "fetch_update",
+            "compare_exchange",
+            "write",
+            "flip",
+            "prepare",
+            "restore",
+            "reset",
+            "carry_out",
+            "count_damaged",
+            "use_word",
+            "sync",
+            "grow",
+        ] {
+            let called = match word {
+                "store" | "flip" | "sync" => code.contains(&format!(".{word}(")),
+                _ => names(code, word),
+            };
+            assert!(!called, "{} names {word}", source.name);
+        }
+    }
+}
+
 /// What other processes write at any time must never be seen as plain bytes (M3).
 #[test]
 fn nobody_makes_slices_of_the_map() {

@@ -49,9 +49,9 @@ pub struct FanoutCache {
 }
 
 /// What the file `fanout` says.
-struct Record {
-    shards: usize,
-    seed: [u64; 2],
+pub(super) struct Record {
+    pub(super) shards: usize,
+    pub(super) seed: [u64; 2],
 }
 
 impl FanoutCache {
@@ -267,7 +267,7 @@ fn make_shard(dir: &Path, number: usize) -> Result<()> {
     made().map_err(|e| Error::io("create", &path, e))
 }
 
-fn shard_path(dir: &Path, number: usize) -> PathBuf {
+pub(super) fn shard_path(dir: &Path, number: usize) -> PathBuf {
     dir.join(format!("{number:03}"))
 }
 
@@ -281,7 +281,7 @@ fn finished_record(path: &Path) -> Result<Record> {
 }
 
 /// `None`: it is not there, or not finished.
-fn read_record(dir: &Path) -> Result<Option<Record>> {
+pub(super) fn read_record(dir: &Path) -> Result<Option<Record>> {
     let path = dir.join(FANOUT);
     crash_point();
     let file = match file::open_to_read(&path) {

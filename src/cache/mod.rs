@@ -4,6 +4,7 @@ mod fanout;
 mod keyspace;
 mod memo;
 mod options;
+mod reader;
 mod transaction;
 mod values;
 
@@ -11,6 +12,7 @@ pub use fanout::FanoutCache;
 pub use keyspace::Keyspace;
 pub use memo::Computed;
 pub use options::Options;
+pub use reader::Reader;
 pub use transaction::Transaction;
 pub use values::{Entry, Iter, SetOptions};
 

@@ -74,6 +74,8 @@ pub(crate) struct Log {
     like: &'static str,
     store_id: u128,
     open: Arc<OpenSegments>,
+    /// How segments are opened, even if more is allowed.
+    access: Access,
     /// Places of records that were found whole, each where its bits say.
     known: [AtomicU64; KNOWN],
     /// The name of the directory is on the medium; and those of some segments.
@@ -132,12 +134,21 @@ impl Log {
             like,
             store_id,
             open: Arc::default(),
+            access: Access::Write,
             known: std::array::from_fn(|_| AtomicU64::new(0)),
             is_named: AtomicBool::new(false),
             named: Mutex::default(),
             syncs: Syncs::default(),
             cannot_punch: AtomicBool::new(false),
             left: Mutex::default(),
+        }
+    }
+
+    /// The log of a process that opens nothing for writing.
+    pub(crate) fn reading_only(self) -> Log {
+        Log {
+            access: Access::Read,
+            ..self
         }
     }
 
@@ -181,11 +192,11 @@ impl Log {
         }
         self.open.open(number, || {
             let (dir, name) = (self.directory()?, Log::name(number));
-            let opened = match dir.file(&name, Access::Write) {
+            let opened = match dir.file(&name, self.access) {
                 Err(e) if access == Access::Read && may_not_write(&e) => {
                     (dir.file(&name, Access::Read)?, Access::Read)
                 }
-                other => (other?, Access::Write),
+                other => (other?, self.access),
             };
             self.refuse_anothers(&opened.0)?;
             Ok(opened)

@@ -53,6 +53,11 @@ pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
     open_at(AT_FDCWD, path, OFlag::O_RDONLY, Names::One)
 }
 
+/// The same as [`open_with_names`], for reading what is there.
+pub(crate) fn open_to_read_with_names(path: &Path) -> io::Result<File> {
+    open_at(AT_FDCWD, path, OFlag::O_RDONLY, Names::Any)
+}
+
 /// How many names a file may have.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Names {

@@ -62,12 +62,32 @@ const GROWING: [Growing; 3] = [Growing::Participants, Growing::Slots, Growing::B
 impl Slab {
     /// Maps `file`, whose fixed part has to be allocated already.
     pub(crate) fn map(file: Kept, path: &Path, part: Static, layout: Layout) -> Result<Slab> {
+        Slab::mapped_by(|map, file| map.map_raw(file), file, path, part, layout)
+    }
+
+    /// Maps a file that was opened for reading only. For [`store::reader`](crate::store::reader) and nobody else: to
+    /// write to any record of such a slab is a SIGSEGV.
+    pub(crate) fn map_to_read(
+        file: Kept,
+        path: &Path,
+        part: Static,
+        layout: Layout,
+    ) -> Result<Slab> {
+        let map = |map: &MmapOptions, file: &File| map.map_raw_read_only(file);
+        Slab::mapped_by(map, file, path, part, layout)
+    }
+
+    fn mapped_by(
+        map: impl FnOnce(&MmapOptions, &File) -> io::Result<MmapRaw>,
+        file: Kept,
+        path: &Path,
+        part: Static,
+        layout: Layout,
+    ) -> Result<Slab> {
         let len = usize::try_from(layout.total_bytes())
             .map_err(|_| Error::io("map", path, io::Error::from(io::ErrorKind::OutOfMemory)))?;
         crash_point();
-        let map = MmapOptions::new()
-            .len(len)
-            .map_raw(file.unproven())
+        let map = map(MmapOptions::new().len(len), file.unproven())
             .map_err(|e| Error::io("map", path, e))?;
         Ok(Slab {
             map,

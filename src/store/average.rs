@@ -27,7 +27,7 @@ pub(crate) struct Average {
 
 impl Average {
     #[inline(always)]
-    fn from_words(words: [u64; PAYLOAD_WORDS]) -> Average {
+    pub(super) fn from_words(words: [u64; PAYLOAD_WORDS]) -> Average {
         let [count, total, lost, min, max, expires_us] = words;
         Average {
             count,

@@ -6,12 +6,13 @@
 
 use crate::error::{Error, Result, show_key};
 use crate::os::memory;
-use crate::record::Judgement;
 use crate::slab::layout::PERMITS_PER_BLOCK;
-use crate::slab::{Meta, STATE_FREE, STATE_TAIL, STATE_USED, SlotId};
+use crate::slab::{Meta, STATE_FREE, STATE_TAIL, STATE_USED, Slab, SlotId};
 use crate::store::claim::Pool;
-use crate::store::index::{Found, Place, hash_as, span_of};
-use crate::store::stripe::StripeGuard;
+use crate::store::hash::hash;
+use crate::store::index::{Found, Place, hash_as, key_of, span_of};
+use crate::store::inspect::Onlooker;
+use crate::store::stripe::{StripeGuard, bucket_of};
 use crate::store::value::Form;
 use crate::store::{Store, slab_file};
 use crate::sync::{AtomicU8, Ordering};
@@ -49,6 +50,9 @@ impl CheckReport {
     }
 }
 
+/// What is said where a sync has failed.
+pub(super) const UNSYNCED: &str = "a sync has failed, so nothing is known of what the device has";
+
 /// What every key was found to take, to compare with the states.
 struct Census<'a> {
     store: &'a Store,
@@ -76,8 +80,7 @@ impl Store {
             logged: Vec::new(),
         };
         if self.is_unsynced() {
-            let what = "a sync has failed, so nothing is known of what the device has";
-            census.report.problems.push(what.to_string());
+            census.report.problems.push(UNSYNCED.to_string());
         }
         census
             .report
@@ -128,7 +131,7 @@ impl Census<'_> {
         let store = guard.store;
         let slab = store.slab();
         self.report.keys += usize::from(store.is_listed(found));
-        if let Some(what) = contradiction(store, found, bucket) {
+        if let Some(what) = contradiction(slab, found, bucket) {
             self.problem(found.id, what);
             return Ok(());
         }
@@ -157,7 +160,9 @@ impl Census<'_> {
             },
             _ => {}
         }
-        self.count_dead(guard, found)
+        let dead = |onlooker: Onlooker<'_>| onlooker.dead_holds(found);
+        self.report.dead_holds += store.looking(guard.process, dead);
+        Ok(())
     }
 
     fn damaged_value(&mut self, store: &Store, found: Found) {
@@ -181,19 +186,6 @@ impl Census<'_> {
                 self.damaged_value(store, found);
                 break;
             }
-        }
-        Ok(())
-    }
-
-    fn count_dead(&mut self, guard: &StripeGuard<'_>, found: Found) -> Result<()> {
-        if found.kind.is_latched() {
-            let is_dead = |p| guard.store.is_dead(guard.process, p);
-            let hold = &guard.store.slab().slot(found.id).hold;
-            let judgement = hold.judge(hold.load(), || 0, is_dead);
-            self.report.dead_holds += usize::from(judgement == Judgement::Dead);
-        } else if let Ok(standing) = guard.store.standing(found) {
-            let dead = standing.holders.iter().filter(|h| !h.alive);
-            self.report.dead_holds += dead.count();
         }
         Ok(())
     }
@@ -279,22 +271,22 @@ pub(super) fn load(state: Option<&AtomicU8>) -> u8 {
 }
 
 /// What in a slot contradicts itself, or the bucket it hangs on.
-pub(super) fn contradiction(store: &Store, found: Found, bucket: u32) -> Option<&'static str> {
-    let Some(key) = store.key_of(found) else {
+pub(super) fn contradiction(slab: &Slab, found: Found, bucket: u32) -> Option<&'static str> {
+    let Some(key) = key_of(slab, found) else {
         return Some("has a key that is longer than its slots");
     };
-    let hash = hash_as(found.kind, store.hash(&key));
-    let slot = store.slab().slot(found.id);
+    let hash = hash_as(found.kind, hash(slab.part().seed, &key));
+    let slot = slab.slot(found.id);
     let Meta {
         key_len, tag_len, ..
     } = found.meta;
     if slot.hash.load(Ordering::Relaxed) != hash as u32 {
         return Some("has a key that does not fit its hash");
     }
-    if store.bucket_of(hash) != bucket {
+    if bucket_of(slab, hash) != bucket {
         return Some("hangs on the wrong bucket");
     }
-    if Place::of(found.kind, key_len, tag_len).span() > span_of(store.slab(), found.id) {
+    if Place::of(found.kind, key_len, tag_len).span() > span_of(slab, found.id) {
         return Some("has a tag that is longer than its slots");
     }
     None

@@ -84,6 +84,11 @@ fn known_of(slab: &Slab) -> Option<Known> {
     (failed(word) == made_good(word)).then_some(Known(word))
 }
 
+/// Whether a sync of that store has failed, and was not made good.
+pub(super) fn is_unsynced(slab: &Slab) -> bool {
+    known_of(slab).is_none()
+}
+
 fn note_failed(slab: &Slab, error: &io::Error) {
     slab.header().note_failed_sync(error);
 }
@@ -165,7 +170,7 @@ impl Store {
 
     /// Whether nothing is known to be on the device that was not before.
     pub(crate) fn is_unsynced(&self) -> bool {
-        known_of(&self.slab).is_none()
+        is_unsynced(&self.slab)
     }
 
     /// Comes after a sync.

@@ -15,6 +15,7 @@ use crate::store::Store;
 use crate::store::busy::stripe_byte;
 use crate::store::claim::{NoRoom, Pool, Room, Run};
 use crate::store::hash::hash;
+use crate::store::remove::is_still;
 use crate::store::stripe::StripeGuard;
 use crate::store::value::{CELL_WORDS_MIN, ValueCells, word_of};
 use crate::store::waiting::Patience;
@@ -175,25 +176,37 @@ impl Store {
     /// Whether the slot holds `key`, in the life that is returned.
     #[inline(always)]
     fn matches(&self, id: SlotId, key: &[u8], hash: u64) -> Option<Found> {
-        let slot = self.slab.slot(id);
-        let meta = slot.meta()?;
-        let kind = meta.kind?;
-        if meta.key_len != key.len() || slot.hash.load(Ordering::Relaxed) != hash as u32 {
-            return None;
-        }
-        let at = Place::of(kind, key.len(), 0).key_at;
-        let same = bytes_equal(&self.slab, id, span_of(&self.slab, id), at, key);
-        // The key was that of this life only if the life is still the same; read after the key.
-        fence(Ordering::Acquire);
-        let found = Found { id, meta, kind };
-        // The same tag is not asked for: that it is given another makes no miss.
-        (same && self.is_still(found)).then_some(found)
+        matches(&self.slab, id, key, hash)
     }
 
     /// Reads `len` bytes of a key's bodies from word `at`.
     pub(crate) fn read_bytes(&self, id: SlotId, at: usize, len: usize) -> Option<Vec<u8>> {
         read_bytes(&self.slab, id, at, len)
     }
+}
+
+/// Whether the slot holds `key`, in the life that is returned.
+#[inline(always)]
+pub(super) fn matches(slab: &Slab, id: SlotId, key: &[u8], hash: u64) -> Option<Found> {
+    let slot = slab.slot(id);
+    let meta = slot.meta()?;
+    let kind = meta.kind?;
+    if meta.key_len != key.len() || slot.hash.load(Ordering::Relaxed) != hash as u32 {
+        return None;
+    }
+    let at = Place::of(kind, key.len(), 0).key_at;
+    let same = bytes_equal(slab, id, span_of(slab, id), at, key);
+    // The key was that of this life only if the life is still the same; read after the key.
+    fence(Ordering::Acquire);
+    let found = Found { id, meta, kind };
+    // The same tag is not asked for: that it is given another makes no miss.
+    (same && is_still(slab, found)).then_some(found)
+}
+
+/// The bytes of a key.
+pub(super) fn key_of(slab: &Slab, found: Found) -> Option<Vec<u8>> {
+    let place = Place::of(found.kind, found.meta.key_len, 0);
+    read_bytes(slab, found.id, place.key_at, found.meta.key_len)
 }
 
 /// The same of a slab that is no store yet.

@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use crate::error::{Result, show_key};
 use crate::os::clock;
-use crate::record::{Hold, Judgement, Lease, Word};
+use crate::record::{Hold, Judgement, Lease, ParticipantId, Word};
+use crate::slab::Slab;
 use crate::store::average;
 use crate::store::binding::Binding;
-use crate::store::index::{Found, Place};
+use crate::store::index::{Found, key_of};
+use crate::store::participants::describe;
+use crate::store::remove::permits_of;
 use crate::store::value::Content;
 use crate::store::values::left_until;
 use crate::store::{Process, Store};
@@ -20,42 +23,25 @@ pub(crate) struct Standing {
     pub(crate) holders: Vec<Holder>,
 }
 
-impl Store {
-    /// Who has, or had, the hold `of`.
-    pub(crate) fn holder(&self, process: &Process, hold: &Hold, of: Word, alive: bool) -> Holder {
-        let stamp = hold.stamp_of(of);
-        let tid = stamp.map_or(0, |s| s.tid);
-        let described = of.participant().and_then(|p| self.describe(process, p));
-        let lease_left = match hold.lease_of(of) {
-            Lease::None => None,
-            Lease::Over => Some(Duration::ZERO),
-            Lease::Until(until) => {
-                let left = until.saturating_sub(clock::uptime_us());
-                Some(Duration::from_micros(left))
-            }
-        };
-        Holder {
-            // Of an abandoned hold, the process id was put where the thread id had been.
-            pid: described.as_ref().map_or(tid, |d| d.pid),
-            tid,
-            same_pid_namespace: described.as_ref().is_some_and(|d| d.same_pid_namespace),
-            program: described.map(|d| d.program).unwrap_or_default(),
-            held_for: stamp.map(|s| s.age(clock::coarse_ns(), clock::wall_s())),
-            lease_left,
-            token: Token::new(of.sequence()),
-            alive,
-        }
-    }
+/// What is seen of holds: the slab, and what the onlooker knows besides.
+#[derive(Clone, Copy)]
+pub(super) struct Onlooker<'a> {
+    pub(super) slab: &'a Slab,
+    /// The onlooker's own.
+    pub(super) pid_namespace: u64,
+    pub(super) is_dead: &'a dyn Fn(ParticipantId) -> bool,
+}
 
+impl Onlooker<'_> {
     /// How a single hold stands: whether it can be had, and who has or had it.
-    fn stand(&self, process: &Process, hold: &Hold) -> (bool, Option<Holder>) {
+    fn stand(self, hold: &Hold) -> (bool, Option<Holder>) {
         loop {
             let seen = hold.load();
-            let judgement = hold.judge(seen, clock::uptime_us, |p| self.is_dead(process, p));
+            let judgement = hold.judge(seen, clock::uptime_us, self.is_dead);
             let alive = !matches!(judgement, Judgement::Dead | Judgement::Abandoned);
             let holder = match judgement {
                 Judgement::Free | Judgement::Retiring => None,
-                _ => Some(self.holder(process, hold, seen, alive)),
+                _ => Some(holder(self.slab, self.pid_namespace, hold, seen, alive)),
             };
             // What was read belongs to this hold only if it is still there.
             if hold.load().same_hold(seen) {
@@ -65,10 +51,9 @@ impl Store {
     }
 
     /// How the holds of a key stand.
-    pub(crate) fn standing(&self, found: Found) -> Result<Standing> {
-        let process = self.process()?;
+    pub(super) fn standing(self, found: Found) -> Result<Standing> {
         let (first, value) = match found.kind {
-            Kind::Semaphore => self.permits_of(found.id)?,
+            Kind::Semaphore => permits_of(self.slab, found.id)?,
             _ => (0, 1),
         };
         let mut standing = Standing {
@@ -77,22 +62,83 @@ impl Store {
             holders: Vec::new(),
         };
         for index in 0..value {
-            let permit = self.slab().permit(first, index).map(|p| &p.hold);
+            let permit = self.slab.permit(first, index).map(|p| &p.hold);
             let hold = match found.kind {
                 Kind::Semaphore => permit,
-                _ => Some(&self.slab().slot(found.id).hold),
+                _ => Some(&self.slab.slot(found.id).hold),
             };
-            let (available, holder) = hold.map_or((false, None), |h| self.stand(process, h));
+            let (available, holder) = hold.map_or((false, None), |hold| self.stand(hold));
             standing.available += u32::from(available);
             standing.holders.extend(holder);
         }
         Ok(standing)
     }
 
+    /// How many holds of a key are left by the dead.
+    pub(super) fn dead_holds(self, found: Found) -> usize {
+        if found.kind.is_latched() {
+            let hold = &self.slab.slot(found.id).hold;
+            let judgement = hold.judge(hold.load(), || 0, self.is_dead);
+            return usize::from(judgement == Judgement::Dead);
+        }
+        match self.standing(found) {
+            Ok(standing) => standing.holders.iter().filter(|h| !h.alive).count(),
+            // Said by who looks at the permits.
+            Err(_) => 0,
+        }
+    }
+}
+
+/// Who has, or had, the hold `of`, told to somebody in that PID namespace.
+fn holder(slab: &Slab, pid_namespace: u64, hold: &Hold, of: Word, alive: bool) -> Holder {
+    let stamp = hold.stamp_of(of);
+    let tid = stamp.map_or(0, |s| s.tid);
+    let record = of.participant().and_then(|p| slab.participant(p.get()));
+    let described = record.and_then(|record| describe(record, pid_namespace));
+    let lease_left = match hold.lease_of(of) {
+        Lease::None => None,
+        Lease::Over => Some(Duration::ZERO),
+        Lease::Until(until) => {
+            let left = until.saturating_sub(clock::uptime_us());
+            Some(Duration::from_micros(left))
+        }
+    };
+    Holder {
+        // Of an abandoned hold, the process id was put where the thread id had been.
+        pid: described.as_ref().map_or(tid, |d| d.pid),
+        tid,
+        same_pid_namespace: described.as_ref().is_some_and(|d| d.same_pid_namespace),
+        program: described.map(|d| d.program).unwrap_or_default(),
+        held_for: stamp.map(|s| s.age(clock::coarse_ns(), clock::wall_s())),
+        lease_left,
+        token: Token::new(of.sequence()),
+        alive,
+    }
+}
+
+impl Store {
+    /// Who has, or had, the hold `of`.
+    pub(crate) fn holder(&self, process: &Process, hold: &Hold, of: Word, alive: bool) -> Holder {
+        holder(&self.slab, process.identity.pid_namespace, hold, of, alive)
+    }
+
+    /// What `look` says, as this process sees it.
+    pub(super) fn looking<T>(&self, process: &Process, look: impl FnOnce(Onlooker<'_>) -> T) -> T {
+        look(Onlooker {
+            slab: &self.slab,
+            pid_namespace: process.identity.pid_namespace,
+            is_dead: &|p| self.is_dead(process, p),
+        })
+    }
+
+    /// How the holds of a key stand.
+    pub(crate) fn standing(&self, found: Found) -> Result<Standing> {
+        self.looking(self.process()?, |onlooker| onlooker.standing(found))
+    }
+
     /// The bytes of a key.
     pub(crate) fn key_of(&self, found: Found) -> Option<Vec<u8>> {
-        let place = Place::of(found.kind, found.meta.key_len, 0);
-        self.read_bytes(found.id, place.key_at, found.meta.key_len)
+        key_of(&self.slab, found)
     }
 
     /// Everything about a key.

@@ -7,7 +7,7 @@
 //! key, `acquire` takes and gives back, `contend` looks closer, `waiting` waits, `nesting` sees to it that no
 //! thread waits for itself, `watch` hears of deaths, `guard` is what guards are made of, `average` is the averages'
 //! own. `transact` changes several values at once, `journal` carries that out, in all `shards` of a cache. `inspect`
-//! shows, `check` verifies, `rebuild` and `salvage` repair. `device` says what is known to be on the device.
+//! shows, `check` verifies, `reader` does both without taking part, `rebuild` and `salvage` repair. `device` says what is known to be on the device.
 
 pub(crate) mod acquire;
 mod alone;
@@ -38,6 +38,7 @@ pub(crate) mod open;
 mod original;
 mod participants;
 mod pieces;
+pub(crate) mod reader;
 pub(crate) mod rebuild;
 mod recount;
 mod remove;

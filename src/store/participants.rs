@@ -197,6 +197,17 @@ fn is_gone(slab: &Slab, locks: &Locks, me: &Identity, number: u16, thorough: boo
     Ok(record.is_none_or(|r| process_is_gone(r, me, 0, true)))
 }
 
+/// Whether a participant is dead, as far as who may only read can tell: the lock files are not to be opened then, so the
+/// witness stands for the beacon. Where the kernel does not answer, the process id decides.
+pub(super) fn is_gone_by_witness(slab: &Slab, me: &Identity, number: u16) -> bool {
+    match slab.is_witness_locked(number) {
+        Ok(false) => true,
+        Ok(true) | Err(_) => slab
+            .participant(number)
+            .is_some_and(|record| process_is_gone(record, me, PARTICIPANT_SHARED, true)),
+    }
+}
+
 /// The second proof: in this PID namespace there is no such process, or another that started later; and the third: all
 /// its threads are on their way out. They do not count for a participant with one of the flags `spared`: one whose
 /// beacon was handed to others on purpose lives by that.
@@ -298,19 +309,24 @@ impl Store {
 
     /// How many threads of living processes wait for `slot`.
     pub(crate) fn waiters(&self, process: &Process, slot: SlotId) -> usize {
-        let allocated = self.slab.allocated(Growing::Participants);
-        let numbers = (1..allocated.min(u32::from(PARTICIPANT_MAX) + 1)).map(|n| n as u16);
-        let waiting_of = |id: ParticipantId| {
-            let record = self.slab.participant(id.get())?;
-            let used = record.state.load(Ordering::Acquire) & PARTICIPANT_USED != 0;
-            let counts = record.waiting.iter().map(|e| e.load(Ordering::Relaxed));
-            let here = counts.filter(|bits| *bits as u32 == slot.link());
-            let threads: u64 = here.map(|bits| bits >> 32).sum();
-            (used && threads > 0 && !self.is_dead(process, id)).then_some(threads as usize)
-        };
-        let ids = numbers.filter_map(ParticipantId::new);
-        ids.filter_map(waiting_of).sum()
+        waiters(&self.slab, slot, |id| self.is_dead(process, id))
     }
+}
+
+/// How many threads of those who are not dead wait for `slot`.
+pub(super) fn waiters(slab: &Slab, slot: SlotId, is_dead: impl Fn(ParticipantId) -> bool) -> usize {
+    let allocated = slab.allocated(Growing::Participants);
+    let numbers = (1..allocated.min(u32::from(PARTICIPANT_MAX) + 1)).map(|n| n as u16);
+    let waiting_of = |id: ParticipantId| {
+        let record = slab.participant(id.get())?;
+        let used = record.state.load(Ordering::Acquire) & PARTICIPANT_USED != 0;
+        let counts = record.waiting.iter().map(|e| e.load(Ordering::Relaxed));
+        let here = counts.filter(|bits| *bits as u32 == slot.link());
+        let threads: u64 = here.map(|bits| bits >> 32).sum();
+        (used && threads > 0 && !is_dead(id)).then_some(threads as usize)
+    };
+    let ids = numbers.filter_map(ParticipantId::new);
+    ids.filter_map(waiting_of).sum()
 }
 
 /// One thread's count among the waiters.

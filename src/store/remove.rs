@@ -8,7 +8,7 @@ use crate::os::futex;
 use crate::record::changes;
 use crate::record::{Force, Hold, Left, Removal, life, reachable};
 use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
-use crate::slab::{Intent, Meta, SlotId, pack, unpack};
+use crate::slab::{Intent, Meta, Slab, SlotId, pack, unpack};
 use crate::store::Store;
 use crate::store::claim::{BLOCKS_MAX, Pool, Run};
 use crate::store::index::{Found, SPAN_MAX, span_of};
@@ -246,20 +246,31 @@ impl StripeGuard<'_> {
     }
 }
 
+/// A semaphore's first block and its permits, as its slot says.
+pub(super) fn permits_of(slab: &Slab, id: SlotId) -> Result<(u32, u32)> {
+    let (first, permits) = slab.slot(id).permits();
+    let last = permits.saturating_sub(1);
+    let inside = (1..=u32::from(u16::MAX)).contains(&permits) && slab.permit(first, last).is_some();
+    if inside {
+        return Ok((first, permits));
+    }
+    let at = id.index();
+    Err(slab.corrupt(format!(
+        "slot {at} says {permits} permits from block {first}"
+    )))
+}
+
+/// Whether a slot is still in the life in which it was found.
+#[inline(always)]
+pub(super) fn is_still(slab: &Slab, found: Found) -> bool {
+    let of = Meta::life_of(found.meta.generation, found.kind);
+    life::is_current(&slab.slot(found.id).meta, of)
+}
+
 impl Store {
     /// The permits of a semaphore, checked: first block and number.
     pub(crate) fn permits_of(&self, id: SlotId) -> Result<(u32, u32)> {
-        let (first, permits) = self.slab.slot(id).permits();
-        let last = permits.saturating_sub(1);
-        let inside =
-            (1..=u32::from(u16::MAX)).contains(&permits) && self.slab.permit(first, last).is_some();
-        if inside {
-            return Ok((first, permits));
-        }
-        let at = id.index();
-        Err(self.slab.corrupt(format!(
-            "slot {at} says {permits} permits from block {first}"
-        )))
+        permits_of(&self.slab, id)
     }
 
     /// The same of a key that others may be taking away. `None`: they did.
@@ -275,8 +286,7 @@ impl Store {
     /// Whether the slot is still in the life in which it was found.
     #[inline(always)]
     pub(crate) fn is_still(&self, found: Found) -> bool {
-        let of = Meta::life_of(found.meta.generation, found.kind);
-        life::is_current(&self.slab.slot(found.id).meta, of)
+        is_still(&self.slab, found)
     }
 
     /// Takes a key away, whoever holds it. `false`: there is no such key.

@@ -12,7 +12,7 @@ use crate::log::{LOG, Log, PAGE, Place, RECORD_ALIGN, SEGMENT_HEADER_BYTES};
 use crate::log::{may_not_write, record_bytes};
 use crate::record::closing;
 use crate::slab::layout::SEGMENTS;
-use crate::slab::{Gone, SEGMENT_BEGUN, SEGMENT_CLOSING, Segment};
+use crate::slab::{Gone, SEGMENT_BEGUN, SEGMENT_CLOSING, Segment, Slab};
 use crate::slab::{KEY_BYTES_MAX, TAG_BYTES_MAX};
 use crate::store::Store;
 use crate::store::dead::Dead;
@@ -106,6 +106,67 @@ impl SegmentState {
     }
 }
 
+/// All segments that a slab knows of, as [`Store::segments`] says.
+pub(super) fn segments(slab: &Slab, log: &Log) -> Result<Vec<SegmentState>> {
+    // What is gone before how long all is: otherwise room that is reserved in between, refused and given back would be
+    // deducted and not counted. Pairs with the release of the setter that counts it as given back.
+    let gone: [u64; SEGMENTS as usize] =
+        std::array::from_fn(|at| slab.segment(at as u32).gone.load(Ordering::Acquire));
+    let tail = tail_of(slab);
+    let mut all = Vec::new();
+    for (at, gone) in (0..SEGMENTS).zip(gone) {
+        let segment = slab.segment(at);
+        let bits = segment.number.load(Ordering::Acquire);
+        let number = bits as u32;
+        // In another's place is damage: what is done about it would be done to that one, again and again.
+        if number == 0 || number % SEGMENTS != at {
+            continue;
+        }
+        let is_begun = bits & SEGMENT_BEGUN != 0;
+        let is_active = tail.is_some_and(|tail| tail.segment() == number);
+        let end = Place::from_bits(segment.end.load(Ordering::Acquire));
+        let end = end.filter(|end| end.segment() == number);
+        let end = end.map_or(0, Place::offset);
+        let bytes = match tail.filter(|_| is_active) {
+            // Nothing of its room is had before it is open; who begins it may be dead.
+            _ if is_begun => SEGMENT_HEADER_BYTES,
+            Some(tail) => tail.offset(),
+            None if (1..=longest()).contains(&end) => end,
+            // Who was to note it died.
+            None => log
+                .len_of(number)
+                .map_err(|e| Error::io("look at", &log.path(number), e))?
+                .unwrap_or(0),
+        };
+        // Whatever the words say: these are summed up.
+        let bytes = bytes.min(longest());
+        let gone = Gone::of(number, gone).unwrap_or(Gone::none(number));
+        let dead = gone.dead().min(bytes);
+        all.push(SegmentState {
+            number,
+            is_closing: bits & SEGMENT_CLOSING != 0,
+            is_begun,
+            is_active,
+            bytes,
+            dead,
+            given: gone.given().min(dead),
+        });
+    }
+    Ok(all)
+}
+
+/// What segments come to, together.
+pub(super) fn usage_of(all: &[SegmentState]) -> Usage {
+    Usage {
+        bytes: all.iter().map(|s| s.usage().bytes).sum(),
+        dead: all.iter().map(|s| s.usage().dead).sum(),
+    }
+}
+
+fn tail_of(slab: &Slab) -> Option<Place> {
+    Place::from_bits(slab.header().tail.load(Ordering::Acquire))
+}
+
 impl Store {
     pub(crate) fn segment_bytes(&self) -> u64 {
         segment_bytes_of(self.size_limit())
@@ -124,52 +185,7 @@ impl Store {
     /// All segments that the slab knows of. Of bytes that are appended or given back meanwhile there may be counted too
     /// many, and never too few (G5).
     pub(crate) fn segments(&self) -> Result<Vec<SegmentState>> {
-        let log = &self.process()?.log;
-        // What is gone before how long all is: otherwise room that is reserved in between, refused and given back would be
-        // deducted and not counted. Pairs with the release of the setter that counts it as given back.
-        let gone: [u64; SEGMENTS as usize] =
-            std::array::from_fn(|at| self.slab.segment(at as u32).gone.load(Ordering::Acquire));
-        let tail = self.tail();
-        let mut all = Vec::new();
-        for (at, gone) in (0..SEGMENTS).zip(gone) {
-            let segment = self.slab.segment(at);
-            let bits = segment.number.load(Ordering::Acquire);
-            let number = bits as u32;
-            // In another's place is damage: what is done about it would be done to that one, again and again.
-            if number == 0 || number % SEGMENTS != at {
-                continue;
-            }
-            let is_begun = bits & SEGMENT_BEGUN != 0;
-            let is_active = tail.is_some_and(|tail| tail.segment() == number);
-            let end = Place::from_bits(segment.end.load(Ordering::Acquire));
-            let end = end.filter(|end| end.segment() == number);
-            let end = end.map_or(0, Place::offset);
-            let bytes = match tail.filter(|_| is_active) {
-                // Nothing of its room is had before it is open; who begins it may be dead.
-                _ if is_begun => SEGMENT_HEADER_BYTES,
-                Some(tail) => tail.offset(),
-                None if (1..=longest()).contains(&end) => end,
-                // Who was to note it died.
-                None => log
-                    .len_of(number)
-                    .map_err(self.log_error("look at", log, number))?
-                    .unwrap_or(0),
-            };
-            // Whatever the words say: these are summed up.
-            let bytes = bytes.min(longest());
-            let gone = Gone::of(number, gone).unwrap_or(Gone::none(number));
-            let dead = gone.dead().min(bytes);
-            all.push(SegmentState {
-                number,
-                is_closing: bits & SEGMENT_CLOSING != 0,
-                is_begun,
-                is_active,
-                bytes,
-                dead,
-                given: gone.given().min(dead),
-            });
-        }
-        Ok(all)
+        segments(&self.slab, &self.process()?.log)
     }
 
     pub(crate) fn usage(&self) -> Result<Usage> {
@@ -179,11 +195,7 @@ impl Store {
     /// The same, and of how many segments it is.
     pub(crate) fn usage_and_segments(&self) -> Result<(Usage, usize)> {
         let all = self.segments()?;
-        let usage = Usage {
-            bytes: all.iter().map(|s| s.usage().bytes).sum(),
-            dead: all.iter().map(|s| s.usage().dead).sum(),
-        };
-        Ok((usage, all.len()))
+        Ok((usage_of(&all), all.len()))
     }
 
     /// Whether values are appended to the segment.
@@ -192,7 +204,7 @@ impl Store {
     }
 
     pub(super) fn tail(&self) -> Option<Place> {
-        Place::from_bits(self.slab.header().tail.load(Ordering::Acquire))
+        tail_of(&self.slab)
     }
 
     /// The description of a segment that is there.

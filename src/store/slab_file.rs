@@ -27,22 +27,38 @@ const DEFAULT_CAPACITY: usize = 65_536;
 
 /// Maps the slab of `dir`, or says why it cannot be one. `None`: it is not made yet.
 pub(super) fn map(dir: &Path) -> Result<Option<Slab>> {
-    let Some(slab) = map_unchecked(dir)? else {
-        return Ok(None);
-    };
+    map_unchecked(dir)?.map(whole).transpose()
+}
+
+/// The same for reading alone: opened and mapped so that nothing of it can be written.
+pub(super) fn map_to_read(dir: &Path) -> Result<Option<Slab>> {
+    let slab = map_by(dir, file::open_to_read_with_names, Slab::map_to_read)?;
+    slab.map(whole).transpose()
+}
+
+/// Refuses a slab that was cut off.
+fn whole(slab: Slab) -> Result<Slab> {
     // In this order: the file grows before the header says so.
     let need = slab.bytes_needed();
     let len = slab.file_len()?;
     if len < need {
         return Err(slab.corrupt(format!("it is cut off at {len} of {need} bytes")));
     }
-    Ok(Some(slab))
+    Ok(slab)
 }
 
 /// The same without a look at the file's length, for repair.
 pub(super) fn map_unchecked(dir: &Path) -> Result<Option<Slab>> {
+    map_by(dir, file::open_with_names, Slab::map)
+}
+
+fn map_by(
+    dir: &Path,
+    open: impl FnOnce(&Path) -> io::Result<File>,
+    map: impl FnOnce(Kept, &Path, Static, Layout) -> Result<Slab>,
+) -> Result<Option<Slab>> {
     let path = dir.join(SLAB);
-    let slab = match file::open_with_names(&path) {
+    let slab = match open(&path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(|e| Error::io("open", &path, e))?,
     };
@@ -68,7 +84,7 @@ pub(super) fn map_unchecked(dir: &Path) -> Result<Option<Slab>> {
     if len < PAGE {
         return Err(damaged(format!("it is cut off at {len} bytes")));
     }
-    Slab::map(slab, &path, part, layout).map(Some)
+    map(slab, &path, part, layout).map(Some)
 }
 
 /// The static part of the header, from its copy if the first is damaged. `None`: never finished.

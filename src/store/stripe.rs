@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::error::Result;
 use crate::os::fork;
 use crate::slab::layout::STRIPES;
-use crate::slab::{Intent, Stripe};
+use crate::slab::{Intent, Slab, Stripe};
 use crate::store::dead::DeadList;
 use crate::store::waiting::Patience;
 use crate::store::{COMPACT_BYTE, GROW_BYTE, Process, Store, TRANSACT_BYTE};
@@ -35,15 +35,24 @@ pub(crate) struct RangeGuard<'a> {
     _mutex: MutexGuard<'a, ()>,
 }
 
+/// The stripe of a key.
+pub(super) fn stripe_of(slab: &Slab, hash: u64) -> u32 {
+    // Of the bucket, so that a bucket belongs to one stripe.
+    bucket_of(slab, hash) & (STRIPES - 1)
+}
+
+pub(super) fn bucket_of(slab: &Slab, hash: u64) -> u32 {
+    (hash >> 32) as u32 & (slab.layout().buckets - 1)
+}
+
 impl Store {
     /// The stripe of a key.
     pub(crate) fn stripe_of(&self, hash: u64) -> u32 {
-        // Of the bucket, so that a bucket belongs to one stripe.
-        (hash >> 32) as u32 & (self.slab.layout().buckets - 1) & (STRIPES - 1)
+        stripe_of(&self.slab, hash)
     }
 
     pub(crate) fn bucket_of(&self, hash: u64) -> u32 {
-        (hash >> 32) as u32 & (self.slab.layout().buckets - 1)
+        bucket_of(&self.slab, hash)
     }
 
     /// Locks a stripe, waiting for whoever has it, and clears up after one who died with it.

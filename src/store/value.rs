@@ -24,7 +24,7 @@ use crate::record::{
 };
 use crate::slab::{BODY_WORDS, Slab, SlotId, pack};
 use crate::store::index::{Found, span_of};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, fence};
 
 /// Room for a place in the log, and for the digits of any integer.
 pub(crate) const CELL_WORDS_MIN: usize = 5;
@@ -207,6 +207,31 @@ impl<'a> ValueCells<'a> {
             }
             std::hint::spin_loop();
         }
+    }
+
+    /// What counts where a transaction was decided that puts in force what was prepared after version `decided`: that,
+    /// also before anybody has put it in force (T1). For readers who may not do so themselves.
+    pub(crate) fn read_decided(
+        &self,
+        decided: u64,
+        payload: &mut impl Payload,
+    ) -> Result<Reading, Damaged> {
+        let next = decided.wrapping_add(1);
+        // Acquire, here and below: as in `read`.
+        while self.selector().load(Ordering::Acquire) == decided {
+            let loaded = self.load((next & 1) as usize, payload);
+            fence(Ordering::Acquire);
+            // Nobody writes into that cell again before the selector is beyond `next`.
+            if self.selector().load(Ordering::Relaxed) != decided {
+                continue;
+            }
+            match loaded.ok_or(Damaged)?.checked(next) {
+                Ok(reading) => return Ok(reading),
+                // Damage, of which nobody flips the selector to it.
+                Err(Damaged) => break,
+            }
+        }
+        self.read(payload)
     }
 
     /// What a value has in the log. Only for the holder of the latch, who wants to put something else there, and gives

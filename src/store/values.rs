@@ -6,11 +6,12 @@ use crate::error::{Error, Result};
 use crate::log::{Place, Wanted, record_bytes};
 use crate::os::clock;
 use crate::record::Damaged;
-use crate::slab::{Growing, Meta};
+use crate::slab::{Growing, Meta, Slab};
 use crate::store::Store;
 use crate::store::config::Eviction;
 use crate::store::dead::Dead;
 use crate::store::index::{Found, VALUE_SLOTS, check_lengths};
+use crate::store::segments::Usage;
 use crate::store::value::{Content, EXPIRES_MS_MAX, Form, Payload, Reading, ValueCells, tag_hash};
 use crate::store::waiting::Patience;
 use crate::sync::{AtomicU64, Ordering};
@@ -417,31 +418,38 @@ fn used(word: &AtomicU64, eviction: Eviction) {
     }
 }
 
+/// What a slab says of the values in it, where its log has that much.
+pub(super) fn stats_of(slab: &Slab, usage: Usage) -> Stats {
+    let header = slab.header();
+    let mut stats = Stats {
+        evictions: header.evictions.load(Ordering::Relaxed),
+        damaged: header.damaged.load(Ordering::Relaxed),
+        bytes_live: usage.bytes - usage.dead,
+        bytes_dead: usage.dead,
+        ..Stats::default()
+    };
+    for number in 0..slab.allocated(Growing::Participants) {
+        if let Some(record) = slab.participant(number as u16) {
+            let add = |sum: &mut u64, count: &AtomicU64| {
+                *sum = sum.saturating_add(count.load(Ordering::Relaxed));
+            };
+            add(&mut stats.hits, &record.hits);
+            add(&mut stats.misses, &record.misses);
+        }
+    }
+    stats
+}
+
 /// All of them.
 impl Store {
     pub(crate) fn stats(&self) -> Result<Stats> {
-        let header = self.slab.header();
-        let usage = self.usage()?;
-        let mut stats = Stats {
-            evictions: header.evictions.load(Ordering::Relaxed),
-            damaged: header.damaged.load(Ordering::Relaxed),
-            bytes_live: usage.bytes - usage.dead,
-            bytes_dead: usage.dead,
-            unkept: self
-                .joined()
-                .map_or(0, |process| process.unkept.load(Ordering::Relaxed)),
-            ..Stats::default()
-        };
-        for number in 0..self.slab.allocated(Growing::Participants) {
-            if let Some(record) = self.slab.participant(number as u16) {
-                let add = |sum: &mut u64, count: &AtomicU64| {
-                    *sum = sum.saturating_add(count.load(Ordering::Relaxed));
-                };
-                add(&mut stats.hits, &record.hits);
-                add(&mut stats.misses, &record.misses);
-            }
-        }
-        Ok(stats)
+        let unkept = self
+            .joined()
+            .map_or(0, |process| process.unkept.load(Ordering::Relaxed));
+        Ok(Stats {
+            unkept,
+            ..stats_of(&self.slab, self.usage()?)
+        })
     }
 
     /// The keys of all values of a stripe.

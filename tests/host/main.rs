@@ -21,6 +21,7 @@ mod output;
 #[allow(unused_imports)]
 use children::patience;
 mod places;
+mod readers;
 mod runner;
 mod structure;
 mod synced;
@@ -40,6 +41,9 @@ fn child_role() {
         "daemon" => daemons::daemon(&role),
         "stripped" => daemons::stripped(&role),
         "in the structure" => structure::in_the_structure(&role),
+        "reads" => readers::reads(&role),
+        "locks all" => readers::locks_all(&role),
+        "changes all" => readers::changes_all(&role),
         other => panic!("no role {other}"),
     }
 }

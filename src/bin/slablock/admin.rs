@@ -8,6 +8,7 @@ use crate::{
     failure::{FAILED, Failure},
     output::{Unwritten, print_done, print_line},
     place::Place,
+    sight::Sight,
     text::quoted,
 };
 
@@ -32,17 +33,20 @@ pub fn evict(dir: &Path, tag: &[u8]) -> Result<u8, Failure> {
 }
 
 pub fn check(dir: &Path) -> Result<u8, Failure> {
-    let report = match Place::open(dir)? {
+    let place = Sight::open(dir)?;
+    let report = match &place {
         Some(place) => place.check()?,
         None => CheckReport::default(),
     };
-    let mut lines = vec![
-        format!("store         {}", dir.display()),
+    let mut lines = vec![format!("store         {}", dir.display())];
+    let note = place.as_ref().and_then(Sight::note);
+    lines.extend(note.map(|note| format!("{note}; leaked slots are not looked for")));
+    lines.extend([
         format!("keys          {}", report.keys),
         format!("slots used    {}", report.slots_used),
         format!("slots leaked  {}", report.slots_leaked),
         format!("dead holds    {}", report.dead_holds),
-    ];
+    ]);
     let problem = |problem: &dyn Display| format!("problem       {problem}");
     lines.extend(report.problems.iter().map(|found| problem(found)));
     let (verdict, status) = match report.is_sound() {

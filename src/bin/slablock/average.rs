@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use slablock::Averager;
 
-use crate::{failure::Failure, output::print_line, place::Place, text};
+use crate::{failure::Failure, output::print_line, place::Place, sight::Sight, text};
 
 /// A value to add, and to what.
 pub struct Addition {
@@ -24,8 +24,8 @@ pub fn add(dir: &Path, addition: &Addition) -> Result<u8, Failure> {
 }
 
 pub fn get(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
-    let place = Place::open(dir)?.ok_or_else(|| no_values(key))?;
-    let mean = averager(&place, key).get()?;
+    let place = Sight::open(dir)?.ok_or_else(|| no_values(key))?;
+    let mean = place.mean(key)?;
     print_line(mean.ok_or_else(|| no_values(key))?)?;
     Ok(0)
 }

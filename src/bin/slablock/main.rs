@@ -23,6 +23,7 @@ mod processes;
 mod program;
 mod run;
 mod seconds;
+mod sight;
 mod signals;
 mod snapshot;
 mod start;

@@ -52,13 +52,18 @@ impl Place {
     /// Opens the store in `dir` and makes one if there is none.
     pub fn open_or_create(dir: &Path) -> Result<Place, Failure> {
         match is_file(&dir.join(FANOUT))? {
-            true => Place::open_fanout(dir),
-            false => Place::open_single(dir, true),
+            true => Ok(Place::open_fanout(dir)??),
+            false => Ok(Place::open_single(dir, true)??),
         }
     }
 
     /// Opens the store in `dir`; `None`: there is none yet.
     pub fn open(dir: &Path) -> Result<Option<Place>, Failure> {
+        Ok(Place::try_open(dir)?.transpose()?)
+    }
+
+    /// Opens the store in `dir`; `None`: there is none yet. The inner error: there is one, and it was not opened.
+    pub fn try_open(dir: &Path) -> Result<Option<slablock::Result<Place>>, Failure> {
         if is_file(&dir.join(FANOUT))? {
             return Place::open_fanout(dir).map(Some);
         }
@@ -68,22 +73,29 @@ impl Place {
         }
     }
 
-    fn open_single(dir: &Path, create: bool) -> Result<Place, Failure> {
-        let cache = Cache::options().create(create).open(dir)?;
-        Place::found(Shape::Single(cache), dir.join(SLAB))
+    fn open_single(dir: &Path, create: bool) -> Result<slablock::Result<Place>, Failure> {
+        let cache = Cache::options().create(create).open(dir);
+        Place::found(cache.map(Shape::Single), dir.join(SLAB))
     }
 
-    fn open_fanout(dir: &Path) -> Result<Place, Failure> {
-        let cache = Cache::options().create(false).open_fanout(dir, None)?;
-        Place::found(Shape::Fanout(cache), dir.join(FANOUT))
+    fn open_fanout(dir: &Path) -> Result<slablock::Result<Place>, Failure> {
+        let cache = Cache::options().create(false).open_fanout(dir, None);
+        Place::found(cache.map(Shape::Fanout), dir.join(FANOUT))
     }
 
-    fn found(cache: Shape, by: PathBuf) -> Result<Place, Failure> {
+    fn found(
+        opened: slablock::Result<Shape>,
+        by: PathBuf,
+    ) -> Result<slablock::Result<Place>, Failure> {
+        let cache = match opened {
+            Ok(cache) => cache,
+            Err(error) => return Ok(Err(error)),
+        };
         let identity = identity(&by)?;
-        Ok(Place {
+        Ok(Ok(Place {
             cache,
             found: (by, identity),
-        })
+        }))
     }
 
     /// Whether the store that is open is the one that others find. If not, they have excluded nothing since.

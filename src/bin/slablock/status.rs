@@ -13,7 +13,7 @@ use crate::{
     admin::no_such_key,
     failure::Failure,
     output::{print, print_line},
-    place::Place,
+    sight::Sight,
     snapshot::{HolderOf, Key, Snapshot},
     text,
 };
@@ -50,9 +50,9 @@ pub struct View {
 }
 
 pub fn show(dir: &Path, view: &View) -> Result<u8, Failure> {
-    let mut place = Place::open(dir)?;
+    let mut place = Sight::open(dir)?;
     if !view.again {
-        show_once(&take(dir, place.as_ref(), view)?, view)?;
+        show_once(&take(dir, place.as_ref(), view)?, place.as_ref(), view)?;
         return Ok(0);
     }
     loop {
@@ -61,10 +61,10 @@ pub fn show(dir: &Path, view: &View) -> Result<u8, Failure> {
         }
         // It may be made meanwhile.
         if place.is_none() {
-            place = Place::open(dir)?;
+            place = Sight::open(dir)?;
         }
         match take(dir, place.as_ref(), view) {
-            Ok(snapshot) => show_once(&snapshot, view)?,
+            Ok(snapshot) => show_once(&snapshot, place.as_ref(), view)?,
             // A key that is not there yet is worth watching for.
             Err(failure) => drop(failure.report()),
         }
@@ -73,11 +73,11 @@ pub fn show(dir: &Path, view: &View) -> Result<u8, Failure> {
 }
 
 /// `None`: there is no store yet, and no key in it.
-fn take(dir: &Path, place: Option<&Place>, view: &View) -> Result<Snapshot, Failure> {
+fn take(dir: &Path, place: Option<&Sight>, view: &View) -> Result<Snapshot, Failure> {
     let keys = match (place, &view.key) {
         (None, None) => Vec::new(),
         (Some(place), None) => place.keys()?,
-        (Some(place), Some(key)) => match place.shard(key).key(key)? {
+        (Some(place), Some(key)) => match place.key(key)? {
             Some(info) => vec![info],
             None => return Err(no_such_key(dir, key)),
         },
@@ -86,14 +86,18 @@ fn take(dir: &Path, place: Option<&Place>, view: &View) -> Result<Snapshot, Fail
     Ok(Snapshot::new(dir, keys))
 }
 
-fn show_once(snapshot: &Snapshot, view: &View) -> Result<(), Failure> {
+fn show_once(snapshot: &Snapshot, place: Option<&Sight>, view: &View) -> Result<(), Failure> {
+    let note = place.and_then(Sight::note);
+    let note = note.map(|note| format!("\n{note}")).unwrap_or_default();
     let text = match (view.json, view.again) {
         (true, true) => serde_json::to_string(snapshot).map_err(Failure::new)?,
         (true, false) => serde_json::to_string_pretty(snapshot).map_err(Failure::new)?,
-        (false, _) if snapshot.keys.is_empty() => format!("no keys in {}", snapshot.dir),
+        (false, _) if snapshot.keys.is_empty() => {
+            format!("no keys in {}{note}", snapshot.dir)
+        }
         (false, _) => {
             let dir = text::printable(&snapshot.dir);
-            format!("store {dir}\n{}", table(snapshot).trim_fmt())
+            format!("store {dir}{note}\n{}", table(snapshot).trim_fmt())
         }
     };
     print_line(text)?;

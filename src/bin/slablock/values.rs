@@ -14,6 +14,7 @@ use crate::{
     failure::{Failure, NO},
     output::{Unwritten, print, print_done, print_line},
     place::Place,
+    sight::Sight,
     start, text,
 };
 
@@ -55,10 +56,15 @@ pub enum Upkeep {
 }
 
 pub fn get(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
-    ask(dir, key, |shard| match shard.get(key)? {
+    let got = Sight::open(dir).and_then(|place| match place {
+        Some(place) => place.get(key),
+        None => check_length(key).map(|()| None),
+    });
+    let answer = got.and_then(|value| match value {
         Some(value) => Ok(print(value).map(|()| 0)?),
         None => Ok(NO),
-    })
+    });
+    answer.map_err(Failure::of_run)
 }
 
 /// Takes the value away once it is written: in a transaction, so that nobody else changes or pops it meanwhile, and
@@ -233,7 +239,7 @@ impl Key {
 }
 
 pub fn keys(dir: &Path, listing: Listing) -> Result<u8, Failure> {
-    let mut infos = match Place::open(dir)? {
+    let mut infos = match Sight::open(dir)? {
         Some(place) => place.keys()?,
         None => Vec::new(),
     };
@@ -278,8 +284,8 @@ struct Figures {
 }
 
 pub fn stats(dir: &Path, json: bool) -> Result<u8, Failure> {
-    let (stats, volume) = match Place::open(dir)? {
-        Some(place) => (place.stats()?, volume(&place)?),
+    let (stats, volume) = match Sight::open(dir)? {
+        Some(place) => (place.stats()?, place.volume()?),
         None => (Stats::default(), 0),
     };
     let figures = Figures {
@@ -314,9 +320,9 @@ pub fn stats(dir: &Path, json: bool) -> Result<u8, Failure> {
 }
 
 pub fn upkeep(dir: &Path, upkeep: Upkeep) -> Result<u8, Failure> {
-    let place = Place::open(dir)?;
-    let shards = place.as_ref().map_or(&[][..], Place::shards);
-    let count = |work: fn(&Cache) -> slablock::Result<usize>| -> slablock::Result<u64> {
+    let count = |work: fn(&Cache) -> slablock::Result<usize>| -> Result<u64, Failure> {
+        let place = Place::open(dir)?;
+        let shards = place.as_ref().map_or(&[][..], Place::shards);
         let counts = shards.iter().map(work);
         counts.map(|count| Ok(count? as u64)).sum()
     };
@@ -325,14 +331,11 @@ pub fn upkeep(dir: &Path, upkeep: Upkeep) -> Result<u8, Failure> {
         Upkeep::Cull => count(Cache::cull)?,
         Upkeep::Clear => count(Cache::clear)?,
         Upkeep::Volume => {
-            print_line(place.map_or(Ok(0), |place| volume(&place))?)?;
+            let volume = Sight::open(dir)?.map_or(Ok(0), |place| place.volume())?;
+            print_line(volume)?;
             return Ok(0);
         }
     };
     print_done(number)?;
     Ok(0)
-}
-
-fn volume(place: &Place) -> slablock::Result<u64> {
-    place.shards().iter().map(Cache::volume).sum()
 }

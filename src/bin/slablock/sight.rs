@@ -1,0 +1,105 @@
+//! A store as commands see it that only look: open as by any program, or, where this user may not write it, for reading
+//! alone.
+
+use std::{io::ErrorKind, path::Path};
+
+use slablock::{Averager, Cache, CheckReport, Error, KeyInfo, Reader, Stats};
+
+use crate::{failure::Failure, place::Place};
+
+pub enum Sight {
+    Place(Place),
+    Reader {
+        reader: Reader,
+        /// Why it is no more than that.
+        why: &'static str,
+    },
+}
+
+impl Sight {
+    /// Opens the store in `dir`; `None`: there is none yet.
+    pub fn open(dir: &Path) -> Result<Option<Sight>, Failure> {
+        let Some(opened) = Place::try_open(dir)? else {
+            return Ok(None);
+        };
+        let why = match opened {
+            Ok(place) => return Ok(Some(Sight::Place(place))),
+            Err(error) => why_not_written(&error).ok_or(error)?,
+        };
+        let reader = Reader::open(dir)?;
+        Ok(Some(Sight::Reader { reader, why }))
+    }
+
+    /// What is to be said of a store that is open for reading alone.
+    pub fn note(&self) -> Option<String> {
+        match self {
+            Sight::Place(_) => None,
+            Sight::Reader { why, .. } => Some(format!("read only: {why}")),
+        }
+    }
+
+    pub fn keys(&self) -> Result<Vec<KeyInfo>, Failure> {
+        match self {
+            Sight::Place(place) => place.keys(),
+            Sight::Reader { reader, .. } => Ok(reader.keys()?),
+        }
+    }
+
+    pub fn key(&self, key: &[u8]) -> Result<Option<KeyInfo>, Failure> {
+        Ok(match self {
+            Sight::Place(place) => place.shard(key).key(key)?,
+            Sight::Reader { reader, .. } => reader.key(key)?,
+        })
+    }
+
+    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Failure> {
+        Ok(match self {
+            Sight::Place(place) => place.shard(key).get(key)?,
+            Sight::Reader { reader, .. } => reader.get(key)?,
+        })
+    }
+
+    /// The mean of an average.
+    pub fn mean(&self, key: &[u8]) -> Result<Option<f64>, Failure> {
+        Ok(match self {
+            Sight::Place(place) => Averager::new(place.shard(key), key).get()?,
+            Sight::Reader { reader, .. } => reader.summary(key)?.map(|summary| summary.mean),
+        })
+    }
+
+    pub fn stats(&self) -> Result<Stats, Failure> {
+        match self {
+            Sight::Place(place) => place.stats(),
+            Sight::Reader { reader, .. } => Ok(reader.stats()?),
+        }
+    }
+
+    pub fn volume(&self) -> Result<u64, Failure> {
+        Ok(match self {
+            Sight::Place(place) => {
+                let volumes = place.shards().iter().map(Cache::volume);
+                volumes.sum::<slablock::Result<u64>>()?
+            }
+            Sight::Reader { reader, .. } => reader.volume()?,
+        })
+    }
+
+    pub fn check(&self) -> Result<CheckReport, Failure> {
+        match self {
+            Sight::Place(place) => place.check(),
+            Sight::Reader { reader, .. } => Ok(reader.check()?),
+        }
+    }
+}
+
+/// Why the store cannot be written, if that is what an opening failed by.
+fn why_not_written(error: &Error) -> Option<&'static str> {
+    let Error::Io { source, .. } = error else {
+        return None;
+    };
+    match source.kind() {
+        ErrorKind::PermissionDenied => Some("this user may not write it"),
+        ErrorKind::ReadOnlyFilesystem => Some("its file system is read-only here"),
+        _ => None,
+    }
+}

@@ -1,0 +1,234 @@
+//! Reading a store without taking part in it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::cache::values::Entry;
+use crate::cache::{Cache, fanout};
+use crate::error::{Error, Result};
+use crate::store::check::CheckReport;
+use crate::store::hash::hash;
+use crate::store::open::not_a_store;
+use crate::store::reader::{Decided, ReadStore};
+use crate::store::values::left_until;
+use crate::types::{KeyInfo, Stats, Summary};
+
+/// A store, or a [`FanoutCache`](crate::FanoutCache), open for reading only: by a user who may read it and not write it, on a
+/// read-only mount, or by a monitor that is to disturb nobody.
+///
+/// It needs read permission for the slab and for the files in `log`, and search permission for the directories. It takes
+/// part in nothing: it gets no number, opens no lock file, makes, locks and writes nothing (what it maps it cannot write),
+/// and whatever it does keeps nobody from anything. In turn it waits for nobody: processes that are stopped, wherever
+/// they are stopped, do not stop it.
+///
+/// What it can therefore not promise:
+///
+/// - Lists ([`keys`](Self::keys), [`len`](Self::len)) are not made under locks: a key that is removed and made again
+///   meanwhile may be listed twice or not at all. What exists throughout is listed once.
+/// - What it looks up counts neither as a hit nor as a use, and what it finds damaged is not counted.
+/// - Nothing is cleared up: what the dead hold stays theirs, what is over stays where it is (and is not shown).
+/// - Whether a holder lives is asked of the kernel by the slab alone, and where that does not answer, by the process id. On
+///   overlayfs a holder that has closed its descriptors passes for dead.
+/// - A read-only mapping on overlayfs that was made before anybody opened the store for writing there never shows later
+///   writes: open a new reader.
+/// - Another process may repair the store, or remove it, under a reader, which notices: the error is `Corrupt` while
+///   that lasts, or `Replaced`.
+///
+/// A transaction that was decided and is not carried out yet is seen as carried out.
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> slablock::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let dir = dir.path().join("store");
+/// let cache = slablock::Cache::open(&dir)?;
+/// cache.set("greeting", "hello")?;
+///
+/// let reader = slablock::Reader::open(&dir)?;
+/// assert_eq!(reader.get("greeting")?.as_deref(), Some(&b"hello"[..]));
+/// # Ok(())
+/// # }
+/// ```
+pub struct Reader {
+    shards: Vec<ReadStore>,
+    /// Of several.
+    seed: [u64; 2],
+    /// The store whose journal counts, if it is none of these.
+    home: Option<Box<ReadStore>>,
+    path: PathBuf,
+}
+
+impl Cache {
+    /// Opens the store in the directory `path`, or the [`FanoutCache`](crate::FanoutCache), for reading only. See
+    /// [`Reader`].
+    pub fn reader(path: impl AsRef<Path>) -> Result<Reader> {
+        Reader::open(path)
+    }
+}
+
+impl Reader {
+    /// Opens the store in the directory `path`, or the [`FanoutCache`](crate::FanoutCache), or one shard of it. Also one
+    /// that is a copy, which [`Cache::open`] refuses: nobody is granted anything here.
+    ///
+    /// # Errors
+    ///
+    /// `NotAStore` also where a store is only being made; `Corrupt` also where it is being repaired; `Version`, `Linked`,
+    /// `UnsupportedFs`, `Io`.
+    pub fn open(path: impl AsRef<Path>) -> Result<Reader> {
+        let path = path.as_ref();
+        let path = std::path::absolute(path).map_err(|e| Error::io("find", path, e))?;
+        if let Some(record) = fanout::read_record(&path)? {
+            let numbers = 0..record.shards;
+            let shards = numbers.map(|number| ReadStore::open(&fanout::shard_path(&path, number)));
+            return Ok(Reader {
+                shards: shards.collect::<Result<_>>()?,
+                seed: record.seed,
+                home: None,
+                path,
+            });
+        }
+        let store = ReadStore::open(&path)?;
+        Ok(Reader {
+            home: store.open_home()?.map(Box::new),
+            shards: vec![store],
+            seed: [0; 2],
+            path,
+        })
+    }
+
+    /// The directory, as an absolute path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What was decided, as it is looked at by one call.
+    fn decided(&self) -> Result<Decided<'_>> {
+        let home = self.home.as_deref().or(self.shards.first());
+        // There is one, at least.
+        let home = home.ok_or_else(|| not_a_store(&self.path, "it has no shards"))?;
+        Ok(Decided::new(home))
+    }
+
+    fn of_key<T>(
+        &self,
+        key: &[u8],
+        look: impl FnOnce(&ReadStore, &mut Decided<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let mut decided = self.decided()?;
+        let shard = match &self.shards[..] {
+            [alone] => alone,
+            all => &all[(hash(self.seed, key) % all.len() as u64) as usize],
+        };
+        shard.looking(|| look(shard, &mut decided))
+    }
+
+    fn of_all(
+        &self,
+        mut look: impl FnMut(&ReadStore, &mut Decided<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let mut decided = self.decided()?;
+        let mut shards = self.shards.iter();
+        shards.try_for_each(|shard| shard.looking(|| look(shard, &mut decided)))
+    }
+
+    /// The value; `None`: there is none, it is over, or it is damaged. Its checksum is looked at each time.
+    ///
+    /// # Errors
+    ///
+    /// `KindMismatch` if the key is none of a value; `KeyLength`. `StructureBusy` if others change the structure of its
+    /// part of the store so fast that it cannot be told whether there is such a key.
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
+        Ok(self.entry(key)?.map(|entry| entry.value))
+    }
+
+    /// The value, its tag, and how long it will be there, all of the same moment.
+    pub fn entry(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>> {
+        let key = key.as_ref();
+        let whole = self.of_key(key, |shard, decided| shard.value(decided, key))?;
+        Ok(whole.map(|whole| Entry {
+            value: whole.value,
+            expires_in: left_until(whole.expires_ms),
+            tag: (!whole.tag.is_empty()).then_some(whole.tag),
+        }))
+    }
+
+    /// The average under a key; `None`: nothing was added, or it is over. Errors: as for [`get`](Self::get); `Corrupt`
+    /// if it fails its checksum.
+    pub fn summary(&self, key: impl AsRef<[u8]>) -> Result<Option<Summary>> {
+        let key = key.as_ref();
+        self.of_key(key, |shard, _| shard.summary(key))
+    }
+
+    /// One key and how it stands; `None` if there is none. Errors: `KeyLength`, `StructureBusy`.
+    pub fn key(&self, key: impl AsRef<[u8]>) -> Result<Option<KeyInfo>> {
+        let key = key.as_ref();
+        self.of_key(key, |shard, decided| shard.key_info(decided, key))
+    }
+
+    /// All keys and how they stand, in no particular order.
+    pub fn keys(&self) -> Result<Vec<KeyInfo>> {
+        let mut all = Vec::new();
+        self.of_all(|shard, decided| {
+            all.extend(shard.key_infos(decided)?);
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// How many keys there are.
+    pub fn len(&self) -> Result<usize> {
+        let mut len = 0;
+        self.of_all(|shard, decided| {
+            len += shard.len(decided)?;
+            Ok(())
+        })?;
+        Ok(len)
+    }
+
+    /// Whether there are no keys.
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// How the cache fares.
+    pub fn stats(&self) -> Result<Stats> {
+        let mut stats = Stats::default();
+        self.of_all(|shard, _| {
+            stats.merge(shard.stats()?);
+            Ok(())
+        })?;
+        Ok(stats)
+    }
+
+    /// How many bytes of disk the store takes, values included.
+    pub fn volume(&self) -> Result<u64> {
+        let mut volume = 0;
+        self.of_all(|shard, _| {
+            volume += shard.volume()?;
+            Ok(())
+        })?;
+        Ok(volume)
+    }
+
+    /// Verifies what can be verified without locking anything: both copies of the header, every key by itself and that
+    /// it is found, the checksums of averages and values, those of the files included. Not whether slots are leaked
+    /// or belong to two keys: that takes [`Cache::check`].
+    pub fn check(&self) -> Result<CheckReport> {
+        let mut report = CheckReport::default();
+        self.of_all(|shard, decided| {
+            report.merge(shard.check(decided)?);
+            Ok(())
+        })?;
+        Ok(report)
+    }
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader")
+            .field("path", &self.path)
+            .field("shards", &self.shards.len())
+            .finish()
+    }
+}
