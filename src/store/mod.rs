@@ -70,6 +70,7 @@ use crate::slab::layout::STRIPES;
 use crate::slab::{PARTICIPANT_SHARED, Slab};
 use crate::store::device::Device;
 use crate::store::lock_files::Locks;
+use crate::store::nesting::Tokens;
 use crate::store::open::Site;
 use crate::store::recount::Recount;
 use crate::store::shards::ShardsOf;
@@ -104,6 +105,7 @@ pub(crate) struct Store {
     renewed_in: AtomicU64,
     /// What cache it is a shard of, if it was opened as one.
     shards: ShardsOf,
+    tokens: Tokens,
 }
 
 /// What one process has open of a store. In the child of a fork, the parent's is leaked and a new one made.

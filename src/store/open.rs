@@ -18,6 +18,7 @@ use crate::slab::Slab;
 use crate::store::alone::{self, Alone};
 use crate::store::config::Config;
 use crate::store::lock_files::{ATTACH, BEACONS, Locks, STRIPES_FILE};
+use crate::store::nesting::Tokens;
 use crate::store::rebuild::Leap;
 use crate::store::shards::{Shard, ShardsOf};
 use crate::store::slab_file::{initialise, is_ready, layout_of, map};
@@ -163,6 +164,7 @@ fn new_store(site: Site, slab: Slab, slab_identity: (u64, u64), settings: &Setti
         looked_in: AtomicU64::new(u64::MAX),
         renewed_in: AtomicU64::new(day()),
         shards: ShardsOf::new(),
+        tokens: Tokens::default(),
     })
 }
 

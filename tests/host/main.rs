@@ -22,6 +22,7 @@ mod output;
 use children::patience;
 mod places;
 mod runner;
+mod same_thread;
 mod structure;
 mod synced;
 mod users;
