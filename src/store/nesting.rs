@@ -13,6 +13,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
@@ -46,6 +47,24 @@ struct Entry {
 
 thread_local! {
     static HAS: RefCell<Vec<Entry>> = const { RefCell::new(Vec::new()) };
+    /// Takes its place once that was destroyed: for the destructors that run after it. It has none itself, and so does
+    /// not stay allocated while it is empty.
+    static HAS_AT_LAST: ManuallyDrop<RefCell<Vec<Entry>>> =
+        const { ManuallyDrop::new(RefCell::new(Vec::new())) };
+}
+
+fn with_notes<T>(action: impl Fn(&mut Vec<Entry>) -> T) -> T {
+    let noted = HAS.try_with(|has| action(&mut has.borrow_mut()));
+    noted.unwrap_or_else(|_| {
+        HAS_AT_LAST.with(|has| {
+            let mut has = has.borrow_mut();
+            let done = action(&mut has);
+            if has.is_empty() {
+                *has = Vec::new();
+            }
+            done
+        })
+    })
 }
 
 /// Noted for as long as this lives, in the thread that noted it.
@@ -56,9 +75,7 @@ pub(crate) struct Noted {
 
 impl Drop for Noted {
     fn drop(&mut self) {
-        // While the thread ends there is nobody left to look.
-        let _ = HAS.try_with(|has| {
-            let mut has = has.borrow_mut();
+        with_notes(|has| {
             if let Some(at) = has.iter().position(|entry| *entry == self.entry) {
                 has.swap_remove(at);
             }
@@ -110,7 +127,7 @@ impl Store {
 
     fn noted(&self, what: What) -> Noted {
         let entry = self.entry(what);
-        let _ = HAS.try_with(|has| has.borrow_mut().push(entry));
+        with_notes(|has| has.push(entry));
         Noted {
             entry,
             in_this_thread: PhantomData,
@@ -119,8 +136,7 @@ impl Store {
 
     fn is_mine(&self, what: What) -> bool {
         let entry = self.entry(what);
-        HAS.try_with(|has| has.borrow().contains(&entry))
-            .unwrap_or(false)
+        with_notes(|has| has.contains(&entry))
     }
 }
 

@@ -21,10 +21,12 @@ mod output;
 #[allow(unused_imports)]
 use children::patience;
 mod places;
+mod programs;
 mod runner;
 mod same_thread;
 mod structure;
 mod synced;
+mod threads;
 mod users;
 
 use children::Role;
