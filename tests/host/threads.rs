@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use nix::libc;
 use nix::unistd::Pid;
-use slablock::{Cache, Error, Lock, RLock};
+use slablock::{Cache, Error, FanoutCache, Lock, RLock};
 
 use crate::children::{Watchdog, fork, reap_well, until};
-use crate::common::layout::STATE;
+use crate::common::layout::{BOOT_ID, STATE};
 use crate::common::{Place, child, role, run, said};
 use crate::programs::use_everything;
 
@@ -185,36 +185,66 @@ fn large(n: u8) -> Vec<u8> {
 #[test]
 fn a_stack_of_64_kib_is_enough_to_open_any_store_and_use_it() {
     let _watchdog = Watchdog::new("small stack");
-    for state in [None, Some([0; 8]), Some(*b"rebuild1"), Some(*b"slready1")] {
-        let place = Place::new();
+    let new = || Place::new();
+    // As when the making of it was interrupted.
+    let blank = || {
+        let place = new();
         drop(place.open());
         let len = place.slab_len();
-        match state {
-            // As when the making of it was interrupted.
-            None => {
-                place.slab_file().set_len(0).unwrap();
-                place.slab_file().set_len(len).unwrap();
-            }
-            Some(state) => place.poke(STATE, &state),
+        place.slab_file().set_len(0).unwrap();
+        place.slab_file().set_len(len).unwrap();
+        place
+    };
+    let rebuilt = |at: u64, with: &[u8]| {
+        let place = new();
+        let cache = place.open();
+        for n in 0..2_000_u32 {
+            cache
+                .set(format!("value {n}"), vec![1; n as usize])
+                .unwrap();
         }
-        let store = place.store();
+        cache.set("large", large(9)).unwrap();
+        drop(cache);
+        place.poke(at, with);
+        place
+    };
+    let places = [
+        new(),
+        blank(),
+        rebuilt(STATE, &[0; 8]),
+        rebuilt(STATE, b"rebuild1"),
+        // As after a reboot.
+        rebuilt(BOOT_ID, &[1; 16]),
+    ];
+    for place in places {
         // Should the stack overflow, it is that process's.
-        reap_well(fork(|| {
-            on_a_small_stack(move || {
-                let cache = Cache::open(&store).unwrap();
-                use_everything(&cache).unwrap();
-                for n in 0..4 {
-                    cache.set("large", large(n)).unwrap();
-                    assert_eq!(cache.get("large").unwrap(), Some(large(n)));
-                }
-                for n in 0..3_000 {
-                    drop(Lock::new(&cache, format!("key {n}")).acquire().unwrap());
-                }
-                assert!(cache.check().unwrap().is_sound());
-                drop(cache);
-                Cache::repair(&store).unwrap();
-            });
-        }));
+        let in_a_process = |test: fn(&Path)| {
+            let store = place.store();
+            reap_well(fork(|| on_a_small_stack(move || test(&store))));
+        };
+        in_a_process(|store| {
+            let cache = Cache::open(store).unwrap();
+            use_everything(&cache).unwrap();
+            for n in 0..4 {
+                cache.set("large", large(n)).unwrap();
+                assert_eq!(cache.get("large").unwrap(), Some(large(n)));
+            }
+            for n in 0..3_000 {
+                drop(Lock::new(&cache, format!("key {n}")).acquire().unwrap());
+            }
+            assert!(cache.check().unwrap().is_sound());
+            assert!(cache.keys().unwrap().len() >= 3_000);
+        });
+        in_a_process(|store| {
+            Cache::repair(store).unwrap();
+            let fanout = FanoutCache::open(store.with_file_name("fanout"), 4).unwrap();
+            fanout.set("large", large(1)).unwrap();
+            fanout
+                .transact(|t| t.set("a", large(2)).and_then(|()| t.set("b", large(3))))
+                .unwrap();
+            assert!(fanout.check().unwrap().is_sound());
+            assert!(fanout.clear().unwrap() >= 3);
+        });
     }
 }
 
