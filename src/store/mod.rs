@@ -353,6 +353,7 @@ impl Inherited for Store {
     fn disown(&self) {
         if let Some(process) = self.joined() {
             process.device.disown();
+            process.log.disown();
         }
         // The parent's process is leaked: threads that do not exist here may have borrowed it. Its files
         // are members of the registry themselves.
