@@ -481,13 +481,14 @@ fn programs_started_at_any_moment_have_nothing_open_and_keep_nothing_held() {
             done.store(true, Ordering::Relaxed);
         });
         // This one is there for longer.
-        let child = Command::new("sleep")
+        let mut child = Command::new("sleep")
             .arg("1000")
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
         board.set(0, child.id().into());
-        until("killed", || false);
+        // Killed meanwhile.
+        let _ = child.wait();
     });
     until("it has started the last one", || board.get(0) != 0);
     reap_killed(parent);

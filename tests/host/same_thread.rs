@@ -2,10 +2,12 @@
 //! guards hold. The tests run in forked children, which have one thread; whoever waits in vain there is ended by an
 //! alarm.
 
+use std::path::Path;
+
 use nix::unistd::Pid;
 use slablock::{BoundedSemaphore, Cache, Error, Lock, RLock};
 
-use crate::children::{Board, Watchdog, exit_now, fork, reap_killed, reap_well, until};
+use crate::children::{Watchdog, fork, reap_killed, reap_well, until};
 use crate::common::{LONG, Place, SHORT};
 
 /// Runs a test in a process that has one thread.
@@ -65,16 +67,9 @@ fn all_permits_taken_by_the_only_thread_are_an_error_and_a_re_entrant_lock_is_no
     });
 }
 
-/// Starts a process that waits without a limit; it sets number 1 on the board when it has what it waited for.
-fn waiter(store: &std::path::Path, dir: &std::path::Path, take: impl FnOnce(&Cache)) -> Pid {
-    let board = Board::open(dir);
-    let pid = fork(|| {
-        let cache = Cache::open(store).unwrap();
-        take(&cache);
-        board.set(1, 1);
-        exit_now(0);
-    });
-    pid
+/// Starts a process that waits without a limit for what it takes.
+fn waiter(store: &Path, take: impl FnOnce(&Cache)) -> Pid {
+    fork(|| take(&Cache::open(store).unwrap()))
 }
 
 /// Not what is certain: each of them waits, and gets it when it comes free.
@@ -85,7 +80,7 @@ fn what_another_may_give_back_is_waited_for() {
     let place = Place::new();
     let cache = place.open();
     let lock = Lock::new(&cache, "k");
-    let pid = waiter(&place.store(), place.root(), |cache| {
+    let pid = waiter(&place.store(), |cache| {
         let lock = Lock::new(cache, "k");
         let _token = lock.acquire().unwrap().into_token();
         drop(lock.acquire().unwrap());
@@ -96,7 +91,7 @@ fn what_another_may_give_back_is_waited_for() {
     reap_well(pid);
     // One permit of two by token.
     let permits = BoundedSemaphore::new(&cache, "permits", 2);
-    let pid = waiter(&place.store(), place.root(), |cache| {
+    let pid = waiter(&place.store(), |cache| {
         let permits = BoundedSemaphore::new(cache, "permits", 2);
         let _guard = permits.acquire().unwrap();
         let _token = permits.acquire().unwrap().into_token();
@@ -114,7 +109,7 @@ fn what_another_may_give_back_is_waited_for() {
     });
     // Another process has it, or one of the permits.
     let held = (lock.acquire().unwrap(), permits.acquire().unwrap());
-    let pid = waiter(&place.store(), place.root(), |cache| {
+    let pid = waiter(&place.store(), |cache| {
         let permits = BoundedSemaphore::new(cache, "permits", 2);
         let _mine = permits.acquire().unwrap();
         drop(permits.acquire().unwrap());
@@ -124,7 +119,7 @@ fn what_another_may_give_back_is_waited_for() {
     });
     drop(held.1);
     reap_well(pid);
-    let pid = waiter(&place.store(), place.root(), |cache| {
+    let pid = waiter(&place.store(), |cache| {
         drop(Lock::new(cache, "k").acquire().unwrap());
     });
     until("it waits for the lock", || lock.waiters().unwrap() == 1);
