@@ -168,7 +168,10 @@ pub enum Error {
     },
     /// The calling thread would wait for itself, and so for ever: it is in the middle of a transaction, or of
     /// computing a value, and asks for something that is given back only when that has ended. Inside a
-    /// transaction use the transaction; values that are computed must not need themselves.
+    /// transaction use the transaction; values that are computed must not need themselves. Or it acquires, without
+    /// a time limit, a lock that a guard of this process has, or a semaphore of which such guards have all permits,
+    /// all without leases, while the process has no other thread that could drop one: drop it first, or use an
+    /// [`RLock`](crate::RLock).
     Deadlock {
         /// The key, or what else it would wait for.
         what: String,
@@ -363,7 +366,7 @@ impl fmt::Display for Error {
             ),
             Error::Deadlock { what } => write!(
                 f,
-                "this thread has {what} itself, in the middle of a transaction or of computing a value, and would wait for ever; use the transaction, or do it afterwards"
+                "this thread would wait for ever for {what}, which it has itself; inside a transaction use the transaction, ask for a value after computing it, and drop a guard before acquiring again"
             ),
             Error::Detached { path } => write!(
                 f,

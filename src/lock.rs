@@ -14,8 +14,9 @@ use crate::types::{Holder, Kind, Token};
 /// A lock that one thread of one process has at a time, among all threads of all processes that opened the
 /// same store.
 ///
-/// Not re-entrant: acquiring again in the thread that has it waits, as it does for `std::sync::Mutex`; see
-/// [`RLock`](crate::RLock). Clones share key and settings. Waiters are woken one at a time; one who comes
+/// Not re-entrant: acquiring again in the thread that has it waits, as it does for `std::sync::Mutex`, or is the
+/// error `Deadlock` where it is certain that the wait would not end, which is in a process with one thread; see
+/// [`acquire`](Lock::acquire) and [`RLock`](crate::RLock). Clones share key and settings. Waiters are woken one at a time; one who comes
 /// by just then may be quicker, so the order is not strictly first come, first served.
 ///
 /// # If the process dies
@@ -84,6 +85,10 @@ impl Lock {
     /// Waits for the lock as long as it takes. Signals do not end the wait.
     ///
     /// # Errors
+    ///
+    /// [`Error::Deadlock`](crate::Error::Deadlock), at once, if a guard of this process has it without a lease, and the calling
+    /// thread is the only one of the process: nobody is left to drop the guard. Beside other threads it waits, for a guard can
+    /// move to them unseen. A hold of which [`into_token`](LockGuard::into_token) made a token is waited for, too.
     ///
     /// `KeyLength`, `TagLength`, `Invalid`, `KindMismatch`, `Full`, `NoSpace`, `Corrupt`, `Io`.
     #[inline(always)]

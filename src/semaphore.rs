@@ -77,8 +77,8 @@ impl BoundedSemaphore {
         self.binding.permits()
     }
 
-    /// Waits for a permit as long as it takes. See [`Lock::acquire`](crate::Lock::acquire); another number
-    /// of permits is the error `ConfigMismatch`.
+    /// Waits for a permit as long as it takes. See [`Lock::acquire`](crate::Lock::acquire), whose error `Deadlock` it
+    /// is if guards of this process have all permits; another number of permits is the error `ConfigMismatch`.
     #[inline(always)]
     pub fn acquire(&self) -> Result<SemaphoreGuard<'_>> {
         loop {

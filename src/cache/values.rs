@@ -113,11 +113,12 @@ thread_local! {
 const BUFFER_KEPT: usize = 1 << 20;
 
 fn with_buffer<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
-    // Taken out: the caller's function may get another value.
-    let mut buffer = BUFFER.with(RefCell::take);
+    // Taken out: the caller's function may get another value. In the last destructors of a thread there is none
+    // any more: each one has its own then.
+    let mut buffer = BUFFER.try_with(RefCell::take).unwrap_or_default();
     let result = work(&mut buffer);
     if buffer.capacity() <= BUFFER_KEPT {
-        BUFFER.with(|kept| kept.replace(buffer));
+        let _ = BUFFER.try_with(|kept| kept.replace(buffer));
     }
     result
 }

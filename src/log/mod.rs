@@ -27,7 +27,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
 use nix::errno::Errno;
 use open::{OpenSegments, Segment};
@@ -163,6 +163,16 @@ impl Log {
     /// In its directory.
     fn name(number: u32) -> PathBuf {
         format!("{number:08x}").into()
+    }
+
+    /// Closes what the child of a fork has inherited, and its parent goes on using. The segments see to theirs.
+    pub(crate) fn disown(&self) {
+        // A thread of the parent may just have had the lock, which nobody unlocks here: then it stays open.
+        match self.home.try_lock() {
+            Ok(home) => home.close(),
+            Err(TryLockError::Poisoned(home)) => home.into_inner().close(),
+            Err(TryLockError::WouldBlock) => {}
+        }
     }
 
     /// The store's directory. Opened again if its descriptor was closed or replaced, as in the child of a fork: then by

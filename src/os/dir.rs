@@ -63,6 +63,11 @@ impl Dir {
         self.0.proven().is_ok()
     }
 
+    /// Closes it, if it still is its own. May run in the child of a fork.
+    pub(crate) fn close(&self) {
+        self.0.close();
+    }
+
     fn fd(&self) -> io::Result<BorrowedFd<'_>> {
         Ok(self.0.proven()?.as_fd())
     }

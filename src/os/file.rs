@@ -513,13 +513,14 @@ pub(crate) fn read_behind(
 pub(crate) fn clear(file: &File, from: u64, to: u64) -> io::Result<()> {
     let to = to.min(file.metadata()?.len());
     let mut at = from;
+    // Not in a frame: the thread may have a small stack.
+    let mut bytes = memory::filled(0, 1 << 14)?;
     while at < to {
         at = match lseek(file, to_offset(at)?, Whence::SeekData) {
             Ok(data) => data as u64,
             Err(Errno::ENXIO) => return Ok(()),
             Err(e) => return Err(e.into()),
         };
-        let mut bytes = [0; 1 << 14];
         let len = bytes.len().min(to.saturating_sub(at) as usize);
         file.read_exact_at(&mut bytes[..len], at)?;
         if bytes.iter().any(|byte| *byte != 0) {

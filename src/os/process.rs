@@ -103,8 +103,17 @@ const PF_EXITING: u64 = 0x4;
 
 /// At least one, in ascending order.
 fn threads_of(pid: u32) -> Option<Vec<u32>> {
+    threads_in(&format!("/proc/{pid}/task"))
+}
+
+/// Whether the calling thread is the only one of its process; no answer counts as no.
+pub(crate) fn is_only_thread() -> bool {
+    threads_in("/proc/self/task").is_some_and(|threads| threads.len() == 1)
+}
+
+fn threads_in(list: &str) -> Option<Vec<u32>> {
     crash_point();
-    let entries = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let entries = std::fs::read_dir(list).ok()?;
     let mut threads = Vec::new();
     for entry in entries {
         threads.push(entry.ok()?.file_name().to_str()?.parse().ok()?);
@@ -235,6 +244,7 @@ mod tests {
         assert_ne!(boot_id().unwrap(), 0);
         assert_ne!(std::thread::spawn(tid).join().unwrap(), tid());
         assert!(!is_exiting(me.pid, me.started));
+        assert!(std::thread::spawn(|| !is_only_thread()).join().unwrap());
         assert!(command_line(me.pid).is_some());
     }
 }

@@ -310,6 +310,7 @@ impl<'a> Waiter for Acquiring<'a> {
             let key = || self.binding.show_key();
             let Spot { id, generation } = at.spot;
             self.binding.store().check_not_mine(id, generation, key)?;
+            self.binding.check_not_all_ours(at.process.id, at.spot)?;
         }
         self.binding.mark_contended(at.spot)
     }

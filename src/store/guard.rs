@@ -122,7 +122,9 @@ impl<'a> Held<'a> {
 
     pub(crate) fn into_token(mut self) -> Token {
         keep_open(&self.binding);
-        self.grant.take().token()
+        let grant = self.grant.take();
+        self.binding.note_token(&grant);
+        grant.token()
     }
 
     pub(crate) fn into_owned(mut self) -> Held<'static> {

@@ -72,6 +72,7 @@ use crate::slab::layout::STRIPES;
 use crate::slab::{PARTICIPANT_SHARED, Slab};
 use crate::store::device::Device;
 use crate::store::lock_files::Locks;
+use crate::store::nesting::Tokens;
 use crate::store::open::Site;
 use crate::store::recount::Recount;
 use crate::store::shards::ShardsOf;
@@ -106,6 +107,7 @@ pub(crate) struct Store {
     renewed_in: AtomicU64,
     /// What cache it is a shard of, if it was opened as one.
     shards: ShardsOf,
+    tokens: Tokens,
 }
 
 /// What one process has open of a store. In the child of a fork, the parent's is leaked and a new one made.
@@ -353,6 +355,7 @@ impl Inherited for Store {
     fn disown(&self) {
         if let Some(process) = self.joined() {
             process.device.disown();
+            process.log.disown();
         }
         // The parent's process is leaked: threads that do not exist here may have borrowed it. Its files
         // are members of the registry themselves.

@@ -19,6 +19,7 @@ use crate::store::alone::{self, Alone};
 use crate::store::boots::{self, Seen};
 use crate::store::config::Config;
 use crate::store::lock_files::{ATTACH, BEACONS, Locks, STRIPES_FILE};
+use crate::store::nesting::Tokens;
 use crate::store::rebuild::Leap;
 use crate::store::shards::{Shard, ShardsOf};
 use crate::store::slab_file::{initialise, is_ready, layout_of, map};
@@ -164,6 +165,7 @@ fn new_store(site: Site, slab: Slab, slab_identity: (u64, u64), settings: &Setti
         looked_in: AtomicU64::new(u64::MAX),
         renewed_in: AtomicU64::new(day()),
         shards: ShardsOf::new(),
+        tokens: Tokens::default(),
     })
 }
 

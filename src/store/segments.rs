@@ -110,8 +110,9 @@ impl SegmentState {
 pub(super) fn segments(slab: &Slab, log: &Log) -> Result<Vec<SegmentState>> {
     // What is gone before how long all is: otherwise room that is reserved in between, refused and given back would be
     // deducted and not counted. Pairs with the release of the setter that counts it as given back.
-    let gone: [u64; SEGMENTS as usize] =
-        std::array::from_fn(|at| slab.segment(at as u32).gone.load(Ordering::Acquire));
+    // Not in a frame: the thread may have a small stack.
+    let gone = (0..SEGMENTS).map(|at| slab.segment(at).gone.load(Ordering::Acquire));
+    let gone: Vec<u64> = gone.collect();
     let tail = tail_of(slab);
     let mut all = Vec::new();
     for (at, gone) in (0..SEGMENTS).zip(gone) {

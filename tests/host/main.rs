@@ -21,10 +21,13 @@ mod output;
 #[allow(unused_imports)]
 use children::patience;
 mod places;
+mod programs;
 mod readers;
 mod runner;
+mod same_thread;
 mod structure;
 mod synced;
+mod threads;
 mod users;
 
 use children::Role;
@@ -40,6 +43,7 @@ fn child_role() {
         "wait" => cleaner::wait(&role),
         "daemon" => daemons::daemon(&role),
         "stripped" => daemons::stripped(&role),
+        "execute" => programs::execute(&role),
         "in the structure" => structure::in_the_structure(&role),
         "reads" => readers::reads(&role),
         "locks all" => readers::locks_all(&role),
