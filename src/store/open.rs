@@ -20,7 +20,7 @@ use crate::store::config::Config;
 use crate::store::lock_files::{ATTACH, BEACONS, Locks, STRIPES_FILE};
 use crate::store::rebuild::Leap;
 use crate::store::shards::{Shard, ShardsOf};
-use crate::store::slab_file::{initialise, is_ready, layout_of, map};
+use crate::store::slab_file::{self, initialise, is_ready, layout_of, map};
 use crate::store::{Store, boots, day, original, rebuild};
 use crate::sync::{AtomicPtr, AtomicU64, Ordering, crash_point};
 
@@ -368,7 +368,10 @@ fn go_first(site: &Site, locks: &Locks, settings: &Settings) -> Result<Slab> {
         return initialise(site, locks, settings);
     };
     if !original::names_itself(&slab) {
-        // Never finished: what is all zeros is quickly rebuilt.
+        // Never finished: what is all zeros is quickly rebuilt. Whoever began it may not have come to the second copy of
+        // the header, nor to what it wanted to be chosen.
+        slab_file::write_static(slab.file()?, slab.path(), slab.part())?;
+        settings.config.write(&slab);
         slab.fill_holes()?;
         rebuild::begin_floors(&slab);
         rebuild::rebuild(&slab, locks, Leap::None, false)?;
