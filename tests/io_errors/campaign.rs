@@ -76,7 +76,7 @@ pub struct Extent {
 }
 
 /// Calls of which an operation makes so few fail in each of their ways also in the short form.
-const RARE: usize = 3;
+const RARE: usize = 8;
 /// Of the others it tries the first ones in one way each,
 const FIRST: usize = 6;
 /// and then one in so many.
