@@ -26,7 +26,7 @@ use crate::store::Store;
 use crate::store::check::CheckReport;
 use crate::store::rebuild::{self, RepairReport};
 use crate::store::waiting::Patience;
-use crate::types::{KeyInfo, Kind, Lifeline, Stats};
+use crate::types::{KeyInfo, Lifeline, Stats};
 
 /// A store of keys in a directory, open in this process and in any number of others.
 ///
@@ -121,15 +121,16 @@ impl Cache {
     /// lost, their waiters start over. An empty tag is no tag, and removes nothing.
     ///
     /// Looks at every key. Waits for an average that is in the middle of an `add`.
+    ///
+    /// # Errors
+    ///
+    /// If the tag of a large value cannot be read, that value stays; the others are gone.
     pub fn evict(&self, tag: impl AsRef<[u8]>) -> Result<usize> {
         let tag = tag.as_ref();
         if tag.is_empty() {
             return Ok(0);
         }
-        self.store.remove_all(|guard, found| match found.kind {
-            Kind::Value => self.store.value_has_tag(found, tag),
-            _ => found.meta.tag_len == tag.len() && guard.tag_of(found) == tag,
-        })
+        self.store.remove_tagged(tag)
     }
 
     /// Removes a key, whoever holds it: the holder finds it lost, waiters start over. `false` if there is

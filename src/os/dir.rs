@@ -4,13 +4,13 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
-use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstatat, mkdirat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::os::file::{self, Likeness, Names};
@@ -178,10 +178,29 @@ pub(crate) fn names(path: &Path) -> io::Result<Vec<OsString>> {
     names_in(open_readable(AT_FDCWD, path, OFlag::empty())?)
 }
 
+/// Begins to list a directory. If that fails, nix says that it closes the descriptor, and version 0.31 does not.
+#[allow(unsafe_code)]
+fn listing(dir: OwnedFd) -> io::Result<nix::dir::Dir> {
+    crash_point();
+    let (number, before) = (dir.as_raw_fd(), fstat(&dir)?);
+    crash_point();
+    nix::dir::Dir::from_fd(dir).map_err(|error| {
+        // SAFETY: borrowed to ask what it is, which does no harm to a descriptor of others.
+        let is_open = match fstat(unsafe { BorrowedFd::borrow_raw(number) }) {
+            Ok(now) => (now.st_dev, now.st_ino) == (before.st_dev, before.st_ino),
+            Err(e) => e != Errno::EBADF,
+        };
+        if is_open {
+            // SAFETY: it is still open, and was given up by its only owner.
+            drop(unsafe { OwnedFd::from_raw_fd(number) });
+        }
+        error.into()
+    })
+}
+
 fn names_in(dir: OwnedFd) -> io::Result<Vec<OsString>> {
     let mut names = Vec::new();
-    crash_point();
-    for entry in nix::dir::Dir::from_fd(dir)? {
+    for entry in listing(dir)? {
         crash_point();
         let name = entry?.file_name().to_bytes().to_vec();
         if name != b"." && name != b".." {

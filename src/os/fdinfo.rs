@@ -5,7 +5,9 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
+use crate::os::dir;
 use crate::sync::crash_point;
 
 /// Those of the processes that have a descriptor of `file` with byte `at` locked.
@@ -20,11 +22,13 @@ pub(crate) fn lockers(
 }
 
 fn has_locked(pid: u32, inode: u64, at: u64) -> bool {
-    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fdinfo")) else {
+    let all = PathBuf::from(format!("/proc/{pid}/fdinfo"));
+    let Ok(descriptors) = dir::names(&all) else {
         return false;
     };
-    let infos = descriptors.filter_map(|one| fs::read_to_string(one.ok()?.path()).ok());
-    let mut infos = infos.into_iter();
+    let mut infos = descriptors
+        .iter()
+        .filter_map(|one| fs::read_to_string(all.join(one)).ok());
     infos.any(|info| info.lines().any(|line| is_lock_of(line, inode, at)))
 }
 

@@ -22,6 +22,9 @@ pub(crate) struct Kept {
     closed: AtomicBool,
 }
 
+/// How often the kernel is asked which file it is. Local file systems answer from memory, the first time.
+const ATTEMPTS: u32 = 4;
+
 impl Kept {
     pub(crate) fn new(file: File) -> io::Result<Kept> {
         crash_point();
@@ -49,14 +52,27 @@ impl Kept {
         if self.closed.load(Ordering::Acquire) {
             return Err(Errno::EBADF.into());
         }
-        crash_point();
-        let stat = fstat(&*self.file);
-        match stat {
+        match self.fstat() {
             Ok(stat) if identity_of(&stat) == self.identity => Ok(stat),
             Err(e) if e != Errno::EBADF => Err(e.into()),
             _ => {
                 self.closed.store(true, Ordering::Release);
                 Err(Errno::EBADF.into())
+            }
+        }
+    }
+
+    /// Asked again if the kernel was interrupted, or cannot answer at the moment: a file that is not closed for want of
+    /// an answer would keep what is locked in it.
+    fn fstat(&self) -> nix::Result<FileStat> {
+        let mut attempts = 1;
+        loop {
+            crash_point();
+            match fstat(&*self.file) {
+                Err(Errno::EINTR | Errno::EIO | Errno::ENOMEM) if attempts < ATTEMPTS => {
+                    attempts += 1;
+                }
+                answer => return answer,
             }
         }
     }

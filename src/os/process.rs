@@ -5,12 +5,14 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::{Pid, gettid};
 
 use crate::os::clock;
+use crate::os::dir;
 use crate::os::file::above_standard_descriptors;
 use crate::sync::crash_point;
 
@@ -112,12 +114,12 @@ pub(crate) fn is_only_thread() -> bool {
 }
 
 fn threads_in(list: &str) -> Option<Vec<u32>> {
-    crash_point();
-    let entries = std::fs::read_dir(list).ok()?;
-    let mut threads = Vec::new();
-    for entry in entries {
-        threads.push(entry.ok()?.file_name().to_str()?.parse().ok()?);
-    }
+    let names = dir::names(Path::new(list)).ok()?;
+    let threads: Option<Vec<u32>> = names
+        .iter()
+        .map(|name| name.to_str()?.parse().ok())
+        .collect();
+    let mut threads = threads?;
     threads.sort_unstable();
     (!threads.is_empty()).then_some(threads)
 }

@@ -323,7 +323,7 @@ impl Binding {
     /// Refuses a key that is not what this handle takes it for, and gives it this handle's tag.
     fn make_ours(&self, stripe: &StripeGuard<'_>, found: Found) -> Result<()> {
         self.check_found(found)?;
-        if !self.tag.is_empty() && stripe.tag_of(found) != *self.tag {
+        if !self.tag.is_empty() && stripe.tag_of(found)? != *self.tag {
             stripe.retag(found, &self.key, &self.tag)?;
         }
         Ok(())

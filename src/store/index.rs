@@ -465,13 +465,14 @@ impl StripeGuard<'_> {
     }
 
     /// The tag of a key.
-    pub(crate) fn tag_of(&self, found: Found) -> Vec<u8> {
+    pub(crate) fn tag_of(&self, found: Found) -> Result<Vec<u8>> {
         if found.kind == Kind::Value {
-            return self.store.tag_of_value(found).unwrap_or_default();
+            return self.store.tag_of_value(found);
         }
         let place = Place::of(found.kind, found.meta.key_len, found.meta.tag_len);
-        self.store
-            .read_bytes(found.id, place.tag_at, found.meta.tag_len)
-            .unwrap_or_default()
+        let tag = self
+            .store
+            .read_bytes(found.id, place.tag_at, found.meta.tag_len);
+        Ok(tag.unwrap_or_default())
     }
 }

@@ -184,7 +184,7 @@ impl Store {
         let Some(found) = found.filter(|found| self.is_listed(*found)) else {
             return Ok(None);
         };
-        self.info(found, key.to_vec(), guard.tag_of(found))
+        self.info(found, key.to_vec(), guard.tag_of(found)?)
             .map(Some)
     }
 
@@ -195,7 +195,7 @@ impl Store {
             let found = ids.into_iter().filter_map(|id| guard.found(id));
             for found in found.filter(|found| self.is_listed(*found)) {
                 if let Some(key) = self.key_of(found) {
-                    infos.push(self.info(found, key, guard.tag_of(found))?);
+                    infos.push(self.info(found, key, guard.tag_of(found)?)?);
                 }
             }
             Ok(())

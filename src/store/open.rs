@@ -371,9 +371,11 @@ fn go_first(site: &Site, locks: &Locks, settings: &Settings) -> Result<Slab> {
         return initialise(site, locks, settings);
     };
     if !original::names_itself(&slab) {
-        // Never finished: what is all zeros is quickly rebuilt. There may be one copy only of the header's static part.
+        // Never finished: what is all zeros is quickly rebuilt. Whoever began it may not have come to the second copy of
+        // the header, nor to what it wanted to be chosen.
         slab.fill_holes()?;
         slab_file::write_static(slab.file()?, slab.path(), slab.part())?;
+        settings.config.write(&slab);
         rebuild::begin_floors(&slab);
         rebuild::rebuild(&slab, locks, Leap::None, false)?;
         return Ok(slab);

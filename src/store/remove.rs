@@ -334,6 +334,24 @@ impl Store {
         }
     }
 
+    /// Takes away every key that carries a tag, and says how many. An error if that cannot be found out of some, which stay.
+    pub(crate) fn remove_tagged(&self, tag: &[u8]) -> Result<usize> {
+        let unread = Cell::new(None);
+        let carries = |guard: &StripeGuard<'_>, found: Found| {
+            let carries = match found.kind {
+                Kind::Value => self.value_has_tag(found, tag),
+                _ if found.meta.tag_len != tag.len() => return false,
+                _ => guard.tag_of(found).map(|of| of == tag),
+            };
+            carries.unwrap_or_else(|error| {
+                unread.set(Some(error));
+                false
+            })
+        };
+        let removed = self.remove_all(carries)?;
+        unread.into_inner().map_or(Ok(removed), Err)
+    }
+
     /// Takes away every key that `wanted` wants, and says how many.
     pub(crate) fn remove_all(
         &self,

@@ -331,13 +331,14 @@ impl Store {
         content.is_some_and(|c| !c.is_absent() && is_over(c.expires_ms))
     }
 
-    pub(crate) fn tag_of_value(&self, found: Found) -> Option<Vec<u8>> {
+    /// The tag of a value; empty if it has none, or is damaged. An error if it cannot be read.
+    pub(crate) fn tag_of_value(&self, found: Found) -> Result<Vec<u8>> {
         let tag = self.tag_if(found, |content| !content.is_absent())?;
-        (!tag.is_empty()).then_some(tag)
+        Ok(tag.unwrap_or_default())
     }
 
     /// Whether a value carries this tag.
-    pub(crate) fn value_has_tag(&self, found: Found, tag: &[u8]) -> bool {
+    pub(crate) fn value_has_tag(&self, found: Found, tag: &[u8]) -> Result<bool> {
         let may_carry = |content: &Content| {
             let fits = match content.form {
                 Form::Absent => false,
@@ -346,40 +347,44 @@ impl Store {
             };
             fits && content.tag_len == tag.len() && !is_over(content.expires_ms)
         };
-        self.tag_if(found, may_carry).as_deref() == Some(tag)
+        Ok(self.tag_if(found, may_carry)?.as_deref() == Some(tag))
     }
 
     /// The tag of a value, if what is said of it is `wanted`.
-    fn tag_if(&self, found: Found, wanted: impl Fn(&Content) -> bool) -> Option<Vec<u8>> {
+    fn tag_if(&self, found: Found, wanted: impl Fn(&Content) -> bool) -> Result<Option<Vec<u8>>> {
         let mut payload = Vec::new();
-        self.settle().ok()?;
+        self.settle()?;
         loop {
-            let reading = self.read_value(found, &mut payload)?.ok()?;
+            let Some(Ok(reading)) = self.read_value(found, &mut payload) else {
+                return Ok(None);
+            };
             let content = reading.content;
             if !wanted(&content) {
-                return None;
+                return Ok(None);
             }
             let tag = match content.form {
-                Form::Logged { .. } if content.tag_len > 0 => self.logged_tag(found, &content),
+                Form::Logged { .. } if content.tag_len > 0 => self.logged_tag(found, &content)?,
                 _ => Some(content.tag_in(&payload).to_vec()),
             };
             // Otherwise it was moved, or replaced, while it was read.
             if tag.is_some() || self.is_in_force(found, &reading) {
-                return tag;
+                return Ok(tag);
             }
         }
     }
 
-    fn logged_tag(&self, found: Found, content: &Content) -> Option<Vec<u8>> {
+    fn logged_tag(&self, found: Found, content: &Content) -> Result<Option<Vec<u8>>> {
         let Form::Logged {
             place,
             len,
             tag_hash: hash,
         } = content.form
         else {
-            return None;
+            return Ok(None);
         };
-        let key = self.key_of(found)?;
+        let Some(key) = self.key_of(found) else {
+            return Ok(None);
+        };
         let wanted = Wanted {
             place,
             key: &key,
@@ -387,8 +392,10 @@ impl Store {
             len,
             trusting: None,
         };
-        let tag = self.process().ok()?.log.read_tag(wanted).ok()??;
-        (tag_hash(&tag) == hash).then_some(tag)
+        let log = &self.process()?.log;
+        let read = log.read_tag(wanted);
+        let tag = read.map_err(self.log_error("read", log, place.segment()))?;
+        Ok(tag.filter(|tag| tag_hash(tag) == hash))
     }
 
     /// What a key that is to be taken away has in the log, which nobody will need then.
