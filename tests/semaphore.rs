@@ -102,13 +102,13 @@ fn the_first_user_fixes_the_number_of_permits() {
         let told = |error| match error {
             Error::ConfigMismatch {
                 found, expected, ..
-            } => (found, expected),
+            } => (found.parse(), expected.parse()),
             other => panic!("{other:?}"),
         };
-        assert_eq!(told(other.try_acquire().unwrap_err()), (3, 4));
-        assert_eq!(told(other.acquire().unwrap_err()), (3, 4));
-        assert_eq!(told(other.available().unwrap_err()), (3, 4));
-        assert_eq!(told(other.holders().unwrap_err()), (3, 4));
+        assert_eq!(told(other.try_acquire().unwrap_err()), (Ok(3), Ok(4)));
+        assert_eq!(told(other.acquire().unwrap_err()), (Ok(3), Ok(4)));
+        assert_eq!(told(other.available().unwrap_err()), (Ok(3), Ok(4)));
+        assert_eq!(told(other.holders().unwrap_err()), (Ok(3), Ok(4)));
         assert_eq!(
             BoundedSemaphore::new(&cache, "s", 3).available().unwrap(),
             3

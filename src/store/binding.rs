@@ -363,8 +363,9 @@ impl Binding {
             Some((_, permits)) => Err(Error::ConfigMismatch {
                 what: "permits",
                 of: self.show_key(),
-                found: permits.into(),
-                expected: self.permits.into(),
+                found: permits.to_string(),
+                expected: self.permits.to_string(),
+                holders: Vec::new(),
             }),
         }
     }

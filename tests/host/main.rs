@@ -22,6 +22,7 @@ mod output;
 use children::patience;
 mod places;
 mod runner;
+mod settings;
 mod structure;
 mod synced;
 mod users;
