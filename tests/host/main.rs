@@ -40,6 +40,7 @@ fn child_role() {
         "wait" => cleaner::wait(&role),
         "daemon" => daemons::daemon(&role),
         "stripped" => daemons::stripped(&role),
+        "permit" => settings::permit(&role),
         "in the structure" => structure::in_the_structure(&role),
         other => panic!("no role {other}"),
     }

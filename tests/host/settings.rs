@@ -2,10 +2,13 @@
 //! system refuses to a process is named when it opens a store.
 
 use std::path::Path;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
-use slablock::{Cache, Durability, Error, Eviction, FanoutCache, Options};
+use slablock::{BoundedSemaphore, Cache, Durability, Error, Eviction, FanoutCache, Options};
 
-use crate::common::{Place, bounded};
+use crate::children::{Child, Role, say};
+use crate::common::{Place, bounded, until};
 
 const MIB: u64 = 1 << 20;
 
@@ -215,4 +218,123 @@ fn stats_show_the_settings_in_force() {
         assert_eq!(json["settings"]["durability"], "power-loss");
         assert_eq!(json["settings"]["size_limit"], 64 * MIB);
     });
+}
+
+/// As after an edit of a crontab: `--permits 3`, and later 5.
+#[test]
+fn another_number_of_permits_is_taken_over_when_nobody_uses_the_key() {
+    bounded(|| {
+        let place = Place::new();
+        let cache = place.open();
+        let [three, five] = [3, 5].map(|value| BoundedSemaphore::new(&cache, "k", value));
+        let three = three.tag("nightly");
+        let before = [(); 3].map(|()| three.acquire().unwrap());
+        let highest = before.iter().map(|guard| guard.token()).max().unwrap();
+        drop(before);
+        let guards = [(); 5].map(|()| five.try_acquire().unwrap().expect("a permit"));
+        assert!(five.try_acquire().unwrap().is_none());
+        assert!(guards.iter().all(|guard| guard.token() > highest));
+        let info = cache.key("k").unwrap().unwrap();
+        assert_eq!(info.tag.as_deref(), Some(&b"nightly"[..]));
+        // The old handle knows the key, and not that it was made again.
+        let refused = mismatch(three.try_acquire());
+        let me = format!("process {} (", std::process::id());
+        for word in ["permits 5, not 3", &me] {
+            assert!(refused.contains(word), "{refused}");
+        }
+        let highest = guards.iter().map(|guard| guard.token()).max().unwrap();
+        drop(guards);
+        let again = [(); 3].map(|()| three.try_acquire().unwrap().expect("a permit"));
+        assert!(three.try_acquire().unwrap().is_none());
+        assert!(again.iter().all(|guard| guard.token() > highest));
+        drop(again);
+        assert!(cache.check().unwrap().is_sound());
+    });
+}
+
+#[test]
+fn permits_of_the_dead_and_of_waiters_are_not_taken_over() {
+    bounded(|| {
+        let place = Place::new();
+        let child = Child::start("permit", place.root(), &["1"]);
+        child.expect("held");
+        let cache = place.open();
+        let [one, five] = [1, 5].map(|value| BoundedSemaphore::new(&cache, "k", value));
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| one.acquire().map(|guard| guard.recovered().cloned()));
+            until("it waits", || one.waiters().unwrap() == 1);
+            let refused = mismatch(five.acquire());
+            assert!(
+                refused.contains(&format!("process {} (", child.pid())),
+                "{refused}"
+            );
+            let pid = child.pid();
+            drop(child);
+            // Of the dead the next one is told, in the old number.
+            let dead = waiter.join().unwrap().unwrap().expect("somebody died");
+            assert_eq!(dead.pid, pid.as_raw() as u32);
+        });
+        drop(five.acquire().unwrap());
+        let mut child = Child::start("permit", place.root(), &["5"]);
+        child.expect("held");
+        child.kill();
+        let refused = mismatch(one.try_acquire());
+        for word in [
+            &format!("process {} (", child.pid()),
+            "dead",
+            "remove the key",
+        ] {
+            assert!(refused.contains(word), "{refused}");
+        }
+        assert!(five.acquire().unwrap().recovered().is_some());
+        drop(one.try_acquire().unwrap().expect("the permit"));
+    });
+}
+
+/// Programs of two numbers take the key in turns: never more have it than either allows to those of its number.
+#[test]
+fn two_numbers_in_turns_let_in_no_more_than_each_allows() {
+    bounded(|| {
+        let place = Place::new();
+        let cache = place.open();
+        let inside = [(); 2].map(|()| AtomicU32::new(0));
+        let granted = [(); 2].map(|()| AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            for (which, value) in [(0, 1_u32), (1, 2), (0, 1), (1, 2), (1, 2)] {
+                let (cache, inside, granted) = (&cache, &inside, &granted);
+                scope.spawn(move || {
+                    let semaphore = BoundedSemaphore::new(cache, "k", value);
+                    while granted[which].load(Relaxed) < 50 {
+                        match semaphore.try_acquire() {
+                            Ok(None) | Err(Error::ConfigMismatch { .. }) => {
+                                std::thread::yield_now();
+                            }
+                            Err(error) => panic!("{error}"),
+                            Ok(Some(guard)) => {
+                                let mine = inside[which].fetch_add(1, SeqCst);
+                                let others = inside[1 - which].load(SeqCst);
+                                assert!(mine < value && others == 0, "{mine} {others}");
+                                granted[which].fetch_add(1, Relaxed);
+                                std::thread::yield_now();
+                                inside[which].fetch_sub(1, SeqCst);
+                                guard.release().unwrap();
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        assert!(cache.check().unwrap().is_sound());
+    });
+}
+
+/// Holds a permit of so many until it is killed.
+pub fn permit(role: &Role) {
+    let cache = Cache::open(role.store()).unwrap();
+    let semaphore = BoundedSemaphore::new(&cache, "k", role.number(0) as u32);
+    let _guard = semaphore.acquire().unwrap();
+    say("held");
+    loop {
+        std::thread::park();
+    }
 }
