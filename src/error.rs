@@ -140,6 +140,16 @@ pub enum Error {
         /// The name of the file system's type.
         fs: String,
     },
+    /// The system, or a sandbox that this process is in, refuses a system call without which no store can be shared. Asked
+    /// when a process opens its first store, before anything is made.
+    Unsupported {
+        /// The store that was to be opened.
+        path: PathBuf,
+        /// The call, as in "futex".
+        call: &'static str,
+        /// What it was refused with.
+        source: io::Error,
+    },
     /// The device is full, or a quota is used up.
     NoSpace {
         /// What was being done.
@@ -355,6 +365,11 @@ impl fmt::Display for Error {
                 "{} is on {fs}, where memory is not shared reliably; use a local directory, or allow_network_fs if one machine alone uses it",
                 path.display()
             ),
+            Error::Unsupported { path, call, source } => write!(
+                f,
+                "{} cannot be opened: this process may not call {call} ({source}); allow it in its sandbox (seccomp), or run it elsewhere",
+                path.display()
+            ),
             Error::NoSpace { action, path } => write!(
                 f,
                 "no room on the device to {action} {}; it was not done, free some space and try again",
@@ -489,7 +504,7 @@ fn io_remedy(source: &io::Error) -> Option<&'static str> {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Error::Io { source, .. } => Some(source),
+            Error::Io { source, .. } | Error::Unsupported { source, .. } => Some(source),
             Error::NotDurable { source, .. } => Some(source),
             _ => None,
         }

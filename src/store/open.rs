@@ -14,6 +14,7 @@ use crate::log::LOG;
 use crate::os::dir::names;
 use crate::os::file::{self, Likeness};
 use crate::os::fork::{Inherited, Registry};
+use crate::os::{futex, range_lock};
 use crate::slab::Slab;
 use crate::store::alone::{self, Alone};
 use crate::store::config::{Chosen, Config, mismatch, mode_of};
@@ -22,7 +23,7 @@ use crate::store::rebuild::Leap;
 use crate::store::shards::{Shard, ShardsOf};
 use crate::store::slab_file::{initialise, is_ready, layout_of, map};
 use crate::store::{Store, boots, day, original, rebuild};
-use crate::sync::{AtomicPtr, AtomicU64, Ordering, crash_point};
+use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, Ordering, crash_point};
 
 pub(crate) const SLAB: &str = "slab";
 pub(crate) const FANOUT: &str = "fanout";
@@ -249,12 +250,30 @@ fn find_open(open: &[(u64, u64, Weak<Store>)], dev: u64, ino: u64) -> Option<Arc
     stores.find(|store| store.is_attached())
 }
 
+/// Refuses a process that may not call what every store needs: its waits would burn a processor, and errors of locks would
+/// come anywhere. Once in a process that may: what is forbidden later is not noticed.
+pub(super) fn refuse_sandbox(dir: &Path) -> Result<()> {
+    static MAY: AtomicBool = AtomicBool::new(false);
+    if MAY.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    let refused = |call| {
+        let path = dir.to_path_buf();
+        move |source| Error::Unsupported { path, call, source }
+    };
+    futex::probe().map_err(refused("futex"))?;
+    let tried = range_lock::probe().map_err(refused("fcntl (F_OFD_SETLK)"))?;
+    MAY.store(tried.is_some(), Ordering::Relaxed);
+    Ok(())
+}
+
 /// Makes the directory if it may, and says clearly when it is none or cannot be used.
 pub(crate) fn prepare_dir(dir: &Path, settings: &Settings) -> Result<()> {
     if let Some(capacity) = settings.capacity {
         layout_of(capacity)?;
     }
     settings.config.check()?;
+    refuse_sandbox(dir)?;
     crash_point();
     match std::fs::metadata(dir) {
         Ok(meta) if !meta.is_dir() => Err(not_a_store(dir, "it is not a directory; name one")),

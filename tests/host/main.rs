@@ -41,6 +41,7 @@ fn child_role() {
         "daemon" => daemons::daemon(&role),
         "stripped" => daemons::stripped(&role),
         "permit" => settings::permit(&role),
+        "sandboxed" => settings::sandboxed(&role),
         "in the structure" => structure::in_the_structure(&role),
         other => panic!("no role {other}"),
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
+use nix::libc;
 use slablock::{BoundedSemaphore, Cache, Durability, Error, Eviction, FanoutCache, Options};
 
 use crate::children::{Child, Role, say};
@@ -337,4 +338,78 @@ pub fn permit(role: &Role) {
     loop {
         std::thread::park();
     }
+}
+
+/// What a sandbox may refuse: a system call, by its second argument.
+const FORBIDDEN: [(&str, i64, &[u32]); 3] = [
+    ("futex", libc::SYS_futex, &[1]),
+    ("futex", libc::SYS_futex, &[0]),
+    ("fcntl", libc::SYS_fcntl, &[36, 37, 38]),
+];
+
+#[test]
+fn a_sandbox_that_forbids_what_a_store_needs_is_refused_by_the_name_of_the_call() {
+    bounded(|| {
+        for (which, (call, ..)) in FORBIDDEN.iter().enumerate() {
+            for errno in [libc::EPERM, libc::ENOSYS, libc::EINVAL, libc::EACCES] {
+                let place = Place::new();
+                let args = [&*which.to_string(), &*errno.to_string()];
+                let child = Child::start("sandboxed", place.root(), &args);
+                let said = child.expect("unsupported");
+                let why = std::io::Error::from_raw_os_error(errno).to_string();
+                for word in [*call, &why, "seccomp"] {
+                    assert!(said.contains(word), "{word:?} is not in {said:?}");
+                }
+                child.finish();
+                assert!(!place.store().exists());
+            }
+        }
+    });
+}
+
+/// Opens a store where some system call is answered with an error.
+pub fn sandboxed(role: &Role) {
+    let (_, call, seconds) = FORBIDDEN[role.number(0) as usize];
+    forbid(call, seconds, role.number(1) as u32);
+    match Cache::open(role.store()) {
+        Err(error @ Error::Unsupported { .. }) => say(format!("unsupported {error}")),
+        other => say(format!("{other:?}")),
+    }
+}
+
+/// Lets this thread, and those that it starts, have `errno` for a system call whose second argument is one of these.
+#[allow(unsafe_code)]
+fn forbid(call: i64, seconds: &[u32], errno: u32) {
+    let step = |code: u32, k: u32, jt: usize, jf: usize| libc::sock_filter {
+        code: code as u16,
+        jt: jt as u8,
+        jf: jf as u8,
+        k,
+    };
+    let load = |at| step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at, 0, 0);
+    let equals = |k, jt, jf| step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, k, jt, jf);
+    let answer = |k| step(libc::BPF_RET | libc::BPF_K, k, 0, 0);
+    // The number of the call, then the low half of its second argument.
+    let mut program = vec![load(0), equals(call as u32, 0, seconds.len() + 1), load(24)];
+    for (at, second) in seconds.iter().enumerate() {
+        program.push(equals(*second, seconds.len() - at, 0));
+    }
+    program.push(answer(libc::SECCOMP_RET_ALLOW));
+    program.push(answer(libc::SECCOMP_RET_ERRNO | errno));
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: both only change what this process may do; the filter is read during the call.
+    let done = unsafe {
+        (
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+            libc::prctl(
+                libc::PR_SET_SECCOMP,
+                libc::SECCOMP_MODE_FILTER,
+                &raw const filter,
+            ),
+        )
+    };
+    assert_eq!(done, (0, 0), "{}", std::io::Error::last_os_error());
 }
