@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use crate::{Kind, ProcessInfo, Token};
+use crate::{Holder, Kind, ProcessInfo, Token};
 
 /// What every fallible operation of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -103,16 +103,18 @@ pub enum Error {
         /// What it was asked to be.
         expected: Kind,
     },
-    /// A setting that is fixed at creation differs from the one asked for.
+    /// A setting of a store, or of a semaphore in use, differs from the one asked for.
     ConfigMismatch {
         /// The setting, as in "permits" or "shards".
         what: &'static str,
         /// The key or path it belongs to.
         of: String,
-        /// The value in force.
-        found: u64,
-        /// The value asked for.
-        expected: u64,
+        /// What is in force: a number, or a word as in "power-loss". A mode is in octal.
+        found: String,
+        /// What was asked for.
+        expected: String,
+        /// Of permits: who has some, or died with one. Empty: somebody waits for one, or just had one.
+        holders: Vec<Holder>,
     },
     /// An argument that can never work: a zero lease, no permits, a number that is not finite.
     Invalid {
@@ -137,6 +139,16 @@ pub enum Error {
         path: PathBuf,
         /// The name of the file system's type.
         fs: String,
+    },
+    /// The system, or a sandbox that this process is in, refuses a system call without which no store can be shared. Asked
+    /// when a process opens its first store, before anything is made.
+    Unsupported {
+        /// The store that was to be opened.
+        path: PathBuf,
+        /// The call, as in "futex".
+        call: &'static str,
+        /// What it was refused with.
+        source: io::Error,
     },
     /// The device is full, or a quota is used up.
     NoSpace {
@@ -322,10 +334,22 @@ impl fmt::Display for Error {
                 of,
                 found,
                 expected,
-            } => write!(
-                f,
-                "{of} has {what} {found}, not {expected} as asked; ask for {found}, or use another"
-            ),
+                holders,
+            } => {
+                write!(f, "{of} has {what} {found}, not {expected} as asked")?;
+                match *what {
+                    "permits" => write_busy(f, found, holders),
+                    "size_limit" | "eviction" | "durability" => write!(
+                        f,
+                        "; ask for {found} or for none, or change it for all who use it (Cache::configure)"
+                    ),
+                    "mode" => write!(
+                        f,
+                        "; ask for {found} or for none, or change that of its files (chmod)"
+                    ),
+                    _ => write!(f, "; ask for {found}, or use another"),
+                }
+            }
             Error::Invalid { what } => f.write_str(what),
             Error::Lost { key, token } => write!(
                 f,
@@ -342,6 +366,11 @@ impl fmt::Display for Error {
             Error::UnsupportedFs { path, fs } => write!(
                 f,
                 "{} is on {fs}, where memory is not shared reliably; use a local directory, or allow_network_fs if one machine alone uses it",
+                path.display()
+            ),
+            Error::Unsupported { path, call, source } => write!(
+                f,
+                "{} cannot be opened: this process may not call {call} ({source}); allow it in its sandbox (seccomp), or run it elsewhere",
                 path.display()
             ),
             Error::NoSpace { action, path } => write!(
@@ -426,6 +455,32 @@ impl fmt::Display for Error {
     }
 }
 
+/// Who is in the way of another number of permits, and what can be done.
+fn write_busy(f: &mut fmt::Formatter<'_>, found: &str, holders: &[Holder]) -> fmt::Result {
+    let mut by = ", and is held by process ";
+    for holder in holders {
+        write!(f, "{by}{}", holder.pid)?;
+        match (holder.program.as_str(), holder.alive) {
+            ("", true) => Ok(()),
+            ("", false) => f.write_str(" (dead)"),
+            (program, true) => write!(f, " ({program})"),
+            (program, false) => write!(f, " ({program}, dead)"),
+        }?;
+        by = ", ";
+    }
+    match holders.is_empty() {
+        true => f.write_str(", and is in use"),
+        false => Ok(()),
+    }?;
+    match !holders.is_empty() && holders.iter().all(|holder| !holder.alive) {
+        true => write!(
+            f,
+            "; ask for {found} to take over, or look for half-done work and remove the key"
+        ),
+        false => write!(f, "; ask for {found}, or try again when nobody has it"),
+    }
+}
+
 /// What a user can do about the common refusals of the operating system.
 fn io_remedy(source: &io::Error) -> Option<&'static str> {
     match source.kind() {
@@ -452,7 +507,7 @@ fn io_remedy(source: &io::Error) -> Option<&'static str> {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Error::Io { source, .. } => Some(source),
+            Error::Io { source, .. } | Error::Unsupported { source, .. } => Some(source),
             Error::NotDurable { source, .. } => Some(source),
             _ => None,
         }

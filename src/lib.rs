@@ -80,7 +80,7 @@ pub use crate::{
     rlock::{RLock, RLockGuard},
     semaphore::{BoundedSemaphore, SemaphoreGuard},
     store::check::CheckReport,
-    store::config::{Durability, Eviction},
+    store::config::{Config, Durability, Eviction},
     store::rebuild::RepairReport,
     types::{Holder, KeyInfo, KeyState, Kind, Lifeline, ProcessInfo, Stats, Summary, Token},
 };

@@ -45,9 +45,13 @@ pub struct BoundedSemaphore {
 }
 
 impl BoundedSemaphore {
-    /// The semaphore under `key` in `place`, with `value` permits, 1 to 65,535. The first to use the key
-    /// fixes their number; another one is the error `ConfigMismatch`. Does no I/O: what is wrong with key
+    /// The semaphore under `key` in `place`, with `value` permits, 1 to 65,535. Does no I/O: what is wrong with key
     /// or number is reported by the first use.
+    ///
+    /// A key has one number of permits as long as anybody has one, has died with one, or waits for one: to acquire with
+    /// another number is the error `ConfigMismatch` then, which says who that is. Nobody uses it otherwise, and who acquires
+    /// next decides: the key is made again with the new number, its tag stays, and its tokens go on. Handles of the old number
+    /// do the same from then on.
     pub fn new(place: &impl Keyspace, key: impl AsRef<[u8]>, value: u32) -> BoundedSemaphore {
         let key = key.as_ref();
         let store = Arc::clone(&place.cache_for(key).store);
@@ -78,7 +82,8 @@ impl BoundedSemaphore {
     }
 
     /// Waits for a permit as long as it takes. See [`Lock::acquire`](crate::Lock::acquire), whose error `Deadlock` it
-    /// is if guards of this process have all permits; another number of permits is the error `ConfigMismatch`.
+    /// is if guards of this process have all permits; another number of permits, on a key in use, is the error
+    /// `ConfigMismatch`, also in the midst of waiting.
     #[inline(always)]
     pub fn acquire(&self) -> Result<SemaphoreGuard<'_>> {
         loop {

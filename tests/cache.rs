@@ -711,7 +711,10 @@ fn a_fanout_cache_keeps_its_keys_and_number_of_shards() {
                     found,
                     expected,
                     ..
-                } => assert_eq!((what, found, expected), ("shards", 3, wrong as u64)),
+                } => assert_eq!(
+                    (what, found, expected),
+                    ("shards", "3".to_string(), wrong.to_string())
+                ),
                 other => panic!("{other:?}"),
             }
         }

@@ -121,13 +121,15 @@ fn another_kind_is_named_beside_the_one_asked_for() {
 fn another_number_of_permits_is_named_beside_the_one_asked_for() {
     bounded(|| {
         let (_place, cache) = store();
-        drop(BoundedSemaphore::new(&cache, "k", 3).acquire().unwrap());
+        let three = BoundedSemaphore::new(&cache, "k", 3);
+        let _guard = three.acquire().unwrap();
         let other = BoundedSemaphore::new(&cache, "k", 30_000);
-        let words = ["\"k\"", "permits", "3", "30000"];
+        let me = format!("held by process {} (", std::process::id());
+        let words = ["\"k\"", "permits 3", "30000", &me, "nobody has it"];
         assert_error!(other.acquire(), Error::ConfigMismatch { .. }, words);
         assert_eq!(
             BoundedSemaphore::new(&cache, "k", 3).available().unwrap(),
-            3
+            2
         );
     });
 }

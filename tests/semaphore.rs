@@ -94,29 +94,38 @@ fn never_more_hold_it_than_there_are_permits() {
 }
 
 #[test]
-fn the_first_user_fixes_the_number_of_permits() {
+fn a_semaphore_in_use_has_one_number_of_permits() {
     bounded(|| {
         let (_place, cache) = store();
-        drop(BoundedSemaphore::new(&cache, "s", 3).acquire().unwrap());
+        let three = BoundedSemaphore::new(&cache, "s", 3);
+        let guard = three.acquire().unwrap();
         let other = BoundedSemaphore::new(&cache, "s", 4);
         let told = |error| match error {
             Error::ConfigMismatch {
                 found, expected, ..
-            } => (found, expected),
+            } => (found.parse(), expected.parse()),
             other => panic!("{other:?}"),
         };
-        assert_eq!(told(other.try_acquire().unwrap_err()), (3, 4));
-        assert_eq!(told(other.acquire().unwrap_err()), (3, 4));
-        assert_eq!(told(other.available().unwrap_err()), (3, 4));
-        assert_eq!(told(other.holders().unwrap_err()), (3, 4));
+        assert_eq!(told(other.try_acquire().unwrap_err()), (Ok(3), Ok(4)));
+        assert_eq!(told(other.acquire().unwrap_err()), (Ok(3), Ok(4)));
+        assert_eq!(told(other.available().unwrap_err()), (Ok(3), Ok(4)));
+        assert_eq!(told(other.holders().unwrap_err()), (Ok(3), Ok(4)));
         assert_eq!(
             BoundedSemaphore::new(&cache, "s", 3).available().unwrap(),
-            3
+            2
         );
-        // With the key goes the number.
-        assert!(cache.remove("s").unwrap());
-        drop(other.acquire().unwrap());
+        drop(guard);
+        // Looking decides nothing: it is as if there were no key.
         assert_eq!(other.available().unwrap(), 4);
+        assert_eq!(other.waiters().unwrap(), 0);
+        assert!(other.release(slablock::Token::new(1)).is_err());
+        assert_eq!(three.available().unwrap(), 3);
+        drop(other.acquire().unwrap());
+        assert_eq!(three.available().unwrap(), 3);
+        assert_eq!(
+            BoundedSemaphore::new(&cache, "s", 4).available().unwrap(),
+            4
+        );
     });
 }
 

@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::os::dir::{Dir, names};
 use crate::os::file::{self, Likeness};
 use crate::store::check::CheckReport;
+use crate::store::config::{Config, mismatch};
 use crate::store::hash::hash;
 use crate::store::lock_files::{self, Locks};
 use crate::store::open::{self, FANOUT, Settings, Site};
@@ -178,6 +179,11 @@ impl FanoutCache {
             .try_for_each(|cache| cache.configure(&share))
     }
 
+    /// The settings in force, of all shards together. See [`Cache::config`].
+    pub fn config(&self) -> Result<Config> {
+        crate::Keyspace::config(self)
+    }
+
     /// Verifies every shard. See [`Cache::check`].
     pub fn check(&self) -> Result<CheckReport> {
         crate::Keyspace::check(self)
@@ -224,21 +230,20 @@ pub(super) fn open(dir: &Path, settings: &Settings, wanted: Option<usize>) -> Re
         None => make_record(&dir, settings, wanted)?,
     };
     if let Some(expected) = wanted.filter(|n| *n != record.shards) {
-        return Err(Error::ConfigMismatch {
-            what: "shards",
-            of: dir.display().to_string(),
-            found: record.shards as u64,
-            expected: expected as u64,
-        });
+        return Err(mismatch("shards", &dir, record.shards, expected));
     }
-    let mut of_shard = settings.clone();
-    of_shard.capacity = settings
-        .capacity
-        .map(|keys| keys.div_ceil(record.shards).max(1));
-    of_shard.config = settings.config.shared_by(record.shards);
+    settings.config.check_for(record.shards)?;
+    let mut of_shard = Settings {
+        shards: record.shards,
+        ..settings.clone()
+    };
     let shards = (0..record.shards).map(|number| {
         make_shard(&dir, number)?;
         let store = open::open(&shard_path(&dir, number), &of_shard)?;
+        if number == 0 {
+            // Where nothing is asked for, the others are made like it: its maker may be another, and have died since.
+            of_shard.first = Some(store.config()?);
+        }
         Ok(Cache { store })
     });
     let shards: Arc<[Cache]> = shards.collect::<Result<_>>()?;
@@ -352,7 +357,7 @@ fn make_record(dir: &Path, settings: &Settings, wanted: Option<usize>) -> Result
         locks: dir.to_path_buf(),
         lane: 0,
     };
-    let locks = Locks::open(&site, settings.mode)?;
+    let locks = Locks::open(&site, settings.new_mode())?;
     loop {
         let is_alone = locks.try_attach_alone()?;
         if let Some(record) = read_record(dir)? {
@@ -370,7 +375,8 @@ fn make_record(dir: &Path, settings: &Settings, wanted: Option<usize>) -> Result
     }
     let seed = [open::random(dir)?, open::random(dir)?];
     let (new, path) = (dir.join("fanout.new"), dir.join(FANOUT));
-    write_record(&new, &encode(shards as u32, seed), settings.mode).map_err(io("write", &new))?;
+    let mode = settings.new_mode();
+    write_record(&new, &encode(shards as u32, seed), mode).map_err(io("write", &new))?;
     // Whoever finds the record takes that for done. Whoever made the directory may have died before.
     file::sync_above(dir).map_err(io("sync", dir))?;
     crash_point();

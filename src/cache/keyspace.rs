@@ -3,6 +3,7 @@
 use crate::cache::{Cache, FanoutCache};
 use crate::error::Result;
 use crate::store::check::CheckReport;
+use crate::store::config::Config;
 use crate::types::{KeyInfo, Stats};
 
 /// A place for keys: a [`Cache`] or a [`FanoutCache`]. Sealed; everything that needs a place takes either.
@@ -82,6 +83,16 @@ pub trait Keyspace: sealed::Sealed {
     /// Waits for the medium. See [`Cache::sync`].
     fn sync(&self) -> Result<()> {
         self.caches().iter().try_for_each(Cache::sync)
+    }
+
+    /// The settings in force, of all shards together. See [`Cache::config`].
+    fn config(&self) -> Result<Config> {
+        let caches = self.caches();
+        let mut whole = caches[0].config()?;
+        for cache in &caches[1..] {
+            whole.add(&cache.config()?);
+        }
+        Ok(whole)
     }
 
     /// Verifies everything. See [`Cache::check`].

@@ -24,6 +24,8 @@ use crate::error::Result;
 use crate::record::Force;
 use crate::store::Store;
 use crate::store::check::CheckReport;
+use crate::store::config::Config;
+use crate::store::open;
 use crate::store::rebuild::{self, RepairReport};
 use crate::store::waiting::Patience;
 use crate::types::{KeyInfo, Lifeline, Stats};
@@ -89,7 +91,7 @@ impl Cache {
     ///
     /// The next one to open the store starts the repair again.
     pub fn repair(path: impl AsRef<Path>) -> Result<RepairReport> {
-        rebuild::repair(path.as_ref(), options::DEFAULT_MODE)
+        rebuild::repair(path.as_ref(), open::DEFAULT_MODE)
     }
 
     /// Makes the store in `path` one of its own, as [`Options::adopt`] does for a copy; also one that does not look like
@@ -103,7 +105,7 @@ impl Cache {
     ///
     /// The copy is still one, and has to be adopted again.
     pub fn adopt(path: impl AsRef<Path>) -> Result<()> {
-        rebuild::adopt_by_hand(path.as_ref(), options::DEFAULT_MODE)
+        rebuild::adopt_by_hand(path.as_ref(), open::DEFAULT_MODE)
     }
 
     /// The store's directory, as an absolute path.
@@ -210,8 +212,19 @@ impl Cache {
         self.store.sync_all()
     }
 
+    /// The settings in force, whoever chose them.
+    ///
+    /// # Errors
+    ///
+    /// `Io` or `Detached` if the file of the store cannot be asked for its mode.
+    pub fn config(&self) -> Result<Config> {
+        self.store.config()
+    }
+
     /// Changes what was chosen of `size_limit`, `eviction` and `durability` when the store was made, for all
-    /// processes at once. What `changes` does not say stays; the rest of it means nothing here.
+    /// processes at once. What `changes` does not say stays; the rest of it means nothing here. Those who have the store
+    /// open go on with what is new, also if they had asked for something else; those who ask for the old settings when they
+    /// open it are refused.
     ///
     /// With a lower `size_limit` this takes as long as it takes to let values go and to compact the log, until it fits;
     /// those who set values meanwhile do not wait for that. If no value may go ([`Eviction::None`](crate::Eviction)),

@@ -4,34 +4,17 @@ use std::path::Path;
 
 use crate::cache::{Cache, FanoutCache, fanout};
 use crate::error::Result;
-use crate::store::config::{Config, Durability, Eviction, share_of};
+use crate::store::config::{Chosen, Durability, Eviction, share_of};
 use crate::store::open::{self, Settings};
 use crate::store::shards;
 
-/// Files for their owner only: a lock that others can take is a lock that others can hold for ever.
-pub(crate) const DEFAULT_MODE: u32 = 0o600;
-
-/// How to open a store. What decides the layout is stored when the store is made; opening it with another
-/// value is the error `ConfigMismatch`.
-#[derive(Clone, Debug)]
+/// How to open a store. `capacity`, `mode`, `size_limit`, `eviction` and `durability` belong to the store: its maker
+/// chooses them, and each has a default. What a later opening does not name is as the store has it; what it names and the
+/// store has not is the error `ConfigMismatch`, which names both. So a program has what it asked for, or an error: also if
+/// another one, or [`Cache::configure`], has chosen otherwise since. [`Cache::config`] says what is in force.
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     settings: Settings,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            settings: Settings {
-                capacity: None,
-                mode: DEFAULT_MODE,
-                allow_network_fs: false,
-                create: true,
-                adopt: false,
-                config: Config::default(),
-                fs_magic: None,
-            },
-        }
-    }
 }
 
 impl Options {
@@ -48,9 +31,12 @@ impl Options {
 
     /// Permissions of the files, whatever the umask says; the directory gets search permission where it
     /// gets read permission. Default `0o600`. Whoever may write the files can break the store for all.
-    /// Only for what has to be made.
+    ///
+    /// A store that has another mode is refused: with a wider one, users could hold its locks for whom this program does
+    /// not mean them; with a narrower one, some could not use it. `chmod` of its files changes it; where a file system
+    /// keeps no modes, name none.
     pub fn mode(mut self, mode: u32) -> Options {
-        self.settings.mode = mode & 0o777;
+        self.settings.mode = Some(mode & 0o777);
         self
     }
 
@@ -91,7 +77,8 @@ impl Options {
     /// Of a `FanoutCache`, all shards together, 4 MiB or more for each: a value may be as long as the share of one.
     ///
     /// This, [`eviction`](Options::eviction) and [`durability`](Options::durability) are stored when the store
-    /// is made; for one that is there, [`Cache::configure`] changes them.
+    /// is made; for one that is there, [`Cache::configure`] changes them. Limits that give each shard the same share are
+    /// the same.
     pub fn size_limit(mut self, bytes: u64) -> Options {
         self.settings.config.size_limit = Some(bytes);
         self
@@ -124,7 +111,7 @@ impl Options {
         share
     }
 
-    pub(super) fn config(&self) -> &Config {
+    pub(super) fn config(&self) -> &Chosen {
         &self.settings.config
     }
 

@@ -7,6 +7,7 @@ use crate::cache::values::Entry;
 use crate::cache::{Cache, fanout};
 use crate::error::{Error, Result};
 use crate::store::check::CheckReport;
+use crate::store::config::Config;
 use crate::store::hash::hash;
 use crate::store::open::not_a_store;
 use crate::store::reader::{Decided, ReadStore};
@@ -199,6 +200,20 @@ impl Reader {
             Ok(())
         })?;
         Ok(stats)
+    }
+
+    /// The settings in force. See [`Cache::config`](crate::Cache::config).
+    pub fn config(&self) -> Result<Config> {
+        let mut all: Option<Config> = None;
+        self.of_all(|shard, _| {
+            let config = shard.config()?;
+            match &mut all {
+                Some(all) => all.add(&config),
+                None => all = Some(config),
+            }
+            Ok(())
+        })?;
+        Ok(all.unwrap_or_default())
     }
 
     /// How many bytes of disk the store takes, values included.

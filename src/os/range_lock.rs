@@ -12,6 +12,7 @@ use std::ops::Range;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::sync::crash_point;
 
@@ -74,6 +75,22 @@ pub(crate) fn is_locked(file: &File, at: u64) -> io::Result<bool> {
     crash_point();
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut answer))?;
     Ok(answer.l_type != libc::F_UNLCK as libc::c_short)
+}
+
+/// Whether this process may lock bytes at all, tried with a file that nobody else sees. `None`: there is no such file to
+/// be had, and the first lock of a real one will tell.
+pub(crate) fn probe() -> io::Result<Option<()>> {
+    crash_point();
+    let Ok(file) = memfd_create(c"slablock", MFdFlags::MFD_CLOEXEC) else {
+        return Ok(None);
+    };
+    let file = File::from(file);
+    lock(&file, 0)?;
+    // One that is refused as if somebody else had the byte: nobody has.
+    if !try_lock(&file, 0)? || is_locked(&file, 0)? {
+        return Err(Errno::EACCES.into());
+    }
+    unlock(&file, 0).map(Some)
 }
 
 impl Mode {

@@ -15,7 +15,10 @@ use crate::store::stripe::{StripeGuard, pause};
 use crate::store::waiting::Patience;
 use crate::store::{GROW_BYTE, Store};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
-use crate::types::Kind;
+use crate::types::{Holder, Kind};
+
+/// How often to try to take a semaphore over that somebody has for moments.
+const TRIES: u32 = 4;
 
 /// A handle's key and settings, and its memory of the slot. Shared by the clones of a handle.
 pub(crate) struct Binding {
@@ -54,6 +57,15 @@ impl Spot {
     pub(crate) fn is_current(self, slot: &Slot, kind: Kind) -> bool {
         life::is_current(&slot.meta, Meta::life_of(self.generation, kind))
     }
+}
+
+/// How a key that was found fits a handle.
+enum Fit {
+    Ours,
+    /// It was taken away meanwhile.
+    Gone,
+    /// A semaphore of so many permits, where the handle wants another number.
+    Other(u32),
 }
 
 impl Binding {
@@ -208,8 +220,10 @@ impl Binding {
             if self.is_in_the_way(found) {
                 return Ok(None);
             }
-            if self.check_found(found)? {
-                return Ok(Some(self.remember(found)));
+            match self.check_found(found)? {
+                Fit::Ours => return Ok(Some(self.remember(found))),
+                Fit::Other(permits) if !self.is_in_use(found, permits)? => return Ok(None),
+                Fit::Other(_) | Fit::Gone => {}
             }
         }
         Ok(None)
@@ -223,7 +237,11 @@ impl Binding {
         let Some(found) = found.filter(|found| !self.is_in_the_way(*found)) else {
             return Ok(None);
         };
-        self.make_ours(&stripe, found)?;
+        if let Fit::Other(permits) = self.check_found(found)? {
+            self.is_in_use(found, permits)?;
+            return Ok(None);
+        }
+        self.give_tag(&stripe, found)?;
         Ok(Some(self.remember(found)))
     }
 
@@ -237,7 +255,7 @@ impl Binding {
         if let Some(found) = self.store.find_unlocked(&self.key, self.hash, 1)
             && self.tag.is_empty()
             && !self.is_in_the_way(found)
-            && self.check_found(found)?
+            && let Fit::Ours = self.check_found(found)?
         {
             return Ok(self.remember(found));
         }
@@ -301,18 +319,83 @@ impl Binding {
             }
         }
         let Some(found) = found else {
-            let spec = Spec {
-                kind: self.kind,
-                key: &self.key,
-                hash: self.hash,
-                tag: &self.tag,
-                permits: self.permits,
-                cell_words: self.cell_words,
-            };
-            return stripe.create(&spec, patience);
+            return stripe.create(&self.spec(&self.tag), patience);
         };
-        self.make_ours(stripe, found)?;
+        if let Fit::Other(permits) = self.check_found(found)? {
+            return self.take_over(stripe, found, permits, patience);
+        }
+        self.give_tag(stripe, found)?;
         Ok(found)
+    }
+
+    fn spec<'a>(&'a self, tag: &'a [u8]) -> Spec<'a> {
+        Spec {
+            kind: self.kind,
+            key: &self.key,
+            hash: self.hash,
+            tag,
+            permits: self.permits,
+            cell_words: self.cell_words,
+        }
+    }
+
+    /// Makes a semaphore of `permits` again with this handle's number, if nobody has a permit, died with one, or waits.
+    /// The old one is taken away as an idle key is reclaimed, so that handles which know it find it gone; the stripe is
+    /// kept until the new one is there. Killed in between, or where there is no room for the new one, there is no such key:
+    /// its tokens go on above the floor.
+    fn take_over(
+        &self,
+        stripe: &StripeGuard<'_>,
+        found: Found,
+        permits: u32,
+        patience: Patience,
+    ) -> Room<Found> {
+        let process = self.store.process()?;
+        let tag = match self.tag.is_empty() {
+            true => stripe.tag_of(found)?,
+            false => self.tag.to_vec(),
+        };
+        let bucket = self.store.bucket_of(self.hash);
+        // Asked once nobody can acquire: a waiter is counted before it sleeps, and one that is not yet counted finds the
+        // key gone, as if it had come later.
+        let nobody_waits = || self.store.waiters(process, found.id) == 0;
+        for _ in 0..TRIES {
+            if stripe.retire(found, bucket, Force::Idle, nobody_waits)? {
+                return stripe.create(&self.spec(&tag), patience);
+            }
+            if self.is_in_use(found, permits)? {
+                break;
+            }
+        }
+        // Each time somebody had a permit who had given it back when we looked who.
+        Err(NoRoom::Failed(self.other_permits(permits, Vec::new())))
+    }
+
+    /// Refuses a semaphore of `permits` that somebody has a permit of, has died with, or waits for. Under the stripe, or
+    /// without. `true`: it was taken away meanwhile.
+    fn is_in_use(&self, found: Found, permits: u32) -> Result<bool> {
+        let process = self.store.process()?;
+        let standing = self.store.standing(found);
+        let waiters = self.store.waiters(process, found.id);
+        // What was read is of this key only if it is still there.
+        if !self.store.is_still(found) {
+            return Ok(true);
+        }
+        let holders = standing?.holders;
+        match holders.is_empty() && waiters == 0 {
+            true => Ok(false),
+            false => Err(self.other_permits(permits, holders)),
+        }
+    }
+
+    fn other_permits(&self, permits: u32, holders: Vec<Holder>) -> Error {
+        Error::ConfigMismatch {
+            what: "permits",
+            of: self.show_key(),
+            found: permits.to_string(),
+            expected: self.permits.to_string(),
+            holders,
+        }
     }
 
     /// Whether a key is only what is left of a value, where this handle wants something else.
@@ -320,9 +403,8 @@ impl Binding {
         self.kind != Kind::Value && self.store.is_vacant(found)
     }
 
-    /// Refuses a key that is not what this handle takes it for, and gives it this handle's tag.
-    fn make_ours(&self, stripe: &StripeGuard<'_>, found: Found) -> Result<()> {
-        self.check_found(found)?;
+    /// Gives a key this handle's tag, if it has one.
+    fn give_tag(&self, stripe: &StripeGuard<'_>, found: Found) -> Result<()> {
         if !self.tag.is_empty() && stripe.tag_of(found)? != *self.tag {
             stripe.retag(found, &self.key, &self.tag)?;
         }
@@ -345,8 +427,8 @@ impl Binding {
         Ok(())
     }
 
-    /// Whether the key is what this handle takes it for. `false`: it was taken away meanwhile.
-    fn check_found(&self, found: Found) -> Result<bool> {
+    /// Whether the key is what this handle takes it for.
+    fn check_found(&self, found: Found) -> Result<Fit> {
         if found.kind != self.kind {
             return Err(Error::KindMismatch {
                 key: self.key.to_vec(),
@@ -355,17 +437,12 @@ impl Binding {
             });
         }
         if self.kind != Kind::Semaphore {
-            return Ok(true);
+            return Ok(Fit::Ours);
         }
-        match self.store.permits_while(found)? {
-            None => Ok(false),
-            Some((_, permits)) if permits == self.permits => Ok(true),
-            Some((_, permits)) => Err(Error::ConfigMismatch {
-                what: "permits",
-                of: self.show_key(),
-                found: permits.into(),
-                expected: self.permits.into(),
-            }),
-        }
+        Ok(match self.store.permits_while(found)? {
+            None => Fit::Gone,
+            Some((_, permits)) if permits == self.permits => Fit::Ours,
+            Some((_, permits)) => Fit::Other(permits),
+        })
     }
 }

@@ -205,20 +205,10 @@ fn take_away(binding: &Binding) -> Result<()> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::store::config::Config;
     use crate::sync::{AtomicU64, Ordering};
 
     fn store_in(dir: &tempfile::TempDir) -> Arc<Store> {
-        let settings = open::Settings {
-            capacity: None,
-            mode: 0o600,
-            allow_network_fs: false,
-            create: true,
-            adopt: false,
-            config: Config::default(),
-            fs_magic: None,
-        };
-        open::open_apart(dir.path(), &settings).unwrap()
+        open::open_apart(dir.path(), &open::Settings::default()).unwrap()
     }
 
     /// With as much time left as it takes, one in e is chosen; with a tenth of it, nine in ten; with forty times

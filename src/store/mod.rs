@@ -389,16 +389,7 @@ mod tests {
     #[allow(unsafe_code)]
     fn a_process_goes_with_its_store_and_is_leaked_in_a_forked_child() {
         let dir = tempfile::tempdir().unwrap();
-        let settings = open::Settings {
-            capacity: None,
-            mode: 0o600,
-            allow_network_fs: false,
-            create: true,
-            adopt: false,
-            config: config::Config::default(),
-            fs_magic: None,
-        };
-        let store = open::open_apart(dir.path(), &settings).unwrap();
+        let store = open::open_apart(dir.path(), &open::Settings::default()).unwrap();
         let borrowed = store.process().unwrap();
         let (files, number) = borrowed.locks.opened();
         // SAFETY: the child looks at its memory and ends; it takes no lock and allocates nothing.

@@ -14,17 +14,18 @@ use crate::log::LOG;
 use crate::os::dir::names;
 use crate::os::file::{self, Likeness};
 use crate::os::fork::{Inherited, Registry};
+use crate::os::{futex, range_lock};
 use crate::slab::Slab;
 use crate::store::alone::{self, Alone};
 use crate::store::boots::{self, Seen};
-use crate::store::config::Config;
+use crate::store::config::{Chosen, Config, mismatch, mode_of};
 use crate::store::lock_files::{ATTACH, BEACONS, Locks, STRIPES_FILE};
 use crate::store::nesting::Tokens;
 use crate::store::rebuild::Leap;
 use crate::store::shards::{Shard, ShardsOf};
 use crate::store::slab_file::{initialise, is_ready, layout_of, map};
 use crate::store::{Store, day, original, rebuild, slab_file};
-use crate::sync::{AtomicPtr, AtomicU64, Ordering, crash_point};
+use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, Ordering, crash_point};
 
 pub(crate) const SLAB: &str = "slab";
 pub(crate) const FANOUT: &str = "fanout";
@@ -34,19 +35,65 @@ const OUR_FILES: [&str; 5] = [SLAB, ATTACH, BEACONS, STRIPES_FILE, LOG];
 /// What systems and tools put into directories that are otherwise empty.
 pub(crate) const OTHERS_FILES: [&str; 4] = ["lost+found", ".gitkeep", ".gitignore", ".keep"];
 
-/// How a store is opened.
+/// Files for their owner only: a lock that others can take is a lock that others can hold for ever.
+pub(crate) const DEFAULT_MODE: u32 = 0o600;
+
+/// How a store is opened, as it was asked for: `None` is what the store has, or the default for a new one.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// In slots; `None`: as it is, or the default for a new store.
+    /// In slots, of all shards together.
     pub(crate) capacity: Option<usize>,
-    pub(crate) mode: u32,
+    pub(crate) mode: Option<u32>,
+    /// Among how many shards capacity and size limit are shared, of which this is one.
+    pub(crate) shards: usize,
+    /// What the first shard has.
+    pub(crate) first: Option<Config>,
     pub(crate) allow_network_fs: bool,
     pub(crate) create: bool,
     /// Whether a copy becomes a store of its own.
     pub(crate) adopt: bool,
-    pub(crate) config: Config,
+    pub(crate) config: Chosen,
     /// Stands in for what the kernel says about the file system, in tests.
     pub(crate) fs_magic: Option<i64>,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            capacity: None,
+            mode: None,
+            shards: 1,
+            first: None,
+            allow_network_fs: false,
+            create: true,
+            adopt: false,
+            config: Chosen::default(),
+            fs_magic: None,
+        }
+    }
+}
+
+impl Settings {
+    /// Permissions of what is made.
+    pub(crate) fn new_mode(&self) -> u32 {
+        self.mode.unwrap_or(DEFAULT_MODE)
+    }
+
+    /// In slots, of one shard.
+    fn capacity_of_shard(&self) -> Option<usize> {
+        self.capacity.map(|keys| keys.div_ceil(self.shards).max(1))
+    }
+
+    /// What a slab is made with.
+    pub(super) fn new_capacity(&self) -> Option<usize> {
+        let of_first = self.first.as_ref().map(|first| first.capacity);
+        self.capacity_of_shard().or(of_first)
+    }
+
+    /// What a slab is made with.
+    pub(super) fn new_config(&self) -> Chosen {
+        self.config.for_new(self.shards, self.first.as_ref())
+    }
 }
 
 /// Where a store is, and where its lock files are: the shards of a cache have theirs together, at its top.
@@ -130,11 +177,11 @@ pub(crate) fn open(dir: &Path, settings: &Settings) -> Result<Arc<Store>> {
     refuse_strangers(dir, settings)?;
     let site = Site::of(dir)?;
     if let Some(store) = already_open(&site.dir) {
-        check_capacity(&store.slab, settings)?;
+        check_settings(&store.slab, settings, &site)?;
         return Ok(store);
     }
     let (locks, slab) = attach(&site, settings)?;
-    check_capacity(&slab, settings)?;
+    check_settings(&slab, settings, &site)?;
     let (dev, ino) = slab.file_identity()?;
     let mut registry = Registry::lock();
     let mut open = open_stores(&mut registry);
@@ -160,7 +207,7 @@ fn new_store(site: Site, slab: Slab, slab_identity: (u64, u64), settings: &Setti
         slab,
         slab_identity,
         site,
-        mode: settings.mode,
+        mode: settings.new_mode(),
         process: AtomicPtr::new(std::ptr::null_mut()),
         looked_in: AtomicU64::new(u64::MAX),
         renewed_in: AtomicU64::new(day()),
@@ -176,7 +223,7 @@ pub(crate) fn open_apart(dir: &Path, settings: &Settings) -> Result<Arc<Store>> 
     refuse_strangers(dir, settings)?;
     let site = Site::of(dir)?;
     let (locks, slab) = attach(&site, settings)?;
-    check_capacity(&slab, settings)?;
+    check_settings(&slab, settings, &site)?;
     let identity = slab.file_identity()?;
     let store = new_store(site, slab, identity, settings);
     let member: Weak<dyn Inherited> = Arc::<Store>::downgrade(&store);
@@ -206,12 +253,30 @@ fn find_open(open: &[(u64, u64, Weak<Store>)], dev: u64, ino: u64) -> Option<Arc
     stores.find(|store| store.is_attached())
 }
 
+/// Refuses a process that may not call what every store needs: its waits would burn a processor, and errors of locks would
+/// come anywhere. Once in a process that may: what is forbidden later is not noticed.
+pub(super) fn refuse_sandbox(dir: &Path) -> Result<()> {
+    static MAY: AtomicBool = AtomicBool::new(false);
+    if MAY.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    let refused = |call| {
+        let path = dir.to_path_buf();
+        move |source| Error::Unsupported { path, call, source }
+    };
+    futex::probe().map_err(refused("futex"))?;
+    let tried = range_lock::probe().map_err(refused("fcntl (F_OFD_SETLK)"))?;
+    MAY.store(tried.is_some(), Ordering::Relaxed);
+    Ok(())
+}
+
 /// Makes the directory if it may, and says clearly when it is none or cannot be used.
 pub(crate) fn prepare_dir(dir: &Path, settings: &Settings) -> Result<()> {
     if let Some(capacity) = settings.capacity {
         layout_of(capacity)?;
     }
     settings.config.check()?;
+    refuse_sandbox(dir)?;
     crash_point();
     match std::fs::metadata(dir) {
         Ok(meta) if !meta.is_dir() => Err(not_a_store(dir, "it is not a directory; name one")),
@@ -224,7 +289,8 @@ pub(crate) fn prepare_dir(dir: &Path, settings: &Settings) -> Result<()> {
                 refuse_network_fs(dir, above, settings)?;
             }
             // Search permission goes with read permission.
-            let mode = settings.mode | (settings.mode & 0o444) >> 2;
+            let mode = settings.new_mode();
+            let mode = mode | (mode & 0o444) >> 2;
             file::create_dir(dir, mode).map_err(|e| Error::io("create", dir, e))
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => Err(not_a_store(
@@ -310,7 +376,7 @@ fn attach(site: &Site, settings: &Settings) -> Result<(Locks, Slab)> {
             crash_point();
             std::thread::sleep(Duration::from_millis(u64::from(round) % 7 + 1));
         }
-        let locks = Locks::open(site, settings.mode)?;
+        let locks = Locks::open(site, settings.new_mode())?;
         let first = match locks.try_attach_alone()? {
             true => Some(go_first(site, &locks, settings)?),
             false => None,
@@ -375,7 +441,7 @@ fn go_first(site: &Site, locks: &Locks, settings: &Settings) -> Result<Slab> {
         // the header, nor to what it wanted to be chosen.
         slab.fill_holes()?;
         slab_file::write_static(slab.file()?, slab.path(), slab.part())?;
-        settings.config.write(&slab);
+        settings.new_config().write(&slab);
         rebuild::begin_floors(&slab);
         rebuild::rebuild(&slab, locks, Leap::None, false)?;
         return Ok(slab);
@@ -405,16 +471,30 @@ fn go_first(site: &Site, locks: &Locks, settings: &Settings) -> Result<Slab> {
     Ok(slab)
 }
 
-fn check_capacity(slab: &Slab, settings: &Settings) -> Result<()> {
-    let found = slab.layout().capacity as u64;
-    match settings.capacity {
-        Some(expected) if expected as u64 != found => Err(Error::ConfigMismatch {
-            what: "capacity",
-            of: parent(slab.path()).display().to_string(),
-            found,
-            expected: expected as u64,
-        }),
-        _ => Ok(()),
+/// Refuses what was asked for and is not in force: of two programs that ask for different things none is to lose its own
+/// without a word. For the mode, too: of a wider one than asked for, others may hold locks for ever; of a narrower one,
+/// others are shut out.
+fn check_settings(slab: &Slab, settings: &Settings, site: &Site) -> Result<()> {
+    let (of, shards) = (&site.locks, settings.shards);
+    let found = slab.layout().capacity as usize;
+    let asked = settings
+        .capacity
+        .filter(|_| settings.capacity_of_shard() != Some(found));
+    if let Some(asked) = asked {
+        return Err(mismatch("capacity", of, found * shards, asked));
+    }
+    settings.config.check_in_force(slab, shards, of)?;
+    let Some(asked) = settings.mode else {
+        return Ok(());
+    };
+    match mode_of(slab)? {
+        found if found == asked => Ok(()),
+        found => Err(mismatch(
+            "mode",
+            of,
+            format_args!("{found:04o}"),
+            format_args!("{asked:04o}"),
+        )),
     }
 }
 

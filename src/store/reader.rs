@@ -24,7 +24,7 @@ use crate::record::{Damaged, NO_VERSION, ParticipantId};
 use crate::slab::{Growing, STATE_FREE, STATE_TAIL, STATE_USED, Slab};
 use crate::store::average::Average;
 use crate::store::check::{self, CheckReport, contradiction};
-use crate::store::config::Config;
+use crate::store::config::{Config, config_of};
 use crate::store::hash::hash;
 use crate::store::index::{Found, Place, check_lengths, key_of, matches, read_bytes, span_of};
 use crate::store::inspect::Onlooker;
@@ -78,13 +78,8 @@ enum Walked {
 impl ReadStore {
     pub(crate) fn open(dir: &Path) -> Result<ReadStore> {
         let settings = Settings {
-            capacity: None,
-            mode: 0,
-            allow_network_fs: false,
             create: false,
-            adopt: false,
-            config: Config::default(),
-            fs_magic: None,
+            ..Settings::default()
         };
         crash_point();
         let dir = std::path::absolute(dir).map_err(|e| Error::io("find", dir, e))?;
@@ -581,6 +576,11 @@ impl ReadStore {
 
     pub(crate) fn stats(&self) -> Result<Stats> {
         Ok(stats_of(&self.slab, self.usage()?))
+    }
+
+    /// The settings in force.
+    pub(crate) fn config(&self) -> Result<Config> {
+        config_of(&self.slab)
     }
 
     /// How many bytes of the device it takes.

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use crate::error::Result;
 use crate::store::Store;
-use crate::store::config::Config;
 use crate::store::open::{self, Settings};
 use crate::sync::crash_point;
 
@@ -91,14 +90,10 @@ impl Store {
             return Ok(None);
         }
         let settings = Settings {
-            capacity: None,
-            mode: self.mode,
             // It was allowed for this one.
             allow_network_fs: true,
             create: false,
-            adopt: false,
-            config: Config::default(),
-            fs_magic: None,
+            ..Settings::default()
         };
         open::open(&dir, &settings).map(Some)
     }

@@ -23,7 +23,7 @@ use crate::store::{rebuild, salvage};
 use crate::sync::{Ordering, crash_point};
 
 /// In slots.
-const DEFAULT_CAPACITY: usize = 65_536;
+pub(super) const DEFAULT_CAPACITY: usize = 65_536;
 
 /// Maps the slab of `dir`, or says why it cannot be one. `None`: it is not made yet.
 pub(super) fn map(dir: &Path) -> Result<Option<Slab>> {
@@ -167,13 +167,13 @@ pub(super) fn initialise(site: &Site, locks: &Locks, settings: &Settings) -> Res
     let dir = &site.dir;
     // Whoever makes a FanoutCache has the same file locked.
     refuse_strangers(dir, settings)?;
-    let layout = layout_of(settings.capacity.unwrap_or(DEFAULT_CAPACITY))?;
+    let layout = layout_of(settings.new_capacity().unwrap_or(DEFAULT_CAPACITY))?;
     let path = dir.join(SLAB);
     let io = |action| {
         let path = path.clone();
         move |e| Error::io(action, &path, e)
     };
-    let like = site.likeness(settings.mode)?;
+    let like = site.likeness(settings.new_mode())?;
     let slab = file::open_like(&path, true, like).map_err(io("create"))?;
     if let Err(e) = file::allocate(&slab, 0, layout.fixed_bytes()) {
         // What was allocated is given back, as far as that works: there is nothing in it, and nobody has
@@ -189,7 +189,7 @@ pub(super) fn initialise(site: &Site, locks: &Locks, settings: &Settings) -> Res
     write_static(&slab, &path, &part)?;
     let slab = Kept::new(slab).map_err(io("look at"))?;
     let slab = Slab::map(slab, &path, part, layout)?;
-    settings.config.write(&slab);
+    settings.new_config().write(&slab);
     // What a store had that was here before is nobody's.
     salvage::adopt_log(&slab, false)?;
     rebuild::name(&slab, locks)?;

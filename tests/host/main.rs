@@ -25,6 +25,7 @@ mod programs;
 mod readers;
 mod runner;
 mod same_thread;
+mod settings;
 mod structure;
 mod synced;
 mod threads;
@@ -44,6 +45,8 @@ fn child_role() {
         "daemon" => daemons::daemon(&role),
         "stripped" => daemons::stripped(&role),
         "execute" => programs::execute(&role),
+        "permit" => settings::permit(&role),
+        "sandboxed" => settings::sandboxed(&role),
         "in the structure" => structure::in_the_structure(&role),
         "reads" => readers::reads(&role),
         "locks all" => readers::locks_all(&role),

@@ -11,7 +11,7 @@ use std::{
 
 use nix::unistd::geteuid;
 use slablock::{
-    Cache, CheckReport, FanoutCache, KeyInfo, Keyspace, RepairReport, Stats, Transaction,
+    Cache, CheckReport, Config, FanoutCache, KeyInfo, Keyspace, RepairReport, Stats, Transaction,
 };
 
 use crate::{
@@ -166,6 +166,14 @@ impl Place {
         Ok(match &self.cache {
             Shape::Single(cache) => cache.stats()?,
             Shape::Fanout(cache) => cache.stats()?,
+        })
+    }
+
+    /// The settings in force.
+    pub fn config(&self) -> Result<Config, Failure> {
+        Ok(match &self.cache {
+            Shape::Single(cache) => cache.config()?,
+            Shape::Fanout(cache) => cache.config()?,
         })
     }
 

@@ -3,7 +3,7 @@
 
 use std::{io::ErrorKind, path::Path};
 
-use slablock::{Averager, Cache, CheckReport, Error, KeyInfo, Reader, Stats};
+use slablock::{Averager, Cache, CheckReport, Config, Error, KeyInfo, Reader, Stats};
 
 use crate::{failure::Failure, place::Place};
 
@@ -71,6 +71,13 @@ impl Sight {
         match self {
             Sight::Place(place) => place.stats(),
             Sight::Reader { reader, .. } => Ok(reader.stats()?),
+        }
+    }
+
+    pub fn config(&self) -> Result<Config, Failure> {
+        match self {
+            Sight::Place(place) => place.config(),
+            Sight::Reader { reader, .. } => Ok(reader.config()?),
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde::Serialize;
-use slablock::{Cache, Error, KeyInfo, KeyState, SetOptions, Stats};
+use slablock::{Cache, Config, Error, KeyInfo, KeyState, SetOptions, Stats};
 
 use crate::{
     failure::{Failure, NO},
@@ -281,12 +281,37 @@ struct Figures {
     bytes_live: u64,
     bytes_dead: u64,
     volume: u64,
+    settings: SettingsOf,
+}
+
+/// What is in force, whoever chose it; or would be in a new store.
+#[derive(Serialize)]
+struct SettingsOf {
+    capacity: usize,
+    shards: usize,
+    mode: String,
+    size_limit: u64,
+    eviction: String,
+    durability: String,
+}
+
+impl From<Config> for SettingsOf {
+    fn from(config: Config) -> SettingsOf {
+        SettingsOf {
+            capacity: config.capacity,
+            shards: config.shards,
+            mode: format!("{:04o}", config.mode),
+            size_limit: config.size_limit,
+            eviction: config.eviction.to_string(),
+            durability: config.durability.to_string(),
+        }
+    }
 }
 
 pub fn stats(dir: &Path, json: bool) -> Result<u8, Failure> {
-    let (stats, volume) = match Sight::open(dir)? {
-        Some(place) => (place.stats()?, place.volume()?),
-        None => (Stats::default(), 0),
+    let (stats, volume, settings) = match Sight::open(dir)? {
+        Some(place) => (place.stats()?, place.volume()?, place.config()?),
+        None => (Stats::default(), 0, Config::default()),
     };
     let figures = Figures {
         dir: dir.to_string_lossy().into_owned(),
@@ -297,6 +322,7 @@ pub fn stats(dir: &Path, json: bool) -> Result<u8, Failure> {
         bytes_live: stats.bytes_live,
         bytes_dead: stats.bytes_dead,
         volume,
+        settings: settings.into(),
     };
     if json {
         print_line(serde_json::to_string_pretty(&figures).map_err(Failure::new)?)?;
@@ -314,6 +340,17 @@ pub fn stats(dir: &Path, json: bool) -> Result<u8, Failure> {
     ] {
         // Into a string.
         let _ = writeln!(table, "{name:<11} {}", text::grouped(number));
+    }
+    let settings = figures.settings;
+    for (name, text) in [
+        ("capacity", text::grouped(settings.capacity as u64)),
+        ("shards", settings.shards.to_string()),
+        ("mode", settings.mode),
+        ("size limit", text::grouped(settings.size_limit)),
+        ("eviction", settings.eviction),
+        ("durability", settings.durability),
+    ] {
+        let _ = writeln!(table, "{name:<11} {text}");
     }
     print(table)?;
     Ok(0)

@@ -186,6 +186,12 @@ impl Model {
         if known.is_none() || known != *met {
             self.check(of)?;
             match known {
+                Some(_) if self.has_other_permits(of)? => {
+                    if !make {
+                        return Ok(None);
+                    }
+                    self.take_over(of)?;
+                }
                 Some(_) => self.check_found(of)?,
                 None if make => self.make(of)?,
                 None => return Ok(None),
@@ -214,9 +220,6 @@ impl Model {
         if key.kind != of.kind {
             return Err(Refusal::KindMismatch);
         }
-        if key.kind == Kind::Semaphore && key.holds.len() != of.value as usize {
-            return Err(Refusal::ConfigMismatch);
-        }
         if !of.tag.is_empty() && of.tag != key.tag {
             if slots(of.kind, of.key.len(), of.tag.len()) > key.slots {
                 return Err(Refusal::Invalid);
@@ -224,6 +227,28 @@ impl Model {
             key.tag.clone_from(&of.tag);
         }
         Ok(())
+    }
+
+    /// Whether it is a semaphore of another number of permits that nobody uses.
+    fn has_other_permits(&self, of: &Setting) -> Result<bool, Refusal> {
+        let key = &self.keys[&of.key];
+        if key.kind != Kind::Semaphore || of.kind != Kind::Semaphore {
+            return Ok(false);
+        }
+        match key.holds.len() != of.value as usize {
+            true if !key.is_idle() => Err(Refusal::ConfigMismatch),
+            differs => Ok(differs),
+        }
+    }
+
+    /// Makes it again; it keeps its tag, unless the handle has one.
+    fn take_over(&mut self, of: &Setting) -> Result<(), Refusal> {
+        let old = self.keys.remove(&of.key).expect("it was found");
+        let mut new = of.clone();
+        if new.tag.is_empty() {
+            new.tag = old.tag;
+        }
+        self.make(&new)
     }
 
     /// Where there is no room, idle locks and semaphores make room.

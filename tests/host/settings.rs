@@ -1,0 +1,415 @@
+//! What a program asks of a store that is there already is in force, or an error that names both; and what the
+//! system refuses to a process is named when it opens a store.
+
+use std::path::Path;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+use nix::libc;
+use slablock::{BoundedSemaphore, Cache, Durability, Error, Eviction, FanoutCache, Options};
+
+use crate::children::{Child, Role, say};
+use crate::common::{Place, bounded, until};
+
+const MIB: u64 = 1 << 20;
+
+/// Asks for one setting, and what it is called with its two values.
+type Asked = (Options, &'static str, &'static str, &'static str);
+
+/// What differs from a store that was made with nothing said.
+fn differing() -> [Asked; 4] {
+    let of = Cache::options;
+    let durable = of().durability(Durability::PowerLoss);
+    [
+        (durable, "durability", "process-crash", "power-loss"),
+        (
+            of().size_limit(8 * MIB),
+            "size_limit",
+            "1073741824",
+            "8388608",
+        ),
+        (
+            of().eviction(Eviction::None),
+            "eviction",
+            "least-recently-stored",
+            "none",
+        ),
+        (of().mode(0o640), "mode", "0600", "0640"),
+    ]
+}
+
+/// The message, if it is a mismatch of settings.
+fn mismatch<T>(asked: slablock::Result<T>) -> String {
+    match asked.map(drop) {
+        Err(error @ Error::ConfigMismatch { .. }) => error.to_string(),
+        other => panic!("{other:?} is no mismatch"),
+    }
+}
+
+fn assert_named(message: &str, of: &Path, (_, what, found, expected): &Asked) {
+    for word in [*what, *found, *expected, &of.display().to_string()] {
+        assert!(message.contains(word), "{word:?} is not in {message:?}");
+    }
+}
+
+#[test]
+fn settings_that_a_store_has_not_are_refused_by_both_names() {
+    bounded(|| {
+        let place = Place::new();
+        let is_open = place.open();
+        for asked in differing() {
+            // Beside an opening in this process, and to a store that nobody has open.
+            assert_named(
+                &mismatch(asked.0.open(place.store())),
+                &place.store(),
+                &asked,
+            );
+        }
+        drop(is_open);
+        for asked in differing() {
+            assert_named(
+                &mismatch(asked.0.open(place.store())),
+                &place.store(),
+                &asked,
+            );
+        }
+        Cache::open(place.store()).unwrap();
+    });
+}
+
+#[test]
+fn settings_that_a_store_has_may_be_asked_for_again_or_left_open() {
+    bounded(|| {
+        let place = Place::new();
+        let asked = Cache::options()
+            .capacity(500)
+            .mode(0o640)
+            .size_limit(16 * MIB)
+            .eviction(Eviction::LeastRecentlyUsed)
+            .durability(Durability::PowerLoss);
+        let first = asked.open(place.store()).unwrap();
+        let config = first.config().unwrap();
+        assert_eq!(
+            (config.capacity, config.shards, config.mode),
+            (500, 1, 0o640)
+        );
+        assert_eq!(config.size_limit, 16 * MIB);
+        assert_eq!(config.eviction, Eviction::LeastRecentlyUsed);
+        assert_eq!(config.durability, Durability::PowerLoss);
+        assert_eq!(asked.open(place.store()).unwrap().config().unwrap(), config);
+        drop(first);
+        for again in [&asked, &Cache::options()] {
+            assert_eq!(again.open(place.store()).unwrap().config().unwrap(), config);
+        }
+        // The weaker of two is as much another one: it is cheaper, and fails less.
+        let weaker = Cache::options().durability(Durability::ProcessCrash);
+        mismatch(weaker.open(place.store()));
+    });
+}
+
+#[test]
+fn what_is_configured_is_what_may_be_asked_for_from_then_on() {
+    bounded(|| {
+        let place = Place::new();
+        let durable = Cache::options().durability(Durability::PowerLoss);
+        let cache = place.open();
+        mismatch(durable.open(place.store()));
+        cache.configure(&durable).unwrap();
+        durable.open(place.store()).unwrap();
+        drop(cache);
+        durable.open(place.store()).unwrap();
+        let before = Cache::options().durability(Durability::ProcessCrash);
+        mismatch(before.open(place.store()));
+    });
+}
+
+#[test]
+fn a_cache_of_shards_is_asked_for_as_a_whole() {
+    bounded(|| {
+        let place = Place::new();
+        let open = |options: &Options| options.open_fanout(place.store(), None);
+        let asked = Cache::options().capacity(403).size_limit(40 * MIB + 3);
+        let cache = asked.open_fanout(place.store(), Some(4)).unwrap();
+        let config = cache.config().unwrap();
+        assert_eq!(
+            (config.capacity, config.shards, config.mode),
+            (404, 4, 0o600)
+        );
+        assert_eq!(config.size_limit, 40 * MIB);
+        open(&asked).unwrap();
+        drop(cache);
+        open(&asked).unwrap();
+        assert_eq!(open(&Cache::options()).unwrap().config().unwrap(), config);
+        let of = Cache::options;
+        let others = [
+            (
+                of().size_limit(64 * MIB),
+                "size_limit",
+                "41943040",
+                "67108864",
+            ),
+            (of().capacity(800), "capacity", "404", "800"),
+            (
+                of().durability(Durability::PowerLoss),
+                "durability",
+                "process-crash",
+                "power-loss",
+            ),
+        ];
+        for other in others {
+            assert_named(&mismatch(open(&other.0)), &place.store(), &other);
+        }
+        // What the shards cannot share is not raised for them.
+        let small = open(&of().size_limit(8 * MIB));
+        assert!(matches!(small, Err(Error::Invalid { .. })), "{small:?}");
+    });
+}
+
+/// Whoever has made the first shards may have died before the others, which another one makes then.
+#[test]
+fn shards_that_another_opener_makes_are_like_the_first() {
+    bounded(|| {
+        let place = Place::new();
+        let asked = Cache::options()
+            .capacity(400)
+            .size_limit(64 * MIB)
+            .eviction(Eviction::None)
+            .durability(Durability::PowerLoss);
+        drop(asked.open_fanout(place.store(), Some(4)).unwrap());
+        for number in ["002", "003"] {
+            std::fs::remove_dir_all(place.store().join(number)).unwrap();
+        }
+        let config = {
+            let other = FanoutCache::open(place.store(), 4).unwrap();
+            other.config().unwrap()
+        };
+        assert_eq!((config.capacity, config.size_limit), (400, 64 * MIB));
+        assert_eq!(config.durability, Durability::PowerLoss);
+        asked.open_fanout(place.store(), Some(4)).unwrap();
+    });
+}
+
+#[test]
+#[cfg(feature = "cli")]
+fn stats_show_the_settings_in_force() {
+    bounded(|| {
+        let place = Place::new();
+        let asked = Cache::options().size_limit(64 * MIB);
+        let asked = asked.durability(Durability::PowerLoss).mode(0o640);
+        drop(asked.open(place.store()).unwrap());
+        let stats = |how: &[&str]| {
+            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_slablock"));
+            command.arg("-d").arg(place.store()).arg("stats").args(how);
+            String::from_utf8(command.output().unwrap().stdout).unwrap()
+        };
+        for (name, value) in [
+            ("size limit", "67,108,864"),
+            ("durability", "power-loss"),
+            ("eviction", "least-recently-stored"),
+            ("mode", "0640"),
+        ] {
+            let table = stats(&[]);
+            let mut lines = table.lines();
+            let line = lines
+                .find(|line| line.starts_with(&format!("{name} ")))
+                .unwrap();
+            assert!(line.ends_with(value), "{line}");
+        }
+        let json: serde_json::Value = serde_json::from_str(&stats(&["--json"])).unwrap();
+        assert_eq!(json["settings"]["durability"], "power-loss");
+        assert_eq!(json["settings"]["size_limit"], 64 * MIB);
+    });
+}
+
+/// As after an edit of a crontab: `--permits 3`, and later 5.
+#[test]
+fn another_number_of_permits_is_taken_over_when_nobody_uses_the_key() {
+    bounded(|| {
+        let place = Place::new();
+        let cache = place.open();
+        let [three, five] = [3, 5].map(|value| BoundedSemaphore::new(&cache, "k", value));
+        let three = three.tag("nightly");
+        let before = [(); 3].map(|()| three.acquire().unwrap());
+        let highest = before.iter().map(|guard| guard.token()).max().unwrap();
+        drop(before);
+        let guards = [(); 5].map(|()| five.try_acquire().unwrap().expect("a permit"));
+        assert!(five.try_acquire().unwrap().is_none());
+        assert!(guards.iter().all(|guard| guard.token() > highest));
+        let info = cache.key("k").unwrap().unwrap();
+        assert_eq!(info.tag.as_deref(), Some(&b"nightly"[..]));
+        // The old handle knows the key, and not that it was made again.
+        let refused = mismatch(three.try_acquire());
+        let me = format!("process {} (", std::process::id());
+        for word in ["permits 5, not 3", &me] {
+            assert!(refused.contains(word), "{refused}");
+        }
+        let highest = guards.iter().map(|guard| guard.token()).max().unwrap();
+        drop(guards);
+        let again = [(); 3].map(|()| three.try_acquire().unwrap().expect("a permit"));
+        assert!(three.try_acquire().unwrap().is_none());
+        assert!(again.iter().all(|guard| guard.token() > highest));
+        drop(again);
+        assert!(cache.check().unwrap().is_sound());
+    });
+}
+
+#[test]
+fn permits_of_the_dead_and_of_waiters_are_not_taken_over() {
+    bounded(|| {
+        let place = Place::new();
+        let child = Child::start("permit", place.root(), &["1"]);
+        child.expect("held");
+        let cache = place.open();
+        let [one, five] = [1, 5].map(|value| BoundedSemaphore::new(&cache, "k", value));
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| one.acquire().map(|guard| guard.recovered().cloned()));
+            until("it waits", || one.waiters().unwrap() == 1);
+            let refused = mismatch(five.acquire());
+            assert!(
+                refused.contains(&format!("process {} (", child.pid())),
+                "{refused}"
+            );
+            let pid = child.pid();
+            drop(child);
+            // Of the dead the next one is told, in the old number.
+            let dead = waiter.join().unwrap().unwrap().expect("somebody died");
+            assert_eq!(dead.pid, pid.as_raw() as u32);
+        });
+        drop(five.acquire().unwrap());
+        let mut child = Child::start("permit", place.root(), &["5"]);
+        child.expect("held");
+        child.kill();
+        let refused = mismatch(one.try_acquire());
+        for word in [
+            &format!("process {} (", child.pid()),
+            "dead",
+            "remove the key",
+        ] {
+            assert!(refused.contains(word), "{refused}");
+        }
+        assert!(five.acquire().unwrap().recovered().is_some());
+        drop(one.try_acquire().unwrap().expect("the permit"));
+    });
+}
+
+/// Programs of two numbers take the key in turns: never more have it than either allows to those of its number.
+#[test]
+fn two_numbers_in_turns_let_in_no_more_than_each_allows() {
+    bounded(|| {
+        let place = Place::new();
+        let cache = place.open();
+        let inside = [(); 2].map(|()| AtomicU32::new(0));
+        let granted = [(); 2].map(|()| AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            for (which, value) in [(0, 1_u32), (1, 2), (0, 1), (1, 2), (1, 2)] {
+                let (cache, inside, granted) = (&cache, &inside, &granted);
+                scope.spawn(move || {
+                    let semaphore = BoundedSemaphore::new(cache, "k", value);
+                    while granted[which].load(Relaxed) < 50 {
+                        match semaphore.try_acquire() {
+                            Ok(None) | Err(Error::ConfigMismatch { .. }) => {
+                                std::thread::yield_now();
+                            }
+                            Err(error) => panic!("{error}"),
+                            Ok(Some(guard)) => {
+                                let mine = inside[which].fetch_add(1, SeqCst);
+                                let others = inside[1 - which].load(SeqCst);
+                                assert!(mine < value && others == 0, "{mine} {others}");
+                                granted[which].fetch_add(1, Relaxed);
+                                std::thread::yield_now();
+                                inside[which].fetch_sub(1, SeqCst);
+                                guard.release().unwrap();
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        assert!(cache.check().unwrap().is_sound());
+    });
+}
+
+/// Holds a permit of so many until it is killed.
+pub fn permit(role: &Role) {
+    let cache = Cache::open(role.store()).unwrap();
+    let semaphore = BoundedSemaphore::new(&cache, "k", role.number(0) as u32);
+    let _guard = semaphore.acquire().unwrap();
+    say("held");
+    loop {
+        std::thread::park();
+    }
+}
+
+/// What a sandbox may refuse: a system call, by its second argument.
+const FORBIDDEN: [(&str, i64, &[u32]); 3] = [
+    ("futex", libc::SYS_futex, &[1]),
+    ("futex", libc::SYS_futex, &[0]),
+    ("fcntl", libc::SYS_fcntl, &[36, 37, 38]),
+];
+
+#[test]
+fn a_sandbox_that_forbids_what_a_store_needs_is_refused_by_the_name_of_the_call() {
+    bounded(|| {
+        for (which, (call, ..)) in FORBIDDEN.iter().enumerate() {
+            for errno in [libc::EPERM, libc::ENOSYS, libc::EINVAL, libc::EACCES] {
+                let place = Place::new();
+                let args = [&*which.to_string(), &*errno.to_string()];
+                let child = Child::start("sandboxed", place.root(), &args);
+                let said = child.expect("unsupported");
+                let why = std::io::Error::from_raw_os_error(errno).to_string();
+                for word in [*call, &why, "seccomp"] {
+                    assert!(said.contains(word), "{word:?} is not in {said:?}");
+                }
+                child.finish();
+                assert!(!place.store().exists());
+            }
+        }
+    });
+}
+
+/// Opens a store where some system call is answered with an error.
+pub fn sandboxed(role: &Role) {
+    let (_, call, seconds) = FORBIDDEN[role.number(0) as usize];
+    forbid(call, seconds, role.number(1) as u32);
+    match Cache::open(role.store()) {
+        Err(error @ Error::Unsupported { .. }) => say(format!("unsupported {error}")),
+        other => say(format!("{other:?}")),
+    }
+}
+
+/// Lets this thread, and those that it starts, have `errno` for a system call whose second argument is one of these.
+#[allow(unsafe_code)]
+fn forbid(call: i64, seconds: &[u32], errno: u32) {
+    let step = |code: u32, k: u32, jt: usize, jf: usize| libc::sock_filter {
+        code: code as u16,
+        jt: jt as u8,
+        jf: jf as u8,
+        k,
+    };
+    let load = |at| step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at, 0, 0);
+    let equals = |k, jt, jf| step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, k, jt, jf);
+    let answer = |k| step(libc::BPF_RET | libc::BPF_K, k, 0, 0);
+    // The number of the call, then the low half of its second argument.
+    let mut program = vec![load(0), equals(call as u32, 0, seconds.len() + 1), load(24)];
+    for (at, second) in seconds.iter().enumerate() {
+        program.push(equals(*second, seconds.len() - at, 0));
+    }
+    program.push(answer(libc::SECCOMP_RET_ALLOW));
+    program.push(answer(libc::SECCOMP_RET_ERRNO | errno));
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: both only change what this process may do; the filter is read during the call.
+    let done = unsafe {
+        (
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+            libc::prctl(
+                libc::PR_SET_SECCOMP,
+                libc::SECCOMP_MODE_FILTER,
+                &raw const filter,
+            ),
+        )
+    };
+    assert_eq!(done, (0, 0), "{}", std::io::Error::last_os_error());
+}
