@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     io::{BufRead, BufReader, Read},
-    os::unix::process::ExitStatusExt,
+    os::unix::process::{CommandExt, ExitStatusExt},
     path::PathBuf,
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::mpsc::{Receiver, channel},
@@ -44,6 +44,7 @@ impl Shop {
     pub fn command<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_slablock"));
         command.args(arguments).env("SLABLOCK_DIR", self.store());
+        heed_signals(&mut command);
         command
     }
 
@@ -71,6 +72,27 @@ impl Shop {
         let outcome = self.run(&[&["status", "--json"], arguments].concat());
         serde_json::from_str(&outcome.out).expect(&outcome.err)
     }
+}
+
+/// What started the tests may ignore some signals, as `nohup` and shells do for jobs in the background; that is handed on,
+/// and heeded.
+#[allow(unsafe_code)]
+fn heed_signals(command: &mut Command) {
+    use nix::sys::signal::{SigHandler, signal};
+    let heed = || {
+        for number in [
+            Signal::SIGHUP,
+            Signal::SIGINT,
+            Signal::SIGQUIT,
+            Signal::SIGTERM,
+        ] {
+            // SAFETY: installs no handler, only the default.
+            unsafe { signal(number, SigHandler::SigDfl) }?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec it makes system calls, and nothing else.
+    unsafe { command.pre_exec(heed) };
 }
 
 /// What a run left behind.
