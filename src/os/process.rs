@@ -193,6 +193,30 @@ pub(super) fn read_proc(path: &str) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Whether the process `pid` has memory that is shared with others mapped at `address`. Only for a `/proc` of this
+/// namespace; `None`: it does not say.
+pub(crate) fn shares_memory_at(pid: u32, address: u64) -> Option<bool> {
+    crash_point();
+    let file = File::open(format!("/proc/{pid}/maps")).ok()?;
+    let mut file = File::from(above_standard_descriptors(file.into()).ok()?);
+    let mut text = String::new();
+    crash_point();
+    file.read_to_string(&mut text).ok()?;
+    Some(text.lines().any(|line| is_shared_at(line, address)))
+}
+
+/// A line is `7f26600000-7f26700000 rw-s 00000000 fe:00 4711 /path`.
+fn is_shared_at(line: &str, address: u64) -> bool {
+    let mut words = line.split(' ');
+    let range = words.next().and_then(|range| range.split_once('-'));
+    let number = |text| u64::from_str_radix(text, 16);
+    let covers = range.is_some_and(|(from, to)| match (number(from), number(to)) {
+        (Ok(from), Ok(to)) => (from..to).contains(&address),
+        _ => false,
+    });
+    covers && words.next().is_some_and(|how| how.ends_with('s'))
+}
+
 fn is_shortage(error: &io::Error) -> bool {
     let shortages = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM];
     shortages
@@ -248,5 +272,22 @@ mod tests {
         assert!(!is_exiting(me.pid, me.started));
         assert!(std::thread::spawn(|| !is_only_thread()).join().unwrap());
         assert!(command_line(me.pid).is_some());
+    }
+
+    #[test]
+    fn shared_memory_is_known_by_its_address() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(4_096).unwrap();
+        let map = memmap2::MmapOptions::new()
+            .len(4_096)
+            .map_raw(&file)
+            .unwrap();
+        let (me, at) = (std::process::id(), map.as_ptr() as u64);
+        assert_eq!(shares_memory_at(me, at), Some(true));
+        assert_eq!(shares_memory_at(me, 0), Some(false));
+        // Its own stack is not shared.
+        assert_eq!(shares_memory_at(me, &raw const at as u64), Some(false));
+        drop(map);
+        assert_eq!(shares_memory_at(me, at), Some(false));
     }
 }

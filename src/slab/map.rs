@@ -99,6 +99,11 @@ impl Slab {
         })
     }
 
+    /// Where it is mapped in this process.
+    pub(crate) fn address(&self) -> u64 {
+        self.map.as_ptr() as u64
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

@@ -68,7 +68,8 @@ pub(crate) struct Participant {
     pub(crate) pid_uid: AtomicU64,
     pub(crate) started: AtomicU64,
     pub(crate) pid_namespace: AtomicU64,
-    pub(crate) joined_us: AtomicU64,
+    /// Where the slab is mapped in that process: no longer, once it has executed another program.
+    pub(crate) mapped_at: AtomicU64,
     pub(crate) program: [AtomicU64; 3],
     /// `threads waiting << 32 | link of the slot waited for`.
     pub(crate) waiting: [AtomicU64; WAITING_ENTRIES],

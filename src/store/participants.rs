@@ -103,7 +103,7 @@ fn next_unused(slab: &Slab, locks: &Locks, identity: &Identity) -> Result<Option
             }
             Ok::<_, Error>(!not_now)
         };
-        let describe = || describe_self(record, identity);
+        let describe = || describe_self(record, identity, slab.address());
         if take_number(&record.state, lock_beacon, describe)? {
             cursor.store(number.into(), Ordering::Relaxed);
             return Ok(Some(Joined::As(id)));
@@ -126,7 +126,7 @@ fn record(slab: &Slab, number: u16) -> Result<Option<&Participant>> {
     Ok(slab.participant(number))
 }
 
-fn describe_self(record: &Participant, identity: &Identity) {
+fn describe_self(record: &Participant, identity: &Identity, mapped_at: u64) {
     let store = |to: &AtomicU64, value: u64| to.store(value, Ordering::Relaxed);
     crash_point();
     let uid = nix::unistd::getuid().as_raw();
@@ -136,7 +136,7 @@ fn describe_self(record: &Participant, identity: &Identity) {
     );
     store(&record.started, identity.started);
     store(&record.pid_namespace, identity.pid_namespace);
-    store(&record.joined_us, clock::uptime_us());
+    store(&record.mapped_at, mapped_at);
     let mut name = [0; 24];
     let len = identity.program.len().min(name.len());
     name[..len].copy_from_slice(&identity.program[..len]);
@@ -194,7 +194,7 @@ fn is_gone(slab: &Slab, locks: &Locks, me: &Identity, number: u16, thorough: boo
     }
     // It lives and other code in it has closed its descriptors; or a child that it forked still has its map. Whatever
     // was handed on is gone with the beacon.
-    Ok(record.is_none_or(|r| process_is_gone(r, me, 0, true)))
+    Ok(record.is_none_or(|r| process_is_gone(r, me, 0, true) || has_executed(r, me, 0)))
 }
 
 /// Whether a participant is dead, as far as who may only read can tell: the lock files are not to be opened then, so the
@@ -202,9 +202,10 @@ fn is_gone(slab: &Slab, locks: &Locks, me: &Identity, number: u16, thorough: boo
 pub(super) fn is_gone_by_witness(slab: &Slab, me: &Identity, number: u16) -> bool {
     match slab.is_witness_locked(number) {
         Ok(false) => true,
-        Ok(true) | Err(_) => slab
-            .participant(number)
-            .is_some_and(|record| process_is_gone(record, me, PARTICIPANT_SHARED, true)),
+        Ok(true) | Err(_) => slab.participant(number).is_some_and(|record| {
+            process_is_gone(record, me, PARTICIPANT_SHARED, true)
+                || has_executed(record, me, PARTICIPANT_SHARED)
+        }),
     }
 }
 
@@ -230,6 +231,25 @@ fn process_is_gone(record: &Participant, me: &Identity, spared: u64, thorough: b
     let replaced = || process::started_otherwise(pid, started);
     let exiting = || process::is_exiting(pid, started);
     !process::pid_exists(pid) || (thorough && me.proc_is_own && (replaced() || exiting()))
+}
+
+/// The fourth proof: where the process had the slab mapped it has nothing of the kind any more, for it has executed another
+/// program. Only asked where nothing but a map is in doubt: a child that it forked may have that, too.
+fn has_executed(record: &Participant, me: &Identity, spared: u64) -> bool {
+    let read = read_whole(&record.state, || {
+        let namespace = record.pid_namespace.load(Ordering::Relaxed);
+        let mapped_at = record.mapped_at.load(Ordering::Relaxed);
+        (namespace, pid_of(record), mapped_at)
+    });
+    let Some((state, (namespace, pid, mapped_at))) = read else {
+        return false;
+    };
+    let counts = state & (PARTICIPANT_USED | spared) == PARTICIPANT_USED;
+    counts
+        && namespace != 0
+        && namespace == me.pid_namespace
+        && me.proc_is_own
+        && process::shares_memory_at(pid, mapped_at) == Some(false)
 }
 
 fn pid_of(record: &Participant) -> u32 {

@@ -232,6 +232,44 @@ fn the_death_of_a_process_is_seen_although_a_child_it_forked_lives() {
     crate::children::reap(parent);
 }
 
+/// Has the store open until it is killed.
+pub fn idle(role: &Role) {
+    let _cache = Cache::open(role.store()).unwrap();
+    crate::children::until("killed", || false);
+}
+
+/// The child has the map of its parent, which has gone on as another program: also when that is the same one again, with
+/// the same store open.
+#[test]
+fn a_holder_that_executes_a_program_frees_its_lock_although_a_child_it_forked_waits() {
+    let _watchdog = Watchdog::new("executes");
+    let place = Place::new();
+    let board = crate::children::Board::open(place.root());
+    let store = place.store();
+    let holder = fork(|| {
+        let cache = Cache::open(&store).unwrap();
+        let lock = Lock::new(&cache, "k");
+        let _guard = lock.acquire().unwrap().into_owned();
+        let waiter = fork(|| {
+            board.set(0, 1);
+            let guard = lock.acquire().unwrap();
+            board.set(1, guard.recovered().unwrap().pid.into());
+            crate::children::until("the test is over", || board.get(2) == 1);
+        });
+        crate::children::until("the child waits", || board.get(0) == 1);
+        board.set(3, waiter.as_raw() as u64);
+        let mut program = crate::children::command("idle", place.root(), &[]);
+        let error =
+            std::os::unix::process::CommandExt::exec(program.stdin(std::process::Stdio::null()));
+        panic!("{error}");
+    });
+    crate::children::until("the child has it", || board.get(1) != 0);
+    assert_eq!(board.get(1) as i32, holder.as_raw());
+    board.set(2, 1);
+    nix::sys::signal::kill(holder, nix::sys::signal::Signal::SIGKILL).unwrap();
+    crate::children::reap(holder);
+}
+
 #[test]
 fn a_relative_path_is_the_same_store_after_the_directory_was_changed() {
     let _watchdog = Watchdog::new("chdir");

@@ -44,6 +44,7 @@ fn child_role() {
         "wait" => cleaner::wait(&role),
         "daemon" => daemons::daemon(&role),
         "stripped" => daemons::stripped(&role),
+        "idle" => daemons::idle(&role),
         "execute" => programs::execute(&role),
         "permit" => settings::permit(&role),
         "sandboxed" => settings::sandboxed(&role),
