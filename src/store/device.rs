@@ -144,7 +144,10 @@ pub(super) fn sync_alone(slab: &Slab) -> Result<Option<String>> {
         }
     }
     slab.sync()?;
-    note_made_good(slab, failed(word));
+    // Alone, so it is still that word, unless this sync failed, too; and whatever damage has made of the halves.
+    let both = u64::from(failed(word)) << 32 | u64::from(failed(word));
+    let failed_syncs = &slab.header().failed_syncs;
+    let _ = failed_syncs.compare_exchange(word, both, Ordering::AcqRel, Ordering::Relaxed);
     let done = "wrote everything to the device once more, after a sync that had failed";
     Ok(has_failed.then(|| done.to_string()))
 }
