@@ -77,7 +77,8 @@ pub(crate) struct Log {
     /// How segments are opened, even if more is allowed.
     access: Access,
     /// Places of records that were found whole, each where its bits say.
-    known: [AtomicU64; KNOWN],
+    // Not in a frame: the thread that makes it may have a small stack.
+    known: Box<[AtomicU64]>,
     /// The name of the directory is on the medium; and those of some segments.
     is_named: AtomicBool,
     named: Mutex<HashSet<u32>>,
@@ -135,7 +136,7 @@ impl Log {
             store_id,
             open: Arc::default(),
             access: Access::Write,
-            known: std::array::from_fn(|_| AtomicU64::new(0)),
+            known: (0..KNOWN).map(|_| AtomicU64::new(0)).collect(),
             is_named: AtomicBool::new(false),
             named: Mutex::default(),
             syncs: Syncs::default(),
