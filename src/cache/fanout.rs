@@ -34,7 +34,7 @@ use crate::types::{KeyInfo, Stats};
 const MAGIC: [u8; 8] = *b"slabfan\0";
 const FORMAT_VERSION: u32 = 1;
 const RECORD_BYTES: usize = 36;
-/// Each shard costs a mapping and three descriptors in every process.
+/// Each shard costs a mapping and two descriptors in every process, and one for each segment of its log that is open.
 const SHARDS_MAX: usize = 256;
 
 /// Keys spread over several independent stores in one directory, by a hash that is stored there. Everything
