@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result, show_key};
-use crate::log::{Log, Wanted};
+use crate::log::Log;
 use crate::os::clock;
 use crate::os::dir::Dir;
 use crate::os::process::Identity;
@@ -36,7 +36,7 @@ use crate::store::segments::{Usage, segments, usage_of};
 use crate::store::shards::Shard;
 use crate::store::stripe::{bucket_of, stripe_of};
 use crate::store::value::{Content, Form, Payload, Reading, ValueCells, tag_hash};
-use crate::store::values::{Whole, is_over, left_until, stats_of};
+use crate::store::values::{Whole, is_over, left_until, stats_of, wanted};
 use crate::store::{device, original, slab_file};
 use crate::sync::{Ordering, crash_point};
 use crate::types::{KeyInfo, KeyState, Kind, Stats, Summary};
@@ -395,20 +395,6 @@ impl ReadStore {
             }
         }
     }
-}
-
-/// What to read of the log for a value. `None`: it does not lie there.
-fn wanted<'k>(key: &'k [u8], content: &Content) -> Option<Wanted<'k>> {
-    let Form::Logged { place, len, .. } = content.form else {
-        return None;
-    };
-    Some(Wanted {
-        place,
-        key,
-        tag_len: content.tag_len,
-        len,
-        trusting: None,
-    })
 }
 
 /// Showing.

@@ -6,17 +6,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result, show_key};
-use crate::log::{Log, Place as LogPlace, RECORD_ALIGN, SEGMENT_HEADER_BYTES, Wanted};
+use crate::log::{Log, Place as LogPlace, RECORD_ALIGN, SEGMENT_HEADER_BYTES};
 use crate::os::dir::Dir;
 use crate::slab::layout::SEGMENTS;
 use crate::slab::{Gone, Growing, Meta, Slab, SlotId};
 use crate::store::device;
-use crate::store::index::{Found, Place, read_bytes, span_of};
+use crate::store::index::{Found, key_of, span_of};
 use crate::store::journal::{self, Flip};
 use crate::store::open;
 use crate::store::shards::Shard;
 use crate::store::slab_file;
 use crate::store::value::{Content, Form, ValueCells};
+use crate::store::values::wanted;
 use crate::sync::Ordering;
 use crate::types::Kind;
 
@@ -222,24 +223,15 @@ fn values(slab: &Slab) -> impl Iterator<Item = (Found, ValueCells<'_>)> {
     })
 }
 
-fn key_of(slab: &Slab, found: Found) -> Option<Vec<u8>> {
-    let place = Place::of(found.kind, found.meta.key_len, 0);
-    read_bytes(slab, found.id, place.key_at, found.meta.key_len)
-}
-
 fn is_whole(slab: &Slab, log: &Log, found: Found, content: &Content) -> Result<bool> {
-    let (Some(key), Form::Logged { place, len, .. }) = (key_of(slab, found), content.form) else {
+    let Some(key) = key_of(slab, found) else {
         return Ok(false);
     };
-    let wanted = Wanted {
-        place,
-        key: &key,
-        tag_len: content.tag_len,
-        len,
-        trusting: None,
+    let Some(wanted) = wanted(&key, content) else {
+        return Ok(false);
     };
     log.read(wanted, &mut Vec::new(), None)
-        .map_err(|e| Error::io("read", &log.path(place.segment()), e))
+        .map_err(|e| Error::io("read", &log.path(wanted.place.segment()), e))
 }
 
 fn drop_value(slab: &Slab, found: Found) {

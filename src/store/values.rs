@@ -249,19 +249,12 @@ impl Store {
         tag: Option<&mut Vec<u8>>,
         trusting: Option<&dyn Fn() -> bool>,
     ) -> Result<bool> {
-        let Form::Logged { place, len, .. } = content.form else {
+        let Some(wanted) = wanted(key, content) else {
             return Ok(false);
         };
-        let wanted = Wanted {
-            place,
-            key,
-            tag_len: content.tag_len,
-            len,
-            trusting,
-        };
         let log = &self.process()?.log;
-        log.read(wanted, into, tag)
-            .map_err(self.log_error("read", log, place.segment()))
+        log.read(Wanted { trusting, ..wanted }, into, tag)
+            .map_err(self.log_error("read", log, wanted.place.segment()))
     }
 
     /// Whether what was read is still what the key has.
@@ -374,27 +367,18 @@ impl Store {
     }
 
     fn logged_tag(&self, found: Found, content: &Content) -> Result<Option<Vec<u8>>> {
-        let Form::Logged {
-            place,
-            len,
-            tag_hash: hash,
-        } = content.form
-        else {
+        let Form::Logged { tag_hash: hash, .. } = content.form else {
             return Ok(None);
         };
         let Some(key) = self.key_of(found) else {
             return Ok(None);
         };
-        let wanted = Wanted {
-            place,
-            key: &key,
-            tag_len: content.tag_len,
-            len,
-            trusting: None,
+        let Some(wanted) = wanted(&key, content) else {
+            return Ok(None);
         };
         let log = &self.process()?.log;
         let read = log.read_tag(wanted);
-        let tag = read.map_err(self.log_error("read", log, place.segment()))?;
+        let tag = read.map_err(self.log_error("read", log, wanted.place.segment()))?;
         Ok(tag.filter(|tag| tag_hash(tag) == hash))
     }
 
@@ -465,4 +449,18 @@ impl Store {
             found.kind == Kind::Value && !self.is_vacant(found)
         })
     }
+}
+
+/// What to read of the log for a value. `None`: it does not lie there.
+pub(super) fn wanted<'k>(key: &'k [u8], content: &Content) -> Option<Wanted<'k>> {
+    let Form::Logged { place, len, .. } = content.form else {
+        return None;
+    };
+    Some(Wanted {
+        place,
+        key,
+        tag_len: content.tag_len,
+        len,
+        trusting: None,
+    })
 }
