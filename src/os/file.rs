@@ -24,7 +24,7 @@ use nix::sys::statfs::statfs;
 use nix::unistd::{Gid, Uid, Whence, fchown, lseek};
 
 use crate::os::dir::{self, Dir};
-use crate::os::kept::Kept;
+use crate::os::kept::{self, Kept};
 use crate::os::memory;
 use crate::sync::crash_point;
 
@@ -44,8 +44,8 @@ pub(crate) fn open_like(path: &Path, create: bool, like: Likeness) -> io::Result
 }
 
 /// Opens a file that is there, however many names it has: the slab, of which its opener says more about that.
-pub(crate) fn open_with_names(path: &Path) -> io::Result<File> {
-    open_at(AT_FDCWD, path, OFlag::O_RDWR, Names::Any)
+pub(crate) fn open_with_names(path: &Path) -> io::Result<Kept> {
+    open_kept(path, OFlag::O_RDWR)
 }
 
 /// The same as [`open`], for reading what is there.
@@ -53,9 +53,14 @@ pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
     open_at(AT_FDCWD, path, OFlag::O_RDONLY, Names::One)
 }
 
-/// The same as [`open_with_names`], for reading what is there.
-pub(crate) fn open_to_read_with_names(path: &Path) -> io::Result<File> {
-    open_at(AT_FDCWD, path, OFlag::O_RDONLY, Names::Any)
+/// The slab, for reading what is there.
+pub(crate) fn open_to_read_with_names(path: &Path) -> io::Result<Kept> {
+    open_kept(path, OFlag::O_RDONLY)
+}
+
+fn open_kept(path: &Path, how: OFlag) -> io::Result<Kept> {
+    let (file, stat) = open_and_look(AT_FDCWD, path, how, Names::Any)?;
+    Ok(Kept::known(file, kept::identity_of(&stat)))
 }
 
 /// How many names a file may have.
@@ -150,6 +155,16 @@ pub(super) fn open_at(
     how: OFlag,
     names: Names,
 ) -> io::Result<File> {
+    open_and_look(dir, name, how, names).map(|(file, _)| file)
+}
+
+/// The same, with what the kernel says of the file.
+fn open_and_look(
+    dir: BorrowedFd<'_>,
+    name: &Path,
+    how: OFlag,
+    names: Names,
+) -> io::Result<(File, FileStat)> {
     crash_point();
     refuse_unfit(
         name,
@@ -165,8 +180,9 @@ pub(super) fn open_at(
     };
     crash_point();
     // The flag that has kept it from waiting means nothing for a regular file.
-    refuse_unfit(name, &fstat(&file)?, names)?;
-    Ok(file)
+    let stat = fstat(&file)?;
+    refuse_unfit(name, &stat, names)?;
+    Ok((file, stat))
 }
 
 /// The same, made if there is nothing.

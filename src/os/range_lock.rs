@@ -77,12 +77,12 @@ pub(crate) fn is_locked(file: &File, at: u64) -> io::Result<bool> {
     Ok(answer.l_type != libc::F_UNLCK as libc::c_short)
 }
 
-/// Whether this process may lock bytes at all, tried with a file that nobody else sees. `None`: there is no such file to
-/// be had, and the first lock of a real one will tell.
-pub(crate) fn probe() -> io::Result<Option<()>> {
+/// Fails if this process may not lock bytes at all, tried with a file that nobody else sees. Where there is no such file
+/// to be had, the first lock of a real one has to tell.
+pub(crate) fn probe() -> io::Result<()> {
     crash_point();
     let Ok(file) = memfd_create(c"slablock", MFdFlags::MFD_CLOEXEC) else {
-        return Ok(None);
+        return Ok(());
     };
     let file = File::from(file);
     lock(&file, 0)?;
@@ -90,7 +90,7 @@ pub(crate) fn probe() -> io::Result<Option<()>> {
     if !try_lock(&file, 0)? || is_locked(&file, 0)? {
         return Err(Errno::EACCES.into());
     }
-    unlock(&file, 0).map(Some)
+    unlock(&file, 0)
 }
 
 impl Mode {

@@ -281,7 +281,7 @@ impl Slab {
             let path = self.path.parent().unwrap_or(&self.path).to_path_buf();
             Error::Replaced { path }
         };
-        let file = file::open_with_names(&self.path).and_then(Kept::new);
+        let file = file::open_with_names(&self.path);
         let file = file.map_err(|e| match e.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => replaced(),
             _ => Error::io("open", &self.path, e),

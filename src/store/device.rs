@@ -317,7 +317,7 @@ impl Store {
     /// Opens once more what is synced. An error that nobody was told of yet is told to the next one who asks, also then.
     fn renew(&self, process: &Process, made_good: u32) -> Result<()> {
         let io = |e| Error::io("open", self.slab.path(), e);
-        let slab = file::open_with_names(self.slab.path()).and_then(Kept::new);
+        let slab = file::open_with_names(self.slab.path());
         let slab = slab.map_err(io)?;
         if slab.identity() != self.slab_identity {
             let path = self.dir().to_path_buf();

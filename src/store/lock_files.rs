@@ -113,6 +113,18 @@ impl Locks {
             .map_err(self.error("attach to", ATTACH))
     }
 
+    /// Fails if a lock that is free is refused, or the kernel does not say who has one. Only while attached: what is
+    /// tried is the lock that this process has.
+    pub(crate) fn try_calls(&self) -> Result<()> {
+        let (attach, byte) = (self.proven(ATTACH)?, self.byte(0));
+        let tried = range_lock::try_lock_as(attach, byte..byte + 1, Mode::Shared);
+        let tried = tried.and_then(|locked| match locked {
+            true => range_lock::is_locked(attach, byte).map(drop),
+            false => Err(io::ErrorKind::PermissionDenied.into()),
+        });
+        tried.map_err(self.error("attach to", ATTACH))
+    }
+
     /// Whether who opens the directory now opens these files.
     pub(crate) fn are_in_place(&self) -> bool {
         self.files.are_in_place()

@@ -175,12 +175,18 @@ static OPEN: Mutex<OpenStores> = Mutex::new(Vec::new());
 pub(crate) fn open(dir: &Path, settings: &Settings) -> Result<Arc<Store>> {
     prepare_dir(dir, settings)?;
     refuse_strangers(dir, settings)?;
+    // An opening that fails because locks are forbidden says so, whatever it was doing.
+    open_prepared(dir, settings).map_err(|e| refuse_without_locks(dir).err().unwrap_or(e))
+}
+
+fn open_prepared(dir: &Path, settings: &Settings) -> Result<Arc<Store>> {
     let site = Site::of(dir)?;
     if let Some(store) = already_open(&site.dir) {
         check_settings(&store.slab, settings, &site)?;
         return Ok(store);
     }
     let (locks, slab) = attach(&site, settings)?;
+    see_that_locks_work(&locks)?;
     check_settings(&slab, settings, &site)?;
     let (dev, ino) = slab.file_identity()?;
     let mut registry = Registry::lock();
@@ -253,21 +259,42 @@ fn find_open(open: &[(u64, u64, Weak<Store>)], dev: u64, ino: u64) -> Option<Arc
     stores.find(|store| store.is_attached())
 }
 
-/// Refuses a process that may not call what every store needs: its waits would burn a processor, and errors of locks would
-/// come anywhere. Once in a process that may: what is forbidden later is not noticed.
-pub(super) fn refuse_sandbox(dir: &Path) -> Result<()> {
+/// Refuses a process that may not call `futex`: its waits would burn a processor. Asked once in a process that may: what
+/// is forbidden later is not noticed.
+fn refuse_without_futex(dir: &Path) -> Result<()> {
     static MAY: AtomicBool = AtomicBool::new(false);
-    if MAY.load(Ordering::Relaxed) {
-        return Ok(());
+    if !MAY.load(Ordering::Relaxed) {
+        futex::probe().map_err(unsupported(dir, "futex"))?;
+        MAY.store(true, Ordering::Relaxed);
     }
-    let refused = |call| {
-        let path = dir.to_path_buf();
-        move |source| Error::Unsupported { path, call, source }
-    };
-    futex::probe().map_err(refused("futex"))?;
-    let tried = range_lock::probe().map_err(refused("fcntl (F_OFD_SETLK)"))?;
-    MAY.store(tried.is_some(), Ordering::Relaxed);
     Ok(())
+}
+
+/// Refuses a process that may not lock bytes of files. Takes as long as a quarter of an opening, so it is asked before
+/// something is made, and when an opening fails; otherwise the opening's own locks are the proof.
+fn refuse_without_locks(dir: &Path) -> Result<()> {
+    range_lock::probe().map_err(unsupported(dir, "fcntl (F_OFD_SETLK)"))
+}
+
+/// What opening does without when nothing is in its way, and waiting and judging the dead cannot. Once in a process.
+fn see_that_locks_work(locks: &Locks) -> Result<()> {
+    static WORK: AtomicBool = AtomicBool::new(false);
+    if !WORK.load(Ordering::Relaxed) {
+        locks.try_calls()?;
+        WORK.store(true, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// Refuses a process that may not call what every store needs.
+pub(super) fn refuse_sandbox(dir: &Path) -> Result<()> {
+    refuse_without_futex(dir)?;
+    refuse_without_locks(dir)
+}
+
+fn unsupported(dir: &Path, call: &'static str) -> impl FnOnce(io::Error) -> Error {
+    let path = dir.to_path_buf();
+    move |source| Error::Unsupported { path, call, source }
 }
 
 /// Makes the directory if it may, and says clearly when it is none or cannot be used.
@@ -276,12 +303,13 @@ pub(crate) fn prepare_dir(dir: &Path, settings: &Settings) -> Result<()> {
         layout_of(capacity)?;
     }
     settings.config.check()?;
-    refuse_sandbox(dir)?;
+    refuse_without_futex(dir)?;
     crash_point();
     match std::fs::metadata(dir) {
         Ok(meta) if !meta.is_dir() => Err(not_a_store(dir, "it is not a directory; name one")),
         Ok(_) => refuse_network_fs(dir, dir, settings),
         Err(e) if e.kind() == io::ErrorKind::NotFound && settings.create => {
+            refuse_without_locks(dir)?;
             crash_point();
             // Before anything is made there.
             let above = std::path::absolute(dir).map_err(|e| Error::io("find", dir, e))?;
@@ -336,6 +364,7 @@ pub(super) fn refuse_strangers(dir: &Path, settings: &Settings) -> Result<()> {
             "it has no slab; name the directory of a store",
         ));
     }
+    refuse_without_locks(dir)?;
     crash_point();
     for name in names(dir).map_err(|e| Error::io("read", dir, e))? {
         let harmless = OUR_FILES.iter().chain(&OTHERS_FILES);

@@ -54,7 +54,7 @@ pub(super) fn map_unchecked(dir: &Path) -> Result<Option<Slab>> {
 
 fn map_by(
     dir: &Path,
-    open: impl FnOnce(&Path) -> io::Result<File>,
+    open: impl FnOnce(&Path) -> io::Result<Kept>,
     map: impl FnOnce(Kept, &Path, Static, Layout) -> Result<Slab>,
 ) -> Result<Option<Slab>> {
     let path = dir.join(SLAB);
@@ -62,7 +62,6 @@ fn map_by(
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(|e| Error::io("open", &path, e))?,
     };
-    let slab = Kept::new(slab).map_err(|e| Error::io("look at", &path, e))?;
     let damaged = |what: String| Error::Corrupt {
         path: path.clone(),
         what,

@@ -1,6 +1,7 @@
 //! What a program asks of a store that is there already is in force, or an error that names both; and what the
 //! system refuses to a process is named when it opens a store.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -341,30 +342,49 @@ pub fn permit(role: &Role) {
 }
 
 /// What a sandbox may refuse: a system call, by its second argument.
-const FORBIDDEN: [(&str, i64, &[u32]); 3] = [
+const FORBIDDEN: [(&str, i64, &[u32]); 6] = [
     ("futex", libc::SYS_futex, &[1]),
     ("futex", libc::SYS_futex, &[0]),
     ("fcntl", libc::SYS_fcntl, &[36, 37, 38]),
+    ("fcntl", libc::SYS_fcntl, &[36]),
+    ("fcntl", libc::SYS_fcntl, &[37]),
+    ("fcntl", libc::SYS_fcntl, &[38]),
 ];
 
 #[test]
 fn a_sandbox_that_forbids_what_a_store_needs_is_refused_by_the_name_of_the_call() {
     bounded(|| {
-        for (which, (call, ..)) in FORBIDDEN.iter().enumerate() {
-            for errno in [libc::EPERM, libc::ENOSYS, libc::EINVAL, libc::EACCES] {
-                let place = Place::new();
-                let args = [&*which.to_string(), &*errno.to_string()];
-                let child = Child::start("sandboxed", place.root(), &args);
-                let said = child.expect("unsupported");
-                let why = std::io::Error::from_raw_os_error(errno).to_string();
-                for word in [*call, &why, "seccomp"] {
-                    assert!(said.contains(word), "{word:?} is not in {said:?}");
+        let store = Place::new();
+        Cache::open(store.store()).unwrap().set("k", "v").unwrap();
+        let empty = Place::new();
+        std::fs::create_dir(empty.store()).unwrap();
+        let nothing = Place::new();
+        for place in [&nothing, &empty, &store] {
+            let before = names_in(&place.store());
+            for (which, (call, ..)) in FORBIDDEN.iter().enumerate() {
+                for errno in [libc::EPERM, libc::ENOSYS, libc::EINVAL, libc::EACCES] {
+                    let args = [&*which.to_string(), &*errno.to_string()];
+                    let child = Child::start("sandboxed", place.root(), &args);
+                    let said = child.expect("unsupported");
+                    let why = std::io::Error::from_raw_os_error(errno).to_string();
+                    for word in [*call, &why, "seccomp"] {
+                        assert!(said.contains(word), "{word:?} is not in {said:?}");
+                    }
+                    child.finish();
+                    assert_eq!(names_in(&place.store()), before);
                 }
-                child.finish();
-                assert!(!place.store().exists());
             }
         }
+        let cache = Cache::open(store.store()).unwrap();
+        assert_eq!(cache.get("k").unwrap().as_deref(), Some(&b"v"[..]));
     });
+}
+
+fn names_in(dir: &Path) -> Option<Vec<OsString>> {
+    let entries = std::fs::read_dir(dir).ok()?;
+    let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    Some(names)
 }
 
 /// Opens a store where some system call is answered with an error.
