@@ -130,7 +130,7 @@ fn increment(role: &Role) {
         semaphore = BoundedSemaphore::new(&place, key, 1);
     }
     let lock = match kind {
-        "lease" => lock.expire(Duration::from_secs(30)),
+        "lease" => lock.expire(Duration::from_secs(3_600)),
         _ => lock,
     };
     let once = || match kind {

@@ -5,13 +5,12 @@
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::time::Duration;
 
 use nix::libc;
 use slablock::{Averager, Cache, Error, FanoutCache, Lock};
 
 use crate::children::{Child, Role, Watchdog, exit_now, fork, hear, reap_well, say};
-use crate::common::Place;
+use crate::common::{HANGS, Place};
 
 /// Closes everything above the standard streams, as daemons do when they start.
 fn close_all() {
@@ -137,9 +136,7 @@ pub fn stripped(role: &Role) {
     );
     detached(
         "waiting",
-        others
-            .acquire_timeout(Duration::from_secs(5))
-            .map(|g| g.is_some()),
+        others.acquire_timeout(HANGS).map(|g| g.is_some()),
     );
     // A latch is taken by the fast path, and a segment is opened again.
     cache.set("large", vec![9; 300_000]).unwrap();
@@ -223,10 +220,7 @@ fn the_death_of_a_process_is_seen_although_a_child_it_forked_lives() {
     nix::sys::signal::kill(parent, nix::sys::signal::Signal::SIGKILL).unwrap();
     // Not reaped yet: a zombie, whose child has its map.
     let lock = Lock::new(&cache, "k");
-    let guard = lock
-        .acquire_timeout(Duration::from_secs(20))
-        .unwrap()
-        .unwrap();
+    let guard = lock.acquire_timeout(HANGS).unwrap().unwrap();
     assert_eq!(guard.recovered().unwrap().pid as i32, parent.as_raw());
     board.set(1, 1);
     crate::children::reap(parent);
