@@ -248,6 +248,7 @@ pub fn reap_killed(pid: Pid) {
 /// Numbers that all processes of a test share, outside any store: the oracle.
 pub struct Board {
     map: MmapRaw,
+    cells: usize,
 }
 
 /// How many numbers a board has.
@@ -255,23 +256,28 @@ pub const BOARD_CELLS: usize = 8192;
 
 impl Board {
     pub fn open(dir: &Path) -> Board {
+        Board::of_cells(&dir.join("board"), BOARD_CELLS)
+    }
+
+    pub fn of_cells(path: &Path, cells: usize) -> Board {
         let file = std::fs::OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
-            .open(dir.join("board"))
+            .open(path)
             .unwrap();
-        let len = 8 * BOARD_CELLS;
+        let len = 8 * cells;
         file.set_len(len as u64).unwrap();
         Board {
             map: MmapOptions::new().len(len).map_raw(&file).unwrap(),
+            cells,
         }
     }
 
     pub fn cell(&self, at: usize) -> &AtomicU64 {
-        assert!(at < BOARD_CELLS);
-        // SAFETY: the mapping is page-aligned and has BOARD_CELLS words, seen through atomics only.
+        assert!(at < self.cells);
+        // SAFETY: the mapping is page-aligned and has so many words, seen through atomics only.
         unsafe { &*self.map.as_ptr().cast::<AtomicU64>().add(at) }
     }
 
