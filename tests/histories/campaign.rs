@@ -113,6 +113,11 @@ fn add_up(story: &Story, count: &mut Count) {
     count.operations += records.len() as u64;
     count.longest_history = count.longest_history.max(records.len());
     count.without_end += so_many(|record| record.end.is_none());
+    let mut latest_end = 0;
+    for record in records {
+        count.overlapping += u64::from(record.begin < latest_end);
+        latest_end = latest_end.max(record.end.unwrap_or(0));
+    }
     count.transactions += so_many(|record| record.call.what.is_transaction());
     count.without_room += so_many(|record| record.outcome.end == End::NoRoom);
 }

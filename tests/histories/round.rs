@@ -1,5 +1,5 @@
-//! A round: some workers play, some are killed or stopped in the middle of it, newcomers join. It ends when all who live
-//! rest; then the driver looks at every key.
+//! A round: workers play, the driver kills and stops some in the middle of it, newcomers join. It ends when all living
+//! workers rest; then the driver looks at every key.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,10 +12,10 @@ use crate::store::{PAIRS, Store, Ways};
 use crate::tape::{RECORDS, Record, STRIPS, Tape};
 
 const WORKERS: usize = 5;
-/// The checker has to try all that those may have done who were killed: only some in a round.
+/// The checker has to try everything that a killed worker may have done: a few in a round.
 const KILLS_MAX: usize = 3;
 const STOPS_MAX: usize = 3;
-/// How long one is stopped at the most; those who wait for it make no progress meanwhile.
+/// How long a worker is stopped at the most: the others may be waiting for it.
 const PAUSE: Duration = Duration::from_millis(10);
 const DRIVERS_STRIP: usize = 0;
 
@@ -27,6 +27,8 @@ pub struct Count {
     pub operations: u64,
     /// Those in the middle of which somebody was killed.
     pub without_end: u64,
+    /// Those that began before an earlier one of the pair had ended.
+    pub overlapping: u64,
     pub transactions: u64,
     pub without_room: u64,
     pub longest_history: usize,
@@ -35,7 +37,7 @@ pub struct Count {
     pub judging: Duration,
 }
 
-/// A store and those who use it.
+/// A store and the processes that use it.
 pub struct Stage<'d> {
     dir: &'d Path,
     arguments: [String; 2],
@@ -99,7 +101,7 @@ impl Stage<'_> {
         self.tape.records()
     }
 
-    /// Has so many players ready, of whom those who are new have not yet opened the store.
+    /// Has so many players ready. New ones have not opened the store yet.
     fn gather(&mut self, wanted: usize) {
         assert!(wanted < STRIPS);
         let [shards, ways] = &self.arguments;
@@ -170,7 +172,7 @@ impl Player {
         tape.let_begin(self.strip);
     }
 
-    /// Also of one who has not begun; not of one who would not hear what is next.
+    /// True of a player that has not begun, too; false of a stopped one, which would not hear what is next.
     fn rests(&mut self) -> bool {
         if self.has_begun && !self.rests {
             let said = self.child.line_within(Duration::ZERO);

@@ -3,7 +3,7 @@
 //!
 //! A ticket is drawn before a call and one after it, all from one counter. So if one operation ended before another one
 //! began, its tickets are lower, whatever the clocks say. A call is on the tape before it is made, its outcome after it has
-//! returned: an operation without an outcome is one whose process was killed, and may have happened or not.
+//! returned: an operation without an outcome was cut short by the death of its process, and may have happened or not.
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
