@@ -193,6 +193,24 @@ pub(crate) fn prepare(selector: &AtomicU64, store: impl FnOnce(usize, u64)) -> u
     version
 }
 
+/// For who knows that what was prepared after version `decided` counts, and may not put it in force: what `load` makes of
+/// that cell, 0 or 1. `None`: it is in force by now, or something later is; then what was loaded means nothing.
+pub(crate) fn read_prepared<T>(
+    selector: &AtomicU64,
+    decided: u64,
+    load: impl FnOnce(usize) -> T,
+) -> Option<T> {
+    if selector.load(Ordering::Acquire) != decided {
+        return None;
+    }
+    let next = decided.wrapping_add(1);
+    let loaded = load((next & 1) as usize);
+    // As in `read_once`: nobody writes into that cell again before the selector is beyond `next`.
+    controls::fence(Rule::PreparedFenced, Ordering::Acquire);
+    let again = selector.load(Ordering::Relaxed);
+    (again == decided || left_out(Rule::PreparedReread)).then_some(loaded)
+}
+
 /// Puts in force what was prepared after `version`, whoever did, unless that was done already. A version is in
 /// force once in all of a slot's lives, so this does nothing however late it comes.
 pub(crate) fn flip(selector: &AtomicU64, version: u64) -> bool {

@@ -133,6 +133,23 @@ pub(crate) enum Rule {
     ReaderFence,
     /// C2: the selector is read again.
     SelectorReread,
+    /// T1: the decision releases what was prepared.
+    DecisionReleases,
+    /// T1: the end releases what was carried out.
+    EndReleases,
+    /// T1: a reader acquires the journal.
+    JournalAcquired,
+    /// T1: the fence after a list was read.
+    ListFenced,
+    /// T1: the journal is read again after the list.
+    JournalReread,
+    /// T1: the fence after a prepared cell was read.
+    PreparedFenced,
+    /// T1: the selector is read again after a prepared cell.
+    PreparedReread,
+    /// G1: no place is given twice. Places are an argument, so models alone leave it out.
+    #[cfg(loom)]
+    PlaceGivenOnce,
 }
 
 #[cfg(loom)]

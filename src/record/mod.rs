@@ -7,6 +7,7 @@ mod cells;
 pub(crate) mod changes;
 pub(crate) mod closing;
 mod controls;
+pub(crate) mod deciding;
 mod hold;
 pub(crate) mod joining;
 mod lease;
@@ -27,7 +28,7 @@ pub(crate) use cells::version_of as cells_version_of;
 pub(crate) use cells::{
     Cell, CellSum, Cells, Damaged, NO_VERSION, PAYLOAD_WORDS, SEALED_WORDS_MAX,
     first_version as cells_first_version, flip as cells_flip, prepare as cells_prepare,
-    read_once as cells_read_once, write as cells_write,
+    read_once as cells_read_once, read_prepared as cells_read_prepared, write as cells_write,
 };
 pub(crate) use hold::{Cleared, Hold, Judgement, Returned, next_sequence};
 pub(crate) use lease::Lease;

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::log::{Log, Place, record_bytes};
+use crate::record::deciding;
 use crate::slab::{Meta, Slab, SlotId};
 use crate::store::Store;
 use crate::store::dead::Dead;
@@ -155,10 +156,8 @@ impl Store {
 
     /// Empties the journal, whose list was carried out, unless somebody has.
     pub(super) fn end_journal(&self, place: Place, flips: usize) {
-        let journal = &self.slab.header().journal;
-        // Whoever is first. Release: who finds it empty finds the selectors flipped.
-        let ended = journal.compare_exchange(place.bits(), 0, Ordering::AcqRel, Ordering::Relaxed);
-        if ended.is_ok() {
+        // Whoever is first.
+        if deciding::end(&self.slab.header().journal, place.bits()) {
             // Not given back: the medium may still have the journal.
             let bytes = list_bytes(flips);
             self.mark_dead(Dead { place, bytes });

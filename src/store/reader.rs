@@ -20,7 +20,7 @@ use crate::log::Log;
 use crate::os::clock;
 use crate::os::dir::Dir;
 use crate::os::process::Identity;
-use crate::record::{Damaged, NO_VERSION, ParticipantId};
+use crate::record::{Damaged, NO_VERSION, ParticipantId, deciding};
 use crate::slab::{Growing, STATE_FREE, STATE_TAIL, STATE_USED, Slab};
 use crate::store::average::Average;
 use crate::store::check::{self, CheckReport, contradiction};
@@ -167,20 +167,10 @@ impl<'h> Decided<'h> {
     /// The version after which what is prepared counts, if a change of that value was decided. Looks at the journal each
     /// time: whoever has seen one change of a transaction finds it decided, or carried out.
     fn after(&mut self, shard: u32, found: Found) -> Result<Option<u64>> {
-        let home = self.home;
-        loop {
-            // Acquire: pairs with the Release of who decided, so what was prepared is there; and of who has carried it
-            // out, so it is in force.
-            let journal = home.slab.header().journal.load(Ordering::Acquire);
-            if journal == self.journal {
-                break;
-            }
-            let read = read_list(&home.log, journal);
-            if home.slab.header().journal.load(Ordering::Acquire) != journal {
-                // Carried out meanwhile; the list may be gone.
-                continue;
-            }
-            let path = home.log.path((journal >> 32) as u32);
+        let (log, word) = (&self.home.log, &self.home.slab.header().journal);
+        let new = deciding::look(word, self.journal, |journal| read_list(log, journal));
+        if let Some((journal, read)) = new {
+            let path = log.path((journal >> 32) as u32);
             // Without a whole list nothing was decided: damage.
             let list = read.map_err(|e| Error::io("read", &path, e))?;
             let by_slot = |flip: Flip| ((flip.shard, flip.slot), flip);

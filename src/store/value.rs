@@ -20,11 +20,11 @@ use content::{FORM_LOGGED, LOGGED_WORDS};
 
 use crate::record::{
     CellSum, Damaged, SEALED_WORDS_MAX, cells_first_version, cells_flip, cells_prepare,
-    cells_read_once, cells_version_of, cells_write,
+    cells_read_once, cells_read_prepared, cells_version_of, cells_write,
 };
 use crate::slab::{BODY_WORDS, Slab, SlotId, pack};
 use crate::store::index::{Found, span_of};
-use crate::sync::{AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU64, Ordering};
 
 /// Room for a place in the log, and for the digits of any integer.
 pub(crate) const CELL_WORDS_MIN: usize = 5;
@@ -216,20 +216,13 @@ impl<'a> ValueCells<'a> {
         decided: u64,
         payload: &mut impl Payload,
     ) -> Result<Reading, Damaged> {
-        let next = decided.wrapping_add(1);
-        // Acquire, here and below: as in `read`.
-        while self.selector().load(Ordering::Acquire) == decided {
-            let loaded = self.load((next & 1) as usize, payload);
-            fence(Ordering::Acquire);
-            // Nobody writes into that cell again before the selector is beyond `next`.
-            if self.selector().load(Ordering::Relaxed) != decided {
-                continue;
-            }
-            match loaded.ok_or(Damaged)?.checked(next) {
-                Ok(reading) => return Ok(reading),
-                // Damage, of which nobody flips the selector to it.
-                Err(Damaged) => break,
-            }
+        let prepared =
+            cells_read_prepared(self.selector(), decided, |cell| self.load(cell, payload));
+        // If it is damaged nobody flips the selector to it.
+        if let Some(loaded) = prepared
+            && let Ok(reading) = loaded.ok_or(Damaged)?.checked(decided.wrapping_add(1))
+        {
+            return Ok(reading);
         }
         self.read(payload)
     }

@@ -9,6 +9,7 @@
 mod cells;
 mod changes;
 mod closing;
+mod deciding;
 mod hold;
 mod joining;
 mod lease;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use super::{Ongoing, Part};
 use crate::error::Result;
 use crate::log::Place;
+use crate::record::deciding;
 use crate::store::Store;
 use crate::store::dead::Dead;
 use crate::store::device::Known;
@@ -21,7 +22,6 @@ use crate::store::room::Wait;
 use crate::store::segments::Room;
 use crate::store::value::{Content, Form, tag_hash};
 use crate::store::waiting::Patience;
-use crate::sync::Ordering;
 
 impl Ongoing<'_> {
     /// Makes all changes at once.
@@ -128,8 +128,7 @@ impl Ongoing<'_> {
         if !home.may_lead_to(place) {
             return Ok(false);
         }
-        // Release: who finds the list finds the cells filled.
-        home.journal().store(place.bits(), Ordering::Release);
+        deciding::decide(home.journal(), place.bits());
         Ok(true)
     }
 
