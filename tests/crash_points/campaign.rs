@@ -220,7 +220,11 @@ fn plan(
         let places = survey(operation, root, board, None);
         let places = places.unwrap_or_else(|why| panic!("{}: {why}", operation.name));
         assert!(!places.is_empty(), "{} has no points", operation.name);
-        let mut firsts = choose(&places, limits.singles, &mut random);
+        let singles = match operation.is_thinned && limits.singles != NEVER {
+            true => limits.singles / 3,
+            false => limits.singles,
+        };
+        let mut firsts = choose(&places, singles, &mut random);
         // The time for pairs may be over before all were tried.
         random.shuffle(&mut firsts);
         let of_pairs = choose(&places, limits.pairs.div_ceil(20), &mut random);

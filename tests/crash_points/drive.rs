@@ -28,6 +28,8 @@ pub struct Operation {
     pub look: fn(&Scene, &Cache, Stage),
     /// What the one who comes last does.
     pub verify: fn(&Operation, &Scene, Order),
+    /// Nearly all of it is a rebuild, as in other operations: a third of so many points is enough.
+    pub is_thinned: bool,
 }
 
 impl Operation {
@@ -45,12 +47,18 @@ impl Operation {
             act,
             look,
             verify: standard,
+            is_thinned: false,
         }
     }
 
     pub const fn beside(self, companion: fn(&Scene)) -> Operation {
         let companion = Some(companion);
         Operation { companion, ..self }
+    }
+
+    pub const fn thinned(self) -> Operation {
+        let is_thinned = true;
+        Operation { is_thinned, ..self }
     }
 
     pub const fn verified(self, verify: fn(&Operation, &Scene, Order)) -> Operation {

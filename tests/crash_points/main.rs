@@ -14,9 +14,10 @@
 //!
 //! `scene` is the stage of one death: a store, processes, a board that outlives them; `stage` what all scenes
 //! have in common. `drive` is about one or two deaths, `choice` about which points, `campaign` about all of
-//! them. The operations are in `places` (opening, repairing), `keys` (making, removing), `holds` (taking, giving
-//! back), `averages`, `values` and `flights` (computing values). `stopped` is about processes that are stopped at a
-//! point instead, `late` about those that are stopped for very long.
+//! them. The operations are in `places` (opening, repairing), `healing` (making again what was removed), `copies`
+//! (adopting), `keys` (making, removing), `holds` (taking, giving back), `permits` (another number of them), `averages`,
+//! `values`, `durable` (values on the device) and `flights` (computing values). `stopped` is about processes that are
+//! stopped at a point instead, `late` about those that are stopped for very long.
 
 #[cfg(crash_points)]
 mod averages;
@@ -25,9 +26,15 @@ mod campaign;
 #[cfg(crash_points)]
 mod choice;
 #[cfg(crash_points)]
+mod copies;
+#[cfg(crash_points)]
 mod drive;
 #[cfg(crash_points)]
+mod durable;
+#[cfg(crash_points)]
 mod flights;
+#[cfg(crash_points)]
+mod healing;
 #[cfg(crash_points)]
 mod holds;
 #[cfg(crash_points)]
@@ -41,6 +48,8 @@ mod layout;
 #[cfg(crash_points)]
 #[path = "../common/patience.rs"]
 mod patience;
+#[cfg(crash_points)]
+mod permits;
 #[cfg(crash_points)]
 mod places;
 #[cfg(crash_points)]
@@ -62,10 +71,14 @@ fn main() {
     crc32fast::hash(&[0; 64]);
     let operations = [
         places::ALL,
+        healing::ALL,
+        copies::ALL,
         keys::ALL,
         holds::ALL,
+        permits::ALL,
         averages::ALL,
         values::ALL,
+        durable::ALL,
         flights::ALL,
     ]
     .concat();

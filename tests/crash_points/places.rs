@@ -198,7 +198,7 @@ fn open_armed(scene: &Scene, trap: &Trap) {
     cache.unwrap();
 }
 
-fn repair_armed(scene: &Scene, trap: &Trap) {
+pub fn repair_armed(scene: &Scene, trap: &Trap) {
     let report = trap.armed(|| Cache::repair(scene.store()));
     assert_eq!(report.unwrap().keys_lost, 0);
 }
@@ -232,7 +232,7 @@ fn verify_fanout(operation: &Operation, scene: &Scene, _: Order) {
 }
 
 /// Without a look before, which would rightly find the damage, or be the one that mends.
-fn verify_repair(operation: &Operation, scene: &Scene, _: Order) {
+pub fn verify_repair(operation: &Operation, scene: &Scene, _: Order) {
     (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
     let cache = Cache::open(scene.store()).unwrap();
     assert!(cache.check().unwrap().is_sound());
@@ -260,7 +260,7 @@ fn all_numbers_taken(scene: &Scene) {
 }
 
 /// A crowd, a key whose holder died, a semaphore with a dead holder, an average.
-fn furnish(scene: &Scene) {
+pub fn furnish(scene: &Scene) {
     let cache = open(scene);
     scene.crowd(&cache);
     drop(cache);
@@ -271,7 +271,7 @@ fn furnish(scene: &Scene) {
     });
 }
 
-fn furniture_is_well(scene: &Scene, cache: &Cache, stage: Stage) {
+pub fn furniture_is_well(scene: &Scene, cache: &Cache, stage: Stage) {
     scene.crowd_is_well(cache);
     let pool = BoundedSemaphore::new(cache, "deserted", 5);
     assert_eq!(pool.available().unwrap(), 5);

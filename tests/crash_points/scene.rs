@@ -46,6 +46,8 @@ pub enum Entry {
     /// Which names the neighbours of the key have.
     Elder,
     Younger,
+    /// The highest token that the original of a copy has granted.
+    Latest,
     Wiped = 32,
 }
 

@@ -14,17 +14,17 @@ use crate::stored::{Cell, Stored, place_of, record};
 
 const TAG: &str = "tag";
 /// Fits beside its like into the cells of one slot.
-const SMALL: &[u8] = b"small one";
-const OTHER_SMALL: &[u8] = b"another";
+pub const SMALL: &[u8] = b"small one";
+pub const OTHER_SMALL: &[u8] = b"another";
 /// Goes to the log, written with its head at once, and apart from it.
-const LARGE: usize = 3_000;
-const OTHER_LARGE: usize = 20_000;
+pub const LARGE: usize = 3_000;
+pub const OTHER_LARGE: usize = 20_000;
 
 /// In a segment with others, and of a length whose room is given back at once.
 const HUGE: usize = 150_000;
 const OTHER_HUGE: usize = 100_000;
 
-fn large(len: usize) -> Vec<u8> {
+pub fn large(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i * 7 + len) as u8).collect()
 }
 
@@ -559,15 +559,7 @@ pub const ALL: &[Operation] = &[
     }),
     Operation::new(
         "value: repair what was decided",
-        |scene| {
-            prepare_large(scene);
-            let cache = open(scene);
-            for name in DECIDED {
-                cache.set(name, OTHER_SMALL).unwrap();
-            }
-            drop(cache);
-            decide(scene);
-        },
+        prepare_decided,
         |scene, trap| {
             let report = trap.armed(|| Cache::repair(scene.store()));
             assert_eq!(report.unwrap().keys_lost, 0);
@@ -588,7 +580,17 @@ pub const ALL: &[Operation] = &[
 ];
 
 /// Of the last one the record is damaged.
-const DECIDED: [&str; 3] = ["one", "two", "damaged"];
+pub const DECIDED: [&str; 3] = ["one", "two", "damaged"];
+
+pub fn prepare_decided(scene: &Scene) {
+    prepare_large(scene);
+    let cache = open(scene);
+    for name in DECIDED {
+        cache.set(name, OTHER_SMALL).unwrap();
+    }
+    drop(cache);
+    decide(scene);
+}
 
 /// What somebody leaves who has decided to set these, and died.
 fn decide(scene: &Scene) {
@@ -642,7 +644,7 @@ fn decide(scene: &Scene) {
     }
 }
 
-fn what_was_decided_is_there(scene: &Scene, cache: &Cache, stage: Stage) {
+pub fn what_was_decided_is_there(scene: &Scene, cache: &Cache, stage: Stage) {
     value_stays(scene, cache, stage);
     let all = DECIDED.map(|name| cache.get(name).unwrap());
     assert_eq!(all, [Some(SMALL.to_vec()), Some(SMALL.to_vec()), None]);
@@ -653,13 +655,13 @@ fn bystander_values() -> [(&'static str, Vec<u8>); 2] {
     [("small", SMALL.to_vec()), ("large", large(OTHER_LARGE))]
 }
 
-fn bystanders(cache: &Cache) {
+pub fn bystanders(cache: &Cache) {
     for (name, value) in bystander_values() {
         cache.set(name, value).unwrap();
     }
 }
 
-fn bystanders_are_well(scene: &Scene, cache: &Cache) {
+pub fn bystanders_are_well(scene: &Scene, cache: &Cache) {
     scene.crowd_is_well(cache);
     for (name, value) in bystander_values() {
         let got = cache.get(name).unwrap();
@@ -673,7 +675,7 @@ fn prepare_none(scene: &Scene) {
     bystanders(&cache);
 }
 
-fn prepare_small(scene: &Scene) {
+pub fn prepare_small(scene: &Scene) {
     prepare_none(scene);
     open(scene).set(KEY, SMALL).unwrap();
 }
@@ -683,17 +685,17 @@ fn prepare_huge(scene: &Scene) {
     open(scene).set(KEY, large(HUGE)).unwrap();
 }
 
-fn prepare_large(scene: &Scene) {
+pub fn prepare_large(scene: &Scene) {
     prepare_none(scene);
     open(scene).set(KEY, large(LARGE)).unwrap();
 }
 
 /// Whether somebody died in this scene.
-fn died_before(scene: &Scene) -> bool {
+pub fn died_before(scene: &Scene) -> bool {
     scene.board.get(Entry::Done) > 0 || scene.board.get(Entry::Place) != 0
 }
 
-fn set(scene: &Scene, trap: &Trap, value: &[u8]) {
+pub fn set(scene: &Scene, trap: &Trap, value: &[u8]) {
     let cache = open(scene);
     let set = trap.armed(|| cache.set(KEY, value));
     set.unwrap();
@@ -706,7 +708,7 @@ fn delete(scene: &Scene, trap: &Trap) {
 }
 
 /// The old value or the new one, which are given in this order; never a third, never half of one.
-fn is_one_of(scene: &Scene, cache: &Cache, stage: Stage, values: &[Option<&[u8]>; 2]) {
+pub fn is_one_of(scene: &Scene, cache: &Cache, stage: Stage, values: &[Option<&[u8]>; 2]) {
     bystanders_are_well(scene, cache);
     holds_one_of(cache, stage, values);
 }
@@ -813,7 +815,7 @@ fn family_is_whole(cache: &Cache) -> usize {
     left
 }
 
-fn value_stays(scene: &Scene, cache: &Cache, stage: Stage) {
+pub fn value_stays(scene: &Scene, cache: &Cache, stage: Stage) {
     bystanders_are_well(scene, cache);
     assert!(cache.get(KEY).unwrap() == Some(large(LARGE)));
     if stage == Stage::After {

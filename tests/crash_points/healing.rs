@@ -1,0 +1,176 @@
+//! Deaths while parts of a store's directory are made again that somebody has removed.
+
+use std::path::PathBuf;
+
+use slablock::{Cache, Error, FanoutCache, Keyspace, Lock};
+
+use crate::drive::{Operation, Order, Stage, no_leak};
+use crate::layout::LOCKED;
+use crate::places::{furnish, furniture_is_well, repair_armed, verify_repair};
+use crate::scene::{Entry, NEVER, Scene, Trap};
+use crate::stage::{CAPACITY, KEY, open, open_anew, reboot};
+use crate::values::{LARGE, bystanders, bystanders_are_well, large};
+
+pub const ALL: &[Operation] = &[
+    Operation::new(
+        "make attach again",
+        |scene| furnish_without(scene, &["attach"]),
+        open_anew,
+        is_well,
+    ),
+    Operation::new(
+        "make beacons and stripes again",
+        |scene| furnish_without(scene, &["beacons", "stripes"]),
+        open_anew,
+        is_well,
+    ),
+    Operation::new(
+        "make all lock files again",
+        |scene| furnish_without(scene, &LOCKED),
+        open_anew,
+        is_well,
+    ),
+    Operation::new(
+        "make lock files again after a reboot",
+        |scene| {
+            furnish_without(scene, &LOCKED);
+            reboot(scene);
+        },
+        open_anew,
+        is_well,
+    )
+    .thinned(),
+    Operation::new(
+        "make a fanout's lock files again",
+        |scene| {
+            let cache = FanoutCache::options()
+                .capacity(2 * CAPACITY)
+                .open_fanout(scene.store(), Some(2))
+                .unwrap();
+            fanout_works(&cache);
+            drop(cache);
+            remove(scene, &LOCKED);
+        },
+        |scene, trap| {
+            let cache = trap.armed(|| FanoutCache::open(scene.store(), 2));
+            cache.unwrap();
+        },
+        |_, _, _| (),
+    )
+    .verified(|operation, scene, _| {
+        (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
+        let cache = FanoutCache::open(scene.store(), 2).unwrap();
+        assert_eq!(cache.len().unwrap(), 12);
+        fanout_works(&cache);
+        Keyspace::caches(&cache).iter().for_each(no_leak);
+    }),
+    Operation::new(
+        "make the log again, by repair",
+        |scene| {
+            let cache = open(scene);
+            scene.crowd(&cache);
+            cache.set("gone", large(LARGE)).unwrap();
+            cache.delete("gone").unwrap();
+            std::fs::remove_dir_all(scene.store().join("log")).unwrap();
+        },
+        repair_armed,
+        |scene, cache, _| {
+            scene.crowd_is_well(cache);
+            cache.set(KEY, large(LARGE)).unwrap();
+            assert!(cache.get(KEY).unwrap() == Some(large(LARGE)));
+        },
+    )
+    .verified(verify_repair)
+    .thinned(),
+    Operation::new(
+        "lock files removed beside the living",
+        |scene| scene.crowd(&open(scene)),
+        open_in_vain,
+        |_, _, _| (),
+    )
+    .beside(|scene| hold_without(scene, &LOCKED))
+    .verified(verify_refused),
+    Operation::new(
+        "stripes removed beside the living",
+        |scene| scene.crowd(&open(scene)),
+        open_in_vain,
+        |_, _, _| (),
+    )
+    .beside(|scene| hold_without(scene, &["stripes"]))
+    .verified(verify_refused),
+];
+
+fn remove(scene: &Scene, names: &[&str]) {
+    for name in names {
+        std::fs::remove_file(scene.store().join(name)).unwrap();
+    }
+}
+
+fn furnish_without(scene: &Scene, names: &[&str]) {
+    furnish(scene);
+    bystanders(&open(scene));
+    remove(scene, names);
+}
+
+fn is_well(scene: &Scene, cache: &Cache, stage: Stage) {
+    for name in LOCKED {
+        assert!(scene.store().join(name).exists());
+    }
+    bystanders_are_well(scene, cache);
+    furniture_is_well(scene, cache, stage);
+}
+
+fn fanout_works(cache: &FanoutCache) {
+    for n in 0..12 {
+        let lock = Lock::new(cache, format!("key {n}"));
+        assert!(lock.try_acquire().unwrap().is_some());
+    }
+}
+
+/// The companion has the lock throughout, by lock files that are gone.
+fn hold_without(scene: &Scene, names: &[&str]) {
+    let cache = open(scene);
+    let lock = Lock::new(&cache, KEY);
+    let guard = lock.acquire().unwrap();
+    scene.saw(guard.token());
+    remove(scene, names);
+    scene.board.set(Entry::Own, sum_of(slab(scene)));
+    scene.accompany(|| guard.check().is_err());
+}
+
+fn slab(scene: &Scene) -> PathBuf {
+    scene.store().join("slab")
+}
+
+fn sum_of(path: PathBuf) -> u64 {
+    crc32fast::hash(&std::fs::read(path).unwrap()).into()
+}
+
+fn open_in_vain(scene: &Scene, trap: &Trap) {
+    let opened = trap.armed(|| Cache::open(scene.store()));
+    match opened {
+        Err(Error::Busy {
+            lost, processes, ..
+        }) => assert!(!lost.is_empty() && processes.len() == 1),
+        opened => panic!("{:?}", opened.map(|_| "opened")),
+    }
+}
+
+/// Nothing is changed beside the living; once they are gone the next one makes the lock files again.
+fn verify_refused(operation: &Operation, scene: &Scene, _: Order) {
+    (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
+    assert!(!scene.companion_has_lost());
+    let before = scene.board.get(Entry::Own);
+    assert_eq!(sum_of(slab(scene)), before, "the slab was changed");
+    scene.board.set(Entry::Over, 1);
+    scene.until("the companion is gone", || {
+        Cache::open(scene.store()).is_ok()
+    });
+    let cache = Cache::open(scene.store()).unwrap();
+    let report = cache.check().unwrap();
+    assert!(report.is_sound(), "{report:?}");
+    scene.crowd_is_well(&cache);
+    let lock = Lock::new(&cache, KEY);
+    scene.saw(lock.try_acquire().unwrap().expect("given back").token());
+    no_leak(&cache);
+}

@@ -1,0 +1,102 @@
+//! Deaths while a semaphore that nobody uses is made again with another number of permits.
+
+use slablock::{BoundedSemaphore, Cache, KeyState};
+
+use crate::drive::{Operation, Stage};
+use crate::scene::{Scene, Trap};
+use crate::stage::{KEY, die_holding, open};
+use crate::values::died_before;
+
+pub const ALL: &[Operation] = &[
+    Operation::new(
+        "semaphore: 3 permits become 5",
+        |scene| with_permits(scene, 3),
+        |scene, trap| take_one_of(scene, trap, 5, None),
+        |scene, cache, stage| are_old_or_new(scene, cache, stage, [3, 5], TAG),
+    ),
+    Operation::new(
+        "semaphore: 5 permits become 3",
+        |scene| with_permits(scene, 5),
+        |scene, trap| take_one_of(scene, trap, 3, None),
+        |scene, cache, stage| are_old_or_new(scene, cache, stage, [5, 3], TAG),
+    ),
+    Operation::new(
+        "semaphore: 3 become 9, another tag",
+        |scene| with_permits(scene, 3),
+        |scene, trap| take_one_of(scene, trap, 9, Some("another")),
+        |scene, cache, stage| are_old_or_new(scene, cache, stage, [3, 9], "another"),
+    ),
+    // What the dead had is nobody's once somebody was told of it.
+    Operation::new(
+        "semaphore: 5 of the dead become 3",
+        |scene| {
+            with_permits(scene, 5);
+            die_holding(scene, |cache| {
+                let pool = BoundedSemaphore::new(cache, KEY, 5);
+                pool.acquire().unwrap().into_token()
+            });
+            let cache = open(scene);
+            let pool = BoundedSemaphore::new(&cache, KEY, 5);
+            let all = [(); 5].map(|()| pool.try_acquire().unwrap().expect("a permit"));
+            all.iter().for_each(|permit| scene.saw(permit.token()));
+        },
+        |scene, trap| take_one_of(scene, trap, 3, None),
+        |scene, cache, stage| are_old_or_new(scene, cache, stage, [5, 3], TAG),
+    ),
+];
+
+const TAG: &str = "the tag";
+
+/// Nobody has any of them.
+fn with_permits(scene: &Scene, permits: u32) {
+    let cache = open(scene);
+    scene.crowd(&cache);
+    let pool = BoundedSemaphore::new(&cache, KEY, permits).tag(TAG);
+    for _ in 0..permits {
+        scene.saw(pool.acquire().unwrap().token());
+    }
+}
+
+/// Acquires as one of so many, and gives back.
+fn take_one_of(scene: &Scene, trap: &Trap, permits: u32, tag: Option<&str>) {
+    let cache = open(scene);
+    let pool = BoundedSemaphore::new(&cache, KEY, permits);
+    let pool = match tag {
+        Some(tag) => pool.tag(tag),
+        None => pool,
+    };
+    let guard = trap.armed(|| pool.try_acquire());
+    let guard = guard.unwrap().expect("a permit");
+    scene.saw(guard.token());
+    guard.release().unwrap();
+}
+
+/// It has the old number or the new one, or there is none; all of them are available at once, and no more.
+fn are_old_or_new(scene: &Scene, cache: &Cache, stage: Stage, numbers: [u32; 2], tag: &str) {
+    scene.crowd_is_well(cache);
+    let Some(info) = cache.key(KEY).unwrap() else {
+        // Killed between the two: its tokens go on above the floor.
+        return assert!(stage == Stage::Between, "there is no such key");
+    };
+    let KeyState::Semaphore {
+        value, available, ..
+    } = info.state
+    else {
+        panic!("{info:?}");
+    };
+    assert_eq!(value, available);
+    let [old, new] = numbers;
+    assert!(value == new || value == old && stage == Stage::Between);
+    match info.tag {
+        Some(there) => assert!(there == tag.as_bytes() || value == old && there == TAG.as_bytes()),
+        // The key was gone, and whoever made it again wanted none.
+        None => assert!(died_before(scene) && tag == TAG),
+    }
+    let pool = BoundedSemaphore::new(cache, KEY, value);
+    let all: Vec<_> = (0..value).map(|_| pool.try_acquire().unwrap()).collect();
+    for permit in &all {
+        scene.saw(permit.as_ref().expect("a permit").token());
+    }
+    assert!(pool.try_acquire().unwrap().is_none(), "one too many");
+    assert_eq!(pool.available().unwrap(), 0);
+}
