@@ -86,6 +86,10 @@ const GROW_BYTE: u64 = STRIPES as u64 + 1;
 const COMPACT_BYTE: u64 = STRIPES as u64 + 2;
 const TRANSACT_BYTE: u64 = STRIPES as u64 + 3;
 const RANGE_LOCKS: usize = STRIPES as usize + 4;
+/// How long to leave somebody else to join, which takes microseconds, before looking again; and at the most, when that goes
+/// on. Thousands that start together would otherwise look so often that nobody gets a processor to join with.
+const JOIN_PAUSE: Duration = Duration::from_micros(500);
+const JOIN_PAUSE_MAX: Duration = Duration::from_millis(50);
 
 /// An open store. One for each process and slab, however often it is opened.
 pub(crate) struct Store {
@@ -257,6 +261,7 @@ impl Store {
         let log = Log::new(self.dir(), Arc::new(home), open::SLAB, self.slab.part().id);
         let identity = Identity::of_this_process()
             .map_err(|e| Error::io("read", Path::new("/proc/self/stat"), e))?;
+        let mut pause = JOIN_PAUSE;
         loop {
             // The registry's lock is the one that a fork in another thread cannot leave locked. For the
             // same reason nobody waits for other processes with it: every fork would wait, too.
@@ -273,7 +278,8 @@ impl Store {
             // Somebody else is joining, which takes microseconds; there is no wait for the byte that
             // could be had without the registry, and given up with it.
             crash_point();
-            std::thread::sleep(Duration::from_micros(500));
+            std::thread::sleep(pause);
+            pause = (pause * 3 / 2).min(JOIN_PAUSE_MAX);
         }
         self.joined()
             .ok_or_else(|| self.slab.corrupt("this process left while it was joining"))

@@ -205,15 +205,15 @@ fn a_lost_lease_ends_the_command() {
     let shop = Shop::new();
     for (script, line) in [
         (
-            "trap 'echo ended; exit 0' TERM; echo up; while :; do read line || sleep 0.02; done",
+            "trap 'echo ended; exit 0' TERM; echo up; while :; do read -t 0.05 line || :; done",
             "ended",
         ),
         (
-            "trap 'echo refused' TERM; echo up; while :; do read line || sleep 0.02; done",
+            "trap 'echo refused' TERM; echo up; while :; do read -t 0.05 line || :; done",
             "refused",
         ),
     ] {
-        let mut running = shop.start(&["run", "--expire", "0.3", "k", "--", "sh", "-c", script]);
+        let mut running = shop.start(&["run", "--expire", "0.3", "k", "--", "bash", "-c", script]);
         drop(running.input.take());
         running.expect("up");
         assert_eq!(shop.run(&["remove", "k"]).code, 0);

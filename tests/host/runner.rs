@@ -166,8 +166,8 @@ fn a_signal_that_leaves_nobody_frees_the_key_and_the_next_is_told() {
     assert_eq!(next.out, "mine\n");
     next.complains(0, &["died holding it"]);
     // One that ended by itself, whatever it was that made it, has given back.
-    let script = "trap 'exit 143' TERM; echo up; while :; do read line; done";
-    let running = shop.start(&["run", "k", "--", "sh", "-c", script]);
+    let script = "trap 'exit 143' TERM; echo up; while :; do read -t 0.05 line; done";
+    let running = shop.start(&["run", "k", "--", "bash", "-c", script]);
     running.expect("up");
     running.signal(Signal::SIGTERM);
     running.silence();
@@ -280,7 +280,8 @@ fn a_signal_that_the_command_does_not_catch_ends_it_and_the_wait_alike() {
 #[test]
 #[allow(unsafe_code)]
 fn an_alarm_that_was_set_before_reaches_the_command() {
-    let script = "trap 'echo got it; exit 3' ALRM; echo up; while :; do read line || :; done";
+    let script =
+        "trap 'echo got it; exit 3' ALRM; echo up; while :; do read -t 0.05 line || :; done";
     let shop = Shop::new();
     let mut command = shop.command(&["run", "k", "--", "bash", "-c", script]);
     // SAFETY: one system call, between fork and exec.
