@@ -34,6 +34,7 @@ use open::{OpenSegments, Segment};
 use record::{HEAD_BYTES, Head};
 pub(crate) use record::{Place, RECORD_ALIGN, record_bytes};
 
+use crate::os::clock;
 use crate::os::dir::{Access, Dir};
 use crate::os::file::{self, Unfit};
 use crate::os::kept::Kept;
@@ -85,6 +86,8 @@ pub(crate) struct Log {
     syncs: Syncs,
     /// The file system has said that it makes no holes.
     cannot_punch: AtomicBool,
+    /// In which period of the clock a segment was last seen to have a name.
+    looked_in: AtomicU64,
     /// Segments that could not be read, or removed, when they were to be compacted.
     left: Mutex<HashSet<u32>>,
 }
@@ -97,8 +100,14 @@ pub(crate) enum Created {
     NotWritable,
 }
 
+/// Whether a segment cannot be appended to, and another one perhaps can: this process may not write to it, or somebody
+/// has removed it.
+pub(crate) fn needs_another(error: &io::Error) -> bool {
+    may_not_write(error) || error.kind() == io::ErrorKind::NotFound
+}
+
 /// Whether that was said of one file, which this process may not write. It may still write others.
-pub(crate) fn may_not_write(error: &io::Error) -> bool {
+fn may_not_write(error: &io::Error) -> bool {
     let refusals = [Errno::EACCES, Errno::EPERM, Errno::EROFS, Errno::ETXTBSY];
     let said = error.raw_os_error();
     refusals.iter().any(|e| said == Some(*e as i32))
@@ -141,6 +150,7 @@ impl Log {
             named: Mutex::default(),
             syncs: Syncs::default(),
             cannot_punch: AtomicBool::new(false),
+            looked_in: AtomicU64::new(0),
             left: Mutex::default(),
         }
     }
@@ -297,10 +307,29 @@ impl Log {
         let head = Head::of(place, key, tag, value).encode(key, tag, value);
         let write = |file: &Kept| write_record(file, place, &head, value).map(|()| true);
         self.with_segment(place.segment(), Access::Write, write)?;
+        self.see_that_it_has_a_name(place.segment())?;
         if value.len() > SMALL_BYTES {
             self.know(place);
         }
         Ok(())
+    }
+
+    /// What is written to a segment that has no name any more, because somebody has removed it, only this process would
+    /// find again. Once in some milliseconds, for it takes a system call: `NotFound` then.
+    fn see_that_it_has_a_name(&self, number: u32) -> io::Result<()> {
+        let now = clock::period();
+        if self.looked_in.swap(now, Ordering::Relaxed) == now {
+            return Ok(());
+        }
+        let segment = self.segment(number, Access::Write)?;
+        match segment.file.stat() {
+            Ok(stat) if stat.st_nlink == 0 => {
+                self.open.forget_lost(number, &segment);
+                Err(io::ErrorKind::NotFound.into())
+            }
+            // That the descriptor was closed meanwhile says nothing about the name.
+            _ => Ok(()),
+        }
     }
 
     /// Puts the value, and on request its tag, into `into`. `false`: it is not there, or not whole.

@@ -31,6 +31,12 @@ pub(crate) fn is_scale_known() -> bool {
     scale().is_some()
 }
 
+/// In which period of some 8 ms it is now.
+pub(crate) fn period() -> u64 {
+    const PERIOD_NS_LOG2: u32 = 23;
+    coarse_ns() >> PERIOD_NS_LOG2
+}
+
 /// Nanoseconds of the coarse `CLOCK_MONOTONIC` on the host's scale, a few milliseconds late. About 6 ns.
 #[inline]
 pub(crate) fn coarse_ns() -> u64 {

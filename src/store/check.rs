@@ -14,7 +14,7 @@ use crate::store::index::{Found, Place, hash_as, key_of, span_of};
 use crate::store::inspect::Onlooker;
 use crate::store::stripe::{StripeGuard, bucket_of};
 use crate::store::value::Form;
-use crate::store::{Store, slab_file};
+use crate::store::{Store, open, slab_file};
 use crate::sync::{AtomicU8, Ordering};
 use crate::types::Kind;
 
@@ -171,6 +171,26 @@ impl Census<'_> {
         self.report.problems.push(what);
     }
 
+    /// Not damaged where its segment is gone: a cleaner has taken that, and the value is a miss.
+    fn unread_value(&mut self, store: &Store, found: Found, form: &Form) -> Result<()> {
+        let Form::Logged { place, .. } = form else {
+            self.damaged_value(store, found);
+            return Ok(());
+        };
+        let log = &store.process()?.log;
+        if open::is_there(&log.path(place.segment()))? {
+            self.damaged_value(store, found);
+            return Ok(());
+        }
+        let key = store.key_of(found).unwrap_or_default();
+        self.report.problems.push(format!(
+            "{} is gone, and with it the value of {}, which is a miss",
+            log.path(place.segment()).display(),
+            show_key(&key)
+        ));
+        Ok(())
+    }
+
     /// Reads a value of the log, as long as it is the one that is in force.
     fn logged_value(&mut self, store: &Store, found: Found) -> Result<()> {
         while let Some(read) = store.read_value(found, &mut ()) {
@@ -183,7 +203,7 @@ impl Census<'_> {
                 break;
             }
             if store.is_in_force(found, &reading) {
-                self.damaged_value(store, found);
+                self.unread_value(store, found, &reading.content.form)?;
                 break;
             }
         }

@@ -180,7 +180,7 @@ impl Store {
             return Ok(());
         }
         self.check_in_place()?;
-        self.looked_in.store(period(), Ordering::Relaxed);
+        self.looked_in.store(clock::period(), Ordering::Relaxed);
         if self.renewed_in.swap(day(), Ordering::Relaxed) != day() {
             self.renew_times();
         }
@@ -198,7 +198,7 @@ impl Store {
     }
 
     fn looked_lately(&self) -> bool {
-        self.looked_in.load(Ordering::Relaxed) == period()
+        self.looked_in.load(Ordering::Relaxed) == clock::period()
     }
 
     fn check_named(&self) -> Result<()> {
@@ -326,12 +326,6 @@ impl Store {
 /// Which day it is, on a clock that does not jump.
 fn day() -> u64 {
     clock::coarse_ns() / cleaner::RENEW_AFTER.as_nanos() as u64
-}
-
-/// In which period of some 8 ms it is now.
-fn period() -> u64 {
-    const PERIOD_NS_LOG2: u32 = 23;
-    clock::coarse_ns() >> PERIOD_NS_LOG2
 }
 
 #[cfg(any(fuzzing, test))]

@@ -9,7 +9,7 @@
 
 use crate::error::{Error, Result};
 use crate::log::{LOG, Log, PAGE, Place, RECORD_ALIGN, SEGMENT_HEADER_BYTES};
-use crate::log::{may_not_write, record_bytes};
+use crate::log::{needs_another, record_bytes};
 use crate::record::closing;
 use crate::slab::layout::SEGMENTS;
 use crate::slab::{Gone, SEGMENT_BEGUN, SEGMENT_CLOSING, Segment, Slab};
@@ -246,8 +246,8 @@ impl Store {
                     self.check_in_place()?;
                     self.mark_dead(dead);
                 }
-                // Another's, and this process may not write to it: to one of its own, then.
-                Err(error) if may_not_write(&error) && self.is_tail_in(place.segment()) => {
+                // Another's, and this process may not write to it, or removed by a cleaner: to another one, then.
+                Err(error) if needs_another(&error) && self.is_tail_in(place.segment()) => {
                     self.mark_dead(dead);
                     self.begin_segment(log, None)?;
                 }

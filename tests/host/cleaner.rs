@@ -5,11 +5,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use slablock::{Cache, Error, Lock};
+use slablock::{Cache, Durability, Error, Lock};
 
 use crate::children::{Board, Child, Role, Watchdog, fork, hear, reap_well, say};
-use crate::common::Place;
 use crate::common::layout::LOCKED;
+use crate::common::{Place, until};
 
 /// Holds a lock until it is told to give it back.
 pub fn hold(role: &Role) {
@@ -118,6 +118,82 @@ fn nothing_is_taken_from_a_holder_whose_lock_files_were_removed() {
             .into_owned();
         assert!(guard.token().get() > next && guard.recovered().is_some());
         assert!(cache.check().unwrap().is_sound());
+    }
+}
+
+/// Reads a value, as a process that has nothing open.
+pub fn get(role: &Role) {
+    let cache = Cache::open(role.store()).unwrap();
+    let value = cache.get(&*role.args[0]).unwrap();
+    say(format!("got {}", value.map_or(0, |value| value.len())));
+}
+
+fn length_elsewhere(place: &Place, key: &str) -> usize {
+    let child = Child::start("read", place.root(), &[key]);
+    let length = child.expect("got").parse().unwrap();
+    child.finish();
+    length
+}
+
+fn remove_log(place: &Place, name: &str) {
+    let path = place.store().join(name);
+    match path.is_dir() {
+        true => fs::remove_dir_all(path).unwrap(),
+        false => fs::remove_file(path).unwrap(),
+    }
+}
+
+#[test]
+fn a_log_that_is_gone_costs_what_was_in_it_and_nothing_else() {
+    let _watchdog = Watchdog::new("log removed");
+    for name in ["log/00000001", "log"] {
+        for durability in [Durability::ProcessCrash, Durability::PowerLoss] {
+            let place = Place::new();
+            let options = Cache::options().durability(durability);
+            let cache = options.open(place.store()).unwrap();
+            cache.set("lost", vec![7; 100_000]).unwrap();
+            cache.set("count", "1").unwrap();
+            drop(cache);
+            remove_log(&place, name);
+            let cache = place.open();
+            assert_eq!(cache.get("lost").unwrap(), None);
+            let problems = cache.check().unwrap().problems;
+            assert!(
+                problems.len() == 1 && problems[0].contains("00000001 is gone"),
+                "{problems:?}"
+            );
+            assert_eq!(cache.incr("count", 1).unwrap(), 2);
+            let both = cache.transact(|t| {
+                t.set("large", vec![8; 100_000])?;
+                t.set("count", "3")
+            });
+            both.unwrap();
+            cache.set("other", vec![9; 50_000]).unwrap();
+            assert_eq!(length_elsewhere(&place, "large"), 100_000);
+            assert_eq!(length_elsewhere(&place, "other"), 50_000);
+            // The key is in nobody's way.
+            cache.set("lost", vec![7; 10_000]).unwrap();
+            assert!(cache.check().unwrap().is_sound());
+            assert_eq!(length_elsewhere(&place, "lost"), 10_000);
+        }
+    }
+}
+
+/// What it writes would have no name, and be found by nobody else.
+#[test]
+fn a_process_whose_segment_was_removed_writes_to_another_one() {
+    let _watchdog = Watchdog::new("segment removed under a writer");
+    for name in ["log/00000001", "log"] {
+        let place = Place::new();
+        let cache = place.open();
+        cache.set("first", vec![7; 50_000]).unwrap();
+        remove_log(&place, name);
+        until("it writes to another one", || {
+            cache.set("next", vec![8; 50_000]).unwrap();
+            place.store().join("log/00000002").exists()
+        });
+        assert_eq!(length_elsewhere(&place, "next"), 50_000);
+        assert_eq!(length_elsewhere(&place, "first"), 0);
     }
 }
 

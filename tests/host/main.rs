@@ -42,6 +42,7 @@ fn child_role() {
     match &*role.name {
         "hold" => cleaner::hold(&role),
         "wait" => cleaner::wait(&role),
+        "read" => cleaner::get(&role),
         "daemon" => daemons::daemon(&role),
         "stripped" => daemons::stripped(&role),
         "idle" => daemons::idle(&role),
