@@ -15,7 +15,9 @@ use common::layout::{self, Layout};
 use common::{
     Place, bounded, child, in_a_namespace, mount, role, run, said, says, store, store_of,
 };
-use slablock::{Averager, BoundedSemaphore, Cache, Error, Lock, RLock, RepairReport, Token};
+use slablock::{
+    Averager, BoundedSemaphore, Cache, Error, Lock, RLock, RepairReport, SetOptions, Token,
+};
 
 /// The capacity of the stores that are damaged here.
 const CAPACITY: usize = 600;
@@ -1048,6 +1050,40 @@ fn a_damaged_copy_of_the_header_is_told_and_repaired() {
             drop(cache);
             assert_eq!(repair(&place).keys_kept, KEYS);
             assert_sound(&place, KEYS);
+        }
+    });
+}
+
+/// In the log, where the tag stands between the key and the value. One of them is damaged, the others are kept.
+#[test]
+fn a_repair_keeps_a_tagged_value_and_drops_a_damaged_one() {
+    bounded(|| {
+        for len in [1_000, 100_000] {
+            let place = Place::new();
+            let cache = place.open();
+            let blue = SetOptions::new().tag("blue");
+            let value = |of: u8| vec![of; len];
+            cache.set_with("tagged", value(b't'), &blue).unwrap();
+            cache.set("plain", value(b'p')).unwrap();
+            cache.set_with("damaged", value(b'd'), &blue).unwrap();
+            drop(cache);
+            assert!(repair(&place).actions.is_empty());
+            let segment = place.store().join("log/00000001");
+            let mut bytes = fs::read(&segment).unwrap();
+            let at = bytes.iter().rposition(|byte| *byte == b'd').unwrap();
+            bytes[at - len / 2] = b'!';
+            fs::write(&segment, bytes).unwrap();
+            let report = repair(&place);
+            assert_eq!(report.actions.len(), 1, "{report:?}");
+            assert!(report.actions[0].contains("\"damaged\""), "{report:?}");
+            let cache = place.open();
+            let tagged = cache.entry("tagged").unwrap().unwrap();
+            assert!(tagged.value == value(b't'));
+            assert_eq!(tagged.tag.as_deref(), Some(&b"blue"[..]));
+            assert!(cache.get("plain").unwrap() == Some(value(b'p')));
+            assert_eq!(cache.get("damaged").unwrap(), None);
+            assert_eq!(cache.evict("blue").unwrap(), 1);
+            assert!(cache.check().unwrap().is_sound());
         }
     });
 }
