@@ -477,6 +477,27 @@ fn text_and_bytes_name_the_same_key() {
     });
 }
 
+/// Threads of one process that wait for several keys: each is counted at its own.
+#[test]
+fn waiters_are_counted_key_by_key() {
+    bounded(|| {
+        let (_place, cache) = store();
+        let [one, two] = ["one", "two"].map(|key| Lock::new(&cache, key));
+        let guards = [&one, &two].map(|lock| lock.acquire().unwrap());
+        thread::scope(|scope| {
+            scope.spawn(|| drop(one.acquire().unwrap()));
+            until("somebody waits for one", || one.waiters().unwrap() == 1);
+            for _ in 0..2 {
+                scope.spawn(|| drop(two.acquire().unwrap()));
+            }
+            until("two wait for the other", || two.waiters().unwrap() == 2);
+            assert_eq!(one.waiters().unwrap(), 1);
+            drop(guards);
+        });
+        assert_eq!([one, two].map(|lock| lock.waiters().unwrap()), [0, 0]);
+    });
+}
+
 #[test]
 fn waiters_are_counted() {
     bounded(|| {
