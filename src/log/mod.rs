@@ -694,6 +694,24 @@ fn segment_header(number: u32, store_id: u128) -> [u8; SEGMENT_HEADER_BYTES as u
 mod tests {
     use super::*;
 
+    /// Wherever it lies. Its head stays, and what is before and behind it.
+    #[test]
+    fn whole_pages_of_a_record_are_given_back_and_nothing_else() {
+        let most = LARGE_BYTES + PAGE;
+        for offset in (SEGMENT_HEADER_BYTES..3 * PAGE).step_by(RECORD_ALIGN as usize) {
+            for bytes in (PUNCH_BYTES_MIN..most).step_by(7 * RECORD_ALIGN as usize) {
+                let (first, end) = (offset + HEAD_BYTES as u64, offset + bytes);
+                let whole = (first / PAGE..=end / PAGE).map(|page| page * PAGE);
+                let whole: Vec<u64> = whole.filter(|at| (first..=end).contains(at)).collect();
+                let all = (whole[0], whole[whole.len() - 1]);
+                let is_worth_it = all.1 - all.0 >= PUNCH_BYTES_MIN;
+                let given = interior(Place::new(1, offset), bytes);
+                assert_eq!(given, is_worth_it.then_some(all), "{bytes} at {offset}");
+                assert!(given.is_some() || bytes < LARGE_BYTES);
+            }
+        }
+    }
+
     /// The file ends long before: nobody is to run out of memory over that.
     #[test]
     fn a_length_that_is_not_there_takes_no_memory() {
