@@ -331,3 +331,39 @@ impl<'a> Waiter for Acquiring<'a> {
         waiting::wake(wake, || futex::wake(wake, 1));
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::Cache;
+
+    /// It looked up the key, and was held up before it looked at the hold.
+    #[test]
+    fn a_waiter_takes_no_hold_of_a_key_that_came_into_the_slot_since() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let lock = |key: &[u8]| Binding::new(Arc::clone(&cache.store), Kind::Lock, key, 1);
+        let binding = lock(b"k");
+        let spot = binding.locate_or_create(Patience::Forever).unwrap();
+        assert!(cache.remove("k").unwrap());
+        let other = lock(b"other");
+        let others = other.locate_or_create(Patience::Forever).unwrap();
+        assert_eq!(others.id, spot.id);
+        let look = |binding: &Binding, spot: Spot| {
+            let process = binding.store().process().unwrap();
+            let mut looking = Looking {
+                binding,
+                at: Place { process, spot },
+                first: 0,
+                held: &mut HeldBy::default(),
+                predecessor: None,
+            };
+            let hold = binding.hold(spot, 0, 0).map(|hold| (0, hold));
+            look_at_all([hold], false, &mut looking).unwrap()
+        };
+        assert_eq!(look(&binding, spot), Look::Gone);
+        assert!(matches!(look(&other, others), Look::Taken(0, _)));
+    }
+}
