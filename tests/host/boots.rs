@@ -115,6 +115,37 @@ fn turns_of_host_and_container_leap_once() {
     assert!(tokens[4] - tokens[1] < 1_000, "{tokens:?}");
 }
 
+const SHIFTED: &str = "boots::a_time_namespace_is_in_the_boot_of_its_machine";
+
+/// Its clocks say that the machine has been running for two hours more.
+#[test]
+fn a_time_namespace_is_in_the_boot_of_its_machine() {
+    let _watchdog = Watchdog::new("time namespace");
+    if let Some(store) = role(SHIFTED) {
+        println!("all told, and token {}", grant(Path::new(&store)));
+        return;
+    }
+    let place = Place::new();
+    let first = grant(&place.store());
+    let shifted = ["--time", "--monotonic", "7200", "--boottime", "7200"];
+    let usable = Command::new("unshare").args(shifted).arg("true").output();
+    if !usable.is_ok_and(|output| output.status.success()) {
+        println!("skipped: no time namespace to be had here");
+        return;
+    }
+    let inner = child(SHIFTED, place.store().to_str().unwrap());
+    let mut command = Command::new("unshare");
+    command.args(shifted).arg(inner.get_program());
+    command.args(inner.get_args());
+    for (name, value) in inner.get_envs() {
+        command.env(name, value.unwrap_or_default());
+    }
+    let told = said(&run(command));
+    let next = format!("all told, and token {}\n", first + 1);
+    assert!(told.contains(&next), "{told}");
+    assert_eq!(grant(&place.store()), first + 2);
+}
+
 /// A container may show one id for ever, also when the machine under it was rebooted.
 #[test]
 fn an_id_with_another_moment_is_another_boot() {
