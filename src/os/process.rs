@@ -271,7 +271,8 @@ mod tests {
         assert_ne!(std::thread::spawn(tid).join().unwrap(), tid());
         assert!(!is_exiting(me.pid, me.started));
         assert!(std::thread::spawn(|| !is_only_thread()).join().unwrap());
-        assert!(command_line(me.pid).is_some());
+        let words: Vec<String> = std::env::args().filter(|word| !word.is_empty()).collect();
+        assert_eq!(command_line(me.pid), Some(words.join(" ")));
     }
 
     #[test]
