@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use common::layout::{self, Layout};
 use common::{
-    Place, bounded, child, in_a_namespace, mount, role, run, said, says, store, store_of,
+    Place, bounded, child, in_a_namespace, mount, role, run, said, says, store, store_of, until,
 };
 use slablock::{
     Averager, BoundedSemaphore, Cache, Error, Lock, RLock, RepairReport, SetOptions, Token,
@@ -1085,5 +1085,29 @@ fn a_repair_keeps_a_tagged_value_and_drops_a_damaged_one() {
             assert_eq!(cache.evict("blue").unwrap(), 1);
             assert!(cache.check().unwrap().is_sound());
         }
+    });
+}
+
+/// What a waiter had noted of itself was overwritten while it waited: it takes nothing away from what is not there.
+#[test]
+fn a_waiter_whose_mark_is_gone_gets_the_lock() {
+    bounded(|| {
+        let (place, cache) = store_of(CAPACITY);
+        let lock = Lock::new(&cache, "k");
+        let guard = lock.acquire().unwrap();
+        let participants = layout().participants;
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| drop(lock.acquire().unwrap()));
+            until("somebody waits", || lock.waiters().unwrap() == 1);
+            for number in 1..3 {
+                let record = participants + number * layout::PARTICIPANT_BYTES;
+                place.poke(record + layout::WAITING, &[0; layout::WAITING_BYTES]);
+            }
+            assert_eq!(lock.waiters().unwrap(), 0);
+            drop(guard);
+            waiter.join().unwrap();
+        });
+        assert_eq!(lock.waiters().unwrap(), 0);
+        assert!(cache.check().unwrap().is_sound());
     });
 }

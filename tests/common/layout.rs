@@ -95,6 +95,10 @@ pub const REMOVE: u64 = 3;
 pub const FREE: u64 = 4;
 
 pub const PARTICIPANT_BYTES: u64 = 128;
+/// In a participant's record: its process in the lower half and its user in the upper; and what its threads wait for.
+pub const PROCESS_AND_USER: u64 = 8;
+pub const WAITING: u64 = 64;
+pub const WAITING_BYTES: usize = 48;
 pub const SLOT_BYTES: u64 = 192;
 pub const BLOCK_BYTES: u64 = 128;
 pub const PERMIT_BYTES: u64 = 32;
