@@ -9,6 +9,7 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod, umask};
 use nix::unistd::{Gid, Uid, geteuid, mkfifo, setgid, setgroups, setuid};
 use slablock::{Cache, Error, FanoutCache, Lock, Options};
 
+use crate::common::layout::{Layout, PARTICIPANT_BYTES, PROCESS_AND_USER};
 use crate::common::{Place, bounded, child, role, run, said};
 
 /// Segments of 1 MiB: what is longer than a quarter of that has one of its own.
@@ -398,6 +399,30 @@ fn use_all(store: &Path) {
     assert!(cache.check().unwrap().is_sound());
     assert!(cache.delete("alone").unwrap());
     cache.cull().unwrap();
+}
+
+/// For those who read the slab by its documented format.
+#[test]
+fn a_participant_s_record_names_its_process_and_its_user() {
+    const NAME: &str = "users::a_participant_s_record_names_its_process_and_its_user";
+    let is_step = as_step(NAME, |_, store| {
+        let cache = small().open(store).unwrap();
+        drop(Lock::new(&cache, "lock").acquire().unwrap());
+        let slab = fs::read(store.join("slab")).unwrap();
+        let participants = Layout::of(cache.capacity() as u64).participants as usize;
+        let at = participants + (PARTICIPANT_BYTES + PROCESS_AND_USER) as usize;
+        let word: [u8; 8] = slab[at..at + 8].try_into().unwrap();
+        let mine = u64::from(std::process::id()) | u64::from(geteuid().as_raw()) << 32;
+        assert_eq!(u64::from_le_bytes(word), mine);
+    });
+    if is_step {
+        return;
+    }
+    let Some(users) = Users::new(NAME) else {
+        return;
+    };
+    let store = users.parent(OWNER, OWNER, 0o755);
+    users.let_do(OWNER, "look", &store);
 }
 
 #[test]
