@@ -496,4 +496,32 @@ mod tests {
         }
         panic!("it never was full");
     }
+
+    /// As many as are asked for, a batch at most, and none that is younger than one that is left.
+    #[test]
+    fn the_oldest_are_taken_and_no_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        cache.set("k", "v").unwrap();
+        let hash = cache.store.hash(b"k");
+        let found = cache.store.find_value(b"k", hash).unwrap().unwrap();
+        let of_age = |used| Candidate {
+            used,
+            found,
+            version: 0,
+            expires_ms: 0,
+            bytes: 0,
+        };
+        for (there, count, taken) in [(9, 3, 3), (9, 8, 8), (9, 9, 9), (9, 99, 9), (0, 1, 0)] {
+            // 4, 8, 1, 5, ...: in no order.
+            let mut candidates: Vec<_> = (1..=there).map(|n| of_age(n * 4 % 11)).collect();
+            let oldest = take_oldest(&mut candidates, count);
+            let ages = |of: &[Candidate]| of.iter().map(|one| one.used).collect::<Vec<_>>();
+            let mut all = ages(&candidates);
+            all.sort_unstable();
+            all.splice(0..0, ages(&oldest));
+            assert_eq!(oldest.len(), taken, "{count} of {there}");
+            assert!(all.is_sorted() && all.len() as u64 == there, "{all:?}");
+        }
+    }
 }
