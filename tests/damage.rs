@@ -1111,3 +1111,21 @@ fn a_waiter_whose_mark_is_gone_gets_the_lock() {
         assert!(cache.check().unwrap().is_sound());
     });
 }
+
+/// A key in the last slot that claims to go on in the next one, of which there is none.
+#[test]
+fn a_key_that_reaches_beyond_the_last_slot_is_dropped() {
+    bounded(|| {
+        for span in [2_u32, 3] {
+            let (place, cache) = store_of(1);
+            drop(Lock::new(&cache, "k").acquire().unwrap());
+            let layout = Layout::of(cache.capacity() as u64);
+            drop(cache);
+            place.poke(layout.slots + layout::SPAN, &span.to_le_bytes());
+            let report = repair(&place);
+            assert_eq!((report.keys_kept, report.keys_lost), (0, 1), "{report:?}");
+            let cache = assert_sound(&place, 0);
+            drop(Lock::new(&cache, "k").acquire().unwrap());
+        }
+    });
+}

@@ -112,6 +112,8 @@ pub const META: u64 = 24;
 pub const BODY: u64 = 56;
 /// In a slot: the low half of the key's hash.
 pub const HASH: u64 = 40;
+/// In a slot: how many slots its key takes.
+pub const SPAN: u64 = 44;
 /// In a slot: the two cells of an average, with six words of payload and the seal.
 pub const CELLS: u64 = 56;
 pub const CELL_BYTES: u64 = 56;
