@@ -694,6 +694,29 @@ fn segment_header(number: u32, store_id: u128) -> [u8; SEGMENT_HEADER_BYTES as u
 mod tests {
     use super::*;
 
+    /// A failed sync may have left pages clean that are not on the medium: only a write makes them dirty again.
+    #[test]
+    fn a_record_that_is_written_once_more_is_written_and_stays_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Arc::new(Dir::open(dir.path()).unwrap());
+        std::fs::write(dir.path().join("like"), b"").unwrap();
+        let log = Log::new(dir.path(), home, "like", 7);
+        assert_eq!(log.create(1).unwrap(), Created::Yes);
+        let place = Place::new(1, SEGMENT_HEADER_BYTES);
+        log.write(place, b"key", b"tag", &[7; 300_000]).unwrap();
+        let path = log.path(1);
+        let before = std::fs::read(&path).unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        let long_ago = std::time::SystemTime::UNIX_EPOCH;
+        for bytes in [None, Some(record_bytes(3, 3, 300_000))] {
+            file.set_modified(long_ago).unwrap();
+            log.write_once_more(place, bytes).unwrap();
+            let written = file.metadata().unwrap().modified().unwrap();
+            assert_ne!(written, long_ago, "{bytes:?}");
+            assert!(std::fs::read(&path).unwrap() == before);
+        }
+    }
+
     /// Wherever it lies. Its head stays, and what is before and behind it.
     #[test]
     fn whole_pages_of_a_record_are_given_back_and_nothing_else() {
