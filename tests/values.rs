@@ -22,6 +22,8 @@ fn bytes(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i * 7 + len) as u8).collect()
 }
 
+/// The longest value that lies in the slots of its key.
+const INLINE_BYTES_MAX: usize = 256;
 /// Lengths around every change of place: cells of one slot, of several, the log in one read, in many.
 const LENGTHS: [usize; 16] = [
     0, 1, 7, 8, 9, 40, 100, 255, 256, 257, 1_000, 4_096, 16_384, 16_385, 131_072, 1_000_000,
@@ -39,6 +41,19 @@ fn values_of_all_lengths_come_back() {
     }
     assert_eq!(cache.len().unwrap(), LENGTHS.len());
     assert!(cache.check().unwrap().is_sound());
+}
+
+/// A key that is made for a short value has it in its slots; only a longer one takes room in the log.
+#[test]
+fn short_values_lie_in_the_slots() {
+    let (_dir, cache) = cache();
+    for len in LENGTHS.into_iter().filter(|len| *len <= INLINE_BYTES_MAX) {
+        cache.set(format!("k{len}"), bytes(len)).unwrap();
+    }
+    cache.set("longest", bytes(INLINE_BYTES_MAX)).unwrap();
+    assert_eq!(cache.stats().unwrap().bytes_live, 0);
+    cache.set("longer", bytes(INLINE_BYTES_MAX + 1)).unwrap();
+    assert!(cache.stats().unwrap().bytes_live > 0);
 }
 
 #[test]
