@@ -715,6 +715,11 @@ mod tests {
             assert_ne!(written, long_ago, "{bytes:?}");
             assert!(std::fs::read(&path).unwrap() == before);
         }
+        // What is gone is needed by nobody; what cannot be written is told.
+        let elsewhere = |number| Place::new(number, SEGMENT_HEADER_BYTES);
+        log.write_once_more(elsewhere(2), None).unwrap();
+        std::fs::create_dir(log.path(3)).unwrap();
+        assert!(log.write_once_more(elsewhere(3), None).is_err());
     }
 
     /// Wherever it lies. Its head stays, and what is before and behind it.
