@@ -497,6 +497,17 @@ mod tests {
         panic!("it never was full");
     }
 
+    /// For somebody who is compacting, and no longer than that: a setter is to be answered.
+    #[test]
+    fn a_setter_waits_for_a_while_and_not_for_ever() {
+        let wait = Wait::begin();
+        assert!(!wait.is_over());
+        wait.count(PATIENCE / 5);
+        assert!(!wait.is_over());
+        wait.count(PATIENCE);
+        assert!(wait.is_over());
+    }
+
     /// As many as are asked for, a batch at most, and none that is younger than one that is left.
     #[test]
     fn the_oldest_are_taken_and_no_others() {
