@@ -175,7 +175,7 @@ pub struct Stats {
     pub evictions: u64,
     /// How many times a value was found damaged, and taken for a miss.
     pub damaged: u64,
-    /// How many values *this process* has computed and could not keep, since it opened the cache: see
+    /// How many values were computed and could not be kept: see
     /// [`Cache::compute_if_missing`](crate::Cache::compute_if_missing).
     pub unkept: u64,
     /// How many bytes of the files of large values are in use.

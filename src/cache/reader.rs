@@ -79,7 +79,7 @@ impl Reader {
     pub fn open(path: impl AsRef<Path>) -> Result<Reader> {
         let path = path.as_ref();
         let path = std::path::absolute(path).map_err(|e| Error::io("find", path, e))?;
-        if let Some(record) = fanout::read_record(&path)? {
+        if let Some(record) = fanout::find_record(&path)? {
             let numbers = 0..record.shards;
             let shards = numbers.map(|number| ReadStore::open(&fanout::shard_path(&path, number)));
             return Ok(Reader {

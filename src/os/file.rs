@@ -28,14 +28,9 @@ use crate::os::kept::{self, Kept};
 use crate::os::memory;
 use crate::sync::crash_point;
 
-/// Opens `path` for reading and writing, close-on-exec, never as one of the descriptors 0 to 2: a program
-/// that closed its standard error would otherwise print into the store. Created with `mode` if missing
-/// and `create`, whatever the umask says.
-pub(crate) fn open(path: &Path, create: bool, mode: u32) -> io::Result<File> {
-    open_like(path, create, Likeness::of_mode(mode))
-}
-
-/// The same, and a file that is created gets also the owner and the group that `like` has.
+/// Opens `path` for reading and writing, close-on-exec, never as one of the descriptors 0 to 2: a program that closed its
+/// standard error would otherwise print into the store. Created if missing and `create`, with mode, owner and group of
+/// `like`, whatever the umask says.
 pub(crate) fn open_like(path: &Path, create: bool, like: Likeness) -> io::Result<File> {
     match create {
         true => open_or_create_at(AT_FDCWD, path, like, Names::One),
@@ -48,7 +43,7 @@ pub(crate) fn open_with_names(path: &Path) -> io::Result<Kept> {
     open_kept(path, OFlag::O_RDWR)
 }
 
-/// The same as [`open`], for reading what is there.
+/// Opens a file of one name for reading, if it is there.
 pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
     open_at(AT_FDCWD, path, OFlag::O_RDONLY, Names::One)
 }
@@ -642,12 +637,12 @@ mod tests {
     fn modes_do_not_depend_on_the_umask_and_a_replaced_file_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
-        let file = open(&path, true, 0o666).unwrap();
+        let file = open_like(&path, true, Likeness::of_mode(0o666)).unwrap();
         assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o666);
         assert!(is_still(&path, &file).unwrap());
         std::fs::remove_file(&path).unwrap();
         assert!(!is_still(&path, &file).unwrap());
-        let _other = open(&path, true, 0o600).unwrap();
+        let _other = open_like(&path, true, Likeness::of_mode(0o600)).unwrap();
         assert!(!is_still(&path, &file).unwrap());
     }
 }

@@ -140,7 +140,17 @@ pub(crate) struct Mutable {
     pub(crate) failed_syncs: AtomicU64,
     /// The boots of the machine in which it was in use, the latest ones, in no order.
     pub(crate) boots: [Boot; BOOTS],
+    /// Of a shard: the bytes of the file `fanout` of its cache, filled up with zeros. Otherwise zeros.
+    pub(crate) cache: [AtomicU64; 5],
+    /// How many values were computed and could not be kept, since the store was made.
+    pub(crate) unkept: AtomicU64,
 }
+
+/// Where [`Mutable::cache`] lies in the file.
+pub(crate) const CACHE_OFFSET: u64 = 520;
+
+#[cfg(not(loom))]
+const _: () = assert!(MUTABLE_OFFSET + std::mem::offset_of!(Mutable, cache) as u64 == CACHE_OFFSET);
 
 /// How many boots the header remembers.
 pub(crate) const BOOTS: usize = 8;

@@ -130,8 +130,6 @@ pub(crate) struct Process {
     recount: Mutex<Option<Recount>>,
     pub(crate) log: Log,
     device: Device,
-    /// How many values it computed and could not keep.
-    unkept: AtomicU64,
 }
 
 impl Store {
@@ -193,7 +191,8 @@ impl Store {
         if let Some(process) = self.joined() {
             process.locks.renew_times();
         }
-        cleaner::renew(self.dir(), [open::SLAB, open::FANOUT]);
+        cleaner::renew(self.dir(), [open::SLAB]);
+        cleaner::renew(&self.site.locks, [open::FANOUT]);
         cleaner::renew_all(&self.dir().join(LOG));
     }
 
@@ -297,7 +296,6 @@ impl Store {
             recount: Mutex::default(),
             log,
             device: Device::new(&self.slab),
-            unkept: AtomicU64::new(0),
         });
         // Release: pairs with the Acquire in `joined`.
         self.process

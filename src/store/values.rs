@@ -279,12 +279,10 @@ impl Store {
         damaged.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Not in the child of a fork, which has not joined.
     #[cold]
     pub(crate) fn count_unkept(&self) {
-        if let Some(process) = self.joined() {
-            process.unkept.fetch_add(1, Ordering::Relaxed);
-        }
+        let unkept = &self.slab.header().unkept;
+        unkept.fetch_add(1, Ordering::Relaxed);
     }
 
     #[inline]
@@ -415,6 +413,7 @@ pub(super) fn stats_of(slab: &Slab, usage: Usage) -> Stats {
     let mut stats = Stats {
         evictions: header.evictions.load(Ordering::Relaxed),
         damaged: header.damaged.load(Ordering::Relaxed),
+        unkept: header.unkept.load(Ordering::Relaxed),
         bytes_live: usage.bytes - usage.dead,
         bytes_dead: usage.dead,
         ..Stats::default()
@@ -434,13 +433,7 @@ pub(super) fn stats_of(slab: &Slab, usage: Usage) -> Stats {
 /// All of them.
 impl Store {
     pub(crate) fn stats(&self) -> Result<Stats> {
-        let unkept = self
-            .joined()
-            .map_or(0, |process| process.unkept.load(Ordering::Relaxed));
-        Ok(Stats {
-            unkept,
-            ..stats_of(&self.slab, self.usage()?)
-        })
+        Ok(stats_of(&self.slab, self.usage()?))
     }
 
     /// The keys of all values of a stripe.

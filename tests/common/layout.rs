@@ -39,7 +39,9 @@ pub const BOOTS: u64 = FAILED_SYNCS + 8;
 pub const BOOT_BYTES: u64 = 3 * 8;
 /// The id of the latest boot.
 pub const BOOT_ID: u64 = BOOTS;
-pub const HEADER_END: u64 = BOOTS + 8 * BOOT_BYTES;
+/// Of a shard, what the file `fanout` of its cache says; then how many values could not be kept.
+pub const CACHE: u64 = BOOTS + 8 * BOOT_BYTES;
+pub const HEADER_END: u64 = CACHE + 5 * 8 + 8;
 
 /// The files that are only ever locked, in the order of their inode numbers.
 pub const LOCKED: [&str; 3] = ["attach", "beacons", "stripes"];

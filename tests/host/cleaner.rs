@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use slablock::{Cache, Durability, Error, Lock};
+use slablock::{Cache, Durability, Error, FanoutCache, Lock, Reader, Token};
 
 use crate::children::{Board, Child, Role, Watchdog, fork, hear, reap_well, say};
 use crate::common::layout::LOCKED;
@@ -197,6 +197,109 @@ fn a_process_whose_segment_was_removed_writes_to_another_one() {
     }
 }
 
+const KEYS: std::ops::Range<u8> = 0..40;
+
+fn sharded(place: &Place) -> FanoutCache {
+    FanoutCache::open(place.store(), 4).unwrap()
+}
+
+fn token_of(cache: &FanoutCache) -> Token {
+    Lock::new(cache, "k").acquire().unwrap().token()
+}
+
+/// Of each key the value that it was given, or nothing; how many there are.
+fn values_left(cache: &FanoutCache) -> usize {
+    let is_there = |key: &u8| match cache.get([*key]).unwrap() {
+        Some(value) => value == [*key; 20_000],
+        None => false,
+    };
+    KEYS.filter(is_there).count()
+}
+
+#[test]
+fn a_cache_of_shards_outlives_the_loss_of_the_file_that_says_how_many() {
+    let _watchdog = Watchdog::new("fanout removed");
+    let place = Place::new();
+    let cache = sharded(&place);
+    for key in KEYS {
+        cache.set([key], [key; 20_000]).unwrap();
+    }
+    let held = token_of(&cache);
+    drop(cache);
+    let record = || fs::read(place.store().join("fanout")).unwrap();
+    let before = record();
+    let remove = || fs::remove_file(place.store().join("fanout")).unwrap();
+
+    // A reader puts nothing back.
+    remove();
+    let reader = Reader::open(place.store()).unwrap();
+    assert_eq!(reader.get([1]).unwrap().unwrap(), [1; 20_000]);
+    drop(reader);
+    assert!(FanoutCache::is_at(place.store()));
+    let words = ["it has 00", "no slab"];
+    assert_error!(Cache::open(place.store()), Error::NotAStore { .. }, words);
+    assert!(!place.store().join("fanout").exists());
+
+    // Whoever opens it does, with or without the number.
+    let cache = sharded(&place);
+    assert_eq!(values_left(&cache), KEYS.len());
+    assert_eq!(record(), before);
+    remove();
+    assert_error!(
+        FanoutCache::open(place.store(), 5),
+        Error::ConfigMismatch { .. },
+        ["shards"]
+    );
+    remove();
+    let again = FanoutCache::options().open_fanout(place.store(), None);
+    assert_eq!(values_left(&again.unwrap()), KEYS.len());
+    drop(cache);
+    remove();
+    FanoutCache::repair(place.store()).unwrap();
+    assert_eq!(record(), before);
+
+    // With everything that a cleaner takes because it is never written.
+    for name in LOCKED.into_iter().chain(["fanout"]) {
+        fs::remove_file(place.store().join(name)).unwrap();
+    }
+    let cache = sharded(&place);
+    assert_eq!(values_left(&cache), KEYS.len());
+    assert!(cache.check().unwrap().is_sound());
+    assert!(token_of(&cache) > held && record() == before);
+}
+
+#[test]
+fn a_shard_that_is_gone_costs_what_was_in_it_and_nothing_else() {
+    let _watchdog = Watchdog::new("shard removed");
+    for lost in ["000/slab", "002", "003/log"] {
+        let place = Place::new();
+        let cache = sharded(&place);
+        for key in KEYS {
+            cache.set([key], [key; 20_000]).unwrap();
+        }
+        drop(cache);
+        remove_log(&place, lost);
+        FanoutCache::repair(place.store()).unwrap();
+        let cache = FanoutCache::options()
+            .open_fanout(place.store(), None)
+            .unwrap();
+        let left = values_left(&cache);
+        assert!(left > KEYS.len() / 2 && left < KEYS.len(), "{lost}: {left}");
+        for key in KEYS {
+            cache.set([key], [key; 20_000]).unwrap();
+        }
+        assert_eq!(values_left(&cache), KEYS.len());
+        let both = cache.transact(|t| {
+            for key in KEYS {
+                t.set([key], [key; 20_000])?;
+            }
+            Ok::<_, Error>(())
+        });
+        both.unwrap();
+        assert!(cache.check().unwrap().is_sound(), "{lost}");
+    }
+}
+
 /// The daily cleaning of a directory in which a store is kept, by the program that most hosts have.
 #[test]
 fn systemd_tmpfiles_leaves_a_store_in_use_alone_and_an_idle_one_usable() {
@@ -276,6 +379,20 @@ fn opening_renews_the_times_of_what_is_seldom_written() {
         file.set_modified(long_ago).unwrap();
     }
     drop(place.open());
+    for name in names {
+        let meta = fs::metadata(place.store().join(name)).unwrap();
+        let age = meta.modified().unwrap().elapsed().unwrap();
+        assert!(age < Duration::from_secs(3_600), "{name}: {age:?}");
+    }
+
+    let place = Place::new();
+    drop(sharded(&place));
+    let names = ["fanout", "attach", "beacons", "stripes", "000/slab"];
+    for name in names {
+        let file = fs::File::open(place.store().join(name)).unwrap();
+        file.set_modified(long_ago).unwrap();
+    }
+    drop(sharded(&place));
     for name in names {
         let meta = fs::metadata(place.store().join(name)).unwrap();
         let age = meta.modified().unwrap().elapsed().unwrap();

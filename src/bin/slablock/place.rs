@@ -51,7 +51,7 @@ type Identity = (u64, u64);
 impl Place {
     /// Opens the store in `dir` and makes one if there is none.
     pub fn open_or_create(dir: &Path) -> Result<Place, Failure> {
-        match is_file(&dir.join(FANOUT))? {
+        match has_shards(dir)? {
             true => Ok(Place::open_fanout(dir)??),
             false => Ok(Place::open_single(dir, true)??),
         }
@@ -64,7 +64,7 @@ impl Place {
 
     /// Opens the store in `dir`; `None`: there is none yet. The inner error: there is one, and it was not opened.
     pub fn try_open(dir: &Path) -> Result<Option<slablock::Result<Place>>, Failure> {
-        if is_file(&dir.join(FANOUT))? {
+        if has_shards(dir)? {
             return Place::open_fanout(dir).map(Some);
         }
         match !is_file(&dir.join(SLAB))? && has_no_store(dir)? {
@@ -193,9 +193,15 @@ impl Place {
     }
 }
 
+/// Whether there is a store with shards; also one whose file `fanout` a cleaner has taken.
+fn has_shards(dir: &Path) -> Result<bool, Failure> {
+    let is_plain = || is_file(&dir.join(SLAB));
+    Ok(is_file(&dir.join(FANOUT))? || (!is_plain()? && FanoutCache::is_at(dir)))
+}
+
 /// Whether the store has shards; that there is none `to` do something with is an error.
 fn is_fanout(dir: &Path, to: &str) -> Result<bool, Failure> {
-    if is_file(&dir.join(FANOUT))? {
+    if has_shards(dir)? {
         return Ok(true);
     }
     if !is_file(&dir.join(SLAB))? && has_no_store(dir)? {
