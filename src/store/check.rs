@@ -5,6 +5,7 @@
 //! its own. That two keys have one slot, or that nobody has it, is said only after it was looked at again: `leaks`.
 
 use crate::error::{Error, Result, show_key};
+use crate::log::Log;
 use crate::os::memory;
 use crate::slab::layout::PERMITS_PER_BLOCK;
 use crate::slab::{Meta, STATE_FREE, STATE_TAIL, STATE_USED, Slab, SlotId};
@@ -102,6 +103,21 @@ impl Store {
     }
 }
 
+/// How a report tells of a value that is in force and cannot be read.
+pub(super) fn why_unread(log: &Log, key: &[u8], form: &Form) -> Result<String> {
+    let key = show_key(key);
+    if let Form::Logged { place, .. } = form {
+        let segment = log.path(place.segment());
+        if !open::is_there(&segment)? {
+            let segment = segment.display();
+            return Ok(format!(
+                "the value of {key} is a miss, for {segment} is gone"
+            ));
+        }
+    }
+    Ok(format!("the value of {key} fails its checksum"))
+}
+
 impl Census<'_> {
     fn bucket(&mut self, guard: &StripeGuard<'_>, bucket: u32) -> Result<()> {
         let mut ids = Vec::new();
@@ -171,26 +187,6 @@ impl Census<'_> {
         self.report.problems.push(what);
     }
 
-    /// Not damaged where its segment is gone: a cleaner has taken that, and the value is a miss.
-    fn unread_value(&mut self, store: &Store, found: Found, form: &Form) -> Result<()> {
-        let Form::Logged { place, .. } = form else {
-            self.damaged_value(store, found);
-            return Ok(());
-        };
-        let log = &store.process()?.log;
-        if open::is_there(&log.path(place.segment()))? {
-            self.damaged_value(store, found);
-            return Ok(());
-        }
-        let key = store.key_of(found).unwrap_or_default();
-        self.report.problems.push(format!(
-            "{} is gone, and with it the value of {}, which is a miss",
-            log.path(place.segment()).display(),
-            show_key(&key)
-        ));
-        Ok(())
-    }
-
     /// Reads a value of the log, as long as it is the one that is in force.
     fn logged_value(&mut self, store: &Store, found: Found) -> Result<()> {
         while let Some(read) = store.read_value(found, &mut ()) {
@@ -203,7 +199,9 @@ impl Census<'_> {
                 break;
             }
             if store.is_in_force(found, &reading) {
-                self.unread_value(store, found, &reading.content.form)?;
+                let log = &store.process()?.log;
+                let what = why_unread(log, &key, &reading.content.form)?;
+                self.report.problems.push(what);
                 break;
             }
         }

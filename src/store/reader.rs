@@ -660,7 +660,8 @@ impl ReadStore {
                 return Ok(None);
             }
             if self.is_in_force(decided, found, &reading)? {
-                return damaged();
+                let form = &reading.content.form;
+                return check::why_unread(&self.log, key, form).map(Some);
             }
         }
     }

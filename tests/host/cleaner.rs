@@ -159,7 +159,9 @@ fn a_log_that_is_gone_costs_what_was_in_it_and_nothing_else() {
             assert_eq!(cache.get("lost").unwrap(), None);
             let problems = cache.check().unwrap().problems;
             assert!(
-                problems.len() == 1 && problems[0].contains("00000001 is gone"),
+                problems.len() == 1
+                    && problems[0].contains("is a miss")
+                    && problems[0].contains("00000001 is gone"),
                 "{problems:?}"
             );
             assert_eq!(cache.incr("count", 1).unwrap(), 2);
