@@ -11,7 +11,7 @@ use crate::os::process;
 use crate::slab::layout::PARTICIPANTS;
 use crate::slab::{Growing, PARTICIPANT_USED, Slab};
 use crate::store::lock_files::Locks;
-use crate::store::open::parent;
+use crate::store::open::known_as;
 use crate::store::participants;
 use crate::sync::Ordering;
 use crate::types::ProcessInfo;
@@ -91,7 +91,7 @@ fn describe(slab: &Slab, number: u16) -> Option<ProcessInfo> {
 
 pub(super) fn busy(slab: &Slab, processes: Vec<ProcessInfo>) -> Error {
     Error::Busy {
-        path: parent(slab.path()),
+        path: known_as(slab.path()),
         lost: Vec::new(),
         processes,
     }
@@ -104,7 +104,7 @@ pub(super) fn lock_files_lost(
     processes: Vec<ProcessInfo>,
 ) -> Error {
     Error::Busy {
-        path: parent(slab.path()),
+        path: known_as(slab.path()),
         lost: lost.to_vec(),
         processes,
     }

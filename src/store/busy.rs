@@ -28,7 +28,7 @@ impl Store {
         pids.sort_unstable();
         pids.dedup();
         Error::StructureBusy {
-            path: self.dir().to_path_buf(),
+            path: self.known_as().to_path_buf(),
             pids,
         }
     }

@@ -158,7 +158,7 @@ impl Store {
     /// `Unsynced`: a sync has failed, and was not made good.
     pub(crate) fn known(&self) -> Result<Known> {
         known_of(&self.slab).ok_or_else(|| Error::Unsynced {
-            path: self.dir().to_path_buf(),
+            path: self.known_as().to_path_buf(),
         })
     }
 
@@ -182,7 +182,7 @@ impl Store {
             true => Ok(()),
             // Made good by now, but what was only being written was not.
             false => Err(Error::Unsynced {
-                path: self.dir().to_path_buf(),
+                path: self.known_as().to_path_buf(),
             }),
         }
     }
@@ -191,7 +191,7 @@ impl Store {
     #[cold]
     pub(crate) fn not_durable(&self, error: Error) -> Error {
         Error::NotDurable {
-            path: self.dir().to_path_buf(),
+            path: self.known_as().to_path_buf(),
             source: Box::new(error),
         }
     }
@@ -320,7 +320,7 @@ impl Store {
         let slab = file::open_with_names(self.slab.path());
         let slab = slab.map_err(io)?;
         if slab.identity() != self.slab_identity {
-            let path = self.dir().to_path_buf();
+            let path = self.known_as().to_path_buf();
             return Err(Error::Replaced { path });
         }
         process.log.close(|_| false);
@@ -406,6 +406,25 @@ mod tests {
         other.sync_all().unwrap();
         one.sync_all().unwrap();
         assert!(is_fresh(&one) && is_fresh(&other));
+    }
+
+    #[test]
+    fn what_a_shard_s_device_failed_to_do_is_told_of_the_cache() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Cache::options().durability(Durability::PowerLoss);
+        let cache = options.open_fanout(dir.path(), Some(2)).unwrap();
+        let shard = &cache.shard_caches()[1];
+        note_failed(&shard.store.slab, &failure());
+        let refused = shard.set("k", "v").unwrap_err();
+        assert!(matches!(refused, Error::Unsynced { .. }));
+        for error in [shard.store.not_durable(failure_of(shard)), refused] {
+            let (said, dir) = (error.to_string(), dir.path().display());
+            assert!(said.contains(&format!("of {dir} ")), "{said}");
+        }
+    }
+
+    fn failure_of(cache: &Cache) -> Error {
+        Error::io("sync", cache.store.slab.path(), failure())
     }
 
     #[test]

@@ -145,6 +145,11 @@ impl Store {
         &self.site.dir
     }
 
+    /// The directory by which its users know it, for what they are told to do: of a shard, that of its cache.
+    pub(crate) fn known_as(&self) -> &Path {
+        &self.site.locks
+    }
+
     /// Notices that the store was removed, or another put in its place: then those who open it now exclude
     /// nothing that is done here. A system call, so not for the fast path; for everything that waits, looks
     /// for keys or changes the structure.
@@ -209,7 +214,7 @@ impl Store {
     }
 
     fn replaced(&self) -> Result<()> {
-        let path = self.dir().to_path_buf();
+        let path = self.known_as().to_path_buf();
         Err(Error::Replaced { path })
     }
 

@@ -112,7 +112,7 @@ impl Store {
         match self.is_mine(What::Transactions) {
             false => Ok(()),
             true => Err(Error::Deadlock {
-                what: format!("a transaction in {}", self.dir().display()),
+                what: format!("a transaction in {}", self.known_as().display()),
             }),
         }
     }

@@ -136,7 +136,7 @@ impl Site {
                 Err(e) if e.kind() == io::ErrorKind::NotADirectory => {}
                 Err(e) => return Err(Error::io("look at", &path, e)),
                 Ok((_, links)) if links > 1 && path.ends_with(SLAB) => {
-                    let path = self.dir.clone();
+                    let path = self.locks.clone();
                     return Err(Error::Linked { path, links });
                 }
                 Ok((like, _)) => return Ok(like),
@@ -529,4 +529,14 @@ fn check_settings(slab: &Slab, settings: &Settings, site: &Site) -> Result<()> {
 
 pub(crate) fn parent(slab: &Path) -> PathBuf {
     slab.parent().unwrap_or(slab).to_path_buf()
+}
+
+/// The directory by which its users know the store that has this slab, for what they are told to do: of a shard, that of
+/// its cache.
+pub(super) fn known_as(slab: &Path) -> PathBuf {
+    let dir = parent(slab);
+    match Shard::at(&dir) {
+        Ok(Some(shard)) => shard.top(),
+        _ => dir,
+    }
 }

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::os::identity::FileIdentity;
 use crate::slab::Slab;
 use crate::slab::header::{STATE_READY, STATE_REBUILDING};
-use crate::store::open::parent;
+use crate::store::open::known_as;
 use crate::sync::Ordering;
 
 /// Refuses a copy, and a slab with more than one name: whoever opened it by the other one would have another log.
@@ -18,11 +18,11 @@ pub(super) fn check(slab: &Slab) -> Result<()> {
     }
     let file = identity_of(slab)?;
     let copied = |what: String| {
-        let path = parent(slab.path());
+        let path = known_as(slab.path());
         Err(Error::Copied { path, what })
     };
     if file.links > 1 {
-        let path = parent(slab.path());
+        let path = known_as(slab.path());
         let links = file.links;
         return Err(Error::Linked { path, links });
     }

@@ -13,7 +13,7 @@ use crate::slab::layout::PERMITS_PER_BLOCK;
 use crate::slab::{Growing, PARTICIPANT_SHARED, PARTICIPANT_USED, Participant, Slab, SlotId};
 use crate::store::alone;
 use crate::store::lock_files::Locks;
-use crate::store::open::parent;
+use crate::store::open::known_as;
 use crate::store::{JOIN_BYTE, Process, Store};
 use crate::sync::{AtomicU64, Ordering, crash_point};
 
@@ -61,7 +61,7 @@ fn join_locked(slab: &Slab, locks: &Locks, identity: &Identity) -> Result<Option
     joined
         .map(Joined::or_wait)
         .ok_or_else(|| Error::TooManyParticipants {
-            path: parent(slab.path()),
+            path: known_as(slab.path()),
             limit: PARTICIPANT_MAX.into(),
         })
 }

@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result, show_key};
@@ -29,7 +29,7 @@ use crate::store::hash::hash;
 use crate::store::index::{Found, Place, check_lengths, key_of, matches, read_bytes, span_of};
 use crate::store::inspect::Onlooker;
 use crate::store::journal::{Flip, read_list};
-use crate::store::open::{SLAB, Settings, not_a_store, prepare_dir, refuse_strangers};
+use crate::store::open::{SLAB, Settings, Site, not_a_store, prepare_dir, refuse_strangers};
 use crate::store::participants::{is_gone_by_witness, waiters};
 use crate::store::remove::{is_still, permits_of};
 use crate::store::segments::{Usage, segments, usage_of};
@@ -50,9 +50,8 @@ pub(crate) struct ReadStore {
     slab: Slab,
     slab_identity: (u64, u64),
     log: Log,
-    dir: PathBuf,
-    /// As which shard lists of decided changes name it.
-    number: u32,
+    /// Its lane is the number by which lists of decided changes name it.
+    site: Site,
 }
 
 /// What was decided and is not carried out, as far as it was looked at.
@@ -85,7 +84,7 @@ impl ReadStore {
         let dir = std::path::absolute(dir).map_err(|e| Error::io("find", dir, e))?;
         prepare_dir(&dir, &settings)?;
         refuse_strangers(&dir, &settings)?;
-        let number = Shard::at(&dir)?.map_or(0, |shard| shard.number.into());
+        let site = Site::of(&dir)?;
         let slab = slab_file::map_to_read(&dir)?.filter(original::names_itself);
         let slab = slab.ok_or_else(|| not_a_store(&dir, "its slab was never finished"))?;
         match original::check(&slab) {
@@ -99,8 +98,7 @@ impl ReadStore {
             slab_identity: slab.file_identity()?,
             slab,
             log,
-            dir,
-            number,
+            site,
         };
         store.check_usable()?;
         Ok(store)
@@ -108,7 +106,7 @@ impl ReadStore {
 
     /// The first shard of the cache of which this is another one.
     pub(crate) fn open_home(&self) -> Result<Option<ReadStore>> {
-        let shard = Shard::at(&self.dir)?.filter(|shard| shard.number != 0);
+        let shard = Shard::at(&self.site.dir)?.filter(|shard| shard.number != 0);
         shard
             .map(|shard| ReadStore::open(&shard.sibling(0)))
             .transpose()
@@ -126,7 +124,7 @@ impl ReadStore {
     fn check_usable(&self) -> Result<()> {
         self.check_ready()?;
         let replaced = || {
-            let path = self.dir.clone();
+            let path = self.site.locks.clone();
             Err(Error::Replaced { path })
         };
         crash_point();
@@ -206,7 +204,7 @@ impl ReadStore {
                 self.slab.corrupt(what)
             }
             _ => Error::StructureBusy {
-                path: self.dir.clone(),
+                path: self.site.locks.clone(),
                 pids: Vec::new(),
             },
         })
@@ -328,7 +326,7 @@ impl ReadStore {
         found: Found,
         payload: &mut impl Payload,
     ) -> Result<Option<std::result::Result<Reading, Damaged>>> {
-        let after = decided.after(self.number, found)?;
+        let after = decided.after(self.site.lane.into(), found)?;
         let cells = ValueCells::of(&self.slab, found).ok_or(Damaged);
         let read = cells.and_then(|cells| match after {
             Some(version) => cells.read_decided(version, payload),

@@ -104,7 +104,7 @@ fn alone_with(dir: &Path, mode: u32) -> Result<(Option<Slab>, Locks)> {
         (slab, false) => Ok((slab, locks)),
         (Some(slab), true) => Err(alone::busy(&slab, alone::living(&slab, &locks)?)),
         (None, true) => Err(Error::Busy {
-            path: dir.clone(),
+            path: site.locks.clone(),
             lost: Vec::new(),
             processes: Vec::new(),
         }),

@@ -55,9 +55,10 @@ impl<'a> Ongoing<'a> {
     /// `Invalid` for a shard that was opened alone: its journal is another one's.
     pub(crate) fn begin(home: &'a Arc<Store>) -> Result<Ongoing<'a>> {
         if !std::ptr::eq(home.home(), Arc::as_ptr(home)) {
-            let dir = home.dir().display();
             let what = format!(
-                "{dir} is a shard, and a transaction is one of all shards; open the FanoutCache"
+                "{} is a shard, and a transaction is one of all shards; open the FanoutCache in {}",
+                home.dir().display(),
+                home.known_as().display()
             );
             return Err(Error::Invalid { what });
         }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use slablock::{Averager, Cache, Error, FanoutCache, Lock, Token};
+use slablock::{Averager, Cache, Error, FanoutCache, Lock, Reader, Token};
 
 use crate::children::Watchdog;
 use crate::common::{Place, in_a_namespace, mount, role};
@@ -109,6 +109,48 @@ fn a_copied_cache_of_shards_is_adopted_as_a_whole() {
         .transact(|t| t.set("0", "1").and_then(|_| t.set("1", "2")))
         .unwrap();
     assert_eq!(cache.get("0").unwrap(), Some(vec![0; 1_000]));
+}
+
+/// What is said is to be done as it is said.
+#[test]
+fn what_is_told_of_a_shard_names_the_cache() {
+    let _watchdog = Watchdog::new("messages of shards");
+    let place = Place::new();
+    let store = place.store();
+    let is_told = |error: Error, words: &str| {
+        let said = error.to_string();
+        assert!(said.contains(words) && !said.contains("/00"), "{said}");
+    };
+    let cache = FanoutCache::open(&store, 3).unwrap();
+    let in_use = format!("{} is in use", store.display());
+    is_told(FanoutCache::repair(&store).map(drop).unwrap_err(), &in_use);
+    is_told(FanoutCache::adopt(&store).unwrap_err(), &in_use);
+    is_told(
+        Cache::repair(store.join("001")).map(drop).unwrap_err(),
+        &in_use,
+    );
+    drop(cache);
+    let copy = place.root().join("copy");
+    cp(&["-a"], &store, &copy);
+    let adopt = format!("`slablock adopt {}`", copy.display());
+    is_told(FanoutCache::open(&copy, 3).map(drop).unwrap_err(), &adopt);
+    is_told(FanoutCache::repair(&copy).map(drop).unwrap_err(), &adopt);
+    is_told(Cache::open(copy.join("002")).map(drop).unwrap_err(), &adopt);
+    let link = place.root().join("link");
+    std::os::unix::fs::symlink(copy.join("002"), &link).unwrap();
+    is_told(Cache::open(&link).map(drop).unwrap_err(), &adopt);
+    FanoutCache::adopt(&copy).unwrap();
+    drop(FanoutCache::open(&copy, 3).unwrap());
+    let cache = FanoutCache::open(&copy, 3).unwrap();
+    let reader = Reader::open(&copy).unwrap();
+    fs::remove_file(copy.join("001/slab")).unwrap();
+    let replaced = format!("{} was removed or replaced", copy.display());
+    is_told(cache.keys().unwrap_err(), &replaced);
+    is_told(reader.keys().unwrap_err(), &replaced);
+    drop((cache, reader));
+    fs::hard_link(copy.join("002/slab"), place.root().join("slab")).unwrap();
+    let slab = format!("slab of {} has 2", copy.display());
+    is_told(FanoutCache::open(&copy, 3).map(drop).unwrap_err(), &slab);
 }
 
 #[test]
