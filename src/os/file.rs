@@ -292,6 +292,16 @@ impl Likeness {
         }
     }
 
+    /// Gives a file that is there its mode, if it is this process's to give: `false`, if it is not.
+    pub(crate) fn give_mode(self, to: &File) -> io::Result<bool> {
+        crash_point();
+        match fchmod(to, self.mode()) {
+            Ok(()) => Ok(true),
+            Err(Errno::EPERM) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
     /// The same for a directory: search permission goes with read permission.
     pub(crate) fn of_dir(self) -> Likeness {
         Likeness {
@@ -333,6 +343,11 @@ impl Likeness {
         crash_point();
         Ok(fchmod(to, Mode::from_bits_truncate(mode))?)
     }
+}
+
+/// Whether somebody may read a file of that mode who may not write it.
+pub(crate) fn has_mere_readers(mode: u32) -> bool {
+    mode & 0o444 & !((mode & 0o222) << 1) != 0
 }
 
 /// Makes `path` and what is missing above it. Only the last one gets `mode`, whatever the umask says;
@@ -631,6 +646,17 @@ mod tests {
         sync_above(Path::new("/proc/self")).unwrap();
         let gone = tempfile::tempdir().unwrap().path().join("gone");
         assert!(sync_above(&gone).is_err());
+    }
+
+    #[test]
+    fn a_file_for_writers_has_no_mere_readers() {
+        for mode in 0..=0o777 {
+            let for_writers = Likeness::of_mode(mode).for_writers();
+            assert!(!has_mere_readers(for_writers.mode), "{mode:o}");
+        }
+        for mode in [0o644, 0o640, 0o604, 0o664, 0o400] {
+            assert!(has_mere_readers(mode), "{mode:o}");
+        }
     }
 
     #[test]

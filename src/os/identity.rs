@@ -30,6 +30,8 @@ pub(crate) struct FileIdentity {
     pub(crate) links: u64,
     /// When it was written last.
     pub(crate) written: Option<SystemTime>,
+    /// Who may do what with it.
+    pub(crate) mode: u32,
 }
 
 impl FileIdentity {
@@ -48,6 +50,7 @@ impl FileIdentity {
             born,
             links: meta.nlink(),
             written: meta.modified().ok(),
+            mode: meta.mode() & 0o7777,
         })
     }
 
@@ -107,6 +110,7 @@ mod tests {
             born: 3,
             links: 1,
             written: None,
+            mode: 0o600,
         };
         assert!(file.is(9, 2, 3) && !file.is(1, 2, 4) && !file.is(1, 3, 3));
         let unborn = FileIdentity { born: 0, ..file };

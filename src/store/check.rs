@@ -83,10 +83,9 @@ impl Store {
         if self.is_unsynced() {
             census.report.problems.push(UNSYNCED.to_string());
         }
-        census
-            .report
-            .problems
-            .extend(slab_file::damaged_copy(&self.slab)?);
+        let damaged = slab_file::damaged_copy(&self.slab)?;
+        census.report.problems.extend(damaged);
+        census.report.problems.extend(self.site.opened_up()?);
         self.each_bucket(|bucket| match bucket {
             Ok((guard, bucket)) => census.bucket(guard, bucket),
             Err(e) => {

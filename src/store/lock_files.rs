@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -41,6 +42,28 @@ struct LockFiles {
     were_old: bool,
     lanes: Mutex<Lanes>,
     disowned: AtomicBool,
+}
+
+/// What is to be said of lock files that may be read by somebody who may not write them: he could lock them, and keep
+/// everybody waiting.
+pub(super) fn opened_up(dir: &Path) -> Result<Vec<String>> {
+    let mut problems = Vec::new();
+    for path in NAMES.map(|name| dir.join(name)) {
+        crash_point();
+        let mode = match std::fs::symlink_metadata(&path) {
+            Ok(meta) => meta.mode() & 0o7777,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(Error::io("look at", &path, e)),
+        };
+        if file::has_mere_readers(mode) {
+            let allowed = mode & 0o222 | (mode & 0o222) << 1;
+            problems.push(format!(
+                "{0} has mode {mode:04o}: who may read it and not write it can keep everybody waiting; `chmod {allowed:04o} {0}`",
+                path.display()
+            ));
+        }
+    }
+    Ok(problems)
 }
 
 /// The lock files, as the store in one lane of them uses them: attached until it is dropped.
@@ -241,6 +264,11 @@ impl LockFiles {
             let io = |e| Error::io("open", &path, e);
             let file = file::open_like(&path, true, like).map_err(io)?;
             let identity = FileIdentity::of(&file).map_err(io)?;
+            if file::has_mere_readers(identity.mode) {
+                // Somebody has let others read the whole directory. Who may not mend that goes on: `check` tells.
+                let io = |e| Error::io("change the mode of", &path, e);
+                like.give_mode(&file).map_err(io)?;
+            }
             let kept = Kept::known(file, (identity.device, identity.inode));
             Ok::<_, Error>((kept, identity))
         };

@@ -24,7 +24,7 @@ use crate::store::nesting::Tokens;
 use crate::store::rebuild::Leap;
 use crate::store::shards::{Shard, ShardsOf};
 use crate::store::slab_file::{initialise, is_ready, layout_of, map};
-use crate::store::{Store, day, original, rebuild, slab_file};
+use crate::store::{Store, day, lock_files, original, rebuild, slab_file};
 use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, Ordering, crash_point};
 
 pub(crate) const SLAB: &str = "slab";
@@ -126,6 +126,14 @@ impl Site {
 }
 
 impl Site {
+    /// What is wrong with the modes of its lock files. Said once for all shards.
+    pub(super) fn opened_up(&self) -> Result<Vec<String>> {
+        match self.lane {
+            0 => lock_files::opened_up(&self.locks),
+            _ => Ok(Vec::new()),
+        }
+    }
+
     /// Owner, group and mode of what is made: those of the slab; of a cache of shards, whose slab is not there yet, those
     /// of its record; of a new store, what its maker asks for. `Linked` if the slab has other names: told before its lock
     /// files, which have them, too.

@@ -578,6 +578,7 @@ impl ReadStore {
         }
         let damaged = slab_file::damaged_copy(&self.slab)?;
         report.problems.extend(damaged);
+        report.problems.extend(self.site.opened_up()?);
         self.as_onlooker(|onlooker| {
             self.each(|found| {
                 report.keys += usize::from(self.is_listed(decided, found)?);

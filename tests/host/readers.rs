@@ -14,10 +14,11 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::unistd::{Gid, Uid, geteuid, setgid, setgroups, setuid};
 use slablock::{
-    Averager, BoundedSemaphore, Cache, Error, KeyState, Kind, Lock, Reader, SetOptions,
+    Averager, BoundedSemaphore, Cache, Error, FanoutCache, KeyState, Kind, Lock, Reader, SetOptions,
 };
 
 use crate::children::{Child, Role, Watchdog, hear, say};
+use crate::common::layout::LOCKED;
 use crate::common::{Place, in_a_namespace, mount, role};
 
 /// Whose the store is, whose group may read it, and who is in that group and in nothing else.
@@ -575,6 +576,112 @@ fn who_may_only_read_keeps_nobody_from_anything_but_repair() {
         reader.finish();
         assert!(Cache::repair(&store).is_ok());
     }
+}
+
+/// `chmod -R a+rX` lets others read, and would let them lock what everybody waits for.
+#[test]
+fn whoever_opens_a_store_whose_lock_files_others_may_read_takes_that_back() {
+    let _watchdog = Watchdog::new("lock files that may be read");
+    let Some(place) = for_others() else {
+        return;
+    };
+    let stores = stores_for_readers(&place);
+    let modes = |store: &Path| LOCKED.map(|name| mode_of(&store.join(name)));
+    let open_up = |how: &str| {
+        for store in &stores {
+            let status = Command::new("chmod").args(["-R", how]).arg(store).status();
+            assert!(status.unwrap().success());
+        }
+    };
+    let [store, fanout] = &stores;
+    open_up("a+rX");
+    drop(FanoutCache::open(fanout, 3).unwrap());
+    assert_eq!(modes(fanout), [0o600; 3]);
+    let open = Cache::open(store).unwrap();
+    assert_eq!(modes(store), [0o600; 3]);
+    assert_eq!(mode_of(&store.join("slab")), 0o644);
+    let mut reader = Child::start("locks all", place.root(), &[]);
+    reader.expect("locked");
+    change_everything(store);
+    drop(open);
+    Child::start("changes all", place.root(), &[]).finish();
+    reader.tell("let go");
+    reader.finish();
+    // What is opened up while it is open, is told.
+    let open = Cache::open(store).unwrap();
+    let shards = FanoutCache::open(fanout, 3).unwrap();
+    open_up("a+rX");
+    let reports = [
+        open.check().unwrap(),
+        shards.check().unwrap(),
+        Reader::open(store).unwrap().check().unwrap(),
+        Reader::open(fanout).unwrap().check().unwrap(),
+    ];
+    for problems in reports.map(|report| report.problems) {
+        let told = problems.iter().zip(LOCKED).all(|(problem, name)| {
+            problem.contains(name) && problem.contains("mode 0644") && problem.contains("chmod")
+        });
+        assert!(told && problems.len() == 3, "{problems:?}");
+    }
+    drop((open, shards));
+    #[cfg(feature = "cli")]
+    {
+        // Its owner, who is not root.
+        for store in &stores {
+            let (status, said) = slablock(store, &["check"], Some(OWNER));
+            assert_eq!(status, Some(0), "{said}");
+            assert_eq!(modes(store), [0o600; 3]);
+        }
+        // A member who may write, and is not the owner, goes on.
+        open_up("g+rwX,o+rX");
+        let (status, said) = slablock(store, &["set", "small", "value"], Some(READER));
+        assert_eq!(status, Some(0), "{said}");
+        let (status, said) = slablock(store, &["check"], Some(READER));
+        assert!(
+            status == Some(1) && said.contains("stripes") && said.contains("chmod"),
+            "{said}"
+        );
+        assert_eq!(slablock(store, &["check"], None).0, Some(0));
+        assert_eq!(modes(store), [0o660; 3]);
+    }
+}
+
+/// The commands of docs/operations.md, on a store that the command line has made.
+#[cfg(feature = "cli")]
+#[test]
+fn a_store_is_opened_up_for_readers_without_its_lock_files() {
+    let _watchdog = Watchdog::new("opened up");
+    let Some(place) = for_others() else {
+        return;
+    };
+    let store = place.store();
+    let fanout = place.root().join("fanout");
+    drop(FanoutCache::open(&fanout, 2).unwrap());
+    for store in [&store, &fanout] {
+        assert_eq!(slablock(store, &["set", "small", "value"], None).0, Some(0));
+        assert_eq!(
+            slablock(store, &["get", "small"], Some(READER)).0,
+            Some(125)
+        );
+        let manual = include_str!("../../docs/operations.md");
+        let line = manual.lines().find(|line| line.starts_with("    find DIR"));
+        let script = line.unwrap().replace("DIR", "\"$0\"");
+        let status = Command::new("sh").args(["-c", &script]).arg(store).status();
+        assert!(status.unwrap().success());
+        assert_eq!(LOCKED.map(|name| mode_of(&store.join(name))), [0o600; 3]);
+        // Also what is made later.
+        let large = "x".repeat(100_000);
+        assert_eq!(slablock(store, &["set", "large", &large], None).0, Some(0));
+        for (key, value) in [("small", "value"), ("large", &large)] {
+            let (status, said) = slablock(store, &["get", key], Some(READER));
+            assert!(status == Some(0) && said == value, "{key}");
+        }
+        assert_eq!(slablock(store, &["check"], Some(READER)).0, Some(0));
+    }
+}
+
+fn mode_of(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().mode() & 0o7777
 }
 
 /// One who opens the store, and changes all.
