@@ -442,14 +442,20 @@ impl fmt::Display for Error {
                 }
                 if !lost.is_empty() {
                     let names = lost.join(", ");
-                    write!(
-                        f,
-                        ", and its lock files ({names}) were removed meanwhile; nobody else can join until all who use it have ended, then it mends itself"
-                    )?;
-                } else {
-                    f.write_str("; close all programs that use it, this one's own handles too, and try again")?;
+                    write!(f, ", and its lock files ({names}) were removed meanwhile")?;
                 }
-                Ok(())
+                f.write_str(match (processes.is_empty(), lost.is_empty()) {
+                    (true, _) => {
+                        "; no process is left that takes part in it: one is just opening it, or has its slab locked \
+                         without taking part (look for the slab's inode in /proc/locks); end that one, and try again"
+                    }
+                    (false, true) => {
+                        "; close all programs that use it, this one's own handles too, and try again"
+                    }
+                    (false, false) => {
+                        "; nobody else can join until all who use it have ended, then it mends itself"
+                    }
+                })
             }
         }
     }

@@ -7,7 +7,7 @@
 //! that.
 
 use crate::error::{Error, Result};
-use crate::os::process;
+use crate::os::process::{self, Identity};
 use crate::slab::layout::PARTICIPANTS;
 use crate::slab::{Growing, PARTICIPANT_USED, Slab};
 use crate::store::lock_files::Locks;
@@ -55,15 +55,28 @@ pub(super) fn has_beacons(slab: &Slab, locks: &Locks) -> Result<bool> {
     Ok(false)
 }
 
-/// Who takes part, by beacon or by witness.
+/// Who takes part, by beacon or by witness. A locked witness alone proves no life: whoever may read the slab can lock it.
+/// So those are left out whose process is gone.
 pub(super) fn living(slab: &Slab, locks: &Locks) -> Result<Vec<ProcessInfo>> {
     let mut living = Vec::new();
+    let mut me = None;
     for number in numbers(slab) {
-        if locks.is_beacon_locked(number)? || slab.is_witness_locked(number)? {
+        let is_locked = locks.is_beacon_locked(number)? || slab.is_witness_locked(number)?;
+        if is_locked && !is_gone(slab, &mut me, number)? {
             living.extend(describe(slab, number));
         }
     }
     Ok(living)
+}
+
+/// `me`: this process, once it was asked for.
+fn is_gone(slab: &Slab, me: &mut Option<Identity>, number: u16) -> Result<bool> {
+    if me.is_none() {
+        let identity = Identity::of_this_process();
+        *me = Some(identity.map_err(|e| Error::io("identify", slab.path(), e))?);
+    }
+    let gone = me.as_ref();
+    Ok(gone.is_some_and(|me| participants::is_gone_by_process(slab, me, number)))
 }
 
 fn numbers(slab: &Slab) -> impl Iterator<Item = u16> {

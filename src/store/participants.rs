@@ -47,7 +47,8 @@ pub(super) fn try_join(
     }
     slab.unlock_witness(id.get());
     locks.unlock_beacon(id.get());
-    Err(alone::lock_files_lost(slab, &strangers, Vec::new()))
+    let living = alone::living(slab, locks)?;
+    Err(alone::lock_files_lost(slab, &strangers, living))
 }
 
 /// `None`: somebody is alone with the slab just now.
@@ -202,11 +203,17 @@ fn is_gone(slab: &Slab, locks: &Locks, me: &Identity, number: u16, thorough: boo
 pub(super) fn is_gone_by_witness(slab: &Slab, me: &Identity, number: u16) -> bool {
     match slab.is_witness_locked(number) {
         Ok(false) => true,
-        Ok(true) | Err(_) => slab.participant(number).is_some_and(|record| {
-            process_is_gone(record, me, PARTICIPANT_SHARED, true)
-                || has_executed(record, me, PARTICIPANT_SHARED)
-        }),
+        Ok(true) | Err(_) => is_gone_by_process(slab, me, number),
     }
+}
+
+/// Whether the process of a participant is gone, or has closed the store, whatever somebody has locked.
+pub(super) fn is_gone_by_process(slab: &Slab, me: &Identity, number: u16) -> bool {
+    slab.participant(number).is_some_and(|record| {
+        process_is_gone(record, me, PARTICIPANT_SHARED, true)
+            || was_here_before(record, me, slab.address())
+            || has_executed(record, me, PARTICIPANT_SHARED)
+    })
 }
 
 /// The second proof: in this PID namespace there is no such process, or another that started later; and the third: all
@@ -250,6 +257,22 @@ fn has_executed(record: &Participant, me: &Identity, spared: u64) -> bool {
         && namespace == me.pid_namespace
         && me.proc_is_own
         && process::shares_memory_at(pid, mapped_at) == Some(false)
+}
+
+/// Whether it is an opening of this process that has ended: another one has the map in its place.
+fn was_here_before(record: &Participant, me: &Identity, mapped_at: u64) -> bool {
+    let read = read_whole(&record.state, || {
+        let started = record.started.load(Ordering::Relaxed);
+        (
+            pid_of(record),
+            started,
+            record.mapped_at.load(Ordering::Relaxed),
+        )
+    });
+    read.is_some_and(|(state, then)| {
+        state & (PARTICIPANT_USED | PARTICIPANT_SHARED) == PARTICIPANT_USED
+            && then == (me.pid, me.started, mapped_at)
+    })
 }
 
 fn pid_of(record: &Participant) -> u32 {

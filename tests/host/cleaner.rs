@@ -121,6 +121,66 @@ fn nothing_is_taken_from_a_holder_whose_lock_files_were_removed() {
     }
 }
 
+/// Who may read the slab may lock it, and takes no part in anything.
+#[test]
+fn of_a_locked_slab_nobody_is_named_who_is_gone() {
+    let _watchdog = Watchdog::new("a locked slab");
+    let place = Place::new();
+    drop(place.open());
+    let gone = [(); 3].map(|()| {
+        let mut holder = Child::start("hold", place.root(), &[]);
+        holder.expect("held");
+        let pid = holder.pid().to_string();
+        holder.kill();
+        pid
+    });
+    let mut holder = Child::start("hold", place.root(), &[]);
+    holder.expect("held");
+    let living = holder.pid().to_string();
+    let slab = fs::File::open(place.store().join("slab")).unwrap();
+    lock_shared(&slab);
+    remove(&place, &LOCKED);
+    let is_told = |result: slablock::Result<()>, is_living: bool| {
+        let said = result.unwrap_err().to_string();
+        assert!(!gone.iter().any(|pid| names(&said, pid)), "{said}");
+        assert_eq!(names(&said, &living), is_living, "{said}");
+        assert_eq!(said.contains("/proc/locks"), !is_living, "{said}");
+    };
+    is_told(Cache::open(place.store()).map(drop), true);
+    holder.kill();
+    is_told(Cache::open(place.store()).map(drop), false);
+    is_told(Cache::repair(place.store()).map(drop), false);
+    is_told(Cache::adopt(place.store()), false);
+    drop(slab);
+    let cache = place.open();
+    assert!(cache.check().unwrap().is_sound());
+    drop(cache);
+    // With its lock files nobody is kept from anything but being alone.
+    let slab = fs::File::open(place.store().join("slab")).unwrap();
+    lock_shared(&slab);
+    drop(place.open());
+    is_told(Cache::repair(place.store()).map(drop), false);
+}
+
+fn lock_shared(file: &fs::File) {
+    use nix::fcntl::{FcntlArg, fcntl};
+    use nix::libc;
+    let all = libc::flock {
+        l_type: libc::F_RDLCK as _,
+        l_whence: libc::SEEK_SET as _,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    fcntl(file, FcntlArg::F_OFD_SETLK(&all)).unwrap();
+}
+
+/// Whether a message names that process.
+fn names(said: &str, pid: &str) -> bool {
+    said.split(|c: char| !c.is_ascii_digit())
+        .any(|word| word == pid)
+}
+
 /// Reads a value, as a process that has nothing open.
 pub fn get(role: &Role) {
     let cache = Cache::open(role.store()).unwrap();
