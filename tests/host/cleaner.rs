@@ -181,6 +181,41 @@ fn names(said: &str, pid: &str) -> bool {
         .any(|word| word == pid)
 }
 
+/// When lock files are gone one wants to look.
+#[cfg(feature = "cli")]
+#[test]
+fn commands_that_look_do_so_while_lock_files_are_gone() {
+    let _watchdog = Watchdog::new("looking while lock files are gone");
+    let place = Place::new();
+    place.open().set("small", "value").unwrap();
+    let mut holder = Child::start("hold", place.root(), &[]);
+    holder.expect("held");
+    remove(&place, &LOCKED);
+    let ask = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_slablock"));
+        command.arg("--dir").arg(place.store()).args(arguments);
+        let output = command.output().unwrap();
+        let said = [&output.stdout[..], &output.stderr[..]].concat();
+        (output.status.code(), String::from_utf8(said).unwrap())
+    };
+    assert_eq!(ask(&["get", "small"]), (Some(0), "value".into()));
+    let (status, said) = ask(&["status"]);
+    assert_eq!(status, Some(0), "{said}");
+    let note = "read only: its lock files were removed";
+    assert!(
+        said.contains(note) && names(&said, &holder.pid().to_string()),
+        "{said}"
+    );
+    for arguments in [&["status", "hold"][..], &["check"], &["keys"], &["stats"]] {
+        let (status, said) = ask(arguments);
+        assert_eq!(status, Some(0), "{arguments:?}: {said}");
+    }
+    let (status, said) = ask(&["set", "small", "x"]);
+    assert!(status == Some(125) && said.contains("removed"), "{said}");
+    holder.kill();
+    assert!(!ask(&["status"]).1.contains("read only"));
+}
+
 /// Reads a value, as a process that has nothing open.
 pub fn get(role: &Role) {
     let cache = Cache::open(role.store()).unwrap();

@@ -1,5 +1,5 @@
-//! A store as commands see it that only look: open as by any program, or, where this user may not write it, for reading
-//! alone.
+//! A store as commands see it that only look: open as by any program, or, where this user may not write it, or nobody can
+//! join those who have it open, for reading alone.
 
 use std::{io::ErrorKind, path::Path};
 
@@ -101,12 +101,15 @@ impl Sight {
 
 /// Why the store cannot be written, if that is what an opening failed by.
 fn why_not_written(error: &Error) -> Option<&'static str> {
-    let Error::Io { source, .. } = error else {
-        return None;
-    };
-    match source.kind() {
-        ErrorKind::PermissionDenied => Some("this user may not write it"),
-        ErrorKind::ReadOnlyFilesystem => Some("its file system is read-only here"),
+    match error {
+        Error::Io { source, .. } => match source.kind() {
+            ErrorKind::PermissionDenied => Some("this user may not write it"),
+            ErrorKind::ReadOnlyFilesystem => Some("its file system is read-only here"),
+            _ => None,
+        },
+        Error::Busy { lost, .. } if !lost.is_empty() => {
+            Some("its lock files were removed, and nobody can join those who use it")
+        }
         _ => None,
     }
 }
