@@ -494,6 +494,24 @@ fn what_may_not_be_used_is_said_to_be_so() {
             ended(&output, status, &words);
             let said = said(&output);
             assert!(!said.contains("not a slablock store"), "{said}");
+            if culprit == store {
+                assert!(!said.contains(&format!("{store}/")), "{said}");
+            }
+        }
+    }
+    fs::create_dir("/mnt/alice/empty").unwrap();
+    chown("/mnt/alice/empty", Some(ALICE), Some(ALICE)).unwrap();
+    open("/mnt/alice/empty");
+    for arguments in [&["set", "k", "w"][..], &["run", "k", "--", "true"]] {
+        for store in ["/mnt/alice/empty", "/mnt/alice/empty/new"] {
+            let output = users.run(BOB, &[&["--dir", store], arguments].concat());
+            let words = [
+                "ermission denied",
+                "/mnt/alice/empty has mode 0755",
+                "alice (5001)",
+                "bob (5002)",
+            ];
+            ended(&output, 125, &words);
         }
     }
     ended(

@@ -127,8 +127,8 @@ impl From<slablock::Error> for Failure {
 /// What can be done about a directory that does not serve.
 const ELSEWHERE: &str = "another directory is named with --dir or SLABLOCK_DIR";
 
-/// Why this user may not use `path`: the first directory on the way that may not be searched, or the file itself; its
-/// mode, and whose it is.
+/// Why this user may not use `path`: the first directory on the way that may not be searched, or the file itself, or what
+/// it would be made in; its mode, and whose it is.
 pub fn denied(path: &Path) -> String {
     let mut way: Vec<&Path> = path.ancestors().collect();
     way.reverse();
@@ -138,7 +138,11 @@ pub fn denied(path: &Path) -> String {
             fs::symlink_metadata(pair[1])
                 .is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
         })
-        .map_or(path, |pair| pair[0]);
+        .map(|pair| pair[0]);
+    // What is not there could not be made: what is above it decides.
+    let is_there = |path: &&Path| fs::symlink_metadata(path).is_ok();
+    let closed = closed.or_else(|| path.ancestors().find(is_there));
+    let closed = closed.unwrap_or(path);
     let me = users::named(geteuid().as_raw());
     match fs::metadata(closed) {
         Ok(meta) => format!(
@@ -148,7 +152,6 @@ pub fn denied(path: &Path) -> String {
             users::named(meta.uid()),
             meta.gid(),
         ),
-        // Not made yet, perhaps: what is above it decides.
         Err(_) => format!("this is user {me}"),
     }
 }

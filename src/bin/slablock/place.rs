@@ -221,6 +221,8 @@ fn is_file(path: &Path) -> Result<bool, Failure> {
         Ok(meta) => Ok(meta.is_file()),
         Err(error) => match error.kind() {
             ErrorKind::NotFound | ErrorKind::NotADirectory => Ok(false),
+            // Of the directory, for nobody knows whether there is that file.
+            ErrorKind::PermissionDenied => Err(cannot_look(path.parent().unwrap_or(path), &error)),
             _ => Err(cannot_look(path, &error)),
         },
     }
