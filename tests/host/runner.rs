@@ -370,6 +370,22 @@ fn patience_counts_while_the_store_is_being_opened() {
     }
     let quiet = shop.run(&["run", "-q", "-n", "k", "--", "true"]);
     assert_eq!((quiet.code, quiet.err.as_str()), (75, ""));
+    // Nor do those wait who look for what is wrong.
+    for look in [
+        &["status"][..],
+        &["keys"],
+        &["stats"],
+        &["check"],
+        &["get", "k"],
+    ] {
+        let told = shop.run(look);
+        assert!(
+            told.code == 1 || told.code == 125,
+            "{look:?}: {}",
+            told.code
+        );
+        told.complains(told.code, &["could not be opened", "stopped"]);
+    }
     // What is left of the patience is for the key; once the store can be opened, there is some.
     let waiter = shop.start(&["run", "-w", "3600", "k", "--", "echo", "mine"]);
     until("it waits", || waits_for_a_file_lock(&waiter));

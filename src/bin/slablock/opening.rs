@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{failure::Failure, place::Place, signals::Signals};
+use crate::{failure::Failure, place::Place, signals::Signals, text};
 
 /// How long another process may keep an opener from the store that does not want to wait at all.
 /// Making a store takes milliseconds, and rarely a second, where a disk is slow to sync it.
@@ -39,11 +39,25 @@ pub fn open_until(
     let Some(until) = until else {
         return open()?;
     };
-    // Made while all signals are blocked, so that it gets none.
+    within(until, in_vain, open)??
+}
+
+/// Opens something by `open`, or ends the process with `in_vain` as [`open_until`] does.
+pub fn within<T>(until: Instant, in_vain: Failure, open: impl FnOnce() -> T) -> Result<T, Failure> {
+    // Where all signals are blocked while it is made, it gets none.
     let watchdog = Watchdog::start(until, in_vain)?;
     let opened = open();
     watchdog.call_off();
-    opened?
+    Ok(opened)
+}
+
+/// What is said when others kept the store in `dir` from being opened for that long.
+pub fn in_vain(dir: &Path, limit: Duration) -> String {
+    format!(
+        "the store in {} could not be opened for {}: another process is making or mending it; look for one that is stopped",
+        dir.display(),
+        text::span(limit)
+    )
 }
 
 /// Ends the process, unless it is called off.

@@ -17,7 +17,7 @@ use crate::{
     hold::{Held, Wanted},
     holder,
     nesting::{self, Endless},
-    opening::{AT_ONCE, open_until},
+    opening::{self, AT_ONCE, open_until},
     passed::Passed,
     place::Place,
     program::Program,
@@ -101,11 +101,7 @@ fn open(dir: &Path, plan: &RunPlan, signals: &Signals, started: Instant) -> Resu
         Patience::Endless => None,
     };
     let until = limit.and_then(|limit| started.checked_add(limit));
-    let message = format!(
-        "the store in {} could not be opened for {}: another process is making or mending it; look for one that is stopped",
-        dir.display(),
-        text::span(limit.unwrap_or_default())
-    );
+    let message = opening::in_vain(dir, limit.unwrap_or_default());
     open_until(dir, until, plan.conflict(message), signals)
 }
 

@@ -1,11 +1,15 @@
 //! A store as commands see it that only look: open as by any program, or, where this user may not write it, or nobody can
 //! join those who have it open, for reading alone.
 
-use std::{io::ErrorKind, path::Path};
+use std::{io::ErrorKind, path::Path, time::Instant};
 
 use slablock::{Averager, Cache, CheckReport, Config, Error, KeyInfo, Reader, Stats};
 
-use crate::{failure::Failure, place::Place};
+use crate::{
+    failure::Failure,
+    opening::{self, AT_ONCE, within},
+    place::Place,
+};
 
 pub enum Sight {
     Place(Place),
@@ -17,9 +21,12 @@ pub enum Sight {
 }
 
 impl Sight {
-    /// Opens the store in `dir`; `None`: there is none yet.
+    /// Opens the store in `dir`; `None`: there is none yet. Waits for a process that is making or mending it for a
+    /// moment only: the user may be looking for just that one.
     pub fn open(dir: &Path) -> Result<Option<Sight>, Failure> {
-        let Some(opened) = Place::try_open(dir)? else {
+        let in_vain = Failure::new(opening::in_vain(dir, AT_ONCE));
+        let opened = within(Instant::now() + AT_ONCE, in_vain, || Place::try_open(dir))??;
+        let Some(opened) = opened else {
             return Ok(None);
         };
         let why = match opened {
