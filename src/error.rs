@@ -113,7 +113,7 @@ pub enum Error {
         found: String,
         /// What was asked for.
         expected: String,
-        /// Of permits: who has some, or died with one. Empty: somebody waits for one, or just had one.
+        /// Of permits: who has some, alive and within the lease. Empty: somebody waits for one, or just had one.
         holders: Vec<Holder>,
     },
     /// An argument that can never work: a zero lease, no permits, a number that is not finite.
@@ -466,11 +466,9 @@ fn write_busy(f: &mut fmt::Formatter<'_>, found: &str, holders: &[Holder]) -> fm
     let mut by = ", and is held by process ";
     for holder in holders {
         write!(f, "{by}{}", holder.pid)?;
-        match (holder.program.as_str(), holder.alive) {
-            ("", true) => Ok(()),
-            ("", false) => f.write_str(" (dead)"),
-            (program, true) => write!(f, " ({program})"),
-            (program, false) => write!(f, " ({program}, dead)"),
+        match holder.program.as_str() {
+            "" => Ok(()),
+            program => write!(f, " ({program})"),
         }?;
         by = ", ";
     }
@@ -478,13 +476,7 @@ fn write_busy(f: &mut fmt::Formatter<'_>, found: &str, holders: &[Holder]) -> fm
         true => f.write_str(", and is in use"),
         false => Ok(()),
     }?;
-    match !holders.is_empty() && holders.iter().all(|holder| !holder.alive) {
-        true => write!(
-            f,
-            "; ask for {found} to take over, or look for half-done work and remove the key"
-        ),
-        false => write!(f, "; ask for {found}, or try again when nobody has it"),
-    }
+    write!(f, "; ask for {found}, or try again when nobody has it")
 }
 
 /// What a user can do about the common refusals of the operating system.

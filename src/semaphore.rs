@@ -48,10 +48,15 @@ impl BoundedSemaphore {
     /// The semaphore under `key` in `place`, with `value` permits, 1 to 65,535. Does no I/O: what is wrong with key
     /// or number is reported by the first use.
     ///
-    /// A key has one number of permits as long as anybody has one, has died with one, or waits for one: to acquire with
+    /// A key has one number of permits as long as anybody alive has one within its lease, or waits for one: to acquire with
     /// another number is the error `ConfigMismatch` then, which says who that is. Nobody uses it otherwise, and who acquires
     /// next decides: the key is made again with the new number, its tag stays, and its tokens go on. Handles of the old number
     /// do the same from then on.
+    ///
+    /// Whoever died with a permit is told of as if the number had stayed, one to each of the first permits of the new
+    /// number: see [`SemaphoreGuard::recovered`]. Of more dead than there are permits now, the first are told of; so is at
+    /// least one of them if whoever takes over is killed in the midst of it. Of those whose leases were over, the one who
+    /// takes over is told of one, unless somebody died.
     pub fn new(place: &impl Keyspace, key: impl AsRef<[u8]>, value: u32) -> BoundedSemaphore {
         let key = key.as_ref();
         let store = Arc::clone(&place.cache_for(key).store);
@@ -184,7 +189,8 @@ impl SemaphoreGuard<'_> {
         self.held.permit()
     }
 
-    /// Who died holding this permit just before, if so.
+    /// Who died holding this permit just before, if so; or another one, of another number of permits. All is known of
+    /// that one to whoever changed the number; others get the process, and a token above the dead one's.
     pub fn recovered(&self) -> Option<&Holder> {
         self.held.predecessor(true)
     }

@@ -210,6 +210,17 @@ impl Hold {
         }
     }
 
+    /// Makes a word abandoned that is nobody's to take: retiring, or of a key that is not there yet. `stamp` is that
+    /// of whoever died, with the process id. Only under the stripe.
+    pub(crate) fn leave_untold(&self, stamp: Stamp) {
+        let seen = self.load();
+        if seen.is_retiring() || seen.is_plainly_free() {
+            self.stamp.store(stamp.encode(seen), Ordering::Relaxed);
+            // As above.
+            let _ = self.exchange(seen, seen.abandoned());
+        }
+    }
+
     /// Makes the word plainly free with a sequence of at least `floor`, before its slot goes to a new key.
     pub(crate) fn raise_sequence(&self, floor: u64) {
         let floor = match left_out(Rule::FloorHeeded) {

@@ -2,7 +2,7 @@
 //! the key's stripe (H6); the index is the caller's.
 
 use crate::record::controls::{Rule, left_out};
-use crate::record::{Hold, ParticipantId, Word, life, reachable, waiting};
+use crate::record::{Hold, ParticipantId, Stamp, Word, life, reachable, waiting};
 use crate::sync::{AtomicU32, AtomicU64};
 
 /// Whose key may be taken away.
@@ -10,6 +10,8 @@ use crate::sync::{AtomicU32, AtomicU64};
 pub(crate) enum Force {
     /// Nobody's: only if every word is plainly free. Keeps what a dead holder left for its successor.
     Idle,
+    /// Nobody's, also what a dead holder left for its successor: whoever takes it away hands that on.
+    Unheld,
     /// Also the dead's, but not that of somebody alive: for averages, whose holder is writing just now.
     NotTheLiving,
     /// Anybody's.
@@ -23,6 +25,7 @@ impl Force {
         seen.is_plainly_free()
             || match self {
                 Force::Idle => left_out(Rule::IdleTakesNobodys),
+                Force::Unheld => seen.is_free(),
                 Force::NotTheLiving => !is_living() || left_out(Rule::LivingUndisturbed),
                 Force::Anybody => true,
             }
@@ -35,6 +38,8 @@ pub(crate) struct Removal<'a, H> {
     pub(crate) holds: H,
     pub(crate) meta: &'a AtomicU64,
     pub(crate) wake: &'a AtomicU32,
+    /// Which of the words, in their order, were abandoned, and the stamps of the dead: so they are again if it is undone.
+    pub(crate) untold: &'a [(usize, Stamp)],
 }
 
 /// What is to be done about a removal that a dead one began.
@@ -97,7 +102,7 @@ impl<'a, H: Iterator<Item = &'a Hold> + Clone> Removal<'a, H> {
         futex_wake_all: impl FnOnce(),
     ) -> Result<(), E> {
         unlink()?;
-        self.give_up(futex_wake_all);
+        self.end(futex_wake_all);
         Ok(())
     }
 
@@ -111,9 +116,24 @@ impl<'a, H: Iterator<Item = &'a Hold> + Clone> Removal<'a, H> {
 
     /// Ends every retirement, whoever began it.
     fn undo(&self) {
-        for hold in self.holds.clone() {
-            hold.end_retirement();
+        for (at, hold) in self.holds.clone().enumerate() {
+            match self.untold.binary_search_by_key(&at, |untold| untold.0) {
+                Ok(found) if hold.load().is_retiring() => hold.leave_untold(self.untold[found].1),
+                _ => hold.end_retirement(),
+            }
         }
+    }
+
+    /// Ends every retirement of a key that is gone: what was to be told is noted elsewhere.
+    fn end(&self, futex_wake_all: impl FnOnce()) {
+        let untold = &[];
+        let holds = self.holds.clone();
+        Removal {
+            holds,
+            untold,
+            ..*self
+        }
+        .give_up(futex_wake_all);
     }
 
     /// Judges what a dead one left, of a removal of anybody's key or of nobody's.

@@ -104,8 +104,13 @@ pub(crate) struct Stripe {
     pub(crate) floor: AtomicU64,
     /// How many slots left its chains (I8).
     pub(crate) departures: AtomicU64,
-    reserved: [AtomicU64; 2],
+    /// Who died with a semaphore that is being made again: see [`Stripe::untold`].
+    untold: AtomicU64,
+    reserved: AtomicU64,
 }
+
+/// Beside the process id, which may be 0: there is one to tell of.
+const UNTOLD: u64 = 1 << 31;
 
 /// A segment of the log, at its number modulo their count.
 #[repr(C)]
@@ -234,6 +239,32 @@ impl Stripe {
     pub(crate) fn set_intent(&self, intent: Intent) {
         // Release: what it is about was noted before, and what came of the last one is done.
         self.intent.store(intent as u64, Ordering::Release);
+    }
+
+    /// The process that died with the last semaphore of that hash, if whoever has a permit of the next one is to be told
+    /// and no word says so: there is none yet.
+    pub(crate) fn untold(&self, hash: u32) -> Option<u32> {
+        let bits = self.untold.load(Ordering::Acquire);
+        let is_its = bits & UNTOLD != 0 && bits >> 32 == u64::from(hash);
+        is_its.then_some((bits & (UNTOLD - 1)) as u32)
+    }
+
+    /// Notes a death before the words that say so are taken. Only under the stripe. That of another key stays: it is
+    /// there because somebody was killed, and this one is needed only if somebody will be.
+    pub(crate) fn note_untold(&self, hash: u32, pid: u32) {
+        let note = u64::from(hash) << 32 | UNTOLD | u64::from(pid) & (UNTOLD - 1);
+        // Release: pairs with the Acquire of who finds it under the stripe after us.
+        let none = 0;
+        let _ = self
+            .untold
+            .compare_exchange(none, note, Ordering::Release, Ordering::Relaxed);
+    }
+
+    /// A word of the key says it now. Only under the stripe.
+    pub(crate) fn forget_untold(&self, hash: u32) {
+        if self.untold(hash).is_some() {
+            self.untold.store(0, Ordering::Release);
+        }
     }
 
     /// What `look` says, if no slot left a chain of the stripe meanwhile; otherwise `false`.

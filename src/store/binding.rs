@@ -8,6 +8,7 @@ use crate::error::{Error, Result, show_key};
 use crate::os::clock;
 use crate::record::{Force, NO_VERSION, life};
 use crate::slab::{Meta, Slot, SlotId};
+use crate::store::acquire::Predecessor;
 use crate::store::busy::stripe_byte;
 use crate::store::claim::{NoRoom, Room};
 use crate::store::index::{Found, Spec, check_lengths, hash_as};
@@ -15,10 +16,7 @@ use crate::store::stripe::{StripeGuard, pause};
 use crate::store::waiting::Patience;
 use crate::store::{GROW_BYTE, Store};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
-use crate::types::{Holder, Kind};
-
-/// How often to try to take a semaphore over that somebody has for moments.
-const TRIES: u32 = 4;
+use crate::types::Kind;
 
 /// A handle's key and settings, and its memory of the slot. Shared by the clones of a handle.
 pub(crate) struct Binding {
@@ -245,11 +243,15 @@ impl Binding {
         Ok(Some(self.remember(found)))
     }
 
-    /// Where the key is now; makes it if it is nowhere, and room for it if there is none.
+    /// Where the key is now; makes it if it is nowhere, and room for it if there is none. Also whom this handle succeeds
+    /// if it has taken over a semaphore of another number of permits.
     /// Errors: `StructureBusy` if the patience was over before the structure of the store could be changed.
-    pub(crate) fn locate_or_create(&self, patience: Patience) -> Result<Spot> {
+    pub(crate) fn locate_or_create(
+        &self,
+        patience: Patience,
+    ) -> Result<(Spot, Option<Predecessor>)> {
         if let Some(spot) = self.remembered().filter(|s| self.is_current(*s)) {
-            return Ok(spot);
+            return Ok((spot, None));
         }
         self.check_settings()?;
         if let Some(found) = self.store.find_unlocked(&self.key, self.hash, 1)
@@ -257,13 +259,13 @@ impl Binding {
             && !self.is_in_the_way(found)
             && let Fit::Ours = self.check_found(found)?
         {
-            return Ok(self.remember(found));
+            return Ok((self.remember(found), None));
         }
         let (mut pauses, mut looked_everywhere) = (0, false);
         loop {
             let stripe = self.lock_stripe_within(patience)?;
             match self.find_or_create(&stripe, patience) {
-                Ok(found) => return Ok(self.remember(found)),
+                Ok((found, before)) => return Ok((self.remember(found), before)),
                 Err(NoRoom::Late) => return Err(self.store.structure_busy(GROW_BYTE)),
                 Err(NoRoom::Failed(error)) => return Err(error),
                 Err(NoRoom::Busy) => {
@@ -301,7 +303,11 @@ impl Binding {
         guard.ok_or_else(|| self.store.structure_busy(stripe_byte(stripe)))
     }
 
-    fn find_or_create(&self, stripe: &StripeGuard<'_>, patience: Patience) -> Room<Found> {
+    fn find_or_create(
+        &self,
+        stripe: &StripeGuard<'_>,
+        patience: Patience,
+    ) -> Room<(Found, Option<Predecessor>)> {
         let mut found = stripe.find(&self.key, self.hash)?;
         if let Some(ghost) = found.filter(|found| self.is_in_the_way(*found)) {
             let bucket = self.store.bucket_of(self.hash);
@@ -319,82 +325,24 @@ impl Binding {
             }
         }
         let Some(found) = found else {
-            return stripe.create(&self.spec(&self.tag), patience);
+            return Ok((stripe.create(&self.spec(&self.tag), patience)?, None));
         };
         if let Fit::Other(permits) = self.check_found(found)? {
             return self.take_over(stripe, found, permits, patience);
         }
         self.give_tag(stripe, found)?;
-        Ok(found)
+        Ok((found, None))
     }
 
-    fn spec<'a>(&'a self, tag: &'a [u8]) -> Spec<'a> {
+    pub(super) fn spec<'a>(&'a self, tag: &'a [u8]) -> Spec<'a> {
         Spec {
             kind: self.kind,
             key: &self.key,
             hash: self.hash,
             tag,
             permits: self.permits,
+            untold: &[],
             cell_words: self.cell_words,
-        }
-    }
-
-    /// Makes a semaphore of `permits` again with this handle's number, if nobody has a permit, died with one, or waits.
-    /// The old one is taken away as an idle key is reclaimed, so that handles which know it find it gone; the stripe is
-    /// kept until the new one is there. Killed in between, or where there is no room for the new one, there is no such key:
-    /// its tokens go on above the floor.
-    fn take_over(
-        &self,
-        stripe: &StripeGuard<'_>,
-        found: Found,
-        permits: u32,
-        patience: Patience,
-    ) -> Room<Found> {
-        let process = self.store.process()?;
-        let tag = match self.tag.is_empty() {
-            true => stripe.tag_of(found)?,
-            false => self.tag.to_vec(),
-        };
-        let bucket = self.store.bucket_of(self.hash);
-        // Asked once nobody can acquire: a waiter is counted before it sleeps, and one that is not yet counted finds the
-        // key gone, as if it had come later.
-        let nobody_waits = || self.store.waiters(process, found.id) == 0;
-        for _ in 0..TRIES {
-            if stripe.retire(found, bucket, Force::Idle, nobody_waits)? {
-                return stripe.create(&self.spec(&tag), patience);
-            }
-            if self.is_in_use(found, permits)? {
-                break;
-            }
-        }
-        // Each time somebody had a permit who had given it back when we looked who.
-        Err(NoRoom::Failed(self.other_permits(permits, Vec::new())))
-    }
-
-    /// Refuses a semaphore of `permits` that somebody has a permit of, has died with, or waits for. Under the stripe, or
-    /// without. `true`: it was taken away meanwhile.
-    fn is_in_use(&self, found: Found, permits: u32) -> Result<bool> {
-        let process = self.store.process()?;
-        let standing = self.store.standing(found);
-        let waiters = self.store.waiters(process, found.id);
-        // What was read is of this key only if it is still there.
-        if !self.store.is_still(found) {
-            return Ok(true);
-        }
-        let holders = standing?.holders;
-        match holders.is_empty() && waiters == 0 {
-            true => Ok(false),
-            false => Err(self.other_permits(permits, holders)),
-        }
-    }
-
-    fn other_permits(&self, permits: u32, holders: Vec<Holder>) -> Error {
-        Error::ConfigMismatch {
-            what: "permits",
-            of: self.show_key(),
-            found: permits.to_string(),
-            expected: self.permits.to_string(),
-            holders,
         }
     }
 

@@ -49,6 +49,7 @@ impl Binding {
             needless,
             spins: SPINS,
             held: HeldBy::default(),
+            before: None,
             waiting: None,
         })?;
         if granted.is_none() {
@@ -251,7 +252,25 @@ struct Acquiring<'a> {
     needless: &'a dyn Fn() -> bool,
     spins: u32,
     held: HeldBy,
+    /// Whom this one succeeds by having taken over a semaphore of another number of permits, which is there.
+    before: Option<(Spot, Predecessor)>,
     waiting: Option<Waiting<'a>>,
+}
+
+impl Acquiring<'_> {
+    /// Whom the one who was granted that succeeds. The word says it of the dead, but not all that was known of them;
+    /// and if another one was granted the permit first, that one was told.
+    fn told(&self, grant: &Grant, found: Option<Predecessor>) -> Option<Predecessor> {
+        let before = self.before.as_ref();
+        let known = before.filter(|before| before.0 == grant.spot);
+        match (known, &found) {
+            (Some((_, dead)), Some(by_word)) if dead.died && by_word.died && grant.permit == 0 => {
+                Some(dead.clone())
+            }
+            (Some((_, late)), None) if !late.died => Some(late.clone()),
+            _ => found,
+        }
+    }
 }
 
 impl<'a> Waiter for Acquiring<'a> {
@@ -266,7 +285,10 @@ impl<'a> Waiter for Acquiring<'a> {
         if self.waiting.is_some() && (self.needless)() {
             return Ok(None);
         }
-        let spot = self.binding.locate_or_create(self.patience)?;
+        let (spot, before) = self.binding.locate_or_create(self.patience)?;
+        if let Some(before) = before {
+            self.before = Some((spot, before));
+        }
         Ok(Some(Place { process, spot }))
     }
 
@@ -283,6 +305,7 @@ impl<'a> Waiter for Acquiring<'a> {
             Look::Taken(permit, word) => {
                 self.binding.hint.store(permit, Ordering::Relaxed);
                 let grant = Grant::new(at.spot, (first, permit), word);
+                let predecessor = self.told(&grant, predecessor);
                 Seen::Granted((grant, predecessor))
             }
             Look::Held => Seen::Held,
@@ -346,10 +369,10 @@ mod tests {
         let cache = Cache::open(dir.path()).unwrap();
         let lock = |key: &[u8]| Binding::new(Arc::clone(&cache.store), Kind::Lock, key, 1);
         let binding = lock(b"k");
-        let spot = binding.locate_or_create(Patience::Forever).unwrap();
+        let (spot, _) = binding.locate_or_create(Patience::Forever).unwrap();
         assert!(cache.remove("k").unwrap());
         let other = lock(b"other");
-        let others = other.locate_or_create(Patience::Forever).unwrap();
+        let (others, _) = other.locate_or_create(Patience::Forever).unwrap();
         assert_eq!(others.id, spot.id);
         let look = |binding: &Binding, spot: Spot| {
             let process = binding.store().process().unwrap();

@@ -5,7 +5,7 @@
 //! it counts only under the stripe. All changes are made there.
 
 use crate::error::{Error, Result, show_key};
-use crate::record::{life, reachable};
+use crate::record::{Stamp, life, reachable};
 use crate::slab::layout::PERMITS_PER_BLOCK;
 use crate::slab::{
     BODY_WORDS, Intent, KEY_BYTES_MAX, Meta, STATE_TAIL, STATE_USED, Slab, SlotId, TAG_BYTES_MAX,
@@ -52,6 +52,8 @@ pub(crate) struct Spec<'a> {
     pub(crate) tag: &'a [u8],
     /// Of a semaphore, otherwise 0.
     pub(crate) permits: u32,
+    /// Of a semaphore: who died with the one before, by their stamps. Its first permits say so.
+    pub(crate) untold: &'a [Stamp],
     /// Of a value: how many words each of its cells is to have, at least. Otherwise 0.
     pub(crate) cell_words: usize,
 }
@@ -383,7 +385,12 @@ impl StripeGuard<'_> {
                 .aux
                 .store(pack(first_block, spec.permits), Ordering::Release),
         }
-        self.fill_permits(first_block, spec.permits, floor);
+        let noted = match spec.untold {
+            [] => self.untold_of(spec.hash as u32),
+            _ => None,
+        };
+        let untold = noted.as_ref().map_or(spec.untold, std::slice::from_ref);
+        self.fill_permits(first_block, spec.permits, floor, untold);
         let whole = write_bytes(slab, id, place.span(), place.key_at, spec.key)
             && write_bytes(slab, id, place.span(), place.tag_at, spec.tag);
         if !whole {
@@ -398,15 +405,21 @@ impl StripeGuard<'_> {
     }
 
     /// Readies the permits of a new semaphore, and sets its ticket above all that their words have seen.
-    fn fill_permits(&self, first_block: u32, permits: u32, floor: u64) {
+    fn fill_permits(&self, first_block: u32, permits: u32, floor: u64, untold: &[Stamp]) {
         let slab = self.store.slab();
         if permits == 0 {
             // Not of anything else: there may be no block to look at, which takes a system call to find out.
             return;
         }
         let mut ticket = floor;
+        let mut untold = untold.iter();
         for permit in (0..permits).filter_map(|i| slab.permit(first_block, i)) {
             permit.hold.raise_sequence(0);
+            if let Some(stamp) = untold.next() {
+                // The floor, so that it is no token that somebody else had.
+                permit.hold.raise_sequence(floor);
+                permit.hold.leave_untold(*stamp);
+            }
             ticket = ticket.max(reachable(permit.hold.load().sequence()).unwrap_or(0));
         }
         if let Some(first) = slab.permit(first_block, 0) {
@@ -429,6 +442,13 @@ impl StripeGuard<'_> {
         self.set_states(Pool::Slots, tail, STATE_TAIL);
         self.set_states(Pool::Blocks, blocks, STATE_USED);
         self.set_states(Pool::Slots, Run { count: 1, ..slots }, STATE_USED);
+        if blocks.count > 0
+            && let Some(id) = self.store.slab().slot_id(slots.first)
+        {
+            // Its words say it now.
+            let hash = self.store.slab().slot(id).hash.load(Ordering::Relaxed);
+            self.stripe().forget_untold(hash);
+        }
         self.stripe().set_intent(Intent::None);
     }
 

@@ -48,6 +48,7 @@ pub(crate) mod segments;
 pub(crate) mod shards;
 mod slab_file;
 mod stripe;
+mod take_over;
 pub(crate) mod transact;
 mod vacate;
 pub(crate) mod value;

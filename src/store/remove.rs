@@ -4,9 +4,9 @@
 use std::cell::Cell;
 
 use crate::error::{Error, Result, show_key};
-use crate::os::futex;
+use crate::os::{clock, futex};
 use crate::record::changes;
-use crate::record::{Force, Hold, Left, Removal, life, reachable};
+use crate::record::{Force, Hold, Left, Removal, Stamp, life, reachable};
 use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
 use crate::slab::{Intent, Meta, Slab, SlotId, pack, unpack};
 use crate::store::Store;
@@ -18,7 +18,7 @@ use crate::types::Kind;
 
 fn intent_of(force: Force) -> Intent {
     match force {
-        Force::Idle | Force::NotTheLiving => Intent::Reclaim,
+        Force::Idle | Force::Unheld | Force::NotTheLiving => Intent::Reclaim,
         Force::Anybody => Intent::Remove,
     }
 }
@@ -37,8 +37,23 @@ impl StripeGuard<'_> {
         force: Force,
         wanted: impl FnOnce() -> bool,
     ) -> Result<bool> {
+        self.retire_untold(found, bucket, force, &[], wanted)
+    }
+
+    /// The same of a semaphore that is about to be made again, and of whose permits some were abandoned: which words
+    /// those are, with the stamps of the dead. One of them is noted in the stripe until a word says it again, of the
+    /// old key if this is undone, otherwise of the new one.
+    pub(super) fn retire_untold(
+        &self,
+        found: Found,
+        bucket: u32,
+        force: Force,
+        untold: &[(usize, Stamp)],
+        wanted: impl FnOnce() -> bool,
+    ) -> Result<bool> {
         let slab = self.store.slab();
         let stripe = self.stripe();
+        let hash = slab.slot(found.id).hash.load(Ordering::Relaxed);
         let (first_block, permits) = self.permits_of(found.id, found.kind)?;
         let blocks = permits.div_ceil(PERMITS_PER_BLOCK);
         // 1
@@ -51,8 +66,14 @@ impl StripeGuard<'_> {
             .store(pack(first_block, blocks), Ordering::Relaxed);
         stripe.bucket.store(bucket.into(), Ordering::Relaxed);
         stripe.set_intent(intent_of(force));
+        if let Some((_, stamp)) = untold.first() {
+            stripe.note_untold(hash, stamp.tid);
+        }
         // 2 and 3
-        let removal = self.removal(found.id, first_block, permits);
+        let removal = Removal {
+            untold,
+            ..self.removal(found.id, first_block, permits)
+        };
         let is_dead = |other| self.store.is_dead(self.process, other);
         let wake = &slab.slot(found.id).wake;
         let wake_all = || futex::wake(wake, i32::MAX);
@@ -71,6 +92,7 @@ impl StripeGuard<'_> {
             true
         };
         if !removal.begin(self.process.id, force, is_dead, agree, wake_all) {
+            stripe.forget_untold(hash);
             stripe.set_intent(Intent::None);
             return Ok(false);
         }
@@ -92,6 +114,7 @@ impl StripeGuard<'_> {
             holds: self.holds(id, first_block, permits),
             meta: &slot.meta,
             wake: &slot.wake,
+            untold: &[],
         }
     }
 
@@ -236,13 +259,37 @@ impl StripeGuard<'_> {
                     .map(drop)
             }
             (Left::Undo, Some(_)) => {
-                let wake = &slab.slot(id).wake;
-                removal.give_up(|| futex::wake(wake, i32::MAX));
-                self.stripe().set_intent(Intent::None);
+                self.undo_retire(id, first_block, permits);
                 Ok(())
             }
             _ => self.finish_retire(id, first_block, permits),
         }
+    }
+}
+
+impl StripeGuard<'_> {
+    fn undo_retire(&self, id: SlotId, first_block: u32, permits: u32) {
+        let slot = self.store.slab().slot(id);
+        let hash = slot.hash.load(Ordering::Relaxed);
+        // Which permits had something to tell is not known any more: the first that was taken. The first word is the
+        // slot's own.
+        let mut words = self.holds(id, first_block, permits).enumerate().skip(1);
+        let taken = words.find(|(_, hold)| hold.load().is_retiring());
+        let untold = taken.and_then(|(at, _)| Some((at, self.untold_of(hash)?)));
+        let removal = Removal {
+            untold: untold.as_slice(),
+            ..self.removal(id, first_block, permits)
+        };
+        removal.give_up(|| futex::wake(&slot.wake, i32::MAX));
+        self.stripe().forget_untold(hash);
+        self.stripe().set_intent(Intent::None);
+    }
+
+    /// What is noted of somebody who died with the last semaphore of that hash.
+    pub(super) fn untold_of(&self, hash: u32) -> Option<Stamp> {
+        let pid = self.stripe().untold(hash)?;
+        // Since when it had its permit is not noted.
+        Some(Stamp::precise(pid, clock::coarse_ns()))
     }
 }
 

@@ -1,9 +1,9 @@
 //! Deaths while a semaphore that nobody uses is made again with another number of permits.
 
-use slablock::{BoundedSemaphore, Cache, KeyState};
+use slablock::{BoundedSemaphore, Cache, KeyState, SemaphoreGuard};
 
 use crate::drive::{Operation, Stage};
-use crate::scene::{Scene, Trap};
+use crate::scene::{Entry, Scene, Trap};
 use crate::stage::{KEY, die_holding, open};
 use crate::values::died_before;
 
@@ -43,6 +43,25 @@ pub const ALL: &[Operation] = &[
         |scene, trap| take_one_of(scene, trap, 3, None),
         |scene, cache, stage| are_old_or_new(scene, cache, stage, [5, 3], TAG),
     ),
+    // What they had is taken over with the key, and whoever comes first is told.
+    Operation::new(
+        "semaphore: 3, with 2 dead, become 5",
+        |scene| {
+            with_permits(scene, 3);
+            die_with_two(scene, 3);
+        },
+        |scene, trap| take_one_of(scene, trap, 5, None),
+        |scene, cache, stage| are_old_or_new_and_told(scene, cache, stage, [3, 5]),
+    ),
+    Operation::new(
+        "semaphore: 5, with 2 dead, become 1",
+        |scene| {
+            with_permits(scene, 5);
+            die_with_two(scene, 5);
+        },
+        |scene, trap| take_one_of(scene, trap, 1, None),
+        |scene, cache, stage| are_old_or_new_and_told(scene, cache, stage, [5, 1]),
+    ),
 ];
 
 const TAG: &str = "the tag";
@@ -57,6 +76,23 @@ fn with_permits(scene: &Scene, permits: u32) {
     }
 }
 
+/// Somebody has died with two of them.
+fn die_with_two(scene: &Scene, permits: u32) {
+    die_holding(scene, |cache| {
+        let pool = BoundedSemaphore::new(cache, KEY, permits);
+        scene.saw(pool.acquire().unwrap().into_token());
+        pool.acquire().unwrap().into_token()
+    });
+}
+
+/// Counts who is told of a death: of that one, or of somebody who took over from it and died in turn.
+fn hear(scene: &Scene, permit: &SemaphoreGuard<'_>) {
+    if let Some(dead) = permit.recovered() {
+        assert!(dead.pid > 0 && !dead.alive, "{dead:?}");
+        scene.board.add(Entry::Told, 1);
+    }
+}
+
 /// Acquires as one of so many, and gives back.
 fn take_one_of(scene: &Scene, trap: &Trap, permits: u32, tag: Option<&str>) {
     let cache = open(scene);
@@ -68,7 +104,15 @@ fn take_one_of(scene: &Scene, trap: &Trap, permits: u32, tag: Option<&str>) {
     let guard = trap.armed(|| pool.try_acquire());
     let guard = guard.unwrap().expect("a permit");
     scene.saw(guard.token());
+    hear(scene, &guard);
     guard.release().unwrap();
+}
+
+/// The same, and at the end somebody was told who died.
+fn are_old_or_new_and_told(scene: &Scene, cache: &Cache, stage: Stage, numbers: [u32; 2]) {
+    are_old_or_new(scene, cache, stage, numbers, TAG);
+    let told = scene.board.get(Entry::Told);
+    assert!(told > 0 || stage == Stage::Between && cache.key(KEY).unwrap().is_none());
 }
 
 /// It has the old number or the new one, or there is none; all of them are available at once, and no more.
@@ -95,7 +139,9 @@ fn are_old_or_new(scene: &Scene, cache: &Cache, stage: Stage, numbers: [u32; 2],
     let pool = BoundedSemaphore::new(cache, KEY, value);
     let all: Vec<_> = (0..value).map(|_| pool.try_acquire().unwrap()).collect();
     for permit in &all {
-        scene.saw(permit.as_ref().expect("a permit").token());
+        let permit = permit.as_ref().expect("a permit");
+        scene.saw(permit.token());
+        hear(scene, permit);
     }
     assert!(pool.try_acquire().unwrap().is_none(), "one too many");
     assert_eq!(pool.available().unwrap(), 0);

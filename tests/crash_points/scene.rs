@@ -48,6 +48,8 @@ pub enum Entry {
     Younger,
     /// The highest token that the original of a copy has granted.
     Latest,
+    /// How often somebody was told of a death.
+    Told,
     Wiped = 32,
 }
 

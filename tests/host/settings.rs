@@ -5,9 +5,12 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::time::Duration;
 
 use nix::libc;
-use slablock::{BoundedSemaphore, Cache, Durability, Error, Eviction, FanoutCache, Options};
+use slablock::{
+    BoundedSemaphore, Cache, Durability, Error, Eviction, FanoutCache, Options, SemaphoreGuard,
+};
 
 use crate::children::{Child, Role, say};
 use crate::common::{Place, bounded, until};
@@ -255,7 +258,7 @@ fn another_number_of_permits_is_taken_over_when_nobody_uses_the_key() {
 }
 
 #[test]
-fn permits_of_the_dead_and_of_waiters_are_not_taken_over() {
+fn permits_that_somebody_waits_for_are_not_taken_over() {
     bounded(|| {
         let place = Place::new();
         let child = Child::start("permit", place.root(), &["1"]);
@@ -277,19 +280,187 @@ fn permits_of_the_dead_and_of_waiters_are_not_taken_over() {
             assert_eq!(dead.pid, pid.as_raw() as u32);
         });
         drop(five.acquire().unwrap());
-        let mut child = Child::start("permit", place.root(), &["5"]);
-        child.expect("held");
-        child.kill();
-        let refused = mismatch(one.try_acquire());
-        for word in [
-            &format!("process {} (", child.pid()),
-            "dead",
-            "remove the key",
-        ] {
-            assert!(refused.contains(word), "{refused}");
+    });
+}
+
+/// Starts one who holds a permit of so many.
+fn holder(place: &Place, permits: u32) -> Child {
+    let child = Child::start("permit", place.root(), &[&permits.to_string()]);
+    child.expect("held");
+    child
+}
+
+/// Whom a permit was taken over from.
+fn told(guard: &SemaphoreGuard<'_>) -> Option<u32> {
+    guard.recovered().map(|dead| dead.pid)
+}
+
+#[test]
+fn permits_of_the_dead_are_taken_over_by_another_number_and_their_successors_told() {
+    bounded(|| {
+        let place = Place::new();
+        let cache = place.open();
+        let [two, three, five] = [2, 3, 5].map(|value| BoundedSemaphore::new(&cache, "k", value));
+        for (old, new) in [(&three, &five), (&five, &two), (&two, &five)] {
+            let mut children = [(); 2].map(|()| holder(&place, old.value()));
+            let before = old.holders().unwrap();
+            let dead = [0, 1].map(|n| before[n].pid);
+            for child in &mut children {
+                child.kill();
+            }
+            // Looking takes nothing over.
+            assert_eq!(new.available().unwrap(), new.value());
+            assert_eq!(old.holders().unwrap().len(), 2);
+            let first = new.acquire().unwrap();
+            let by_hand = first.recovered().expect("somebody died");
+            let known = (by_hand.pid, by_hand.token, by_hand.alive);
+            assert_eq!(known, (before[0].pid, before[0].token, false));
+            assert_eq!(by_hand.program, before[0].program);
+            let second = new.try_acquire().unwrap().expect("a permit");
+            assert_eq!(told(&second), Some(dead[1]));
+            let rest = (2..new.value()).map(|_| new.try_acquire().unwrap().expect("a permit"));
+            let rest: Vec<_> = rest.collect();
+            assert!(rest.iter().all(|guard| told(guard).is_none()));
+            assert!(new.try_acquire().unwrap().is_none());
+            let highest = before.iter().map(|holder| holder.token).max().unwrap();
+            let all = [first, second].into_iter().chain(rest);
+            assert!({ all }.all(|guard| guard.token() > highest));
+            drop(new.acquire().unwrap());
         }
-        assert!(five.acquire().unwrap().recovered().is_some());
-        drop(one.try_acquire().unwrap().expect("the permit"));
+        assert!(cache.check().unwrap().is_sound());
+    });
+}
+
+#[test]
+fn a_living_holder_beside_the_dead_is_the_one_who_is_named() {
+    bounded(|| {
+        let place = Place::new();
+        let [mut first, mut living, mut last] = [(); 3].map(|()| holder(&place, 3));
+        first.kill();
+        last.kill();
+        let cache = place.open();
+        let five = BoundedSemaphore::new(&cache, "k", 5);
+        for _ in 0..2 {
+            let refused = mismatch(five.try_acquire());
+            assert!(refused.contains(&format!("process {} (", living.pid())));
+            for dead in [&first, &last] {
+                assert!(!refused.contains(&dead.pid().to_string()), "{refused}");
+            }
+            assert!(!refused.contains("dead"), "{refused}");
+        }
+        living.kill();
+        let guards = [(); 5].map(|()| five.try_acquire().unwrap().expect("a permit"));
+        let pids = [&first, &living, &last].map(|child| Some(child.pid().as_raw() as u32));
+        assert_eq!(guards.each_ref().map(told)[..3], pids);
+        assert!(guards[3..].iter().all(|guard| told(guard).is_none()));
+    });
+}
+
+/// More died than there are permits now: as many are told of as can be.
+#[test]
+fn of_more_dead_than_permits_the_first_are_told_of() {
+    bounded(|| {
+        let place = Place::new();
+        let mut children = [(); 3].map(|()| holder(&place, 3));
+        children.iter_mut().for_each(Child::kill);
+        let cache = place.open();
+        let one = BoundedSemaphore::new(&cache, "k", 1);
+        let guard = one.acquire().unwrap();
+        assert_eq!(told(&guard), Some(children[0].pid().as_raw() as u32));
+        drop(guard);
+        assert!(one.acquire().unwrap().recovered().is_none());
+    });
+}
+
+#[test]
+fn a_permit_whose_lease_is_over_is_taken_over_by_another_number() {
+    bounded(|| {
+        let place = Place::new();
+        let cache = place.open();
+        let [three, five] = [3, 5].map(|value| BoundedSemaphore::new(&cache, "k", value));
+        let three = three.expire(Duration::from_millis(20));
+        let late = three.acquire().unwrap();
+        until("it is over", || late.check().is_err());
+        let guard = five.acquire().unwrap();
+        let overran = guard.overran().expect("somebody was late");
+        assert_eq!((overran.token, overran.alive), (late.token(), true));
+        assert!(guard.recovered().is_none());
+        let lost = late.release();
+        assert!(matches!(lost, Err(Error::Lost { .. })), "{lost:?}");
+        assert!(five.acquire().unwrap().overran().is_none());
+    });
+}
+
+/// Whoever is first tells the other of nothing, or both are told; never neither.
+#[test]
+fn of_two_who_change_the_number_at_once_one_is_told_who_died() {
+    bounded(|| {
+        let place = Place::new();
+        let cache = place.open();
+        for _ in 0..8 {
+            let mut child = holder(&place, 3);
+            child.kill();
+            let pid = child.pid().as_raw() as u32;
+            let acquire = |value: u32| {
+                let semaphore = BoundedSemaphore::new(&cache, "k", value);
+                loop {
+                    match semaphore.try_acquire() {
+                        Ok(Some(guard)) => return told(&guard),
+                        Ok(None) | Err(Error::ConfigMismatch { .. }) => std::thread::yield_now(),
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            };
+            let told = std::thread::scope(|scope| {
+                let two = [2, 5].map(|value| scope.spawn(move || acquire(value)));
+                two.map(|thread| thread.join().unwrap())
+            });
+            assert!(told.contains(&Some(pid)), "{told:?}");
+        }
+        assert!(cache.check().unwrap().is_sound());
+    });
+}
+
+#[test]
+#[cfg(feature = "cli")]
+fn run_takes_another_number_of_permits_over_from_the_dead() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+
+    bounded(|| {
+        let place = Place::new();
+        let run = |permits: &str| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_slablock"));
+            command.arg("-d").arg(place.store());
+            command.args(["run", "-p", permits, "s", "--"]);
+            command
+        };
+        let mut held = run("3");
+        held.args(["sh", "-c", "echo $$; exec sleep 100"]);
+        let mut held = held.stdout(Stdio::piped()).spawn().unwrap();
+        let mut sleeper = String::new();
+        let mut lines = BufReader::new(held.stdout.take().unwrap());
+        lines.read_line(&mut sleeper).unwrap();
+        let refused = run("5").arg("true").output().unwrap();
+        assert_eq!(refused.status.code(), Some(125));
+        held.kill().unwrap();
+        held.wait().unwrap();
+        let sleeper = Pid::from_raw(sleeper.trim().parse().unwrap());
+        // It may have been told to go with the other.
+        let _ = kill(sleeper, Signal::SIGKILL);
+        until("it is gone", || kill(sleeper, None).is_err());
+        let done = run("5").arg("true").output().unwrap();
+        let said = String::from_utf8(done.stderr).unwrap();
+        assert_eq!(done.status.code(), Some(0), "{said}");
+        let who = format!("pid {} (slablock", held.id());
+        for word in [&*who, "died holding it"] {
+            assert!(said.contains(word), "{word:?} is not in {said:?}");
+        }
+        let again = run("5").arg("true").output().unwrap();
+        assert_eq!((again.status.code(), &*again.stderr), (Some(0), &b""[..]));
     });
 }
 

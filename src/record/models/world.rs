@@ -133,6 +133,7 @@ impl Key {
             holds: self.holds.iter(),
             meta: &self.life,
             wake: &self.wake,
+            untold: &[],
         }
     }
 
