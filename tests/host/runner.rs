@@ -6,6 +6,7 @@
 #[path = "../cli/shop.rs"]
 mod shop;
 
+mod groups;
 mod nested;
 mod tree;
 

@@ -52,8 +52,9 @@ Exit status:
 COMMAND gets standard input and SLABLOCK_DIR, SLABLOCK_KEY and SLABLOCK_TOKEN in its environment.
 The token is a number that grows with each grant: let what you write to refuse smaller ones.
 SLABLOCK_HOLDS lists what is held around COMMAND: a `slablock run` within another one that holds the same
-key, and waits for it, fails with status 125 instead of waiting for ever (not with --timeout, and not in
-the background of a script).
+key, and waits for it, fails with status 125 instead of waiting for ever (not with --timeout, not in the
+background of a script, not from another PID namespace, and not where that variable was removed, as by
+`env -i`, and by sudo by default: there it waits).
 Every signal that can be caught is passed on to COMMAND, but for those that stop a process (TSTP, TTIN,
 TTOU), CHLD and PIPE; while waiting a signal ends the wait, if it would end a program.
 
@@ -68,9 +69,12 @@ daemons close them for their children.
 With --tree that is guarded, too. A process of slablock's own stands between it and COMMAND and adopts
 all that COMMAND starts. The key is given back, and slablock ends (with the status of COMMAND), when the
 last of it has ended, a daemon included; signals go to what is left when COMMAND has ended. When slablock
-dies, or the lease is lost, all of it is killed; what has privileges of its own, so that it may not be
-killed, keeps the key. Killing that process (`slablock keep-tree` in ps) frees the key. Never guarded is
-what others start on behalf of COMMAND: containers, ssh, systemd-run, at, cron.
+dies, also by what kills its whole process group, or the lease is lost, all of it is killed; what has
+privileges of its own, so that it may not be killed, keeps the key. That process (`slablock keep-tree` in
+ps) has a session of its own; COMMAND is in the group and at the terminal of slablock. Whoever kills it,
+too, kills COMMAND, and what else is left keeps the key by the descriptors that it inherited, if it has
+not closed them, as without --tree. Never guarded is what others start on behalf of COMMAND: containers,
+ssh, systemd-run, at, cron.
 
 Examples:
   slablock run deploy -- ./deploy.sh

@@ -280,7 +280,8 @@ impl Run<'_> {
         let mask = self.signals.mask_before();
         let child = Program::new(&self.plan.command, &variables)
             .and_then(|program| {
-                child::start(&program, &mask, Passed::Lifeline(&lifeline), Some(&streams))
+                let lifeline = Passed::Lifeline(&lifeline);
+                child::start(&program, &mask, lifeline, Some(&streams), None)
             })
             .map_err(|error| run::not_started(&self.plan.command[0], &error))?;
         Ok((child, capture))

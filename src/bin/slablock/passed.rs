@@ -12,7 +12,6 @@ pub const LIFELINE_MIN: i32 = 64;
 /// given.
 #[derive(Clone, Copy)]
 pub enum Passed<'a> {
-    Nothing,
     /// The lifeline, at numbers that are out of the way.
     Lifeline(&'a Lifeline),
     /// These, under their numbers.
@@ -24,7 +23,6 @@ impl Passed<'_> {
     pub fn let_through_exec(self) -> nix::Result<()> {
         let keep = |descriptor| fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty())).map(drop);
         match self {
-            Passed::Nothing => Ok(()),
             Passed::As(descriptors) => descriptors
                 .iter()
                 .try_for_each(|descriptor| keep(descriptor.as_fd())),

@@ -32,7 +32,7 @@ pub fn supervise(
     lease: Option<Duration>,
     signals: &Signals,
 ) -> Result<Ended, Failure> {
-    pass_on_early(signals, |arrived| child.pass_on(arrived))?;
+    pass_on_early(signals, |arrived| child.pass_on_early(arrived))?;
     let mut watch = Watch::new(lease);
     loop {
         // Asked each time: the news of its end may have been read among other signals.
@@ -40,11 +40,15 @@ pub fn supervise(
             let lost = watch.lost;
             return Ok(Ended { status, lost });
         }
-        if let Some(arrived) = signals
-            .next(watch.next)?
-            .filter(Arrived::is_to_be_passed_on)
-        {
-            child.pass_on(&arrived);
+        match signals.next_beside(watch.next, child.line().as_slice())? {
+            Some(arrived) => child.pass_on(&arrived),
+            None => {
+                // What came before the news is for whom it was meant for then.
+                while let Some(arrived) = signals.next(Some(Instant::now()))? {
+                    child.pass_on(&arrived);
+                }
+                child.hear()?;
+            }
         }
         if watch.next.is_some_and(|next| Instant::now() >= next) {
             watch.act(child, held);

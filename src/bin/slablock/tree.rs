@@ -2,17 +2,22 @@
 //! command starts.
 //!
 //! The keeper adopts what is orphaned below it, so everything that descends from the command
-//! descends from the keeper, whatever it closes and whichever sessions it makes. It alone has the
-//! lifeline, and ends when nothing is left. A line, a pair of sockets, ties it to slablock:
+//! descends from the keeper, whatever it closes and whichever sessions it makes. It has the
+//! lifeline as all others have, and ends when nothing is left. A line, a pair of sockets, ties it to slablock:
 //! slablock's end is closed by its death, and then the keeper ends what it may; the other way goes
-//! the news of how the command ended.
+//! the news of the command: that it was started, and how it ended.
+//!
+//! The command is in slablock's process group, as without a keeper, so that the terminal and
+//! whoever signals the group reach it. The keeper is in a session of its own, so that it survives
+//! what kills the group. A key at the terminal does not reach it: while there is no command that
+//! the key reaches, slablock passes that on, too.
 
 use std::{
     ffi::{OsStr, OsString},
     io::{self, Read, Write},
     net::Shutdown,
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::{net::UnixStream, process::ExitStatusExt},
     },
     process::{self, ExitStatus},
@@ -24,7 +29,7 @@ use nix::{
         prctl::{set_child_subreaper, set_pdeathsig},
         signal::{SigSet, Signal},
     },
-    unistd::Pid,
+    unistd::{Pid, getpgrp, setsid},
 };
 use slablock::Lifeline;
 
@@ -56,7 +61,15 @@ pub enum Running {
 pub struct Tree {
     keeper: Child,
     line: UnixStream,
+    /// What has come by the line.
+    news: Vec<u8>,
+    /// The keeper has gone.
+    is_told_all: bool,
 }
+
+/// The first byte of the news. The others are how the command ended.
+const STARTED: u8 = 1;
+const NEWS_BYTES: usize = 1 + size_of::<i32>();
 
 impl Running {
     /// How the command ended, if it has; with a keeper, if nothing of it is left.
@@ -67,7 +80,35 @@ impl Running {
         }
     }
 
+    /// Passes on what is for the command and has not reached it.
     pub fn pass_on(&self, arrived: &Arrived) {
+        let is_missed = match self {
+            Running::Alone(_) => false,
+            Running::Kept(tree) => arrived.asks_for_an_end() && !tree.is_running(),
+        };
+        if is_missed || arrived.is_to_be_passed_on() {
+            self.pass_on_early(arrived);
+        }
+    }
+
+    /// By what news comes, if there may be more.
+    pub fn line(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Running::Kept(tree) if !tree.is_told_all => Some(tree.line.as_fd()),
+            _ => None,
+        }
+    }
+
+    /// Takes the news that has come.
+    pub fn hear(&mut self) -> io::Result<()> {
+        match self {
+            Running::Alone(_) => Ok(()),
+            Running::Kept(tree) => tree.hear(),
+        }
+    }
+
+    /// Passes on what may have missed the command.
+    pub fn pass_on_early(&self, arrived: &Arrived) {
         self.process().pass_on(arrived);
     }
 
@@ -109,6 +150,7 @@ impl Tree {
         lifeline: &Lifeline,
     ) -> io::Result<Tree> {
         let (line, of_keeper) = UnixStream::pair()?;
+        line.set_nonblocking(true)?;
         let [one, two] = lifeline.descriptors();
         // At high numbers, for the keeper is told them, and the command may have any of the others.
         let passed = [of_keeper.as_fd(), one, two].map(child::above);
@@ -118,29 +160,47 @@ impl Tree {
         let words = words.chain(numbers).chain(["--".into()]);
         let words: Vec<OsString> = words.chain(command.iter().cloned()).collect();
         let keeper = Program::this_one(&words, variables)
-            .and_then(|keeper| child::start(&keeper, mask, Passed::As(&passed), None))
+            .and_then(|keeper| child::start(&keeper, mask, Passed::As(&passed), None, None))
             .map_err(|error| io::Error::other(format!("no keeper to be had: {error}")))?;
-        Ok(Tree { keeper, line })
+        Ok(Tree {
+            keeper,
+            line,
+            news: Vec::new(),
+            is_told_all: false,
+        })
+    }
+
+    /// Whether the command has been started and is not known to have ended.
+    fn is_running(&self) -> bool {
+        (1..NEWS_BYTES).contains(&self.news.len())
+    }
+
+    fn hear(&mut self) -> io::Result<()> {
+        match self.line.read_to_end(&mut self.news) {
+            Ok(_) => self.is_told_all = true,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         let Some(of_keeper) = self.keeper.try_wait()? else {
             return Ok(None);
         };
+        self.hear()?;
         if !of_keeper.success() {
-            if of_keeper.signal().is_some() {
+            if of_keeper.signal().is_some() && !self.news.is_empty() {
                 text::complain("the keeper was killed; what the command started may still run");
             }
             // It has said why, or there was nothing to be said.
             return Ok(Some(of_keeper));
         }
-        let mut news = [0; 4];
-        match self.line.read_exact(&mut news) {
-            Ok(()) => Ok(Some(ExitStatus::from_raw(i32::from_ne_bytes(news)))),
+        Ok(Some(match self.news[..] {
+            [_, a, b, c, d] => ExitStatus::from_raw(i32::from_ne_bytes([a, b, c, d])),
             // It was told to end everything.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Some(of_keeper)),
-            Err(error) => Err(error),
-        }
+            _ => of_keeper,
+        }))
     }
 }
 
@@ -148,10 +208,12 @@ impl Tree {
 pub fn keep(args: KeepArgs) -> Result<u8, Failure> {
     // First of all, while no number can be that of a descriptor of this program's own.
     let [line, beacon, witness] = child::inherited([args.line, args.beacon, args.witness])?;
-    let line = UnixStream::from(line);
-    // Not the command's; open as long as this process.
-    let _lifeline = [beacon, witness];
+    let mut line = UnixStream::from(line);
+    // Open as long as this process.
+    let lifeline = [beacon, witness];
     let signals = Signals::block(signals::catchable())?;
+    // In the background of a terminal it may write there as the others do.
+    SigSet::from(Signal::SIGTTOU).thread_block()?;
     set_child_subreaper(true)?;
     // From here on the line tells. Whoever had died before would have taken this process along.
     set_pdeathsig(None)?;
@@ -159,9 +221,10 @@ pub fn keep(args: KeepArgs) -> Result<u8, Failure> {
     if let Some(number) = signals.end_requested()? {
         return Ok(SIGNALLED + number as u8);
     }
-    let child = Program::new(&args.command, &[])
-        .and_then(|program| child::start(&program, &signals.mask_before(), Passed::Nothing, None))
+    let child = start_apart(&args.command, &signals.mask_before(), &lifeline)
         .map_err(|error| not_started(&args.command[0], &error))?;
+    // Where slablock has gone nobody wants to know.
+    let _ = line.write_all(&[STARTED]);
     pass_on_early(&signals, |arrived| child.pass_on(arrived))?;
     let keeper = Keeper {
         child,
@@ -169,6 +232,25 @@ pub fn keep(args: KeepArgs) -> Result<u8, Failure> {
         signals,
     };
     keeper.keep()
+}
+
+/// Starts the command in the process group that this process is in, and leaves that.
+///
+/// It leaves first: whatever kills the group then kills the command at the most, and what that has
+/// started has a keeper. A group of another PID namespace has no number here by which the command
+/// could be put back into it: that is left when the command is there.
+///
+/// Then it leaves the session: a parent there would keep the kernel from ending the command's group
+/// when it is stopped and its shell has gone.
+fn start_apart(command: &[OsString], mask: &SigSet, lifeline: &[OwnedFd]) -> io::Result<Child> {
+    let program = Program::new(command, &[])?;
+    let group = Some(getpgrp()).filter(|group| group.as_raw() != 0);
+    if group.is_some() {
+        child::leave_group()?;
+    }
+    let child = child::start(&program, mask, Passed::As(lifeline), None, group)?;
+    setsid()?;
+    Ok(child)
 }
 
 struct Keeper {

@@ -4,14 +4,14 @@ use super::*;
 
 /// A program that leaves the session, closes all descriptors but the first three, says `up` and its
 /// number, and ends with the pipe.
-fn stray(pipe: &str) -> String {
+pub fn stray(pipe: &str) -> String {
     format!(
         "setsid bash -c 'for f in /proc/$$/fd/*; do n=${{f##*/}}; [ $n -gt 2 ] && eval \"exec $n>&-\"; done
         echo up; echo $$; read line < {pipe}'"
     )
 }
 
-fn pipe(shop: &Shop) -> String {
+pub fn pipe(shop: &Shop) -> String {
     let pipe = shop.path("pipe");
     assert!(
         Command::new("mkfifo")
@@ -24,7 +24,7 @@ fn pipe(shop: &Shop) -> String {
 }
 
 /// The process that stands between slablock and its command.
-fn keeper_of(running: &Running) -> i32 {
+pub fn keeper_of(running: &Running) -> i32 {
     let pid = running.pid();
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     let keeper = children.trim().parse().unwrap();
@@ -101,7 +101,7 @@ fn a_command_in_a_tree_is_told_and_tells_all_that_it_would_otherwise() {
     let outcome = run(&["sh", "-c", script, "sh", "one", "two"]);
     assert_eq!(
         (outcome.code, outcome.out.as_str()),
-        (7, "k 2\n0\n"),
+        (7, "k 2\n2\n"),
         "{}",
         outcome.err
     );
