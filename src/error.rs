@@ -188,8 +188,8 @@ pub enum Error {
         /// The key, or what else it would wait for.
         what: String,
     },
-    /// Another part of this program has closed or replaced descriptors of the store in this process. What the
-    /// process holds it may have lost; it takes nothing more, and harms nobody. Open the store again, after
+    /// Another part of this program has closed or replaced descriptors of the store in this process. The process
+    /// keeps what it holds (not on overlayfs), and gets nothing more. Open the store again, after
     /// what closes descriptors (as a daemon does when it starts).
     Detached {
         /// The store.
@@ -399,7 +399,7 @@ impl fmt::Display for Error {
             ),
             Error::Detached { path } => write!(
                 f,
-                "the descriptor of {} was closed or replaced in this process by other code; take what this process holds in the store for lost, and open it again, after what closes descriptors",
+                "the descriptor of {} was closed or replaced in this process by other code; it keeps what it holds (not on overlayfs) and gets nothing more, open the store again after what closes descriptors",
                 path.display()
             ),
             Error::Copied { path, what } => write!(
