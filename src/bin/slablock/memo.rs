@@ -137,7 +137,7 @@ fn memo_guarded(dir: &Path, plan: &MemoPlan) -> Result<u8, Failure> {
             match computed.unkept {
                 // The store was cleared meanwhile, as somebody wanted.
                 None | Some(slablock::Error::Lost { .. }) => {}
-                Some(error) => drop(Failure::from(error).report()),
+                Some(error) => drop(unkept(error).report()),
             }
             outcome
         }
@@ -146,6 +146,17 @@ fn memo_guarded(dir: &Path, plan: &MemoPlan) -> Result<u8, Failure> {
     };
     // Whoever reads this may be slow, and the signals end that, too.
     Ok(signals.let_through(|| outcome.said().replay())?)
+}
+
+/// The command ran all the same, which "it was not done" would deny.
+fn unkept(error: slablock::Error) -> Failure {
+    match error {
+        slablock::Error::NoSpace { action, path } => Failure::new(format!(
+            "not kept: no room on the device to {action} {}; free some space",
+            path.display()
+        )),
+        error => Failure::from(error).after("not kept"),
+    }
 }
 
 fn no_memo(key: &[u8]) -> Failure {
