@@ -157,7 +157,9 @@ fn unsafe_code_stays_in_its_rooms() {
             assert!(allowed, "{place} has unsafe code");
             let above = &lines[at.saturating_sub(5)..at];
             assert!(
-                above.iter().any(|l| l.contains("SAFETY:")),
+                above
+                    .iter()
+                    .any(|l| l.contains("SAFETY:") || l.contains("/// # Safety")),
                 "{place} does not say why"
             );
         }

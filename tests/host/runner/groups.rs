@@ -98,8 +98,10 @@ fn at_terminal(mut command: Command, set: impl Fn(&mut LocalFlags)) -> (Running,
         let terminal = std::os::fd::AsRawFd::as_raw_fd(terminal);
         move || {
             setsid()?;
-            // SAFETY: both make system calls, between fork and exec.
+            // SAFETY: all make system calls, between fork and exec.
             let done = unsafe {
+                // Whoever runs the tests may ignore it (`nohup`), and so would the shell.
+                nix::libc::signal(nix::libc::SIGHUP, nix::libc::SIG_DFL);
                 nix::libc::ioctl(terminal, nix::libc::TIOCSCTTY, 0);
                 nix::libc::dup2(terminal, 0)
             };
