@@ -31,7 +31,7 @@ use nix::{
         prctl::set_pdeathsig,
         signal::{SigHandler, SigSet, Signal, kill, signal},
     },
-    unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, getpid, getppid, setpgid},
+    unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, getpid, getppid},
 };
 
 use crate::{
@@ -44,9 +44,6 @@ use crate::{
 const STACK_BYTES: usize = 64 << 10;
 /// Below the stack, and never to be touched: a multiple of every page size.
 const GUARD_BYTES: usize = 64 << 10;
-
-/// By this number a process names itself where it changes its group.
-const THIS_PROCESS: Pid = Pid::from_raw(0);
 
 /// What a command is to have as its standard streams.
 pub struct Streams {
@@ -62,12 +59,11 @@ struct Birth<'a> {
     mask: &'a SigSet,
     passed: Passed<'a>,
     streams: Option<&'a Streams>,
-    group: Option<Pid>,
     failure: Cell<Option<Errno>>,
 }
 
 /// Starts a program with `mask` as its signal mask, what is passed to it, and this process's
-/// standard streams or others, in this process's group or another one of its session.
+/// standard streams or others.
 ///
 /// The kernel's promise to kill the command is tied to the calling *thread*: call it from the one
 /// that lives as long as the process.
@@ -76,7 +72,6 @@ pub fn start(
     mask: &SigSet,
     passed: Passed<'_>,
     streams: Option<&Streams>,
-    group: Option<Pid>,
 ) -> io::Result<Child> {
     let birth = Birth {
         program,
@@ -84,14 +79,25 @@ pub fn start(
         mask,
         passed,
         streams,
-        group,
         failure: Cell::new(None),
     };
-    let birth_place = ptr::from_ref(&birth).cast_mut().cast();
-    // SAFETY: the child makes system calls, no more: no allocation, no lock, no panic, and no
-    // function of the C library that takes as much of the stack as its arguments ask for. What it
-    // borrows outlives the call.
-    let mut child = unsafe { bear(be_born, birth_place) }?;
+    let stack = Stack::new()?;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: until the child has become the command or has ended, this thread stands still
+    // (CLONE_VFORK); so the stack and all that is borrowed stay, and nothing is used by two. The
+    // child makes system calls, no more: no allocation, no lock, no panic, and no function of the C
+    // library that takes as much of the stack as its arguments ask for. No signal handler of this
+    // process can run in it: it has none but the standard library's for faults.
+    let pid = unsafe {
+        libc::clone(
+            be_born,
+            stack.top(),
+            flags,
+            ptr::from_ref(&birth).cast_mut().cast(),
+        )
+    };
+    let pid = Pid::from_raw(Errno::result(pid)?);
+    let mut child = Child { pid, status: None };
     match birth.failure.get() {
         None => Ok(child),
         Some(error) => {
@@ -99,27 +105,6 @@ pub fn start(
             Err(error.into())
         }
     }
-}
-
-/// Makes a child that runs `life` in this process's memory, and returns when it has become another
-/// program or has ended.
-///
-/// # Safety
-///
-/// `life` may be called with `argument`, and may run beside what this thread is in the middle of.
-unsafe fn bear(
-    life: extern "C" fn(*mut c_void) -> c_int,
-    argument: *mut c_void,
-) -> io::Result<Child> {
-    let stack = Stack::new()?;
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-    // SAFETY: until the child has become another program or has ended, this thread stands still
-    // (CLONE_VFORK); so the stack stays, and nothing is used by two. The rest is the caller's
-    // promise. No signal handler of this process can run in it: it has none but the standard
-    // library's for faults.
-    let pid = unsafe { libc::clone(life, stack.top(), flags, argument) };
-    let pid = Pid::from_raw(Errno::result(pid)?);
-    Ok(Child { pid, status: None })
 }
 
 /// The child's whole life before it is the command. Only ever returns because it did not become
@@ -144,9 +129,6 @@ impl Birth<'_> {
         let parent = getppid();
         if parent != self.guardian && parent.as_raw() != 0 {
             return Err(Errno::ESRCH);
-        }
-        if let Some(group) = self.group {
-            setpgid(THIS_PROCESS, group)?;
         }
         self.passed.let_through_exec()?;
         if let Some(streams) = self.streams {
@@ -256,21 +238,6 @@ pub fn inherited<const N: usize>(numbers: [RawFd; N]) -> io::Result<[OwnedFd; N]
     // SAFETY: they are open, each is named once, and nothing in this program owns any, for it has
     // opened none.
     Ok(numbers.map(|number| unsafe { OwnedFd::from_raw_fd(number) }))
-}
-
-/// Makes this process the only one of a new process group, which it does not lead: who leads one
-/// cannot leave the session. The leader is a child that ends at once.
-pub fn leave_group() -> io::Result<()> {
-    // SAFETY: it does nothing.
-    let mut leader = unsafe { bear(do_nothing, ptr::null_mut()) }?;
-    // Its number stays its own until its end is asked for, and after that the group's.
-    let left = setpgid(leader.pid, leader.pid).and_then(|()| setpgid(THIS_PROCESS, leader.pid));
-    leader.wait()?;
-    Ok(left?)
-}
-
-extern "C" fn do_nothing(_: *mut c_void) -> c_int {
-    0
 }
 
 /// What became of the children of this process.

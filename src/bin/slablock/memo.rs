@@ -291,8 +291,7 @@ impl Run<'_> {
         let mask = self.signals.mask_before();
         let child = Program::new(&self.plan.command, &variables)
             .and_then(|program| {
-                let lifeline = Passed::Lifeline(&lifeline);
-                child::start(&program, &mask, lifeline, Some(&streams), None)
+                child::start(&program, &mask, Passed::Lifeline(&lifeline), Some(&streams))
             })
             .map_err(|error| run::not_started(&self.plan.command[0], &error))?;
         Ok((child, capture))

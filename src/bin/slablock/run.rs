@@ -290,7 +290,7 @@ fn start(
     }
     let lifeline = Passed::Lifeline(&lifeline);
     Program::new(&plan.command, &variables)
-        .and_then(|program| child::start(&program, &mask, lifeline, None, None))
+        .and_then(|program| child::start(&program, &mask, lifeline, None))
         .map(Running::Alone)
         .map_err(|error| not_started(&plan.command[0], &error))
 }

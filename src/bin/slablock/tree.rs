@@ -29,7 +29,7 @@ use nix::{
         prctl::{set_child_subreaper, set_pdeathsig},
         signal::{SigSet, Signal},
     },
-    unistd::{Pid, getpgrp, setsid},
+    unistd::{Pid, setsid},
 };
 use slablock::Lifeline;
 
@@ -160,7 +160,7 @@ impl Tree {
         let words = words.chain(numbers).chain(["--".into()]);
         let words: Vec<OsString> = words.chain(command.iter().cloned()).collect();
         let keeper = Program::this_one(&words, variables)
-            .and_then(|keeper| child::start(&keeper, mask, Passed::As(&passed), None, None))
+            .and_then(|keeper| child::start(&keeper, mask, Passed::As(&passed), None))
             .map_err(|error| io::Error::other(format!("no keeper to be had: {error}")))?;
         Ok(Tree {
             keeper,
@@ -234,21 +234,14 @@ pub fn keep(args: KeepArgs) -> Result<u8, Failure> {
     keeper.keep()
 }
 
-/// Starts the command in the process group that this process is in, and leaves that.
+/// Starts the command in the process group that this process is in, and leaves the group and its session.
 ///
-/// It leaves first: whatever kills the group then kills the command at the most, and what that has
-/// started has a keeper. A group of another PID namespace has no number here by which the command
-/// could be put back into it: that is left when the command is there.
-///
-/// Then it leaves the session: a parent there would keep the kernel from ending the command's group
-/// when it is stopped and its shell has gone.
+/// Whatever kills the group then kills the command at the most, and what that has started has a keeper. Killed in
+/// between, what is left has the lifeline. Never is this process in another group of the same session: when its
+/// child ended, or was stopped, the kernel would take the group for one that nobody cares for any more, and hang it up.
 fn start_apart(command: &[OsString], mask: &SigSet, lifeline: &[OwnedFd]) -> io::Result<Child> {
     let program = Program::new(command, &[])?;
-    let group = Some(getpgrp()).filter(|group| group.as_raw() != 0);
-    if group.is_some() {
-        child::leave_group()?;
-    }
-    let child = child::start(&program, mask, Passed::As(lifeline), None, group)?;
+    let child = child::start(&program, mask, Passed::As(lifeline), None)?;
     setsid()?;
     Ok(child)
 }
