@@ -125,7 +125,7 @@ pub(in crate::cache) fn find_record(dir: &Path) -> Result<Option<Record>> {
     }
 }
 
-/// The same, and puts the file back.
+/// The record, from the shards if the file is gone: then the opener puts it back.
 pub(super) fn find_and_restore(dir: &Path) -> Result<Option<Record>> {
     if let Some(record) = read_record(dir)? {
         return Ok(Some(record));
@@ -203,7 +203,11 @@ fn restore(dir: &Path, record: Record, like: Likeness) -> Result<()> {
         }?;
         file::sync_dir(dir)
     };
-    put_back().map_err(|e| Error::io("write", &path, e))
+    put_back().map_err(|e| {
+        // On a full disk, say: what was begun is nobody's.
+        let _ = std::fs::remove_file(&new);
+        Error::io("write", &path, e)
+    })
 }
 
 /// Lets a shard say the same as the file, unless it does.
