@@ -14,6 +14,17 @@ pub enum Patience {
     Endless,
 }
 
+impl Patience {
+    /// In nanoseconds; `None` if it is endless.
+    pub fn ns(self) -> Option<u64> {
+        match self {
+            Patience::None => Some(0),
+            Patience::For(time) => Some(time.as_nanos() as u64),
+            Patience::Endless => None,
+        }
+    }
+}
+
 pub enum Guard<'a> {
     Lock(LockGuard<'a>),
     RLock(RLockGuard<'a>),

@@ -71,6 +71,9 @@ events! {
     "lost" Lost { key, token }
     /// It asked in vain, for at most `patience` nanoseconds.
     "passed" Passed { key, asked, patience }
+    /// Not even whether the key could be had was to be found out: somebody was in the middle of a change of the
+    /// structure for too long.
+    "busy" Busy { key, asked, patience }
     /// It is about to add `value` to an average `times` times.
     "add" Add { key, value, times }
     /// It has.

@@ -8,6 +8,9 @@ use crate::torture::{
     site::KeySpec,
 };
 
+/// For how long a change of the structure is waited for at the least, by those who will not wait for the key, too.
+pub const GRACE_NS: u64 = 50_000_000;
+
 /// A life of a process: from its birth to its end, or to its executing another program.
 #[derive(Clone, Debug, Default)]
 pub struct Life {
@@ -96,6 +99,8 @@ pub struct History {
     pub lives: HashMap<u64, Life>,
     pub keys: Vec<KeyHistory>,
     pub tasks: Vec<Task>,
+    /// Who was told that the structure is busy before it was busy for long.
+    pub hasty: Vec<Wait>,
     pub pauses: Pauses,
     pub end: u64,
 }
@@ -136,6 +141,7 @@ impl History {
                 lives: HashMap::new(),
                 keys: specs.iter().map(|_| KeyHistory::default()).collect(),
                 tasks: Vec::new(),
+                hasty: Vec::new(),
                 pauses: Pauses::default(),
                 end: lines.iter().map(|line| line.at).max().unwrap_or(0),
             },
@@ -200,6 +206,22 @@ impl Reader<'_> {
             } => {
                 let what = "waiting in vain";
                 self.task(id, Some(key as usize), what, asked, at, patience);
+                self.wait_ends(at, id, key);
+            }
+            Event::Busy {
+                key,
+                asked,
+                patience,
+            } => {
+                let (key_number, what) = (Some(key as usize), "finding the structure busy");
+                self.task(id, key_number, what, asked, at, patience.max(GRACE_NS));
+                if at.saturating_sub(asked) < GRACE_NS {
+                    self.history.hasty.push(Wait {
+                        id,
+                        from: asked,
+                        to: at,
+                    });
+                }
                 self.wait_ends(at, id, key);
             }
             Event::Take { .. } => self.take(line),

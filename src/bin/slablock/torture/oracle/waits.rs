@@ -21,9 +21,18 @@ pub struct Bounds<'a> {
 }
 
 impl Bounds<'_> {
-    /// Nothing takes longer than it says, by more than the bound.
+    /// Nothing takes longer than it says, by more than the bound; and nothing is said to be busy that was not for long.
     pub fn tasks(&mut self) {
         let history = self.history;
+        for hasty in &history.hasty {
+            let ms = (hasty.to - hasty.from) / 1_000_000;
+            self.violations.push(Violation {
+                what: format!("the structure was said to be busy after {ms} ms"),
+                key: None,
+                tokens: Vec::new(),
+                ids: vec![hasty.id],
+            });
+        }
         for task in &history.tasks {
             let took = history.pauses.free_between(task.from, task.to);
             let over = took.saturating_sub(task.patience);

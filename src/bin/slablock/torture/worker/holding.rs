@@ -39,7 +39,26 @@ impl Worker<'_> {
                 self.passed(key, asked, patience)?;
                 self.cut(key)
             }
-            Err(error) => self.complain(error),
+            Err(error) => self.refused(key, asked, patience, &error),
+        }
+    }
+
+    /// The only refusal of a key that can be right, for who will not wait for ever: somebody was stopped in the middle
+    /// of a change of the structure.
+    pub(super) fn refused(
+        &self,
+        key: usize,
+        asked: u64,
+        patience: Patience,
+        error: &Error,
+    ) -> Result<(), Failure> {
+        match (error, patience.ns()) {
+            (Error::StructureBusy { .. }, Some(patience)) => self.tell(Event::Busy {
+                key: key as u64,
+                asked,
+                patience,
+            }),
+            _ => self.complain(error),
         }
     }
 
@@ -69,10 +88,8 @@ impl Worker<'_> {
     }
 
     fn passed(&self, key: usize, asked: u64, patience: Patience) -> Result<(), Failure> {
-        let patience = match patience {
-            Patience::None => 0,
-            Patience::For(time) => time.as_nanos() as u64,
-            Patience::Endless => return self.complain("an endless wait ended in vain"),
+        let Some(patience) = patience.ns() else {
+            return self.complain("an endless wait ended in vain");
         };
         let key = key as u64;
         self.tell(Event::Passed {

@@ -74,6 +74,7 @@ impl Worker<'_> {
         let key = self.some_key(|key| key.is_hot);
         let mut last = 0;
         for _ in 0..self.random.spread(10, 3_000) {
+            let asked = now_ns()?;
             match self.site.handles[key].acquire(Patience::None) {
                 Ok(None) => {}
                 Ok(Some(guard)) => {
@@ -87,7 +88,7 @@ impl Worker<'_> {
                         self.complain(error)?;
                     }
                 }
-                Err(error) => self.complain(error)?,
+                Err(error) => self.refused(key, asked, Patience::None, &error)?,
             }
         }
         Ok(())

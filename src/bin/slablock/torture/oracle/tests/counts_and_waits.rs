@@ -118,6 +118,29 @@ fn a_wait_in_vain_that_lasts_too_long_is_caught() {
 }
 
 #[test]
+fn structure_is_said_to_be_busy_neither_at_once_nor_late() {
+    let told = |from, at, patience: u64| {
+        let mut story = Story::new();
+        let key = story.key("lock");
+        let (asked, patience) = (10 * MS, patience * MS);
+        let busy = Event::Busy {
+            key,
+            asked,
+            patience,
+        };
+        story.want(from, 1, "lock").line(at, 1, busy);
+        story
+    };
+    told(10, 59, 0).is_caught("the structure was said to be busy after 49 ms");
+    told(10, 60, 0).is_clean();
+    told(300, 1_060, 0).is_clean();
+    told(300, 1_061, 0).is_caught("finding the structure busy took 1051 ms");
+    told(300, 1_061, 60).is_clean();
+    // It is no wait any more.
+    told(10, 60, 0).killed(3_000, 1).is_clean();
+}
+
+#[test]
 fn nobody_is_blamed_for_time_in_which_somebody_is_stopped() {
     let mut story = Story::new();
     story.take(10, 1, "lock", 1).want(20, 2, "lock");
