@@ -49,6 +49,12 @@ pub(crate) enum Rule {
     AbandonedSaysSo,
     /// H6: who removes idle keys takes only words that are plainly free.
     IdleTakesNobodys,
+    /// H6: who makes a semaphore again takes its permits from nobody.
+    UnheldTakesNobodys,
+    /// H5: what a dead one left is handed on only if nobody was told of it meanwhile.
+    HandedOnOnce,
+    /// H5: what a dead one left is left again by a removal that is undone.
+    UndoneIsTold,
     /// H6: an average is not taken from a living one in the middle of an `add`.
     LivingUndisturbed,
     /// H6: a dead one's removal is undone unless it had all words.

@@ -10,7 +10,7 @@ use crate::sync::{AtomicU32, AtomicU64};
 pub(crate) enum Force {
     /// Nobody's: only if every word is plainly free. Keeps what a dead holder left for its successor.
     Idle,
-    /// Nobody's, also what a dead holder left for its successor: whoever takes it away hands that on.
+    /// Nobody's, also what a dead holder left for its successor, if the removal knows of it and hands it on.
     Unheld,
     /// Also the dead's, but not that of somebody alive: for averages, whose holder is writing just now.
     NotTheLiving,
@@ -25,7 +25,7 @@ impl Force {
         seen.is_plainly_free()
             || match self {
                 Force::Idle => left_out(Rule::IdleTakesNobodys),
-                Force::Unheld => seen.is_free(),
+                Force::Unheld => seen.is_free() || left_out(Rule::UnheldTakesNobodys),
                 Force::NotTheLiving => !is_living() || left_out(Rule::LivingUndisturbed),
                 Force::Anybody => true,
             }
@@ -70,8 +70,9 @@ impl<'a, H: Iterator<Item = &'a Hold> + Clone> Removal<'a, H> {
         }
         let mut sequence = 0;
         let mut marked = false;
-        for hold in self.holds.clone() {
-            let taken = retire(hold, me, |seen| force.allows(seen, &is_dead));
+        for (at, hold) in self.holds.clone().enumerate() {
+            let allows = |seen| force.allows(seen, &is_dead) && self.hands_on(force, at, seen);
+            let taken = retire(hold, me, allows);
             let Some((before, mine)) = taken else {
                 self.take_back(marked, futex_wake_all);
                 return false;
@@ -85,6 +86,19 @@ impl<'a, H: Iterator<Item = &'a Hold> + Clone> Removal<'a, H> {
         }
         life::end(self.meta);
         true
+    }
+
+    /// Whether what a dead one left in a word is handed on if the word says so, and only then: somebody may have taken
+    /// it since it was listed, and have been told.
+    fn hands_on(&self, force: Force, at: usize, seen: Word) -> bool {
+        force != Force::Unheld
+            || seen.is_abandoned() == self.untold_of(at).is_some()
+            || left_out(Rule::HandedOnOnce)
+    }
+
+    fn untold_of(&self, at: usize) -> Option<Stamp> {
+        let found = self.untold.binary_search_by_key(&at, |untold| untold.0);
+        found.ok().map(|found| self.untold[found].1)
     }
 
     fn take_back(&self, marked: bool, futex_wake_all: impl FnOnce()) {
@@ -117,8 +131,8 @@ impl<'a, H: Iterator<Item = &'a Hold> + Clone> Removal<'a, H> {
     /// Ends every retirement, whoever began it.
     fn undo(&self) {
         for (at, hold) in self.holds.clone().enumerate() {
-            match self.untold.binary_search_by_key(&at, |untold| untold.0) {
-                Ok(found) if hold.load().is_retiring() => hold.leave_untold(self.untold[found].1),
+            match self.untold_of(at).filter(|_| hold.load().is_retiring()) {
+                Some(stamp) if !left_out(Rule::UndoneIsTold) => hold.leave_untold(stamp),
                 _ => hold.end_retirement(),
             }
         }

@@ -61,7 +61,7 @@ impl Binding {
             }
             // 1
             self.free_permits(process, found, &mut before)?;
-            // 2
+            // 2. Not, if somebody has taken one of these meanwhile, and was told.
             let untold = &before.untold;
             if !stripe.retire_untold(found, bucket, Force::Unheld, untold, nobody_waits)? {
                 continue;

@@ -53,6 +53,91 @@ fn control_words_before_life() {
     );
 }
 
+/// Makes a semaphore again, or is not to after all, while somebody uses it, of whose permits a dead one left one.
+fn make_again(is_wanted: bool) {
+    explore_with(Some(3), move || {
+        let key = Key::new(2);
+        Somebody::new(&key, 1).try_acquire().expect("free");
+        key.beacon.put_out();
+        key.holds[0].free_dead(|p| (p == id(1)).then_some(77));
+        let user = {
+            let key = Arc::clone(&key);
+            thread::spawn(move || {
+                // The second permit by the quick way, the first by the other, each if it is to be had.
+                let token = |seen| ticket::draw(&key.ticket, seen);
+                let current = || life::is_current(&key.life, world::LIFE);
+                let second = key.holds[1].take_if_free(id(3), current, token, || None);
+                let mut user = Somebody::new(&key, 2);
+                let granted = user.try_acquire();
+                for (permit, mine) in granted.into_iter().chain(second.map(|mine| (1, mine))) {
+                    assert!(key.give_back(permit, mine), "robbed");
+                }
+                granted.is_some() && user.recovered()
+            })
+        };
+        let untold = [(0, Stamp::precise(77, 0))];
+        let removal = Removal {
+            untold: &untold,
+            ..key.removal()
+        };
+        let wake_all = || key.futex.wake(9);
+        let begun = removal.begin(id(9), Force::Unheld, |_| false, |_| is_wanted, wake_all);
+        if begun {
+            key.finish_removal();
+        }
+        let told = user.join().expect("no panic");
+        let told_later = || {
+            let mut successor = Somebody::new(&key, 4);
+            let mut holds = || successor.try_acquire().map(|_| successor.recovered());
+            [holds(), holds()].contains(&Some(true))
+        };
+        // Whoever makes it again tells the first one who comes.
+        let is_handed_on = begun || told_later();
+        assert!(told || is_handed_on, "nobody is told of a death");
+        assert!(!(told && is_handed_on), "told twice");
+    });
+}
+
+/// H5, H6: who makes a semaphore again takes its permits from nobody, and hands on what a dead one left unless somebody
+/// was told of it meanwhile.
+#[test]
+fn what_the_dead_left_is_handed_on_once() {
+    make_again(true);
+}
+
+#[test]
+fn control_unheld_takes_nobodys() {
+    refute(
+        Rule::UnheldTakesNobodys,
+        "robbed",
+        what_the_dead_left_is_handed_on_once,
+    );
+}
+
+#[test]
+fn control_handed_on_once() {
+    refute(
+        Rule::HandedOnOnce,
+        "told twice",
+        what_the_dead_left_is_handed_on_once,
+    );
+}
+
+/// H5: a semaphore that is not made again after all says as before that somebody died.
+#[test]
+fn what_the_dead_left_stays_where_nothing_is_made_again() {
+    make_again(false);
+}
+
+#[test]
+fn control_undone_is_told() {
+    refute(
+        Rule::UndoneIsTold,
+        "nobody is told of a death",
+        what_the_dead_left_stays_where_nothing_is_made_again,
+    );
+}
+
 /// H6, L5: an average is taken from the dead, never from somebody alive in the middle of an `add`.
 #[test]
 fn an_average_is_not_taken_from_the_living() {
