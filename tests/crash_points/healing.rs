@@ -11,6 +11,9 @@ use crate::scene::{Entry, NEVER, Scene, Trap};
 use crate::stage::{CAPACITY, KEY, open, open_anew, reboot};
 use crate::values::{LARGE, bystanders, bystanders_are_well, large};
 
+/// Of a fanout.
+const KEYS: usize = 12;
+
 pub const ALL: &[Operation] = &[
     Operation::new(
         "make attach again",
@@ -42,28 +45,39 @@ pub const ALL: &[Operation] = &[
     .thinned(),
     Operation::new(
         "make a fanout's lock files again",
-        |scene| {
-            let cache = FanoutCache::options()
-                .capacity(2 * CAPACITY)
-                .open_fanout(scene.store(), Some(2))
-                .unwrap();
-            fanout_works(&cache);
-            drop(cache);
-            remove(scene, &LOCKED);
-        },
-        |scene, trap| {
-            let cache = trap.armed(|| FanoutCache::open(scene.store(), 2));
-            cache.unwrap();
-        },
+        |scene| furnish_fanout_without(scene, &LOCKED),
+        open_fanout_armed,
         |_, _, _| (),
     )
-    .verified(|operation, scene, _| {
-        (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
-        let cache = FanoutCache::open(scene.store(), 2).unwrap();
-        assert_eq!(cache.len().unwrap(), 12);
-        fanout_works(&cache);
-        Keyspace::caches(&cache).iter().for_each(no_leak);
-    }),
+    .verified(verify_fanout),
+    Operation::new(
+        "make a fanout's record again",
+        |scene| furnish_fanout_without(scene, &["fanout"]),
+        open_fanout_armed,
+        |_, _, _| (),
+    )
+    .verified(verify_fanout),
+    Operation::new(
+        "make a fanout's shard again",
+        |scene| {
+            furnish_fanout_without(scene, &[]);
+            std::fs::remove_dir_all(scene.store().join("001")).unwrap();
+        },
+        open_fanout_armed,
+        |_, _, _| (),
+    )
+    .verified(verify_fanout_again),
+    Operation::new(
+        "make all of a fanout but a shard again",
+        |scene| {
+            furnish_fanout_without(scene, &LOCKED);
+            remove(scene, &["fanout"]);
+            std::fs::remove_dir_all(scene.store().join("000")).unwrap();
+        },
+        open_fanout_armed,
+        |_, _, _| (),
+    )
+    .verified(verify_fanout_again),
     Operation::new(
         "make the log again, by repair",
         |scene| {
@@ -120,8 +134,56 @@ fn is_well(scene: &Scene, cache: &Cache, stage: Stage) {
     furniture_is_well(scene, cache, stage);
 }
 
+/// A fanout of which every shard has keys.
+fn furnish_fanout_without(scene: &Scene, names: &[&str]) {
+    let cache = FanoutCache::options()
+        .capacity(2 * CAPACITY)
+        .open_fanout(scene.store(), Some(2))
+        .unwrap();
+    fanout_works(&cache);
+    assert!(
+        Keyspace::caches(&cache)
+            .iter()
+            .all(|shard| !shard.is_empty().unwrap())
+    );
+    drop(cache);
+    remove(scene, names);
+}
+
+fn open_fanout_armed(scene: &Scene, trap: &Trap) {
+    let cache = trap.armed(|| FanoutCache::open(scene.store(), 2));
+    cache.unwrap();
+}
+
+/// Every key is where it was.
+fn verify_fanout(operation: &Operation, scene: &Scene, _: Order) {
+    (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
+    let cache = FanoutCache::open(scene.store(), 2).unwrap();
+    assert_eq!(cache.len().unwrap(), KEYS);
+    is_whole(scene, &cache);
+}
+
+/// The keys of one shard are gone with it, and of no other.
+fn verify_fanout_again(operation: &Operation, scene: &Scene, _: Order) {
+    (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
+    let cache = FanoutCache::open(scene.store(), 2).unwrap();
+    let left = cache.len().unwrap();
+    assert!(0 < left && left < KEYS, "{left} keys are left");
+    is_whole(scene, &cache);
+    // No key is in two shards.
+    assert_eq!(cache.len().unwrap(), KEYS);
+}
+
+fn is_whole(scene: &Scene, cache: &FanoutCache) {
+    for name in LOCKED.into_iter().chain(["fanout"]) {
+        assert!(scene.store().join(name).exists(), "{name}");
+    }
+    fanout_works(cache);
+    Keyspace::caches(cache).iter().for_each(no_leak);
+}
+
 fn fanout_works(cache: &FanoutCache) {
-    for n in 0..12 {
+    for n in 0..KEYS {
         let lock = Lock::new(cache, format!("key {n}"));
         assert!(lock.try_acquire().unwrap().is_some());
     }

@@ -334,6 +334,13 @@ fn a_store_that_is_gone_in_the_end_is_said() {
         ended(&run(script), 76, &[store.to_str().unwrap(), "replaced"]);
         fs::remove_dir_all(&store).unwrap();
         fs::rename(place.root().join("old"), &store).unwrap();
+        // What an opener makes again is no other store.
+        let slablock = env!("CARGO_BIN_EXE_slablock");
+        // As another file, which may not have the number of the one that is gone.
+        let script = format!(
+            "cd \"$SLABLOCK_DIR\"; rm -f fanout; touch ../filler; {slablock} set other value; exit 3"
+        );
+        ended(&run(&script), 3, &[]);
         let script = "rm -r \"$SLABLOCK_DIR\"";
         ended(&run(script), 76, &[store.to_str().unwrap(), "removed"]);
         ended(&run("true"), 0, &[]);

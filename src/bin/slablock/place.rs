@@ -33,17 +33,17 @@ const NO_STORE: [&str; 6] = [
     ".gitkeep",
 ];
 
-/// An open store.
-pub struct Place {
-    cache: Shape,
-    /// The file by which it was found, and which one that was then.
-    found: (PathBuf, Identity),
-}
-
-/// Whichever of the two it is.
-enum Shape {
+/// An open store: whichever of the two it is.
+pub enum Place {
     Single(Cache),
     Fanout(FanoutCache),
+}
+
+/// The file in which a key is, and which one that was when it was first looked at.
+pub struct Spot {
+    slab: PathBuf,
+    identity: Identity,
+    store: PathBuf,
 }
 
 type Identity = (u64, u64);
@@ -52,8 +52,8 @@ impl Place {
     /// Opens the store in `dir` and makes one if there is none.
     pub fn open_or_create(dir: &Path) -> Result<Place, Failure> {
         match has_shards(dir)? {
-            true => Ok(Place::open_fanout(dir)??),
-            false => Ok(Place::open_single(dir, true)??),
+            true => Ok(Place::open_fanout(dir)?),
+            false => Ok(Place::open_single(dir, true)?),
         }
     }
 
@@ -65,53 +65,40 @@ impl Place {
     /// Opens the store in `dir`; `None`: there is none yet. The inner error: there is one, and it was not opened.
     pub fn try_open(dir: &Path) -> Result<Option<slablock::Result<Place>>, Failure> {
         if has_shards(dir)? {
-            return Place::open_fanout(dir).map(Some);
+            return Ok(Some(Place::open_fanout(dir)));
         }
         match !is_file(&dir.join(SLAB))? && has_no_store(dir)? {
             true => Ok(None),
-            false => Place::open_single(dir, false).map(Some),
+            false => Ok(Some(Place::open_single(dir, false))),
         }
     }
 
-    fn open_single(dir: &Path, create: bool) -> Result<slablock::Result<Place>, Failure> {
+    fn open_single(dir: &Path, create: bool) -> slablock::Result<Place> {
         let cache = Cache::options().create(create).open(dir);
-        Place::found(cache.map(Shape::Single), dir.join(SLAB))
+        cache.map(Place::Single)
     }
 
-    fn open_fanout(dir: &Path) -> Result<slablock::Result<Place>, Failure> {
+    fn open_fanout(dir: &Path) -> slablock::Result<Place> {
         let cache = Cache::options().create(false).open_fanout(dir, None);
-        Place::found(cache.map(Shape::Fanout), dir.join(FANOUT))
+        cache.map(Place::Fanout)
     }
 
-    fn found(
-        opened: slablock::Result<Shape>,
-        by: PathBuf,
-    ) -> Result<slablock::Result<Place>, Failure> {
-        let cache = match opened {
-            Ok(cache) => cache,
-            Err(error) => return Ok(Err(error)),
-        };
-        let identity = identity(&by)?;
-        Ok(Ok(Place {
-            cache,
-            found: (by, identity),
-        }))
+    /// Where `key` is. To be asked before the key is taken, which fails if the store is not in its place any more.
+    pub fn spot(&self, key: &[u8]) -> Result<Spot, Failure> {
+        let slab = self.shard(key).path().join(SLAB);
+        let identity = identity(&slab).map_err(|error| cannot_look(&slab, &error))?;
+        Ok(Spot {
+            slab,
+            identity,
+            store: self.path().to_path_buf(),
+        })
     }
 
-    /// Whether the store that is open is the one that others find. If not, they have excluded nothing since.
-    pub fn check_in_place(&self) -> Result<(), Failure> {
-        let (by, then) = &self.found;
-        let what = match identity(by) {
-            Ok(now) if now == *then => return Ok(()),
-            Ok(_) => "replaced by another one",
-            Err(error) if error.kind() == ErrorKind::NotFound => "removed",
-            Err(error) => return Err(cannot_look(by, &error)),
-        };
-        let dir = by.parent().unwrap_or(by).display();
-        Err(Failure::with_status(
-            LOST,
-            format!("the store {dir} was {what} meanwhile: the command may not have run alone"),
-        ))
+    fn path(&self) -> &Path {
+        match self {
+            Place::Single(cache) => cache.path(),
+            Place::Fanout(cache) => cache.path(),
+        }
     }
 
     pub fn repair(dir: &Path) -> Result<RepairReport, Failure> {
@@ -131,9 +118,9 @@ impl Place {
 
     /// The part of the store in which `key` lives.
     pub fn shard(&self, key: &[u8]) -> &Cache {
-        match &self.cache {
-            Shape::Single(cache) => cache.cache_for(key),
-            Shape::Fanout(cache) => cache.cache_for(key),
+        match self {
+            Place::Single(cache) => cache.cache_for(key),
+            Place::Fanout(cache) => cache.cache_for(key),
         }
     }
 
@@ -142,54 +129,71 @@ impl Place {
         &self,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        match &self.cache {
-            Shape::Single(cache) => cache.transact(work),
-            Shape::Fanout(cache) => cache.transact(work),
+        match self {
+            Place::Single(cache) => cache.transact(work),
+            Place::Fanout(cache) => cache.transact(work),
         }
     }
 
     pub fn keys(&self) -> Result<Vec<KeyInfo>, Failure> {
-        Ok(match &self.cache {
-            Shape::Single(cache) => cache.keys()?,
-            Shape::Fanout(cache) => cache.keys()?,
+        Ok(match self {
+            Place::Single(cache) => cache.keys()?,
+            Place::Fanout(cache) => cache.keys()?,
         })
     }
 
     pub fn evict(&self, tag: &[u8]) -> Result<usize, Failure> {
-        Ok(match &self.cache {
-            Shape::Single(cache) => cache.evict(tag)?,
-            Shape::Fanout(cache) => cache.evict(tag)?,
+        Ok(match self {
+            Place::Single(cache) => cache.evict(tag)?,
+            Place::Fanout(cache) => cache.evict(tag)?,
         })
     }
 
     pub fn stats(&self) -> Result<Stats, Failure> {
-        Ok(match &self.cache {
-            Shape::Single(cache) => cache.stats()?,
-            Shape::Fanout(cache) => cache.stats()?,
+        Ok(match self {
+            Place::Single(cache) => cache.stats()?,
+            Place::Fanout(cache) => cache.stats()?,
         })
     }
 
     /// The settings in force.
     pub fn config(&self) -> Result<Config, Failure> {
-        Ok(match &self.cache {
-            Shape::Single(cache) => cache.config()?,
-            Shape::Fanout(cache) => cache.config()?,
+        Ok(match self {
+            Place::Single(cache) => cache.config()?,
+            Place::Fanout(cache) => cache.config()?,
         })
     }
 
     /// All parts of the store.
     pub fn shards(&self) -> &[Cache] {
-        match &self.cache {
-            Shape::Single(cache) => cache.caches(),
-            Shape::Fanout(cache) => cache.caches(),
+        match self {
+            Place::Single(cache) => cache.caches(),
+            Place::Fanout(cache) => cache.caches(),
         }
     }
 
     pub fn check(&self) -> Result<CheckReport, Failure> {
-        Ok(match &self.cache {
-            Shape::Single(cache) => cache.check()?,
-            Shape::Fanout(cache) => cache.check()?,
+        Ok(match self {
+            Place::Single(cache) => cache.check()?,
+            Place::Fanout(cache) => cache.check()?,
         })
+    }
+}
+
+impl Spot {
+    /// Whether the store that was opened then is the one that others find. If not, they have excluded nothing since.
+    pub fn check_in_place(&self) -> Result<(), Failure> {
+        let what = match identity(&self.slab) {
+            Ok(now) if now == self.identity => return Ok(()),
+            Ok(_) => "replaced by another one",
+            Err(error) if error.kind() == ErrorKind::NotFound => "removed",
+            Err(error) => return Err(cannot_look(&self.slab, &error)),
+        };
+        let store = self.store.display();
+        Err(Failure::with_status(
+            LOST,
+            format!("the store {store} was {what} meanwhile: the command may not have run alone"),
+        ))
     }
 }
 

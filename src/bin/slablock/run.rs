@@ -19,7 +19,7 @@ use crate::{
     nesting::{self, Endless},
     opening::{self, AT_ONCE, open_until},
     passed::Passed,
-    place::Place,
+    place::{Place, Spot},
     program::Program,
     signals::{self, Signals},
     supervise::{Ended, supervise},
@@ -76,6 +76,7 @@ fn run_guarded(dir: &Path, plan: &RunPlan) -> Result<u8, Failure> {
     let signals = Signals::block(signals::catchable())?;
     let started = Instant::now();
     let place = open(dir, plan, &signals, started)?;
+    let spot = place.spot(&plan.key)?;
     let held = take(&place, plan, &signals, started)?.ok_or_else(|| in_vain(plan))?;
     plan.say(Talk::Verbose, || {
         let (waited, token) = (text::span(started.elapsed()), held.token());
@@ -91,7 +92,7 @@ fn run_guarded(dir: &Path, plan: &RunPlan) -> Result<u8, Failure> {
         held.release()?;
         return Ok(SIGNALLED + number as u8);
     }
-    execute(dir, plan, held, &place, &signals)
+    execute(dir, plan, held, &place, &spot, &signals)
 }
 
 fn open(dir: &Path, plan: &RunPlan, signals: &Signals, started: Instant) -> Result<Place, Failure> {
@@ -242,13 +243,14 @@ fn execute(
     plan: &RunPlan,
     held: Held,
     place: &Place,
+    spot: &Spot,
     signals: &Signals,
 ) -> Result<u8, Failure> {
     // Nothing runs yet: where this fails, the hold is given back.
     let mut child = start(dir, plan, &held, place, signals)?;
     match supervise(&mut child, &held, plan.lease, signals) {
         Ok(ended) => {
-            let in_place = place.check_in_place();
+            let in_place = spot.check_in_place();
             let status = finish(held, plan, &ended)?;
             in_place.map(|()| status)
         }
