@@ -235,15 +235,19 @@ pub(super) fn open(dir: &Path, settings: &Settings, wanted: Option<usize>) -> Re
         create: true,
         ..settings.clone()
     };
-    let shards = (0..record.shards).map(|number| {
+    let open_shard = |number, of_shard: &Settings| {
         make_shard(&dir, number)?;
-        let store = open::open(&shard_path(&dir, number), &of_shard)?;
+        let store = open::open(&shard_path(&dir, number), of_shard)?;
         note_in_shard(&store, record);
-        if number == 0 {
-            // Where nothing is asked for, the others are made like it: its maker may be another, and have died since.
-            of_shard.first = Some(store.config()?);
-        }
         Ok(Cache { store })
+    };
+    // Where nothing is asked for, those that are missing are made like one that is there: its maker may be another.
+    let eldest = eldest_shard(&dir, record.shards)?;
+    let model = open_shard(eldest, &of_shard)?;
+    of_shard.first = Some(model.store.config()?);
+    let shards = (0..record.shards).map(|number| match number == eldest {
+        true => Ok(model.clone()),
+        false => open_shard(number, &of_shard),
     });
     let shards: Arc<[Cache]> = shards.collect::<Result<_>>()?;
     let stores: Vec<_> = shards
@@ -256,6 +260,16 @@ pub(super) fn open(dir: &Path, settings: &Settings, wanted: Option<usize>) -> Re
         seed: record.seed,
         path: dir.into(),
     })
+}
+
+/// The first shard that is there; where there is none yet, the first that is made.
+fn eldest_shard(dir: &Path, shards: usize) -> Result<usize> {
+    for number in 0..shards {
+        if open::is_there(&shard_path(dir, number).join(open::SLAB))? {
+            return Ok(number);
+        }
+    }
+    Ok(0)
 }
 
 /// Makes the directory of a shard, unless it is there, for owner and group of the cache, whoever makes it.

@@ -135,7 +135,7 @@ pub(crate) fn share_of(bytes: u64, shards: usize) -> u64 {
 }
 
 impl Chosen {
-    /// For the making of one of so many shards, like the first of them where nothing is asked for.
+    /// For the making of one of so many shards, like one of them that is there where nothing is asked for.
     pub(crate) fn for_new(&self, shards: usize, first: Option<&Config>) -> Chosen {
         let share = self.size_limit.map(|limit| share_of(limit, shards));
         let default = (shards > 1).then(|| share_of(SIZE_LIMIT, shards));

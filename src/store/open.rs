@@ -46,7 +46,7 @@ pub(crate) struct Settings {
     pub(crate) mode: Option<u32>,
     /// Among how many shards capacity and size limit are shared, of which this is one.
     pub(crate) shards: usize,
-    /// What the first shard has.
+    /// What the shard has that was opened first.
     pub(crate) first: Option<Config>,
     pub(crate) allow_network_fs: bool,
     pub(crate) create: bool,

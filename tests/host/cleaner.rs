@@ -1,11 +1,12 @@
 //! Cleaners of temporary files, and other removals of a store's files.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use slablock::{Cache, Durability, Error, FanoutCache, Lock, Reader, Token};
+use slablock::{Cache, Durability, Error, Eviction, FanoutCache, Lock, Reader, Token};
 
 use crate::children::{Board, Child, Role, Watchdog, fork, hear, reap_well, say};
 use crate::common::layout::LOCKED;
@@ -396,6 +397,39 @@ fn a_shard_that_is_gone_costs_what_was_in_it_and_nothing_else() {
         });
         both.unwrap();
         assert!(cache.check().unwrap().is_sound(), "{lost}");
+    }
+}
+
+/// Whoever finds a shard gone, and asks for nothing: it begins again as the others are.
+#[test]
+fn a_shard_begins_again_with_the_settings_of_the_others() {
+    let _watchdog = Watchdog::new("settings of a shard");
+    for lost in ["000/slab", "000", "002"] {
+        let place = Place::new();
+        let options = FanoutCache::options()
+            .capacity(4_000)
+            .size_limit(64 << 20)
+            .eviction(Eviction::None)
+            .durability(Durability::PowerLoss)
+            .mode(0o640);
+        let cache = options.open_fanout(place.store(), Some(4)).unwrap();
+        let before = (cache.config().unwrap(), cache.capacity());
+        drop(cache);
+        remove_log(&place, lost);
+        let cache = FanoutCache::open(place.store(), 4).unwrap();
+        let now = (cache.config().unwrap(), cache.capacity());
+        assert_eq!(now, before, "{lost}");
+        for number in 0..4 {
+            let shard = place.store().join(format!("{number:03}"));
+            let mode = |path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+            assert_eq!(
+                (mode(shard.join("slab")), mode(shard)),
+                (0o640, 0o750),
+                "{lost}"
+            );
+        }
+        drop(cache);
+        options.open_fanout(place.store(), Some(4)).unwrap();
     }
 }
 
