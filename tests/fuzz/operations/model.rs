@@ -11,6 +11,10 @@ const UNIT_US: u64 = 64 + 4_000;
 const LONG_US: u64 = 2_000_000;
 const LONG_MORE_US: u64 = 50_000;
 
+/// No token, and nobody's.
+pub const HANDED_ON: u64 = 0;
+const NOBODY: u64 = 0;
+
 /// How a handle was made.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Setting {
@@ -45,6 +49,7 @@ pub struct Grant {
     pub id: u64,
     /// The life of a participant.
     pub by: u64,
+    /// `HANDED_ON` if a dead one had it in a semaphore that was made again since.
     pub token: u64,
     pub lease: Option<Lease>,
     /// Of a re-entrant lock, otherwise 1.
@@ -71,6 +76,8 @@ pub struct Key {
     slots: usize,
     /// One, or a semaphore's permits.
     pub holds: Vec<Option<Grant>>,
+    /// The token of a late one whose permits were taken over, until somebody was told.
+    late: Option<u64>,
     pub average: Average,
 }
 
@@ -100,6 +107,8 @@ pub struct Model {
     pub alive: BTreeSet<u64>,
     /// The highest token that was seen under a key, in whichever of its lives.
     tokens: BTreeMap<Vec<u8>, u64>,
+    /// Semaphores with permits of the dead that were to be made again, and for which there was no room.
+    untold: BTreeSet<Vec<u8>>,
     last_id: u64,
 }
 
@@ -135,6 +144,7 @@ impl Model {
             keys: BTreeMap::new(),
             alive: BTreeSet::new(),
             tokens: BTreeMap::new(),
+            untold: BTreeSet::new(),
             last_id: 0,
         }
     }
@@ -229,26 +239,48 @@ impl Model {
         Ok(())
     }
 
-    /// Whether it is a semaphore of another number of permits that nobody uses.
+    /// Whether it is a semaphore of another number of permits that nobody alive has one of within its lease.
     fn has_other_permits(&self, of: &Setting) -> Result<bool, Refusal> {
         let key = &self.keys[&of.key];
         if key.kind != Kind::Semaphore || of.kind != Kind::Semaphore {
             return Ok(false);
         }
+        let is_in_use = || key.holds.iter().any(|hold| self.stand(hold) == Stand::Held);
         match key.holds.len() != of.value as usize {
-            true if !key.is_idle() => Err(Refusal::ConfigMismatch),
+            true if is_in_use() => Err(Refusal::ConfigMismatch),
             differs => Ok(differs),
         }
     }
 
-    /// Makes it again; it keeps its tag, unless the handle has one.
+    /// Makes it again; it keeps its tag, unless the handle has one. As many of its permits as can be are those of the
+    /// dead; of the first of them its successor is told all, or else of the first of the late.
     fn take_over(&mut self, of: &Setting) -> Result<(), Refusal> {
         let old = self.keys.remove(&of.key).expect("it was found");
+        let of_stand = |stand| -> Vec<Grant> {
+            let holds = old.holds.iter().filter(|hold| self.stand(hold) == stand);
+            holds.flatten().cloned().collect()
+        };
+        let (mut dead, late) = (of_stand(Stand::Dead), of_stand(Stand::Expired));
+        for (at, grant) in dead.iter_mut().enumerate() {
+            grant.token = if at == 0 { grant.token } else { HANDED_ON };
+            (grant.lease, grant.swept) = (None, true);
+        }
         let mut new = of.clone();
         if new.tag.is_empty() {
             new.tag = old.tag;
         }
-        self.make(&new)
+        let made = self.make(&new);
+        match self.keys.get_mut(&of.key) {
+            Some(key) => {
+                let late = late.first().filter(|_| dead.is_empty());
+                key.late = late.map(|grant| grant.token);
+                let permits = key.holds.iter_mut().zip(dead);
+                permits.for_each(|(permit, grant)| *permit = Some(grant));
+            }
+            None if dead.is_empty() => {}
+            None => drop(self.untold.insert(of.key.clone())),
+        }
+        made
     }
 
     /// Where there is no room, idle locks and semaphores make room.
@@ -261,12 +293,24 @@ impl Model {
         if used(&self.keys) + slots > self.capacity {
             return Err(Refusal::Full);
         }
+        let mut holds = vec![None; of.value as usize];
+        if of.kind == Kind::Semaphore && self.untold.remove(&of.key) {
+            holds[0] = Some(Grant {
+                id: self.new_id(),
+                by: NOBODY,
+                token: HANDED_ON,
+                lease: None,
+                depth: 1,
+                swept: true,
+            });
+        }
         let key = Key {
             life: self.new_id(),
             kind: of.kind,
             tag: of.tag.clone(),
             slots,
-            holds: vec![None; of.value as usize],
+            holds,
+            late: None,
             average: Average::default(),
         };
         self.keys.insert(of.key.clone(), key);
@@ -302,7 +346,10 @@ impl Model {
             (Stand::Dead, Some(grant)) => Before::Died(grant.token),
             (Stand::Expired, Some(grant)) => Before::Overran(grant.token),
             (Stand::Held, _) => panic!("{of:?} was granted, and is held: {hold:?}"),
-            _ => Before::Nobody,
+            _ => match self.keys[&of.key].late {
+                Some(token) => Before::Overran(token),
+                None => Before::Nobody,
+            },
         };
         let highest = self.tokens.entry(of.key.clone()).or_default();
         assert!(token > *highest, "token {token} after {highest}");
@@ -317,6 +364,7 @@ impl Model {
         };
         let key = self.keys.get_mut(&of.key).expect("it was met");
         key.holds[at] = Some(grant.clone());
+        key.late = None;
         (before, grant)
     }
 

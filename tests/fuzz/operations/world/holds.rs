@@ -4,7 +4,7 @@ use slablock::{Error, Kind, Result};
 
 use super::{Held, World, agree};
 use crate::fuzz::input::Input;
-use crate::fuzz::operations::model::{Before, Grant, Lease, Setting};
+use crate::fuzz::operations::model::{Before, Grant, HANDED_ON, Lease, Setting};
 use crate::fuzz::operations::setting::{Acquire, Handle, with_guard};
 
 impl World {
@@ -44,6 +44,7 @@ impl World {
         assert_eq!(token.get(), grant.token, "{of:?}");
         let told = match (recovered, overran) {
             (None, None) => Before::Nobody,
+            (Some(dead), None) if !dead.alive && before == Before::Died(HANDED_ON) => before,
             (Some(dead), None) if !dead.alive => Before::Died(dead.token.get()),
             (None, Some(late)) if late.alive => Before::Overran(late.token.get()),
             other => panic!("{of:?} came from {other:?}"),
