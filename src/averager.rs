@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::cache::Keyspace;
 use crate::error::Result;
-use crate::store::binding::Binding;
+use crate::store::holds::handle::Binding;
 use crate::types::{Kind, Summary};
 
 /// A running average that all threads of all processes add to.

@@ -79,9 +79,9 @@ pub use crate::{
     lock::{Lock, LockGuard},
     rlock::{RLock, RLockGuard},
     semaphore::{BoundedSemaphore, SemaphoreGuard},
-    store::check::CheckReport,
-    store::config::{Config, Durability, Eviction},
-    store::rebuild::RepairReport,
+    store::care::check::CheckReport,
+    store::home::rebuild::RepairReport,
+    store::members::config::{Config, Durability, Eviction},
     types::{Holder, KeyInfo, KeyState, Kind, Lifeline, ProcessInfo, Stats, Summary, Token},
 };
 

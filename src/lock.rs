@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use crate::cache::Keyspace;
 use crate::error::Result;
-use crate::store::binding::Binding;
-use crate::store::guard::{Anchor, Held};
-use crate::store::waiting::Patience;
+use crate::store::holds::guard::{Anchor, Held};
+use crate::store::holds::handle::Binding;
+use crate::store::holds::sleep::Patience;
 use crate::types::{Holder, Kind, Token};
 
 /// A lock that one thread of one process has at a time, among all threads of all processes that opened the

@@ -11,10 +11,10 @@ use crate::cache::Keyspace;
 use crate::error::Result;
 use crate::os::fork;
 use crate::record::{Hold, Word};
-use crate::store::acquire::{Grant, Predecessor};
-use crate::store::binding::Binding;
-use crate::store::guard::{self, Anchor};
-use crate::store::waiting::Patience;
+use crate::store::holds::fast::{Grant, Predecessor};
+use crate::store::holds::guard::{self, Anchor};
+use crate::store::holds::handle::Binding;
+use crate::store::holds::sleep::Patience;
 use crate::types::{Holder, Kind, Token};
 
 /// A lock that the thread which has it can acquire again, through any handle of the same key.

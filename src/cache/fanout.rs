@@ -12,12 +12,12 @@ use crate::cache::{Cache, Options};
 use crate::error::{Error, Result};
 use crate::os::dir::Dir;
 use crate::os::file::Likeness;
-use crate::store::check::CheckReport;
-use crate::store::config::{Config, mismatch};
+use crate::store::care::check::CheckReport;
 use crate::store::hash::hash;
-use crate::store::open::{self, FANOUT, Settings};
-use crate::store::rebuild::RepairReport;
-use crate::store::shards;
+use crate::store::home::open::{self, FANOUT, Settings};
+use crate::store::home::rebuild::RepairReport;
+use crate::store::journal::siblings;
+use crate::store::members::config::{Config, mismatch};
 use crate::sync::crash_point;
 use crate::types::{KeyInfo, Stats};
 pub(super) use record::find_record;
@@ -254,7 +254,7 @@ pub(super) fn open(dir: &Path, settings: &Settings, wanted: Option<usize>) -> Re
         .iter()
         .map(|cache| Arc::clone(&cache.store))
         .collect();
-    shards::join_shards(&stores);
+    siblings::join_shards(&stores);
     Ok(FanoutCache {
         shards,
         seed: record.seed,

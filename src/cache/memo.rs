@@ -6,9 +6,9 @@ use std::time::Instant;
 use crate::cache::{Cache, FanoutCache, Keyspace, SetOptions};
 use crate::error::Error;
 use crate::store::Store;
-use crate::store::change::When;
-use crate::store::flight::Flight;
-use crate::store::index::check_lengths;
+use crate::store::index::chains::check_lengths;
+use crate::store::space::set::When;
+use crate::store::values::compute_once::Flight;
 
 macro_rules! memo_operations {
     ($place:ident) => {

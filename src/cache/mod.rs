@@ -23,11 +23,11 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::record::Force;
 use crate::store::Store;
-use crate::store::check::CheckReport;
-use crate::store::config::Config;
-use crate::store::open;
-use crate::store::rebuild::{self, RepairReport};
-use crate::store::waiting::Patience;
+use crate::store::care::check::CheckReport;
+use crate::store::holds::sleep::Patience;
+use crate::store::home::open;
+use crate::store::home::rebuild::{self, RepairReport};
+use crate::store::members::config::Config;
 use crate::types::{KeyInfo, Lifeline, Stats};
 
 /// A store of keys in a directory, open in this process and in any number of others.

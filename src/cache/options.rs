@@ -4,9 +4,9 @@ use std::path::Path;
 
 use crate::cache::{Cache, FanoutCache, fanout};
 use crate::error::Result;
-use crate::store::config::{Chosen, Durability, Eviction, share_of};
-use crate::store::open::{self, Settings};
-use crate::store::shards;
+use crate::store::home::open::{self, Settings};
+use crate::store::journal::siblings;
+use crate::store::members::config::{Chosen, Durability, Eviction, share_of};
 
 /// How to open a store. `capacity`, `mode`, `size_limit`, `eviction` and `durability` belong to the store: its maker
 /// chooses them, and each has a default. What a later opening does not name is as the store has it; what it names and the
@@ -123,7 +123,7 @@ impl Options {
     /// Opens the store in the directory `path`. See [`Cache::open`].
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Cache> {
         let store = open::open(path.as_ref(), &self.settings)?;
-        shards::join_alone(&store)?;
+        siblings::join_alone(&store)?;
         Ok(Cache { store })
     }
 

@@ -6,9 +6,9 @@ use crate::cache::values::SetOptions;
 use crate::cache::{Cache, FanoutCache, Keyspace};
 use crate::error::{Error, Result};
 use crate::store::Store;
-use crate::store::change::New;
-use crate::store::count::integer_after;
-use crate::store::transact::Ongoing;
+use crate::store::space::integer::integer_after;
+use crate::store::space::set::New;
+use crate::store::txn::transaction::Ongoing;
 
 /// What a function given to `transact` reads and changes values through.
 ///

@@ -65,7 +65,7 @@ impl Slab {
         Slab::mapped_by(|map, file| map.map_raw(file), file, path, part, layout)
     }
 
-    /// Maps a file that was opened for reading only. For [`store::reader`](crate::store::reader) and nobody else: to
+    /// Maps a file that was opened for reading only. For [`care::reader`](crate::store::care::reader) and nobody else: to
     /// write to any record of such a slab is a SIGSEGV.
     pub(crate) fn map_to_read(
         file: Kept,

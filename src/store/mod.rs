@@ -1,60 +1,33 @@
 //! A store: one open slab, and this process's part in it. Keys, participants, waiting, recovery.
 //!
-//! `lock_files`, `slab_file` and `open` get a directory to this point; `original` tells a copy, `boots` a reboot, `alone`
-//! whether anybody else is there. `participants` says who lives. `stripe` locks
-//! parts of the structure, `hash` and `index` find and make keys there, `claim` has the room for them,
-//! `remove` takes them away and ends what the dead left half done. `binding` is a handle's memory of its
-//! key, `acquire` takes and gives back, `contend` looks closer, `waiting` waits, `nesting` sees to it that no
-//! thread waits for itself, `watch` hears of deaths, `guard` is what guards are made of, `average` is the averages'
-//! own. `transact` changes several values at once, `journal` carries that out, in all `shards` of a cache. `inspect`
-//! shows, `check` verifies, `reader` does both without taking part, `rebuild` and `salvage` repair. `device` says what is known to be on the device.
+//! Its rooms, each of which is to use those below it only:
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | `care` | looking at a store and verifying it |
+//! | `txn` | several changes at once |
+//! | `space` | writing values, where room has to be made first |
+//! | `values` | a value by its key, averages, computing a value once |
+//! | `holds` | having, waiting and giving back |
+//! | `reclaim` | slots when there are none left |
+//! | `index` | from a key to its slot; changing the structure under a stripe |
+//! | `journal` | what was decided is carried out, in all shards |
+//! | `home` | from a directory to a whole slab |
+//! | `log` | whose bytes are whose in the log |
+//! | `members` | who takes part, who lives, and what each has open |
 
-pub(crate) mod acquire;
-mod alone;
-pub(crate) mod average;
-mod begin;
-pub(crate) mod binding;
-mod boots;
-mod busy;
-pub(crate) mod change;
-pub(crate) mod check;
-mod claim;
-mod compact;
-pub(crate) mod config;
-mod contend;
-pub(crate) mod count;
-mod dead;
-pub(crate) mod device;
-pub(crate) mod flight;
-pub(crate) mod guard;
+pub(crate) mod care;
 pub(crate) mod hash;
+pub(crate) mod holds;
+pub(crate) mod home;
 pub(crate) mod index;
-mod inspect;
-mod journal;
-mod leaks;
-pub(crate) mod lock_files;
-mod nesting;
-pub(crate) mod open;
-mod original;
-mod participants;
-mod pieces;
-pub(crate) mod reader;
-pub(crate) mod rebuild;
-mod recount;
-mod remove;
-mod room;
-mod salvage;
-pub(crate) mod segments;
-pub(crate) mod shards;
-mod slab_file;
-mod stripe;
-mod take_over;
-pub(crate) mod transact;
-mod vacate;
-pub(crate) mod value;
+pub(crate) mod journal;
+pub(crate) mod log;
+pub(crate) mod members;
+pub(crate) mod reclaim;
+pub(crate) mod space;
+pub(crate) mod txn;
 pub(crate) mod values;
-pub(crate) mod waiting;
-mod watch;
 
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -71,13 +44,14 @@ use crate::os::{cleaner, clock};
 use crate::record::ParticipantId;
 use crate::slab::layout::STRIPES;
 use crate::slab::{PARTICIPANT_SHARED, Slab};
-use crate::store::device::Device;
-use crate::store::lock_files::Locks;
-use crate::store::nesting::Tokens;
-use crate::store::open::Site;
-use crate::store::recount::Recount;
-use crate::store::shards::ShardsOf;
-use crate::store::watch::Watches;
+use crate::store::home::lock_files::Locks;
+use crate::store::home::open::{self, Site};
+use crate::store::journal::siblings::ShardsOf;
+use crate::store::members::deadlock::Tokens;
+use crate::store::members::device::Device;
+use crate::store::members::participants;
+use crate::store::members::watch::Watches;
+use crate::store::space::recount::Recount;
 use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, Ordering, crash_point};
 use crate::types::Lifeline;
 

@@ -23,8 +23,8 @@ use crate::os::dir::names;
 use crate::os::file::{self, Likeness};
 use crate::slab::header::CACHE_OFFSET;
 use crate::store::Store;
-use crate::store::lock_files::{self, Locks};
-use crate::store::open::{self, FANOUT, Settings, Site};
+use crate::store::home::lock_files::{self, Locks};
+use crate::store::home::open::{self, FANOUT, Settings, Site};
 use crate::sync::{Ordering, crash_point};
 
 const MAGIC: [u8; 8] = *b"slabfan\0";

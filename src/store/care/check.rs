@@ -1,0 +1,317 @@
+//! Verifying a store while it is in use: reads only, in pieces under the lock of a stripe, so that what is being changed is
+//! not taken for damage, and nobody is kept from making keys.
+//!
+//! Between two pieces keys come and go. A key is compared with the states of its slots under its stripe, where they are
+//! its own. That two keys have one slot, or that nobody has it, is said only after it was looked at again: `leaks`.
+
+use crate::error::{Error, Result, show_key};
+use crate::log::Log;
+use crate::os::memory;
+use crate::slab::layout::PERMITS_PER_BLOCK;
+use crate::slab::{Meta, STATE_FREE, STATE_TAIL, STATE_USED, Slab, SlotId};
+use crate::store::Store;
+use crate::store::care::inspect::Onlooker;
+use crate::store::hash::hash;
+use crate::store::home::open;
+use crate::store::home::slab_file;
+use crate::store::index::allocate::Pool;
+use crate::store::index::chains::{Found, Place, hash_as, key_of, span_of};
+use crate::store::index::stripe::{StripeGuard, bucket_of};
+use crate::store::values::cells::Form;
+use crate::sync::{AtomicU8, Ordering};
+use crate::types::Kind;
+
+/// What a check found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CheckReport {
+    /// How many keys there are.
+    pub keys: usize,
+    /// How many slots they take.
+    pub slots_used: usize,
+    /// How many slots are marked as used and belong to no key. `Cache::repair` frees them.
+    pub slots_leaked: usize,
+    /// How many holds are left by the dead, for their successors to take over. No damage.
+    pub dead_holds: usize,
+    /// What does not hold, one sentence each. Empty for a sound store.
+    pub problems: Vec<String>,
+}
+
+impl CheckReport {
+    /// Whether nothing is wrong and nothing leaked.
+    pub fn is_sound(&self) -> bool {
+        self.problems.is_empty() && self.slots_leaked == 0
+    }
+
+    /// Both reports in one, for a store of several shards.
+    pub(crate) fn merge(&mut self, other: CheckReport) {
+        self.keys += other.keys;
+        self.slots_used += other.slots_used;
+        self.slots_leaked += other.slots_leaked;
+        self.dead_holds += other.dead_holds;
+        self.problems.extend(other.problems);
+    }
+}
+
+/// What is said where a sync has failed.
+pub(in crate::store) const UNSYNCED: &str =
+    "a sync has failed, so nothing is known of what the device has";
+
+/// What every key was found to take, to compare with the states.
+struct Census<'a> {
+    store: &'a Store,
+    report: CheckReport,
+    /// Of each slot and block, the link of the slot in which the key begins that has it; 0: none was found.
+    slots: Vec<u32>,
+    blocks: Vec<u32>,
+    /// Values in the log, to be read.
+    logged: Vec<Found>,
+}
+
+impl Store {
+    /// Verifies everything that can be verified. Whoever makes or removes a key waits for a millisecond at the most;
+    /// taking and giving back do not wait.
+    pub(crate) fn check(&self) -> Result<CheckReport> {
+        self.check_in_place()?;
+        self.process()?.locks.prove()?;
+        let layout = self.slab().layout();
+        let io = |e| Error::io("check", self.slab().path(), e);
+        let mut census = Census {
+            store: self,
+            report: CheckReport::default(),
+            slots: memory::filled(0, layout.slots.count as usize).map_err(io)?,
+            blocks: memory::filled(0, layout.blocks.count as usize).map_err(io)?,
+            logged: Vec::new(),
+        };
+        if self.is_unsynced() {
+            census.report.problems.push(UNSYNCED.to_string());
+        }
+        let damaged = slab_file::damaged_copy(&self.slab)?;
+        census.report.problems.extend(damaged);
+        census.report.problems.extend(self.site.opened_up()?);
+        self.each_bucket(|bucket| match bucket {
+            Ok((guard, bucket)) => census.bucket(guard, bucket),
+            Err(e) => {
+                census.report.problems.push(e.to_string());
+                Ok(())
+            }
+        })?;
+        census.leaks()?;
+        // Without the locks: reading takes its time.
+        for found in std::mem::take(&mut census.logged) {
+            census.logged_value(self, found)?;
+        }
+        Ok(census.report)
+    }
+}
+
+/// How a report tells of a value that is in force and cannot be read.
+pub(in crate::store) fn why_unread(log: &Log, key: &[u8], form: &Form) -> Result<String> {
+    let key = show_key(key);
+    if let Form::Logged { place, .. } = form {
+        let segment = log.path(place.segment());
+        if !open::is_there(&segment)? {
+            let segment = segment.display();
+            return Ok(format!(
+                "the value of {key} is a miss, for {segment} is gone"
+            ));
+        }
+    }
+    Ok(format!("the value of {key} fails its checksum"))
+}
+
+impl Census<'_> {
+    fn bucket(&mut self, guard: &StripeGuard<'_>, bucket: u32) -> Result<()> {
+        let mut ids = Vec::new();
+        let walked = guard.walk(bucket, |id| {
+            ids.push(id);
+            true
+        });
+        if let Err(e) = walked {
+            self.report.problems.push(e.to_string());
+            return Ok(());
+        }
+        for id in ids {
+            match guard.found(id) {
+                Some(found) => self.key(guard, bucket, found)?,
+                None => self.problem(id, "is linked and has no key"),
+            }
+        }
+        Ok(())
+    }
+
+    fn problem(&mut self, id: SlotId, what: &str) {
+        let at = id.index();
+        self.report.problems.push(format!("slot {at} {what}"));
+    }
+
+    fn key(&mut self, guard: &StripeGuard<'_>, bucket: u32, found: Found) -> Result<()> {
+        let store = guard.store;
+        let slab = store.slab();
+        self.report.keys += usize::from(store.is_listed(found));
+        if let Some(what) = contradiction(slab, found, bucket) {
+            self.problem(found.id, what);
+            return Ok(());
+        }
+        let span = span_of(slab, found.id);
+        self.report.slots_used += span as usize;
+        self.take(Pool::Slots, found.id.index(), span, found.id);
+        match found.kind {
+            Kind::Semaphore => match store.permits_of(found.id) {
+                Ok((first, permits)) => {
+                    let blocks = permits.div_ceil(PERMITS_PER_BLOCK);
+                    self.take(Pool::Blocks, first, blocks, found.id);
+                }
+                Err(e) => self.report.problems.push(e.to_string()),
+            },
+            Kind::Averager if !slab.slot(found.id).cells().is_whole() => {
+                let key = store.key_of(found).unwrap_or_default();
+                let what = format!("the average {} fails its checksum", show_key(&key));
+                self.report.problems.push(what);
+            }
+            Kind::Value => match store.read_value(found, &mut ()) {
+                Some(Ok(reading)) => {
+                    let logged = matches!(reading.content.form, Form::Logged { .. });
+                    self.logged.extend(logged.then_some(found));
+                }
+                _ => self.damaged_value(store, found),
+            },
+            _ => {}
+        }
+        let dead = |onlooker: Onlooker<'_>| onlooker.dead_holds(found);
+        self.report.dead_holds += store.looking(guard.process, dead);
+        Ok(())
+    }
+
+    fn damaged_value(&mut self, store: &Store, found: Found) {
+        let key = store.key_of(found).unwrap_or_default();
+        let what = format!("the value of {} fails its checksum", show_key(&key));
+        self.report.problems.push(what);
+    }
+
+    /// Reads a value of the log, as long as it is the one that is in force.
+    fn logged_value(&mut self, store: &Store, found: Found) -> Result<()> {
+        while let Some(read) = store.read_value(found, &mut ()) {
+            let (Ok(reading), Some(key)) = (read, store.key_of(found)) else {
+                self.damaged_value(store, found);
+                break;
+            };
+            let is_logged = matches!(reading.content.form, Form::Logged { .. });
+            if !is_logged || store.read_logged(&key, &reading.content, &mut Vec::new(), None)? {
+                break;
+            }
+            if store.is_in_force(found, &reading) {
+                let log = &store.process()?.log;
+                let what = why_unread(log, &key, &reading.content.form)?;
+                self.report.problems.push(what);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes a run as taken by a key, whose stripe is locked: nobody else has it, and nobody changes its states.
+    fn take(&mut self, pool: Pool, first: u32, count: u32, by: SlotId) {
+        for at in first..first.saturating_add(count) {
+            let noted = match pool {
+                Pool::Slots => &self.slots,
+                Pool::Blocks => &self.blocks,
+            };
+            let other = noted.get(at as usize).copied();
+            // Who had it when that was looked at may have been removed since.
+            if other.is_none_or(|other| other != by.link() && self.has(other, pool, at)) {
+                return self.problem(by, "takes what another key has, or what is not there");
+            }
+            let state = load(pool.state(self.store.slab(), at));
+            let (noted, problem) = match pool {
+                Pool::Slots if matches!(state, STATE_USED | STATE_TAIL) => (&mut self.slots, None),
+                Pool::Slots => {
+                    let what = format!("slot {at} has a key and is marked {state:#x}");
+                    (&mut self.slots, Some(what))
+                }
+                Pool::Blocks if state == STATE_USED => (&mut self.blocks, None),
+                Pool::Blocks => {
+                    let what = format!("permit block {at} is taken and is marked {state:#x}");
+                    (&mut self.blocks, Some(what))
+                }
+            };
+            noted[at as usize] = by.link();
+            self.report.problems.extend(problem);
+        }
+    }
+
+    /// Whether the key that begins in the slot of that link has that slot or block now.
+    fn has(&self, link: u32, pool: Pool, at: u32) -> bool {
+        let slab = self.store.slab();
+        let Some(id) = slab.follow(link) else {
+            return false;
+        };
+        let Some(meta) = slab.slot(id).meta() else {
+            return false;
+        };
+        let Some(kind) = meta.kind else {
+            return false;
+        };
+        let (first, count) = match pool {
+            Pool::Slots => (id.index(), span_of(slab, id)),
+            Pool::Blocks if kind != Kind::Semaphore => return false,
+            Pool::Blocks => match self.store.permits_of(id) {
+                Ok((first, permits)) => (first, permits.div_ceil(PERMITS_PER_BLOCK)),
+                Err(_) => return false,
+            },
+        };
+        (first..first.saturating_add(count)).contains(&at)
+            && self.store.is_still(Found { id, meta, kind })
+    }
+
+    /// Compares the state bytes with what the keys take.
+    fn leaks(&mut self) -> Result<()> {
+        let slab = self.store.slab();
+        let nobodys = |pool: Pool, takers: &[u32]| -> Vec<u32> {
+            let is_used = |at: &u32| load(pool.state(slab, *at)) != STATE_FREE;
+            let numbers = (0..).zip(takers).filter(|(_, taker)| **taker == 0);
+            numbers.map(|(at, _)| at).filter(is_used).collect()
+        };
+        let slots = nobodys(Pool::Slots, &self.slots);
+        self.report.slots_leaked += self.store.leaked_slots(slots).len();
+        for at in self
+            .store
+            .leaked_blocks(nobodys(Pool::Blocks, &self.blocks))?
+        {
+            let state = load(slab.block_state(at));
+            let what = format!("permit block {at} is marked {state:#x} and no semaphore has it");
+            self.report.problems.push(what);
+        }
+        Ok(())
+    }
+}
+
+pub(in crate::store) fn load(state: Option<&AtomicU8>) -> u8 {
+    state.map_or(STATE_FREE, |s| s.load(Ordering::Acquire))
+}
+
+/// What in a slot contradicts itself, or the bucket it hangs on.
+pub(in crate::store) fn contradiction(
+    slab: &Slab,
+    found: Found,
+    bucket: u32,
+) -> Option<&'static str> {
+    let Some(key) = key_of(slab, found) else {
+        return Some("has a key that is longer than its slots");
+    };
+    let hash = hash_as(found.kind, hash(slab.part().seed, &key));
+    let slot = slab.slot(found.id);
+    let Meta {
+        key_len, tag_len, ..
+    } = found.meta;
+    if slot.hash.load(Ordering::Relaxed) != hash as u32 {
+        return Some("has a key that does not fit its hash");
+    }
+    if bucket_of(slab, hash) != bucket {
+        return Some("hangs on the wrong bucket");
+    }
+    if Place::of(found.kind, key_len, tag_len).span() > span_of(slab, found.id) {
+        return Some("has a tag that is longer than its slots");
+    }
+    None
+}

@@ -1,0 +1,7 @@
+//! Looking at a store and verifying it. Decides nothing.
+
+pub(crate) mod check;
+pub(in crate::store) mod inspect;
+pub(in crate::store) mod leaks;
+pub(in crate::store) mod pieces;
+pub(crate) mod reader;

@@ -1,0 +1,106 @@
+//! Looking at the whole index without keeping anybody from it: in pieces of about a millisecond, each under the lock of
+//! its stripe. Who makes or removes a key waits for a piece at the most.
+//!
+//! Stripes take turns, so that whoever asks for one again and again finds it free for most of the time. What is seen is
+//! whole for each bucket, and a key stays in its bucket: one that is there all the time is seen once.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use crate::error::Result;
+use crate::slab::SlotId;
+use crate::slab::layout::STRIPES;
+use crate::store::Store;
+use crate::store::index::chains::Found;
+use crate::store::index::stripe::StripeGuard;
+
+/// How long a stripe is kept locked. Others ask twice as often, and give up after 50 ms.
+const PIECE: Duration = Duration::from_millis(1);
+
+impl Store {
+    /// Hands out every bucket under its stripe. A stripe that cannot be locked is handed out once, as the error.
+    pub(crate) fn each_bucket(
+        &self,
+        visit: impl FnMut(Result<(&StripeGuard<'_>, u32)>) -> Result<()>,
+    ) -> Result<()> {
+        self.each_bucket_of(0..STRIPES, visit)
+    }
+
+    /// Hands out every bucket of these stripes.
+    fn each_bucket_of(
+        &self,
+        stripes: Range<u32>,
+        mut visit: impl FnMut(Result<(&StripeGuard<'_>, u32)>) -> Result<()>,
+    ) -> Result<()> {
+        let buckets = self.slab().layout().buckets;
+        // The next bucket of each stripe.
+        let mut next: Vec<u32> = stripes.clone().collect();
+        let mut last = None;
+        while next.iter().any(|next| *next < buckets) {
+            for (stripe, next) in stripes.clone().zip(&mut next) {
+                if *next >= buckets {
+                    continue;
+                }
+                if last.replace(stripe) == Some(stripe) {
+                    // No other has its turn in between: those who ask for this one do.
+                    std::thread::sleep(PIECE);
+                }
+                match self.lock_stripe(stripe) {
+                    Ok(guard) => {
+                        let begun = Instant::now();
+                        while *next < buckets && begun.elapsed() < PIECE {
+                            visit(Ok((&guard, *next)))?;
+                            *next += STRIPES;
+                        }
+                    }
+                    Err(error) => {
+                        *next = buckets;
+                        visit(Err(error))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands out what is in every bucket. The first stripe that cannot be locked, and the first damaged chain, is the
+    /// end of it.
+    pub(crate) fn each_chain(
+        &self,
+        visit: impl FnMut(&StripeGuard<'_>, u32, Vec<SlotId>) -> Result<()>,
+    ) -> Result<()> {
+        self.each_chain_of(0..STRIPES, visit)
+    }
+
+    /// Hands out what is in every bucket of these stripes.
+    fn each_chain_of(
+        &self,
+        stripes: Range<u32>,
+        mut visit: impl FnMut(&StripeGuard<'_>, u32, Vec<SlotId>) -> Result<()>,
+    ) -> Result<()> {
+        self.each_bucket_of(stripes, |bucket| {
+            let (guard, bucket) = bucket?;
+            let mut ids = Vec::new();
+            guard.walk(bucket, |id| {
+                ids.push(id);
+                true
+            })?;
+            visit(guard, bucket, ids)
+        })
+    }
+    /// The keys of a stripe that `wanted` wants.
+    pub(crate) fn list_stripe(
+        &self,
+        stripe: u32,
+        wanted: impl Fn(&StripeGuard<'_>, Found) -> bool,
+    ) -> Result<Vec<Vec<u8>>> {
+        let mut keys = Vec::new();
+        self.each_chain_of(stripe..stripe + 1, |guard, _, ids| {
+            let found = ids.into_iter().filter_map(|id| guard.found(id));
+            let found = found.filter(|found| wanted(guard, *found));
+            keys.extend(found.filter_map(|found| self.key_of(found)));
+            Ok(())
+        })?;
+        Ok(keys)
+    }
+}

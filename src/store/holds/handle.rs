@@ -1,0 +1,399 @@
+//! What a handle knows of its key: where it lies. Found or made at first use, remembered, and checked
+//! against the slot's generation each time, so a key that was taken away is noticed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Error, Result, show_key};
+use crate::os::clock;
+use crate::record::{Force, NO_VERSION, life};
+use crate::slab::{Meta, Slot, SlotId};
+use crate::store::holds::fast::Predecessor;
+use crate::store::holds::sleep::Patience;
+use crate::store::index::allocate::{NoRoom, Room};
+use crate::store::index::busy::stripe_byte;
+use crate::store::index::chains::{Found, Spec, check_lengths, hash_as};
+use crate::store::index::stripe::{StripeGuard, pause};
+use crate::store::{GROW_BYTE, Store};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::types::Kind;
+
+/// A handle's key and settings, and its memory of the slot. Shared by the clones of a handle.
+pub(crate) struct Binding {
+    store: Arc<Store>,
+    kind: Kind,
+    key: Box<[u8]>,
+    hash: u64,
+    pub(crate) tag: Box<[u8]>,
+    /// For locks and semaphores the lease, for averages how long they last.
+    pub(crate) expire: Option<Duration>,
+    /// The same in microseconds.
+    pub(crate) lease_us: Option<u64>,
+    /// Of a semaphore, otherwise 0.
+    permits: u32,
+    /// Of a value: how long its cells are to be, otherwise 0.
+    cell_words: usize,
+    /// `slot's link << 32 | generation`, or 0.
+    spot: AtomicU64,
+    /// Of an average: the version that was seen last. Seals of other versions are checked.
+    version: AtomicU64,
+    /// The permit that was free last time. Wrong values cost time only.
+    pub(crate) hint: AtomicU32,
+}
+
+/// A slot in a certain life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Spot {
+    pub(crate) id: SlotId,
+    pub(crate) generation: u32,
+}
+
+impl Spot {
+    /// Whether the slot is still in that life. Read after the hold word: who takes a key away takes its
+    /// words first, so a word read in this life cannot be taken in the next (H4).
+    #[inline]
+    pub(crate) fn is_current(self, slot: &Slot, kind: Kind) -> bool {
+        life::is_current(&slot.meta, Meta::life_of(self.generation, kind))
+    }
+}
+
+/// How a key that was found fits a handle.
+enum Fit {
+    Ours,
+    /// It was taken away meanwhile.
+    Gone,
+    /// A semaphore of so many permits, where the handle wants another number.
+    Other(u32),
+}
+
+impl Binding {
+    pub(crate) fn new(store: Arc<Store>, kind: Kind, key: &[u8], permits: u32) -> Binding {
+        Binding {
+            hash: hash_as(kind, store.hash(key)),
+            store,
+            kind,
+            key: key.into(),
+            tag: Box::default(),
+            expire: None,
+            lease_us: None,
+            permits,
+            cell_words: 0,
+            spot: AtomicU64::new(0),
+            version: AtomicU64::new(NO_VERSION),
+            hint: AtomicU32::new(0),
+        }
+    }
+
+    /// For one change of a value whose latch is not to be had at once.
+    pub(crate) fn of_value(store: Arc<Store>, key: &[u8], hash: u64, cell_words: usize) -> Binding {
+        Binding {
+            hash,
+            cell_words,
+            ..Binding::new(store, Kind::Value, key, 0)
+        }
+    }
+
+    /// The same with other settings, for the builder methods.
+    pub(crate) fn with(&self, change: impl FnOnce(&mut Binding)) -> Binding {
+        let mut new = Binding {
+            store: Arc::clone(&self.store),
+            kind: self.kind,
+            key: self.key.clone(),
+            hash: self.hash,
+            tag: self.tag.clone(),
+            expire: self.expire,
+            lease_us: None,
+            permits: self.permits,
+            cell_words: self.cell_words,
+            spot: AtomicU64::new(0),
+            version: AtomicU64::new(NO_VERSION),
+            hint: AtomicU32::new(0),
+        };
+        change(&mut new);
+        new.lease_us = new.expire.map(clock::duration_us);
+        new
+    }
+
+    #[inline]
+    pub(crate) fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    #[inline]
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub(crate) fn permits(&self) -> u32 {
+        self.permits
+    }
+
+    pub(crate) fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    pub(crate) fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    pub(crate) fn show_key(&self) -> String {
+        show_key(&self.key)
+    }
+
+    #[inline]
+    pub(crate) fn slot(&self, spot: Spot) -> &Slot {
+        self.store.slab().slot(spot.id)
+    }
+
+    /// Where the key was last.
+    #[inline]
+    pub(crate) fn remembered(&self) -> Option<Spot> {
+        let bits = self.spot.load(Ordering::Relaxed);
+        Some(Spot {
+            id: SlotId::remembered((bits >> 32) as u32)?,
+            generation: bits as u32,
+        })
+    }
+
+    fn remember(&self, found: Found) -> Spot {
+        let generation = found.meta.generation;
+        let bits = u64::from(found.id.link()) << 32 | u64::from(generation);
+        self.version.store(NO_VERSION, Ordering::Relaxed);
+        self.spot.store(bits, Ordering::Relaxed);
+        Spot {
+            id: found.id,
+            generation,
+        }
+    }
+
+    /// What was remembered as `spot`, as long as it is there.
+    pub(crate) fn found_at(&self, spot: Spot) -> Option<Found> {
+        let meta = self.slot(spot).meta()?;
+        let kind = meta.kind?;
+        let same = meta.generation == spot.generation && kind == self.kind;
+        same.then_some(Found {
+            id: spot.id,
+            meta,
+            kind,
+        })
+    }
+
+    /// Whether the key is still where `spot` says.
+    #[inline]
+    pub(crate) fn is_current(&self, spot: Spot) -> bool {
+        spot.is_current(self.slot(spot), self.kind)
+    }
+
+    /// The version of the average that this handle has seen last, in the slot that it remembers.
+    #[inline]
+    pub(crate) fn known_version(&self) -> u64 {
+        self.version.load(Ordering::Relaxed)
+    }
+
+    /// Notes a version, so that its seal need not be checked again. Should another thread move the handle
+    /// to another slot just now, a check is left out there: those are against damaged files, not against
+    /// each other.
+    #[inline]
+    pub(crate) fn know_version(&self, spot: Spot, version: u64) {
+        if self.known_version() != version && self.remembered() == Some(spot) {
+            self.version.store(version, Ordering::Relaxed);
+        }
+    }
+
+    /// Where the key is now, if it is anywhere.
+    pub(crate) fn locate(&self) -> Result<Option<Spot>> {
+        self.locate_within(Patience::Forever)
+    }
+
+    /// The same. Errors: `StructureBusy` if the patience was over before it could be said.
+    pub(crate) fn locate_within(&self, patience: Patience) -> Result<Option<Spot>> {
+        if let Some(spot) = self.remembered().filter(|s| self.is_current(*s)) {
+            return Ok(Some(spot));
+        }
+        self.check_settings()?;
+        if !self.tag.is_empty() {
+            return self.locate_and_tag(patience);
+        }
+        while let Some(found) = self.store.find(&self.key, self.hash, patience)? {
+            if self.is_in_the_way(found) {
+                return Ok(None);
+            }
+            match self.check_found(found)? {
+                Fit::Ours => return Ok(Some(self.remember(found))),
+                Fit::Other(permits) if !self.is_in_use(found, permits)? => return Ok(None),
+                Fit::Other(_) | Fit::Gone => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first use of a handle with a tag, whatever it is, gives the key that tag: the next ones find it
+    /// remembered.
+    fn locate_and_tag(&self, patience: Patience) -> Result<Option<Spot>> {
+        let stripe = self.lock_stripe_within(patience)?;
+        let found = stripe.find(&self.key, self.hash)?;
+        let Some(found) = found.filter(|found| !self.is_in_the_way(*found)) else {
+            return Ok(None);
+        };
+        if let Fit::Other(permits) = self.check_found(found)? {
+            self.is_in_use(found, permits)?;
+            return Ok(None);
+        }
+        self.give_tag(&stripe, found)?;
+        Ok(Some(self.remember(found)))
+    }
+
+    /// Where the key is now; makes it if it is nowhere, and room for it if there is none. Also whom this handle succeeds
+    /// if it has taken over a semaphore of another number of permits.
+    /// Errors: `StructureBusy` if the patience was over before the structure of the store could be changed.
+    pub(crate) fn locate_or_create(
+        &self,
+        patience: Patience,
+    ) -> Result<(Spot, Option<Predecessor>)> {
+        if let Some(spot) = self.remembered().filter(|s| self.is_current(*s)) {
+            return Ok((spot, None));
+        }
+        self.check_settings()?;
+        if let Some(found) = self.store.find_unlocked(&self.key, self.hash, 1)
+            && self.tag.is_empty()
+            && !self.is_in_the_way(found)
+            && let Fit::Ours = self.check_found(found)?
+        {
+            return Ok((self.remember(found), None));
+        }
+        let (mut pauses, mut looked_everywhere) = (0, false);
+        loop {
+            let stripe = self.lock_stripe_within(patience)?;
+            match self.find_or_create(&stripe, patience) {
+                Ok((found, before)) => return Ok((self.remember(found), before)),
+                Err(NoRoom::Late) => return Err(self.store.structure_busy(GROW_BYTE)),
+                Err(NoRoom::Failed(error)) => return Err(error),
+                Err(NoRoom::Busy) => {
+                    drop(stripe);
+                    if !pause(&mut pauses, patience) {
+                        let stripe = self.store.stripe_of(self.hash);
+                        return Err(self.store.structure_busy(stripe_byte(stripe)));
+                    }
+                    continue;
+                }
+                Err(NoRoom::Full) => {}
+            }
+            drop(stripe);
+            // Some idle keys, or what may be evicted, as long as something goes: a key of many slots wants them in
+            // a row. Then what is only known of values; with that each stripe is locked, and what the dead have
+            // begun there ends.
+            if self.store.free_slots(patience)? > 0 {
+                continue;
+            }
+            if looked_everywhere {
+                return Err(Error::Full {
+                    path: self.store.dir().to_path_buf(),
+                    capacity: self.store.slab().layout().capacity as usize,
+                });
+            }
+            self.store.remove_flights(Force::NotTheLiving, patience)?;
+            looked_everywhere = true;
+        }
+    }
+
+    /// The stripe of the key. Errors: `StructureBusy` if somebody has it for longer than `patience` allows.
+    pub(in crate::store) fn lock_stripe_within(
+        &self,
+        patience: Patience,
+    ) -> Result<StripeGuard<'_>> {
+        let stripe = self.store.stripe_of(self.hash);
+        let guard = self.store.lock_stripe_within(stripe, patience)?;
+        guard.ok_or_else(|| self.store.structure_busy(stripe_byte(stripe)))
+    }
+
+    fn find_or_create(
+        &self,
+        stripe: &StripeGuard<'_>,
+        patience: Patience,
+    ) -> Room<(Found, Option<Predecessor>)> {
+        let mut found = stripe.find(&self.key, self.hash)?;
+        if let Some(ghost) = found.filter(|found| self.is_in_the_way(*found)) {
+            let bucket = self.store.bucket_of(self.hash);
+            let vacant = || self.store.is_vacant(ghost);
+            // Also if who deleted the value died with the latch.
+            if stripe.retire(ghost, bucket, Force::NotTheLiving, vacant)? {
+                found = None;
+            } else if vacant() {
+                if matches!(patience, Patience::Forever) {
+                    let generation = ghost.meta.generation;
+                    self.store
+                        .check_not_mine(ghost.id, generation, || self.show_key())?;
+                }
+                return Err(NoRoom::Busy);
+            }
+        }
+        let Some(found) = found else {
+            return Ok((stripe.create(&self.spec(&self.tag), patience)?, None));
+        };
+        if let Fit::Other(permits) = self.check_found(found)? {
+            return self.take_over(stripe, found, permits, patience);
+        }
+        self.give_tag(stripe, found)?;
+        Ok((found, None))
+    }
+
+    pub(in crate::store) fn spec<'a>(&'a self, tag: &'a [u8]) -> Spec<'a> {
+        Spec {
+            kind: self.kind,
+            key: &self.key,
+            hash: self.hash,
+            tag,
+            permits: self.permits,
+            untold: &[],
+            cell_words: self.cell_words,
+        }
+    }
+
+    /// Whether a key is only what is left of a value, where this handle wants something else.
+    fn is_in_the_way(&self, found: Found) -> bool {
+        self.kind != Kind::Value && self.store.is_vacant(found)
+    }
+
+    /// Gives a key this handle's tag, if it has one.
+    fn give_tag(&self, stripe: &StripeGuard<'_>, found: Found) -> Result<()> {
+        if !self.tag.is_empty() && stripe.tag_of(found)? != *self.tag {
+            stripe.retag(found, &self.key, &self.tag)?;
+        }
+        Ok(())
+    }
+
+    /// What the constructor, which cannot fail, was given.
+    fn check_settings(&self) -> Result<()> {
+        check_lengths(&self.key, &self.tag)?;
+        if self.expire == Some(Duration::ZERO) {
+            let what =
+                "expire of zero would be over at once; use a longer one, or none".to_string();
+            return Err(Error::Invalid { what });
+        }
+        let most = u32::from(u16::MAX);
+        if self.kind == Kind::Semaphore && !(1..=most).contains(&self.permits) {
+            let what = format!("a semaphore has 1 to {most} permits, not {}", self.permits);
+            return Err(Error::Invalid { what });
+        }
+        Ok(())
+    }
+
+    /// Whether the key is what this handle takes it for.
+    fn check_found(&self, found: Found) -> Result<Fit> {
+        if found.kind != self.kind {
+            return Err(Error::KindMismatch {
+                key: self.key.to_vec(),
+                found: found.kind,
+                expected: self.kind,
+            });
+        }
+        if self.kind != Kind::Semaphore {
+            return Ok(Fit::Ours);
+        }
+        Ok(match self.store.permits_while(found)? {
+            None => Fit::Gone,
+            Some((_, permits)) if permits == self.permits => Fit::Ours,
+            Some((_, permits)) => Fit::Other(permits),
+        })
+    }
+}

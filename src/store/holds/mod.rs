@@ -1,0 +1,8 @@
+//! Having, waiting and giving back: what locks, semaphores and latches share.
+
+pub(crate) mod fast;
+pub(crate) mod guard;
+pub(crate) mod handle;
+pub(crate) mod sleep;
+pub(in crate::store) mod slow;
+pub(in crate::store) mod take_over;

@@ -1,0 +1,392 @@
+//! Contending: the slow way to a key, by looking at all its holds, taking over from the dead and the late,
+//! and waiting. The rules of each are in `record`; here is what they need to know of the store.
+
+use crate::error::{Error, Result};
+use crate::os::{clock, futex, process};
+use crate::record::waiting::{self, Seen, Waiter};
+use crate::record::{
+    Hold, Judgement, Lease, Look, ParticipantId, Stamp, Taker, Word, look_at_all, next_sequence,
+    ticket,
+};
+use crate::store::Process;
+use crate::store::holds::fast::{Grant, Predecessor};
+use crate::store::holds::handle::{Binding, Spot};
+use crate::store::holds::sleep::{HeldBy, Patience, Waiting};
+use crate::sync::{AtomicU32, Ordering};
+use crate::types::Kind;
+
+/// How often a waiter looks before it sleeps: a hold is often shorter than the way into the kernel.
+const SPINS: u32 = 60;
+
+impl Binding {
+    /// Takes the key, or one of its permits, as `patience` allows. `None`: it is held.
+    /// Errors: `StructureBusy` if that could not be said within `patience`.
+    #[cold]
+    pub(crate) fn acquire(
+        &self,
+        patience: Patience,
+    ) -> Result<Option<(Grant, Option<Predecessor>)>> {
+        self.acquire_unless(patience, &|| false)
+    }
+
+    /// The same, but whoever has slept gives up when `needless` says so. `None` then, too.
+    #[cold]
+    pub(crate) fn acquire_unless(
+        &self,
+        patience: Patience,
+        needless: &dyn Fn() -> bool,
+    ) -> Result<Option<(Grant, Option<Predecessor>)>> {
+        if self.lease_us.is_some() && !clock::is_scale_known() {
+            return Err(Error::Invalid {
+                what: "a lease needs /proc, which is not there: without it nobody knows whether clocks here \
+                       mean what they mean to others; mount /proc, or hold without a lease"
+                    .to_string(),
+            });
+        }
+        let granted = waiting::wait(&mut Acquiring {
+            binding: self,
+            patience,
+            needless,
+            spins: SPINS,
+            held: HeldBy::default(),
+            before: None,
+            waiting: None,
+        })?;
+        if granted.is_none() {
+            self.store().check_in_place()?;
+        }
+        Ok(granted)
+    }
+
+    /// Looks at all holds of the key once and takes the first that can be had. What is held, says `held`.
+    fn attempt(
+        &self,
+        at: Place<'_>,
+        slept: bool,
+        held: &mut HeldBy,
+    ) -> Result<Option<(Look, Option<Predecessor>, u32)>> {
+        *held = HeldBy::default();
+        let Some((first, count)) = self.current_range(at.spot)? else {
+            return Ok(None);
+        };
+        held.holds = count;
+        let start = self.hint.load(Ordering::Relaxed) % count;
+        let numbers = (start..count).chain(0..start);
+        let holds = numbers.map(|n| self.hold(at.spot, first, n).map(|hold| (n, hold)));
+        let mut looking = Looking {
+            binding: self,
+            at,
+            first,
+            held,
+            predecessor: None,
+        };
+        let look = look_at_all(holds, slept, &mut looking)?;
+        Ok(Some((look, looking.predecessor, first)))
+    }
+
+    /// First block and number of permits; of anything but a semaphore `(0, 1)`.
+    fn hold_range(&self, spot: Spot) -> Result<(u32, u32)> {
+        match self.kind() {
+            Kind::Semaphore => self.store().permits_of(spot.id),
+            _ => Ok((0, 1)),
+        }
+    }
+
+    /// The same while the key is where it was; `None` when it is not.
+    pub(in crate::store) fn current_range(&self, spot: Spot) -> Result<Option<(u32, u32)>> {
+        let range = self.hold_range(spot);
+        // What is read of another life's permits, and be it nonsense, means nothing.
+        match self.is_current(spot) {
+            true => range.map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// The hold of a lock, or of permit number `permit`.
+    pub(in crate::store) fn hold(&self, spot: Spot, first: u32, permit: u32) -> Result<&Hold> {
+        if self.kind() != Kind::Semaphore {
+            return Ok(&self.slot(spot).hold);
+        }
+        let slab = self.store().slab();
+        slab.permit(first, permit)
+            .map(|permit| &permit.hold)
+            .ok_or_else(|| slab.corrupt(format!("permit {permit} of block {first}")))
+    }
+
+    /// The sequence for a grant after `seen`: one more, and for a permit one that the semaphore never gave.
+    fn sequence_after(&self, first: u32, seen: Word) -> Result<u64> {
+        let slab = self.store().slab();
+        let used_up = || slab.corrupt(format!("the sequence of {} is used up", self.show_key()));
+        if self.kind() != Kind::Semaphore {
+            return next_sequence(seen).ok_or_else(used_up);
+        }
+        let permit = slab.permit(first, 0).ok_or_else(used_up)?;
+        ticket::draw_above(&permit.ticket, seen).ok_or_else(used_up)
+    }
+
+    fn predecessor(
+        &self,
+        process: &Process,
+        hold: &Hold,
+        seen: Word,
+        judgement: Judgement,
+    ) -> Option<Predecessor> {
+        let died = match judgement {
+            Judgement::Dead | Judgement::Abandoned => true,
+            Judgement::Expired => false,
+            Judgement::Free | Judgement::Held | Judgement::Retiring => return None,
+        };
+        let holder = self.store().holder(process, hold, seen, !died);
+        (!self.kind().is_latched()).then_some(Predecessor { holder, died })
+    }
+
+    /// Looks again and again for a little while. Whether anything looks free.
+    fn spin(&self, spot: Spot, spins: &mut u32) -> bool {
+        let Ok((first, count)) = self.hold_range(spot) else {
+            return true;
+        };
+        let permit = self.hint.load(Ordering::Relaxed) % count;
+        while *spins > 0 {
+            *spins -= 1;
+            std::hint::spin_loop();
+            if self
+                .hold(spot, first, permit)
+                .is_ok_and(|h| h.load().is_free())
+            {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Asks to be woken by whoever gives back any of the holds. `false`: one of them looks free.
+    fn mark_contended(&self, spot: Spot) -> Result<bool> {
+        let Some((first, count)) = self.current_range(spot)? else {
+            return Ok(false);
+        };
+        let holds = (0..count).map(|permit| self.hold(spot, first, permit));
+        waiting::mark_all(holds, || self.is_current(spot))
+    }
+
+    /// Waits until nobody is in the middle of taking the key away: under its stripe nobody is, for a dead
+    /// one's work is ended there. Errors: `StructureBusy` if the patience was over first.
+    fn await_retirement(&self, spot: Spot, patience: Patience) -> Result<()> {
+        let _guard = self.lock_stripe_within(patience)?;
+        // Still there, and no intent said so: damage, which would keep us coming back for ever.
+        if let Some((first, count)) = self.current_range(spot)? {
+            for permit in 0..count {
+                self.hold(spot, first, permit)?.end_retirement();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where the key was found, and who we are there: another after a fork.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    process: &'a Process,
+    spot: Spot,
+}
+
+/// One look at the holds of a key.
+struct Looking<'a> {
+    binding: &'a Binding,
+    at: Place<'a>,
+    first: u32,
+    held: &'a mut HeldBy,
+    predecessor: Option<Predecessor>,
+}
+
+impl Taker for Looking<'_> {
+    type Error = Error;
+
+    fn me(&self) -> ParticipantId {
+        self.at.process.id
+    }
+
+    fn is_current(&self) -> bool {
+        self.binding.is_current(self.at.spot)
+    }
+
+    fn is_dead(&self, other: ParticipantId) -> bool {
+        let store = self.binding.store();
+        self.held.is_dead(store, self.at.process, other)
+    }
+
+    fn now_us(&self) -> u64 {
+        clock::uptime_us()
+    }
+
+    fn is_leased(&self) -> bool {
+        !self.binding.kind().is_latched()
+    }
+
+    fn sequence_after(&self, seen: Word) -> Result<u64> {
+        self.binding.sequence_after(self.first, seen)
+    }
+
+    fn note_predecessor(&mut self, hold: &Hold, seen: Word, judgement: Judgement) {
+        let process = self.at.process;
+        self.predecessor = self.binding.predecessor(process, hold, seen, judgement);
+    }
+
+    fn note_held(&mut self, lease: Lease) {
+        self.held.until(lease);
+    }
+
+    /// Whoever took the slow way can afford the better clock.
+    fn terms(&self) -> Option<(Lease, Stamp)> {
+        let (lease, stamp) = self.binding.terms(self.binding.kind())?;
+        match lease {
+            Lease::None => Some((lease, Stamp::precise(process::tid(), clock::coarse_ns()))),
+            _ => Some((lease, stamp)),
+        }
+    }
+}
+
+/// Somebody who wants a key, and waits for it if need be.
+struct Acquiring<'a> {
+    binding: &'a Binding,
+    patience: Patience,
+    needless: &'a dyn Fn() -> bool,
+    spins: u32,
+    held: HeldBy,
+    /// Whom this one succeeds by having taken over a semaphore of another number of permits, which is there.
+    before: Option<(Spot, Predecessor)>,
+    waiting: Option<Waiting<'a>>,
+}
+
+impl Acquiring<'_> {
+    /// Whom the one who was granted that succeeds. The word says it of the dead, but not all that was known of them;
+    /// and if another one was granted the permit first, that one was told.
+    fn told(&self, grant: &Grant, found: Option<Predecessor>) -> Option<Predecessor> {
+        let before = self.before.as_ref();
+        let known = before.filter(|before| before.0 == grant.spot);
+        match (known, &found) {
+            (Some((_, dead)), Some(by_word)) if dead.died && by_word.died && grant.permit == 0 => {
+                Some(dead.clone())
+            }
+            (Some((_, late)), None) if !late.died => Some(late.clone()),
+            _ => found,
+        }
+    }
+}
+
+impl<'a> Waiter for Acquiring<'a> {
+    type Place = Place<'a>;
+    type Grant = (Grant, Option<Predecessor>);
+    type Error = Error;
+
+    fn settle(&mut self) -> Result<Option<Place<'a>>> {
+        let process = self.binding.store().process()?;
+        // Without its beacon, or what it sees of others', this process could judge nobody, and would wait for ever.
+        process.locks.prove()?;
+        if self.waiting.is_some() && (self.needless)() {
+            return Ok(None);
+        }
+        let (spot, before) = self.binding.locate_or_create(self.patience)?;
+        if let Some(before) = before {
+            self.before = Some((spot, before));
+        }
+        Ok(Some(Place { process, spot }))
+    }
+
+    fn wake_word(&self, at: Place<'a>) -> &AtomicU32 {
+        &self.binding.slot(at.spot).wake
+    }
+
+    fn look(&mut self, at: Place<'a>, slept: bool) -> Result<Seen<Self::Grant>> {
+        let looked = self.binding.attempt(at, slept, &mut self.held)?;
+        let Some((look, predecessor, first)) = looked else {
+            return Ok(Seen::Changed);
+        };
+        Ok(match look {
+            Look::Taken(permit, word) => {
+                self.binding.hint.store(permit, Ordering::Relaxed);
+                let grant = Grant::new(at.spot, (first, permit), word);
+                let predecessor = self.told(&grant, predecessor);
+                Seen::Granted((grant, predecessor))
+            }
+            Look::Held => Seen::Held,
+            Look::Gone => Seen::Changed,
+            Look::Retiring => {
+                self.binding.await_retirement(at.spot, self.patience)?;
+                Seen::Changed
+            }
+        })
+    }
+
+    fn is_patient(&self) -> bool {
+        self.patience.left().is_some()
+    }
+
+    fn spin(&mut self, at: Place<'a>) -> bool {
+        self.spins > 0 && self.binding.spin(at.spot, &mut self.spins)
+    }
+
+    fn mark(&mut self, at: Place<'a>) -> Result<bool> {
+        // Before each sleep: nobody would ever give it back here, while others have another store; or while this
+        // thread waits.
+        self.binding.store().check_in_place()?;
+        if matches!(self.patience, Patience::Forever) {
+            let key = || self.binding.show_key();
+            let Spot { id, generation } = at.spot;
+            self.binding.store().check_not_mine(id, generation, key)?;
+            self.binding.check_not_all_ours(at.process.id, at.spot)?;
+        }
+        self.binding.mark_contended(at.spot)
+    }
+
+    fn sleep(&mut self, at: Place<'a>, wakes: u32) {
+        // For another slot anew, the old one first: a process can be seen to wait for a few keys only.
+        let mut here = match self.waiting.take().filter(|w| w.spot == at.spot) {
+            Some(here) => here,
+            None => Waiting::new(self.binding.store(), at.process, at.spot),
+        };
+        let held = &self.held;
+        self.binding.sleep(&mut here, wakes, self.patience, held);
+        self.waiting = Some(here);
+    }
+
+    fn wake_one(&self, at: Place<'a>) {
+        let wake = self.wake_word(at);
+        waiting::wake(wake, || futex::wake(wake, 1));
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::Cache;
+
+    /// It looked up the key, and was held up before it looked at the hold.
+    #[test]
+    fn a_waiter_takes_no_hold_of_a_key_that_came_into_the_slot_since() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let lock = |key: &[u8]| Binding::new(Arc::clone(&cache.store), Kind::Lock, key, 1);
+        let binding = lock(b"k");
+        let (spot, _) = binding.locate_or_create(Patience::Forever).unwrap();
+        assert!(cache.remove("k").unwrap());
+        let other = lock(b"other");
+        let (others, _) = other.locate_or_create(Patience::Forever).unwrap();
+        assert_eq!(others.id, spot.id);
+        let look = |binding: &Binding, spot: Spot| {
+            let process = binding.store().process().unwrap();
+            let mut looking = Looking {
+                binding,
+                at: Place { process, spot },
+                first: 0,
+                held: &mut HeldBy::default(),
+                predecessor: None,
+            };
+            let hold = binding.hold(spot, 0, 0).map(|hold| (0, hold));
+            look_at_all([hold], false, &mut looking).unwrap()
+        };
+        assert_eq!(look(&binding, spot), Look::Gone);
+        assert!(matches!(look(&other, others), Look::Taken(0, _)));
+    }
+}

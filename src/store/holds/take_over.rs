@@ -1,0 +1,179 @@
+//! Another number of permits: a semaphore that nobody alive has or waits for is made again with the number that a
+//! handle asks for, and whoever is granted its first permits is told who died, or was late, with the old ones.
+
+use crate::error::{Error, Result};
+use crate::os::{clock, futex};
+use crate::record::{Force, Hold, Judgement, Returned, Stamp, Word, waiting};
+use crate::slab::Slot;
+use crate::store::Process;
+use crate::store::holds::fast::Predecessor;
+use crate::store::holds::handle::Binding;
+use crate::store::holds::sleep::Patience;
+use crate::store::index::allocate::{NoRoom, Room};
+use crate::store::index::chains::{Found, Spec};
+use crate::store::index::remove::permits_of;
+use crate::store::index::stripe::StripeGuard;
+use crate::sync::Ordering;
+use crate::types::Holder;
+
+/// How often to try to take a semaphore over that somebody has for moments.
+const TRIES: u32 = 4;
+
+/// What was found out while the permits of the dead and the late were freed.
+#[derive(Default)]
+struct Before {
+    /// Which of the key's words are abandoned, and the stamps of the dead.
+    untold: Vec<(usize, Stamp)>,
+    /// The first of the dead.
+    dead: Option<Predecessor>,
+    /// The first whose lease was over. Noted nowhere else.
+    late: Option<Predecessor>,
+}
+
+impl Binding {
+    /// Makes a semaphore of `permits` again with this handle's number, if nobody alive has a permit within its lease, or
+    /// waits. Also who was told of there: for the new permit 0, if somebody died.
+    ///
+    /// Killed after each step: (1) the permits of the dead are abandoned, which the next one is told of in whatever
+    /// number; (2) the old key is taken away as an idle one is reclaimed, so that handles which know it find it gone:
+    /// undone, or one of the dead is noted in the stripe and there is no such key, also where there is no room for
+    /// the new one; its tokens go on above the floor; (3) the new one is there, and its first permits are abandoned.
+    pub(in crate::store) fn take_over(
+        &self,
+        stripe: &StripeGuard<'_>,
+        found: Found,
+        permits: u32,
+        patience: Patience,
+    ) -> Room<(Found, Option<Predecessor>)> {
+        let process = self.store().process()?;
+        let tag = match self.tag.is_empty() {
+            true => stripe.tag_of(found)?,
+            false => self.tag.to_vec(),
+        };
+        let bucket = self.store().bucket_of(self.hash());
+        // Asked once nobody can acquire: a waiter is counted before it sleeps, and one that is not yet counted finds the
+        // key gone, as if it had come later.
+        let nobody_waits = || self.store().waiters(process, found.id) == 0;
+        let mut before = Before::default();
+        for _ in 0..TRIES {
+            if self.is_in_use(found, permits)? {
+                break;
+            }
+            // 1
+            self.free_permits(process, found, &mut before)?;
+            // 2. Not, if somebody has taken one of these meanwhile, and was told.
+            let untold = &before.untold;
+            if !stripe.retire_untold(found, bucket, Force::Unheld, untold, nobody_waits)? {
+                continue;
+            }
+            // 3
+            let untold: Vec<_> = untold.iter().map(|(_, stamp)| *stamp).collect();
+            let spec = Spec {
+                untold: &untold,
+                ..self.spec(&tag)
+            };
+            let made = stripe.create(&spec, patience)?;
+            self.hint.store(0, Ordering::Relaxed);
+            return Ok((made, before.dead.or(before.late)));
+        }
+        self.is_in_use(found, permits)?;
+        // Each time somebody had a permit who had given it back when we looked who.
+        Err(NoRoom::Failed(self.other_permits(permits, Vec::new())))
+    }
+
+    /// Refuses a semaphore of `permits` that somebody alive has a permit of within its lease, or waits for. Under the
+    /// stripe, or without. `true`: it was taken away meanwhile.
+    pub(in crate::store) fn is_in_use(&self, found: Found, permits: u32) -> Result<bool> {
+        let process = self.store().process()?;
+        let standing = self.store().standing(found);
+        let waiters = self.store().waiters(process, found.id);
+        // What was read is of this key only if it is still there.
+        if !self.store().is_still(found) {
+            return Ok(true);
+        }
+        let mut holders = standing?.holders;
+        holders
+            .retain(|holder| holder.alive && holder.lease_left.is_none_or(|left| !left.is_zero()));
+        match holders.is_empty() && waiters == 0 {
+            true => Ok(false),
+            false => Err(self.other_permits(permits, holders)),
+        }
+    }
+
+    fn other_permits(&self, permits: u32, holders: Vec<Holder>) -> Error {
+        Error::ConfigMismatch {
+            what: "permits",
+            of: self.show_key(),
+            found: permits.to_string(),
+            expected: self.permits().to_string(),
+            holders,
+        }
+    }
+
+    /// Takes from the dead and the late what an acquirer of the stored number could take. The dead are found again by
+    /// whoever looks next; a late one, whose hold is lost now, is not.
+    fn free_permits(&self, process: &Process, found: Found, before: &mut Before) -> Result<()> {
+        let slab = self.store().slab();
+        let (first, permits) = permits_of(slab, found.id)?;
+        (before.untold, before.dead) = (Vec::new(), None);
+        for number in 0..permits {
+            let Some(permit) = slab.permit(first, number) else {
+                break;
+            };
+            let look = || self.free_permit(process, slab.slot(found.id), &permit.hold);
+            let Some((seen, predecessor)) = look() else {
+                continue;
+            };
+            if !predecessor.died {
+                before.late.get_or_insert(predecessor);
+                continue;
+            }
+            let stamp = permit.hold.stamp_of(seen);
+            let pid = predecessor.holder.pid;
+            let stamp = stamp.unwrap_or_else(|| Stamp::precise(pid, clock::coarse_ns()));
+            // The slot's own word comes before those of the permits.
+            before.untold.push((number as usize + 1, stamp));
+            before.dead.get_or_insert(predecessor);
+        }
+        Ok(())
+    }
+
+    /// Takes one permit from a dead or late holder: its word then, and who that was. `None`: it is free, or somebody
+    /// has it.
+    fn free_permit(
+        &self,
+        process: &Process,
+        slot: &Slot,
+        hold: &Hold,
+    ) -> Option<(Word, Predecessor)> {
+        let wake = || futex::wake(&slot.wake, 1);
+        loop {
+            let seen = hold.load();
+            let is_dead = |other| self.store().is_dead(process, other);
+            let judgement = hold.judge(seen, clock::uptime_us, is_dead);
+            let died = judgement != Judgement::Expired;
+            let holder = || self.store().holder(process, hold, seen, !died);
+            let (holder, freed) = match judgement {
+                Judgement::Free | Judgement::Held | Judgement::Retiring => return None,
+                Judgement::Abandoned => (holder(), true),
+                Judgement::Dead => {
+                    let holder = holder();
+                    let freed = hold.abandon(seen, holder.pid);
+                    if freed == Returned::Wake {
+                        waiting::wake(&slot.wake, wake);
+                    }
+                    (holder, freed != Returned::Lost)
+                }
+                // Otherwise it was renewed, or given back.
+                Judgement::Expired => {
+                    let is_over = hold.mark_over(seen, clock::uptime_us);
+                    let freed = is_over && waiting::give_back(hold, seen, &slot.wake, wake);
+                    (holder(), freed)
+                }
+            };
+            if freed {
+                return Some((seen, Predecessor { holder, died }));
+            }
+        }
+    }
+}

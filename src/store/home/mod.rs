@@ -1,0 +1,10 @@
+//! From a directory to a whole slab.
+
+pub(in crate::store) mod alone;
+pub(in crate::store) mod boots;
+pub(crate) mod lock_files;
+pub(crate) mod open;
+pub(in crate::store) mod original;
+pub(crate) mod rebuild;
+pub(in crate::store) mod rebuild_values;
+pub(in crate::store) mod slab_file;

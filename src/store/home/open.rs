@@ -1,0 +1,554 @@
+//! From a directory to an open store: what it may be, who goes first, and what a first one has to do.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use rand::TryRng;
+use rand::rngs::SysRng;
+
+use crate::error::{Error, Result};
+use crate::log::LOG;
+use crate::os::dir::names;
+use crate::os::file::{self, Likeness};
+use crate::os::fork::{Inherited, Registry};
+use crate::os::{futex, range_lock};
+use crate::slab::Slab;
+use crate::store::home::alone::{self, Alone};
+use crate::store::home::boots::{self, Seen};
+use crate::store::home::lock_files;
+use crate::store::home::lock_files::{ATTACH, BEACONS, Locks, STRIPES_FILE};
+use crate::store::home::original;
+use crate::store::home::rebuild;
+use crate::store::home::rebuild::Leap;
+use crate::store::home::slab_file;
+use crate::store::home::slab_file::{initialise, is_ready, layout_of, map};
+use crate::store::journal::siblings::{Shard, ShardsOf};
+use crate::store::members::config::{Chosen, Config, mismatch, mode_of};
+use crate::store::members::deadlock::Tokens;
+use crate::store::{Store, day};
+use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, Ordering, crash_point};
+
+pub(crate) const SLAB: &str = "slab";
+pub(crate) const FANOUT: &str = "fanout";
+/// What a directory may hold and still be, or become, a store.
+const OUR_FILES: [&str; 5] = [SLAB, ATTACH, BEACONS, STRIPES_FILE, LOG];
+
+/// What systems and tools put into directories that are otherwise empty.
+pub(crate) const OTHERS_FILES: [&str; 4] = ["lost+found", ".gitkeep", ".gitignore", ".keep"];
+
+/// Files for their owner only: a lock that others can take is a lock that others can hold for ever.
+pub(crate) const DEFAULT_MODE: u32 = 0o600;
+
+/// How a store is opened, as it was asked for: `None` is what the store has, or the default for a new one.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// In slots, of all shards together.
+    pub(crate) capacity: Option<usize>,
+    pub(crate) mode: Option<u32>,
+    /// Among how many shards capacity and size limit are shared, of which this is one.
+    pub(crate) shards: usize,
+    /// What the shard has that was opened first.
+    pub(crate) first: Option<Config>,
+    pub(crate) allow_network_fs: bool,
+    pub(crate) create: bool,
+    /// Whether a copy becomes a store of its own.
+    pub(crate) adopt: bool,
+    pub(crate) config: Chosen,
+    /// Stands in for what the kernel says about the file system, in tests.
+    pub(crate) fs_magic: Option<i64>,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            capacity: None,
+            mode: None,
+            shards: 1,
+            first: None,
+            allow_network_fs: false,
+            create: true,
+            adopt: false,
+            config: Chosen::default(),
+            fs_magic: None,
+        }
+    }
+}
+
+impl Settings {
+    /// Permissions of what is made.
+    pub(crate) fn new_mode(&self) -> u32 {
+        self.mode.unwrap_or(DEFAULT_MODE)
+    }
+
+    /// In slots, of one shard.
+    fn capacity_of_shard(&self) -> Option<usize> {
+        self.capacity.map(|keys| keys.div_ceil(self.shards).max(1))
+    }
+
+    /// What a slab is made with.
+    pub(in crate::store) fn new_capacity(&self) -> Option<usize> {
+        let of_first = self.first.as_ref().map(|first| first.capacity);
+        self.capacity_of_shard().or(of_first)
+    }
+
+    /// What a slab is made with.
+    pub(in crate::store) fn new_config(&self) -> Chosen {
+        self.config.for_new(self.shards, self.first.as_ref())
+    }
+}
+
+/// Where a store is, and where its lock files are: the shards of a cache have theirs together, at its top.
+#[derive(Clone, Debug)]
+pub(crate) struct Site {
+    /// Absolute, because a program may change its working directory.
+    pub(crate) dir: PathBuf,
+    pub(crate) locks: PathBuf,
+    /// Which bytes of the lock files are this store's.
+    pub(crate) lane: u8,
+}
+
+impl Site {
+    pub(crate) fn of(dir: &Path) -> Result<Site> {
+        crash_point();
+        let dir = std::path::absolute(dir).map_err(|e| Error::io("find", dir, e))?;
+        Ok(match Shard::at(&dir)? {
+            Some(shard) => Site {
+                locks: shard.top(),
+                lane: shard.number,
+                dir,
+            },
+            None => Site {
+                locks: dir.clone(),
+                lane: 0,
+                dir,
+            },
+        })
+    }
+}
+
+impl Site {
+    /// What is wrong with the modes of its lock files. Said once for all shards.
+    pub(in crate::store) fn opened_up(&self) -> Result<Vec<String>> {
+        match self.lane {
+            0 => lock_files::opened_up(&self.locks),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Owner, group and mode of what is made: those of the slab; of a cache of shards, whose slab is not there yet, those
+    /// of its record; of a new store, what its maker asks for. `Linked` if the slab has other names: told before its lock
+    /// files, which have them, too.
+    pub(crate) fn likeness(&self, mode: u32) -> Result<Likeness> {
+        for path in [self.dir.join(SLAB), self.locks.join(FANOUT)] {
+            match Likeness::at(&path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) if e.kind() == io::ErrorKind::NotADirectory => {}
+                Err(e) => return Err(Error::io("look at", &path, e)),
+                Ok((_, links)) if links > 1 && path.ends_with(SLAB) => {
+                    let path = self.locks.clone();
+                    return Err(Error::Linked { path, links });
+                }
+                Ok((like, _)) => return Ok(like),
+            }
+        }
+        Ok(Likeness::of_mode(mode))
+    }
+}
+
+pub(crate) fn retry<T>(mut action: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match action() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+/// From the operating system, not from a generator that a fork would duplicate.
+pub(crate) fn random(path: &Path) -> Result<u64> {
+    #[cfg(any(fuzzing, test))]
+    if let Some(number) = crate::os::pretend::number() {
+        return Ok(number);
+    }
+    crash_point();
+    SysRng
+        .try_next_u64()
+        .map_err(|e| Error::io("find random numbers for", path, io::Error::other(e)))
+}
+
+/// The stores that this process has open. Opening one again gives the same one, so that a thread is the
+/// same owner through every handle.
+static OPEN: Mutex<OpenStores> = Mutex::new(Vec::new());
+
+/// Opens the store in `dir`, making what is missing.
+pub(crate) fn open(dir: &Path, settings: &Settings) -> Result<Arc<Store>> {
+    prepare_dir(dir, settings)?;
+    refuse_strangers(dir, settings)?;
+    // An opening that fails because locks are forbidden says so, whatever it was doing.
+    open_prepared(dir, settings).map_err(|e| refuse_without_locks(dir).err().unwrap_or(e))
+}
+
+fn open_prepared(dir: &Path, settings: &Settings) -> Result<Arc<Store>> {
+    let site = Site::of(dir)?;
+    if let Some(store) = already_open(&site.dir) {
+        check_settings(&store.slab, settings, &site)?;
+        return Ok(store);
+    }
+    let (locks, slab) = attach(&site, settings)?;
+    see_that_locks_work(&locks)?;
+    check_settings(&slab, settings, &site)?;
+    let (dev, ino) = slab.file_identity()?;
+    let mut registry = Registry::lock();
+    let mut open = open_stores(&mut registry);
+    open.retain(|(_, _, store)| store.strong_count() > 0);
+    if let Some(store) = find_open(&open, dev, ino) {
+        return Ok(store);
+    }
+    let store = new_store(site, slab, (dev, ino), settings);
+    open.push((dev, ino, Arc::downgrade(&store)));
+    drop(open);
+    let member: Weak<dyn Inherited> = Arc::<Store>::downgrade(&store);
+    registry.add(member);
+    drop(registry);
+    store.join(Some(locks))?;
+    Ok(store)
+}
+
+fn new_store(site: Site, slab: Slab, slab_identity: (u64, u64), settings: &Settings) -> Arc<Store> {
+    static SERIAL: AtomicU64 = AtomicU64::new(0);
+    Arc::new(Store {
+        serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+        me: AtomicU64::new(0),
+        slab,
+        slab_identity,
+        site,
+        mode: settings.new_mode(),
+        process: AtomicPtr::new(std::ptr::null_mut()),
+        looked_in: AtomicU64::new(u64::MAX),
+        renewed_in: AtomicU64::new(day()),
+        shards: ShardsOf::new(),
+        tokens: Tokens::default(),
+    })
+}
+
+/// The same as [`open`], but for the table of open stores: a participant of its own each time.
+#[cfg(any(fuzzing, test))]
+pub(crate) fn open_apart(dir: &Path, settings: &Settings) -> Result<Arc<Store>> {
+    prepare_dir(dir, settings)?;
+    refuse_strangers(dir, settings)?;
+    let site = Site::of(dir)?;
+    let (locks, slab) = attach(&site, settings)?;
+    check_settings(&slab, settings, &site)?;
+    let identity = slab.file_identity()?;
+    let store = new_store(site, slab, identity, settings);
+    let member: Weak<dyn Inherited> = Arc::<Store>::downgrade(&store);
+    Registry::lock().add(member);
+    store.join(Some(locks))?;
+    Ok(store)
+}
+
+fn already_open(dir: &Path) -> Option<Arc<Store>> {
+    use std::os::unix::fs::MetadataExt;
+    crash_point();
+    let meta = std::fs::metadata(dir.join(SLAB)).ok()?;
+    find_open(&open_stores(&mut Registry::lock()), meta.dev(), meta.ino())
+}
+
+type OpenStores = Vec<(u64, u64, Weak<Store>)>;
+
+/// The table of open stores. Only with the registry locked: then no fork finds it locked.
+fn open_stores(_registry: &mut Registry) -> MutexGuard<'static, OpenStores> {
+    OPEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn find_open(open: &[(u64, u64, Weak<Store>)], dev: u64, ino: u64) -> Option<Arc<Store>> {
+    let same = open.iter().filter(|(d, i, _)| (*d, *i) == (dev, ino));
+    let mut stores = same.filter_map(|(_, _, store)| store.upgrade());
+    // One whose descriptors other code has closed is of no use any more; opened again, it joins again.
+    stores.find(|store| store.is_attached())
+}
+
+/// Refuses a process that may not call `futex`: its waits would burn a processor. Asked once in a process that may: what
+/// is forbidden later is not noticed.
+fn refuse_without_futex(dir: &Path) -> Result<()> {
+    static MAY: AtomicBool = AtomicBool::new(false);
+    if !MAY.load(Ordering::Relaxed) {
+        futex::probe().map_err(unsupported(dir, "futex"))?;
+        MAY.store(true, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// Refuses a process that may not lock bytes of files. Takes as long as a quarter of an opening, so it is asked before
+/// something is made, and when an opening fails; otherwise the opening's own locks are the proof.
+fn refuse_without_locks(dir: &Path) -> Result<()> {
+    range_lock::probe().map_err(unsupported(dir, "fcntl (F_OFD_SETLK)"))
+}
+
+/// What opening does without when nothing is in its way, and waiting and judging the dead cannot. Once in a process.
+fn see_that_locks_work(locks: &Locks) -> Result<()> {
+    static WORK: AtomicBool = AtomicBool::new(false);
+    if !WORK.load(Ordering::Relaxed) {
+        locks.try_calls()?;
+        WORK.store(true, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// Refuses a process that may not call what every store needs.
+pub(in crate::store) fn refuse_sandbox(dir: &Path) -> Result<()> {
+    refuse_without_futex(dir)?;
+    refuse_without_locks(dir)
+}
+
+fn unsupported(dir: &Path, call: &'static str) -> impl FnOnce(io::Error) -> Error {
+    let path = dir.to_path_buf();
+    move |source| Error::Unsupported { path, call, source }
+}
+
+/// Makes the directory if it may, and says clearly when it is none or cannot be used.
+pub(crate) fn prepare_dir(dir: &Path, settings: &Settings) -> Result<()> {
+    if let Some(capacity) = settings.capacity {
+        layout_of(capacity)?;
+    }
+    settings.config.check()?;
+    refuse_without_futex(dir)?;
+    crash_point();
+    match std::fs::metadata(dir) {
+        Ok(meta) if !meta.is_dir() => Err(not_a_store(dir, "it is not a directory; name one")),
+        Ok(_) => refuse_network_fs(dir, dir, settings),
+        Err(e) if e.kind() == io::ErrorKind::NotFound && settings.create => {
+            refuse_without_locks(dir)?;
+            crash_point();
+            // Before anything is made there.
+            let above = std::path::absolute(dir).map_err(|e| Error::io("find", dir, e))?;
+            if let Some(above) = above.ancestors().find(|above| above.exists()) {
+                refuse_network_fs(dir, above, settings)?;
+            }
+            // Search permission goes with read permission.
+            let mode = settings.new_mode();
+            let mode = mode | (mode & 0o444) >> 2;
+            file::create_dir(dir, mode).map_err(|e| Error::io("create", dir, e))
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(not_a_store(
+            dir,
+            "there is no such directory; the first program that uses a store makes it",
+        )),
+        Err(e) => Err(Error::io("open", dir, e)),
+    }
+}
+
+/// Looks at the file system of `above`, on which `dir` is or will be.
+fn refuse_network_fs(dir: &Path, above: &Path, settings: &Settings) -> Result<()> {
+    if settings.allow_network_fs {
+        return Ok(());
+    }
+    let magic = match settings.fs_magic {
+        Some(injected) => injected,
+        None => file::fs_magic(above).map_err(|e| Error::io("find the file system of", dir, e))?,
+    };
+    match file::incoherent_fs(magic) {
+        Some(fs) => Err(Error::UnsupportedFs {
+            path: dir.to_path_buf(),
+            fs: fs.to_string(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// A directory that holds something else does not become a store by a slip in its name.
+pub(in crate::store) fn refuse_strangers(dir: &Path, settings: &Settings) -> Result<()> {
+    if is_there(&dir.join(SLAB))? {
+        return Ok(());
+    }
+    if is_there(&dir.join(FANOUT))? {
+        return Err(not_a_store(
+            dir,
+            "it holds a FanoutCache, to be opened as one",
+        ));
+    }
+    if !settings.create {
+        return Err(not_a_store(
+            dir,
+            "it has no slab; name the directory of a store",
+        ));
+    }
+    refuse_without_locks(dir)?;
+    crash_point();
+    for name in names(dir).map_err(|e| Error::io("read", dir, e))? {
+        let harmless = OUR_FILES.iter().chain(&OTHERS_FILES);
+        if !harmless.into_iter().any(|known| name == OsStr::new(known)) {
+            let why = format!(
+                "it has {} in it, and no slab; name a new or empty directory",
+                name.to_string_lossy()
+            );
+            return Err(not_a_store(dir, &why));
+        }
+    }
+    Ok(())
+}
+
+/// Whether there is a file, of whatever type. That it cannot be looked for is an error, and not an answer.
+pub(crate) fn is_there(path: &Path) -> Result<bool> {
+    crash_point();
+    match std::fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(Error::io("look for", path, e)),
+    }
+}
+
+pub(crate) fn not_a_store(path: &Path, why: &str) -> Error {
+    Error::NotAStore {
+        path: path.to_path_buf(),
+        why: why.to_string(),
+    }
+}
+
+/// Attaches, as the first (who sees to it that the slab is whole) or beside others.
+fn attach(site: &Site, settings: &Settings) -> Result<(Locks, Slab)> {
+    for round in 0..ATTACH_ROUNDS {
+        if round > 0 {
+            // Somebody died over making or rebuilding the slab, and others are looking at it as we are:
+            // out of each other's way, so that one of us is alone with it.
+            crash_point();
+            std::thread::sleep(Duration::from_millis(u64::from(round) % 7 + 1));
+        }
+        let locks = Locks::open(site, settings.new_mode())?;
+        let first = match locks.try_attach_alone()? {
+            true => Some(go_first(site, &locks, settings)?),
+            false => None,
+        };
+        // From alone to shared is one step for the kernel; who was not alone waits for who is.
+        locks.attach_shared()?;
+        if !locks.are_in_place() {
+            continue;
+        }
+        if let Some(slab) = first {
+            return Ok((locks, slab));
+        }
+        let slab = map(&site.dir)?;
+        // Not ready: the one who was first died over it. Then another has to be.
+        let Some(slab) = slab.filter(is_ready) else {
+            continue;
+        };
+        original::check(&slab)?;
+        let strangers = locks.strangers(&slab);
+        if strangers.is_empty() {
+            return Ok((locks, slab));
+        }
+        // Lock files were removed, and made again by an opener like this one. Alone it would adopt them.
+        let living = alone::living(&slab, &locks)?;
+        if !living.is_empty() {
+            return Err(alone::lock_files_lost(&slab, &strangers, living));
+        }
+    }
+    Err(Error::Corrupt {
+        path: site.dir.join(SLAB),
+        what: "it is not ready for use, and others who use it prevent mending it".to_string(),
+    })
+}
+
+/// How often to look for a slab that is ready. Some four seconds.
+const ATTACH_ROUNDS: u32 = 1_000;
+
+/// Attaches a forked child to the slab that it has mapped, with lock files of its own.
+pub(crate) fn attach_again(locks: &Locks, slab: &Slab) -> Result<()> {
+    locks.attach_shared()?;
+    if !is_ready(slab) {
+        return Err(slab.corrupt("it is being repaired"));
+    }
+    let strangers = locks.strangers(slab);
+    match strangers.is_empty() {
+        true => Ok(()),
+        false => {
+            let living = alone::living(slab, locks)?;
+            Err(alone::lock_files_lost(slab, &strangers, living))
+        }
+    }
+}
+
+/// What the first to attach does: make the slab, or finish making it, or make a copy a store of its own, or give it
+/// lock files again, or void what is left of the time before a reboot.
+fn go_first(site: &Site, locks: &Locks, settings: &Settings) -> Result<Slab> {
+    let Some(slab) = map(&site.dir)? else {
+        return initialise(site, locks, settings);
+    };
+    if !original::names_itself(&slab) {
+        // Never finished: what is all zeros is quickly rebuilt. Whoever began it may not have come to the second copy of
+        // the header, nor to what it wanted to be chosen.
+        slab.fill_holes()?;
+        slab_file::write_static(slab.file()?, slab.path(), slab.part())?;
+        settings.new_config().write(&slab);
+        rebuild::begin_floors(&slab);
+        rebuild::rebuild(&slab, locks, Leap::None, false)?;
+        return Ok(slab);
+    }
+    match original::check(&slab) {
+        Err(Error::Copied { .. }) if settings.adopt => {
+            rebuild::adopt(&slab, locks)?;
+            return Ok(slab);
+        }
+        other => other?,
+    }
+    let strangers = locks.strangers(&slab);
+    if !strangers.is_empty() {
+        let _alone = Alone::with(&slab, locks, &strangers)?;
+        locks.adopt(&slab);
+    }
+    slab.fill_holes()?;
+    let boot = Seen::now()?;
+    let rebooted = !boots::is_known(&slab, boot) && !alone::has_beacons(&slab, locks)?;
+    if rebooted || !is_ready(&slab) {
+        let leap = if rebooted { Leap::Reboot } else { Leap::None };
+        rebuild::rebuild(&slab, locks, leap, false)?;
+    } else {
+        // Some who share a boot see it under different names, as those in containers do.
+        boots::remember(&slab, boot);
+    }
+    Ok(slab)
+}
+
+/// Refuses what was asked for and is not in force: of two programs that ask for different things none is to lose its own
+/// without a word. For the mode, too: of a wider one than asked for, others may hold locks for ever; of a narrower one,
+/// others are shut out.
+fn check_settings(slab: &Slab, settings: &Settings, site: &Site) -> Result<()> {
+    let (of, shards) = (&site.locks, settings.shards);
+    let found = slab.layout().capacity as usize;
+    let asked = settings
+        .capacity
+        .filter(|_| settings.capacity_of_shard() != Some(found));
+    if let Some(asked) = asked {
+        return Err(mismatch("capacity", of, found * shards, asked));
+    }
+    settings.config.check_in_force(slab, shards, of)?;
+    let Some(asked) = settings.mode else {
+        return Ok(());
+    };
+    match mode_of(slab)? {
+        found if found == asked => Ok(()),
+        found => Err(mismatch(
+            "mode",
+            of,
+            format_args!("{found:04o}"),
+            format_args!("{asked:04o}"),
+        )),
+    }
+}
+
+pub(crate) fn parent(slab: &Path) -> PathBuf {
+    slab.parent().unwrap_or(slab).to_path_buf()
+}
+
+/// The directory by which its users know the store that has this slab, for what they are told to do: of a shard, that of
+/// its cache.
+pub(in crate::store) fn known_as(slab: &Path) -> PathBuf {
+    let dir = parent(slab);
+    match Shard::at(&dir) {
+        Ok(Some(shard)) => shard.top(),
+        _ => dir,
+    }
+}

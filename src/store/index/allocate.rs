@@ -1,0 +1,210 @@
+//! Room for keys: runs of slots, and runs of blocks for the permits of semaphores.
+//!
+//! The state bytes are the truth about what is used. A run is noted in the stripe's intent *before* its
+//! states are claimed, so a dead claimer's can be told from everyone else's: claimed by this stripe, and
+//! in the intent. Claims of different stripes race by compare-exchange.
+
+use std::ops::Range;
+
+use crate::error::Error;
+use crate::slab::layout::PERMITS_PER_BLOCK;
+use crate::slab::{CLAIMED, Growing, STATE_FREE, Slab, pack};
+use crate::store::holds::sleep::Patience;
+use crate::store::index::stripe::StripeGuard;
+use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+/// The most blocks that a semaphore has.
+pub(in crate::store) const BLOCKS_MAX: u32 = 65_536 / PERMITS_PER_BLOCK;
+
+/// Room that was asked for.
+pub(crate) type Room<T> = Result<T, NoRoom>;
+
+/// Why there is no room to be had.
+pub(crate) enum NoRoom {
+    /// There is no run of that length.
+    Full,
+    /// The slab has to be made longer, and another was still at it when the patience was over.
+    Late,
+    /// What is left of a deleted value is in the way, and somebody alive has its latch just now.
+    Busy,
+    Failed(Error),
+}
+
+impl From<Error> for NoRoom {
+    fn from(error: Error) -> NoRoom {
+        NoRoom::Failed(error)
+    }
+}
+
+/// So many in a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) struct Run {
+    pub(in crate::store) first: u32,
+    pub(in crate::store) count: u32,
+}
+
+impl Run {
+    fn numbers(self) -> Range<u32> {
+        self.first..self.first.saturating_add(self.count)
+    }
+}
+
+/// What to claim from: slots or blocks.
+#[derive(Clone, Copy)]
+pub(in crate::store) enum Pool {
+    Slots,
+    Blocks,
+}
+
+impl Pool {
+    pub(in crate::store) fn state(self, slab: &Slab, at: u32) -> Option<&AtomicU8> {
+        match self {
+            Pool::Slots => slab.slot_state(at),
+            Pool::Blocks => slab.block_state(at),
+        }
+    }
+
+    fn growing(self) -> Growing {
+        match self {
+            Pool::Slots => Growing::Slots,
+            Pool::Blocks => Growing::Blocks,
+        }
+    }
+
+    fn len(self, slab: &Slab) -> u32 {
+        match self {
+            Pool::Slots => slab.layout().slots.count,
+            Pool::Blocks => slab.layout().blocks.count,
+        }
+    }
+
+    fn hint(self, slab: &Slab) -> &AtomicU32 {
+        match self {
+            Pool::Slots => &slab.header().slot_hint,
+            Pool::Blocks => &slab.header().block_hint,
+        }
+    }
+}
+
+impl StripeGuard<'_> {
+    /// Claims `count` in a row and returns the first.
+    pub(in crate::store) fn claim(&self, pool: Pool, count: u32, patience: Patience) -> Room<u32> {
+        let slab = self.store.slab();
+        let hint = pool.hint(slab).load(Ordering::Relaxed);
+        let first = match self.claim_from(pool, count, hint, patience) {
+            Err(NoRoom::Full) if hint != 0 => self.claim_from(pool, count, 0, patience)?,
+            other => other?,
+        };
+        pool.hint(slab).store(first + count, Ordering::Relaxed);
+        Ok(first)
+    }
+
+    fn claim_from(&self, pool: Pool, count: u32, from: u32, patience: Patience) -> Room<u32> {
+        let slab = self.store.slab();
+        let (mut at, mut run) = (from, 0);
+        while let Some(state) = pool.state(slab, at) {
+            at += 1;
+            run = match state.load(Ordering::Relaxed) {
+                STATE_FREE => run + 1,
+                _ => 0,
+            };
+            if run == count {
+                let first = at - count;
+                self.ensure_allocated(pool, at, patience)?;
+                if self.claim_run(pool, Run { first, count }) {
+                    return Ok(first);
+                }
+                run = 0;
+            }
+        }
+        Err(NoRoom::Full)
+    }
+
+    /// Claims exactly this run, or nothing if somebody else was quicker.
+    fn claim_run(&self, pool: Pool, run: Run) -> bool {
+        let slab = self.store.slab();
+        self.noted_run(pool)
+            .store(pack(run.first, run.count), Ordering::Release);
+        for at in run.numbers() {
+            let mine = pool.state(slab, at).is_some_and(|state| {
+                state
+                    .compare_exchange(
+                        STATE_FREE,
+                        self.claim_mark(),
+                        Ordering::AcqRel,
+                        Ordering::Relaxed,
+                    )
+                    .is_ok()
+            });
+            if !mine {
+                let count = at - run.first;
+                self.unclaim(pool, Run { count, ..run });
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Gives back what of this run is claimed by this stripe.
+    pub(in crate::store) fn unclaim(&self, pool: Pool, run: Run) {
+        let slab = self.store.slab();
+        for at in run.numbers() {
+            let Some(state) = pool.state(slab, at) else {
+                return;
+            };
+            // A failure means that it is not our claim: then it is not ours to give back.
+            let _ = state.compare_exchange(
+                self.claim_mark(),
+                STATE_FREE,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
+        }
+        if run.count > 0 {
+            // The lowest first, so that a store that shrinks and grows stays in the blocks it has.
+            pool.hint(slab).fetch_min(run.first, Ordering::Relaxed);
+        }
+    }
+
+    /// Sets the states of a run that is this stripe's.
+    pub(in crate::store) fn set_states(&self, pool: Pool, run: Run, to: u8) {
+        let slab = self.store.slab();
+        for at in run.numbers() {
+            let Some(state) = pool.state(slab, at) else {
+                return;
+            };
+            state.store(to, Ordering::Release);
+        }
+    }
+
+    pub(in crate::store) fn claim_mark(&self) -> u8 {
+        CLAIMED | self.number as u8
+    }
+
+    fn noted_run(&self, pool: Pool) -> &AtomicU64 {
+        match pool {
+            Pool::Slots => &self.stripe().slots,
+            Pool::Blocks => &self.stripe().blocks,
+        }
+    }
+
+    fn ensure_allocated(&self, pool: Pool, count: u32, patience: Patience) -> Room<()> {
+        let slab = self.store.slab();
+        let what = pool.growing();
+        debug_assert!(count <= pool.len(slab));
+        if slab.covers(what, count - 1) {
+            return Ok(());
+        }
+        let growth = self.store.lock_growth_within(patience)?;
+        let _growth = growth.ok_or(NoRoom::Late)?;
+        while slab.allocated(what) < count {
+            if !slab.grow(what)? {
+                break;
+            }
+        }
+        if slab.covers(what, count - 1) {
+            return Ok(());
+        }
+        Err(slab.corrupt("it is shorter than its header says").into())
+    }
+}

@@ -1,0 +1,35 @@
+//! Structure that is busy for too long: who has it. A busy structure is no hold: whoever wants a key is told so in its own
+//! words, and never that the key is held.
+
+use crate::error::Error;
+use crate::record::ParticipantId;
+use crate::slab::Growing;
+use crate::slab::layout::STRIPES;
+use crate::store::Store;
+
+/// The byte of the file `stripes` that is locked for a stripe.
+pub(in crate::store) fn stripe_byte(stripe: u32) -> u64 {
+    u64::from(stripe % STRIPES)
+}
+
+impl Store {
+    /// That somebody has had that byte of the file `stripes` locked for too long, and who.
+    #[cold]
+    pub(in crate::store) fn structure_busy(&self, byte: u64) -> Error {
+        let pids = self.process().ok().and_then(|process| {
+            let numbers = 1..self.slab().allocated(Growing::Participants);
+            let ids = numbers.filter_map(|number| ParticipantId::new(number as u16));
+            let described = ids.filter_map(|id| self.describe(process, id));
+            let here = described.filter(|described| described.same_pid_namespace);
+            process.locks.lockers(byte, here.map(|d| d.pid)).ok()
+        });
+        // Without a name it is as busy.
+        let mut pids = pids.unwrap_or_default();
+        pids.sort_unstable();
+        pids.dedup();
+        Error::StructureBusy {
+            path: self.known_as().to_path_buf(),
+            pids,
+        }
+    }
+}

@@ -1,0 +1,498 @@
+//! Finding keys, and making them.
+//!
+//! Chains of slots hang off a table of buckets. Looking needs no lock: a hit is checked against the key
+//! itself and the slot's generation; a miss may be a walk that was led astray by a concurrent change, so
+//! it counts only under the stripe. All changes are made there.
+
+use crate::error::{Error, Result, show_key};
+use crate::record::{Stamp, life, reachable};
+use crate::slab::layout::PERMITS_PER_BLOCK;
+use crate::slab::{
+    BODY_WORDS, Intent, KEY_BYTES_MAX, Meta, STATE_TAIL, STATE_USED, Slab, SlotId, TAG_BYTES_MAX,
+    pack,
+};
+use crate::store::Store;
+use crate::store::hash::hash;
+use crate::store::holds::sleep::Patience;
+use crate::store::index::allocate::{NoRoom, Pool, Room, Run};
+use crate::store::index::busy::stripe_byte;
+use crate::store::index::remove::is_still;
+use crate::store::index::stripe::StripeGuard;
+use crate::store::values::cells::{CELL_WORDS_MIN, ValueCells, word_of};
+use crate::sync::{Ordering, fence};
+use crate::types::Kind;
+
+/// The most slots that a key with its tag takes.
+pub(crate) const SPAN_MAX: u32 = 16;
+/// How far a walk without the lock goes before it gives up and takes the lock.
+const UNLOCKED_STEPS: u32 = 64;
+/// How many slots a value takes, as a rule, if it does not lie in the log.
+pub(crate) const VALUE_SLOTS: u64 = 2;
+/// By what the hash of a flight differs from that of its key. In the stored half alone: a flight hangs on the
+/// bucket of its key, and no walk takes one for the other, for both compare their own hash first (I9).
+const FLIGHT_SALT: u64 = 0x9e37_79b9;
+/// Words of an average's cells, before its key.
+const CELLS_WORDS: usize = 14;
+/// Words before the key of a value: when it was used.
+const USE_WORDS: usize = 1;
+
+/// A key, found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found {
+    pub(crate) id: SlotId,
+    pub(crate) meta: Meta,
+    pub(crate) kind: Kind,
+}
+
+/// What a key is to be, when it has to be made.
+pub(crate) struct Spec<'a> {
+    pub(crate) kind: Kind,
+    pub(crate) key: &'a [u8],
+    pub(crate) hash: u64,
+    pub(crate) tag: &'a [u8],
+    /// Of a semaphore, otherwise 0.
+    pub(crate) permits: u32,
+    /// Of a semaphore: who died with the one before, by their stamps. Its first permits say so.
+    pub(crate) untold: &'a [Stamp],
+    /// Of a value: how many words each of its cells is to have, at least. Otherwise 0.
+    pub(crate) cell_words: usize,
+}
+
+/// Where key and tag lie in the words of a key's bodies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) key_at: usize,
+    pub(crate) tag_at: usize,
+    pub(crate) words: usize,
+}
+
+impl Place {
+    pub(crate) fn of(kind: Kind, key_len: usize, tag_len: usize) -> Place {
+        let key_at = match kind {
+            Kind::Averager => CELLS_WORDS,
+            Kind::Value => USE_WORDS,
+            _ => 0,
+        };
+        let tag_at = key_at + key_len.div_ceil(8);
+        Place {
+            key_at,
+            tag_at,
+            words: tag_at + tag_len.div_ceil(8),
+        }
+        .with_cells(match kind {
+            Kind::Value => CELL_WORDS_MIN,
+            _ => 0,
+        })
+    }
+
+    /// The same with room for two cells of so many words behind.
+    fn with_cells(self, cell_words: usize) -> Place {
+        let words = self.words.max(self.tag_at + 2 * cell_words);
+        Place { words, ..self }
+    }
+
+    /// How many slots that takes.
+    pub(crate) fn span(self) -> u32 {
+        self.words.div_ceil(BODY_WORDS).max(1) as u32
+    }
+}
+
+/// The hash under which a key of that kind is found, from that of its bytes: flights have a namespace of their
+/// own, so that the key itself may be a value.
+pub(crate) fn hash_as(kind: Kind, hash: u64) -> u64 {
+    match kind {
+        Kind::Flight => hash ^ FLIGHT_SALT,
+        _ => hash,
+    }
+}
+
+/// Refuses keys and tags of impossible lengths.
+pub(crate) fn check_lengths(key: &[u8], tag: &[u8]) -> Result<()> {
+    if key.is_empty() || key.len() > KEY_BYTES_MAX {
+        return Err(Error::KeyLength { len: key.len() });
+    }
+    if tag.len() > TAG_BYTES_MAX {
+        return Err(Error::TagLength { len: tag.len() });
+    }
+    Ok(())
+}
+
+impl Store {
+    pub(crate) fn hash(&self, key: &[u8]) -> u64 {
+        hash(self.slab.part().seed, key)
+    }
+
+    /// Looks for a key; asks again under the stripe before it says that there is none.
+    /// Errors: `StructureBusy` if somebody has the stripe for longer than `patience` allows.
+    pub(crate) fn find(&self, key: &[u8], hash: u64, patience: Patience) -> Result<Option<Found>> {
+        if let Some(found) = self.find_unlocked(key, hash, 1) {
+            return Ok(Some(found));
+        }
+        let stripe = self.stripe_of(hash);
+        match self.lock_stripe_within(stripe, patience)? {
+            Some(stripe) => stripe.find(key, hash),
+            None => Err(self.structure_busy(stripe_byte(stripe))),
+        }
+    }
+
+    /// Whether there is certainly no such key, found out without the lock: its chain is walked while nothing
+    /// in the stripe changes (I8). `false`: there may be one.
+    pub(crate) fn is_miss(&self, key: &[u8], hash: u64) -> bool {
+        let stripe = self.slab.stripe(self.stripe_of(hash));
+        stripe.is_unchanged_while(|| {
+            let mut link = self
+                .slab
+                .bucket(self.bucket_of(hash))
+                .load(Ordering::Acquire);
+            for _ in 0..UNLOCKED_STEPS {
+                let Some(id) = self.slab.follow(link) else {
+                    return link == 0;
+                };
+                if self.matches(id, key, hash).is_some() {
+                    return false;
+                }
+                link = self.slab.slot(id).next.load(Ordering::Acquire);
+            }
+            false
+        })
+    }
+
+    /// Looks for a key, which will take about so many slots: all that is likely to be read is fetched at once.
+    #[inline]
+    pub(crate) fn find_unlocked(&self, key: &[u8], hash: u64, slots: u64) -> Option<Found> {
+        let mut link = self
+            .slab
+            .bucket(self.bucket_of(hash))
+            .load(Ordering::Acquire);
+        for _ in 0..UNLOCKED_STEPS {
+            let id = self.slab.follow(link)?;
+            self.slab.prefetch(id, slots);
+            if let Some(found) = self.matches(id, key, hash) {
+                return Some(found);
+            }
+            link = self.slab.slot(id).next.load(Ordering::Acquire);
+        }
+        None
+    }
+
+    /// Whether the slot holds `key`, in the life that is returned.
+    #[inline(always)]
+    fn matches(&self, id: SlotId, key: &[u8], hash: u64) -> Option<Found> {
+        matches(&self.slab, id, key, hash)
+    }
+
+    /// Reads `len` bytes of a key's bodies from word `at`.
+    pub(crate) fn read_bytes(&self, id: SlotId, at: usize, len: usize) -> Option<Vec<u8>> {
+        read_bytes(&self.slab, id, at, len)
+    }
+}
+
+/// Whether the slot holds `key`, in the life that is returned.
+#[inline(always)]
+pub(in crate::store) fn matches(slab: &Slab, id: SlotId, key: &[u8], hash: u64) -> Option<Found> {
+    let slot = slab.slot(id);
+    let meta = slot.meta()?;
+    let kind = meta.kind?;
+    if meta.key_len != key.len() || slot.hash.load(Ordering::Relaxed) != hash as u32 {
+        return None;
+    }
+    let at = Place::of(kind, key.len(), 0).key_at;
+    let same = bytes_equal(slab, id, span_of(slab, id), at, key);
+    // The key was that of this life only if the life is still the same; read after the key.
+    fence(Ordering::Acquire);
+    let found = Found { id, meta, kind };
+    // The same tag is not asked for: that it is given another makes no miss.
+    (same && is_still(slab, found)).then_some(found)
+}
+
+/// The bytes of a key.
+pub(in crate::store) fn key_of(slab: &Slab, found: Found) -> Option<Vec<u8>> {
+    let place = Place::of(found.kind, found.meta.key_len, 0);
+    read_bytes(slab, found.id, place.key_at, found.meta.key_len)
+}
+
+/// The same of a slab that is no store yet.
+pub(crate) fn read_bytes(slab: &Slab, id: SlotId, at: usize, len: usize) -> Option<Vec<u8>> {
+    let span = span_of(slab, id);
+    let mut bytes = Vec::with_capacity(len.next_multiple_of(8));
+    for word in 0..len.div_ceil(8) {
+        let word = slab.body_word(id, span, at + word)?;
+        bytes.extend_from_slice(&word.load(Ordering::Acquire).to_le_bytes());
+    }
+    bytes.truncate(len);
+    Some(bytes)
+}
+
+/// How many slots a key says it takes, never more than any can.
+pub(crate) fn span_of(slab: &Slab, id: SlotId) -> u32 {
+    slab.slot(id)
+        .span
+        .load(Ordering::Relaxed)
+        .clamp(1, SPAN_MAX)
+}
+
+/// Whether the words from `at` on are these bytes.
+#[inline(always)]
+fn bytes_equal(slab: &Slab, id: SlotId, span: u32, at: usize, bytes: &[u8]) -> bool {
+    let mut chunks = bytes.chunks(8);
+    let (mut slot, mut from) = (at / BODY_WORDS, at % BODY_WORDS);
+    while chunks.len() > 0 {
+        let Some(body) = slab.body(id, span, slot as u32) else {
+            return false;
+        };
+        // The words first: of the other the zip would drop one that finds no partner.
+        let mut here = body[from..].iter().zip(chunks.by_ref());
+        if !here.all(|(word, chunk)| word.load(Ordering::Relaxed) == word_of(chunk)) {
+            return false;
+        }
+        (slot, from) = (slot + 1, 0);
+    }
+    true
+}
+
+/// `false` when the bodies are too short, which is for the caller to have seen to.
+fn write_bytes(slab: &Slab, id: SlotId, span: u32, at: usize, bytes: &[u8]) -> bool {
+    bytes.chunks(8).enumerate().all(|(i, chunk)| {
+        let word = slab.body_word(id, span, at + i);
+        word.inspect(|word| word.store(word_of(chunk), Ordering::Relaxed))
+            .is_some()
+    })
+}
+
+impl StripeGuard<'_> {
+    /// Looks for a key of this stripe. A chain that does not end is damage.
+    pub(crate) fn find(&self, key: &[u8], hash: u64) -> Result<Option<Found>> {
+        let bucket = self.store.bucket_of(hash);
+        let mut found = None;
+        self.walk(bucket, |id| {
+            found = self.store.matches(id, key, hash);
+            found.is_none()
+        })?;
+        Ok(found)
+    }
+
+    /// Visits the slots of a bucket until `visit` says `false`.
+    pub(crate) fn walk(&self, bucket: u32, mut visit: impl FnMut(SlotId) -> bool) -> Result<()> {
+        let slab = self.store.slab();
+        let mut link = slab.bucket(bucket).load(Ordering::Acquire);
+        let mut marked = 0;
+        for step in 0..=slab.layout().capacity {
+            if link == 0 {
+                return Ok(());
+            }
+            if link == marked {
+                break;
+            }
+            // Brent's way to notice a circle ("An improved Monte Carlo factorization algorithm", BIT 20,
+            // 1980) before it was gone round many times.
+            if step.is_power_of_two() {
+                marked = link;
+            }
+            let id = slab
+                .follow(link)
+                .ok_or_else(|| slab.corrupt(format!("bucket {bucket} leads to slot {link}")))?;
+            if !visit(id) {
+                return Ok(());
+            }
+            link = slab.slot(id).next.load(Ordering::Acquire);
+        }
+        Err(slab.corrupt(format!("the chain of bucket {bucket} does not end")))
+    }
+
+    /// Makes a key that `find` did not find.
+    ///
+    /// Killed after each step: (1) the intent names runs that are not claimed: nothing to undo; (2) the
+    /// claims are undone; (3) the same, the contents mean nothing; (4) it is taken out of the chain, where
+    /// nobody could find it yet, and the claims are undone; (5) it exists, and recovery does (6).
+    pub(crate) fn create(&self, spec: &Spec<'_>, patience: Patience) -> Room<Found> {
+        let slab = self.store.slab();
+        let stripe = self.stripe();
+        let place = Place::of(spec.kind, spec.key.len(), spec.tag.len());
+        let place = place.with_cells(spec.cell_words);
+        let (span, blocks) = (place.span(), spec.permits.div_ceil(PERMITS_PER_BLOCK));
+        let bucket = self.store.bucket_of(spec.hash);
+        // 1
+        stripe.slots.store(0, Ordering::Relaxed);
+        stripe.blocks.store(0, Ordering::Relaxed);
+        stripe.bucket.store(bucket.into(), Ordering::Relaxed);
+        stripe.set_intent(Intent::Create);
+        // 2
+        let claimed = self.claim_room(span, blocks, patience);
+        let (first, first_block) = claimed.inspect_err(|_| stripe.set_intent(Intent::None))?;
+        // 3
+        let meta = self.fill(spec, place, first, first_block)?;
+        // 4
+        let head = slab.bucket(bucket);
+        let slot = slab.slot(first);
+        slot.next
+            .store(head.load(Ordering::Relaxed), Ordering::Relaxed);
+        head.store(first.link(), Ordering::Release);
+        // 5. Last of all, because a walk that was stopped here in the slot's former life may be the first
+        // to find it. Release: who sees the kind sees the rest.
+        slot.meta.store(meta.encode(), Ordering::Release);
+        // 6
+        let slots = Run {
+            first: first.index(),
+            count: span,
+        };
+        let blocks = Run {
+            first: first_block,
+            count: blocks,
+        };
+        self.finish_create(slots, blocks);
+        Ok(Found {
+            id: first,
+            meta,
+            kind: spec.kind,
+        })
+    }
+
+    /// Claims both runs, or neither.
+    fn claim_room(&self, span: u32, blocks: u32, patience: Patience) -> Room<(SlotId, u32)> {
+        let first = self.claim(Pool::Slots, span, patience)?;
+        let first_block = match blocks {
+            0 => Ok(0),
+            count => self.claim(Pool::Blocks, count, patience),
+        };
+        let unclaim = || self.unclaim(Pool::Slots, Run { first, count: span });
+        let first_block = first_block.inspect_err(|_| unclaim())?;
+        // It was allocated, or it could not be claimed.
+        let id = self.store.slab().slot_id(first).ok_or(NoRoom::Full);
+        Ok((id.inspect_err(|_| unclaim())?, first_block))
+    }
+
+    /// Fills slots that nobody else can reach, all but the meta word.
+    fn fill(&self, spec: &Spec<'_>, place: Place, id: SlotId, first_block: u32) -> Result<Meta> {
+        let slab = self.store.slab();
+        let slot = slab.slot(id);
+        life::before_filling();
+        let floor = self.stripe().floor.load(Ordering::Relaxed);
+        slot.hold.raise_sequence(floor);
+        slot.hash.store(spec.hash as u32, Ordering::Relaxed);
+        slot.span.store(place.span(), Ordering::Relaxed);
+        let generation = slot.meta().map_or(0, |m| m.generation);
+        match spec.kind {
+            Kind::Averager => {
+                let nothing = [0; crate::record::PAYLOAD_WORDS];
+                slot.cells().reset(&nothing, generation);
+            }
+            Kind::Value => {
+                let cells = ValueCells::within(slab, id, place.span(), spec.key.len());
+                let cells = cells.ok_or_else(|| slab.corrupt("a new slot is not allocated"))?;
+                cells.reset(generation);
+            }
+            _ => slot
+                .aux
+                .store(pack(first_block, spec.permits), Ordering::Release),
+        }
+        let noted = match spec.untold {
+            [] => self.untold_of(spec.hash as u32),
+            _ => None,
+        };
+        let untold = noted.as_ref().map_or(spec.untold, std::slice::from_ref);
+        self.fill_permits(first_block, spec.permits, floor, untold);
+        let whole = write_bytes(slab, id, place.span(), place.key_at, spec.key)
+            && write_bytes(slab, id, place.span(), place.tag_at, spec.tag);
+        if !whole {
+            return Err(slab.corrupt("a new slot is not allocated"));
+        }
+        Ok(Meta {
+            generation,
+            kind: Some(spec.kind),
+            key_len: spec.key.len(),
+            tag_len: spec.tag.len(),
+        })
+    }
+
+    /// Readies the permits of a new semaphore, and sets its ticket above all that their words have seen.
+    fn fill_permits(&self, first_block: u32, permits: u32, floor: u64, untold: &[Stamp]) {
+        let slab = self.store.slab();
+        if permits == 0 {
+            // Not of anything else: there may be no block to look at, which takes a system call to find out.
+            return;
+        }
+        let mut ticket = floor;
+        let mut untold = untold.iter();
+        for permit in (0..permits).filter_map(|i| slab.permit(first_block, i)) {
+            permit.hold.raise_sequence(0);
+            if let Some(stamp) = untold.next() {
+                // The floor, so that it is no token that somebody else had.
+                permit.hold.raise_sequence(floor);
+                permit.hold.leave_untold(*stamp);
+            }
+            ticket = ticket.max(reachable(permit.hold.load().sequence()).unwrap_or(0));
+        }
+        if let Some(first) = slab.permit(first_block, 0) {
+            // Late ones of another life may still draw a number: never back, but from damage.
+            let _ = first
+                .ticket
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |old| {
+                    Some(reachable(old).map_or(ticket, |old| old.max(ticket)))
+                });
+        }
+    }
+
+    /// Turns the claims into what they are for; the first slot's last, by which recovery knows that this
+    /// is not done.
+    pub(in crate::store) fn finish_create(&self, slots: Run, blocks: Run) {
+        let tail = Run {
+            first: slots.first.saturating_add(1),
+            count: slots.count.saturating_sub(1),
+        };
+        self.set_states(Pool::Slots, tail, STATE_TAIL);
+        self.set_states(Pool::Blocks, blocks, STATE_USED);
+        self.set_states(Pool::Slots, Run { count: 1, ..slots }, STATE_USED);
+        if blocks.count > 0
+            && let Some(id) = self.store.slab().slot_id(slots.first)
+        {
+            // Its words say it now.
+            let hash = self.store.slab().slot(id).hash.load(Ordering::Relaxed);
+            self.stripe().forget_untold(hash);
+        }
+        self.stripe().set_intent(Intent::None);
+    }
+
+    /// Gives a key another tag, in the room that it has. The tag is gone for a moment: who dies here
+    /// leaves the key without one.
+    pub(crate) fn retag(&self, found: Found, key: &[u8], tag: &[u8]) -> Result<()> {
+        let slab = self.store.slab();
+        let slot = slab.slot(found.id);
+        let place = Place::of(found.kind, found.meta.key_len, tag.len());
+        let span = span_of(slab, found.id);
+        if place.span() > span {
+            return Err(Error::Invalid {
+                what: format!(
+                    "{} was made without room for a tag of {} bytes; use a shorter one, or remove the key first",
+                    show_key(key),
+                    tag.len()
+                ),
+            });
+        }
+        let without = Meta {
+            tag_len: 0,
+            ..found.meta
+        };
+        slot.meta.store(without.encode(), Ordering::Release);
+        if !write_bytes(slab, found.id, span, place.tag_at, tag) {
+            return Err(slab.corrupt("a slot is not allocated"));
+        }
+        let with = Meta {
+            tag_len: tag.len(),
+            ..found.meta
+        };
+        slot.meta.store(with.encode(), Ordering::Release);
+        Ok(())
+    }
+
+    /// The tag of a key.
+    pub(crate) fn tag_of(&self, found: Found) -> Result<Vec<u8>> {
+        if found.kind == Kind::Value {
+            return self.store.tag_of_value(found);
+        }
+        let place = Place::of(found.kind, found.meta.key_len, found.meta.tag_len);
+        let tag = self
+            .store
+            .read_bytes(found.id, place.tag_at, found.meta.tag_len);
+        Ok(tag.unwrap_or_default())
+    }
+}

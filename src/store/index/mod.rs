@@ -1,0 +1,7 @@
+//! From a key to its slot, and changing the structure under a stripe.
+
+pub(in crate::store) mod allocate;
+pub(in crate::store) mod busy;
+pub(crate) mod chains;
+pub(in crate::store) mod remove;
+pub(in crate::store) mod stripe;

@@ -1,0 +1,441 @@
+//! Taking keys away: by name, by tag, all of them, or idle ones when room is needed; and what the next one
+//! to lock a stripe does about a dead one's half-done work.
+
+use std::cell::Cell;
+
+use crate::error::{Error, Result, show_key};
+use crate::os::{clock, futex};
+use crate::record::changes;
+use crate::record::{Force, Hold, Left, Removal, Stamp, life, reachable};
+use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
+use crate::slab::{Intent, Meta, Slab, SlotId, pack, unpack};
+use crate::store::Store;
+use crate::store::index::allocate::{BLOCKS_MAX, Pool, Run};
+use crate::store::index::chains::{Found, SPAN_MAX, span_of};
+use crate::store::index::stripe::StripeGuard;
+use crate::sync::Ordering;
+use crate::types::Kind;
+
+fn intent_of(force: Force) -> Intent {
+    match force {
+        Force::Idle | Force::Unheld | Force::NotTheLiving => Intent::Reclaim,
+        Force::Anybody => Intent::Remove,
+    }
+}
+
+impl StripeGuard<'_> {
+    /// Takes a key away, or says `false` and leaves it as it was: if a hold is not to be had, or if the key
+    /// turns out not to be `wanted` once nobody else can change it.
+    ///
+    /// Killed after each step: (1) nothing has changed; (2) some words are retiring: that is undone, unless
+    /// all are and the removal was by force: then it is done again; (3) the kind is none: (4) is repeated,
+    /// every part of it can be.
+    pub(crate) fn retire(
+        &self,
+        found: Found,
+        bucket: u32,
+        force: Force,
+        wanted: impl FnOnce() -> bool,
+    ) -> Result<bool> {
+        self.retire_untold(found, bucket, force, &[], wanted)
+    }
+
+    /// The same of a semaphore that is about to be made again, and of whose permits some were abandoned: which words
+    /// those are, with the stamps of the dead. One of them is noted in the stripe until a word says it again, of the
+    /// old key if this is undone, otherwise of the new one.
+    pub(in crate::store) fn retire_untold(
+        &self,
+        found: Found,
+        bucket: u32,
+        force: Force,
+        untold: &[(usize, Stamp)],
+        wanted: impl FnOnce() -> bool,
+    ) -> Result<bool> {
+        let slab = self.store.slab();
+        let stripe = self.stripe();
+        let hash = slab.slot(found.id).hash.load(Ordering::Relaxed);
+        let (first_block, permits) = self.permits_of(found.id, found.kind)?;
+        let blocks = permits.div_ceil(PERMITS_PER_BLOCK);
+        // 1
+        let span = span_of(slab, found.id);
+        stripe
+            .slots
+            .store(pack(found.id.index(), span), Ordering::Relaxed);
+        stripe
+            .blocks
+            .store(pack(first_block, blocks), Ordering::Relaxed);
+        stripe.bucket.store(bucket.into(), Ordering::Relaxed);
+        stripe.set_intent(intent_of(force));
+        if let Some((_, stamp)) = untold.first() {
+            stripe.note_untold(hash, stamp.tid);
+        }
+        // 2 and 3
+        let removal = Removal {
+            untold,
+            ..self.removal(found.id, first_block, permits)
+        };
+        let is_dead = |other| self.store.is_dead(self.process, other);
+        let wake = &slab.slot(found.id).wake;
+        let wake_all = || futex::wake(wake, i32::MAX);
+        let left = Cell::new(None);
+        let agree = |sequence: u64| {
+            let first = slab.permit(first_block, 0).filter(|_| permits > 0);
+            let ticket = first.map_or(0, |first| first.ticket.load(Ordering::Relaxed));
+            let highest = sequence.max(reachable(ticket).unwrap_or(0));
+            // As after a latch was taken: a dead one may have decided that its idle cell is to be in force.
+            let settled = found.kind != Kind::Value || self.store.settle().is_ok();
+            if !settled || !wanted() {
+                return false;
+            }
+            left.set(self.store.left_by(found));
+            stripe.floor.fetch_max(highest, Ordering::Relaxed);
+            true
+        };
+        if !removal.begin(self.process.id, force, is_dead, agree, wake_all) {
+            stripe.forget_untold(hash);
+            stripe.set_intent(Intent::None);
+            return Ok(false);
+        }
+        // 4
+        self.finish_retire(found.id, first_block, permits)?;
+        // Not before: as long as the key is there, its value is.
+        self.dead.add(left.take());
+        Ok(true)
+    }
+
+    fn removal(
+        &self,
+        id: SlotId,
+        first_block: u32,
+        permits: u32,
+    ) -> Removal<'_, impl Iterator<Item = &Hold> + Clone> {
+        let slot = self.store.slab().slot(id);
+        Removal {
+            holds: self.holds(id, first_block, permits),
+            meta: &slot.meta,
+            wake: &slot.wake,
+            untold: &[],
+        }
+    }
+
+    /// All hold words of a key.
+    fn holds(
+        &self,
+        id: SlotId,
+        first_block: u32,
+        permits: u32,
+    ) -> impl Iterator<Item = &Hold> + Clone {
+        let slab = self.store.slab();
+        let permits = (0..permits).map_while(move |i| slab.permit(first_block, i));
+        std::iter::once(&slab.slot(id).hold).chain(permits.map(|p| &p.hold))
+    }
+
+    /// A semaphore's first block and number of permits; of other kinds `(0, 0)`.
+    fn permits_of(&self, id: SlotId, kind: Kind) -> Result<(u32, u32)> {
+        match kind {
+            Kind::Semaphore => self.store.permits_of(id),
+            _ => Ok((0, 0)),
+        }
+    }
+
+    fn finish_retire(&self, id: SlotId, first_block: u32, permits: u32) -> Result<()> {
+        let slab = self.store.slab();
+        let bucket = self.stripe().bucket.load(Ordering::Relaxed) as u32;
+        let wake = &slab.slot(id).wake;
+        self.removal(id, first_block, permits)
+            .finish(|| self.unlink(id, bucket), || futex::wake(wake, i32::MAX))?;
+        // As claims of this stripe they are still nobody else's, so up to here all can be done again. Once
+        // the first is free it may be another's, who is told apart by the mark.
+        let (slots, blocks) = self.noted_runs()?;
+        self.set_states(Pool::Blocks, blocks, self.claim_mark());
+        self.set_states(Pool::Slots, slots, self.claim_mark());
+        self.stripe().set_intent(Intent::Free);
+        self.free_claims(slots, blocks);
+        Ok(())
+    }
+
+    fn free_claims(&self, slots: Run, blocks: Run) {
+        self.unclaim(Pool::Slots, slots);
+        self.unclaim(Pool::Blocks, blocks);
+        self.stripe().set_intent(Intent::None);
+    }
+
+    /// The runs that the intent is about, if they are what a key can have.
+    fn noted_runs(&self) -> Result<(Run, Run)> {
+        let run = |(first, count)| Run { first, count };
+        let slots = run(unpack(self.stripe().slots.load(Ordering::Acquire)));
+        let blocks = run(unpack(self.stripe().blocks.load(Ordering::Acquire)));
+        if slots.count > SPAN_MAX || blocks.count > BLOCKS_MAX {
+            return Err(self.damaged_intent());
+        }
+        Ok((slots, blocks))
+    }
+
+    fn damaged_intent(&self) -> Error {
+        let what = format!("the intent of stripe {} makes no sense", self.number);
+        self.store.slab().corrupt(what)
+    }
+
+    /// Takes a slot out of its chain, if it is in it.
+    fn unlink(&self, id: SlotId, bucket: u32) -> Result<()> {
+        changes::take_out(&self.stripe().departures, || {
+            let slab = self.store.slab();
+            let mut before = None;
+            let mut linked = false;
+            self.walk(bucket, |at| {
+                linked = at == id;
+                if !linked {
+                    before = Some(at);
+                }
+                !linked
+            })?;
+            if linked {
+                let next = slab.slot(id).next.load(Ordering::Relaxed);
+                let link = match before {
+                    Some(before) => &slab.slot(before).next,
+                    None => slab.bucket(bucket),
+                };
+                link.store(next, Ordering::Release);
+            }
+            Ok(())
+        })
+    }
+
+    /// Finishes or undoes what a dead one left in this stripe.
+    pub(in crate::store) fn recover(&self) -> Result<()> {
+        let intent = self.stripe().intent();
+        let intent = intent.ok_or_else(|| self.damaged_intent())?;
+        let (slots, blocks) = self.noted_runs()?;
+        let id = self.store.slab().slot_id(slots.first);
+        match (intent, id) {
+            (Intent::None, _) => Ok(()),
+            (Intent::Create, _) => self.recover_create(slots, blocks),
+            (Intent::Free, _) => {
+                self.free_claims(slots, blocks);
+                Ok(())
+            }
+            (Intent::Reclaim, Some(id)) => self.recover_retire(id, Force::Idle, blocks),
+            (Intent::Remove, Some(id)) => self.recover_retire(id, Force::Anybody, blocks),
+            (Intent::Reclaim | Intent::Remove, None) => Err(self.damaged_intent()),
+        }
+    }
+
+    /// Finishes a key that has its kind, undoes one that has not. The slot is this stripe's only if its
+    /// state says so: the intent is noted before the claim.
+    fn recover_create(&self, slots: Run, blocks: Run) -> Result<()> {
+        let slab = self.store.slab();
+        let claimed = |id: &SlotId| {
+            let state = slab.slot_state(id.index());
+            state.is_some_and(|s| s.load(Ordering::Acquire) == self.claim_mark())
+        };
+        if let Some(id) = slab.slot_id(slots.first).filter(claimed) {
+            if slab.slot(id).meta().is_some_and(|m| m.kind.is_some()) {
+                self.finish_create(slots, blocks);
+                return Ok(());
+            }
+            let bucket = self.stripe().bucket.load(Ordering::Relaxed) as u32;
+            self.unlink(id, bucket)?;
+        }
+        self.free_claims(slots, blocks);
+        Ok(())
+    }
+
+    fn recover_retire(&self, id: SlotId, force: Force, blocks: Run) -> Result<()> {
+        let slab = self.store.slab();
+        let meta = slab
+            .slot(id)
+            .meta()
+            .ok_or_else(|| slab.corrupt(format!("slot {}", id.index())))?;
+        let (first_block, permits) = match meta.kind {
+            Some(kind) if force == Force::Anybody => self.permits_of(id, kind)?,
+            _ => (blocks.first, blocks.count * PERMITS_PER_BLOCK),
+        };
+        let removal = self.removal(id, first_block, permits);
+        match (removal.left(force), meta.kind) {
+            (Left::Again, Some(kind)) => {
+                let bucket = self.stripe().bucket.load(Ordering::Relaxed) as u32;
+                let found = Found { id, meta, kind };
+                self.retire(found, bucket, Force::Anybody, || true)
+                    .map(drop)
+            }
+            (Left::Undo, Some(_)) => {
+                self.undo_retire(id, first_block, permits);
+                Ok(())
+            }
+            _ => self.finish_retire(id, first_block, permits),
+        }
+    }
+}
+
+impl StripeGuard<'_> {
+    fn undo_retire(&self, id: SlotId, first_block: u32, permits: u32) {
+        let slot = self.store.slab().slot(id);
+        let hash = slot.hash.load(Ordering::Relaxed);
+        // Which permits had something to tell is not known any more: the first that was taken. The first word is the
+        // slot's own.
+        let mut words = self.holds(id, first_block, permits).enumerate().skip(1);
+        let taken = words.find(|(_, hold)| hold.load().is_retiring());
+        let untold = taken.and_then(|(at, _)| Some((at, self.untold_of(hash)?)));
+        let removal = Removal {
+            untold: untold.as_slice(),
+            ..self.removal(id, first_block, permits)
+        };
+        removal.give_up(|| futex::wake(&slot.wake, i32::MAX));
+        self.stripe().forget_untold(hash);
+        self.stripe().set_intent(Intent::None);
+    }
+
+    /// What is noted of somebody who died with the last semaphore of that hash.
+    pub(in crate::store) fn untold_of(&self, hash: u32) -> Option<Stamp> {
+        let pid = self.stripe().untold(hash)?;
+        // Since when it had its permit is not noted.
+        Some(Stamp::precise(pid, clock::coarse_ns()))
+    }
+}
+
+/// A semaphore's first block and its permits, as its slot says.
+pub(in crate::store) fn permits_of(slab: &Slab, id: SlotId) -> Result<(u32, u32)> {
+    let (first, permits) = slab.slot(id).permits();
+    let last = permits.saturating_sub(1);
+    let inside = (1..=u32::from(u16::MAX)).contains(&permits) && slab.permit(first, last).is_some();
+    if inside {
+        return Ok((first, permits));
+    }
+    let at = id.index();
+    Err(slab.corrupt(format!(
+        "slot {at} says {permits} permits from block {first}"
+    )))
+}
+
+/// Whether a slot is still in the life in which it was found.
+#[inline(always)]
+pub(in crate::store) fn is_still(slab: &Slab, found: Found) -> bool {
+    let of = Meta::life_of(found.meta.generation, found.kind);
+    life::is_current(&slab.slot(found.id).meta, of)
+}
+
+impl Store {
+    /// The permits of a semaphore, checked: first block and number.
+    pub(crate) fn permits_of(&self, id: SlotId) -> Result<(u32, u32)> {
+        permits_of(&self.slab, id)
+    }
+
+    /// The same of a key that others may be taking away. `None`: they did.
+    pub(crate) fn permits_while(&self, found: Found) -> Result<Option<(u32, u32)>> {
+        let permits = self.permits_of(found.id);
+        // What was read, or did not make sense, is of this key only if it is still there.
+        match self.is_still(found) {
+            true => permits.map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// Whether the slot is still in the life in which it was found.
+    #[inline(always)]
+    pub(crate) fn is_still(&self, found: Found) -> bool {
+        is_still(&self.slab, found)
+    }
+
+    /// Takes a key away, whoever holds it. `false`: there is no such key.
+    pub(crate) fn remove(&self, key: &[u8]) -> Result<bool> {
+        let hash = self.hash(key);
+        let find = |stripe: &StripeGuard<'_>| stripe.find(key, hash);
+        self.remove_waiting(self.stripe_of(hash), find, |_, found| {
+            !self.is_vacant(found)
+        })
+    }
+
+    /// Takes away what `find` finds. An average in the middle of an `add` is waited for, without the
+    /// stripe, for the one who adds may be stopped.
+    fn remove_waiting(
+        &self,
+        stripe: u32,
+        find: impl Fn(&StripeGuard<'_>) -> Result<Option<Found>>,
+        wanted: impl Fn(&StripeGuard<'_>, Found) -> bool,
+    ) -> Result<bool> {
+        loop {
+            let guard = self.lock_stripe(stripe)?;
+            let Some(found) = find(&guard)?.filter(|found| wanted(&guard, *found)) else {
+                return Ok(false);
+            };
+            let force = match found.kind {
+                Kind::Averager | Kind::Value => Force::NotTheLiving,
+                _ => Force::Anybody,
+            };
+            let bucket = guard.bucket_of_slot(found)?;
+            let wake = &self.slab.slot(found.id).wake;
+            let seen = wake.load(Ordering::Acquire);
+            if guard.retire(found, bucket, force, || wanted(&guard, found))? {
+                return Ok(true);
+            }
+            let busy = wanted(&guard, found);
+            drop(guard);
+            if busy {
+                let key = || {
+                    self.key_of(found)
+                        .map_or_else(String::new, |key| show_key(&key))
+                };
+                self.check_not_mine(found.id, found.meta.generation, key)?;
+                futex::wait(wake, seen, crate::store::holds::sleep::TICK);
+            }
+        }
+    }
+
+    /// Takes away every key that carries a tag, and says how many. An error if that cannot be found out of some, which stay.
+    pub(crate) fn remove_tagged(&self, tag: &[u8]) -> Result<usize> {
+        let unread = Cell::new(None);
+        let carries = |guard: &StripeGuard<'_>, found: Found| {
+            let carries = match found.kind {
+                Kind::Value => self.value_has_tag(found, tag),
+                _ if found.meta.tag_len != tag.len() => return false,
+                _ => guard.tag_of(found).map(|of| of == tag),
+            };
+            carries.unwrap_or_else(|error| {
+                unread.set(Some(error));
+                false
+            })
+        };
+        let removed = self.remove_all(carries)?;
+        unread.into_inner().map_or(Ok(removed), Err)
+    }
+
+    /// Takes away every key that `wanted` wants, and says how many.
+    pub(crate) fn remove_all(
+        &self,
+        wanted: impl Fn(&StripeGuard<'_>, Found) -> bool,
+    ) -> Result<usize> {
+        let mut removed = 0;
+        for stripe in 0..STRIPES {
+            // Listed first, so that keys made meanwhile do not keep this going for ever.
+            for key in self.list_stripe(stripe, &wanted)? {
+                let find = |guard: &StripeGuard<'_>| guard.find(&key, self.hash(&key));
+                removed += usize::from(self.remove_waiting(stripe, find, &wanted)?);
+            }
+        }
+        Ok(removed)
+    }
+}
+
+impl StripeGuard<'_> {
+    /// The buckets of this stripe.
+    pub(crate) fn buckets(&self) -> impl Iterator<Item = u32> + use<> {
+        let buckets = self.store.slab().layout().buckets;
+        (self.number..buckets).step_by(STRIPES as usize)
+    }
+
+    /// The key in a slot.
+    pub(crate) fn found(&self, id: SlotId) -> Option<Found> {
+        let meta = self.store.slab().slot(id).meta()?;
+        let kind = meta.kind?;
+        Some(Found { id, meta, kind })
+    }
+
+    fn bucket_of_slot(&self, found: Found) -> Result<u32> {
+        let slab = self.store.slab();
+        let key = self
+            .store
+            .key_of(found)
+            .ok_or_else(|| slab.corrupt(format!("slot {}", found.id.index())))?;
+        Ok(self.store.bucket_of(self.store.hash(&key)))
+    }
+}

@@ -1,0 +1,438 @@
+//! What was decided and is not carried out yet: the word of the header that says where the list of flips lies, that
+//! list, and carrying it out.
+//!
+//! By the store of that word a transaction has happened, whoever of its parts sees it later. Everybody looks at the
+//! word before reading a value and after taking a latch, and flips first what is listed there (T1): so nobody sees one
+//! change without the others. Nobody needs to know whether who decided it lives, and it does no harm that several do
+//! it at once, or late: a flip is an exchange of the version that was in force, which is so once (T2).
+//!
+//! A list is believed if it is whole. What else the word leads to is damage: nothing was decided by it, and what it
+//! says of itself counts for nothing.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::io;
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::log::{Log, Place, record_bytes};
+use crate::record::deciding;
+use crate::slab::{Meta, Slab, SlotId};
+use crate::store::Store;
+use crate::store::index::chains::Found;
+use crate::store::log::garbage::Dead;
+use crate::store::log::segments::RECORD_OF_NO_KEY;
+use crate::store::members::device::Known;
+use crate::store::values::cells::ValueCells;
+use crate::sync::{AtomicU64, Ordering};
+use crate::types::Kind;
+
+/// A selector that is to be flipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) struct Flip {
+    pub(in crate::store) shard: u32,
+    pub(in crate::store) slot: u32,
+    pub(in crate::store) generation: u32,
+    /// In force before.
+    pub(in crate::store) version: u64,
+}
+
+const FLIP_BYTES: usize = 20;
+/// What the record of a list of flips has for a key, so that it passes for no value.
+pub(in crate::store) const LIST_KEY: &[u8] = RECORD_OF_NO_KEY;
+
+impl Flip {
+    pub(in crate::store) fn encode(self) -> [u8; FLIP_BYTES] {
+        let mut bytes = [0; FLIP_BYTES];
+        bytes[..4].copy_from_slice(&self.shard.to_le_bytes());
+        bytes[4..8].copy_from_slice(&self.slot.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.generation.to_le_bytes());
+        bytes[12..].copy_from_slice(&self.version.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8; FLIP_BYTES]) -> Flip {
+        let u32_at =
+            |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap_or_default());
+        Flip {
+            shard: u32_at(0),
+            slot: u32_at(4),
+            generation: u32_at(8),
+            version: u64::from(u32_at(12)) | u64::from(u32_at(16)) << 32,
+        }
+    }
+
+    /// In the slab of its shard; nothing, if that was done, or the key is gone.
+    pub(in crate::store) fn carry_out(self, slab: &Slab) {
+        let Some(found) = self.value_in(slab) else {
+            return;
+        };
+        if let Some(cells) = ValueCells::of(slab, found) {
+            cells.flip(self.version);
+        }
+    }
+
+    fn value_in(self, slab: &Slab) -> Option<Found> {
+        let id: SlotId = slab.slot_id(self.slot)?;
+        let meta: Meta = slab.slot(id).meta()?;
+        let kind = meta.kind.filter(|kind| *kind == Kind::Value)?;
+        (meta.generation == self.generation).then_some(Found { id, meta, kind })
+    }
+}
+
+/// How much of a segment a list takes.
+pub(in crate::store) fn list_bytes(flips: usize) -> u64 {
+    record_bytes(LIST_KEY.len(), 0, flips * FLIP_BYTES)
+}
+
+/// What a journal lists. `None`: there is no whole list, and nothing was decided.
+pub(in crate::store) fn read_list(log: &Log, journal: u64) -> io::Result<Option<Vec<Flip>>> {
+    let Some(place) = Place::from_bits(journal) else {
+        return Ok(None);
+    };
+    let mut list = Vec::new();
+    let whole = log.read_sized(place, LIST_KEY, &mut list)?;
+    let (flips, rest) = list.as_chunks::<FLIP_BYTES>();
+    let is_list = whole && rest.is_empty();
+    Ok(is_list.then(|| flips.iter().map(Flip::decode).collect()))
+}
+
+impl Store {
+    /// Whether no decided transaction of the cache, of which this store may be a part, waits to be carried out.
+    #[inline]
+    fn is_settled(&self) -> bool {
+        self.home().journal().load(Ordering::Acquire) == 0
+    }
+
+    /// Ends a transaction that was decided and is not carried out. Comes before a value is read, and after a
+    /// latch is taken: what is seen then is either all before it or all after it.
+    #[inline]
+    pub(crate) fn settle(&self) -> Result<()> {
+        match self.is_settled() {
+            true => Ok(()),
+            false => self.settle_slowly(),
+        }
+    }
+
+    /// Whoever only reads, or changes something else, is not concerned by what the medium has of it.
+    #[cold]
+    fn settle_slowly(&self) -> Result<()> {
+        let _ = self.home().carry_out()?;
+        Ok(())
+    }
+
+    /// The same for who is about to decide something: the journal is empty afterwards.
+    pub(in crate::store) fn settle_for_good(&self) -> Result<()> {
+        match self.is_settled() {
+            true => Ok(()),
+            false => self.home().carry_out()?,
+        }
+    }
+
+    /// Flips what the journal says. Everybody may, at any time, again and again: a version is in force once. The inner
+    /// error: it is in force, and the journal stays, for it may be all that the medium has.
+    fn carry_out(&self) -> Result<Result<()>> {
+        let journal = &self.slab.header().journal;
+        let bits = journal.load(Ordering::Acquire);
+        let log = &self.process()?.log;
+        let list =
+            read_list(log, bits).map_err(self.log_error("read", log, (bits >> 32) as u32))?;
+        let place = Place::from_bits(bits);
+        if let (Some(place), Some(flips)) = (place, &list) {
+            let flipped = self.flip_all(flips)?;
+            if flipped.is_ok() {
+                self.end_journal(place, flips.len());
+            }
+            return Ok(flipped);
+        }
+        if journal.load(Ordering::Acquire) == bits && bits != 0 {
+            // Nothing that was ever decided: damage. It may be anything, and is believed nothing: also not how long
+            // it is.
+            self.count_damaged();
+        }
+        let _ = journal.compare_exchange(bits, 0, Ordering::AcqRel, Ordering::Relaxed);
+        Ok(Ok(()))
+    }
+
+    /// Empties the journal, whose list was carried out, unless somebody has.
+    pub(in crate::store) fn end_journal(&self, place: Place, flips: usize) {
+        // Whoever is first.
+        if deciding::end(&self.slab.header().journal, place.bits()) {
+            // Not given back: the medium may still have the journal.
+            let bytes = list_bytes(flips);
+            self.mark_dead(Dead { place, bytes });
+        }
+    }
+
+    /// An error leaves the journal as it is, for the next one: nothing is flipped. The inner one: all is, and the medium
+    /// may not have it.
+    fn flip_all(&self, flips: &[Flip]) -> Result<Result<()>> {
+        let mut others: HashMap<u32, Option<Arc<Store>>> = HashMap::new();
+        for flip in flips.iter().filter(|flip| flip.shard != 0) {
+            if let Entry::Vacant(new) = others.entry(flip.shard) {
+                new.insert(self.shard(flip.shard)?);
+            }
+        }
+        let carry_out = |flip: &Flip| match others.get(&flip.shard) {
+            None => flip.carry_out(&self.slab),
+            Some(Some(other)) => flip.carry_out(&other.slab),
+            Some(None) => self.count_damaged(),
+        };
+        let stores: Vec<&Store> = others.values().flatten().map(|other| &**other).collect();
+        Ok(self.flip_durably(&stores, || flips.iter().for_each(carry_out)))
+    }
+
+    /// Pages reach the medium in any order: first what was decided, then what is done about it in these stores, then
+    /// that it is done. An error: it is done all the same, and the medium may have a part of it, or the journal.
+    pub(in crate::store) fn flip_durably(
+        &self,
+        others: &[&Store],
+        flip: impl FnOnce(),
+    ) -> Result<()> {
+        if !self.is_durable() {
+            flip();
+            return Ok(());
+        }
+        let mut stores = vec![self];
+        for other in others {
+            if !stores.iter().any(|store| std::ptr::eq(*store, *other)) {
+                stores.push(other);
+            }
+        }
+        let known: Result<Vec<Known>> = stores.iter().map(|store| store.known()).collect();
+        let decided = known.and_then(|known| {
+            self.sync_slab_since(known[0])?;
+            Ok(known)
+        });
+        flip();
+        let mut known = stores.iter().zip(decided?);
+        known.try_for_each(|(store, known)| store.sync_slab_since(known))
+    }
+
+    /// The word in which the place of the list stands, for rebuilding.
+    pub(crate) fn journal(&self) -> &AtomicU64 {
+        &self.slab.header().journal
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+pub(in crate::store) mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::store::home::open;
+    use crate::store::journal::siblings::join_shards;
+    use crate::store::log::segments::Room;
+    use crate::store::space::set::New;
+    use crate::store::txn::transaction::Ongoing;
+    use crate::{Cache, Error, Eviction, FanoutCache, Lock, Options};
+
+    pub(crate) const KEYS: std::ops::Range<u32> = 0..32;
+
+    pub(crate) fn key(number: u32) -> String {
+        format!("key {number}")
+    }
+
+    /// Somebody sets all keys at once, and dies before any of it is carried out.
+    pub(crate) fn decided_by_a_dead_one(dir: &Path, shards: usize) {
+        decided(dir, shards, b"set");
+    }
+
+    pub(crate) fn decided(dir: &Path, shards: usize, value: &[u8]) {
+        let cache = FanoutCache::open(dir, shards).unwrap();
+        let shard = |number| {
+            let dir = dir.join(format!("{number:03}"));
+            open::open_apart(&dir, Options::default().settings()).unwrap()
+        };
+        let stores: Vec<_> = (0..shards).map(shard).collect();
+        join_shards(&stores);
+        let mut ongoing = Ongoing::begin(&stores[0]).unwrap();
+        for number in KEYS {
+            let shard = cache.shard_number(key(number).as_bytes());
+            let new = New {
+                value,
+                tag: &[],
+                expires_ms: 0,
+            };
+            let store = &stores[shard];
+            ongoing
+                .set(shard, store, key(number).as_bytes(), &new)
+                .unwrap();
+        }
+        ongoing.abandon(false, true).unwrap();
+        stores.iter().for_each(|store| store.die());
+    }
+
+    pub(crate) fn is_done(cache: &FanoutCache) {
+        for number in KEYS {
+            let value = cache.get(key(number)).unwrap();
+            assert_eq!(value.as_deref(), Some(&b"set"[..]), "{number}");
+        }
+    }
+
+    #[test]
+    fn who_opens_the_first_shard_alone_carries_out_what_was_decided_in_all() {
+        let dir = tempfile::tempdir().unwrap();
+        decided_by_a_dead_one(dir.path(), 3);
+        let first = Cache::open(dir.path().join("000")).unwrap();
+        assert_eq!(first.get("something").unwrap(), None);
+        drop(first);
+        is_done(&FanoutCache::open(dir.path(), 3).unwrap());
+    }
+
+    #[test]
+    fn who_opens_another_shard_alone_sees_what_was_decided() {
+        let dir = tempfile::tempdir().unwrap();
+        decided_by_a_dead_one(dir.path(), 3);
+        let last = Cache::open(dir.path().join("002")).unwrap();
+        let there = KEYS.filter(|number| last.get(key(*number)).unwrap().is_some());
+        assert!(there.count() > 0);
+        drop(last);
+        is_done(&FanoutCache::open(dir.path(), 3).unwrap());
+    }
+
+    #[test]
+    fn who_opens_a_shard_by_a_link_sees_what_was_decided() {
+        let (dir, links) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        decided_by_a_dead_one(dir.path(), 3);
+        let link = links.path().join("link");
+        std::os::unix::fs::symlink(dir.path().join("002"), &link).unwrap();
+        // With a slash behind it as well.
+        for link in [link.join(""), link] {
+            let last = Cache::open(&link).unwrap();
+            let there = KEYS.filter(|number| last.get(key(*number)).unwrap().is_some());
+            assert!(there.count() > 0, "{link:?}");
+        }
+        is_done(&FanoutCache::open(dir.path(), 3).unwrap());
+    }
+
+    /// A member of the group that shares the cache could lead the others anywhere.
+    #[test]
+    fn a_shard_that_is_a_link_to_another_place_is_refused() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        decided_by_a_dead_one(dir.path(), 3);
+        let shard = dir.path().join("002");
+        let there = other.path().join("there");
+        std::fs::rename(&shard, &there).unwrap();
+        std::os::unix::fs::symlink(&there, &shard).unwrap();
+        for error in [
+            Cache::open(&shard).map(drop).unwrap_err(),
+            FanoutCache::open(dir.path(), 3).map(drop).unwrap_err(),
+        ] {
+            assert!(error.to_string().contains("is a link"), "{error}");
+        }
+        std::fs::remove_file(&shard).unwrap();
+        std::fs::rename(&there, &shard).unwrap();
+        is_done(&FanoutCache::open(dir.path(), 3).unwrap());
+    }
+
+    /// A store whose decided list is followed by a value that is being set, and what it takes of the log.
+    fn with_a_list_amid(dir: &Path) -> (Arc<Store>, Place, Place) {
+        decided_by_a_dead_one(dir, 1);
+        let store = open::open_apart(&dir.join("000"), Options::default().settings()).unwrap();
+        let list = Place::from_bits(store.journal().load(Ordering::Relaxed)).unwrap();
+        let value = store.append(b"key", &[], &[7; 200_000], Room::ToMove);
+        (store, list, value.unwrap().unwrap())
+    }
+
+    /// What it says of its own length: that it goes on over what is another's.
+    #[test]
+    fn a_list_that_is_damaged_takes_nothing_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, list, _) = with_a_list_amid(dir.path());
+        let segment = store.dir().join("log/00000001");
+        let mut bytes = std::fs::read(&segment).unwrap();
+        let len_at = list.offset() as usize + 16;
+        bytes[len_at..len_at + 4].copy_from_slice(&150_000_u32.to_le_bytes());
+        std::fs::write(&segment, bytes).unwrap();
+        let before = store.usage().unwrap();
+        store.settle().unwrap();
+        assert!(store.is_settled());
+        assert_eq!(store.usage().unwrap(), before);
+        KEYS.for_each(|number| {
+            assert!(store.peek_value(key(number).as_bytes()).unwrap().is_none())
+        });
+    }
+
+    #[test]
+    fn a_journal_that_leads_to_a_value_takes_nothing_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _, value) = with_a_list_amid(dir.path());
+        let before = store.usage().unwrap();
+        store.journal().store(value.bits(), Ordering::Relaxed);
+        store.settle().unwrap();
+        assert!(store.is_settled());
+        assert_eq!(store.usage().unwrap(), before);
+    }
+
+    /// Its head, its sum and its place are right, and it is none: nobody ever wrote such.
+    #[test]
+    fn what_is_no_list_decides_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, list, _) = with_a_list_amid(dir.path());
+        let log = &store.process().unwrap().log;
+        let mut flips = Vec::new();
+        assert!(log.read_sized(list, LIST_KEY, &mut flips).unwrap());
+        for (tag, more) in [(&b"t"[..], &b""[..]), (b"", b"more")] {
+            let list = [&flips[..], more].concat();
+            let place = store.append(LIST_KEY, tag, &list, Room::ToMove);
+            let bits = place.unwrap().unwrap().bits();
+            assert_eq!(read_list(log, bits).unwrap(), None);
+        }
+        let there = read_list(log, list.bits()).unwrap().unwrap();
+        assert_eq!(there.len(), KEYS.len());
+    }
+
+    /// What a key has before is nothing; what was decided is not.
+    #[test]
+    fn a_key_of_which_a_value_was_decided_is_not_reclaimed() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = FanoutCache::options()
+            .capacity(64)
+            .eviction(Eviction::None)
+            .open_fanout(dir.path(), Some(1))
+            .unwrap();
+        decided_by_a_dead_one(dir.path(), 1);
+        for number in 0..64 {
+            // Full, in the end.
+            let _ = Lock::new(&cache, format!("lock {number}"))
+                .acquire()
+                .map(std::mem::forget);
+        }
+        is_done(&cache);
+    }
+
+    #[test]
+    fn a_key_of_which_a_value_was_decided_is_in_the_way_of_a_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        decided_by_a_dead_one(dir.path(), 1);
+        let cache = FanoutCache::open(dir.path(), 1).unwrap();
+        let lock = Lock::new(&cache, key(0));
+        assert!(matches!(lock.acquire(), Err(Error::KindMismatch { .. })));
+        is_done(&cache);
+    }
+
+    /// An iterator lets go of the shards that it is done with.
+    #[test]
+    fn who_has_some_shards_only_carries_out_what_was_decided_in_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = FanoutCache::open(dir.path(), 3).unwrap();
+        let last = cache.shard_caches()[2].clone();
+        drop(cache);
+        decided_by_a_dead_one(dir.path(), 3);
+        assert_eq!(last.get("something").unwrap(), None);
+        drop(last);
+        is_done(&FanoutCache::open(dir.path(), 3).unwrap());
+    }
+
+    #[test]
+    fn flips_come_back() {
+        let flip = Flip {
+            shard: 3,
+            slot: 1 << 23,
+            generation: u32::MAX,
+            version: 7 << 32 | 5,
+        };
+        assert_eq!(Flip::decode(&flip.encode()), flip);
+    }
+}

@@ -1,0 +1,278 @@
+//! What nobody needs any more in the log: counting it, and giving its room back at once.
+//!
+//! A record is dead when no cell leads to it and none ever will: the cell that did leads elsewhere by now, or its key
+//! is gone, or no cell ever led there. Whoever made it so counts it, after that and never before. Of a large one the
+//! blocks go back to the file system at once, without those of its head: nothing has to be moved for them. Where the
+//! file system cannot do that, they stay until the segment is compacted, as those of small ones do.
+//!
+//! Killed before the room is given back, or before it is counted: the count is too low by a record. Stopped in
+//! between, for however long: no place is given twice, and no segment's number, so the room is nobody else's then; the
+//! file may be gone. The count has the number of its segment in it, and is not changed if that is another by then.
+//!
+//! A power failure must not bring a cell back that leads to what was given back, if values are to survive one: the
+//! slab is synced before.
+
+use std::cell::RefCell;
+
+use crate::log::{PAGE, Place, SEGMENT_HEADER_BYTES, interior};
+use crate::slab::Gone;
+use crate::store::Store;
+use crate::store::values::cells::Content;
+use crate::sync::Ordering;
+
+/// A record that is dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Dead {
+    pub(crate) place: Place,
+    pub(crate) bytes: u64,
+}
+
+impl Dead {
+    /// What a value has in the log, if it has anything there.
+    pub(crate) fn of(content: &Content, key_len: usize) -> Option<Dead> {
+        let (place, bytes) = content.logged(key_len)?;
+        Some(Dead { place, bytes })
+    }
+
+    fn is_large(&self) -> bool {
+        interior(self.place, self.bytes).is_some()
+    }
+}
+
+impl Store {
+    /// Counts what is dead, and leaves it where it is.
+    pub(crate) fn mark_dead(&self, dead: Dead) {
+        self.count_dead(dead, 0);
+    }
+
+    /// Gives back the room of what is dead, also after a power failure if values are to survive one.
+    #[cold]
+    pub(crate) fn give_back(&self, dead: Dead) {
+        let Ok(process) = self.process() else {
+            return self.mark_dead(dead);
+        };
+        if self.is_unsynced() {
+            // The device may have what leads there; and whoever writes everything once more would fill the hole.
+            return self.mark_dead(dead);
+        }
+        if !self.remove_with(dead) {
+            let given = process.log.punch(dead.place, dead.bytes);
+            self.count_dead(dead, given);
+        }
+        let number = dead.place.segment();
+        if self.segment_of(number).is_none() {
+            // Whoever wrote it was stopped until the file was gone: what was written takes room as long as it is open.
+            process.log.close(|other| other != number);
+        }
+    }
+
+    /// The same for what was dead in memory just now, of which the medium may not know yet.
+    pub(crate) fn give_back_soon(&self, all: &[Dead]) {
+        let must_wait = self.is_durable() && all.iter().any(Dead::is_large);
+        let sync = || self.sync_slab_since(self.known()?);
+        // Whoever compacts its segment waits for the medium again.
+        let may_go = !must_wait || sync().is_ok();
+        for dead in all {
+            match may_go {
+                true => self.give_back(*dead),
+                false => self.mark_dead(*dead),
+            }
+        }
+    }
+
+    /// Removes the segment in which there was nothing else, and never will be. `false`: it is none, or it could not be
+    /// removed.
+    ///
+    /// Killed in between: the segment is known, and its file is empty or gone.
+    fn remove_with(&self, dead: Dead) -> bool {
+        let number = dead.place.segment();
+        let Some(segment) = self.segment_of(number) else {
+            return false;
+        };
+        let end = Place::new(number, SEGMENT_HEADER_BYTES + dead.bytes);
+        // The tail before the end: that is what it stays when nothing is appended any more.
+        let is_alone = dead.place.offset() == SEGMENT_HEADER_BYTES
+            && !self.is_tail_in(number)
+            && segment.end.load(Ordering::Acquire) == end.bits();
+        // Another store in the place of ours would lose a segment.
+        if !is_alone || !dead.is_large() || self.check_in_place().is_err() {
+            return false;
+        }
+        let Ok(process) = self.process() else {
+            return false;
+        };
+        if process.log.remove(number).is_err() {
+            return false;
+        }
+        // Otherwise who compacts it is about to do the same.
+        let (open, none) = (u64::from(number), 0);
+        let word = &segment.number;
+        let ended = word.compare_exchange(open, none, Ordering::AcqRel, Ordering::Relaxed);
+        if ended.is_err() {
+            self.count_dead(dead, dead.bytes);
+        }
+        true
+    }
+
+    /// Counts room that was handed out and never written to. Of its first and its last page there may be what others
+    /// have there.
+    pub(crate) fn give_back_unused(&self, dead: Dead) {
+        if !self.remove_with(dead) {
+            let from = dead.place.offset().next_multiple_of(PAGE);
+            let to = (dead.place.offset() + dead.bytes) / PAGE * PAGE;
+            self.count_dead(dead, to.saturating_sub(from));
+        }
+    }
+
+    /// After it is dead and given back: too low a count costs room, too high a one would have others count on room
+    /// that is not there.
+    fn count_dead(&self, dead: Dead, given: u64) {
+        let number = dead.place.segment();
+        let gone = &self.slab.segment(number).gone;
+        let more = |bits| self.gone_of(number, bits)?.and(dead.bytes, given);
+        // A segment that is gone, or another in its place, has nothing to do with it.
+        let _ = gone.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more);
+    }
+
+    /// What a segment has lost. Another one's word stands there when somebody was stopped while it began that one, or
+    /// by damage: then it is begun anew. `None`: the segment is gone.
+    pub(crate) fn gone_of(&self, number: u32, bits: u64) -> Option<Gone> {
+        let anew = || self.segment_of(number).map(|_| Gone::none(number));
+        Gone::of(number, bits).or_else(anew)
+    }
+}
+
+/// What keys had that were taken away under a lock, to be given back without it.
+pub(crate) struct DeadList<'a> {
+    store: &'a Store,
+    all: RefCell<Vec<Dead>>,
+}
+
+impl<'a> DeadList<'a> {
+    pub(crate) fn new(store: &'a Store) -> DeadList<'a> {
+        DeadList {
+            store,
+            all: RefCell::default(),
+        }
+    }
+
+    pub(crate) fn add(&self, dead: Option<Dead>) {
+        self.all.borrow_mut().extend(dead);
+    }
+
+    /// For who wants to wait for the medium once for many of them.
+    pub(crate) fn hand_to(&self, other: &DeadList<'_>) {
+        other.all.borrow_mut().append(&mut self.all.borrow_mut());
+    }
+}
+
+impl Drop for DeadList<'_> {
+    fn drop(&mut self) {
+        let all = self.all.get_mut();
+        if !all.is_empty() {
+            self.store.give_back_soon(all);
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::log::record_bytes;
+    use crate::{Cache, Eviction};
+
+    fn open() -> (tempfile::TempDir, Cache) {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Cache::options().size_limit(8 << 20);
+        let cache = options.eviction(Eviction::None).open(dir.path()).unwrap();
+        (dir, cache)
+    }
+
+    /// Of a segment that was begun, and given up, for the number before at that place.
+    #[test]
+    fn what_is_dead_is_counted_although_the_count_was_another_segments() {
+        let (_dir, cache) = open();
+        for key in 0..40_u8 {
+            cache.set(format!("{key}"), [key; 30_000]).unwrap();
+        }
+        let store = &cache.store;
+        let others = Gone::none(1 + 512).and(64, 0).unwrap();
+        store.slab.segment(1).gone.store(others, Ordering::Relaxed);
+        for key in 0..10_u8 {
+            assert!(cache.delete(format!("{key}")).unwrap());
+        }
+        assert!(store.usage().unwrap().dead >= 300_000);
+        store.slab.segment(1).gone.store(others, Ordering::Relaxed);
+        cache.cull().unwrap();
+        let usage = store.usage().unwrap();
+        assert!(usage.bytes < 31 * 31_000, "{usage:?}");
+        // Whoever comes late with something of a segment that is gone changes nothing.
+        let place = Place::new(1 + 1024, SEGMENT_HEADER_BYTES);
+        store.mark_dead(Dead { place, bytes: 160 });
+        assert_eq!(store.usage().unwrap(), usage);
+    }
+
+    /// Who had room in it was stopped, and writes when it was compacted away.
+    #[test]
+    fn what_is_written_too_late_takes_no_room() {
+        let (_dir, cache) = open();
+        let store = &cache.store;
+        let log = &store.process().unwrap().log;
+        cache.set("k", [1; 30_000]).unwrap();
+        let bytes = record_bytes(3, 0, 60_000);
+        let place = store.reserve(log, bytes).unwrap();
+        for key in 0..30_u8 {
+            cache.set(format!("{key}"), [key; 60_000]).unwrap();
+        }
+        assert!(cache.delete("k").unwrap());
+        for key in 0..30_u8 {
+            assert!(cache.delete(format!("{key}")).unwrap());
+        }
+        let file = log.path(place.segment());
+        let is_open = || {
+            let open = std::fs::read_dir("/proc/self/fd").unwrap();
+            let files = open.filter_map(|one| std::fs::read_link(one.unwrap().path()).ok());
+            files.into_iter().any(|one| {
+                let name = one.to_string_lossy();
+                name.starts_with(&*file.to_string_lossy()) && name.ends_with(" (deleted)")
+            })
+        };
+        // By another process, which has no file of ours.
+        let other = crate::fuzzing::open_apart(cache.path(), &Cache::options()).unwrap();
+        assert_eq!(other.cull().unwrap(), 0);
+        assert!(store.segment_of(place.segment()).is_none());
+        assert!(is_open());
+        // Whether the file still has a name is asked once in some milliseconds.
+        let written = log.write(place, b"key", &[], &[7; 60_000]);
+        assert!(written.is_ok() || !is_open());
+        store.give_back(Dead { place, bytes });
+        assert!(!is_open());
+    }
+
+    /// What others have in its first and its last page stays on the device.
+    #[test]
+    fn of_room_that_was_not_used_whole_pages_are_given_back() {
+        let (_dir, cache) = open();
+        for _ in 0..40 {
+            cache.set("k", [1; 1_000]).unwrap();
+            let place = cache
+                .store
+                .reserve(&cache.store.process().unwrap().log, 4_096)
+                .unwrap();
+            cache.store.give_back_unused(Dead {
+                place,
+                bytes: 4_096,
+            });
+        }
+        let (len, there) = cache
+            .store
+            .process()
+            .unwrap()
+            .log
+            .size_of(1)
+            .unwrap()
+            .unwrap();
+        let usage = cache.store.usage().unwrap();
+        assert!(there.min(len) <= usage.bytes, "{there} of {len}, {usage:?}");
+    }
+}

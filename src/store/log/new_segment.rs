@@ -1,0 +1,287 @@
+//! Beginning a segment of the log, without waiting for anybody: who is stopped over it has a number and a place in the
+//! table of its own, and nothing else.
+//!
+//! The number is taken first, by an exchange of the highest one that ever was, then the place in the table, described as
+//! closed and as being begun; then the file is made, and the segment opened. A place whose maker died is had by who
+//! compacts, when there are many numbers above its own.
+
+use crate::error::Result;
+use crate::log::{Created, Log, Place, SEGMENT_HEADER_BYTES};
+use crate::slab::layout::SEGMENTS;
+use crate::slab::{SEGMENT_BEGUN, SEGMENT_CLOSING};
+use crate::store::Store;
+use crate::store::log::segments::SegmentState;
+use crate::sync::Ordering;
+
+impl Store {
+    /// Begins a segment: for one value of its own, or to append to. Waits for nobody: of several who begin one to
+    /// append to, one is the first, and the others take theirs away again.
+    ///
+    /// Killed before it is open: it is described, and its place in the table is had by others when the table gets
+    /// full. Killed later: a segment that nothing leads to, which is compacted away.
+    pub(in crate::store) fn begin_segment(&self, log: &Log, alone: Option<u64>) -> Result<Place> {
+        // As many as there may be are another's in vain, one after another.
+        for _ in 0..SEGMENTS {
+            let before = self.tail();
+            // Another store in its place would lose a segment to this one.
+            self.check_in_place()?;
+            let (number, begun) = self.claim_number()?;
+            let word = &self.slab.segment(number).number;
+            let made = self.make_segment(log, number, alone);
+            let give_up = |seen| {
+                // Nobody else has its number: a file that nothing leads to would be left.
+                let _ = log.remove(number);
+                let _ = word.compare_exchange(seen, 0, Ordering::AcqRel, Ordering::Relaxed);
+            };
+            if !matches!(made, Ok(Created::Yes)) {
+                // There is nothing of ours. What is there instead stays for who looks into it.
+                let _ = word.compare_exchange(begun, 0, Ordering::AcqRel, Ordering::Relaxed);
+                made?;
+                continue;
+            }
+            let open = number.into();
+            // Otherwise it took so long that who compacts has taken it for a dead one's.
+            if word
+                .compare_exchange(begun, open, Ordering::SeqCst, Ordering::Relaxed)
+                .is_err()
+            {
+                give_up(begun);
+                continue;
+            }
+            let first = Place::new(number, SEGMENT_HEADER_BYTES);
+            if alone.is_some() {
+                return Ok(first);
+            }
+            if let Some(theirs) = self.become_tail(before, first) {
+                give_up(open);
+                return Ok(theirs);
+            }
+            return Ok(first);
+        }
+        Err(self.over_limit())
+    }
+
+    /// Begins another segment to append to, if there is anything in the one that is: then that can be compacted.
+    /// `false`: there is nothing.
+    pub(in crate::store) fn end_tail(&self) -> Result<bool> {
+        let is_begun = |s: &SegmentState| s.is_active && s.bytes > SEGMENT_HEADER_BYTES;
+        let ends = self.segments()?.iter().any(is_begun);
+        if ends {
+            self.begin_segment(&self.process()?.log, None)?;
+        }
+        Ok(ends)
+    }
+
+    /// Its place in the table may be another's by now, if that took long: nothing of that one is changed. What it has
+    /// lost has another number in it, and is begun anew by who counts it; who closes it sets the cursor.
+    fn make_segment(&self, log: &Log, number: u32, alone: Option<u64>) -> Result<Created> {
+        if let Some(bytes) = alone {
+            self.note_end(Place::new(number, SEGMENT_HEADER_BYTES + bytes));
+        }
+        let created = log
+            .create(number)
+            .map_err(self.log_error("create", log, number))?;
+        if created == Created::Yes
+            && self.is_durable()
+            && let Err(e) = self.sync_segment_name(number)
+        {
+            // Nobody else has its number: a file that nothing leads to would be left.
+            let _ = log.remove(number);
+            return Err(e);
+        }
+        Ok(created)
+    }
+
+    /// Lets values be appended from `first` on, unless somebody else has begun a segment since `before`: then where
+    /// they are appended now.
+    fn become_tail(&self, before: Option<Place>, first: Place) -> Option<Place> {
+        let word = &self.slab.header().tail;
+        let mut now = self.tail();
+        loop {
+            let segment = |tail: Option<Place>| tail.map(|tail| tail.segment());
+            if segment(now) != segment(before)
+                && let Some(theirs) = now.filter(|now| self.may_lead_to(*now))
+            {
+                return Some(theirs);
+            }
+            now.inspect(|old| self.note_end(*old));
+            let seen = now.map_or(word.load(Ordering::Relaxed), Place::bits);
+            match word.compare_exchange(seen, first.bits(), Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return None,
+                Err(other) => now = Place::from_bits(other),
+            }
+        }
+    }
+
+    /// Comes before a segment is not the tail any more: it is never shorter than what was handed out. Whoever was
+    /// stopped here comes too late, and knows less; or the segment is gone, and that of another one, whose number is
+    /// higher, is the greater place.
+    fn note_end(&self, end: Place) {
+        if let Some(segment) = self.segment_of(end.segment()) {
+            segment.end.fetch_max(end.bits(), Ordering::AcqRel);
+        }
+    }
+
+    /// A number above all that there are, whose place in the table was free, and is marked now.
+    fn claim_number(&self) -> Result<(u32, u64)> {
+        let last = &self.slab.header().last_segment;
+        let mut highest = last.load(Ordering::Acquire);
+        for _ in 0..2 * SEGMENTS {
+            let next = highest.saturating_add(1);
+            let number = u32::try_from(next).map_err(|_| self.over_limit())?;
+            let word = &self.slab.segment(number).number;
+            if word.load(Ordering::Acquire) != 0 {
+                highest = next;
+                continue;
+            }
+            let seen = last.load(Ordering::Acquire);
+            if seen >= next {
+                highest = seen;
+                continue;
+            }
+            // The number first: it is nobody else's from then on, whatever becomes of the place.
+            if last
+                .compare_exchange(seen, next, Ordering::AcqRel, Ordering::Relaxed)
+                .is_err()
+            {
+                highest = last.load(Ordering::Acquire);
+                continue;
+            }
+            if let Some(begun) = self.claim_place(number) {
+                return Ok((number, begun));
+            }
+            highest = last.load(Ordering::Acquire);
+        }
+        Err(self.over_limit())
+    }
+
+    /// Marks the place in the table of a number that is nobody else's. `None`: somebody else has the place, or had it
+    /// with a higher number.
+    fn claim_place(&self, number: u32) -> Option<u64> {
+        let word = &self.slab.segment(number).number;
+        let begun = u64::from(number) | SEGMENT_CLOSING | SEGMENT_BEGUN;
+        word.compare_exchange(0, begun, Ordering::AcqRel, Ordering::Relaxed)
+            .ok()?;
+        // Pairs with the release of all who had the place before. Numbers there only grow, so that of two ends the
+        // greater one is that of who came later.
+        let last = self.slab.header().last_segment.load(Ordering::Acquire);
+        if last < u64::from(number) + u64::from(SEGMENTS) {
+            return Some(begun);
+        }
+        let _ = word.compare_exchange(begun, 0, Ordering::AcqRel, Ordering::Relaxed);
+        None
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use crate::log::Place;
+    use crate::slab::layout::SEGMENTS;
+    use crate::sync::Ordering;
+    use crate::{Cache, Error, Eviction};
+
+    /// Who wanted to begin another segment noted how long this one was, and was stopped; now it goes on.
+    #[test]
+    fn a_segment_does_not_go_with_its_first_value_because_somebody_was_late() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Cache::options().size_limit(8 << 20);
+        let cache = options.eviction(Eviction::None).open(dir.path()).unwrap();
+        cache.set("0", [0; 200_000]).unwrap();
+        let late = cache.store.tail().unwrap();
+        for key in 1..10_u8 {
+            cache.set(format!("{key}"), [key; 200_000]).unwrap();
+        }
+        assert!(!cache.store.is_tail_in(late.segment()));
+        let usage = cache.store.usage_and_segments().unwrap();
+        cache.store.note_end(late);
+        assert_eq!(cache.store.usage_and_segments().unwrap(), usage);
+        assert!(cache.delete("0").unwrap());
+        for key in 1..10_u8 {
+            let got = cache.get(format!("{key}")).unwrap();
+            assert!(got == Some(vec![key; 200_000]), "{key}");
+        }
+    }
+
+    /// It never had the room of its value, and nobody could tell that it never will.
+    #[test]
+    fn who_is_killed_while_a_segment_is_begun_leaves_no_room_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Cache::options().size_limit(4 << 20);
+        let cache = options.eviction(Eviction::None).open(dir.path()).unwrap();
+        let store = &cache.store;
+        let log = &store.process().unwrap().log;
+        let (number, _) = store.claim_number().unwrap();
+        store.make_segment(log, number, Some(3 << 20)).unwrap();
+        cache.cull().unwrap();
+        for key in 0..8_u8 {
+            cache.set(format!("{key}"), vec![key; 300_000]).unwrap();
+        }
+    }
+
+    /// Who begins a segment was stopped, and its place in the table is that of the one 512 higher, with a value, and
+    /// some of it dead; now it goes on.
+    #[test]
+    fn who_is_late_to_begin_a_segment_leaves_the_next_one_in_its_place_alone() {
+        for alone in [None, Some(3 << 20)] {
+            let dir = tempfile::tempdir().unwrap();
+            let options = Cache::options().size_limit(16 << 20);
+            let cache = options.eviction(Eviction::None).open(dir.path()).unwrap();
+            let store = &cache.store;
+            let log = &store.process().unwrap().log;
+            let (late, begun) = store.claim_number().unwrap();
+            let before = Place::new(late, 600_000);
+            let word = &store.slab().segment(late).number;
+            word.compare_exchange(begun, 0, Ordering::AcqRel, Ordering::Relaxed)
+                .unwrap();
+            let last = &store.slab().header().last_segment;
+            last.fetch_add(u64::from(SEGMENTS) - 1, Ordering::Relaxed);
+            for key in 0..10_u8 {
+                cache.set(format!("{key}"), [key; 100_000]).unwrap();
+            }
+            assert!(cache.delete("3").unwrap());
+            assert!(store.is_tail_in(late + SEGMENTS));
+            for key in 10..20_u8 {
+                cache.set(format!("{key}"), [key; 100_000]).unwrap();
+            }
+            assert!(!store.is_tail_in(late + SEGMENTS));
+            let all = store.segments().unwrap();
+            store.make_segment(log, late, alone).unwrap();
+            store.note_end(before);
+            assert_eq!(store.segments().unwrap(), all);
+            let given: u64 = all.iter().map(|s| s.given).sum();
+            assert!(given > 90_000, "{all:?}");
+            log.remove(late).unwrap();
+            assert!(cache.check().unwrap().is_sound());
+        }
+    }
+
+    /// Who had taken a number was stopped before it had the place for it; then there were 512 more.
+    #[test]
+    fn the_numbers_at_a_place_in_the_table_only_grow() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let store = &cache.store;
+        let last = &store.slab().header().last_segment;
+        last.fetch_add(1, Ordering::Relaxed);
+        let late = 1;
+        last.fetch_add(u64::from(SEGMENTS), Ordering::Relaxed);
+        assert_eq!(store.claim_place(late), None);
+        assert_eq!(store.segments().unwrap(), []);
+        let (number, begun) = store.claim_number().unwrap();
+        assert_eq!(number, late + SEGMENTS + 1);
+        let word = &store.slab().segment(number).number;
+        assert_eq!(word.load(Ordering::Relaxed), begun);
+    }
+
+    #[test]
+    fn numbers_that_damage_has_used_up_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let last = &cache.store.slab().header().last_segment;
+        for damage in [u64::MAX, u64::MAX - 1, u64::from(u32::MAX)] {
+            last.store(damage, Ordering::Relaxed);
+            let set = cache.set("key", vec![7; 300_000]);
+            assert!(matches!(set, Err(Error::OverLimit { .. })), "{damage:#x}");
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! What this thread is in the middle of, so that it does not wait for itself.
+//!
+//! The function given to a transaction, or to who computes a value, may use the cache as it likes; but what its
+//! own thread has is given back only when the function has ended. Whoever waits without a limit looks here first,
+//! and answers with an error where the wait would never end.
+//!
+//! Holds of locks and semaphores are not noted when they are taken. A note would prove nothing: a guard is `Send`,
+//! no code of the library runs when it moves, and a thread that lends its guard to another may wait for that one to
+//! drop it. What is certain, and asked only before a sleep: while the waiter is the only thread of its process,
+//! nobody else can drop a guard of this process. A hold whose guard became a token is another matter, for who
+//! knows the token may be anywhere, and so is one with a lease, which ends by itself.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
+use std::sync::{Mutex, PoisonError};
+
+use crate::error::{Error, Result};
+use crate::os::fork::{self, Registry};
+use crate::os::process;
+use crate::record::{Lease, ParticipantId, Word};
+use crate::slab::SlotId;
+use crate::store::Store;
+use crate::store::holds::fast::Grant;
+use crate::store::holds::handle::{Binding, Spot};
+use crate::types::Kind;
+
+/// What a thread can have while a function of the user's runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    /// The lock of transactions.
+    Transactions,
+    /// The latch of a value, or a flight, in one life of its slot: it may be taken away meanwhile, and the slot be
+    /// another's.
+    Slot { id: SlotId, generation: u32 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Entry {
+    /// Of the store.
+    serial: u64,
+    what: What,
+    /// In the child of a fork nothing is this thread's.
+    epoch: u32,
+}
+
+thread_local! {
+    static HAS: RefCell<Vec<Entry>> = const { RefCell::new(Vec::new()) };
+    /// Takes its place once that was destroyed: for the destructors that run after it. It has none itself, and so does
+    /// not stay allocated while it is empty.
+    static HAS_AT_LAST: ManuallyDrop<RefCell<Vec<Entry>>> =
+        const { ManuallyDrop::new(RefCell::new(Vec::new())) };
+}
+
+fn with_notes<T>(action: impl Fn(&mut Vec<Entry>) -> T) -> T {
+    let noted = HAS.try_with(|has| action(&mut has.borrow_mut()));
+    noted.unwrap_or_else(|_| {
+        HAS_AT_LAST.with(|has| {
+            let mut has = has.borrow_mut();
+            let done = action(&mut has);
+            if has.is_empty() {
+                *has = Vec::new();
+            }
+            done
+        })
+    })
+}
+
+/// Noted for as long as this lives, in the thread that noted it.
+pub(crate) struct Noted {
+    entry: Entry,
+    in_this_thread: PhantomData<*const ()>,
+}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        with_notes(|has| {
+            if let Some(at) = has.iter().position(|entry| *entry == self.entry) {
+                has.swap_remove(at);
+            }
+        });
+    }
+}
+
+impl Store {
+    /// Notes that this thread has a latch or a flight, until what is returned is dropped.
+    pub(crate) fn note_slot(&self, id: SlotId, generation: u32) -> Noted {
+        self.noted(What::Slot { id, generation })
+    }
+
+    /// The same for the lock of transactions.
+    pub(crate) fn note_transaction(&self) -> Noted {
+        self.noted(What::Transactions)
+    }
+
+    /// Refuses to wait for ever for a slot that this thread has.
+    pub(crate) fn check_not_mine(
+        &self,
+        id: SlotId,
+        generation: u32,
+        key: impl FnOnce() -> String,
+    ) -> Result<()> {
+        match self.is_mine(What::Slot { id, generation }) {
+            false => Ok(()),
+            true => Err(Error::Deadlock { what: key() }),
+        }
+    }
+
+    /// The same for a transaction inside another one.
+    pub(crate) fn check_no_transaction(&self) -> Result<()> {
+        match self.is_mine(What::Transactions) {
+            false => Ok(()),
+            true => Err(Error::Deadlock {
+                what: format!("a transaction in {}", self.known_as().display()),
+            }),
+        }
+    }
+
+    fn entry(&self, what: What) -> Entry {
+        Entry {
+            serial: self.serial(),
+            what,
+            epoch: fork::epoch(),
+        }
+    }
+
+    fn noted(&self, what: What) -> Noted {
+        let entry = self.entry(what);
+        with_notes(|has| has.push(entry));
+        Noted {
+            entry,
+            in_this_thread: PhantomData,
+        }
+    }
+
+    fn is_mine(&self, what: What) -> bool {
+        let entry = self.entry(what);
+        with_notes(|has| has.contains(&entry))
+    }
+}
+
+/// Which hold of a store: its slot and the number of the permit.
+type Which = (SlotId, u32);
+
+/// The holds of which this process has made tokens, each with its sequence. At most one for each hold there is: a
+/// later one takes the place of an earlier one. Locked only with the registry of what is inherited, for which a fork
+/// waits.
+#[derive(Default)]
+pub(in crate::store) struct Tokens(Mutex<BTreeMap<Which, u64>>);
+
+impl Tokens {
+    fn with<T>(&self, action: impl FnOnce(&mut BTreeMap<Which, u64>) -> T) -> T {
+        let _registry = Registry::lock();
+        action(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Binding {
+    /// Notes that a hold has no guard any more, but a token.
+    pub(crate) fn note_token(&self, grant: &Grant) {
+        let which = (grant.spot.id, grant.permit);
+        let sequence = grant.word.sequence();
+        self.store()
+            .tokens
+            .with(|tokens| tokens.insert(which, sequence));
+    }
+
+    /// Refuses to wait for ever for holds that are all this process's, by guards and without leases, while it has no
+    /// thread but this one.
+    pub(in crate::store) fn check_not_all_ours(&self, me: ParticipantId, spot: Spot) -> Result<()> {
+        let asked = matches!(self.kind(), Kind::Lock | Kind::Semaphore);
+        if !asked || !self.are_all_ours(me, spot)? || !process::is_only_thread() {
+            return Ok(());
+        }
+        Err(Error::Deadlock {
+            what: match self.kind() {
+                Kind::Semaphore => format!("all permits of {}", self.show_key()),
+                _ => self.show_key(),
+            },
+        })
+    }
+
+    fn are_all_ours(&self, me: ParticipantId, spot: Spot) -> Result<bool> {
+        let Some((first, count)) = self.current_range(spot)? else {
+            return Ok(false);
+        };
+        let is_token = |permit, word: Word| {
+            let sequence = Some(word.sequence());
+            let tokens = &self.store().tokens;
+            tokens.with(|tokens| tokens.get(&(spot.id, permit)).copied()) == sequence
+        };
+        for permit in 0..count {
+            let hold = self.hold(spot, first, permit)?;
+            let word = hold.load();
+            let is_held = word.participant() == Some(me) && !word.is_retiring();
+            if !is_held || hold.lease_of(word) != Lease::None || is_token(permit, word) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}

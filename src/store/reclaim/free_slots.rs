@@ -1,0 +1,173 @@
+//! Room for keys: when no slots are left, some keys go.
+//!
+//! Nothing is kept in order of use. A hand goes round the slots, some at a time: whatever is idle among these
+//! goes, and if nothing is, the oldest values by the store's policy. So nobody who makes a key looks at more
+//! of the slots than that, unless all of these are in use.
+
+use std::cell::Cell;
+use std::ops::Range;
+
+use crate::error::Result;
+use crate::record::Force;
+use crate::slab::{Growing, SlotId};
+use crate::store::Store;
+use crate::store::holds::sleep::Patience;
+use crate::store::index::chains::{Found, hash_as, span_of};
+use crate::store::log::garbage::DeadList;
+use crate::store::members::config::Eviction;
+use crate::store::space::make_room::{BATCH, MOMENT, WINDOW, take_oldest};
+use crate::store::values::get::is_over;
+use crate::sync::{AtomicU32, Ordering};
+use crate::types::Kind;
+
+/// How many slots are freed at a time, of keys that are idle: each costs some microseconds.
+const ENOUGH: u32 = 1_024;
+
+impl Store {
+    /// Frees some slots. How many; 0: every one is in use, or its stripe was not to be had within `patience`. Whose
+    /// stripe somebody has for long, stopped perhaps, is taken only if nothing else can be.
+    pub(crate) fn free_slots(&self, patience: Patience) -> Result<u32> {
+        let missed = Cell::new(false);
+        match self.free_slots_within(Patience::strictly(MOMENT), &missed)? {
+            0 if missed.get() => self.free_slots_within(patience, &missed),
+            freed => Ok(freed),
+        }
+    }
+
+    /// Notes whether somebody had a stripe for too long.
+    fn free_slots_within(&self, patience: Patience, missed: &Cell<bool>) -> Result<u32> {
+        /// Where the hand stands: in what many slots, not in which store.
+        static HAND: AtomicU32 = AtomicU32::new(0);
+        let count = self.slab.allocated(Growing::Slots);
+        let windows = count.div_ceil(WINDOW);
+        let from = HAND.load(Ordering::Relaxed);
+        for window in (0..windows).map(|i| from.wrapping_add(i) % windows) {
+            let first = window * WINDOW;
+            // Given back at the end, with one wait for the medium.
+            let dead = DeadList::new(self);
+            let slots = first..count.min(first + WINDOW);
+            let freed = self.free_among(slots, patience, missed, &dead)?;
+            if freed > 0 {
+                HAND.store(window + 1, Ordering::Relaxed);
+                return Ok(freed);
+            }
+        }
+        Ok(0)
+    }
+
+    fn free_among(
+        &self,
+        slots: Range<u32>,
+        patience: Patience,
+        missed: &Cell<bool>,
+        dead: &DeadList<'_>,
+    ) -> Result<u32> {
+        let count = |taken: Option<bool>, span| {
+            missed.set(missed.get() || taken.is_none());
+            if taken == Some(true) { span } else { 0 }
+        };
+        let (mut freed, mut values) = (0, Vec::new());
+        for id in slots.filter_map(|number| self.slab.slot_id(number)) {
+            if freed >= ENOUGH {
+                break;
+            }
+            match self.candidate(id) {
+                Some(value) if !is_over(value.expires_ms) => values.push(value),
+                _ => {
+                    if let Some(found) = self.idle_at(id)? {
+                        let span = span_of(&self.slab, found.id);
+                        freed += count(self.free_idle(found, patience, dead)?, span);
+                    }
+                }
+            }
+        }
+        if freed > 0 || self.eviction() == Eviction::None {
+            return Ok(freed);
+        }
+        let some = (values.len() / 16).clamp(1, BATCH);
+        while freed == 0 && !values.is_empty() {
+            for value in take_oldest(&mut values, some) {
+                let span = span_of(&self.slab, value.found.id);
+                freed += count(self.evict_value(&value, patience, dead)?, span);
+            }
+        }
+        Ok(freed)
+    }
+
+    /// The key that begins in a slot, if it looks idle. Whether it is, is seen under its stripe.
+    fn idle_at(&self, id: SlotId) -> Result<Option<Found>> {
+        let slot = self.slab.slot(id);
+        let Some(meta) = slot.meta() else {
+            return Ok(None);
+        };
+        let Some(kind) = meta.kind else {
+            return Ok(None);
+        };
+        let found = Found { id, meta, kind };
+        let is_free = match kind {
+            // Their latches are also taken from the dead.
+            Kind::Value | Kind::Flight => true,
+            Kind::Semaphore => match self.permits_while(found)? {
+                None => false,
+                Some((first, permits)) => (0..permits)
+                    .map_while(|i| self.slab.permit(first, i))
+                    .all(|permit| permit.hold.load().is_plainly_free()),
+            },
+            _ => slot.hold.load().is_plainly_free(),
+        };
+        Ok((is_free && self.is_idle(found)).then_some(found))
+    }
+
+    /// Takes away a key that is idle.
+    fn free_idle(
+        &self,
+        found: Found,
+        patience: Patience,
+        dead: &DeadList<'_>,
+    ) -> Result<Option<bool>> {
+        // What is left of a value is nobody's, also if who deleted it died with the latch; and who follows a dead
+        // one on a flight need not be told.
+        let force = match found.kind {
+            Kind::Value | Kind::Flight => Force::NotTheLiving,
+            _ => Force::Idle,
+        };
+        self.take_away(found, force, patience, || self.is_idle(found), dead)
+    }
+
+    /// Takes a key away that was found without its stripe. `Some(false)`: it is not there any more, or not `wanted`
+    /// any more, or somebody has it whom `force` leaves alone; `None`: the patience was over, and somebody has the
+    /// stripe. What it had in the log is put to the `dead`.
+    pub(in crate::store) fn take_away(
+        &self,
+        found: Found,
+        force: Force,
+        patience: Patience,
+        wanted: impl FnOnce() -> bool,
+        dead: &DeadList<'_>,
+    ) -> Result<Option<bool>> {
+        let Some(key) = self.key_of(found) else {
+            return Ok(Some(false));
+        };
+        let hash = hash_as(found.kind, self.hash(&key));
+        let Some(stripe) = self.lock_stripe_within(self.stripe_of(hash), patience)? else {
+            return Ok(None);
+        };
+        let now = stripe.find(&key, hash)?;
+        let same = now.is_some_and(|now| now.id == found.id && self.is_still(found));
+        let taken = same && stripe.retire(found, self.bucket_of(hash), force, wanted)?;
+        stripe.dead.hand_to(dead);
+        Ok(Some(taken))
+    }
+
+    /// Whether a key has nothing in it that anybody would miss. Averages always have; of values, those that
+    /// were deleted or are over have not; of flights, those without a value have not; the others have not while
+    /// they are free.
+    pub(in crate::store) fn is_idle(&self, found: Found) -> bool {
+        match found.kind {
+            Kind::Averager => false,
+            Kind::Value => self.is_vacant(found),
+            Kind::Flight => !self.is_flight_of_value(found),
+            _ => true,
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Values that are integers: their decimal digits, so that `set` and `get` have them, too.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::store::Store;
+use crate::store::index::chains::check_lengths;
+use crate::store::log::garbage::Dead;
+use crate::store::space::set::{Latched, New, When};
+use crate::store::values::cells::{Content, Form, cell_words};
+
+/// The longest integer has so many.
+const DIGITS: usize = 20;
+/// Why an integer cannot be counted, and what to do.
+const NO_INTEGER: &str = "its value is no integer; set it to one first";
+const TOO_LARGE: &str = "the sum would not fit 64 bits; count by less, or set it anew";
+/// Enough for them and a short tag.
+const PAYLOAD_BYTES: usize = 64;
+
+impl Store {
+    /// Adds to an integer. What is not there counts as `default`.
+    pub(crate) fn add_to(self: &Arc<Store>, key: &[u8], delta: i128, default: i64) -> Result<i64> {
+        check_lengths(key, &[])?;
+        let hash = self.hash(key);
+        let mut payload = Vec::with_capacity(PAYLOAD_BYTES);
+        loop {
+            let make = Some(cell_words(0));
+            let Some(latched) = self.latch(key, hash, make)? else {
+                continue;
+            };
+            payload.clear();
+            let Some(content) = latched.current(&mut payload) else {
+                let new = integer_after(key, None, delta, default)?;
+                let known = latched.settle_on_medium()?;
+                // All cells have room for the digits; what was there may be over, and in the log.
+                let dead = write_integer(&latched, Content::ABSENT, &[], new);
+                latched.end(dead.flatten(), known)?;
+                return Ok(new);
+            };
+            let tag = content.tag_in(&payload).to_vec();
+            let is_short = content.len() <= DIGITS;
+            if !is_short
+                || self
+                    .value_under_latch(key, &latched, &mut payload)?
+                    .is_none()
+            {
+                return Err(no_integer(key, NO_INTEGER));
+            }
+            let new = integer_after(key, Some(&payload), delta, default)?;
+            if matches!(content.form, Form::Inline { .. }) {
+                let known = latched.settle_on_medium()?;
+                if let Some(dead) = write_integer(&latched, content, &tag, new) {
+                    latched.end(dead, known)?;
+                    return Ok(new);
+                }
+            }
+            let seen = latched.seen();
+            drop(latched);
+            // The tag takes the room.
+            if let Some(whole) = self.whole_value(key)? {
+                let value = new.to_string();
+                let new_value = New {
+                    value: value.as_bytes(),
+                    tag: &whole.tag,
+                    expires_ms: whole.expires_ms,
+                };
+                if self.put(key, &new_value, When::Unchanged(seen))? {
+                    return Ok(new);
+                }
+            }
+        }
+    }
+}
+
+/// The integer that a value is, or `default`, with `delta` added.
+pub(crate) fn integer_after(
+    key: &[u8],
+    old: Option<&[u8]>,
+    delta: i128,
+    default: i64,
+) -> Result<i64> {
+    let number = match old {
+        None => Some(default),
+        Some(bytes) => std::str::from_utf8(bytes).ok().and_then(|s| s.parse().ok()),
+    };
+    let number = number.ok_or_else(|| no_integer(key, NO_INTEGER))?;
+    let sum = i64::try_from(i128::from(number) + delta);
+    sum.map_err(|_| no_integer(key, TOO_LARGE))
+}
+
+#[cold]
+fn no_integer(key: &[u8], why: &'static str) -> Error {
+    Error::NotInteger {
+        key: key.to_vec(),
+        why,
+    }
+}
+
+/// What is dead by it. `None`: it does not fit beside the tag.
+fn write_integer(
+    latched: &Latched<'_>,
+    old: Content,
+    tag: &[u8],
+    new: i64,
+) -> Option<Option<Dead>> {
+    use std::io::Write;
+    let mut digits = io::Cursor::new([0; DIGITS]);
+    // All of them fit.
+    let _ = write!(digits, "{new}");
+    let len = digits.position() as usize;
+    if !latched.cells.fits(tag.len() + len) {
+        return None;
+    }
+    let content = Content {
+        form: Form::Inline { len },
+        tag_len: tag.len(),
+        ..old
+    };
+    let dead = latched.write(content, tag, &digits.get_ref()[..len]);
+    if old.is_absent() {
+        latched.note_stored();
+    }
+    Some(dead)
+}

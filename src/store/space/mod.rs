@@ -1,0 +1,7 @@
+//! Writing values, where room has to be made first.
+
+pub(in crate::store) mod compact;
+pub(crate) mod integer;
+pub(in crate::store) mod make_room;
+pub(in crate::store) mod recount;
+pub(crate) mod set;

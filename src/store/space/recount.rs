@@ -1,0 +1,191 @@
+//! Counting anew how much of each segment is needed. Who is killed between writing a record and leading a cell there,
+//! or between that and counting the old record as dead, leaves bytes that nobody needs and that pass for needed: one
+//! by one they would fill the log for good.
+//!
+//! Slots are looked at some thousand at a time, by those who want room, and each process goes on where it was. What
+//! is being written when it begins is taken for dead, too. That does no harm: the count only says which segment is
+//! worth compacting, and what somebody is about to lead there is not lost by that (G2).
+
+use std::collections::HashMap;
+
+use crate::error::Result;
+use crate::slab::Growing;
+use crate::store::Store;
+use crate::store::index::chains::Found;
+use crate::store::log::segments::SegmentState;
+use crate::store::values::cells::{Content, ValueCells};
+use crate::sync::{AtomicU64, Ordering};
+use crate::types::Kind;
+
+/// How often values are evicted before somebody begins to look whether that was necessary: a log is emptied by 64
+/// times or so.
+const EVICTIONS: u64 = 64;
+/// How many slots are looked at in a step: some two milliseconds.
+const STEP: u32 = 16_384;
+
+/// A count that was begun.
+pub(crate) struct Recount {
+    /// As they were at the beginning: what is appended later and led to counts for more than it is.
+    segments: Vec<SegmentState>,
+    /// What cells lead to in each, as far as they were looked at.
+    needed: HashMap<u32, u64>,
+    /// The slot to go on with.
+    at: u32,
+}
+
+/// What came of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Counted {
+    /// There are more slots to be looked at.
+    Partly,
+    /// All was known already; or somebody else in this process is at it.
+    AsKnown,
+    /// More is dead than was known.
+    More,
+}
+
+impl Store {
+    /// A step, if a count was begun, or if it is time to begin one.
+    pub(in crate::store) fn recount_seldom(&self) -> Result<Counted> {
+        static TURN: AtomicU64 = AtomicU64::new(0);
+        let recount = &self.process()?.recount;
+        let is_begun = recount.try_lock().is_ok_and(|count| count.is_some());
+        if is_begun
+            || TURN
+                .fetch_add(1, Ordering::Relaxed)
+                .is_multiple_of(EVICTIONS)
+        {
+            return self.recount_some();
+        }
+        Ok(Counted::AsKnown)
+    }
+
+    /// Looks at all slots, from the beginning or where somebody was, as long as it is to `go_on`.
+    pub(in crate::store) fn recount_while(&self, go_on: impl Fn() -> bool) -> Result<Counted> {
+        loop {
+            match self.recount_some()? {
+                Counted::Partly if go_on() => {}
+                counted => return Ok(counted),
+            }
+        }
+    }
+
+    /// A step.
+    fn recount_some(&self) -> Result<Counted> {
+        let Ok(mut recount) = self.process()?.recount.try_lock() else {
+            return Ok(Counted::AsKnown);
+        };
+        self.settle()?;
+        let slots = self.slab.allocated(Growing::Slots);
+        let count = match &mut *recount {
+            Some(count) => count,
+            none => none.insert(Recount {
+                segments: self.segments()?,
+                needed: HashMap::new(),
+                at: 0,
+            }),
+        };
+        let end = count.at.saturating_add(STEP).min(slots);
+        for at in count.at..end {
+            self.add_needed(at, &mut count.needed);
+        }
+        count.at = end;
+        if end < slots {
+            return Ok(Counted::Partly);
+        }
+        let Some(count) = recount.take() else {
+            return Ok(Counted::AsKnown);
+        };
+        Ok(self.note(&count))
+    }
+
+    /// What is in force in a slot, and what is prepared to follow it.
+    fn add_needed(&self, at: u32, needed: &mut HashMap<u32, u64>) {
+        let Some(id) = self.slab.slot_id(at) else {
+            return;
+        };
+        let meta = self.slab.slot(id).meta();
+        let Some(meta) = meta.filter(|meta| meta.kind == Some(Kind::Value)) else {
+            return;
+        };
+        let kind = Kind::Value;
+        let Some(cells) = ValueCells::of(&self.slab, Found { id, meta, kind }) else {
+            return;
+        };
+        let now = cells.read(&mut ()).ok().map(|reading| reading.content);
+        let both: [Option<Content>; 2] = [now, cells.idle()];
+        for content in both.into_iter().flatten() {
+            if let Some((place, bytes)) = content.logged(meta.key_len) {
+                *needed.entry(place.segment()).or_default() += bytes;
+            }
+        }
+    }
+
+    /// Counts as dead what no cell leads to.
+    fn note(&self, count: &Recount) -> Counted {
+        let mut counted = Counted::AsKnown;
+        // To the active one is appended, and it is not compacted.
+        let all = count
+            .segments
+            .iter()
+            .filter(|s| !s.is_active && !s.is_begun);
+        for state in all {
+            let needed = count.needed.get(&state.number).copied().unwrap_or(0);
+            let dead = (state.live() + state.dead).saturating_sub(needed);
+            let gone = &self.slab.segment(state.number).gone;
+            let more = |bits| {
+                let known = self.gone_of(state.number, bits)?;
+                let more = dead.checked_sub(known.dead()).filter(|more| *more > 0)?;
+                known.and(more, 0)
+            };
+            let noted = gone.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more);
+            if noted.is_ok() {
+                counted = Counted::More;
+            }
+        }
+        counted
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use crate::fuzzing::{Reached, die_setting, open_apart};
+    use crate::{Cache, Eviction, SetOptions};
+
+    const LARGE: usize = 300_000;
+    const SMALL: usize = 30_000;
+
+    /// Of each one's value nothing leads to the record, or to the one before.
+    fn what_the_dead_have_written_does_not_fill_the_log_for_good(len: usize, deaths: usize) {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Cache::options()
+            .size_limit(4 << 20)
+            .eviction(Eviction::None);
+        for number in 0..deaths {
+            let cache = open_apart(dir.path(), &options).unwrap();
+            let reached = [Reached::Latched, Reached::Done][number % 2];
+            let value = vec![number as u8; len];
+            die_setting(&cache, b"key", &value, &SetOptions::new(), reached).unwrap();
+        }
+        let last = vec![(deaths - 1) as u8; len];
+        let cache = options.open(dir.path()).unwrap();
+        assert_eq!(cache.get("key").unwrap(), Some(last.clone()));
+        cache.set("another", vec![7; len]).unwrap();
+        assert_eq!(cache.cull().unwrap(), 0);
+        let stats = cache.stats().unwrap();
+        // Both values, and what is left of the segment that is appended to.
+        let needed = 2 * (len as u64 + 100) + (1 << 20);
+        assert!(stats.bytes_live + stats.bytes_dead < needed, "{stats:?}");
+        assert_eq!(cache.get("key").unwrap(), Some(last));
+    }
+
+    #[test]
+    fn large_values_of_the_dead_do_not_fill_the_log() {
+        what_the_dead_have_written_does_not_fill_the_log_for_good(LARGE, 40);
+    }
+
+    #[test]
+    fn small_values_of_the_dead_do_not_fill_the_log() {
+        what_the_dead_have_written_does_not_fill_the_log_for_good(SMALL, 200);
+    }
+}

@@ -1,0 +1,496 @@
+//! Changing values: who has the latch of a key writes the idle cell, and flips the selector. A value that does
+//! not fit a cell is written to the log before, and the cell says where. A key whose value was deleted or is
+//! over keeps its slots, without a value, until they are needed.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::log::{Place, record_bytes};
+use crate::os::{clock, fork, futex};
+use crate::record::{Word, life, next_sequence, waiting};
+use crate::slab::{Meta, Slot, SlotId};
+use crate::store::Store;
+use crate::store::holds::handle::Binding;
+use crate::store::holds::sleep::Patience;
+use crate::store::index::chains::{Found, VALUE_SLOTS, check_lengths};
+use crate::store::log::garbage::Dead;
+use crate::store::members::device::Known;
+use crate::store::values::cells::{
+    Content, Form, INLINE_BYTES_MAX, Payload, VALUE_BYTES_MAX, ValueCells, cell_words, tag_hash,
+};
+use crate::store::values::get::is_over;
+use crate::sync::Ordering;
+use crate::types::Kind;
+
+/// A value that is to be set.
+#[derive(Clone, Copy)]
+pub(crate) struct New<'a> {
+    pub(crate) value: &'a [u8],
+    pub(crate) tag: &'a [u8],
+    /// As in [`Content`].
+    pub(crate) expires_ms: u64,
+}
+
+/// When to set a value.
+#[derive(Clone, Copy)]
+pub(crate) enum When<'a> {
+    Always,
+    /// If there is none.
+    Absent,
+    /// If there is one.
+    Present,
+    /// If it is this one.
+    Equal(&'a [u8]),
+    /// If nothing at all was changed since this was seen.
+    Unchanged(Seen),
+}
+
+/// A slot, and the version that was in force there: no two states of a key have both in common.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seen {
+    id: SlotId,
+    version: u64,
+}
+
+/// What came of an attempt.
+enum Attempt {
+    Done(bool),
+    /// The value does not fit there, or not any more: it has to go to the log.
+    Elsewhere,
+}
+
+/// A value whose latch we have.
+pub(crate) struct Latched<'a> {
+    store: &'a Store,
+    pub(crate) found: Found,
+    pub(crate) cells: ValueCells<'a>,
+    word: Word,
+    /// See [`fork::epoch`].
+    epoch: u32,
+}
+
+impl Latched<'_> {
+    fn slot(&self) -> &Slot {
+        self.store.slab.slot(self.found.id)
+    }
+
+    pub(crate) fn seen(&self) -> Seen {
+        Seen {
+            id: self.found.id,
+            version: self.cells.version(),
+        }
+    }
+
+    /// A forked child has nothing of what its parent has.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.epoch == fork::epoch()
+    }
+
+    /// What is in force and not over; what is damaged is as good as nothing.
+    #[inline]
+    pub(crate) fn current(&self, payload: &mut impl Payload) -> Option<Content> {
+        let content = self.cells.read(payload).ok()?.content;
+        (!content.is_absent() && !is_over(content.expires_ms)).then_some(content)
+    }
+
+    /// Puts something else in force, and says what is dead by that.
+    #[inline]
+    #[must_use]
+    pub(crate) fn write(&self, content: Content, tag: &[u8], value: &[u8]) -> Option<Dead> {
+        let old = self.cells.logged_now();
+        self.cells.write(content, tag, value);
+        self.outlived(old?, &content)
+    }
+
+    /// What `old` had in the log, unless `now` has it.
+    fn outlived(&self, old: Content, now: &Content) -> Option<Dead> {
+        let key_len = self.found.meta.key_len;
+        let now = Dead::of(now, key_len);
+        Dead::of(&old, key_len).filter(|old| now.is_none_or(|now| now.place != old.place))
+    }
+
+    /// Ends a change that is in force: waits for the medium if values are to survive a power failure, with the latch,
+    /// for the next one writes over what was in force before; then gives back what is dead by it.
+    ///
+    /// `NotDurable`, and nothing else: it is in force, and the medium may not have it.
+    #[inline]
+    pub(crate) fn end(self, dead: Option<Dead>, known: Option<Known>) -> Result<()> {
+        let store = self.store;
+        let ended = match known {
+            Some(known) => store.sync_slab_since(known),
+            None => Ok(()),
+        };
+        drop(self);
+        if let Some(dead) = dead {
+            match ended {
+                Ok(()) => store.give_back(dead),
+                Err(_) => store.mark_dead(dead),
+            }
+        }
+        ended.map_err(|error| store.not_durable(error))
+    }
+
+    /// Ends the deletion of a value that is in force, and that was `content` with this payload; if the medium may not
+    /// have it, undoes it. What is written there is what the medium has for certain, but for the seal: torn, it is
+    /// whole all the same.
+    fn end_deletion(
+        self,
+        dead: Option<Dead>,
+        known: Known,
+        content: Content,
+        payload: &[u8],
+    ) -> Result<()> {
+        let Err(error) = self.store.sync_slab_since(known) else {
+            return self.end(dead, None);
+        };
+        let (tag, value) = match content.form {
+            Form::Inline { .. } => payload.split_at(content.tag_len),
+            _ => (&[][..], &[][..]),
+        };
+        // Nothing was in force that could be dead by it.
+        let _ = self.write(content, tag, value);
+        Err(error)
+    }
+}
+
+impl Latched<'_> {
+    /// Comes before the idle cell is filled, if values are to survive a power failure: what is in that cell may be
+    /// all that the medium has. Whoever sets a value waits for the medium with the latch, but who compacts does
+    /// not. Nothing is known of the medium after a sync that failed: then nothing is written there.
+    #[inline]
+    pub(crate) fn settle_on_medium(&self) -> Result<Option<Known>> {
+        let Some(known) = self.store.known_if_durable()? else {
+            return Ok(None);
+        };
+        let now = self.cells.logged_now().map(|content| content.form);
+        if let Some(Form::Logged { place, .. }) = now {
+            self.store.sync_place(place, known)?;
+        }
+        Ok(Some(known))
+    }
+
+    /// After a transaction: what is dead by it.
+    pub(crate) fn left_before(&self) -> Option<Dead> {
+        let now = self.cells.logged_now().unwrap_or(Content::ABSENT);
+        self.outlived(self.cells.before()?, &now)
+    }
+
+    pub(crate) fn note_stored(&self) {
+        let now = clock::coarse_wall_ms();
+        let word = self.cells.use_word();
+        word.inspect(|word| word.store(now, Ordering::Relaxed));
+    }
+}
+
+impl Drop for Latched<'_> {
+    fn drop(&mut self) {
+        if !self.is_ours() {
+            return;
+        }
+        let slot = self.slot();
+        // Nobody takes a latch from the living, so it is still ours.
+        if !slot.hold.try_give_back(self.word) {
+            waiting::give_back(&slot.hold, self.word, &slot.wake, || {
+                futex::wake(&slot.wake, 1)
+            });
+        }
+    }
+}
+
+impl Store {
+    /// Takes the latch of a value. With `make`, makes the key if need be, with cells of so many words.
+    #[inline]
+    pub(crate) fn latch(
+        self: &Arc<Store>,
+        key: &[u8],
+        hash: u64,
+        make: Option<usize>,
+    ) -> Result<Option<Latched<'_>>> {
+        self.latch_within(key, hash, make, Patience::Forever)
+    }
+
+    /// The same, waiting no longer than `patience` allows: then `None`, too.
+    #[inline]
+    pub(crate) fn latch_within(
+        self: &Arc<Store>,
+        key: &[u8],
+        hash: u64,
+        make: Option<usize>,
+        patience: Patience,
+    ) -> Result<Option<Latched<'_>>> {
+        if let Some(found) = self.find_unlocked(key, hash, VALUE_SLOTS)
+            && found.kind == Kind::Value
+            && let Some(me) = self.me()
+        {
+            let slot = self.slab.slot(found.id);
+            let of = Meta::life_of(found.meta.generation, Kind::Value);
+            let is_current = || life::is_current(&slot.meta, of);
+            if let Some(word) = slot
+                .hold
+                .take_if_free(me, is_current, next_sequence, || None)
+            {
+                return self.latched(found, word).map(Some);
+            }
+        }
+        self.latch_slowly(key, hash, make, patience)
+    }
+
+    #[cold]
+    fn latch_slowly(
+        self: &Arc<Store>,
+        key: &[u8],
+        hash: u64,
+        make: Option<usize>,
+        patience: Patience,
+    ) -> Result<Option<Latched<'_>>> {
+        if make.is_none() && self.find_value(key, hash)?.is_none() {
+            return Ok(None);
+        }
+        let words = make.unwrap_or(cell_words(0));
+        let binding = Binding::of_value(Arc::clone(self), key, hash, words);
+        let not_holder = || Error::NotHolder { key: key.to_vec() };
+        let granted = match binding.acquire(patience) {
+            Err(Error::StructureBusy { .. }) => None,
+            granted => granted?,
+        };
+        let Some((grant, _)) = granted else {
+            return Ok(None);
+        };
+        let found = binding.found_at(grant.spot).ok_or_else(not_holder)?;
+        let latched = self.latched(found, grant.word)?;
+        // Who had it before may have died after changing the value and before the medium had it.
+        if let Some(known) = self.known_if_durable()? {
+            self.sync_slab_since(known)?;
+        }
+        Ok(Some(latched))
+    }
+
+    #[inline]
+    fn latched(&self, found: Found, word: Word) -> Result<Latched<'_>> {
+        let cells = ValueCells::of(&self.slab, found);
+        let Some(cells) = cells else {
+            let slot = self.slab.slot(found.id);
+            waiting::give_back(&slot.hold, word, &slot.wake, || futex::wake(&slot.wake, 1));
+            let what = format!("slot {} has no room for a value", found.id.index());
+            return Err(self.slab.corrupt(what));
+        };
+        let latched = Latched {
+            store: self,
+            found,
+            cells,
+            word,
+            epoch: fork::epoch(),
+        };
+        // Before anything is read or written: a dead one's transaction may have decided about this value.
+        self.settle()?;
+        Ok(latched)
+    }
+
+    /// Sets a value. `false`: it was not to be, by `when`.
+    pub(crate) fn put(
+        self: &Arc<Store>,
+        key: &[u8],
+        new: &New<'_>,
+        when: When<'_>,
+    ) -> Result<bool> {
+        check_lengths(key, new.tag)?;
+        if new.value.len() > VALUE_BYTES_MAX {
+            let len = new.value.len();
+            return Err(Error::ValueLength { len });
+        }
+        let hash = self.hash(key);
+        // Whether it fits the cells of this very key is seen with its latch.
+        let mut fits = new.tag.len() + new.value.len() <= INLINE_BYTES_MAX;
+        loop {
+            let place = match fits {
+                true => None,
+                false => match self.is_wanted(key, when)? {
+                    true => Some(self.append_for(key, new, &[])?),
+                    false => return Ok(false),
+                },
+            };
+            match self.put_once(key, hash, new, place, when)? {
+                Attempt::Done(done) => return Ok(done),
+                Attempt::Elsewhere => fits = false,
+            }
+        }
+    }
+
+    /// Before anything is written to the log: whether it will be wanted, as things stand.
+    fn is_wanted(&self, key: &[u8], when: When<'_>) -> Result<bool> {
+        Ok(match when {
+            When::Always | When::Unchanged(_) => true,
+            // One that is damaged is none.
+            When::Absent => !self.value_at_hand(key, &mut Vec::new())?,
+            When::Present => self.peek_value(key)?.is_some(),
+            When::Equal(old) => {
+                let mut value = Vec::new();
+                self.look_up(key, &mut value, None)?.is_some() && value == old
+            }
+        })
+    }
+
+    /// Waits for the medium to have a value of the log, and what leads there.
+    fn sync_place(&self, place: Place, known: Known) -> Result<()> {
+        // Without its segment it is damaged, and to be replaced.
+        self.sync_segment(place.segment())?;
+        self.sync_slab_since(known)
+    }
+
+    #[inline]
+    fn put_once(
+        self: &Arc<Store>,
+        key: &[u8],
+        hash: u64,
+        new: &New<'_>,
+        place: Option<Place>,
+        when: When<'_>,
+    ) -> Result<Attempt> {
+        let len = new.value.len();
+        let make = cell_words(new.tag.len() + len);
+        // Without a place it fits, or it is found out that it does not.
+        let wasted = |place: Option<Place>| {
+            let bytes = record_bytes(key.len(), new.tag.len(), len);
+            place.inspect(|place| {
+                self.give_back(Dead {
+                    place: *place,
+                    bytes,
+                })
+            });
+        };
+        let latched = self.latch(key, hash, Some(make));
+        let Some(latched) = latched.inspect_err(|_| wasted(place))? else {
+            wasted(place);
+            return Ok(Attempt::Elsewhere);
+        };
+        let is_so = self.is_so(key, when, &latched);
+        if !is_so.inspect_err(|_| wasted(place))? {
+            wasted(place);
+            return Ok(Attempt::Done(false));
+        }
+        let form = match place {
+            None if latched.cells.fits(new.tag.len() + len) => Form::Inline { len },
+            Some(place) if self.may_lead_to(place) => Form::Logged {
+                place,
+                len,
+                tag_hash: tag_hash(new.tag),
+            },
+            _ => {
+                // Closed, and may be opened again.
+                wasted(place);
+                return Ok(Attempt::Elsewhere);
+            }
+        };
+        let content = Content {
+            expires_ms: new.expires_ms,
+            tag_len: new.tag.len(),
+            form,
+        };
+        let (tag, value) = match form {
+            Form::Inline { .. } => (new.tag, new.value),
+            _ => (&[][..], &[][..]),
+        };
+        let known = latched.settle_on_medium().inspect_err(|_| wasted(place))?;
+        let dead = latched.write(content, tag, value);
+        latched.note_stored();
+        latched.end(dead, known)?;
+        Ok(Attempt::Done(true))
+    }
+
+    /// Whether `when` is so, under the latch.
+    #[inline]
+    fn is_so(&self, key: &[u8], when: When<'_>, latched: &Latched<'_>) -> Result<bool> {
+        Ok(match when {
+            When::Always => true,
+            When::Unchanged(seen) => latched.seen() == seen,
+            When::Absent => match latched.current(&mut ()) {
+                Some(content) if content.logged(key.len()).is_some() => {
+                    let value = self.value_under_latch(key, latched, &mut Vec::new())?;
+                    value.is_none()
+                }
+                current => current.is_none(),
+            },
+            When::Present => latched.current(&mut ()).is_some(),
+            When::Equal(old) => {
+                let mut value = Vec::new();
+                latched
+                    .current(&mut value)
+                    .is_some_and(|content| content.len() == old.len())
+                    && self.value_under_latch(key, latched, &mut value)?.is_some()
+                    && value == old
+            }
+        })
+    }
+
+    /// The value, where nobody moves it. `None`: there is none, or it is damaged.
+    pub(in crate::store) fn value_under_latch(
+        &self,
+        key: &[u8],
+        latched: &Latched<'_>,
+        value: &mut Vec<u8>,
+    ) -> Result<Option<Content>> {
+        let Some(content) = latched.current(value) else {
+            return Ok(None);
+        };
+        let whole = match content.form {
+            Form::Inline { .. } => {
+                content.keep_value(value);
+                true
+            }
+            _ => self.read_logged(key, &content, value, None)?,
+        };
+        Ok(whole.then_some(content))
+    }
+
+    /// Deletes a value, and says what it was. With `read` it is there still after an error: nobody else has it.
+    pub(crate) fn take_value(self: &Arc<Store>, key: &[u8], read: bool) -> Result<Option<Vec<u8>>> {
+        check_lengths(key, &[])?;
+        let hash = self.hash(key);
+        let Some(latched) = self.latch(key, hash, None)? else {
+            return Ok(None);
+        };
+        let mut payload = Vec::new();
+        let current = match read {
+            true => latched.current(&mut payload),
+            false => latched.current(&mut ()),
+        };
+        let Some(content) = current else {
+            return Ok(None);
+        };
+        let mut value = Vec::new();
+        let whole = !read || self.value_under_latch(key, &latched, &mut value)?.is_some();
+        let known = latched.settle_on_medium()?;
+        let dead = latched.write(Content::ABSENT, &[], &[]);
+        if !whole {
+            self.count_damaged();
+        }
+        match known.filter(|_| read && whole) {
+            Some(known) => latched.end_deletion(dead, known, content, &payload)?,
+            None => latched.end(dead, known)?,
+        }
+        Ok(whole.then_some(value))
+    }
+
+    /// Gives a value another expiry. `false`: there is none.
+    pub(crate) fn touch_value(self: &Arc<Store>, key: &[u8], expires_ms: u64) -> Result<bool> {
+        check_lengths(key, &[])?;
+        let Some(latched) = self.latch(key, self.hash(key), None)? else {
+            return Ok(false);
+        };
+        let mut payload = Vec::new();
+        let Some(old) = latched.current(&mut payload) else {
+            return Ok(false);
+        };
+        let content = Content { expires_ms, ..old };
+        let known = latched.settle_on_medium()?;
+        let dead = match content.form {
+            Form::Inline { len } => {
+                let (tag, value) = payload.split_at(content.tag_len);
+                latched.write(content, tag, &value[..len])
+            }
+            _ => latched.write(content, &[], &[]),
+        };
+        latched.end(dead, known)?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,235 @@
+//! Several values changed all or not at all: what a transaction has collected so far, and what it sees.
+//!
+//! It takes the latch of each key that it reads or sets, and keeps it: nobody else changes these values meanwhile.
+//! One transaction at a time, so there is no circle of waiters. Large values are written to the log as they are set,
+//! small ones kept here; nobody sees any of it yet. At the end `commit` fills the idle cells, writes to the log which
+//! selectors are to be flipped, and puts the place of that list into the journal, a word of the header: by that store
+//! all has happened, and it is carried out by whoever meets the word (`journal`).
+//!
+//! In a `FanoutCache` the journal is that of the first shard, for all of them (`siblings`).
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::log::{Place, record_bytes};
+use crate::os::{fork, memory};
+use crate::store::Store;
+use crate::store::index::chains::check_lengths;
+use crate::store::index::stripe::RangeGuard;
+use crate::store::log::garbage::Dead;
+use crate::store::members::deadlock::Noted;
+use crate::store::space::set::{Latched, New};
+use crate::store::values::cells::{Form, VALUE_BYTES_MAX, cell_words};
+use crate::store::values::get::Whole;
+
+/// What a transaction has to do with one key.
+pub(super) struct Part<'a> {
+    /// This thread cannot wait for it.
+    _noted: Noted,
+    pub(super) shard: u32,
+    pub(super) store: &'a Arc<Store>,
+    pub(super) key: Vec<u8>,
+    pub(super) latched: Latched<'a>,
+    /// As the transaction sees it; `None`: no value.
+    pub(super) now: Option<Whole>,
+    pub(super) is_changed: bool,
+    /// Where in the log it was put, if it does not fit the cell.
+    pub(super) place: Option<Place>,
+}
+
+/// A transaction that is under way. Dropped without [`commit`](Ongoing::commit), it has not happened.
+pub(crate) struct Ongoing<'a> {
+    /// This thread cannot wait for it.
+    _noted: Noted,
+    pub(super) home: &'a Arc<Store>,
+    pub(super) parts: Vec<Part<'a>>,
+    epoch: u32,
+    _alone: RangeGuard<'a>,
+}
+
+impl<'a> Ongoing<'a> {
+    /// Waits until no other transaction is under way.
+    ///
+    /// `Invalid` for a shard that was opened alone: its journal is another one's.
+    pub(crate) fn begin(home: &'a Arc<Store>) -> Result<Ongoing<'a>> {
+        if !std::ptr::eq(home.home(), Arc::as_ptr(home)) {
+            let what = format!(
+                "{} is a shard, and a transaction is one of all shards; open the FanoutCache in {}",
+                home.dir().display(),
+                home.known_as().display()
+            );
+            return Err(Error::Invalid { what });
+        }
+        home.check_no_transaction()?;
+        let alone = home.lock_transactions()?;
+        home.settle_for_good()?;
+        Ok(Ongoing {
+            _noted: home.note_transaction(),
+            home,
+            parts: Vec::new(),
+            epoch: fork::epoch(),
+            _alone: alone,
+        })
+    }
+
+    /// Which part is that of a key, whose latch is kept from the first time on.
+    fn part(
+        &mut self,
+        shard: usize,
+        store: &'a Arc<Store>,
+        key: &[u8],
+        bytes: usize,
+    ) -> Result<usize> {
+        self.check_process(key)?;
+        let known = self
+            .parts
+            .iter()
+            .position(|part| part.shard == shard as u32 && part.key == key);
+        match known {
+            Some(at) => Ok(at),
+            None => {
+                check_lengths(key, &[])?;
+                self.parts.push(Part::new(shard, store, key, bytes)?);
+                Ok(self.parts.len() - 1)
+            }
+        }
+    }
+
+    /// The latches in a store: who compacts it for us need not wait for them.
+    pub(super) fn mine(&self, store: &Arc<Store>) -> Vec<&Latched<'a>> {
+        let there = self
+            .parts
+            .iter()
+            .filter(|part| Arc::ptr_eq(part.store, store));
+        there.map(|part| &part.latched).collect()
+    }
+
+    /// In the child of a fork nothing is held.
+    pub(super) fn check_process(&self, key: &[u8]) -> Result<()> {
+        match self.epoch == fork::epoch() {
+            true => Ok(()),
+            false => Err(Error::NotHolder { key: key.to_vec() }),
+        }
+    }
+
+    pub(crate) fn get(
+        &mut self,
+        shard: usize,
+        store: &'a Arc<Store>,
+        key: &[u8],
+    ) -> Result<Option<&Whole>> {
+        let at = self.part(shard, store, key, 0)?;
+        Ok(self.parts[at].now.as_ref())
+    }
+
+    pub(crate) fn set(
+        &mut self,
+        shard: usize,
+        store: &'a Arc<Store>,
+        key: &[u8],
+        new: &New<'_>,
+    ) -> Result<()> {
+        check_lengths(key, new.tag)?;
+        if new.value.len() > VALUE_BYTES_MAX {
+            let len = new.value.len();
+            return Err(Error::ValueLength { len });
+        }
+        let bytes = new.tag.len() + new.value.len();
+        let at = self.part(shard, store, key, bytes)?;
+        let value = memory::copy(new.value).map_err(|e| Error::io("copy", store.dir(), e))?;
+        // Before anything else: if that fails, nothing is to be different.
+        let place = match self.parts[at].latched.cells.fits(bytes) {
+            true => None,
+            false => Some(store.append_for(key, new, &self.mine(store))?),
+        };
+        let part = &mut self.parts[at];
+        part.forget_place();
+        part.is_changed = true;
+        part.now = Some(Whole {
+            value,
+            tag: new.tag.to_vec(),
+            expires_ms: new.expires_ms,
+        });
+        part.place = place;
+        Ok(())
+    }
+
+    /// `false`: there was none.
+    pub(crate) fn delete(
+        &mut self,
+        shard: usize,
+        store: &'a Arc<Store>,
+        key: &[u8],
+    ) -> Result<bool> {
+        let at = self.part(shard, store, key, 0)?;
+        let part = &mut self.parts[at];
+        part.forget_place();
+        let was = part.now.take().is_some();
+        part.is_changed |= was;
+        Ok(was)
+    }
+}
+
+impl<'a> Part<'a> {
+    fn new(shard: usize, store: &'a Arc<Store>, key: &[u8], bytes: usize) -> Result<Part<'a>> {
+        let hash = store.hash(key);
+        let make = Some(cell_words(bytes));
+        let latched = loop {
+            if let Some(latched) = store.latch(key, hash, make)? {
+                break latched;
+            }
+        };
+        let mut now = Whole::default();
+        let content = latched.current(&mut now.value);
+        let there = match content {
+            None => false,
+            Some(content) => {
+                now.expires_ms = content.expires_ms;
+                match content.form {
+                    Form::Inline { .. } => {
+                        now.tag = content.tag_in(&now.value).to_vec();
+                        content.keep_value(&mut now.value);
+                        true
+                    }
+                    _ => store.read_logged(key, &content, &mut now.value, Some(&mut now.tag))?,
+                }
+            }
+        };
+        let found = latched.found;
+        Ok(Part {
+            _noted: store.note_slot(found.id, found.meta.generation),
+            shard: shard as u32,
+            store,
+            key: key.to_vec(),
+            latched,
+            now: there.then_some(now),
+            is_changed: false,
+            place: None,
+        })
+    }
+
+    pub(super) fn new_value(&self) -> Option<New<'_>> {
+        self.now.as_ref().map(|now| New {
+            value: &now.value,
+            tag: &now.tag,
+            expires_ms: now.expires_ms,
+        })
+    }
+
+    /// What was put into the log for this key is not needed after all.
+    pub(super) fn forget_place(&mut self) {
+        if let (Some(place), Some(new)) = (self.place.take(), self.new_value()) {
+            let bytes = record_bytes(self.key.len(), new.tag.len(), new.value.len());
+            self.store.give_back(Dead { place, bytes });
+        }
+    }
+}
+
+impl Drop for Part<'_> {
+    fn drop(&mut self) {
+        // In the child of a fork it is the parent's, who may come to need it.
+        if self.place.is_some() && self.latched.is_ours() {
+            self.forget_place();
+        }
+    }
+}

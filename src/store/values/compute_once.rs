@@ -1,0 +1,288 @@
+//! Flights: whose turn it is to compute a value that is not there, or will not be for long.
+//!
+//! A flight is a lock in a namespace of its own, so that the key itself can be the value's. Who takes it looks
+//! at the value again, computes it, sets it, notes in the hold's stamp how long it took, and gives the flight
+//! back; those who wait leave as soon as the value is there. Everything else, from waking to taking over from
+//! the dead, is the lock's.
+//!
+//! A flight that landed stays beside its value for as long as it is good for something, and is reclaimed like
+//! any lock when the value is not there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::os::{clock, futex};
+use crate::record::{Force, Hold, Stamp, Word, waiting};
+use crate::slab::layout::STRIPES;
+use crate::store::Store;
+use crate::store::holds::fast::Grant;
+use crate::store::holds::handle::{Binding, Spot};
+use crate::store::holds::sleep::Patience;
+use crate::store::home::open;
+use crate::store::index::chains::{Found, hash_as};
+use crate::store::members::deadlock::Noted;
+use crate::types::Kind;
+
+/// The turn to compute a value, given back when this is dropped, also by a panic. In the child of a fork it is
+/// inert, as every hold.
+pub(crate) struct Flight {
+    binding: Binding,
+    grant: Grant,
+    /// How long the one before took, if anybody wants to know: kept if this one does not land.
+    before: Option<Stamp>,
+    /// Whether the slot is worth having once this is over.
+    stays: bool,
+    _noted: Noted,
+}
+
+impl Store {
+    /// Waits for the flight of a key. `None`: it was waited for, and `landed` says that it need not be any
+    /// more.
+    pub(crate) fn board(
+        self: &Arc<Store>,
+        key: &[u8],
+        landed: &dyn Fn() -> bool,
+    ) -> Result<Option<Flight>> {
+        let binding = Binding::new(Arc::clone(self), Kind::Flight, key, 0);
+        let granted = binding.acquire_unless(Patience::Forever, landed)?;
+        Ok(granted.map(|(grant, _)| Flight::new(binding, grant)))
+    }
+
+    /// Takes the flight of a key if nobody has it.
+    pub(crate) fn try_board(self: &Arc<Store>, key: &[u8]) -> Result<Option<Flight>> {
+        let binding = Binding::new(Arc::clone(self), Kind::Flight, key, 0);
+        let granted = match binding.acquire(Patience::Never) {
+            // Whoever only would have computed it early does without.
+            Err(Error::StructureBusy { .. }) => None,
+            granted => granted?,
+        };
+        Ok(granted.map(|(grant, _)| Flight::new(binding, grant)))
+    }
+
+    /// How long the last flight of a key took. `None`: nobody knows, or one is under way.
+    pub(crate) fn last_flight(&self, key: &[u8]) -> Option<Duration> {
+        let found = self.find_unlocked(key, hash_as(Kind::Flight, self.hash(key)), 1)?;
+        let hold = &self.slab.slot(found.id).hold;
+        let seen = hold.load();
+        let us = hold
+            .stamp_of(seen)
+            .filter(|_| seen.is_plainly_free())?
+            .took_us()?;
+        Some(Duration::from_micros(us))
+    }
+
+    /// Whether it is time to compute a value anew before it is over: with a probability that grows as the end
+    /// comes near, so that of all who ask about one does, early enough for the new value to be there in time.
+    ///
+    /// Vattani, Chierichetti and Lowenstein, "Optimal Probabilistic Cache Stampede Prevention" (VLDB 2015).
+    pub(crate) fn is_due(&self, key: &[u8], expires_ms: u64, beta: f64) -> Result<bool> {
+        /// No `-ln` of a number that is drawn is larger.
+        const FAR: f64 = 37.0;
+        let Some(took) = self.last_flight(key).filter(|_| expires_ms != 0) else {
+            return Ok(false);
+        };
+        let left_us = (expires_ms * 1_000).saturating_sub(clock::wall_us()) as f64;
+        let scale_us = took.as_micros() as f64 * beta;
+        if left_us > scale_us * FAR {
+            return Ok(false);
+        }
+        let drawn = (open::random(self.dir())? >> 11) + 1;
+        let drawn = drawn as f64 / (1_u64 << 53) as f64;
+        Ok(left_us <= -drawn.ln() * scale_us)
+    }
+
+    /// Whether a flight is that of a value that is there.
+    pub(crate) fn is_flight_of_value(&self, found: Found) -> bool {
+        let value = self
+            .key_of(found)
+            .and_then(|key| self.find_unlocked(&key, self.hash(&key), 1));
+        value.is_some_and(|value| value.kind == Kind::Value && !self.is_vacant(value))
+    }
+
+    /// Takes all flights away that `force` allows, in the stripes that are to be had within `patience`.
+    pub(crate) fn remove_flights(&self, force: Force, patience: Patience) -> Result<()> {
+        for stripe in 0..STRIPES {
+            let Some(guard) = self.lock_stripe_within(stripe, patience)? else {
+                continue;
+            };
+            for bucket in guard.buckets() {
+                let mut flights = Vec::new();
+                guard.walk(bucket, |id| {
+                    flights.extend(guard.found(id).filter(|f| f.kind == Kind::Flight));
+                    true
+                })?;
+                for found in flights {
+                    guard.retire(found, bucket, force, || true)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Flight {
+    fn new(binding: Binding, grant: Grant) -> Flight {
+        let last = Word::free(grant.word.sequence() - 1);
+        let stamp = binding.slot(grant.spot).hold.stamp_of(last);
+        let before = stamp.filter(|stamp| stamp.took_us().is_some());
+        let Spot { id, generation } = grant.spot;
+        let noted = binding.store().note_slot(id, generation);
+        Flight {
+            _noted: noted,
+            binding,
+            grant,
+            stays: before.is_some(),
+            before,
+        }
+    }
+
+    fn hold(&self) -> &Hold {
+        &self.binding.slot(self.grant.spot).hold
+    }
+
+    /// Whether it is this process's, and nobody has cleared the store meanwhile: otherwise what was computed
+    /// is not to be kept.
+    pub(crate) fn is_ours(&self) -> bool {
+        let word = self.grant.word;
+        self.binding.is_ours(word) && self.hold().load().same_hold(word)
+    }
+
+    /// What there is to say when it is not ours.
+    pub(crate) fn lost(&self) -> Error {
+        match self.binding.is_ours(self.grant.word) {
+            true => self.binding.lost(&self.grant),
+            false => self.binding.not_holder(),
+        }
+    }
+
+    /// Ends it: the value is there. Lets all go who wait for that. With `stays`, keeps how long it took for
+    /// [`Store::last_flight`].
+    pub(crate) fn land(mut self, took: Duration, stays: bool) {
+        self.stays |= stays;
+        let took = Stamp::took(clock::duration_us(took));
+        self.hold().set_stamp(self.grant.word, took);
+        let is_waited_for = self.hold().load().is_contended();
+        let returned = self.binding.give_back(&self.grant.take());
+        // One was woken, and would wake the next; but they need not leave one by one. Who comes between the
+        // look and the return is woken by the one before.
+        if returned.is_ok() && is_waited_for {
+            let wake = &self.binding.slot(self.grant.spot).wake;
+            waiting::wake(wake, || futex::wake(wake, i32::MAX));
+        }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if self.is_ours() {
+            if let Some(before) = self.before {
+                self.hold().set_stamp(self.grant.word, before);
+            }
+            // Lost in this moment: then there is nobody to tell.
+            let _ = self.binding.give_back(&self.grant);
+        }
+        // Not in the child of a fork, which has not joined.
+        if !self.stays && self.binding.store().me().is_some() {
+            let _ = take_away(&self.binding);
+        }
+    }
+}
+
+/// Frees the slot of a flight that nobody has and nobody needs. If that is not possible now, it is done when
+/// room is needed.
+fn take_away(binding: &Binding) -> Result<()> {
+    let store = binding.store();
+    let (hash, key) = (binding.hash(), binding.key());
+    if let Some(stripe) = store.lock_stripe_within(store.stripe_of(hash), Patience::Never)?
+        && let Some(found) = stripe.find(key, hash)?
+    {
+        stripe.retire(found, store.bucket_of(hash), Force::Idle, || true)?;
+    }
+    Ok(())
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::sync::{AtomicU64, Ordering};
+
+    fn store_in(dir: &tempfile::TempDir) -> Arc<Store> {
+        open::open_apart(dir.path(), &open::Settings::default()).unwrap()
+    }
+
+    /// With as much time left as it takes, one in e is chosen; with a tenth of it, nine in ten; with forty times
+    /// it, nobody.
+    #[test]
+    fn who_is_chosen_early_is_chosen_more_often_near_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store_in(&dir);
+        let took = Duration::from_secs(1_000);
+        let flight = store.board(b"k", &|| false).unwrap().unwrap();
+        assert_eq!(store.last_flight(b"k"), None);
+        flight.land(took, true);
+        assert_eq!(store.last_flight(b"k"), Some(took));
+        const ASKED: u32 = 2_000;
+        let chosen = |left_ms: u64, beta: f64| {
+            let expires_ms = clock::wall_us() / 1_000 + left_ms;
+            let due = (0..ASKED).filter(|_| store.is_due(b"k", expires_ms, beta).unwrap());
+            due.count() as f64 / f64::from(ASKED)
+        };
+        for (left_ms, beta, share) in [
+            (1_000_000, 1.0, 0.37),
+            (2_000_000, 2.0, 0.37),
+            (100_000, 1.0, 0.90),
+        ] {
+            // Five times as far off as it may be by chance, and then some.
+            let chosen = chosen(left_ms, beta);
+            assert!((chosen - share).abs() < 0.06, "{chosen}, not {share}");
+        }
+        assert_eq!(chosen(40_000_000, 1.0), 0.0);
+        assert_eq!(chosen(1_000_000, 0.0), 0.0);
+        assert!(!store.is_due(b"k", 0, 1e9).unwrap());
+    }
+
+    #[test]
+    fn a_flight_that_does_not_land_leaves_what_was_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store_in(&dir);
+        let took = Duration::from_micros(77);
+        let board = || store.try_board(b"k").unwrap();
+        board().unwrap().land(took, true);
+        let flight = board().unwrap();
+        assert!(board().is_none());
+        drop(flight);
+        assert_eq!(store.last_flight(b"k"), Some(took));
+        // What nobody wants to know leaves nothing.
+        store
+            .try_board(b"other")
+            .unwrap()
+            .unwrap()
+            .land(took, false);
+        assert_eq!(store.last_flight(b"other"), None);
+        assert_eq!(store.check().unwrap().slots_used, 1);
+    }
+
+    #[test]
+    fn who_waits_leaves_when_the_value_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store_in(&dir);
+        let there = AtomicU64::new(0);
+        let flight = store.try_board(b"k").unwrap().unwrap();
+        let handle = Binding::new(Arc::clone(&store), Kind::Flight, b"k", 0);
+        let landed = || there.load(Ordering::Acquire) == 1;
+        std::thread::scope(|scope| {
+            let waiting: Vec<_> = (0..3)
+                .map(|_| scope.spawn(|| store.board(b"k", &landed).unwrap().is_none()))
+                .collect();
+            while handle.waiters().unwrap() < 3 {
+                std::thread::yield_now();
+            }
+            there.store(1, Ordering::Release);
+            flight.land(Duration::from_secs(1), false);
+            for waiter in waiting {
+                assert!(waiter.join().unwrap(), "it took the flight");
+            }
+        });
+    }
+}

@@ -1,0 +1,291 @@
+//! The rules of the house that a compiler does not check: which layer may name what.
+
+#![allow(missing_docs)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+struct Source {
+    /// Below `src`, as in `store/home/open.rs`.
+    name: String,
+    /// Without comments.
+    code: String,
+    text: String,
+}
+
+impl Source {
+    fn is_in(&self, layer: &str) -> bool {
+        self.name.starts_with(&format!("{layer}/")) || self.name == format!("{layer}.rs")
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => files.extend(files_below(&path)),
+            false => files.push(path),
+        }
+    }
+    files.retain(|path| path.extension().is_some_and(|e| e == "rs"));
+    files
+}
+
+fn sources_below(dir: &str) -> Vec<Source> {
+    let dir = root().join(dir);
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path).unwrap();
+        let code = text
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"));
+        Source {
+            name: path.strip_prefix(&dir).unwrap().display().to_string(),
+            code: code.collect::<Vec<_>>().join("\n"),
+            text,
+        }
+    };
+    let sources: Vec<_> = files_below(&dir).into_iter().map(read).collect();
+    assert!(!sources.is_empty(), "nothing in {}", dir.display());
+    sources
+}
+
+/// Whether `code` has `word`, and not as a part of a longer one.
+fn names(code: &str, word: &str) -> bool {
+    let part = |c: char| c.is_alphanumeric() || c == '_';
+    code.match_indices(word).any(|(at, _)| {
+        let before = code[..at].chars().next_back().is_some_and(part);
+        let after = code[at + word.len()..].chars().next().is_some_and(part);
+        !before && !after
+    })
+}
+
+#[test]
+fn imports_point_down_only() {
+    let layers: [(&str, &[&str]); 6] = [
+        ("sync", &["crate"]),
+        (
+            "record",
+            &["os", "slab", "store", "cache", "types", "error"],
+        ),
+        (
+            "os",
+            &["record", "slab", "store", "cache", "types", "error"],
+        ),
+        (
+            "slab",
+            &["store", "cache", "lock", "rlock", "semaphore", "averager"],
+        ),
+        (
+            "store",
+            &["cache", "lock", "rlock", "semaphore", "averager"],
+        ),
+        ("error", &["os", "record", "slab", "store", "cache"]),
+    ];
+    for source in sources_below("src") {
+        for (layer, above) in layers.iter().filter(|(layer, _)| source.is_in(layer)) {
+            for module in *above {
+                let wanted = [
+                    names(&source.code, &format!("crate::{module}")),
+                    *module == "crate" && names(&source.code, "crate::"),
+                    // Also as one of a list: `use crate::{os::clock, ...}`.
+                    grouped(&source.code).iter().any(|name| name == module),
+                ];
+                assert!(
+                    !wanted.contains(&true),
+                    "{} ({layer}) names {module}",
+                    source.name
+                );
+            }
+        }
+    }
+}
+
+/// The first words of what is in `use crate::{...}`.
+fn grouped(code: &str) -> Vec<String> {
+    let groups = code.split("use crate::{").skip(1);
+    let inside = groups.filter_map(|rest| rest.split(";").next());
+    let words = inside.flat_map(|group| group.split([',', '{', '}']));
+    let first = words.filter_map(|word| word.trim().split("::").next());
+    first.map(str::to_string).collect()
+}
+
+#[test]
+fn the_protocol_knows_no_time_no_platform_and_nothing_unsafe() {
+    for source in sources_below("src").iter().filter(|s| s.is_in("record")) {
+        for word in [
+            "std::time::Instant",
+            "std::time::SystemTime",
+            "nix",
+            "std::fs",
+            "std::io",
+            "unsafe",
+        ] {
+            assert!(!names(&source.code, word), "{} names {word}", source.name);
+        }
+        // A duration is a number; a clock is not.
+        let times = source.code.lines().filter(|line| names(line, "std::time"));
+        for line in times {
+            assert_eq!(line.trim(), "use std::time::Duration;", "{}", source.name);
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_stays_in_its_rooms() {
+    for source in sources_below("src") {
+        let allowed = source.is_in("os")
+            || [
+                "slab/map.rs",
+                "store/mod.rs",
+                "store/holds/guard.rs",
+                "bin/slablock/child.rs",
+                "bin/slablock/start.rs",
+            ]
+            .contains(&&*source.name);
+        let lines = source.text.lines().collect::<Vec<_>>();
+        for (at, line) in lines.iter().enumerate() {
+            if line.trim_start().starts_with("//") || !names(line, "unsafe") {
+                continue;
+            }
+            let place = format!("{}:{}", source.name, at + 1);
+            assert!(allowed, "{place} has unsafe code");
+            let above = &lines[at.saturating_sub(5)..at];
+            assert!(
+                above
+                    .iter()
+                    .any(|l| l.contains("SAFETY:") || l.contains("/// # Safety")),
+                "{place} does not say why"
+            );
+        }
+    }
+}
+
+#[test]
+fn only_one_file_says_where_atomics_come_from() {
+    // Models run nothing but loom's atomics; what counts their runs is none of the protocol's.
+    let protocol = |s: &&Source| !s.is_in("sync") && !s.is_in("record/models");
+    for source in sources_below("src").iter().filter(protocol) {
+        for word in ["std::sync::atomic", "core::sync::atomic", "loom::sync"] {
+            assert!(!names(&source.code, word), "{} names {word}", source.name);
+        }
+        let imports = source
+            .code
+            .lines()
+            .filter(|l| l.contains("use std::sync::{"));
+        for line in imports {
+            assert!(!names(line, "atomic"), "{} names atomics", source.name);
+        }
+    }
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    // Put together, so as not to find itself.
+    let words = ["todo", "unimplemented", "dbg"].map(|word| format!("{word}!"));
+    let ignored = format!("#[{}", "ignore");
+    for source in ["src", "tests"].into_iter().flat_map(sources_below) {
+        for word in words.iter().chain([&ignored]) {
+            assert!(
+                !source.code.contains(word.as_str()),
+                "{} has {word}",
+                source.name
+            );
+        }
+    }
+}
+
+#[test]
+fn the_library_depends_on_five_crates() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let after = manifest.split("\n[dependencies]\n").nth(1).unwrap();
+    let table = after.split("\n[").next().unwrap();
+    let lines = table
+        .lines()
+        .filter(|l| !l.is_empty() && !l.starts_with('#'));
+    // What the command line needs is optional.
+    let always = lines.filter(|l| !l.contains("optional = true"));
+    let names: BTreeSet<_> = always
+        .filter_map(|l| l.split([' ', '=', '.']).next())
+        .collect();
+    let five = ["crc32fast", "fs2", "memmap2", "nix", "rand"];
+    assert_eq!(names, five.into_iter().collect());
+}
+
+/// A reader's map cannot be written: to try is a SIGSEGV (M6).
+#[test]
+fn a_reader_has_no_way_to_write() {
+    let maps = [
+        "slab/map.rs",
+        "store/home/slab_file.rs",
+        "store/care/reader.rs",
+    ];
+    for source in sources_below("src") {
+        let named = names(&source.code, "map_to_read");
+        assert!(!named || maps.contains(&&*source.name), "{}", source.name);
+        if source.name != "store/care/reader.rs" {
+            continue;
+        }
+        let code = source.code.split("mod tests {").next().unwrap();
+        for word in [
+            "Store",
+            "Process",
+            "StripeGuard",
+            "Binding",
+            "store",
+            "swap",
+            "fetch_add",
+            "fetch_or",
+            "fetch_max",
+            "fetch_update",
+            "compare_exchange",
+            "write",
+            "flip",
+            "prepare",
+            "restore",
+            "reset",
+            "carry_out",
+            "count_damaged",
+            "use_word",
+            "sync",
+            "grow",
+        ] {
+            let called = match word {
+                "store" | "flip" | "sync" => code.contains(&format!(".{word}(")),
+                _ => names(code, word),
+            };
+            assert!(!called, "{} names {word}", source.name);
+        }
+    }
+}
+
+/// What other processes write at any time must never be seen as plain bytes (M3).
+#[test]
+fn nobody_makes_slices_of_the_map() {
+    for source in sources_below("src") {
+        for word in ["from_raw_parts", "from_raw_parts_mut"] {
+            assert!(!names(&source.code, word), "{} names {word}", source.name);
+        }
+    }
+}
+
+/// Nothing but what the program prints: it writes both, and no hand is to come between.
+#[test]
+fn readme_shows_the_figures_of_the_last_whole_run() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let (readme, printed) = (read("README.md"), read("docs/benchmarks/readme.md"));
+    let (_, rest) = readme
+        .split_once("<!-- figures:")
+        .expect("README has a place for figures");
+    let (_, rest) = rest.split_once("-->\n").expect("which begins");
+    let (shown, _) = rest
+        .split_once("<!-- end of figures -->")
+        .expect("and ends");
+    assert_eq!(shown, printed, "README.md and docs/benchmarks/readme.md");
+    assert!(printed.matches("\n| ").count() > 20, "{printed}");
+}
