@@ -81,7 +81,7 @@ pub use crate::{
     semaphore::{BoundedSemaphore, SemaphoreGuard},
     store::care::check::CheckReport,
     store::home::rebuild::RepairReport,
-    store::members::config::{Config, Durability, Eviction},
+    store::settings::{Config, Durability, Eviction},
     types::{Holder, KeyInfo, KeyState, Kind, Lifeline, ProcessInfo, Stats, Summary, Token},
 };
 

@@ -14,7 +14,7 @@ use crate::record::{Hold, Word};
 use crate::store::holds::fast::{Grant, Predecessor};
 use crate::store::holds::guard::{self, Anchor};
 use crate::store::holds::handle::Binding;
-use crate::store::holds::sleep::Patience;
+use crate::store::patience::Patience;
 use crate::types::{Holder, Kind, Token};
 
 /// A lock that the thread which has it can acquire again, through any handle of the same key.

@@ -8,7 +8,7 @@ use crate::cache::Keyspace;
 use crate::error::Result;
 use crate::store::holds::guard::{Anchor, Held};
 use crate::store::holds::handle::Binding;
-use crate::store::holds::sleep::Patience;
+use crate::store::patience::Patience;
 use crate::types::{Holder, Kind, Token};
 
 /// A number of permits shared by all threads of all processes that opened the same store.

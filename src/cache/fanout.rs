@@ -14,10 +14,13 @@ use crate::os::dir::Dir;
 use crate::os::file::Likeness;
 use crate::store::care::check::CheckReport;
 use crate::store::hash::hash;
-use crate::store::home::open::{self, FANOUT, Settings};
+use crate::store::home::open;
 use crate::store::home::rebuild::RepairReport;
 use crate::store::journal::siblings;
-use crate::store::members::config::{Config, mismatch};
+use crate::store::names;
+use crate::store::names::FANOUT;
+use crate::store::settings::Settings;
+use crate::store::settings::{Config, mismatch};
 use crate::sync::crash_point;
 use crate::types::{KeyInfo, Stats};
 pub(super) use record::find_record;
@@ -66,7 +69,7 @@ impl FanoutCache {
         let record = finished_record(path)?;
         for number in 0..record.shards {
             let shard = shard_path(path, number);
-            if open::is_there(&shard.join(open::SLAB))? {
+            if names::is_there(&shard.join(names::SLAB))? {
                 Cache::adopt(shard)?;
             }
         }
@@ -80,7 +83,7 @@ impl FanoutCache {
         let mut report = RepairReport::default();
         for number in 0..record.shards {
             let shard = shard_path(path, number);
-            match open::is_there(&shard.join(open::SLAB))? {
+            match names::is_there(&shard.join(names::SLAB))? {
                 true => report.merge(Cache::repair(shard)?),
                 false => report.actions.push(format!(
                     "left shard {number:03} alone, whose slab is gone: opening the cache makes it again"
@@ -265,7 +268,7 @@ pub(super) fn open(dir: &Path, settings: &Settings, wanted: Option<usize>) -> Re
 /// The first shard that is there; where there is none yet, the first that is made.
 fn eldest_shard(dir: &Path, shards: usize) -> Result<usize> {
     for number in 0..shards {
-        if open::is_there(&shard_path(dir, number).join(open::SLAB))? {
+        if names::is_there(&shard_path(dir, number).join(names::SLAB))? {
             return Ok(number);
         }
     }
@@ -275,7 +278,7 @@ fn eldest_shard(dir: &Path, shards: usize) -> Result<usize> {
 /// Makes the directory of a shard, unless it is there, for owner and group of the cache, whoever makes it.
 fn make_shard(dir: &Path, number: usize) -> Result<()> {
     let path = shard_path(dir, number);
-    if open::is_there(&path)? {
+    if names::is_there(&path)? {
         return Ok(());
     }
     let made = || {
@@ -291,7 +294,7 @@ pub(super) fn shard_path(dir: &Path, number: usize) -> PathBuf {
 
 fn finished_record(path: &Path) -> Result<Record> {
     find_and_restore(path)?.ok_or_else(|| {
-        open::not_a_store(
+        names::not_a_store(
             path,
             "it has no finished fanout file; name the directory of a FanoutCache",
         )

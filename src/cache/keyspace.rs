@@ -3,7 +3,7 @@
 use crate::cache::{Cache, FanoutCache};
 use crate::error::Result;
 use crate::store::care::check::CheckReport;
-use crate::store::members::config::Config;
+use crate::store::settings::Config;
 use crate::types::{KeyInfo, Stats};
 
 /// A place for keys: a [`Cache`] or a [`FanoutCache`]. Sealed; everything that needs a place takes either.

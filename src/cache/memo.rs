@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::cache::{Cache, FanoutCache, Keyspace, SetOptions};
 use crate::error::Error;
 use crate::store::Store;
-use crate::store::index::chains::check_lengths;
+use crate::store::key_entry::check_lengths;
 use crate::store::space::set::When;
 use crate::store::values::compute_once::Flight;
 

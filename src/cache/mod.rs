@@ -24,10 +24,10 @@ use crate::error::Result;
 use crate::record::Force;
 use crate::store::Store;
 use crate::store::care::check::CheckReport;
-use crate::store::holds::sleep::Patience;
-use crate::store::home::open;
 use crate::store::home::rebuild::{self, RepairReport};
-use crate::store::members::config::Config;
+use crate::store::patience::Patience;
+use crate::store::settings;
+use crate::store::settings::Config;
 use crate::types::{KeyInfo, Lifeline, Stats};
 
 /// A store of keys in a directory, open in this process and in any number of others.
@@ -91,7 +91,7 @@ impl Cache {
     ///
     /// The next one to open the store starts the repair again.
     pub fn repair(path: impl AsRef<Path>) -> Result<RepairReport> {
-        rebuild::repair(path.as_ref(), open::DEFAULT_MODE)
+        rebuild::repair(path.as_ref(), settings::DEFAULT_MODE)
     }
 
     /// Makes the store in `path` one of its own, as [`Options::adopt`] does for a copy; also one that does not look like
@@ -105,7 +105,7 @@ impl Cache {
     ///
     /// The copy is still one, and has to be adopted again.
     pub fn adopt(path: impl AsRef<Path>) -> Result<()> {
-        rebuild::adopt_by_hand(path.as_ref(), open::DEFAULT_MODE)
+        rebuild::adopt_by_hand(path.as_ref(), settings::DEFAULT_MODE)
     }
 
     /// The store's directory, as an absolute path.

@@ -8,10 +8,10 @@ use crate::cache::{Cache, fanout};
 use crate::error::{Error, Result};
 use crate::store::care::check::CheckReport;
 use crate::store::care::reader::{Decided, ReadStore};
+use crate::store::expiry::left_until;
 use crate::store::hash::hash;
-use crate::store::home::open::not_a_store;
-use crate::store::members::config::Config;
-use crate::store::values::get::left_until;
+use crate::store::names::not_a_store;
+use crate::store::settings::Config;
 use crate::types::{KeyInfo, Stats, Summary};
 
 /// A store, or a [`FanoutCache`](crate::FanoutCache), open for reading only: by a user who may read it and not write it, on a

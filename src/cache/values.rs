@@ -8,8 +8,8 @@ use crate::cache::{Cache, FanoutCache, Keyspace};
 use crate::error::{Error, Result};
 use crate::slab::layout::STRIPES;
 use crate::store::Store;
+use crate::store::expiry::{expires_ms, left_until};
 use crate::store::space::set::{New, When};
-use crate::store::values::get::{expires_ms, left_until};
 
 /// How a value is set, besides under which key: for how long, and with which tag. What is not said is not
 /// kept either: setting a value anew without a tag takes the old one's tag away.

@@ -614,6 +614,15 @@ pub(crate) fn incoherent_fs(magic: i64) -> Option<&'static str> {
     })
 }
 
+pub(crate) fn retry<T>(mut action: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match action() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

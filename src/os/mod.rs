@@ -26,5 +26,6 @@ pub(crate) mod pidfd;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod pretend;
 pub(crate) mod process;
+pub(crate) mod random;
 pub(crate) mod range_lock;
 pub(crate) mod syncs;

@@ -17,14 +17,19 @@
 //! | `members` | who takes part, who lives, and what each has open |
 
 pub(crate) mod care;
+pub(crate) mod expiry;
 pub(crate) mod hash;
 pub(crate) mod holds;
 pub(crate) mod home;
 pub(crate) mod index;
 pub(crate) mod journal;
+pub(crate) mod key_entry;
 pub(crate) mod log;
 pub(crate) mod members;
+pub(crate) mod names;
+pub(crate) mod patience;
 pub(crate) mod reclaim;
+pub(crate) mod settings;
 pub(crate) mod space;
 pub(crate) mod txn;
 pub(crate) mod values;
@@ -45,12 +50,13 @@ use crate::record::ParticipantId;
 use crate::slab::layout::STRIPES;
 use crate::slab::{PARTICIPANT_SHARED, Slab};
 use crate::store::home::lock_files::Locks;
-use crate::store::home::open::{self, Site};
+use crate::store::home::open;
 use crate::store::journal::siblings::ShardsOf;
 use crate::store::members::deadlock::Tokens;
 use crate::store::members::device::Device;
 use crate::store::members::participants;
 use crate::store::members::watch::Watches;
+use crate::store::names::Site;
 use crate::store::space::recount::Recount;
 use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, Ordering, crash_point};
 use crate::types::Lifeline;
@@ -171,8 +177,8 @@ impl Store {
         if let Some(process) = self.joined() {
             process.locks.renew_times();
         }
-        cleaner::renew(self.dir(), [open::SLAB]);
-        cleaner::renew(&self.site.locks, [open::FANOUT]);
+        cleaner::renew(self.dir(), [names::SLAB]);
+        cleaner::renew(&self.site.locks, [names::FANOUT]);
         cleaner::renew_all(&self.dir().join(LOG));
     }
 
@@ -237,7 +243,7 @@ impl Store {
             locks.renew_times();
         }
         let home = Dir::open(self.dir()).map_err(|e| Error::io("open", self.dir(), e))?;
-        let log = Log::new(self.dir(), Arc::new(home), open::SLAB, self.slab.part().id);
+        let log = Log::new(self.dir(), Arc::new(home), names::SLAB, self.slab.part().id);
         let identity = Identity::of_this_process()
             .map_err(|e| Error::io("read", Path::new("/proc/self/stat"), e))?;
         let mut pause = JOIN_PAUSE;
@@ -367,7 +373,7 @@ mod tests {
     #[allow(unsafe_code)]
     fn a_process_goes_with_its_store_and_is_leaked_in_a_forked_child() {
         let dir = tempfile::tempdir().unwrap();
-        let store = open::open_apart(dir.path(), &open::Settings::default()).unwrap();
+        let store = open::open_apart(dir.path(), &settings::Settings::default()).unwrap();
         let borrowed = store.process().unwrap();
         let (files, number) = borrowed.locks.opened();
         // SAFETY: the child looks at its memory and ends; it takes no lock and allocates nothing.

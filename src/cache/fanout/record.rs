@@ -24,7 +24,9 @@ use crate::os::file::{self, Likeness};
 use crate::slab::header::CACHE_OFFSET;
 use crate::store::Store;
 use crate::store::home::lock_files::{self, Locks};
-use crate::store::home::open::{self, FANOUT, Settings, Site};
+use crate::store::names;
+use crate::store::names::{FANOUT, Site};
+use crate::store::settings::Settings;
 use crate::sync::{Ordering, crash_point};
 
 const MAGIC: [u8; 8] = *b"slabfan\0";
@@ -101,7 +103,7 @@ pub(in crate::cache) fn read_record(dir: &Path) -> Result<Option<Record>> {
         Err(_) => Err(Refusal::Damaged("it has the wrong length")),
     };
     decoded.map(Some).map_err(|refusal| match refusal {
-        Refusal::NoMagic => open::not_a_store(
+        Refusal::NoMagic => names::not_a_store(
             dir,
             "its fanout file does not begin as one; name another directory",
         ),
@@ -140,12 +142,12 @@ pub(super) fn find_and_restore(dir: &Path) -> Result<Option<Record>> {
 /// What the shards say, all of whom have to say the same; and owner, group and mode of one.
 fn record_of_shards(dir: &Path) -> Result<Option<(Record, Likeness)>> {
     // A plain store may have anything beside it.
-    if open::is_there(&dir.join(open::SLAB))? {
+    if names::is_there(&dir.join(names::SLAB))? {
         return Ok(None);
     }
     let mut found: Option<(Record, Likeness)> = None;
     for number in 0..SHARDS_MAX {
-        let path = shard_path(dir, number).join(open::SLAB);
+        let path = shard_path(dir, number).join(names::SLAB);
         let Some(record) = record_in_slab(&path)?.filter(|record| number < record.shards) else {
             continue;
         };
@@ -192,7 +194,7 @@ fn record_in_slab(path: &Path) -> Result<Option<Record>> {
 /// Several may do so at once: they write the same.
 fn restore(dir: &Path, record: Record, like: Likeness) -> Result<()> {
     let path = dir.join(FANOUT);
-    let new = dir.join(format!("fanout.new.{:016x}", open::random(dir)?));
+    let new = dir.join(format!("fanout.new.{:016x}", names::random(dir)?));
     let put_back = || {
         write_record(&new, &record.encode(), like)?;
         crash_point();
@@ -231,12 +233,12 @@ pub(super) fn make_record(
     settings: &Settings,
     wanted: Option<usize>,
 ) -> Result<Record> {
-    let plain = || open::not_a_store(dir, "it holds a plain Cache, to be opened as one");
-    if open::is_there(&dir.join(open::SLAB))? {
+    let plain = || names::not_a_store(dir, "it holds a plain Cache, to be opened as one");
+    if names::is_there(&dir.join(names::SLAB))? {
         return Err(plain());
     }
     let Some(shards) = wanted.filter(|_| settings.create) else {
-        return Err(open::not_a_store(
+        return Err(names::not_a_store(
             dir,
             "it holds no FanoutCache; name the number of shards to make one",
         ));
@@ -265,10 +267,10 @@ pub(super) fn make_record(
         crash_point();
         std::thread::sleep(Duration::from_millis(1));
     }
-    if open::is_there(&dir.join(open::SLAB))? {
+    if names::is_there(&dir.join(names::SLAB))? {
         return Err(plain());
     }
-    let seed = [open::random(dir)?, open::random(dir)?];
+    let seed = [names::random(dir)?, names::random(dir)?];
     let (new, path) = (dir.join("fanout.new"), dir.join(FANOUT));
     let record = Record { shards, seed };
     let like = Likeness::of_mode(settings.new_mode());
@@ -297,7 +299,7 @@ fn refuse_strangers(dir: &Path) -> Result<()> {
     crash_point();
     for name in names(dir).map_err(|e| Error::io("read", dir, e))? {
         let ours = [FANOUT, "fanout.new"].into_iter().chain(lock_files::NAMES);
-        let mut harmless = ours.chain(open::OTHERS_FILES);
+        let mut harmless = ours.chain(names::OTHERS_FILES);
         if !harmless.any(|known| name == known) {
             crash_point();
             if dir.join(FANOUT).exists() {
@@ -308,7 +310,7 @@ fn refuse_strangers(dir: &Path) -> Result<()> {
                 "it has {} in it, and no fanout file; name a new or empty directory",
                 name.to_string_lossy()
             );
-            return Err(open::not_a_store(dir, &why));
+            return Err(names::not_a_store(dir, &why));
         }
     }
     Ok(())

@@ -12,11 +12,12 @@ use crate::slab::{Meta, STATE_FREE, STATE_TAIL, STATE_USED, Slab, SlotId};
 use crate::store::Store;
 use crate::store::care::inspect::Onlooker;
 use crate::store::hash::hash;
-use crate::store::home::open;
 use crate::store::home::slab_file;
 use crate::store::index::allocate::Pool;
-use crate::store::index::chains::{Found, Place, hash_as, key_of, span_of};
+use crate::store::index::chains::{Place, key_of};
 use crate::store::index::stripe::{StripeGuard, bucket_of};
+use crate::store::key_entry::{Found, hash_as, span_of};
+use crate::store::names;
 use crate::store::values::cells::Form;
 use crate::sync::{AtomicU8, Ordering};
 use crate::types::Kind;
@@ -110,7 +111,7 @@ pub(in crate::store) fn why_unread(log: &Log, key: &[u8], form: &Form) -> Result
     let key = show_key(key);
     if let Form::Logged { place, .. } = form {
         let segment = log.path(place.segment());
-        if !open::is_there(&segment)? {
+        if !names::is_there(&segment)? {
             let segment = segment.display();
             return Ok(format!(
                 "the value of {key} is a miss, for {segment} is gone"

@@ -6,13 +6,14 @@ use crate::error::{Result, show_key};
 use crate::os::clock;
 use crate::record::{Hold, Judgement, Lease, ParticipantId, Word};
 use crate::slab::Slab;
+use crate::store::expiry::left_until;
 use crate::store::holds::handle::Binding;
-use crate::store::index::chains::{Found, key_of};
+use crate::store::index::chains::key_of;
 use crate::store::index::remove::permits_of;
+use crate::store::key_entry::Found;
 use crate::store::members::participants::describe;
 use crate::store::values::average;
 use crate::store::values::cells::Content;
-use crate::store::values::get::left_until;
 use crate::store::{Process, Store};
 use crate::types::{Holder, KeyInfo, KeyState, Kind, Token};
 

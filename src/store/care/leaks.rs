@@ -11,7 +11,7 @@ use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
 use crate::slab::{CLAIMED, STATE_FREE, STATE_TAIL, STATE_USED, SlotId};
 use crate::store::Store;
 use crate::store::care::check::load;
-use crate::store::index::chains::{Found, SPAN_MAX, hash_as, span_of};
+use crate::store::key_entry::{Found, SPAN_MAX, hash_as, span_of};
 use crate::sync::Ordering;
 use crate::types::Kind;
 

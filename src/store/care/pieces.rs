@@ -11,8 +11,8 @@ use crate::error::Result;
 use crate::slab::SlotId;
 use crate::slab::layout::STRIPES;
 use crate::store::Store;
-use crate::store::index::chains::Found;
 use crate::store::index::stripe::StripeGuard;
+use crate::store::key_entry::Found;
 
 /// How long a stripe is kept locked. Others ask twice as often, and give up after 50 ms.
 const PIECE: Duration = Duration::from_millis(1);

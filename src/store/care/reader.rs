@@ -24,24 +24,26 @@ use crate::record::{Damaged, NO_VERSION, ParticipantId, deciding};
 use crate::slab::{Growing, STATE_FREE, STATE_TAIL, STATE_USED, Slab};
 use crate::store::care::check::{self, CheckReport, contradiction};
 use crate::store::care::inspect::Onlooker;
+use crate::store::expiry::{is_over, left_until};
 use crate::store::hash::hash;
-use crate::store::home::open::{SLAB, Settings, Site, not_a_store, prepare_dir, refuse_strangers};
+use crate::store::home::open::{prepare_dir, refuse_strangers};
 use crate::store::home::original;
 use crate::store::home::slab_file;
-use crate::store::index::chains::{
-    Found, Place, check_lengths, key_of, matches, read_bytes, span_of,
-};
+use crate::store::index::chains::{Place, key_of, matches, read_bytes};
 use crate::store::index::remove::{is_still, permits_of};
 use crate::store::index::stripe::{bucket_of, stripe_of};
 use crate::store::journal::carry_out::{Flip, read_list};
-use crate::store::journal::siblings::Shard;
+use crate::store::key_entry::{Found, check_lengths, span_of};
 use crate::store::log::segments::{Usage, segments, usage_of};
-use crate::store::members::config::{Config, config_of};
 use crate::store::members::device;
 use crate::store::members::participants::{is_gone_by_witness, waiters};
+use crate::store::names::Shard;
+use crate::store::names::{SLAB, Site, not_a_store};
+use crate::store::settings::Settings;
+use crate::store::settings::{Config, config_of};
 use crate::store::values::average::Average;
 use crate::store::values::cells::{Content, Form, Payload, Reading, ValueCells, tag_hash};
-use crate::store::values::get::{Whole, is_over, left_until, stats_of, wanted};
+use crate::store::values::get::{Whole, stats_of, wanted};
 use crate::sync::{Ordering, crash_point};
 use crate::types::{KeyInfo, KeyState, Kind, Stats, Summary};
 

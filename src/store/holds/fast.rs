@@ -4,7 +4,8 @@ use crate::error::{Error, Result};
 use crate::os::{clock, fork, futex, process};
 use crate::record::waiting;
 use crate::record::{Hold, Lease, Stamp, Word, next_sequence, ticket};
-use crate::store::holds::handle::{Binding, Spot};
+use crate::store::holds::handle::Binding;
+use crate::store::key_entry::Spot;
 use crate::sync::Ordering;
 use crate::types::{Holder, Kind, Token};
 

@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use crate::error::{Error, Result, show_key};
 use crate::os::clock;
-use crate::record::{Force, NO_VERSION, life};
-use crate::slab::{Meta, Slot, SlotId};
+use crate::record::{Force, NO_VERSION};
+use crate::slab::{Slot, SlotId};
 use crate::store::holds::fast::Predecessor;
-use crate::store::holds::sleep::Patience;
 use crate::store::index::allocate::{NoRoom, Room};
 use crate::store::index::busy::stripe_byte;
-use crate::store::index::chains::{Found, Spec, check_lengths, hash_as};
-use crate::store::index::stripe::{StripeGuard, pause};
+use crate::store::index::stripe::StripeGuard;
+use crate::store::key_entry::Spot;
+use crate::store::key_entry::{Found, Spec, check_lengths, hash_as};
+use crate::store::patience::Patience;
+use crate::store::patience::pause;
 use crate::store::{GROW_BYTE, Store};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::types::Kind;
@@ -39,22 +41,6 @@ pub(crate) struct Binding {
     version: AtomicU64,
     /// The permit that was free last time. Wrong values cost time only.
     pub(crate) hint: AtomicU32,
-}
-
-/// A slot in a certain life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Spot {
-    pub(crate) id: SlotId,
-    pub(crate) generation: u32,
-}
-
-impl Spot {
-    /// Whether the slot is still in that life. Read after the hold word: who takes a key away takes its
-    /// words first, so a word read in this life cannot be taken in the next (H4).
-    #[inline]
-    pub(crate) fn is_current(self, slot: &Slot, kind: Kind) -> bool {
-        life::is_current(&slot.meta, Meta::life_of(self.generation, kind))
-    }
 }
 
 /// How a key that was found fits a handle.

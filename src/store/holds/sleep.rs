@@ -10,15 +10,15 @@ use std::time::{Duration, Instant};
 use crate::os::{clock, futex};
 use crate::record::waiting::nap;
 use crate::record::{Lease, ParticipantId};
-use crate::store::holds::handle::{Binding, Spot};
+use crate::store::holds::handle::Binding;
+use crate::store::key_entry::Spot;
 use crate::store::members::participants::WaitingMark;
 use crate::store::members::watch::Watch;
+use crate::store::patience::Patience;
+use crate::store::patience::TICK;
 use crate::store::{Process, Store};
 use crate::sync::Ordering;
 
-/// How long a waiter sleeps before it looks whether the holder died: the kernel wakes nobody when a
-/// process is killed. Short enough to take over within 10 ms.
-pub(crate) const TICK: Duration = Duration::from_millis(6);
 /// When a wait has become a long one, so that having the holders watched pays.
 const WATCH_AFTER: Duration = Duration::from_millis(50);
 /// How long a waiter sleeps while the holders are watched: against what a watch does not see.
@@ -26,45 +26,6 @@ const WATCHED_TICK: Duration = Duration::from_millis(150);
 /// From how many permits on a waiter does not look at all of them for each tick, and when it does.
 const MANY: u32 = 64;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-
-/// How long to wait.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Patience {
-    Never,
-    Until(Instant),
-    /// Also for locks of structure, for which everybody else waits a little longer.
-    Strictly(Instant),
-    Forever,
-}
-
-impl Patience {
-    /// A duration too long to be a moment is for ever.
-    pub(crate) fn of(timeout: Duration) -> Patience {
-        Instant::now()
-            .checked_add(timeout)
-            .map_or(Patience::Forever, Patience::Until)
-    }
-
-    /// For who can do something else as well.
-    pub(crate) fn strictly(timeout: Duration) -> Patience {
-        match Patience::of(timeout) {
-            Patience::Until(moment) => Patience::Strictly(moment),
-            other => other,
-        }
-    }
-
-    /// What is left; `None` when it is over.
-    pub(crate) fn left(self) -> Option<Duration> {
-        match self {
-            Patience::Never => None,
-            Patience::Until(moment) | Patience::Strictly(moment) => {
-                let left = moment.saturating_duration_since(Instant::now());
-                (!left.is_zero()).then_some(left)
-            }
-            Patience::Forever => Some(Duration::MAX),
-        }
-    }
-}
 
 impl Binding {
     /// Sleeps until woken, or until something may have changed that nobody is woken for: a death, the end

@@ -10,8 +10,10 @@ use crate::record::{
 };
 use crate::store::Process;
 use crate::store::holds::fast::{Grant, Predecessor};
-use crate::store::holds::handle::{Binding, Spot};
-use crate::store::holds::sleep::{HeldBy, Patience, Waiting};
+use crate::store::holds::handle::Binding;
+use crate::store::holds::sleep::{HeldBy, Waiting};
+use crate::store::key_entry::Spot;
+use crate::store::patience::Patience;
 use crate::sync::{AtomicU32, Ordering};
 use crate::types::Kind;
 

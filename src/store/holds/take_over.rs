@@ -8,11 +8,11 @@ use crate::slab::Slot;
 use crate::store::Process;
 use crate::store::holds::fast::Predecessor;
 use crate::store::holds::handle::Binding;
-use crate::store::holds::sleep::Patience;
 use crate::store::index::allocate::{NoRoom, Room};
-use crate::store::index::chains::{Found, Spec};
 use crate::store::index::remove::permits_of;
 use crate::store::index::stripe::StripeGuard;
+use crate::store::key_entry::{Found, Spec};
+use crate::store::patience::Patience;
 use crate::sync::Ordering;
 use crate::types::Holder;
 

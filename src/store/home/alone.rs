@@ -11,8 +11,8 @@ use crate::os::process::{self, Identity};
 use crate::slab::layout::PARTICIPANTS;
 use crate::slab::{Growing, PARTICIPANT_USED, Slab};
 use crate::store::home::lock_files::Locks;
-use crate::store::home::open::known_as;
 use crate::store::members::participants;
+use crate::store::names::known_as;
 use crate::sync::Ordering;
 use crate::types::ProcessInfo;
 

@@ -2,182 +2,40 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
-
-use rand::TryRng;
-use rand::rngs::SysRng;
 
 use crate::error::{Error, Result};
 use crate::log::LOG;
 use crate::os::dir::names;
-use crate::os::file::{self, Likeness};
+use crate::os::file::{self};
 use crate::os::fork::{Inherited, Registry};
 use crate::os::{futex, range_lock};
 use crate::slab::Slab;
+use crate::store::Site;
 use crate::store::home::alone::{self, Alone};
 use crate::store::home::boots::{self, Seen};
-use crate::store::home::lock_files;
 use crate::store::home::lock_files::{ATTACH, BEACONS, Locks, STRIPES_FILE};
 use crate::store::home::original;
 use crate::store::home::rebuild;
 use crate::store::home::rebuild::Leap;
 use crate::store::home::slab_file;
 use crate::store::home::slab_file::{initialise, is_ready, layout_of, map};
-use crate::store::journal::siblings::{Shard, ShardsOf};
-use crate::store::members::config::{Chosen, Config, mismatch, mode_of};
+use crate::store::journal::siblings::ShardsOf;
 use crate::store::members::deadlock::Tokens;
+use crate::store::names::FANOUT;
+use crate::store::names::OTHERS_FILES;
+use crate::store::names::SLAB;
+use crate::store::names::is_there;
+use crate::store::names::not_a_store;
+use crate::store::settings::Settings;
+use crate::store::settings::{mismatch, mode_of};
 use crate::store::{Store, day};
 use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, Ordering, crash_point};
 
-pub(crate) const SLAB: &str = "slab";
-pub(crate) const FANOUT: &str = "fanout";
 /// What a directory may hold and still be, or become, a store.
 const OUR_FILES: [&str; 5] = [SLAB, ATTACH, BEACONS, STRIPES_FILE, LOG];
-
-/// What systems and tools put into directories that are otherwise empty.
-pub(crate) const OTHERS_FILES: [&str; 4] = ["lost+found", ".gitkeep", ".gitignore", ".keep"];
-
-/// Files for their owner only: a lock that others can take is a lock that others can hold for ever.
-pub(crate) const DEFAULT_MODE: u32 = 0o600;
-
-/// How a store is opened, as it was asked for: `None` is what the store has, or the default for a new one.
-#[derive(Clone, Debug)]
-pub(crate) struct Settings {
-    /// In slots, of all shards together.
-    pub(crate) capacity: Option<usize>,
-    pub(crate) mode: Option<u32>,
-    /// Among how many shards capacity and size limit are shared, of which this is one.
-    pub(crate) shards: usize,
-    /// What the shard has that was opened first.
-    pub(crate) first: Option<Config>,
-    pub(crate) allow_network_fs: bool,
-    pub(crate) create: bool,
-    /// Whether a copy becomes a store of its own.
-    pub(crate) adopt: bool,
-    pub(crate) config: Chosen,
-    /// Stands in for what the kernel says about the file system, in tests.
-    pub(crate) fs_magic: Option<i64>,
-}
-
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings {
-            capacity: None,
-            mode: None,
-            shards: 1,
-            first: None,
-            allow_network_fs: false,
-            create: true,
-            adopt: false,
-            config: Chosen::default(),
-            fs_magic: None,
-        }
-    }
-}
-
-impl Settings {
-    /// Permissions of what is made.
-    pub(crate) fn new_mode(&self) -> u32 {
-        self.mode.unwrap_or(DEFAULT_MODE)
-    }
-
-    /// In slots, of one shard.
-    fn capacity_of_shard(&self) -> Option<usize> {
-        self.capacity.map(|keys| keys.div_ceil(self.shards).max(1))
-    }
-
-    /// What a slab is made with.
-    pub(in crate::store) fn new_capacity(&self) -> Option<usize> {
-        let of_first = self.first.as_ref().map(|first| first.capacity);
-        self.capacity_of_shard().or(of_first)
-    }
-
-    /// What a slab is made with.
-    pub(in crate::store) fn new_config(&self) -> Chosen {
-        self.config.for_new(self.shards, self.first.as_ref())
-    }
-}
-
-/// Where a store is, and where its lock files are: the shards of a cache have theirs together, at its top.
-#[derive(Clone, Debug)]
-pub(crate) struct Site {
-    /// Absolute, because a program may change its working directory.
-    pub(crate) dir: PathBuf,
-    pub(crate) locks: PathBuf,
-    /// Which bytes of the lock files are this store's.
-    pub(crate) lane: u8,
-}
-
-impl Site {
-    pub(crate) fn of(dir: &Path) -> Result<Site> {
-        crash_point();
-        let dir = std::path::absolute(dir).map_err(|e| Error::io("find", dir, e))?;
-        Ok(match Shard::at(&dir)? {
-            Some(shard) => Site {
-                locks: shard.top(),
-                lane: shard.number,
-                dir,
-            },
-            None => Site {
-                locks: dir.clone(),
-                lane: 0,
-                dir,
-            },
-        })
-    }
-}
-
-impl Site {
-    /// What is wrong with the modes of its lock files. Said once for all shards.
-    pub(in crate::store) fn opened_up(&self) -> Result<Vec<String>> {
-        match self.lane {
-            0 => lock_files::opened_up(&self.locks),
-            _ => Ok(Vec::new()),
-        }
-    }
-
-    /// Owner, group and mode of what is made: those of the slab; of a cache of shards, whose slab is not there yet, those
-    /// of its record; of a new store, what its maker asks for. `Linked` if the slab has other names: told before its lock
-    /// files, which have them, too.
-    pub(crate) fn likeness(&self, mode: u32) -> Result<Likeness> {
-        for path in [self.dir.join(SLAB), self.locks.join(FANOUT)] {
-            match Likeness::at(&path) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) if e.kind() == io::ErrorKind::NotADirectory => {}
-                Err(e) => return Err(Error::io("look at", &path, e)),
-                Ok((_, links)) if links > 1 && path.ends_with(SLAB) => {
-                    let path = self.locks.clone();
-                    return Err(Error::Linked { path, links });
-                }
-                Ok((like, _)) => return Ok(like),
-            }
-        }
-        Ok(Likeness::of_mode(mode))
-    }
-}
-
-pub(crate) fn retry<T>(mut action: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    loop {
-        match action() {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            other => return other,
-        }
-    }
-}
-
-/// From the operating system, not from a generator that a fork would duplicate.
-pub(crate) fn random(path: &Path) -> Result<u64> {
-    #[cfg(any(fuzzing, test))]
-    if let Some(number) = crate::os::pretend::number() {
-        return Ok(number);
-    }
-    crash_point();
-    SysRng
-        .try_next_u64()
-        .map_err(|e| Error::io("find random numbers for", path, io::Error::other(e)))
-}
 
 /// The stores that this process has open. Opening one again gives the same one, so that a thread is the
 /// same owner through every handle.
@@ -391,23 +249,6 @@ pub(in crate::store) fn refuse_strangers(dir: &Path, settings: &Settings) -> Res
     Ok(())
 }
 
-/// Whether there is a file, of whatever type. That it cannot be looked for is an error, and not an answer.
-pub(crate) fn is_there(path: &Path) -> Result<bool> {
-    crash_point();
-    match std::fs::symlink_metadata(path) {
-        Ok(_) => Ok(true),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(Error::io("look for", path, e)),
-    }
-}
-
-pub(crate) fn not_a_store(path: &Path, why: &str) -> Error {
-    Error::NotAStore {
-        path: path.to_path_buf(),
-        why: why.to_string(),
-    }
-}
-
 /// Attaches, as the first (who sees to it that the slab is whole) or beside others.
 fn attach(site: &Site, settings: &Settings) -> Result<(Locks, Slab)> {
     for round in 0..ATTACH_ROUNDS {
@@ -536,19 +377,5 @@ fn check_settings(slab: &Slab, settings: &Settings, site: &Site) -> Result<()> {
             format_args!("{found:04o}"),
             format_args!("{asked:04o}"),
         )),
-    }
-}
-
-pub(crate) fn parent(slab: &Path) -> PathBuf {
-    slab.parent().unwrap_or(slab).to_path_buf()
-}
-
-/// The directory by which its users know the store that has this slab, for what they are told to do: of a shard, that of
-/// its cache.
-pub(in crate::store) fn known_as(slab: &Path) -> PathBuf {
-    let dir = parent(slab);
-    match Shard::at(&dir) {
-        Ok(Some(shard)) => shard.top(),
-        _ => dir,
     }
 }

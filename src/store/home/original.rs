@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::os::identity::FileIdentity;
 use crate::slab::Slab;
 use crate::slab::header::{STATE_READY, STATE_REBUILDING};
-use crate::store::home::open::known_as;
+use crate::store::names::known_as;
 use crate::sync::Ordering;
 
 /// Refuses a copy, and a slab with more than one name: whoever opened it by the other one would have another log.

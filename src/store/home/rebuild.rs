@@ -19,13 +19,16 @@ use crate::store::hash::hash;
 use crate::store::home::alone::{self, Alone};
 use crate::store::home::boots::{self, Seen};
 use crate::store::home::lock_files::Locks;
-use crate::store::home::open::{self, Site};
+use crate::store::home::open;
 use crate::store::home::original;
 use crate::store::home::rebuild_values;
 use crate::store::home::slab_file;
-use crate::store::index::chains::{Place, SPAN_MAX, hash_as, read_bytes};
+use crate::store::index::chains::{Place, read_bytes};
+use crate::store::key_entry::{SPAN_MAX, hash_as};
 use crate::store::members::device;
 use crate::store::members::participants::each_hold;
+use crate::store::names;
+use crate::store::names::Site;
 use crate::sync::{AtomicU8, AtomicU64, Ordering};
 use crate::types::Kind;
 
@@ -89,8 +92,8 @@ fn alone_with(dir: &Path, mode: u32) -> Result<(Option<Slab>, Locks)> {
     open::refuse_sandbox(dir)?;
     let site = Site::of(dir)?;
     let dir = &site.dir;
-    if !open::is_there(&dir.join(open::SLAB))? {
-        return Err(open::not_a_store(
+    if !names::is_there(&dir.join(names::SLAB))? {
+        return Err(names::not_a_store(
             dir,
             "it has no slab; name the directory of a store",
         ));

@@ -10,12 +10,13 @@ use crate::log::{Log, Place as LogPlace, RECORD_ALIGN, SEGMENT_HEADER_BYTES};
 use crate::os::dir::Dir;
 use crate::slab::layout::SEGMENTS;
 use crate::slab::{Gone, Growing, Meta, Slab, SlotId};
-use crate::store::home::open;
 use crate::store::home::slab_file;
-use crate::store::index::chains::{Found, key_of, span_of};
+use crate::store::index::chains::key_of;
 use crate::store::journal::carry_out::{self, Flip};
-use crate::store::journal::siblings::Shard;
+use crate::store::key_entry::{Found, span_of};
 use crate::store::members::device;
+use crate::store::names;
+use crate::store::names::Shard;
 use crate::store::values::cells::{Content, Form, ValueCells};
 use crate::store::values::get::wanted;
 use crate::sync::Ordering;
@@ -26,7 +27,7 @@ use crate::types::Kind;
 ///
 /// Others of the same cache may be in use: who has this one in a transaction is attached to it.
 pub(in crate::store) fn finish(slab: &Slab) -> Result<Option<String>> {
-    let shard = Shard::at(&open::parent(slab.path()))?.filter(|shard| shard.number != 0);
+    let shard = Shard::at(&names::parent(slab.path()))?.filter(|shard| shard.number != 0);
     let Some(shard) = shard else {
         return finish_at_home(slab);
     };
@@ -70,7 +71,8 @@ fn finish_at_home(slab: &Slab) -> Result<Option<String>> {
 /// What the journal of a slab lists, whoever uses it. `None`: no whole list.
 fn list_of(slab: &Slab, log: &Log) -> Result<Option<Vec<Flip>>> {
     let bits = slab.header().journal.load(Ordering::Acquire);
-    journal::read_list(log, bits).map_err(|e| Error::io("read", &log.path((bits >> 32) as u32), e))
+    carry_out::read_list(log, bits)
+        .map_err(|e| Error::io("read", &log.path((bits >> 32) as u32), e))
 }
 
 /// What was decided in another shard's journal.
@@ -137,7 +139,7 @@ pub(in crate::store) fn adopt_log(slab: &Slab, thorough: bool) -> Result<Vec<Str
         match list_of(slab, &log) {
             Ok(None) => header.journal.store(0, Ordering::Relaxed),
             Ok(Some(flips)) => {
-                *live.entry(list.segment()).or_default() += journal::list_bytes(flips.len());
+                *live.entry(list.segment()).or_default() += carry_out::list_bytes(flips.len());
             }
             // Told when values are used; locks are not concerned.
             Err(_) => drop(live.entry(list.segment()).or_default()),
@@ -197,9 +199,14 @@ pub(in crate::store) fn adopt_log(slab: &Slab, thorough: bool) -> Result<Vec<Str
 
 /// The log of a slab, to be read or cleared up.
 pub(in crate::store) fn log_of(slab: &Slab) -> Result<Log> {
-    let store = open::parent(slab.path());
+    let store = names::parent(slab.path());
     let home = Dir::open(&store).map_err(|e| Error::io("open", &store, e))?;
-    Ok(Log::new(&store, Arc::new(home), open::SLAB, slab.part().id))
+    Ok(Log::new(
+        &store,
+        Arc::new(home),
+        names::SLAB,
+        slab.part().id,
+    ))
 }
 
 /// What is in idle cells and may be in force next, of values with a cell in the log.

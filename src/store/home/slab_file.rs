@@ -10,6 +10,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::os::file;
+use crate::os::file::retry;
 use crate::os::kept::Kept;
 use crate::slab::header::{
     COPY_OFFSET, FORMAT_VERSION, Refusal, STATE_READY, STATIC_BYTES, Static,
@@ -17,16 +18,14 @@ use crate::slab::header::{
 use crate::slab::layout::{CAPACITY_MAX, PAGE};
 use crate::slab::{Layout, Slab};
 use crate::store::home::lock_files::Locks;
-use crate::store::home::open::{
-    SLAB, Settings, Site, not_a_store, random, refuse_strangers, retry,
-};
+use crate::store::home::open::refuse_strangers;
 use crate::store::home::rebuild;
 use crate::store::home::rebuild_values;
 use crate::store::members::device;
+use crate::store::names::{SLAB, Site, not_a_store, random};
+use crate::store::settings::DEFAULT_CAPACITY;
+use crate::store::settings::Settings;
 use crate::sync::{Ordering, crash_point};
-
-/// In slots.
-pub(in crate::store) const DEFAULT_CAPACITY: usize = 65_536;
 
 /// Maps the slab of `dir`, or says why it cannot be one. `None`: it is not made yet.
 pub(in crate::store) fn map(dir: &Path) -> Result<Option<Slab>> {

@@ -9,8 +9,8 @@ use std::ops::Range;
 use crate::error::Error;
 use crate::slab::layout::PERMITS_PER_BLOCK;
 use crate::slab::{CLAIMED, Growing, STATE_FREE, Slab, pack};
-use crate::store::holds::sleep::Patience;
 use crate::store::index::stripe::StripeGuard;
+use crate::store::patience::Patience;
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// The most blocks that a semaphore has.

@@ -7,56 +7,29 @@
 use crate::error::{Error, Result, show_key};
 use crate::record::{Stamp, life, reachable};
 use crate::slab::layout::PERMITS_PER_BLOCK;
-use crate::slab::{
-    BODY_WORDS, Intent, KEY_BYTES_MAX, Meta, STATE_TAIL, STATE_USED, Slab, SlotId, TAG_BYTES_MAX,
-    pack,
-};
+use crate::slab::{BODY_WORDS, Intent, Meta, STATE_TAIL, STATE_USED, Slab, SlotId, pack};
 use crate::store::Store;
 use crate::store::hash::hash;
-use crate::store::holds::sleep::Patience;
 use crate::store::index::allocate::{NoRoom, Pool, Room, Run};
 use crate::store::index::busy::stripe_byte;
 use crate::store::index::remove::is_still;
 use crate::store::index::stripe::StripeGuard;
+use crate::store::key_entry::Found;
+use crate::store::key_entry::Spec;
+use crate::store::key_entry::span_of;
+use crate::store::patience::Patience;
 use crate::store::values::cells::{CELL_WORDS_MIN, ValueCells, word_of};
 use crate::sync::{Ordering, fence};
 use crate::types::Kind;
 
-/// The most slots that a key with its tag takes.
-pub(crate) const SPAN_MAX: u32 = 16;
 /// How far a walk without the lock goes before it gives up and takes the lock.
 const UNLOCKED_STEPS: u32 = 64;
 /// How many slots a value takes, as a rule, if it does not lie in the log.
 pub(crate) const VALUE_SLOTS: u64 = 2;
-/// By what the hash of a flight differs from that of its key. In the stored half alone: a flight hangs on the
-/// bucket of its key, and no walk takes one for the other, for both compare their own hash first (I9).
-const FLIGHT_SALT: u64 = 0x9e37_79b9;
 /// Words of an average's cells, before its key.
 const CELLS_WORDS: usize = 14;
 /// Words before the key of a value: when it was used.
 const USE_WORDS: usize = 1;
-
-/// A key, found.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Found {
-    pub(crate) id: SlotId,
-    pub(crate) meta: Meta,
-    pub(crate) kind: Kind,
-}
-
-/// What a key is to be, when it has to be made.
-pub(crate) struct Spec<'a> {
-    pub(crate) kind: Kind,
-    pub(crate) key: &'a [u8],
-    pub(crate) hash: u64,
-    pub(crate) tag: &'a [u8],
-    /// Of a semaphore, otherwise 0.
-    pub(crate) permits: u32,
-    /// Of a semaphore: who died with the one before, by their stamps. Its first permits say so.
-    pub(crate) untold: &'a [Stamp],
-    /// Of a value: how many words each of its cells is to have, at least. Otherwise 0.
-    pub(crate) cell_words: usize,
-}
 
 /// Where key and tag lie in the words of a key's bodies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,26 +68,6 @@ impl Place {
     pub(crate) fn span(self) -> u32 {
         self.words.div_ceil(BODY_WORDS).max(1) as u32
     }
-}
-
-/// The hash under which a key of that kind is found, from that of its bytes: flights have a namespace of their
-/// own, so that the key itself may be a value.
-pub(crate) fn hash_as(kind: Kind, hash: u64) -> u64 {
-    match kind {
-        Kind::Flight => hash ^ FLIGHT_SALT,
-        _ => hash,
-    }
-}
-
-/// Refuses keys and tags of impossible lengths.
-pub(crate) fn check_lengths(key: &[u8], tag: &[u8]) -> Result<()> {
-    if key.is_empty() || key.len() > KEY_BYTES_MAX {
-        return Err(Error::KeyLength { len: key.len() });
-    }
-    if tag.len() > TAG_BYTES_MAX {
-        return Err(Error::TagLength { len: tag.len() });
-    }
-    Ok(())
 }
 
 impl Store {
@@ -221,14 +174,6 @@ pub(crate) fn read_bytes(slab: &Slab, id: SlotId, at: usize, len: usize) -> Opti
     }
     bytes.truncate(len);
     Some(bytes)
-}
-
-/// How many slots a key says it takes, never more than any can.
-pub(crate) fn span_of(slab: &Slab, id: SlotId) -> u32 {
-    slab.slot(id)
-        .span
-        .load(Ordering::Relaxed)
-        .clamp(1, SPAN_MAX)
 }
 
 /// Whether the words from `at` on are these bytes.

@@ -11,8 +11,8 @@ use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
 use crate::slab::{Intent, Meta, Slab, SlotId, pack, unpack};
 use crate::store::Store;
 use crate::store::index::allocate::{BLOCKS_MAX, Pool, Run};
-use crate::store::index::chains::{Found, SPAN_MAX, span_of};
 use crate::store::index::stripe::StripeGuard;
+use crate::store::key_entry::{Found, SPAN_MAX, span_of};
 use crate::sync::Ordering;
 use crate::types::Kind;
 
@@ -376,7 +376,7 @@ impl Store {
                         .map_or_else(String::new, |key| show_key(&key))
                 };
                 self.check_not_mine(found.id, found.meta.generation, key)?;
-                futex::wait(wake, seen, crate::store::holds::sleep::TICK);
+                futex::wait(wake, seen, crate::store::patience::TICK);
             }
         }
     }

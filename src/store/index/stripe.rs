@@ -2,20 +2,15 @@
 //! each holds an intent, so that the next one to lock it finishes or undoes what a dead one left.
 
 use std::sync::{MutexGuard, PoisonError, TryLockError};
-use std::time::Duration;
 
 use crate::error::Result;
 use crate::os::fork;
 use crate::slab::layout::STRIPES;
 use crate::slab::{Intent, Slab, Stripe};
-use crate::store::holds::sleep::Patience;
 use crate::store::log::garbage::DeadList;
+use crate::store::patience::Patience;
+use crate::store::patience::pause;
 use crate::store::{COMPACT_BYTE, GROW_BYTE, Process, Store, TRANSACT_BYTE};
-use crate::sync::crash_point;
-
-/// How often to ask for a stripe, and how many times even without patience: 50 ms.
-const PAUSE: Duration = Duration::from_micros(500);
-const GRACE_PAUSES: u32 = 100;
 
 /// A locked stripe, whose intent is none.
 pub(crate) struct StripeGuard<'a> {
@@ -164,19 +159,6 @@ impl Store {
             _mutex: mutex,
         })
     }
-}
-
-/// Sleeps for a moment, before somebody is asked again who will not be long. `false`: the patience is over,
-/// and so is what everybody is granted who does not want it strictly.
-pub(crate) fn pause(pauses: &mut u32, patience: Patience) -> bool {
-    let is_granted = *pauses < GRACE_PAUSES && !matches!(patience, Patience::Strictly(_));
-    let left = match is_granted {
-        true => Some(PAUSE),
-        false => patience.left().map(|left| left.min(PAUSE)),
-    };
-    *pauses = pauses.saturating_add(1);
-    crash_point();
-    left.map(std::thread::sleep).is_some()
 }
 
 impl StripeGuard<'_> {

@@ -19,7 +19,7 @@ use crate::log::{Log, Place, record_bytes};
 use crate::record::deciding;
 use crate::slab::{Meta, Slab, SlotId};
 use crate::store::Store;
-use crate::store::index::chains::Found;
+use crate::store::key_entry::Found;
 use crate::store::log::garbage::Dead;
 use crate::store::log::segments::RECORD_OF_NO_KEY;
 use crate::store::members::device::Known;

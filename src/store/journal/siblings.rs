@@ -2,12 +2,14 @@
 //! carries out what it says opens those that it has not. Also who opens a shard by itself is one of them: the
 //! directory tells.
 
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use crate::error::Result;
 use crate::store::Store;
-use crate::store::home::open::{self, Settings};
+use crate::store::home::open;
+use crate::store::names;
+use crate::store::names::Shard;
+use crate::store::settings::Settings;
 use crate::sync::crash_point;
 
 /// The shards of a `FanoutCache`, as a store that is one of them knows them.
@@ -86,7 +88,7 @@ impl Store {
         };
         let dir = shard.sibling(number);
         crash_point();
-        if !dir.join(open::SLAB).is_file() {
+        if !dir.join(names::SLAB).is_file() {
             return Ok(None);
         }
         let settings = Settings {
@@ -96,59 +98,5 @@ impl Store {
             ..Settings::default()
         };
         open::open(&dir, &settings).map(Some)
-    }
-}
-
-/// A store that lies where shards lie.
-pub(in crate::store) struct Shard {
-    dir: PathBuf,
-    pub(in crate::store) number: u8,
-}
-
-impl Shard {
-    /// A link from another place may lead there: who took it for a store by itself would not look at the journal. A
-    /// shard that is a link to another place is refused, as every link inside a store.
-    pub(in crate::store) fn at(dir: &Path) -> Result<Option<Shard>> {
-        if let Some(shard) = Shard::named(dir) {
-            crash_point();
-            // The name again, for with a slash behind it it would be that of what the link leads to.
-            let name = shard.sibling(shard.number.into());
-            return match name.is_symlink() {
-                true => Err(open::not_a_store(
-                    dir,
-                    "it is a link inside a FanoutCache; put the directory itself there",
-                )),
-                false => Ok(Some(shard)),
-            };
-        }
-        // Asked first, at each opening: to resolve a path takes a system call for each of its parts.
-        crash_point();
-        let is_link = |name| dir.with_file_name(name).is_symlink();
-        if !dir.file_name().is_none_or(is_link) {
-            return Ok(None);
-        }
-        crash_point();
-        let whole = std::fs::canonicalize(dir).ok();
-        Ok(whole.and_then(|dir| Shard::named(&dir)))
-    }
-
-    fn named(dir: &Path) -> Option<Shard> {
-        let name = dir.file_name()?.to_str()?;
-        let is_number = name.len() == 3 && name.bytes().all(|b| b.is_ascii_digit());
-        let number = name.parse().ok().filter(|_| is_number)?;
-        crash_point();
-        let is_shard = dir.with_file_name(open::FANOUT).is_file();
-        let dir = dir.to_path_buf();
-        is_shard.then_some(Shard { dir, number })
-    }
-
-    /// The directory of another one.
-    pub(in crate::store) fn sibling(&self, number: u32) -> PathBuf {
-        self.dir.with_file_name(format!("{number:03}"))
-    }
-
-    /// The directory of the cache, with the lock files of all.
-    pub(in crate::store) fn top(&self) -> PathBuf {
-        open::parent(&self.dir)
     }
 }

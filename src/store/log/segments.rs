@@ -16,12 +16,10 @@ use crate::slab::{Gone, SEGMENT_BEGUN, SEGMENT_CLOSING, Segment, Slab};
 use crate::slab::{KEY_BYTES_MAX, TAG_BYTES_MAX};
 use crate::store::Store;
 use crate::store::log::garbage::Dead;
+use crate::store::settings::bound_of;
+use crate::store::settings::segment_bytes_of;
 use crate::store::values::cells::VALUE_BYTES_MAX;
 use crate::sync::{Ordering, fence};
-
-/// Segments are a 64th of what the log may take, but not shorter or longer than this.
-const SEGMENT_BYTES_MIN: u64 = 1 << 20;
-const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 
 /// The key of records that are no values. No value has it: a key has a byte at least.
 pub(crate) const RECORD_OF_NO_KEY: &[u8] = b"";
@@ -33,14 +31,6 @@ pub(crate) struct Usage {
     pub(crate) bytes: u64,
     /// Nobody needs them, and they are still there.
     pub(crate) dead: u64,
-}
-
-fn segment_bytes_of(size_limit: u64) -> u64 {
-    (size_limit / 64).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)
-}
-
-pub(crate) fn bound_of(size_limit: u64) -> u64 {
-    size_limit.saturating_add(segment_bytes_of(size_limit))
 }
 
 /// For what room is asked, and how much the log may take then.

@@ -23,7 +23,8 @@ use crate::record::{Lease, ParticipantId, Word};
 use crate::slab::SlotId;
 use crate::store::Store;
 use crate::store::holds::fast::Grant;
-use crate::store::holds::handle::{Binding, Spot};
+use crate::store::holds::handle::Binding;
+use crate::store::key_entry::Spot;
 use crate::types::Kind;
 
 /// What a thread can have while a function of the user's runs.

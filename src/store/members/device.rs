@@ -339,7 +339,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::store::home::open::{self, Settings};
+    use crate::store::home::open;
+    use crate::store::settings::Settings;
     use crate::{Cache, Durability, Options};
 
     fn settings(options: &Options) -> &Settings {

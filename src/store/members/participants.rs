@@ -13,7 +13,7 @@ use crate::slab::layout::PERMITS_PER_BLOCK;
 use crate::slab::{Growing, PARTICIPANT_SHARED, PARTICIPANT_USED, Participant, Slab, SlotId};
 use crate::store::home::alone;
 use crate::store::home::lock_files::Locks;
-use crate::store::home::open::known_as;
+use crate::store::names::known_as;
 use crate::store::{JOIN_BYTE, Process, Store};
 use crate::sync::{AtomicU64, Ordering, crash_point};
 

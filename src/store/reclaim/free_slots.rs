@@ -11,12 +11,12 @@ use crate::error::Result;
 use crate::record::Force;
 use crate::slab::{Growing, SlotId};
 use crate::store::Store;
-use crate::store::holds::sleep::Patience;
-use crate::store::index::chains::{Found, hash_as, span_of};
+use crate::store::expiry::is_over;
+use crate::store::key_entry::{Found, hash_as, span_of};
 use crate::store::log::garbage::DeadList;
-use crate::store::members::config::Eviction;
+use crate::store::patience::Patience;
+use crate::store::settings::Eviction;
 use crate::store::space::make_room::{BATCH, MOMENT, WINDOW, take_oldest};
-use crate::store::values::get::is_over;
 use crate::sync::{AtomicU32, Ordering};
 use crate::types::Kind;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::store::Store;
-use crate::store::index::chains::check_lengths;
+use crate::store::key_entry::check_lengths;
 use crate::store::log::garbage::Dead;
 use crate::store::space::set::{Latched, New, When};
 use crate::store::values::cells::{Content, Form, cell_words};

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use crate::error::Result;
 use crate::slab::Growing;
 use crate::store::Store;
-use crate::store::index::chains::Found;
+use crate::store::key_entry::Found;
 use crate::store::log::segments::SegmentState;
 use crate::store::values::cells::{Content, ValueCells};
 use crate::sync::{AtomicU64, Ordering};

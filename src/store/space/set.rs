@@ -10,15 +10,16 @@ use crate::os::{clock, fork, futex};
 use crate::record::{Word, life, next_sequence, waiting};
 use crate::slab::{Meta, Slot, SlotId};
 use crate::store::Store;
+use crate::store::expiry::is_over;
 use crate::store::holds::handle::Binding;
-use crate::store::holds::sleep::Patience;
-use crate::store::index::chains::{Found, VALUE_SLOTS, check_lengths};
+use crate::store::index::chains::VALUE_SLOTS;
+use crate::store::key_entry::{Found, check_lengths};
 use crate::store::log::garbage::Dead;
 use crate::store::members::device::Known;
+use crate::store::patience::Patience;
 use crate::store::values::cells::{
     Content, Form, INLINE_BYTES_MAX, Payload, VALUE_BYTES_MAX, ValueCells, cell_words, tag_hash,
 };
-use crate::store::values::get::is_over;
 use crate::sync::Ordering;
 use crate::types::Kind;
 

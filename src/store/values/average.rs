@@ -9,7 +9,7 @@ use crate::record::{Damaged, NO_VERSION, PAYLOAD_WORDS};
 use crate::slab::SlotId;
 use crate::store::Store;
 use crate::store::holds::handle::Binding;
-use crate::store::holds::sleep::Patience;
+use crate::store::patience::Patience;
 use crate::types::{Kind, Summary};
 
 /// What a cell holds. All zeros is the average of nothing.

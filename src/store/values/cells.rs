@@ -14,7 +14,7 @@
 //! used. Here is where the cells lie in the slots, how they are read and how they are put in force.
 
 pub(crate) use crate::store::values::content::{
-    Content, EXPIRES_MS_MAX, Form, VALUE_BYTES_MAX, tag_hash,
+    Content, Form, VALUE_BYTES_MAX, tag_hash,
 };
 use crate::store::values::content::{FORM_LOGGED, LOGGED_WORDS};
 
@@ -23,7 +23,7 @@ use crate::record::{
     cells_read_once, cells_read_prepared, cells_version_of, cells_write,
 };
 use crate::slab::{BODY_WORDS, Slab, SlotId, pack};
-use crate::store::index::chains::{Found, span_of};
+use crate::store::key_entry::{Found, span_of};
 use crate::sync::{AtomicU64, Ordering};
 
 /// Room for a place in the log, and for the digits of any integer.

@@ -17,11 +17,12 @@ use crate::record::{Force, Hold, Stamp, Word, waiting};
 use crate::slab::layout::STRIPES;
 use crate::store::Store;
 use crate::store::holds::fast::Grant;
-use crate::store::holds::handle::{Binding, Spot};
-use crate::store::holds::sleep::Patience;
-use crate::store::home::open;
-use crate::store::index::chains::{Found, hash_as};
+use crate::store::holds::handle::Binding;
+use crate::store::key_entry::Spot;
+use crate::store::key_entry::{Found, hash_as};
 use crate::store::members::deadlock::Noted;
+use crate::store::names;
+use crate::store::patience::Patience;
 use crate::types::Kind;
 
 /// The turn to compute a value, given back when this is dropped, also by a panic. In the child of a fork it is
@@ -87,7 +88,7 @@ impl Store {
         if left_us > scale_us * FAR {
             return Ok(false);
         }
-        let drawn = (open::random(self.dir())? >> 11) + 1;
+        let drawn = (names::random(self.dir())? >> 11) + 1;
         let drawn = drawn as f64 / (1_u64 << 53) as f64;
         Ok(left_us <= -drawn.ln() * scale_us)
     }
@@ -205,10 +206,12 @@ fn take_away(binding: &Binding) -> Result<()> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::store::home::open;
+    use crate::store::settings::Settings;
     use crate::sync::{AtomicU64, Ordering};
 
     fn store_in(dir: &tempfile::TempDir) -> Arc<Store> {
-        open::open_apart(dir.path(), &open::Settings::default()).unwrap()
+        open::open_apart(dir.path(), &Settings::default()).unwrap()
     }
 
     /// With as much time left as it takes, one in e is chosen; with a tenth of it, nine in ten; with forty times

@@ -1,21 +1,19 @@
 //! Values: what is under a key, and looking at it. Readers take no latch; `space::set` has what does.
 
-use std::time::Duration;
-
 use crate::error::{Error, Result};
 use crate::log::{Place, Wanted, record_bytes};
 use crate::os::clock;
 use crate::record::Damaged;
 use crate::slab::{Growing, Meta, Slab};
 use crate::store::Store;
-use crate::store::holds::sleep::Patience;
-use crate::store::index::chains::{Found, VALUE_SLOTS, check_lengths};
+use crate::store::expiry::is_over;
+use crate::store::index::chains::VALUE_SLOTS;
+use crate::store::key_entry::{Found, check_lengths};
 use crate::store::log::garbage::Dead;
 use crate::store::log::segments::Usage;
-use crate::store::members::config::Eviction;
-use crate::store::values::cells::{
-    Content, EXPIRES_MS_MAX, Form, Payload, Reading, ValueCells, tag_hash,
-};
+use crate::store::patience::Patience;
+use crate::store::settings::Eviction;
+use crate::store::values::cells::{Content, Form, Payload, Reading, ValueCells, tag_hash};
 use crate::sync::{AtomicU64, Ordering};
 use crate::types::{Kind, Stats};
 
@@ -25,41 +23,6 @@ pub(crate) struct Whole {
     pub(crate) value: Vec<u8>,
     pub(crate) tag: Vec<u8>,
     pub(crate) expires_ms: u64,
-}
-
-/// The moment at which what begins now and lasts so long is over.
-pub(crate) fn expires_ms(after: Option<Duration>) -> Result<u64> {
-    match after {
-        None => Ok(0),
-        Some(Duration::ZERO) => Err(Error::Invalid {
-            what: "expire of zero would be over at once; use a longer one, or none".to_string(),
-        }),
-        Some(after) => {
-            let end_us = clock::wall_us().saturating_add(clock::duration_us(after));
-            Ok(end_us.div_ceil(1_000).min(EXPIRES_MS_MAX))
-        }
-    }
-}
-
-/// Whether that moment has come. Far from it, the coarse clock says so.
-#[inline]
-pub(crate) fn is_over(expires_ms: u64) -> bool {
-    /// More than a tick of the coarse clock.
-    const NEAR_MS: u64 = 50;
-    if expires_ms == 0 {
-        return false;
-    }
-    let coarse = clock::coarse_wall_ms();
-    if expires_ms > coarse + NEAR_MS {
-        return false;
-    }
-    expires_ms <= coarse || expires_ms <= clock::wall_us() / 1_000
-}
-
-/// How long it is until then.
-pub(crate) fn left_until(expires_ms: u64) -> Option<Duration> {
-    let left_us = (expires_ms * 1_000).saturating_sub(clock::wall_us());
-    (expires_ms != 0).then_some(Duration::from_micros(left_us))
 }
 
 impl Content {

@@ -1,0 +1,80 @@
+//! A key as all rooms speak of it: where its slot is, what was found there, and what is to be made.
+
+use crate::error::{Error, Result};
+use crate::record::{Stamp, life};
+use crate::slab::{KEY_BYTES_MAX, Meta, Slab, Slot, SlotId, TAG_BYTES_MAX};
+use crate::sync::Ordering;
+use crate::types::Kind;
+
+/// The most slots that a key with its tag takes.
+pub(crate) const SPAN_MAX: u32 = 16;
+
+/// By what the hash of a flight differs from that of its key. In the stored half alone: a flight hangs on the
+/// bucket of its key, and no walk takes one for the other, for both compare their own hash first (I9).
+const FLIGHT_SALT: u64 = 0x9e37_79b9;
+
+/// A key, found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found {
+    pub(crate) id: SlotId,
+    pub(crate) meta: Meta,
+    pub(crate) kind: Kind,
+}
+
+/// What a key is to be, when it has to be made.
+pub(crate) struct Spec<'a> {
+    pub(crate) kind: Kind,
+    pub(crate) key: &'a [u8],
+    pub(crate) hash: u64,
+    pub(crate) tag: &'a [u8],
+    /// Of a semaphore, otherwise 0.
+    pub(crate) permits: u32,
+    /// Of a semaphore: who died with the one before, by their stamps. Its first permits say so.
+    pub(crate) untold: &'a [Stamp],
+    /// Of a value: how many words each of its cells is to have, at least. Otherwise 0.
+    pub(crate) cell_words: usize,
+}
+
+/// The hash under which a key of that kind is found, from that of its bytes: flights have a namespace of their
+/// own, so that the key itself may be a value.
+pub(crate) fn hash_as(kind: Kind, hash: u64) -> u64 {
+    match kind {
+        Kind::Flight => hash ^ FLIGHT_SALT,
+        _ => hash,
+    }
+}
+
+/// Refuses keys and tags of impossible lengths.
+pub(crate) fn check_lengths(key: &[u8], tag: &[u8]) -> Result<()> {
+    if key.is_empty() || key.len() > KEY_BYTES_MAX {
+        return Err(Error::KeyLength { len: key.len() });
+    }
+    if tag.len() > TAG_BYTES_MAX {
+        return Err(Error::TagLength { len: tag.len() });
+    }
+    Ok(())
+}
+
+/// How many slots a key says it takes, never more than any can.
+pub(crate) fn span_of(slab: &Slab, id: SlotId) -> u32 {
+    slab.slot(id)
+        .span
+        .load(Ordering::Relaxed)
+        .clamp(1, SPAN_MAX)
+}
+
+/// A slot in a certain life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Spot {
+    pub(crate) id: SlotId,
+    pub(crate) generation: u32,
+}
+
+impl Spot {
+    /// Whether the slot is still in that life. Read after the hold word: who takes a key away takes its
+    /// words first, so a word read in this life cannot be taken in the next (H4).
+    #[inline]
+    pub(crate) fn is_current(self, slot: &Slot, kind: Kind) -> bool {
+        life::is_current(&slot.meta, Meta::life_of(self.generation, kind))
+    }
+}

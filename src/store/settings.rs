@@ -1,0 +1,350 @@
+//! What can be chosen of a store, how it is opened with that, and what the header keeps of it: capacity and mode, how much
+//! room values may take, what makes room, and what values survive.
+
+use std::fmt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::slab::Slab;
+use crate::sync::{Ordering, crash_point};
+
+/// What goes when there is no room for a value that is to be set. Locks, semaphores and averages never do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Eviction {
+    /// Nothing: setting the value fails.
+    None,
+    /// What was set the longest time ago.
+    #[default]
+    LeastRecentlyStored,
+    /// What was set or read the longest time ago.
+    LeastRecentlyUsed,
+    /// What was read the least number of times since it was set; among these, the oldest.
+    LeastFrequentlyUsed,
+}
+
+/// What a value survives once `set` has returned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Durability {
+    /// The death of any process. After a power failure it may be gone, or an older one in its place.
+    #[default]
+    ProcessCrash,
+    /// A power failure, too: everything that changes a value waits for the medium.
+    PowerLoss,
+}
+
+/// How much the files of large values may take, when nothing else was chosen: 1 GiB.
+pub(crate) const SIZE_LIMIT: u64 = 1 << 30;
+/// Room for a few segments of the smallest size.
+const SIZE_LIMIT_MIN: u64 = 1 << 22;
+
+/// The settings in force of a cache, as [`Cache::config`](crate::Cache::config) reads them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// For how many keys it was made, all shards together.
+    pub capacity: usize,
+    /// How many shards it has; 1 for a [`Cache`](crate::Cache).
+    pub shards: usize,
+    /// Permissions of its files.
+    pub mode: u32,
+    /// How many bytes the files of large values may take, all shards together.
+    pub size_limit: u64,
+    /// What goes to make room for a value.
+    pub eviction: Eviction,
+    /// What a value that was set survives, in whichever shard it is.
+    pub durability: Durability,
+}
+
+/// What a new cache has when nothing is chosen.
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            capacity: DEFAULT_CAPACITY,
+            shards: 1,
+            mode: DEFAULT_MODE,
+            size_limit: SIZE_LIMIT,
+            eviction: Eviction::default(),
+            durability: Durability::default(),
+        }
+    }
+}
+
+impl Config {
+    /// That of a cache of one shard more. Shards differ only where a change of them all was interrupted.
+    pub(crate) fn add(&mut self, shard: &Config) {
+        self.capacity += shard.capacity;
+        self.shards += shard.shards;
+        self.size_limit += shard.size_limit;
+        if shard.durability == Durability::ProcessCrash {
+            self.durability = shard.durability;
+        }
+    }
+}
+
+/// What is asked for, chosen or changed; `None`: left as it is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Chosen {
+    pub(crate) size_limit: Option<u64>,
+    pub(crate) eviction: Option<Eviction>,
+    pub(crate) durability: Option<Durability>,
+}
+
+/// In words, as in "least-recently-used".
+impl fmt::Display for Eviction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Eviction::None => "none",
+            Eviction::LeastRecentlyStored => "least-recently-stored",
+            Eviction::LeastRecentlyUsed => "least-recently-used",
+            Eviction::LeastFrequentlyUsed => "least-frequently-used",
+        })
+    }
+}
+
+/// In words: "process-crash" or "power-loss".
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Durability::ProcessCrash => "process-crash",
+            Durability::PowerLoss => "power-loss",
+        })
+    }
+}
+
+impl Eviction {
+    fn number(self) -> u32 {
+        match self {
+            Eviction::LeastRecentlyStored => 0,
+            Eviction::None => 1,
+            Eviction::LeastRecentlyUsed => 2,
+            Eviction::LeastFrequentlyUsed => 3,
+        }
+    }
+}
+
+/// What one of so many shards gets of a limit.
+pub(crate) fn share_of(bytes: u64, shards: usize) -> u64 {
+    (bytes / shards.max(1) as u64).max(SIZE_LIMIT_MIN)
+}
+
+impl Chosen {
+    /// For the making of one of so many shards, like one of them that is there where nothing is asked for.
+    pub(crate) fn for_new(&self, shards: usize, first: Option<&Config>) -> Chosen {
+        let share = self.size_limit.map(|limit| share_of(limit, shards));
+        let default = (shards > 1).then(|| share_of(SIZE_LIMIT, shards));
+        Chosen {
+            size_limit: share.or(first.map(|first| first.size_limit)).or(default),
+            eviction: self.eviction.or(first.map(|first| first.eviction)),
+            durability: self.durability.or(first.map(|first| first.durability)),
+        }
+    }
+
+    /// Refuses what was asked for and is not in force in a slab, which is one of so many shards of what is in `of`. Only
+    /// what differs is told, as it is for all shards.
+    pub(crate) fn check_in_force(&self, slab: &Slab, shards: usize, of: &Path) -> Result<()> {
+        let limit = size_limit_of(slab);
+        if let Some(asked) = self.size_limit.filter(|b| share_of(*b, shards) != limit) {
+            let found = limit.saturating_mul(shards as u64);
+            return Err(mismatch("size_limit", of, found, asked));
+        }
+        let eviction = eviction_of(slab);
+        if let Some(asked) = self.eviction.filter(|asked| *asked != eviction) {
+            return Err(mismatch("eviction", of, eviction, asked));
+        }
+        let durability = durability_of(slab);
+        if let Some(asked) = self.durability.filter(|asked| *asked != durability) {
+            return Err(mismatch("durability", of, durability, asked));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.size_limit {
+            Some(bytes) if bytes < SIZE_LIMIT_MIN => Err(Error::Invalid {
+                what: format!(
+                    "a size_limit of {bytes} bytes is too small; use {SIZE_LIMIT_MIN} or more"
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The same for what so many shards are to share: what each has at least is not to be more than was asked for.
+    pub(crate) fn check_for(&self, shards: usize) -> Result<()> {
+        let least = SIZE_LIMIT_MIN * shards as u64;
+        match self.size_limit {
+            Some(bytes) if bytes < least => Err(Error::Invalid {
+                what: format!(
+                    "a size_limit of {bytes} bytes is too small for {shards} shards; use {least} or more"
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The same for a store that is there, whose log may be larger than a new limit.
+    pub(crate) fn change(&self, slab: &Slab) {
+        if self.size_limit.is_some() {
+            // The bound of before holds until the log fits. Release, here and below: who knows the new limit knows that.
+            let before = bound_of(size_limit_of(slab));
+            slab.header().falling.fetch_max(before, Ordering::Release);
+        }
+        self.write(slab);
+    }
+
+    /// Each setting is a word of its own.
+    pub(crate) fn write(&self, slab: &Slab) {
+        let header = slab.header();
+        if let Some(bytes) = self.size_limit {
+            header.size_limit.store(bytes, Ordering::Release);
+        }
+        if let Some(eviction) = self.eviction {
+            header.eviction.store(eviction.number(), Ordering::Relaxed);
+        }
+        if let Some(durability) = self.durability {
+            let number = u32::from(durability == Durability::PowerLoss);
+            header.durability.store(number, Ordering::Relaxed);
+        }
+    }
+}
+
+pub(in crate::store) fn size_limit_of(slab: &Slab) -> u64 {
+    match slab.header().size_limit.load(Ordering::Acquire) {
+        bytes if bytes < SIZE_LIMIT_MIN => SIZE_LIMIT,
+        bytes => bytes,
+    }
+}
+
+#[inline]
+pub(in crate::store) fn eviction_of(slab: &Slab) -> Eviction {
+    match slab.header().eviction.load(Ordering::Relaxed) {
+        1 => Eviction::None,
+        2 => Eviction::LeastRecentlyUsed,
+        3 => Eviction::LeastFrequentlyUsed,
+        _ => Eviction::LeastRecentlyStored,
+    }
+}
+
+pub(in crate::store) fn durability_of(slab: &Slab) -> Durability {
+    match slab.header().durability.load(Ordering::Relaxed) {
+        1 => Durability::PowerLoss,
+        _ => Durability::ProcessCrash,
+    }
+}
+
+/// Permissions of the slab, which the other files have after it.
+pub(in crate::store) fn mode_of(slab: &Slab) -> Result<u32> {
+    let file = slab.file()?;
+    crash_point();
+    let meta = file.metadata();
+    let meta = meta.map_err(|e| Error::io("look at", slab.path(), e))?;
+    Ok(meta.permissions().mode() & 0o777)
+}
+
+/// All of them, of a store by itself.
+pub(in crate::store) fn config_of(slab: &Slab) -> Result<Config> {
+    Ok(Config {
+        capacity: slab.layout().capacity as usize,
+        shards: 1,
+        mode: mode_of(slab)?,
+        size_limit: size_limit_of(slab),
+        eviction: eviction_of(slab),
+        durability: durability_of(slab),
+    })
+}
+
+/// What was asked for and is not in force.
+pub(crate) fn mismatch(
+    what: &'static str,
+    of: &Path,
+    found: impl fmt::Display,
+    expected: impl fmt::Display,
+) -> Error {
+    Error::ConfigMismatch {
+        what,
+        of: of.display().to_string(),
+        found: found.to_string(),
+        expected: expected.to_string(),
+        holders: Vec::new(),
+    }
+}
+
+/// Files for their owner only: a lock that others can take is a lock that others can hold for ever.
+pub(crate) const DEFAULT_MODE: u32 = 0o600;
+
+/// How a store is opened, as it was asked for: `None` is what the store has, or the default for a new one.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// In slots, of all shards together.
+    pub(crate) capacity: Option<usize>,
+    pub(crate) mode: Option<u32>,
+    /// Among how many shards capacity and size limit are shared, of which this is one.
+    pub(crate) shards: usize,
+    /// What the shard has that was opened first.
+    pub(crate) first: Option<Config>,
+    pub(crate) allow_network_fs: bool,
+    pub(crate) create: bool,
+    /// Whether a copy becomes a store of its own.
+    pub(crate) adopt: bool,
+    pub(crate) config: Chosen,
+    /// Stands in for what the kernel says about the file system, in tests.
+    pub(crate) fs_magic: Option<i64>,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            capacity: None,
+            mode: None,
+            shards: 1,
+            first: None,
+            allow_network_fs: false,
+            create: true,
+            adopt: false,
+            config: Chosen::default(),
+            fs_magic: None,
+        }
+    }
+}
+
+impl Settings {
+    /// Permissions of what is made.
+    pub(crate) fn new_mode(&self) -> u32 {
+        self.mode.unwrap_or(DEFAULT_MODE)
+    }
+
+    /// In slots, of one shard.
+    pub(in crate::store) fn capacity_of_shard(&self) -> Option<usize> {
+        self.capacity.map(|keys| keys.div_ceil(self.shards).max(1))
+    }
+
+    /// What a slab is made with.
+    pub(in crate::store) fn new_capacity(&self) -> Option<usize> {
+        let of_first = self.first.as_ref().map(|first| first.capacity);
+        self.capacity_of_shard().or(of_first)
+    }
+
+    /// What a slab is made with.
+    pub(in crate::store) fn new_config(&self) -> Chosen {
+        self.config.for_new(self.shards, self.first.as_ref())
+    }
+}
+
+/// In slots.
+pub(in crate::store) const DEFAULT_CAPACITY: usize = 65_536;
+
+pub(in crate::store) fn segment_bytes_of(size_limit: u64) -> u64 {
+    (size_limit / 64).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)
+}
+
+pub(crate) fn bound_of(size_limit: u64) -> u64 {
+    size_limit.saturating_add(segment_bytes_of(size_limit))
+}
+
+/// Segments are a 64th of what the log may take, but not shorter or longer than this.
+pub(in crate::store) const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+
+pub(in crate::store) const SEGMENT_BYTES_MAX: u64 = 1 << 30;
