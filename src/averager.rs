@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::cache::Keyspace;
 use crate::error::Result;
-use crate::store::holds::handle::Binding;
+use crate::store::holds::handle::Handle;
 use crate::types::{Kind, Summary};
 
 /// A running average that all threads of all processes add to.
@@ -42,7 +42,7 @@ use crate::types::{Kind, Summary};
 /// ```
 #[derive(Clone)]
 pub struct Averager {
-    binding: Arc<Binding>,
+    handle: Arc<Handle>,
 }
 
 impl Averager {
@@ -51,7 +51,7 @@ impl Averager {
         let key = key.as_ref();
         let store = Arc::clone(&place.cache_for(key).store);
         Averager {
-            binding: Arc::new(Binding::new(store, Kind::Averager, key, 0)),
+            handle: Arc::new(Handle::new(store, Kind::Averager, key, 0)),
         }
     }
 
@@ -59,17 +59,17 @@ impl Averager {
     /// outlive a reboot. Each `add` through this handle starts it anew; one through a handle without it
     /// ends it. Zero is refused by the first use.
     pub fn expire(self, after: Duration) -> Averager {
-        self.with(|binding| binding.expire = Some(after))
+        self.with(|handle| handle.expire = Some(after))
     }
 
     /// Stores a tag beside the key. See [`Lock::tag`](crate::Lock::tag).
     pub fn tag(self, tag: impl AsRef<[u8]>) -> Averager {
-        self.with(|binding| binding.tag = tag.as_ref().into())
+        self.with(|handle| handle.tag = tag.as_ref().into())
     }
 
-    fn with(self, change: impl FnOnce(&mut Binding)) -> Averager {
+    fn with(self, change: impl FnOnce(&mut Handle)) -> Averager {
         Averager {
-            binding: Arc::new(self.binding.with(change)),
+            handle: Arc::new(self.handle.with(change)),
         }
     }
 
@@ -82,32 +82,32 @@ impl Averager {
     /// [`Lock::acquire`](crate::Lock::acquire). Nothing is changed then.
     #[inline]
     pub fn add(&self, value: f64) -> Result<()> {
-        self.binding.add(value)
+        self.handle.add(value)
     }
 
     /// Total divided by count; `None` if nothing was added.
     #[inline]
     pub fn get(&self) -> Result<Option<f64>> {
-        self.binding.mean()
+        self.handle.mean()
     }
 
     /// Returns the average and forgets it, in one atomic step: every value that anybody adds is in exactly
     /// one `pop`.
     pub fn pop(&self) -> Result<Option<f64>> {
-        self.binding.pop()
+        self.handle.pop()
     }
 
     /// Count, total, mean, and extremes, all of the same moment; `None` if nothing was added.
     pub fn summary(&self) -> Result<Option<Summary>> {
-        self.binding.summary()
+        self.handle.summary()
     }
 }
 
 impl fmt::Debug for Averager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Averager")
-            .field("key", &format_args!("{}", self.binding.show_key()))
-            .field("expire", &self.binding.expire)
+            .field("key", &format_args!("{}", self.handle.show_key()))
+            .field("expire", &self.handle.expire)
             .finish()
     }
 }

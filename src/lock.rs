@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::cache::Keyspace;
 use crate::error::Result;
 use crate::store::holds::guard::{Anchor, Held};
-use crate::store::holds::handle::Binding;
+use crate::store::holds::handle::Handle;
 use crate::store::patience::Patience;
 use crate::types::{Holder, Kind, Token};
 
@@ -48,7 +48,7 @@ use crate::types::{Holder, Kind, Token};
 /// ```
 #[derive(Clone)]
 pub struct Lock {
-    binding: Arc<Binding>,
+    handle: Arc<Handle>,
 }
 
 impl Lock {
@@ -58,7 +58,7 @@ impl Lock {
         let key = key.as_ref();
         let store = Arc::clone(&place.cache_for(key).store);
         Lock {
-            binding: Arc::new(Binding::new(store, Kind::Lock, key, 0)),
+            handle: Arc::new(Handle::new(store, Kind::Lock, key, 0)),
         }
     }
 
@@ -67,18 +67,18 @@ impl Lock {
     /// 50 ms longer. Zero is refused by the first use. Without this, holds last until they are
     /// given back or their process dies. Stands still while the machine is suspended.
     pub fn expire(self, lease: Duration) -> Lock {
-        self.with(|binding| binding.expire = Some(lease))
+        self.with(|handle| handle.expire = Some(lease))
     }
 
     /// Stores a tag of at most 255 bytes beside the key, for [`Cache::evict`](crate::Cache::evict). An
     /// empty tag is none. A key that has another tag gets this one at the first use.
     pub fn tag(self, tag: impl AsRef<[u8]>) -> Lock {
-        self.with(|binding| binding.tag = tag.as_ref().into())
+        self.with(|handle| handle.tag = tag.as_ref().into())
     }
 
-    fn with(self, change: impl FnOnce(&mut Binding)) -> Lock {
+    fn with(self, change: impl FnOnce(&mut Handle)) -> Lock {
         Lock {
-            binding: Arc::new(self.binding.with(change)),
+            handle: Arc::new(self.handle.with(change)),
         }
     }
 
@@ -124,13 +124,13 @@ impl Lock {
     fn acquire_as(&self, patience: Patience) -> Result<Option<LockGuard<'_>>> {
         // The guard is put together here, from what both ways give, so that the quick one never has it in
         // memory.
-        let (grant, anchor) = match self.binding.try_fast(Kind::Lock) {
+        let (grant, anchor) = match self.handle.try_fast(Kind::Lock) {
             Some((grant, hold)) => {
-                let binding = &self.binding;
-                (grant, Anchor::Borrowed { binding, hold })
+                let handle = &self.handle;
+                (grant, Anchor::Borrowed { handle, hold })
             }
-            None => match self.binding.acquire(patience)? {
-                Some((grant, before)) => (grant, Anchor::new(&self.binding, &grant, before)),
+            None => match self.handle.acquire(patience)? {
+                Some((grant, before)) => (grant, Anchor::new(&self.handle, &grant, before)),
                 None => return Ok(None),
             },
         };
@@ -141,33 +141,33 @@ impl Lock {
 
     /// Whether anybody has it now whose lease is not over and whose process lives.
     pub fn locked(&self) -> Result<bool> {
-        Ok(self.binding.standing()?.available == 0)
+        Ok(self.handle.standing()?.available == 0)
     }
 
     /// Who has it; `None` if it is free. One who is dead, or whose lease is over, is shown as such until
     /// the next one takes over.
     pub fn holder(&self) -> Result<Option<Holder>> {
-        Ok(self.binding.standing()?.holders.pop())
+        Ok(self.handle.standing()?.holders.pop())
     }
 
     /// How many threads of all processes sleep until it is given back.
     pub fn waiters(&self) -> Result<usize> {
-        self.binding.waiters()
+        self.handle.waiters()
     }
 
     /// Gives back the hold with that token, whichever process acquired it: who knows the token may. `true`
     /// if it was held with that token and is free now; `false` if not, and then the present holder, if
     /// any, is left alone.
     pub fn release(&self, token: Token) -> Result<bool> {
-        self.binding.release_token(token)
+        self.handle.release_token(token)
     }
 }
 
 impl fmt::Debug for Lock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lock")
-            .field("key", &format_args!("{}", self.binding.show_key()))
-            .field("expire", &self.binding.expire)
+            .field("key", &format_args!("{}", self.handle.show_key()))
+            .field("expire", &self.handle.expire)
             .finish()
     }
 }
@@ -245,7 +245,7 @@ impl LockGuard<'_> {
 impl fmt::Debug for LockGuard<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LockGuard")
-            .field("key", &format_args!("{}", self.held.binding().show_key()))
+            .field("key", &format_args!("{}", self.held.handle().show_key()))
             .field("token", &self.token())
             .finish()
     }

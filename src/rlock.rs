@@ -13,7 +13,7 @@ use crate::os::fork;
 use crate::record::{Hold, Word};
 use crate::store::holds::fast::{Grant, Predecessor};
 use crate::store::holds::guard::{self, Anchor};
-use crate::store::holds::handle::Binding;
+use crate::store::holds::handle::Handle;
 use crate::store::patience::Patience;
 use crate::types::{Holder, Kind, Token};
 
@@ -43,7 +43,7 @@ use crate::types::{Holder, Kind, Token};
 /// ```
 #[derive(Clone)]
 pub struct RLock {
-    binding: Arc<Binding>,
+    handle: Arc<Handle>,
 }
 
 /// A lock that this thread has, and how many times.
@@ -65,9 +65,9 @@ struct Key {
 
 impl Key {
     #[inline(always)]
-    fn of(binding: &Binding, hold: &Hold) -> Key {
+    fn of(handle: &Handle, hold: &Hold) -> Key {
         Key {
-            store: binding.store().serial(),
+            store: handle.store().serial(),
             hold: address(hold),
             epoch: fork::epoch(),
         }
@@ -104,23 +104,23 @@ impl RLock {
         let key = key.as_ref();
         let store = Arc::clone(&place.cache_for(key).store);
         RLock {
-            binding: Arc::new(Binding::new(store, Kind::RLock, key, 0)),
+            handle: Arc::new(Handle::new(store, Kind::RLock, key, 0)),
         }
     }
 
     /// Gives each hold a lease, which every acquire through this handle starts anew. See [`Lock::expire`](crate::Lock::expire).
     pub fn expire(self, lease: Duration) -> RLock {
-        self.with(|binding| binding.expire = Some(lease))
+        self.with(|handle| handle.expire = Some(lease))
     }
 
     /// Stores a tag beside the key. See [`Lock::tag`](crate::Lock::tag).
     pub fn tag(self, tag: impl AsRef<[u8]>) -> RLock {
-        self.with(|binding| binding.tag = tag.as_ref().into())
+        self.with(|handle| handle.tag = tag.as_ref().into())
     }
 
-    fn with(self, change: impl FnOnce(&mut Binding)) -> RLock {
+    fn with(self, change: impl FnOnce(&mut Handle)) -> RLock {
         RLock {
-            binding: Arc::new(self.binding.with(change)),
+            handle: Arc::new(self.handle.with(change)),
         }
     }
 
@@ -151,20 +151,20 @@ impl RLock {
     #[inline(always)]
     fn acquire_as(&self, patience: Patience) -> Result<Option<RLockGuard<'_>>> {
         // As in `Lock`, the guard is put together here.
-        let binding = &self.binding;
+        let handle = &self.handle;
         let (grant, anchor) = if let Some((grant, hold)) = self.acquire_again() {
-            (grant, Anchor::Borrowed { binding, hold })
-        } else if let Some((grant, hold)) = binding.try_fast(Kind::RLock) {
-            note_own(Key::of(binding, hold), grant.word);
-            (grant, Anchor::Borrowed { binding, hold })
+            (grant, Anchor::Borrowed { handle, hold })
+        } else if let Some((grant, hold)) = handle.try_fast(Kind::RLock) {
+            note_own(Key::of(handle, hold), grant.word);
+            (grant, Anchor::Borrowed { handle, hold })
         } else {
             match self.acquire_slowly(patience)? {
-                Some((grant, before)) => (grant, Anchor::new(binding, &grant, before)),
+                Some((grant, before)) => (grant, Anchor::new(handle, &grant, before)),
                 None => return Ok(None),
             }
         };
         Ok(Some(RLockGuard {
-            binding: ManuallyDrop::new(anchor),
+            handle: ManuallyDrop::new(anchor),
             grant,
             of_this_thread: PhantomData,
         }))
@@ -175,14 +175,14 @@ impl RLock {
     fn acquire_slowly(&self, patience: Patience) -> Result<Option<(Grant, Option<Predecessor>)>> {
         // This handle may not have met its key yet, or know it from an earlier life: the thread may have it
         // through another handle, and would wait for itself.
-        self.binding.locate_within(patience)?;
+        self.handle.locate_within(patience)?;
         if let Some((grant, _)) = self.acquire_again() {
             return Ok(Some((grant, None)));
         }
-        let granted = self.binding.acquire(patience)?;
+        let granted = self.handle.acquire(patience)?;
         if let Some((grant, _)) = &granted {
-            let hold = self.binding.hold_of(grant)?;
-            note_own(Key::of(&self.binding, hold), grant.word);
+            let hold = self.handle.hold_of(grant)?;
+            note_own(Key::of(&self.handle, hold), grant.word);
         }
         Ok(granted)
     }
@@ -190,10 +190,10 @@ impl RLock {
     /// One level deeper, if this thread has the lock and its lease could be started anew.
     #[inline(always)]
     fn acquire_again(&self) -> Option<(Grant, &Hold)> {
-        let spot = self.binding.remembered()?;
-        let slot = self.binding.slot(spot);
+        let spot = self.handle.remembered()?;
+        let slot = self.handle.slot(spot);
         let hold = &slot.hold;
-        if !find(Key::of(&self.binding, hold)) {
+        if !find(Key::of(&self.handle, hold)) {
             return None;
         }
         let word = WORD.get();
@@ -201,7 +201,7 @@ impl RLock {
         if !(hold.load().same_hold(word) && spot.is_current(slot, Kind::RLock)) {
             return None;
         }
-        if !self.binding.rearm(hold, word) {
+        if !self.handle.rearm(hold, word) {
             return None;
         }
         DEPTH.set(DEPTH.get().checked_add(1)?);
@@ -210,27 +210,27 @@ impl RLock {
 
     /// How many times the calling thread has the lock now; 0 if it does not.
     pub fn depth(&self) -> Result<u32> {
-        let Some(spot) = self.binding.locate()? else {
+        let Some(spot) = self.handle.locate()? else {
             return Ok(0);
         };
-        let hold = &self.binding.slot(spot).hold;
-        let has = find(Key::of(&self.binding, hold)) && hold.load().same_hold(WORD.get());
+        let hold = &self.handle.slot(spot).hold;
+        let has = find(Key::of(&self.handle, hold)) && hold.load().same_hold(WORD.get());
         Ok(if has { DEPTH.get() } else { 0 })
     }
 
     /// Whether anybody has it now whose lease is not over and whose process lives.
     pub fn locked(&self) -> Result<bool> {
-        Ok(self.binding.standing()?.available == 0)
+        Ok(self.handle.standing()?.available == 0)
     }
 
     /// Who has it. See [`Lock::holder`](crate::Lock::holder).
     pub fn holder(&self) -> Result<Option<Holder>> {
-        Ok(self.binding.standing()?.holders.pop())
+        Ok(self.handle.standing()?.holders.pop())
     }
 
     /// How many threads of all processes sleep until it is given back.
     pub fn waiters(&self) -> Result<usize> {
-        self.binding.waiters()
+        self.handle.waiters()
     }
 
     /// Takes one from the depth of the hold with that token; `true` if the lock is free now.
@@ -239,21 +239,21 @@ impl RLock {
     ///
     /// `NotHolder` if the calling thread does not hold it with that token.
     pub fn release(&self, token: Token) -> Result<bool> {
-        let spot = self.binding.locate()?;
-        let spot = spot.ok_or_else(|| self.binding.not_holder())?;
-        let hold = &self.binding.slot(spot).hold;
-        if find(Key::of(&self.binding, hold)) && WORD.get().sequence() == token.get() {
-            return release_one(&self.binding, &Grant::new(spot, (0, 0), WORD.get()));
+        let spot = self.handle.locate()?;
+        let spot = spot.ok_or_else(|| self.handle.not_holder())?;
+        let hold = &self.handle.slot(spot).hold;
+        if find(Key::of(&self.handle, hold)) && WORD.get().sequence() == token.get() {
+            return release_one(&self.handle, &Grant::new(spot, (0, 0), WORD.get()));
         }
-        Err(self.binding.not_holder())
+        Err(self.handle.not_holder())
     }
 }
 
 impl fmt::Debug for RLock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RLock")
-            .field("key", &format_args!("{}", self.binding.show_key()))
-            .field("expire", &self.binding.expire)
+            .field("key", &format_args!("{}", self.handle.show_key()))
+            .field("expire", &self.handle.expire)
             .finish()
     }
 }
@@ -376,23 +376,23 @@ fn release_fast(hold: &Hold, grant: &Grant) -> bool {
 /// One level up; at the last one the lock is given back, and the answer is `true`.
 #[cold]
 #[inline(never)]
-fn release_one(binding: &Binding, grant: &Grant) -> Result<bool> {
-    let hold = binding.hold_of(grant)?;
+fn release_one(handle: &Handle, grant: &Grant) -> Result<bool> {
+    let hold = handle.hold_of(grant)?;
     // Copied by a fork, or nobody's: the parent has the lock, if anybody.
-    if !binding.is_ours(grant.word) {
-        return Err(binding.not_holder());
+    if !handle.is_ours(grant.word) {
+        return Err(handle.not_holder());
     }
     // What was ours and is noted no more went when this thread took the lock anew, which it could only
     // after losing it.
-    if !find(Key::of(binding, hold)) || !WORD.get().same_hold(grant.word) {
-        return Err(binding.lost(grant));
+    if !find(Key::of(handle, hold)) || !WORD.get().same_hold(grant.word) {
+        return Err(handle.lost(grant));
     }
     let left = DEPTH.get() - 1;
     DEPTH.set(left);
     match left {
-        0 => binding.give_back(grant).map(|()| true),
+        0 => handle.give_back(grant).map(|()| true),
         _ if hold.load().same_hold(grant.word) => Ok(false),
-        _ => Err(binding.lost(grant)),
+        _ => Err(handle.lost(grant)),
     }
 }
 
@@ -401,7 +401,7 @@ fn release_one(binding: &Binding, grant: &Grant) -> Result<bool> {
 #[must_use = "the lock is given back as soon as the guard is dropped"]
 pub struct RLockGuard<'a> {
     /// Dropped by hand, for the reason given in `Held`.
-    binding: ManuallyDrop<Anchor<'a>>,
+    handle: ManuallyDrop<Anchor<'a>>,
     /// Nobody's, and so given back by nobody, once it was given back otherwise.
     grant: Grant,
     of_this_thread: PhantomData<*const ()>,
@@ -415,42 +415,42 @@ impl RLockGuard<'_> {
 
     /// Who died holding the lock just before; only for the outermost guard.
     pub fn recovered(&self) -> Option<&Holder> {
-        self.binding.predecessor(true)
+        self.handle.predecessor(true)
     }
 
     /// Whose lease ran out just before; only for the outermost guard.
     pub fn overran(&self) -> Option<&Holder> {
-        self.binding.predecessor(false)
+        self.handle.predecessor(false)
     }
 
     /// Starts the lease anew. See [`LockGuard::renew`](crate::LockGuard::renew).
     pub fn renew(&self) -> Result<()> {
-        self.binding.renew(&self.grant)
+        self.handle.renew(&self.grant)
     }
 
     /// Says whether the lock is still held. See [`LockGuard::check`](crate::LockGuard::check).
     pub fn check(&self) -> Result<()> {
-        self.binding.check(&self.grant)
+        self.handle.check(&self.grant)
     }
 
     /// Gives this level back, and says whether the lock was still ours. See
     /// [`LockGuard::release`](crate::LockGuard::release).
     pub fn release(mut self) -> Result<()> {
         let grant = self.grant.take();
-        release_one(&self.binding, &grant).map(drop)
+        release_one(&self.handle, &grant).map(drop)
     }
 
     /// Ends the guard without giving its level back: that is for [`RLock::release`] to do, in this thread.
     /// Keeps the store open in this process until it exits.
     pub fn into_token(mut self) -> Token {
-        guard::keep_open(&self.binding);
+        guard::keep_open(&self.handle);
         self.grant.take().token()
     }
 
     /// A guard that does not borrow the handle.
     pub fn into_owned(mut self) -> RLockGuard<'static> {
         RLockGuard {
-            binding: ManuallyDrop::new((*self.binding).to_owned()),
+            handle: ManuallyDrop::new((*self.handle).to_owned()),
             grant: self.grant.take(),
             of_this_thread: PhantomData,
         }
@@ -460,12 +460,12 @@ impl RLockGuard<'_> {
 impl Drop for RLockGuard<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        if let Anchor::Borrowed { hold, .. } = &*self.binding
+        if let Anchor::Borrowed { hold, .. } = &*self.handle
             && release_fast(hold, &self.grant)
         {
             return;
         }
-        drop_slow(guard::take_anchor(&mut self.binding), self.grant);
+        drop_slow(guard::take_anchor(&mut self.handle), self.grant);
     }
 }
 
@@ -479,7 +479,7 @@ fn drop_slow(anchor: Anchor<'_>, grant: Grant) {
 impl fmt::Debug for RLockGuard<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RLockGuard")
-            .field("key", &format_args!("{}", self.binding.show_key()))
+            .field("key", &format_args!("{}", self.handle.show_key()))
             .field("token", &self.token())
             .finish()
     }

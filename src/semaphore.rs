@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::cache::Keyspace;
 use crate::error::Result;
 use crate::store::holds::guard::{Anchor, Held};
-use crate::store::holds::handle::Binding;
+use crate::store::holds::handle::Handle;
 use crate::store::patience::Patience;
 use crate::types::{Holder, Kind, Token};
 
@@ -41,7 +41,7 @@ use crate::types::{Holder, Kind, Token};
 /// ```
 #[derive(Clone)]
 pub struct BoundedSemaphore {
-    binding: Arc<Binding>,
+    handle: Arc<Handle>,
 }
 
 impl BoundedSemaphore {
@@ -61,29 +61,29 @@ impl BoundedSemaphore {
         let key = key.as_ref();
         let store = Arc::clone(&place.cache_for(key).store);
         BoundedSemaphore {
-            binding: Arc::new(Binding::new(store, Kind::Semaphore, key, value)),
+            handle: Arc::new(Handle::new(store, Kind::Semaphore, key, value)),
         }
     }
 
     /// Gives each permit a lease. See [`Lock::expire`](crate::Lock::expire).
     pub fn expire(self, lease: Duration) -> BoundedSemaphore {
-        self.with(|binding| binding.expire = Some(lease))
+        self.with(|handle| handle.expire = Some(lease))
     }
 
     /// Stores a tag beside the key. See [`Lock::tag`](crate::Lock::tag).
     pub fn tag(self, tag: impl AsRef<[u8]>) -> BoundedSemaphore {
-        self.with(|binding| binding.tag = tag.as_ref().into())
+        self.with(|handle| handle.tag = tag.as_ref().into())
     }
 
-    fn with(self, change: impl FnOnce(&mut Binding)) -> BoundedSemaphore {
+    fn with(self, change: impl FnOnce(&mut Handle)) -> BoundedSemaphore {
         BoundedSemaphore {
-            binding: Arc::new(self.binding.with(change)),
+            handle: Arc::new(self.handle.with(change)),
         }
     }
 
     /// How many permits this handle says there are.
     pub fn value(&self) -> u32 {
-        self.binding.permits()
+        self.handle.permits()
     }
 
     /// Waits for a permit as long as it takes. See [`Lock::acquire`](crate::Lock::acquire), whose error `Deadlock` it
@@ -116,13 +116,13 @@ impl BoundedSemaphore {
     fn acquire_as(&self, patience: Patience) -> Result<Option<SemaphoreGuard<'_>>> {
         // The guard is put together here, from what both ways give, so that the quick one never has it in
         // memory.
-        let (grant, anchor) = match self.binding.try_fast_permit() {
+        let (grant, anchor) = match self.handle.try_fast_permit() {
             Some((grant, hold)) => {
-                let binding = &self.binding;
-                (grant, Anchor::Borrowed { binding, hold })
+                let handle = &self.handle;
+                (grant, Anchor::Borrowed { handle, hold })
             }
-            None => match self.binding.acquire(patience)? {
-                Some((grant, before)) => (grant, Anchor::new(&self.binding, &grant, before)),
+            None => match self.handle.acquire(patience)? {
+                Some((grant, before)) => (grant, Anchor::new(&self.handle, &grant, before)),
                 None => return Ok(None),
             },
         };
@@ -133,18 +133,18 @@ impl BoundedSemaphore {
 
     /// How many permits could be had now.
     pub fn available(&self) -> Result<u32> {
-        Ok(self.binding.standing()?.available)
+        Ok(self.handle.standing()?.available)
     }
 
     /// Who has the others. Those who are dead, or whose leases are over, are shown as such until somebody
     /// takes their permits over; these count as available, too.
     pub fn holders(&self) -> Result<Vec<Holder>> {
-        Ok(self.binding.standing()?.holders)
+        Ok(self.handle.standing()?.holders)
     }
 
     /// How many threads of all processes sleep until a permit is given back.
     pub fn waiters(&self) -> Result<usize> {
-        self.binding.waiters()
+        self.handle.waiters()
     }
 
     /// Gives back the permit with that token, whichever process acquired it.
@@ -154,9 +154,9 @@ impl BoundedSemaphore {
     /// `NotHolder` if no permit is held with that token: nothing is changed, so there can never be more
     /// permits than there were.
     pub fn release(&self, token: Token) -> Result<()> {
-        match self.binding.release_token(token)? {
+        match self.handle.release_token(token)? {
             true => Ok(()),
-            false => Err(self.binding.not_holder()),
+            false => Err(self.handle.not_holder()),
         }
     }
 }
@@ -164,9 +164,9 @@ impl BoundedSemaphore {
 impl fmt::Debug for BoundedSemaphore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BoundedSemaphore")
-            .field("key", &format_args!("{}", self.binding.show_key()))
+            .field("key", &format_args!("{}", self.handle.show_key()))
             .field("value", &self.value())
-            .field("expire", &self.binding.expire)
+            .field("expire", &self.handle.expire)
             .finish()
     }
 }
@@ -232,7 +232,7 @@ impl SemaphoreGuard<'_> {
 impl fmt::Debug for SemaphoreGuard<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SemaphoreGuard")
-            .field("key", &format_args!("{}", self.held.binding().show_key()))
+            .field("key", &format_args!("{}", self.held.handle().show_key()))
             .field("permit", &self.permit())
             .field("token", &self.token())
             .finish()

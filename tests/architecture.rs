@@ -236,7 +236,7 @@ fn a_reader_has_no_way_to_write() {
             "Store",
             "Process",
             "StripeGuard",
-            "Binding",
+            "Handle",
             "store",
             "swap",
             "fetch_add",

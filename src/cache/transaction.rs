@@ -15,18 +15,18 @@ use crate::store::txn::transaction::Ongoing;
 /// It sees its own changes; nobody else does before it has ended.
 pub struct Transaction<'a> {
     caches: &'a [Cache],
-    place: Place<'a>,
+    place: Target<'a>,
     ongoing: Ongoing<'a>,
 }
 
 #[derive(Clone, Copy)]
-enum Place<'a> {
+enum Target<'a> {
     Cache,
     Fanout(&'a FanoutCache),
 }
 
 impl<'a> Transaction<'a> {
-    fn begin(caches: &'a [Cache], place: Place<'a>) -> Result<Transaction<'a>> {
+    fn begin(caches: &'a [Cache], place: Target<'a>) -> Result<Transaction<'a>> {
         let home = caches.first().ok_or_else(|| Error::Invalid {
             what: "a cache without shards".to_string(),
         })?;
@@ -39,8 +39,8 @@ impl<'a> Transaction<'a> {
 
     fn of_key(&self, key: &[u8]) -> (usize, &'a Arc<Store>) {
         let shard = match self.place {
-            Place::Cache => 0,
-            Place::Fanout(fanout) => fanout.shard_number(key),
+            Target::Cache => 0,
+            Target::Fanout(fanout) => fanout.shard_number(key),
         };
         (shard, &self.caches[shard].store)
     }
@@ -147,7 +147,7 @@ macro_rules! transact {
                 &self,
                 work: impl FnOnce(&mut Transaction<'_>) -> std::result::Result<T, E>,
             ) -> std::result::Result<T, E> {
-                let of: fn(&$place) -> Place<'_> = $of;
+                let of: fn(&$place) -> Target<'_> = $of;
                 let mut transaction = Transaction::begin(Keyspace::caches(self), of(self))?;
                 let result = work(&mut transaction)?;
                 transaction.ongoing.commit()?;
@@ -157,5 +157,5 @@ macro_rules! transact {
     };
 }
 
-transact!(Cache, |_| Place::Cache);
-transact!(FanoutCache, |fanout| Place::Fanout(fanout));
+transact!(Cache, |_| Target::Cache);
+transact!(FanoutCache, |fanout| Target::Fanout(fanout));

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{MutexGuard, PoisonError};
 
 use crate::log::open::OPEN_MAX;
-use crate::log::{CHUNK_BYTES, LOG, Log, Place, RECORD_ALIGN, SEGMENT_HEADER_BYTES};
+use crate::log::{CHUNK_BYTES, LOG, Location, Log, RECORD_ALIGN, SEGMENT_HEADER_BYTES};
 use crate::os::dir::Access;
 use crate::os::file;
 use crate::os::kept::Kept;
@@ -77,7 +77,7 @@ impl Log {
     /// Writes a record over itself, and the head of its segment, so that the next sync writes them to the medium. A
     /// record is never changed, so nobody is disturbed; should it be given back in this moment, it takes its room until
     /// its segment goes. Without a length, as long as it says itself that it is, if it has no key.
-    pub(crate) fn write_once_more(&self, place: Place, bytes: Option<u64>) -> io::Result<()> {
+    pub(crate) fn write_once_more(&self, place: Location, bytes: Option<u64>) -> io::Result<()> {
         let write = |file: &Kept| {
             let bytes = match bytes {
                 Some(bytes) => bytes,

@@ -32,7 +32,7 @@ use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use nix::errno::Errno;
 use open::{OpenSegments, Segment};
 use record::{HEAD_BYTES, Head};
-pub(crate) use record::{Place, RECORD_ALIGN, record_bytes};
+pub(crate) use record::{Location, RECORD_ALIGN, record_bytes};
 
 use crate::os::clock;
 use crate::os::dir::{Access, Dir};
@@ -116,7 +116,7 @@ fn may_not_write(error: &io::Error) -> bool {
 /// So many records are known at a time.
 const KNOWN: usize = 256;
 
-fn known_at(place: Place) -> usize {
+fn known_at(place: Location) -> usize {
     // Fibonacci hashing: places that follow one another go to different ones.
     (place.bits().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as usize % KNOWN
 }
@@ -124,7 +124,7 @@ fn known_at(place: Place) -> usize {
 /// What a reader wants: the value of that length, under that key, at that place.
 #[derive(Clone, Copy)]
 pub(crate) struct Wanted<'a> {
-    pub(crate) place: Place,
+    pub(crate) place: Location,
     pub(crate) key: &'a [u8],
     pub(crate) tag_len: usize,
     pub(crate) len: usize,
@@ -299,7 +299,7 @@ impl Log {
     /// Writes a record into room that is the caller's alone.
     pub(crate) fn write(
         &self,
-        place: Place,
+        place: Location,
         key: &[u8],
         tag: &[u8],
         value: &[u8],
@@ -440,17 +440,17 @@ impl Log {
     }
 
     /// Whether the record at `place` was read whole, or written, by this process lately.
-    fn is_known(&self, place: Place) -> bool {
+    fn is_known(&self, place: Location) -> bool {
         self.known[known_at(place)].load(Ordering::Relaxed) == place.bits()
     }
 
-    fn know(&self, place: Place) {
+    fn know(&self, place: Location) {
         self.known[known_at(place)].store(place.bits(), Ordering::Relaxed);
     }
 
     /// What is damaged was whole before.
     #[cold]
-    fn forget(&self, place: Place) {
+    fn forget(&self, place: Location) {
         let known = &self.known[known_at(place)];
         let _ = known.compare_exchange(place.bits(), 0, Ordering::Relaxed, Ordering::Relaxed);
     }
@@ -458,7 +458,7 @@ impl Log {
     /// The same for a record of which only the key is known, and that it has no tag.
     pub(crate) fn read_sized(
         &self,
-        place: Place,
+        place: Location,
         key: &[u8],
         into: &mut Vec<u8>,
     ) -> io::Result<bool> {
@@ -494,7 +494,7 @@ impl Log {
     }
 
     /// How long such a record says that it is; 0: there is none.
-    fn sized(&self, file: &File, place: Place) -> io::Result<u64> {
+    fn sized(&self, file: &File, place: Location) -> io::Result<u64> {
         let head = head_at(file, place)?;
         Ok(head.map_or(0, |head| record_bytes(0, 0, head.value_len)))
     }
@@ -512,7 +512,7 @@ impl Log {
 
     /// Gives back what it can of a record to which nothing leads, nor ever will; how many bytes. Its head stays. What
     /// cannot be given back stays, too, until its segment goes.
-    pub(crate) fn punch(&self, place: Place, bytes: u64) -> u64 {
+    pub(crate) fn punch(&self, place: Location, bytes: u64) -> u64 {
         let Some((from, to)) = interior(place, bytes) else {
             return 0;
         };
@@ -608,14 +608,14 @@ impl Log {
 }
 
 /// The whole pages of a record behind its head, if they are worth giving back.
-pub(crate) fn interior(place: Place, bytes: u64) -> Option<(u64, u64)> {
+pub(crate) fn interior(place: Location, bytes: u64) -> Option<(u64, u64)> {
     let from = (place.offset() + HEAD_BYTES as u64).next_multiple_of(PAGE);
     let to = (place.offset() + bytes) / PAGE * PAGE;
     (from + PUNCH_BYTES_MIN <= to).then_some((from, to))
 }
 
 /// Each write follows a proof: it must not go into what is a file of the program's by now.
-fn write_record(file: &Kept, place: Place, head: &[u8], value: &[u8]) -> io::Result<()> {
+fn write_record(file: &Kept, place: Location, head: &[u8], value: &[u8]) -> io::Result<()> {
     let at = place.offset();
     if value.len() <= SMALL_BYTES {
         crash_point();
@@ -638,7 +638,7 @@ fn len_of(file: &Kept) -> io::Result<u64> {
 }
 
 /// `None`: what is there is no head.
-fn head_at(file: &File, place: Place) -> io::Result<Option<Head>> {
+fn head_at(file: &File, place: Location) -> io::Result<Option<Head>> {
     let mut head = [0; HEAD_BYTES];
     crash_point();
     let whole = read_whole(file, &mut head, place.offset())?;
@@ -702,7 +702,7 @@ mod tests {
         std::fs::write(dir.path().join("like"), b"").unwrap();
         let log = Log::new(dir.path(), home, "like", 7);
         assert_eq!(log.create(1).unwrap(), Created::Yes);
-        let place = Place::new(1, SEGMENT_HEADER_BYTES);
+        let place = Location::new(1, SEGMENT_HEADER_BYTES);
         log.write(place, b"key", b"tag", &[7; 300_000]).unwrap();
         let path = log.path(1);
         let before = std::fs::read(&path).unwrap();
@@ -716,7 +716,7 @@ mod tests {
             assert!(std::fs::read(&path).unwrap() == before);
         }
         // What is gone is needed by nobody; what cannot be written is told.
-        let elsewhere = |number| Place::new(number, SEGMENT_HEADER_BYTES);
+        let elsewhere = |number| Location::new(number, SEGMENT_HEADER_BYTES);
         log.write_once_more(elsewhere(2), None).unwrap();
         std::fs::create_dir(log.path(3)).unwrap();
         assert!(log.write_once_more(elsewhere(3), None).is_err());
@@ -733,7 +733,7 @@ mod tests {
                 let whole: Vec<u64> = whole.filter(|at| (first..=end).contains(at)).collect();
                 let all = (whole[0], whole[whole.len() - 1]);
                 let is_worth_it = all.1 - all.0 >= PUNCH_BYTES_MIN;
-                let given = interior(Place::new(1, offset), bytes);
+                let given = interior(Location::new(1, offset), bytes);
                 assert_eq!(given, is_worth_it.then_some(all), "{bytes} at {offset}");
                 assert!(given.is_some() || bytes < LARGE_BYTES);
             }
@@ -748,7 +748,7 @@ mod tests {
         std::fs::write(dir.path().join("like"), b"").unwrap();
         let log = Log::new(dir.path(), home, "like", 7);
         assert_eq!(log.create(1).unwrap(), Created::Yes);
-        let place = Place::new(1, SEGMENT_HEADER_BYTES);
+        let place = Location::new(1, SEGMENT_HEADER_BYTES);
         let mut head = Head::of(place, b"key", &[], &[]);
         head.value_len = 1 << 30;
         let bytes = head.encode(b"key", &[], &[]);

@@ -9,17 +9,17 @@ const SUMMED_FROM: usize = 8;
 
 /// Where a value lies: `segment << 32 | offset in units of 16 bytes`. No two values ever have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Place(u64);
+pub(crate) struct Location(u64);
 
-impl Place {
-    pub(crate) fn new(segment: u32, offset: u64) -> Place {
+impl Location {
+    pub(crate) fn new(segment: u32, offset: u64) -> Location {
         let unit = offset / RECORD_ALIGN;
-        Place(u64::from(segment) << 32 | unit)
+        Location(u64::from(segment) << 32 | unit)
     }
 
     /// `None`: no value lies in segment 0.
-    pub(crate) fn from_bits(bits: u64) -> Option<Place> {
-        (bits >> 32 != 0).then_some(Place(bits))
+    pub(crate) fn from_bits(bits: u64) -> Option<Location> {
+        (bits >> 32 != 0).then_some(Location(bits))
     }
 
     pub(crate) fn bits(self) -> u64 {
@@ -46,14 +46,14 @@ pub(crate) fn record_bytes(key_len: usize, tag_len: usize, value_len: usize) -> 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) crc: u32,
-    pub(super) place: Place,
+    pub(super) place: Location,
     pub(super) value_len: usize,
     pub(super) key_len: usize,
     pub(super) tag_len: usize,
 }
 
 impl Head {
-    pub(super) fn of(place: Place, key: &[u8], tag: &[u8], value: &[u8]) -> Head {
+    pub(super) fn of(place: Location, key: &[u8], tag: &[u8], value: &[u8]) -> Head {
         Head {
             crc: 0,
             place,
@@ -87,7 +87,7 @@ impl Head {
         let (low, high) = (u64::from(u32_at(8)?), u64::from(u32_at(12)?));
         let head = Head {
             crc: u32_at(4)?,
-            place: Place::from_bits(low | high << 32)?,
+            place: Location::from_bits(low | high << 32)?,
             value_len: u32_at(16)? as usize,
             key_len: (rest & 0xffff) as usize,
             tag_len: (rest >> 16 & 0xff) as usize,
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn heads_come_back_and_nonsense_does_not() {
-        let place = Place::new(3, 4096);
+        let place = Location::new(3, 4096);
         assert_eq!((place.segment(), place.offset()), (3, 4096));
         let (key, tag, value) = (&b"key"[..], &b"t"[..], &b"some value"[..]);
         let bytes = Head::of(place, key, tag, value).encode(key, tag, value);

@@ -15,14 +15,14 @@ const FLIGHT_SALT: u64 = 0x9e37_79b9;
 
 /// A key, found.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Found {
+pub(crate) struct KeyEntry {
     pub(crate) id: SlotId,
     pub(crate) meta: Meta,
     pub(crate) kind: Kind,
 }
 
 /// What a key is to be, when it has to be made.
-pub(crate) struct Spec<'a> {
+pub(crate) struct NewKey<'a> {
     pub(crate) kind: Kind,
     pub(crate) key: &'a [u8],
     pub(crate) hash: u64,
@@ -65,12 +65,12 @@ pub(crate) fn span_of(slab: &Slab, id: SlotId) -> u32 {
 
 /// A slot in a certain life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Spot {
+pub(crate) struct SlotRef {
     pub(crate) id: SlotId,
     pub(crate) generation: u32,
 }
 
-impl Spot {
+impl SlotRef {
     /// Whether the slot is still in that life. Read after the hold word: who takes a key away takes its
     /// words first, so a word read in this life cannot be taken in the next (H4).
     #[inline]

@@ -14,9 +14,9 @@ use crate::store::care::inspect::Onlooker;
 use crate::store::hash::hash;
 use crate::store::home::slab_file;
 use crate::store::index::allocate::Pool;
-use crate::store::index::chains::{Place, key_of};
+use crate::store::index::chains::{KeyPlace, key_of};
 use crate::store::index::stripe::{StripeGuard, bucket_of};
-use crate::store::key_entry::{Found, hash_as, span_of};
+use crate::store::key_entry::{KeyEntry, hash_as, span_of};
 use crate::store::names;
 use crate::store::values::cells::Form;
 use crate::sync::{AtomicU8, Ordering};
@@ -66,7 +66,7 @@ struct Census<'a> {
     slots: Vec<u32>,
     blocks: Vec<u32>,
     /// Values in the log, to be read.
-    logged: Vec<Found>,
+    logged: Vec<KeyEntry>,
 }
 
 impl Store {
@@ -146,7 +146,7 @@ impl Census<'_> {
         self.report.problems.push(format!("slot {at} {what}"));
     }
 
-    fn key(&mut self, guard: &StripeGuard<'_>, bucket: u32, found: Found) -> Result<()> {
+    fn key(&mut self, guard: &StripeGuard<'_>, bucket: u32, found: KeyEntry) -> Result<()> {
         let store = guard.store;
         let slab = store.slab();
         self.report.keys += usize::from(store.is_listed(found));
@@ -184,14 +184,14 @@ impl Census<'_> {
         Ok(())
     }
 
-    fn damaged_value(&mut self, store: &Store, found: Found) {
+    fn damaged_value(&mut self, store: &Store, found: KeyEntry) {
         let key = store.key_of(found).unwrap_or_default();
         let what = format!("the value of {} fails its checksum", show_key(&key));
         self.report.problems.push(what);
     }
 
     /// Reads a value of the log, as long as it is the one that is in force.
-    fn logged_value(&mut self, store: &Store, found: Found) -> Result<()> {
+    fn logged_value(&mut self, store: &Store, found: KeyEntry) -> Result<()> {
         while let Some(read) = store.read_value(found, &mut ()) {
             let (Ok(reading), Some(key)) = (read, store.key_of(found)) else {
                 self.damaged_value(store, found);
@@ -262,7 +262,7 @@ impl Census<'_> {
             },
         };
         (first..first.saturating_add(count)).contains(&at)
-            && self.store.is_still(Found { id, meta, kind })
+            && self.store.is_still(KeyEntry { id, meta, kind })
     }
 
     /// Compares the state bytes with what the keys take.
@@ -294,7 +294,7 @@ pub(in crate::store) fn load(state: Option<&AtomicU8>) -> u8 {
 /// What in a slot contradicts itself, or the bucket it hangs on.
 pub(in crate::store) fn contradiction(
     slab: &Slab,
-    found: Found,
+    found: KeyEntry,
     bucket: u32,
 ) -> Option<&'static str> {
     let Some(key) = key_of(slab, found) else {
@@ -311,7 +311,7 @@ pub(in crate::store) fn contradiction(
     if bucket_of(slab, hash) != bucket {
         return Some("hangs on the wrong bucket");
     }
-    if Place::of(found.kind, key_len, tag_len).span() > span_of(slab, found.id) {
+    if KeyPlace::of(found.kind, key_len, tag_len).span() > span_of(slab, found.id) {
         return Some("has a tag that is longer than its slots");
     }
     None

@@ -7,10 +7,10 @@ use crate::os::clock;
 use crate::record::{Hold, Judgement, Lease, ParticipantId, Word};
 use crate::slab::Slab;
 use crate::store::expiry::left_until;
-use crate::store::holds::handle::Binding;
+use crate::store::holds::handle::Handle;
 use crate::store::index::chains::key_of;
 use crate::store::index::remove::permits_of;
-use crate::store::key_entry::Found;
+use crate::store::key_entry::KeyEntry;
 use crate::store::members::participants::describe;
 use crate::store::values::average;
 use crate::store::values::cells::Content;
@@ -52,7 +52,7 @@ impl Onlooker<'_> {
     }
 
     /// How the holds of a key stand.
-    pub(in crate::store) fn standing(self, found: Found) -> Result<Standing> {
+    pub(in crate::store) fn standing(self, found: KeyEntry) -> Result<Standing> {
         let (first, value) = match found.kind {
             Kind::Semaphore => permits_of(self.slab, found.id)?,
             _ => (0, 1),
@@ -76,7 +76,7 @@ impl Onlooker<'_> {
     }
 
     /// How many holds of a key are left by the dead.
-    pub(in crate::store) fn dead_holds(self, found: Found) -> usize {
+    pub(in crate::store) fn dead_holds(self, found: KeyEntry) -> usize {
         if found.kind.is_latched() {
             let hold = &self.slab.slot(found.id).hold;
             let judgement = hold.judge(hold.load(), || 0, self.is_dead);
@@ -137,17 +137,17 @@ impl Store {
     }
 
     /// How the holds of a key stand.
-    pub(crate) fn standing(&self, found: Found) -> Result<Standing> {
+    pub(crate) fn standing(&self, found: KeyEntry) -> Result<Standing> {
         self.looking(self.process()?, |onlooker| onlooker.standing(found))
     }
 
     /// The bytes of a key.
-    pub(crate) fn key_of(&self, found: Found) -> Option<Vec<u8>> {
+    pub(crate) fn key_of(&self, found: KeyEntry) -> Option<Vec<u8>> {
         key_of(&self.slab, found)
     }
 
     /// Everything about a key.
-    fn info(&self, found: Found, key: Vec<u8>, tag: Vec<u8>) -> Result<KeyInfo> {
+    fn info(&self, found: KeyEntry, key: Vec<u8>, tag: Vec<u8>) -> Result<KeyInfo> {
         let process = self.process()?;
         let state = match found.kind {
             Kind::Averager => KeyState::Averager {
@@ -220,7 +220,7 @@ impl Store {
     }
 }
 
-impl Binding {
+impl Handle {
     /// How the key stands; as if free when it does not exist.
     pub(crate) fn standing(&self) -> Result<Standing> {
         while let Some(spot) = self.locate()? {

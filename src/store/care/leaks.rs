@@ -11,7 +11,7 @@ use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
 use crate::slab::{CLAIMED, STATE_FREE, STATE_TAIL, STATE_USED, SlotId};
 use crate::store::Store;
 use crate::store::care::check::load;
-use crate::store::key_entry::{Found, SPAN_MAX, hash_as, span_of};
+use crate::store::key_entry::{KeyEntry, SPAN_MAX, hash_as, span_of};
 use crate::sync::Ordering;
 use crate::types::Kind;
 
@@ -125,7 +125,7 @@ impl Store {
         let Some(kind) = meta.kind else {
             return false;
         };
-        let Some(key) = self.key_of(Found { id, meta, kind }) else {
+        let Some(key) = self.key_of(KeyEntry { id, meta, kind }) else {
             return false;
         };
         let hash = hash_as(kind, self.hash(&key));

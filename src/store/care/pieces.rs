@@ -12,7 +12,7 @@ use crate::slab::SlotId;
 use crate::slab::layout::STRIPES;
 use crate::store::Store;
 use crate::store::index::stripe::StripeGuard;
-use crate::store::key_entry::Found;
+use crate::store::key_entry::KeyEntry;
 
 /// How long a stripe is kept locked. Others ask twice as often, and give up after 50 ms.
 const PIECE: Duration = Duration::from_millis(1);
@@ -92,7 +92,7 @@ impl Store {
     pub(crate) fn list_stripe(
         &self,
         stripe: u32,
-        wanted: impl Fn(&StripeGuard<'_>, Found) -> bool,
+        wanted: impl Fn(&StripeGuard<'_>, KeyEntry) -> bool,
     ) -> Result<Vec<Vec<u8>>> {
         let mut keys = Vec::new();
         self.each_chain_of(stripe..stripe + 1, |guard, _, ids| {

@@ -29,11 +29,11 @@ use crate::store::hash::hash;
 use crate::store::home::open::{prepare_dir, refuse_strangers};
 use crate::store::home::original;
 use crate::store::home::slab_file;
-use crate::store::index::chains::{Place, key_of, matches, read_bytes};
+use crate::store::index::chains::{KeyPlace, key_of, matches, read_bytes};
 use crate::store::index::remove::{is_still, permits_of};
 use crate::store::index::stripe::{bucket_of, stripe_of};
-use crate::store::journal::carry_out::{Flip, read_list};
-use crate::store::key_entry::{Found, check_lengths, span_of};
+use crate::store::journal::decided::{Flip, read_list};
+use crate::store::key_entry::{KeyEntry, check_lengths, span_of};
 use crate::store::log::segments::{Usage, segments, usage_of};
 use crate::store::members::device;
 use crate::store::members::participants::{is_gone_by_witness, waiters};
@@ -71,7 +71,7 @@ pub(crate) struct Decided<'h> {
 
 /// How a walk along a chain ended.
 enum Walked {
-    Found(Found),
+    KeyEntry(KeyEntry),
     /// At its end, and nothing left the stripe meanwhile.
     Missed,
     /// At its end, or somewhere else, and something did.
@@ -170,7 +170,7 @@ impl<'h> Decided<'h> {
 
     /// The version after which what is prepared counts, if a change of that value was decided. Looks at the journal each
     /// time: whoever has seen one change of a transaction finds it decided, or carried out.
-    fn after(&mut self, shard: u32, found: Found) -> Result<Option<u64>> {
+    fn after(&mut self, shard: u32, found: KeyEntry) -> Result<Option<u64>> {
         let (log, word) = (&self.home.log, &self.home.slab.header().journal);
         let new = deciding::look(word, self.journal, |journal| read_list(log, journal));
         if let Some((journal, read)) = new {
@@ -190,14 +190,14 @@ impl<'h> Decided<'h> {
 /// Finding keys.
 impl ReadStore {
     /// Looks for a key, as often as others change its chain meanwhile.
-    fn find(&self, key: &[u8]) -> Result<Option<Found>> {
+    fn find(&self, key: &[u8]) -> Result<Option<KeyEntry>> {
         check_lengths(key, &[])?;
         let hash = hash(self.slab.part().seed, key);
         let mut walked = Walked::Disturbed;
         for _ in 0..WALKS {
             walked = self.walk(key, hash);
             match walked {
-                Walked::Found(found) => return Ok(Some(found)),
+                Walked::KeyEntry(found) => return Ok(Some(found)),
                 Walked::Missed => return Ok(None),
                 Walked::Astray => break,
                 Walked::Disturbed => std::hint::spin_loop(),
@@ -245,7 +245,7 @@ impl ReadStore {
             true
         });
         match found {
-            Some(found) => Walked::Found(found),
+            Some(found) => Walked::KeyEntry(found),
             None if !unchanged => Walked::Disturbed,
             None if ended => Walked::Missed,
             None => Walked::Astray,
@@ -253,7 +253,7 @@ impl ReadStore {
     }
 
     /// Visits every key that there is, by its slots.
-    fn each(&self, mut visit: impl FnMut(Found) -> Result<()>) -> Result<()> {
+    fn each(&self, mut visit: impl FnMut(KeyEntry) -> Result<()>) -> Result<()> {
         for number in 0..self.slab.allocated(Growing::Slots) {
             let state = check::load(self.slab.slot_state(number));
             // Also what is claimed: whoever made a key there may be dead, or stopped, and the key exists.
@@ -267,17 +267,17 @@ impl ReadStore {
                 continue;
             };
             if let Some(kind) = meta.kind {
-                visit(Found { id, meta, kind })?;
+                visit(KeyEntry { id, meta, kind })?;
             }
         }
         Ok(())
     }
 
-    fn is_still(&self, found: Found) -> bool {
+    fn is_still(&self, found: KeyEntry) -> bool {
         is_still(&self.slab, found)
     }
 
-    fn wrong_kind(&self, key: &[u8], found: Found, expected: Kind) -> Result<()> {
+    fn wrong_kind(&self, key: &[u8], found: KeyEntry, expected: Kind) -> Result<()> {
         match found.kind == expected {
             true => Ok(()),
             false => Err(Error::KindMismatch {
@@ -329,7 +329,7 @@ impl ReadStore {
     fn read(
         &self,
         decided: &mut Decided<'_>,
-        found: Found,
+        found: KeyEntry,
         payload: &mut impl Payload,
     ) -> Result<Option<std::result::Result<Reading, Damaged>>> {
         let after = decided.after(self.site.lane.into(), found)?;
@@ -345,7 +345,7 @@ impl ReadStore {
     fn is_in_force(
         &self,
         decided: &mut Decided<'_>,
-        found: Found,
+        found: KeyEntry,
         reading: &Reading,
     ) -> Result<bool> {
         let now = self.read(decided, found, &mut ())?;
@@ -380,7 +380,7 @@ impl ReadStore {
         Ok(None)
     }
 
-    fn summary_in(&self, found: Found, key: &[u8]) -> Result<Option<Summary>> {
+    fn summary_in(&self, found: KeyEntry, key: &[u8]) -> Result<Option<Summary>> {
         match self.slab.slot(found.id).cells().read(NO_VERSION) {
             Ok((words, _)) => Ok(Average::from_words(words).summary(clock::wall_us)),
             Err(Damaged) => {
@@ -451,7 +451,7 @@ impl ReadStore {
     }
 
     /// Whether a key is shown to those who list keys.
-    fn is_listed(&self, decided: &mut Decided<'_>, found: Found) -> Result<bool> {
+    fn is_listed(&self, decided: &mut Decided<'_>, found: KeyEntry) -> Result<bool> {
         Ok(match found.kind {
             Kind::Flight => false,
             Kind::Value => match self.read(decided, found, &mut ())? {
@@ -468,12 +468,12 @@ impl ReadStore {
         &self,
         onlooker: Onlooker<'_>,
         decided: &mut Decided<'_>,
-        found: Found,
+        found: KeyEntry,
         key: &[u8],
     ) -> Result<Option<KeyInfo>> {
         let mut tag = Vec::new();
         if found.kind != Kind::Value {
-            let place = Place::of(found.kind, found.meta.key_len, found.meta.tag_len);
+            let place = KeyPlace::of(found.kind, found.meta.key_len, found.meta.tag_len);
             let read = read_bytes(&self.slab, found.id, place.tag_at, found.meta.tag_len);
             tag = read.unwrap_or_default();
         }
@@ -516,7 +516,7 @@ impl ReadStore {
     fn content_with_tag(
         &self,
         decided: &mut Decided<'_>,
-        found: Found,
+        found: KeyEntry,
         key: &[u8],
         tag: &mut Vec<u8>,
     ) -> Result<Option<Content>> {
@@ -600,7 +600,7 @@ impl ReadStore {
     }
 
     /// What is wrong with a key, if it is so twice, and still that key.
-    fn problem_of(&self, decided: &mut Decided<'_>, found: Found) -> Result<Option<String>> {
+    fn problem_of(&self, decided: &mut Decided<'_>, found: KeyEntry) -> Result<Option<String>> {
         for _ in 0..2 {
             let problem = self.problem_now(decided, found)?;
             if problem.is_none() || !self.is_still(found) {
@@ -610,7 +610,7 @@ impl ReadStore {
         self.problem_now(decided, found)
     }
 
-    fn problem_now(&self, decided: &mut Decided<'_>, found: Found) -> Result<Option<String>> {
+    fn problem_now(&self, decided: &mut Decided<'_>, found: KeyEntry) -> Result<Option<String>> {
         let of_slot = |what: &str| Ok(Some(format!("slot {} {what}", found.id.index())));
         let key = key_of(&self.slab, found).unwrap_or_default();
         let bucket = bucket_of(&self.slab, hash(self.slab.part().seed, &key));
@@ -638,7 +638,7 @@ impl ReadStore {
     }
 
     /// Whether the key is just being made or taken away, or was left so by a dead process.
-    fn is_changing(&self, found: Found) -> bool {
+    fn is_changing(&self, found: KeyEntry) -> bool {
         let hold = self.slab.slot(found.id).hold.load();
         let state = check::load(self.slab.slot_state(found.id.index()));
         hold.is_retiring() || state != STATE_USED
@@ -647,7 +647,7 @@ impl ReadStore {
     fn damage_of(
         &self,
         decided: &mut Decided<'_>,
-        found: Found,
+        found: KeyEntry,
         key: &[u8],
     ) -> Result<Option<String>> {
         let damaged = || {
@@ -675,7 +675,7 @@ impl ReadStore {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::store::journal::carry_out::tests::{
+    use crate::store::journal::decided::tests::{
         KEYS, decided, decided_by_a_dead_one, is_done, key,
     };
     use crate::{Cache, FanoutCache, Reader};

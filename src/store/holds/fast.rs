@@ -4,8 +4,8 @@ use crate::error::{Error, Result};
 use crate::os::{clock, fork, futex, process};
 use crate::record::waiting;
 use crate::record::{Hold, Lease, Stamp, Word, next_sequence, ticket};
-use crate::store::holds::handle::Binding;
-use crate::store::key_entry::Spot;
+use crate::store::holds::handle::Handle;
+use crate::store::key_entry::SlotRef;
 use crate::sync::Ordering;
 use crate::types::{Holder, Kind, Token};
 
@@ -20,7 +20,7 @@ pub(crate) struct Predecessor {
 /// A hold that is ours until it is given back or lost.
 #[derive(Clone, Copy)]
 pub(crate) struct Grant {
-    pub(crate) spot: Spot,
+    pub(crate) spot: SlotRef,
     /// Which permit, for a semaphore, and in which block they begin: what the slot says of them may be
     /// another key's by the time they are given back.
     pub(crate) permit: u32,
@@ -33,7 +33,7 @@ pub(crate) struct Grant {
 impl Grant {
     /// `permit`: the block in which they begin, and which it is.
     #[inline(always)]
-    pub(crate) fn new(spot: Spot, permit: (u32, u32), word: Word) -> Grant {
+    pub(crate) fn new(spot: SlotRef, permit: (u32, u32), word: Word) -> Grant {
         Grant {
             spot,
             permit: permit.1,
@@ -57,7 +57,7 @@ impl Grant {
 /// The fast path: a word that is plainly free, in a slot that is remembered. No system call, no
 /// allocation, and but for the lease no precise clock. Inlined as a whole, so that a guard stays in
 /// registers: passing it through memory costs more than the two atomic operations.
-impl Binding {
+impl Handle {
     /// Takes a lock or a latch.
     #[inline(always)]
     pub(crate) fn try_fast(&self, kind: Kind) -> Option<(Grant, &Hold)> {
@@ -120,7 +120,7 @@ impl Binding {
 }
 
 /// What can be done with a grant.
-impl Binding {
+impl Handle {
     pub(crate) fn hold_of(&self, grant: &Grant) -> Result<&Hold> {
         self.hold(grant.spot, grant.first_block, grant.permit)
     }

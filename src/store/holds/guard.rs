@@ -8,14 +8,14 @@ use crate::error::Result;
 use crate::os::fork;
 use crate::record::Hold;
 use crate::store::holds::fast::{Grant, Predecessor};
-use crate::store::holds::handle::Binding;
+use crate::store::holds::handle::Handle;
 use crate::types::{Holder, Token};
 
 /// What a guard knows besides its grant. The common case is two references, so that making and dropping a
 /// guard are a few instructions.
 pub(crate) enum Anchor<'a> {
     Borrowed {
-        binding: &'a Arc<Binding>,
+        handle: &'a Arc<Handle>,
         /// Of the grant.
         hold: &'a Hold,
     },
@@ -23,18 +23,18 @@ pub(crate) enum Anchor<'a> {
 }
 
 pub(crate) struct Rich {
-    binding: Arc<Binding>,
+    handle: Arc<Handle>,
     predecessor: Option<Predecessor>,
 }
 
 impl Deref for Anchor<'_> {
-    type Target = Arc<Binding>;
+    type Target = Arc<Handle>;
 
     #[inline(always)]
-    fn deref(&self) -> &Arc<Binding> {
+    fn deref(&self) -> &Arc<Handle> {
         match self {
-            Anchor::Borrowed { binding, .. } => binding,
-            Anchor::Rich(rich) => &rich.binding,
+            Anchor::Borrowed { handle, .. } => handle,
+            Anchor::Rich(rich) => &rich.handle,
         }
     }
 }
@@ -42,14 +42,14 @@ impl Deref for Anchor<'_> {
 impl<'a> Anchor<'a> {
     #[cold]
     pub(crate) fn new(
-        binding: &'a Arc<Binding>,
+        handle: &'a Arc<Handle>,
         grant: &Grant,
         predecessor: Option<Predecessor>,
     ) -> Anchor<'a> {
-        match (predecessor, binding.hold_of(grant)) {
-            (None, Ok(hold)) => Anchor::Borrowed { binding, hold },
+        match (predecessor, handle.hold_of(grant)) {
+            (None, Ok(hold)) => Anchor::Borrowed { handle, hold },
             (predecessor, _) => Anchor::Rich(Arc::new(Rich {
-                binding: Arc::clone(binding),
+                handle: Arc::clone(handle),
                 predecessor,
             })),
         }
@@ -58,8 +58,8 @@ impl<'a> Anchor<'a> {
     pub(crate) fn to_owned(&self) -> Anchor<'static> {
         Anchor::Rich(match self {
             Anchor::Rich(rich) => Arc::clone(rich),
-            Anchor::Borrowed { binding, .. } => Arc::new(Rich {
-                binding: Arc::clone(binding),
+            Anchor::Borrowed { handle, .. } => Arc::new(Rich {
+                handle: Arc::clone(handle),
                 predecessor: None,
             }),
         })
@@ -79,20 +79,20 @@ impl<'a> Anchor<'a> {
 pub(crate) struct Held<'a> {
     /// Dropped by hand: what the compiler would add to each drop of a guard keeps it from being inlined, and
     /// a guard that is passed through memory costs more than the two atomic operations.
-    binding: ManuallyDrop<Anchor<'a>>,
+    handle: ManuallyDrop<Anchor<'a>>,
     /// Nobody's, and so given back by nobody, once it was given back otherwise.
     grant: Grant,
 }
 
 impl<'a> Held<'a> {
     #[inline(always)]
-    pub(crate) fn new(binding: Anchor<'a>, grant: Grant) -> Held<'a> {
-        let binding = ManuallyDrop::new(binding);
-        Held { binding, grant }
+    pub(crate) fn new(handle: Anchor<'a>, grant: Grant) -> Held<'a> {
+        let handle = ManuallyDrop::new(handle);
+        Held { handle, grant }
     }
 
-    pub(crate) fn binding(&self) -> &Arc<Binding> {
-        &self.binding
+    pub(crate) fn handle(&self) -> &Arc<Handle> {
+        &self.handle
     }
 
     pub(crate) fn token(&self) -> Token {
@@ -104,31 +104,31 @@ impl<'a> Held<'a> {
     }
 
     pub(crate) fn predecessor(&self, died: bool) -> Option<&Holder> {
-        self.binding.predecessor(died)
+        self.handle.predecessor(died)
     }
 
     pub(crate) fn renew(&self) -> Result<()> {
-        self.binding.renew(&self.grant)
+        self.handle.renew(&self.grant)
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        self.binding.check(&self.grant)
+        self.handle.check(&self.grant)
     }
 
     pub(crate) fn release(mut self) -> Result<()> {
         let grant = self.grant.take();
-        self.binding.give_back(&grant)
+        self.handle.give_back(&grant)
     }
 
     pub(crate) fn into_token(mut self) -> Token {
-        keep_open(&self.binding);
+        keep_open(&self.handle);
         let grant = self.grant.take();
-        self.binding.note_token(&grant);
+        self.handle.note_token(&grant);
         grant.token()
     }
 
     pub(crate) fn into_owned(mut self) -> Held<'static> {
-        Held::new((*self.binding).to_owned(), self.grant.take())
+        Held::new((*self.handle).to_owned(), self.grant.take())
     }
 }
 
@@ -136,13 +136,13 @@ impl Drop for Held<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         let Grant { epoch, word, .. } = self.grant;
-        if let Anchor::Borrowed { hold, .. } = &*self.binding
+        if let Anchor::Borrowed { hold, .. } = &*self.handle
             && epoch == fork::epoch()
             && hold.try_give_back(word)
         {
             return;
         }
-        drop_slow(take_anchor(&mut self.binding), self.grant);
+        drop_slow(take_anchor(&mut self.handle), self.grant);
     }
 }
 
@@ -164,6 +164,6 @@ pub(crate) fn take_anchor<'a>(anchor: &mut ManuallyDrop<Anchor<'a>>) -> Anchor<'
 
 /// Keeps the store open for the rest of the process's life: with its last handle the process would leave,
 /// and what a token stands for would pass for a dead one's.
-pub(crate) fn keep_open(binding: &Arc<Binding>) {
-    std::mem::forget(Arc::clone(binding.store()));
+pub(crate) fn keep_open(handle: &Arc<Handle>) {
+    std::mem::forget(Arc::clone(handle.store()));
 }

@@ -1,4 +1,4 @@
-//! What a handle knows of its key: where it lies. Found or made at first use, remembered, and checked
+//! What a handle knows of its key: where it lies. KeyEntry or made at first use, remembered, and checked
 //! against the slot's generation each time, so a key that was taken away is noticed.
 
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use crate::store::holds::fast::Predecessor;
 use crate::store::index::allocate::{NoRoom, Room};
 use crate::store::index::busy::stripe_byte;
 use crate::store::index::stripe::StripeGuard;
-use crate::store::key_entry::Spot;
-use crate::store::key_entry::{Found, Spec, check_lengths, hash_as};
+use crate::store::key_entry::SlotRef;
+use crate::store::key_entry::{KeyEntry, NewKey, check_lengths, hash_as};
 use crate::store::patience::Patience;
 use crate::store::patience::pause;
 use crate::store::{GROW_BYTE, Store};
@@ -21,7 +21,7 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::types::Kind;
 
 /// A handle's key and settings, and its memory of the slot. Shared by the clones of a handle.
-pub(crate) struct Binding {
+pub(crate) struct Handle {
     store: Arc<Store>,
     kind: Kind,
     key: Box<[u8]>,
@@ -52,9 +52,9 @@ enum Fit {
     Other(u32),
 }
 
-impl Binding {
-    pub(crate) fn new(store: Arc<Store>, kind: Kind, key: &[u8], permits: u32) -> Binding {
-        Binding {
+impl Handle {
+    pub(crate) fn new(store: Arc<Store>, kind: Kind, key: &[u8], permits: u32) -> Handle {
+        Handle {
             hash: hash_as(kind, store.hash(key)),
             store,
             kind,
@@ -71,17 +71,17 @@ impl Binding {
     }
 
     /// For one change of a value whose latch is not to be had at once.
-    pub(crate) fn of_value(store: Arc<Store>, key: &[u8], hash: u64, cell_words: usize) -> Binding {
-        Binding {
+    pub(crate) fn of_value(store: Arc<Store>, key: &[u8], hash: u64, cell_words: usize) -> Handle {
+        Handle {
             hash,
             cell_words,
-            ..Binding::new(store, Kind::Value, key, 0)
+            ..Handle::new(store, Kind::Value, key, 0)
         }
     }
 
     /// The same with other settings, for the builder methods.
-    pub(crate) fn with(&self, change: impl FnOnce(&mut Binding)) -> Binding {
-        let mut new = Binding {
+    pub(crate) fn with(&self, change: impl FnOnce(&mut Handle)) -> Handle {
+        let mut new = Handle {
             store: Arc::clone(&self.store),
             kind: self.kind,
             key: self.key.clone(),
@@ -127,37 +127,37 @@ impl Binding {
     }
 
     #[inline]
-    pub(crate) fn slot(&self, spot: Spot) -> &Slot {
+    pub(crate) fn slot(&self, spot: SlotRef) -> &Slot {
         self.store.slab().slot(spot.id)
     }
 
     /// Where the key was last.
     #[inline]
-    pub(crate) fn remembered(&self) -> Option<Spot> {
+    pub(crate) fn remembered(&self) -> Option<SlotRef> {
         let bits = self.spot.load(Ordering::Relaxed);
-        Some(Spot {
+        Some(SlotRef {
             id: SlotId::remembered((bits >> 32) as u32)?,
             generation: bits as u32,
         })
     }
 
-    fn remember(&self, found: Found) -> Spot {
+    fn remember(&self, found: KeyEntry) -> SlotRef {
         let generation = found.meta.generation;
         let bits = u64::from(found.id.link()) << 32 | u64::from(generation);
         self.version.store(NO_VERSION, Ordering::Relaxed);
         self.spot.store(bits, Ordering::Relaxed);
-        Spot {
+        SlotRef {
             id: found.id,
             generation,
         }
     }
 
     /// What was remembered as `spot`, as long as it is there.
-    pub(crate) fn found_at(&self, spot: Spot) -> Option<Found> {
+    pub(crate) fn found_at(&self, spot: SlotRef) -> Option<KeyEntry> {
         let meta = self.slot(spot).meta()?;
         let kind = meta.kind?;
         let same = meta.generation == spot.generation && kind == self.kind;
-        same.then_some(Found {
+        same.then_some(KeyEntry {
             id: spot.id,
             meta,
             kind,
@@ -166,7 +166,7 @@ impl Binding {
 
     /// Whether the key is still where `spot` says.
     #[inline]
-    pub(crate) fn is_current(&self, spot: Spot) -> bool {
+    pub(crate) fn is_current(&self, spot: SlotRef) -> bool {
         spot.is_current(self.slot(spot), self.kind)
     }
 
@@ -180,19 +180,19 @@ impl Binding {
     /// to another slot just now, a check is left out there: those are against damaged files, not against
     /// each other.
     #[inline]
-    pub(crate) fn know_version(&self, spot: Spot, version: u64) {
+    pub(crate) fn know_version(&self, spot: SlotRef, version: u64) {
         if self.known_version() != version && self.remembered() == Some(spot) {
             self.version.store(version, Ordering::Relaxed);
         }
     }
 
     /// Where the key is now, if it is anywhere.
-    pub(crate) fn locate(&self) -> Result<Option<Spot>> {
+    pub(crate) fn locate(&self) -> Result<Option<SlotRef>> {
         self.locate_within(Patience::Forever)
     }
 
     /// The same. Errors: `StructureBusy` if the patience was over before it could be said.
-    pub(crate) fn locate_within(&self, patience: Patience) -> Result<Option<Spot>> {
+    pub(crate) fn locate_within(&self, patience: Patience) -> Result<Option<SlotRef>> {
         if let Some(spot) = self.remembered().filter(|s| self.is_current(*s)) {
             return Ok(Some(spot));
         }
@@ -215,7 +215,7 @@ impl Binding {
 
     /// The first use of a handle with a tag, whatever it is, gives the key that tag: the next ones find it
     /// remembered.
-    fn locate_and_tag(&self, patience: Patience) -> Result<Option<Spot>> {
+    fn locate_and_tag(&self, patience: Patience) -> Result<Option<SlotRef>> {
         let stripe = self.lock_stripe_within(patience)?;
         let found = stripe.find(&self.key, self.hash)?;
         let Some(found) = found.filter(|found| !self.is_in_the_way(*found)) else {
@@ -235,7 +235,7 @@ impl Binding {
     pub(crate) fn locate_or_create(
         &self,
         patience: Patience,
-    ) -> Result<(Spot, Option<Predecessor>)> {
+    ) -> Result<(SlotRef, Option<Predecessor>)> {
         if let Some(spot) = self.remembered().filter(|s| self.is_current(*s)) {
             return Ok((spot, None));
         }
@@ -296,7 +296,7 @@ impl Binding {
         &self,
         stripe: &StripeGuard<'_>,
         patience: Patience,
-    ) -> Room<(Found, Option<Predecessor>)> {
+    ) -> Room<(KeyEntry, Option<Predecessor>)> {
         let mut found = stripe.find(&self.key, self.hash)?;
         if let Some(ghost) = found.filter(|found| self.is_in_the_way(*found)) {
             let bucket = self.store.bucket_of(self.hash);
@@ -323,8 +323,8 @@ impl Binding {
         Ok((found, None))
     }
 
-    pub(in crate::store) fn spec<'a>(&'a self, tag: &'a [u8]) -> Spec<'a> {
-        Spec {
+    pub(in crate::store) fn spec<'a>(&'a self, tag: &'a [u8]) -> NewKey<'a> {
+        NewKey {
             kind: self.kind,
             key: &self.key,
             hash: self.hash,
@@ -336,12 +336,12 @@ impl Binding {
     }
 
     /// Whether a key is only what is left of a value, where this handle wants something else.
-    fn is_in_the_way(&self, found: Found) -> bool {
+    fn is_in_the_way(&self, found: KeyEntry) -> bool {
         self.kind != Kind::Value && self.store.is_vacant(found)
     }
 
     /// Gives a key this handle's tag, if it has one.
-    fn give_tag(&self, stripe: &StripeGuard<'_>, found: Found) -> Result<()> {
+    fn give_tag(&self, stripe: &StripeGuard<'_>, found: KeyEntry) -> Result<()> {
         if !self.tag.is_empty() && stripe.tag_of(found)? != *self.tag {
             stripe.retag(found, &self.key, &self.tag)?;
         }
@@ -365,7 +365,7 @@ impl Binding {
     }
 
     /// Whether the key is what this handle takes it for.
-    fn check_found(&self, found: Found) -> Result<Fit> {
+    fn check_found(&self, found: KeyEntry) -> Result<Fit> {
         if found.kind != self.kind {
             return Err(Error::KindMismatch {
                 key: self.key.to_vec(),

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use crate::os::{clock, futex};
 use crate::record::waiting::nap;
 use crate::record::{Lease, ParticipantId};
-use crate::store::holds::handle::Binding;
-use crate::store::key_entry::Spot;
+use crate::store::holds::handle::Handle;
+use crate::store::key_entry::SlotRef;
 use crate::store::members::participants::WaitingMark;
 use crate::store::members::watch::Watch;
 use crate::store::patience::Patience;
@@ -27,7 +27,7 @@ const WATCHED_TICK: Duration = Duration::from_millis(150);
 const MANY: u32 = 64;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-impl Binding {
+impl Handle {
     /// Sleeps until woken, or until something may have changed that nobody is woken for: a death, the end
     /// of a lease or of the patience. Of a semaphore with many permits not all are looked at for each
     /// tick, only whether one of the holders died.
@@ -72,7 +72,7 @@ fn until_lease(lease_us: Option<u64>) -> Duration {
 
 /// A waiter's standing while it waits for a slot.
 pub(in crate::store) struct Waiting<'a> {
-    pub(in crate::store) spot: Spot,
+    pub(in crate::store) spot: SlotRef,
     process: &'a Process,
     since: Instant,
     _mark: Option<WaitingMark<'a>>,
@@ -80,7 +80,11 @@ pub(in crate::store) struct Waiting<'a> {
 }
 
 impl<'a> Waiting<'a> {
-    pub(in crate::store) fn new(store: &'a Store, process: &'a Process, spot: Spot) -> Waiting<'a> {
+    pub(in crate::store) fn new(
+        store: &'a Store,
+        process: &'a Process,
+        spot: SlotRef,
+    ) -> Waiting<'a> {
         Waiting {
             spot,
             process,

@@ -10,9 +10,9 @@ use crate::record::{
 };
 use crate::store::Process;
 use crate::store::holds::fast::{Grant, Predecessor};
-use crate::store::holds::handle::Binding;
+use crate::store::holds::handle::Handle;
 use crate::store::holds::sleep::{HeldBy, Waiting};
-use crate::store::key_entry::Spot;
+use crate::store::key_entry::SlotRef;
 use crate::store::patience::Patience;
 use crate::sync::{AtomicU32, Ordering};
 use crate::types::Kind;
@@ -20,7 +20,7 @@ use crate::types::Kind;
 /// How often a waiter looks before it sleeps: a hold is often shorter than the way into the kernel.
 const SPINS: u32 = 60;
 
-impl Binding {
+impl Handle {
     /// Takes the key, or one of its permits, as `patience` allows. `None`: it is held.
     /// Errors: `StructureBusy` if that could not be said within `patience`.
     #[cold]
@@ -46,7 +46,7 @@ impl Binding {
             });
         }
         let granted = waiting::wait(&mut Acquiring {
-            binding: self,
+            handle: self,
             patience,
             needless,
             spins: SPINS,
@@ -63,7 +63,7 @@ impl Binding {
     /// Looks at all holds of the key once and takes the first that can be had. What is held, says `held`.
     fn attempt(
         &self,
-        at: Place<'_>,
+        at: Here<'_>,
         slept: bool,
         held: &mut HeldBy,
     ) -> Result<Option<(Look, Option<Predecessor>, u32)>> {
@@ -76,7 +76,7 @@ impl Binding {
         let numbers = (start..count).chain(0..start);
         let holds = numbers.map(|n| self.hold(at.spot, first, n).map(|hold| (n, hold)));
         let mut looking = Looking {
-            binding: self,
+            handle: self,
             at,
             first,
             held,
@@ -87,7 +87,7 @@ impl Binding {
     }
 
     /// First block and number of permits; of anything but a semaphore `(0, 1)`.
-    fn hold_range(&self, spot: Spot) -> Result<(u32, u32)> {
+    fn hold_range(&self, spot: SlotRef) -> Result<(u32, u32)> {
         match self.kind() {
             Kind::Semaphore => self.store().permits_of(spot.id),
             _ => Ok((0, 1)),
@@ -95,7 +95,7 @@ impl Binding {
     }
 
     /// The same while the key is where it was; `None` when it is not.
-    pub(in crate::store) fn current_range(&self, spot: Spot) -> Result<Option<(u32, u32)>> {
+    pub(in crate::store) fn current_range(&self, spot: SlotRef) -> Result<Option<(u32, u32)>> {
         let range = self.hold_range(spot);
         // What is read of another life's permits, and be it nonsense, means nothing.
         match self.is_current(spot) {
@@ -105,7 +105,7 @@ impl Binding {
     }
 
     /// The hold of a lock, or of permit number `permit`.
-    pub(in crate::store) fn hold(&self, spot: Spot, first: u32, permit: u32) -> Result<&Hold> {
+    pub(in crate::store) fn hold(&self, spot: SlotRef, first: u32, permit: u32) -> Result<&Hold> {
         if self.kind() != Kind::Semaphore {
             return Ok(&self.slot(spot).hold);
         }
@@ -143,7 +143,7 @@ impl Binding {
     }
 
     /// Looks again and again for a little while. Whether anything looks free.
-    fn spin(&self, spot: Spot, spins: &mut u32) -> bool {
+    fn spin(&self, spot: SlotRef, spins: &mut u32) -> bool {
         let Ok((first, count)) = self.hold_range(spot) else {
             return true;
         };
@@ -162,7 +162,7 @@ impl Binding {
     }
 
     /// Asks to be woken by whoever gives back any of the holds. `false`: one of them looks free.
-    fn mark_contended(&self, spot: Spot) -> Result<bool> {
+    fn mark_contended(&self, spot: SlotRef) -> Result<bool> {
         let Some((first, count)) = self.current_range(spot)? else {
             return Ok(false);
         };
@@ -172,7 +172,7 @@ impl Binding {
 
     /// Waits until nobody is in the middle of taking the key away: under its stripe nobody is, for a dead
     /// one's work is ended there. Errors: `StructureBusy` if the patience was over first.
-    fn await_retirement(&self, spot: Spot, patience: Patience) -> Result<()> {
+    fn await_retirement(&self, spot: SlotRef, patience: Patience) -> Result<()> {
         let _guard = self.lock_stripe_within(patience)?;
         // Still there, and no intent said so: damage, which would keep us coming back for ever.
         if let Some((first, count)) = self.current_range(spot)? {
@@ -186,15 +186,15 @@ impl Binding {
 
 /// Where the key was found, and who we are there: another after a fork.
 #[derive(Clone, Copy)]
-struct Place<'a> {
+struct Here<'a> {
     process: &'a Process,
-    spot: Spot,
+    spot: SlotRef,
 }
 
 /// One look at the holds of a key.
 struct Looking<'a> {
-    binding: &'a Binding,
-    at: Place<'a>,
+    handle: &'a Handle,
+    at: Here<'a>,
     first: u32,
     held: &'a mut HeldBy,
     predecessor: Option<Predecessor>,
@@ -208,11 +208,11 @@ impl Taker for Looking<'_> {
     }
 
     fn is_current(&self) -> bool {
-        self.binding.is_current(self.at.spot)
+        self.handle.is_current(self.at.spot)
     }
 
     fn is_dead(&self, other: ParticipantId) -> bool {
-        let store = self.binding.store();
+        let store = self.handle.store();
         self.held.is_dead(store, self.at.process, other)
     }
 
@@ -221,16 +221,16 @@ impl Taker for Looking<'_> {
     }
 
     fn is_leased(&self) -> bool {
-        !self.binding.kind().is_latched()
+        !self.handle.kind().is_latched()
     }
 
     fn sequence_after(&self, seen: Word) -> Result<u64> {
-        self.binding.sequence_after(self.first, seen)
+        self.handle.sequence_after(self.first, seen)
     }
 
     fn note_predecessor(&mut self, hold: &Hold, seen: Word, judgement: Judgement) {
         let process = self.at.process;
-        self.predecessor = self.binding.predecessor(process, hold, seen, judgement);
+        self.predecessor = self.handle.predecessor(process, hold, seen, judgement);
     }
 
     fn note_held(&mut self, lease: Lease) {
@@ -239,7 +239,7 @@ impl Taker for Looking<'_> {
 
     /// Whoever took the slow way can afford the better clock.
     fn terms(&self) -> Option<(Lease, Stamp)> {
-        let (lease, stamp) = self.binding.terms(self.binding.kind())?;
+        let (lease, stamp) = self.handle.terms(self.handle.kind())?;
         match lease {
             Lease::None => Some((lease, Stamp::precise(process::tid(), clock::coarse_ns()))),
             _ => Some((lease, stamp)),
@@ -249,13 +249,13 @@ impl Taker for Looking<'_> {
 
 /// Somebody who wants a key, and waits for it if need be.
 struct Acquiring<'a> {
-    binding: &'a Binding,
+    handle: &'a Handle,
     patience: Patience,
     needless: &'a dyn Fn() -> bool,
     spins: u32,
     held: HeldBy,
     /// Whom this one succeeds by having taken over a semaphore of another number of permits, which is there.
-    before: Option<(Spot, Predecessor)>,
+    before: Option<(SlotRef, Predecessor)>,
     waiting: Option<Waiting<'a>>,
 }
 
@@ -276,36 +276,36 @@ impl Acquiring<'_> {
 }
 
 impl<'a> Waiter for Acquiring<'a> {
-    type Place = Place<'a>;
+    type Place = Here<'a>;
     type Grant = (Grant, Option<Predecessor>);
     type Error = Error;
 
-    fn settle(&mut self) -> Result<Option<Place<'a>>> {
-        let process = self.binding.store().process()?;
+    fn settle(&mut self) -> Result<Option<Here<'a>>> {
+        let process = self.handle.store().process()?;
         // Without its beacon, or what it sees of others', this process could judge nobody, and would wait for ever.
         process.locks.prove()?;
         if self.waiting.is_some() && (self.needless)() {
             return Ok(None);
         }
-        let (spot, before) = self.binding.locate_or_create(self.patience)?;
+        let (spot, before) = self.handle.locate_or_create(self.patience)?;
         if let Some(before) = before {
             self.before = Some((spot, before));
         }
-        Ok(Some(Place { process, spot }))
+        Ok(Some(Here { process, spot }))
     }
 
-    fn wake_word(&self, at: Place<'a>) -> &AtomicU32 {
-        &self.binding.slot(at.spot).wake
+    fn wake_word(&self, at: Here<'a>) -> &AtomicU32 {
+        &self.handle.slot(at.spot).wake
     }
 
-    fn look(&mut self, at: Place<'a>, slept: bool) -> Result<Seen<Self::Grant>> {
-        let looked = self.binding.attempt(at, slept, &mut self.held)?;
+    fn look(&mut self, at: Here<'a>, slept: bool) -> Result<Seen<Self::Grant>> {
+        let looked = self.handle.attempt(at, slept, &mut self.held)?;
         let Some((look, predecessor, first)) = looked else {
             return Ok(Seen::Changed);
         };
         Ok(match look {
             Look::Taken(permit, word) => {
-                self.binding.hint.store(permit, Ordering::Relaxed);
+                self.handle.hint.store(permit, Ordering::Relaxed);
                 let grant = Grant::new(at.spot, (first, permit), word);
                 let predecessor = self.told(&grant, predecessor);
                 Seen::Granted((grant, predecessor))
@@ -313,7 +313,7 @@ impl<'a> Waiter for Acquiring<'a> {
             Look::Held => Seen::Held,
             Look::Gone => Seen::Changed,
             Look::Retiring => {
-                self.binding.await_retirement(at.spot, self.patience)?;
+                self.handle.await_retirement(at.spot, self.patience)?;
                 Seen::Changed
             }
         })
@@ -323,35 +323,35 @@ impl<'a> Waiter for Acquiring<'a> {
         self.patience.left().is_some()
     }
 
-    fn spin(&mut self, at: Place<'a>) -> bool {
-        self.spins > 0 && self.binding.spin(at.spot, &mut self.spins)
+    fn spin(&mut self, at: Here<'a>) -> bool {
+        self.spins > 0 && self.handle.spin(at.spot, &mut self.spins)
     }
 
-    fn mark(&mut self, at: Place<'a>) -> Result<bool> {
+    fn mark(&mut self, at: Here<'a>) -> Result<bool> {
         // Before each sleep: nobody would ever give it back here, while others have another store; or while this
         // thread waits.
-        self.binding.store().check_in_place()?;
+        self.handle.store().check_in_place()?;
         if matches!(self.patience, Patience::Forever) {
-            let key = || self.binding.show_key();
-            let Spot { id, generation } = at.spot;
-            self.binding.store().check_not_mine(id, generation, key)?;
-            self.binding.check_not_all_ours(at.process.id, at.spot)?;
+            let key = || self.handle.show_key();
+            let SlotRef { id, generation } = at.spot;
+            self.handle.store().check_not_mine(id, generation, key)?;
+            self.handle.check_not_all_ours(at.process.id, at.spot)?;
         }
-        self.binding.mark_contended(at.spot)
+        self.handle.mark_contended(at.spot)
     }
 
-    fn sleep(&mut self, at: Place<'a>, wakes: u32) {
+    fn sleep(&mut self, at: Here<'a>, wakes: u32) {
         // For another slot anew, the old one first: a process can be seen to wait for a few keys only.
         let mut here = match self.waiting.take().filter(|w| w.spot == at.spot) {
             Some(here) => here,
-            None => Waiting::new(self.binding.store(), at.process, at.spot),
+            None => Waiting::new(self.handle.store(), at.process, at.spot),
         };
         let held = &self.held;
-        self.binding.sleep(&mut here, wakes, self.patience, held);
+        self.handle.sleep(&mut here, wakes, self.patience, held);
         self.waiting = Some(here);
     }
 
-    fn wake_one(&self, at: Place<'a>) {
+    fn wake_one(&self, at: Here<'a>) {
         let wake = self.wake_word(at);
         waiting::wake(wake, || futex::wake(wake, 1));
     }
@@ -369,26 +369,26 @@ mod tests {
     fn a_waiter_takes_no_hold_of_a_key_that_came_into_the_slot_since() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path()).unwrap();
-        let lock = |key: &[u8]| Binding::new(Arc::clone(&cache.store), Kind::Lock, key, 1);
-        let binding = lock(b"k");
-        let (spot, _) = binding.locate_or_create(Patience::Forever).unwrap();
+        let lock = |key: &[u8]| Handle::new(Arc::clone(&cache.store), Kind::Lock, key, 1);
+        let handle = lock(b"k");
+        let (spot, _) = handle.locate_or_create(Patience::Forever).unwrap();
         assert!(cache.remove("k").unwrap());
         let other = lock(b"other");
         let (others, _) = other.locate_or_create(Patience::Forever).unwrap();
         assert_eq!(others.id, spot.id);
-        let look = |binding: &Binding, spot: Spot| {
-            let process = binding.store().process().unwrap();
+        let look = |handle: &Handle, spot: SlotRef| {
+            let process = handle.store().process().unwrap();
             let mut looking = Looking {
-                binding,
-                at: Place { process, spot },
+                handle,
+                at: Here { process, spot },
                 first: 0,
                 held: &mut HeldBy::default(),
                 predecessor: None,
             };
-            let hold = binding.hold(spot, 0, 0).map(|hold| (0, hold));
+            let hold = handle.hold(spot, 0, 0).map(|hold| (0, hold));
             look_at_all([hold], false, &mut looking).unwrap()
         };
-        assert_eq!(look(&binding, spot), Look::Gone);
+        assert_eq!(look(&handle, spot), Look::Gone);
         assert!(matches!(look(&other, others), Look::Taken(0, _)));
     }
 }

@@ -7,11 +7,11 @@ use crate::record::{Force, Hold, Judgement, Returned, Stamp, Word, waiting};
 use crate::slab::Slot;
 use crate::store::Process;
 use crate::store::holds::fast::Predecessor;
-use crate::store::holds::handle::Binding;
+use crate::store::holds::handle::Handle;
 use crate::store::index::allocate::{NoRoom, Room};
 use crate::store::index::remove::permits_of;
 use crate::store::index::stripe::StripeGuard;
-use crate::store::key_entry::{Found, Spec};
+use crate::store::key_entry::{KeyEntry, NewKey};
 use crate::store::patience::Patience;
 use crate::sync::Ordering;
 use crate::types::Holder;
@@ -30,7 +30,7 @@ struct Before {
     late: Option<Predecessor>,
 }
 
-impl Binding {
+impl Handle {
     /// Makes a semaphore of `permits` again with this handle's number, if nobody alive has a permit within its lease, or
     /// waits. Also who was told of there: for the new permit 0, if somebody died.
     ///
@@ -41,10 +41,10 @@ impl Binding {
     pub(in crate::store) fn take_over(
         &self,
         stripe: &StripeGuard<'_>,
-        found: Found,
+        found: KeyEntry,
         permits: u32,
         patience: Patience,
-    ) -> Room<(Found, Option<Predecessor>)> {
+    ) -> Room<(KeyEntry, Option<Predecessor>)> {
         let process = self.store().process()?;
         let tag = match self.tag.is_empty() {
             true => stripe.tag_of(found)?,
@@ -68,7 +68,7 @@ impl Binding {
             }
             // 3
             let untold: Vec<_> = untold.iter().map(|(_, stamp)| *stamp).collect();
-            let spec = Spec {
+            let spec = NewKey {
                 untold: &untold,
                 ..self.spec(&tag)
             };
@@ -83,7 +83,7 @@ impl Binding {
 
     /// Refuses a semaphore of `permits` that somebody alive has a permit of within its lease, or waits for. Under the
     /// stripe, or without. `true`: it was taken away meanwhile.
-    pub(in crate::store) fn is_in_use(&self, found: Found, permits: u32) -> Result<bool> {
+    pub(in crate::store) fn is_in_use(&self, found: KeyEntry, permits: u32) -> Result<bool> {
         let process = self.store().process()?;
         let standing = self.store().standing(found);
         let waiters = self.store().waiters(process, found.id);
@@ -112,7 +112,7 @@ impl Binding {
 
     /// Takes from the dead and the late what an acquirer of the stored number could take. The dead are found again by
     /// whoever looks next; a late one, whose hold is lost now, is not.
-    fn free_permits(&self, process: &Process, found: Found, before: &mut Before) -> Result<()> {
+    fn free_permits(&self, process: &Process, found: KeyEntry, before: &mut Before) -> Result<()> {
         let slab = self.store().slab();
         let (first, permits) = permits_of(slab, found.id)?;
         (before.untold, before.dead) = (Vec::new(), None);

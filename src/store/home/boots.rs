@@ -19,26 +19,26 @@ const SAME_MOMENT: Duration = Duration::from_secs(2);
 
 /// A boot of the machine, as this process sees it or the header has it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(in crate::store) struct Seen {
+pub(in crate::store) struct BootSeen {
     /// 0: `/proc` does not say.
     id: u128,
     moment_ms: u64,
 }
 
-impl Seen {
-    pub(in crate::store) fn now() -> Result<Seen> {
+impl BootSeen {
+    pub(in crate::store) fn now() -> Result<BootSeen> {
         let id =
             process::boot_id().map_err(|e| Error::io("read", Path::new(process::BOOT_ID), e))?;
-        Ok(Seen {
+        Ok(BootSeen {
             id,
             moment_ms: clock::boot_moment_ms(),
         })
     }
 
-    fn of(boot: &Boot) -> Seen {
+    fn of(boot: &Boot) -> BootSeen {
         let [low, high] = &boot.id;
         let (low, high) = (low.load(Ordering::Acquire), high.load(Ordering::Acquire));
-        Seen {
+        BootSeen {
             id: u128::from(low) | u128::from(high) << 64,
             moment_ms: boot.moment_ms.load(Ordering::Acquire),
         }
@@ -51,24 +51,24 @@ impl Seen {
         boot.moment_ms.store(self.moment_ms, Ordering::Release);
     }
 
-    fn is_same(self, other: Seen) -> bool {
+    fn is_same(self, other: BootSeen) -> bool {
         let apart = self.moment_ms.abs_diff(other.moment_ms);
         self.id == other.id && u128::from(apart) <= SAME_MOMENT.as_millis()
     }
 }
 
 /// Whether the slab was in use in this boot of the machine.
-pub(in crate::store) fn is_known(slab: &Slab, now: Seen) -> bool {
+pub(in crate::store) fn is_known(slab: &Slab, now: BootSeen) -> bool {
     slab.header()
         .boots
         .iter()
-        .any(|boot| Seen::of(boot).is_same(now))
+        .any(|boot| BootSeen::of(boot).is_same(now))
 }
 
 /// Notes that the slab is in use in this boot, as the latest one. Only alone.
-pub(in crate::store) fn remember(slab: &Slab, now: Seen) {
+pub(in crate::store) fn remember(slab: &Slab, now: BootSeen) {
     let boots = &slab.header().boots;
-    let before = boots.each_ref().map(Seen::of);
+    let before = boots.each_ref().map(BootSeen::of);
     if before[0].is_same(now) {
         return;
     }

@@ -15,7 +15,7 @@ use crate::os::{futex, range_lock};
 use crate::slab::Slab;
 use crate::store::Site;
 use crate::store::home::alone::{self, Alone};
-use crate::store::home::boots::{self, Seen};
+use crate::store::home::boots::{self, BootSeen};
 use crate::store::home::lock_files::{ATTACH, BEACONS, Locks, STRIPES_FILE};
 use crate::store::home::original;
 use crate::store::home::rebuild;
@@ -341,7 +341,7 @@ fn go_first(site: &Site, locks: &Locks, settings: &Settings) -> Result<Slab> {
         locks.adopt(&slab);
     }
     slab.fill_holes()?;
-    let boot = Seen::now()?;
+    let boot = BootSeen::now()?;
     let rebooted = !boots::is_known(&slab, boot) && !alone::has_beacons(&slab, locks)?;
     if rebooted || !is_ready(&slab) {
         let leap = if rebooted { Leap::Reboot } else { Leap::None };

@@ -17,13 +17,13 @@ use crate::slab::{
 };
 use crate::store::hash::hash;
 use crate::store::home::alone::{self, Alone};
-use crate::store::home::boots::{self, Seen};
+use crate::store::home::boots::{self, BootSeen};
 use crate::store::home::lock_files::Locks;
 use crate::store::home::open;
 use crate::store::home::original;
 use crate::store::home::rebuild_values;
 use crate::store::home::slab_file;
-use crate::store::index::chains::{Place, read_bytes};
+use crate::store::index::chains::{KeyPlace, read_bytes};
 use crate::store::key_entry::{SPAN_MAX, hash_as};
 use crate::store::members::device;
 use crate::store::members::participants::each_hold;
@@ -76,7 +76,7 @@ pub(crate) fn repair(dir: &Path, mode: u32) -> Result<RepairReport> {
     }
     // First, so that one repair is enough for what comes of it.
     let emptied = rebuild_values::finish(&slab)?;
-    let leap = match boots::is_known(&slab, Seen::now()?) {
+    let leap = match boots::is_known(&slab, BootSeen::now()?) {
         true => Leap::None,
         false => Leap::Reboot,
     };
@@ -213,7 +213,7 @@ fn restructure(slab: &Slab, locks: &Locks, leap: Leap, thorough: bool) -> Result
 pub(in crate::store) fn name(slab: &Slab, locks: &Locks) -> Result<()> {
     locks.adopt(slab);
     original::name(slab)?;
-    boots::remember(slab, Seen::now()?);
+    boots::remember(slab, BootSeen::now()?);
     Ok(())
 }
 
@@ -332,7 +332,7 @@ impl<'a> Rebuild<'a> {
         let slot = slab.slot(id);
         let kind = meta.kind?;
         let span = slot.span.load(Ordering::Relaxed);
-        let place = Place::of(kind, meta.key_len, meta.tag_len);
+        let place = KeyPlace::of(kind, meta.key_len, meta.tag_len);
         if span > SPAN_MAX || span < place.span() {
             return None;
         }
@@ -412,7 +412,7 @@ impl<'a> Rebuild<'a> {
         while let Some(id) = slab.follow(link) {
             let slot = slab.slot(id);
             let same = slot.meta().and_then(|meta| {
-                let place = Place::of(meta.kind?, meta.key_len, meta.tag_len);
+                let place = KeyPlace::of(meta.kind?, meta.key_len, meta.tag_len);
                 read_bytes(slab, id, place.key_at, meta.key_len)
             });
             if same.as_deref() == Some(key) && slot.hash.load(Ordering::Relaxed) == hash {

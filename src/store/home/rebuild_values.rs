@@ -6,14 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result, show_key};
-use crate::log::{Log, Place as LogPlace, RECORD_ALIGN, SEGMENT_HEADER_BYTES};
+use crate::log::{Location as LogPlace, Log, RECORD_ALIGN, SEGMENT_HEADER_BYTES};
 use crate::os::dir::Dir;
 use crate::slab::layout::SEGMENTS;
 use crate::slab::{Gone, Growing, Meta, Slab, SlotId};
 use crate::store::home::slab_file;
 use crate::store::index::chains::key_of;
-use crate::store::journal::carry_out::{self, Flip};
-use crate::store::key_entry::{Found, span_of};
+use crate::store::journal::decided::{self, Flip};
+use crate::store::key_entry::{KeyEntry, span_of};
 use crate::store::members::device;
 use crate::store::names;
 use crate::store::names::Shard;
@@ -71,8 +71,7 @@ fn finish_at_home(slab: &Slab) -> Result<Option<String>> {
 /// What the journal of a slab lists, whoever uses it. `None`: no whole list.
 fn list_of(slab: &Slab, log: &Log) -> Result<Option<Vec<Flip>>> {
     let bits = slab.header().journal.load(Ordering::Acquire);
-    carry_out::read_list(log, bits)
-        .map_err(|e| Error::io("read", &log.path((bits >> 32) as u32), e))
+    decided::read_list(log, bits).map_err(|e| Error::io("read", &log.path((bits >> 32) as u32), e))
 }
 
 /// What was decided in another shard's journal.
@@ -139,7 +138,7 @@ pub(in crate::store) fn adopt_log(slab: &Slab, thorough: bool) -> Result<Vec<Str
         match list_of(slab, &log) {
             Ok(None) => header.journal.store(0, Ordering::Relaxed),
             Ok(Some(flips)) => {
-                *live.entry(list.segment()).or_default() += carry_out::list_bytes(flips.len());
+                *live.entry(list.segment()).or_default() += decided::list_bytes(flips.len());
             }
             // Told when values are used; locks are not concerned.
             Err(_) => drop(live.entry(list.segment()).or_default()),
@@ -210,7 +209,7 @@ pub(in crate::store) fn log_of(slab: &Slab) -> Result<Log> {
 }
 
 /// What is in idle cells and may be in force next, of values with a cell in the log.
-fn prepared(slab: &Slab) -> impl Iterator<Item = (Found, Content)> {
+fn prepared(slab: &Slab) -> impl Iterator<Item = (KeyEntry, Content)> {
     values(slab).filter_map(|(found, cells)| {
         let content = cells.idle()?;
         matches!(content.form, Form::Logged { .. }).then_some((found, content))
@@ -218,24 +217,24 @@ fn prepared(slab: &Slab) -> impl Iterator<Item = (Found, Content)> {
 }
 
 /// All values that lie in the log.
-pub(in crate::store) fn logged(slab: &Slab) -> impl Iterator<Item = (Found, Content)> {
+pub(in crate::store) fn logged(slab: &Slab) -> impl Iterator<Item = (KeyEntry, Content)> {
     values(slab).filter_map(|(found, cells)| {
         let content = cells.read(&mut ()).ok()?.content;
         matches!(content.form, Form::Logged { .. }).then_some((found, content))
     })
 }
 
-fn values(slab: &Slab) -> impl Iterator<Item = (Found, ValueCells<'_>)> {
+fn values(slab: &Slab) -> impl Iterator<Item = (KeyEntry, ValueCells<'_>)> {
     let slots = (0..slab.allocated(Growing::Slots)).map_while(|at| slab.slot_id(at));
     slots.filter_map(move |id| {
         let meta = slab.slot(id).meta()?;
         let kind = meta.kind.filter(|kind| *kind == Kind::Value)?;
-        let found = Found { id, meta, kind };
+        let found = KeyEntry { id, meta, kind };
         Some((found, ValueCells::of(slab, found)?))
     })
 }
 
-fn is_whole(slab: &Slab, log: &Log, found: Found, content: &Content) -> Result<bool> {
+fn is_whole(slab: &Slab, log: &Log, found: KeyEntry, content: &Content) -> Result<bool> {
     let Some(key) = key_of(slab, found) else {
         return Ok(false);
     };
@@ -246,7 +245,7 @@ fn is_whole(slab: &Slab, log: &Log, found: Found, content: &Content) -> Result<b
         .map_err(|e| Error::io("read", &log.path(wanted.place.segment()), e))
 }
 
-fn drop_value(slab: &Slab, found: Found) {
+fn drop_value(slab: &Slab, found: KeyEntry) {
     if let Some(cells) = ValueCells::of(slab, found) {
         cells.write(Content::ABSENT, &[], &[]);
     }
@@ -258,8 +257,8 @@ mod tests {
 
     use crate::log::SEGMENT_HEADER_BYTES;
     use crate::store::Store;
-    use crate::store::journal::carry_out::list_bytes;
-    use crate::store::journal::carry_out::tests::{
+    use crate::store::journal::decided::list_bytes;
+    use crate::store::journal::decided::tests::{
         KEYS, decided, decided_by_a_dead_one, is_done, key,
     };
     use crate::{Cache, FanoutCache};

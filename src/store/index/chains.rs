@@ -14,8 +14,8 @@ use crate::store::index::allocate::{NoRoom, Pool, Room, Run};
 use crate::store::index::busy::stripe_byte;
 use crate::store::index::remove::is_still;
 use crate::store::index::stripe::StripeGuard;
-use crate::store::key_entry::Found;
-use crate::store::key_entry::Spec;
+use crate::store::key_entry::KeyEntry;
+use crate::store::key_entry::NewKey;
 use crate::store::key_entry::span_of;
 use crate::store::patience::Patience;
 use crate::store::values::cells::{CELL_WORDS_MIN, ValueCells, word_of};
@@ -33,21 +33,21 @@ const USE_WORDS: usize = 1;
 
 /// Where key and tag lie in the words of a key's bodies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct KeyPlace {
     pub(crate) key_at: usize,
     pub(crate) tag_at: usize,
     pub(crate) words: usize,
 }
 
-impl Place {
-    pub(crate) fn of(kind: Kind, key_len: usize, tag_len: usize) -> Place {
+impl KeyPlace {
+    pub(crate) fn of(kind: Kind, key_len: usize, tag_len: usize) -> KeyPlace {
         let key_at = match kind {
             Kind::Averager => CELLS_WORDS,
             Kind::Value => USE_WORDS,
             _ => 0,
         };
         let tag_at = key_at + key_len.div_ceil(8);
-        Place {
+        KeyPlace {
             key_at,
             tag_at,
             words: tag_at + tag_len.div_ceil(8),
@@ -59,9 +59,9 @@ impl Place {
     }
 
     /// The same with room for two cells of so many words behind.
-    fn with_cells(self, cell_words: usize) -> Place {
+    fn with_cells(self, cell_words: usize) -> KeyPlace {
         let words = self.words.max(self.tag_at + 2 * cell_words);
-        Place { words, ..self }
+        KeyPlace { words, ..self }
     }
 
     /// How many slots that takes.
@@ -77,7 +77,12 @@ impl Store {
 
     /// Looks for a key; asks again under the stripe before it says that there is none.
     /// Errors: `StructureBusy` if somebody has the stripe for longer than `patience` allows.
-    pub(crate) fn find(&self, key: &[u8], hash: u64, patience: Patience) -> Result<Option<Found>> {
+    pub(crate) fn find(
+        &self,
+        key: &[u8],
+        hash: u64,
+        patience: Patience,
+    ) -> Result<Option<KeyEntry>> {
         if let Some(found) = self.find_unlocked(key, hash, 1) {
             return Ok(Some(found));
         }
@@ -112,7 +117,7 @@ impl Store {
 
     /// Looks for a key, which will take about so many slots: all that is likely to be read is fetched at once.
     #[inline]
-    pub(crate) fn find_unlocked(&self, key: &[u8], hash: u64, slots: u64) -> Option<Found> {
+    pub(crate) fn find_unlocked(&self, key: &[u8], hash: u64, slots: u64) -> Option<KeyEntry> {
         let mut link = self
             .slab
             .bucket(self.bucket_of(hash))
@@ -130,7 +135,7 @@ impl Store {
 
     /// Whether the slot holds `key`, in the life that is returned.
     #[inline(always)]
-    fn matches(&self, id: SlotId, key: &[u8], hash: u64) -> Option<Found> {
+    fn matches(&self, id: SlotId, key: &[u8], hash: u64) -> Option<KeyEntry> {
         matches(&self.slab, id, key, hash)
     }
 
@@ -142,25 +147,30 @@ impl Store {
 
 /// Whether the slot holds `key`, in the life that is returned.
 #[inline(always)]
-pub(in crate::store) fn matches(slab: &Slab, id: SlotId, key: &[u8], hash: u64) -> Option<Found> {
+pub(in crate::store) fn matches(
+    slab: &Slab,
+    id: SlotId,
+    key: &[u8],
+    hash: u64,
+) -> Option<KeyEntry> {
     let slot = slab.slot(id);
     let meta = slot.meta()?;
     let kind = meta.kind?;
     if meta.key_len != key.len() || slot.hash.load(Ordering::Relaxed) != hash as u32 {
         return None;
     }
-    let at = Place::of(kind, key.len(), 0).key_at;
+    let at = KeyPlace::of(kind, key.len(), 0).key_at;
     let same = bytes_equal(slab, id, span_of(slab, id), at, key);
     // The key was that of this life only if the life is still the same; read after the key.
     fence(Ordering::Acquire);
-    let found = Found { id, meta, kind };
+    let found = KeyEntry { id, meta, kind };
     // The same tag is not asked for: that it is given another makes no miss.
     (same && is_still(slab, found)).then_some(found)
 }
 
 /// The bytes of a key.
-pub(in crate::store) fn key_of(slab: &Slab, found: Found) -> Option<Vec<u8>> {
-    let place = Place::of(found.kind, found.meta.key_len, 0);
+pub(in crate::store) fn key_of(slab: &Slab, found: KeyEntry) -> Option<Vec<u8>> {
+    let place = KeyPlace::of(found.kind, found.meta.key_len, 0);
     read_bytes(slab, found.id, place.key_at, found.meta.key_len)
 }
 
@@ -206,7 +216,7 @@ fn write_bytes(slab: &Slab, id: SlotId, span: u32, at: usize, bytes: &[u8]) -> b
 
 impl StripeGuard<'_> {
     /// Looks for a key of this stripe. A chain that does not end is damage.
-    pub(crate) fn find(&self, key: &[u8], hash: u64) -> Result<Option<Found>> {
+    pub(crate) fn find(&self, key: &[u8], hash: u64) -> Result<Option<KeyEntry>> {
         let bucket = self.store.bucket_of(hash);
         let mut found = None;
         self.walk(bucket, |id| {
@@ -249,10 +259,10 @@ impl StripeGuard<'_> {
     /// Killed after each step: (1) the intent names runs that are not claimed: nothing to undo; (2) the
     /// claims are undone; (3) the same, the contents mean nothing; (4) it is taken out of the chain, where
     /// nobody could find it yet, and the claims are undone; (5) it exists, and recovery does (6).
-    pub(crate) fn create(&self, spec: &Spec<'_>, patience: Patience) -> Room<Found> {
+    pub(crate) fn create(&self, spec: &NewKey<'_>, patience: Patience) -> Room<KeyEntry> {
         let slab = self.store.slab();
         let stripe = self.stripe();
-        let place = Place::of(spec.kind, spec.key.len(), spec.tag.len());
+        let place = KeyPlace::of(spec.kind, spec.key.len(), spec.tag.len());
         let place = place.with_cells(spec.cell_words);
         let (span, blocks) = (place.span(), spec.permits.div_ceil(PERMITS_PER_BLOCK));
         let bucket = self.store.bucket_of(spec.hash);
@@ -285,7 +295,7 @@ impl StripeGuard<'_> {
             count: blocks,
         };
         self.finish_create(slots, blocks);
-        Ok(Found {
+        Ok(KeyEntry {
             id: first,
             meta,
             kind: spec.kind,
@@ -307,7 +317,13 @@ impl StripeGuard<'_> {
     }
 
     /// Fills slots that nobody else can reach, all but the meta word.
-    fn fill(&self, spec: &Spec<'_>, place: Place, id: SlotId, first_block: u32) -> Result<Meta> {
+    fn fill(
+        &self,
+        spec: &NewKey<'_>,
+        place: KeyPlace,
+        id: SlotId,
+        first_block: u32,
+    ) -> Result<Meta> {
         let slab = self.store.slab();
         let slot = slab.slot(id);
         life::before_filling();
@@ -399,10 +415,10 @@ impl StripeGuard<'_> {
 
     /// Gives a key another tag, in the room that it has. The tag is gone for a moment: who dies here
     /// leaves the key without one.
-    pub(crate) fn retag(&self, found: Found, key: &[u8], tag: &[u8]) -> Result<()> {
+    pub(crate) fn retag(&self, found: KeyEntry, key: &[u8], tag: &[u8]) -> Result<()> {
         let slab = self.store.slab();
         let slot = slab.slot(found.id);
-        let place = Place::of(found.kind, found.meta.key_len, tag.len());
+        let place = KeyPlace::of(found.kind, found.meta.key_len, tag.len());
         let span = span_of(slab, found.id);
         if place.span() > span {
             return Err(Error::Invalid {
@@ -430,11 +446,11 @@ impl StripeGuard<'_> {
     }
 
     /// The tag of a key.
-    pub(crate) fn tag_of(&self, found: Found) -> Result<Vec<u8>> {
+    pub(crate) fn tag_of(&self, found: KeyEntry) -> Result<Vec<u8>> {
         if found.kind == Kind::Value {
             return self.store.tag_of_value(found);
         }
-        let place = Place::of(found.kind, found.meta.key_len, found.meta.tag_len);
+        let place = KeyPlace::of(found.kind, found.meta.key_len, found.meta.tag_len);
         let tag = self
             .store
             .read_bytes(found.id, place.tag_at, found.meta.tag_len);

@@ -12,7 +12,7 @@ use crate::slab::{Intent, Meta, Slab, SlotId, pack, unpack};
 use crate::store::Store;
 use crate::store::index::allocate::{BLOCKS_MAX, Pool, Run};
 use crate::store::index::stripe::StripeGuard;
-use crate::store::key_entry::{Found, SPAN_MAX, span_of};
+use crate::store::key_entry::{KeyEntry, SPAN_MAX, span_of};
 use crate::sync::Ordering;
 use crate::types::Kind;
 
@@ -32,7 +32,7 @@ impl StripeGuard<'_> {
     /// every part of it can be.
     pub(crate) fn retire(
         &self,
-        found: Found,
+        found: KeyEntry,
         bucket: u32,
         force: Force,
         wanted: impl FnOnce() -> bool,
@@ -45,7 +45,7 @@ impl StripeGuard<'_> {
     /// old key if this is undone, otherwise of the new one.
     pub(in crate::store) fn retire_untold(
         &self,
-        found: Found,
+        found: KeyEntry,
         bucket: u32,
         force: Force,
         untold: &[(usize, Stamp)],
@@ -254,7 +254,7 @@ impl StripeGuard<'_> {
         match (removal.left(force), meta.kind) {
             (Left::Again, Some(kind)) => {
                 let bucket = self.stripe().bucket.load(Ordering::Relaxed) as u32;
-                let found = Found { id, meta, kind };
+                let found = KeyEntry { id, meta, kind };
                 self.retire(found, bucket, Force::Anybody, || true)
                     .map(drop)
             }
@@ -309,7 +309,7 @@ pub(in crate::store) fn permits_of(slab: &Slab, id: SlotId) -> Result<(u32, u32)
 
 /// Whether a slot is still in the life in which it was found.
 #[inline(always)]
-pub(in crate::store) fn is_still(slab: &Slab, found: Found) -> bool {
+pub(in crate::store) fn is_still(slab: &Slab, found: KeyEntry) -> bool {
     let of = Meta::life_of(found.meta.generation, found.kind);
     life::is_current(&slab.slot(found.id).meta, of)
 }
@@ -321,7 +321,7 @@ impl Store {
     }
 
     /// The same of a key that others may be taking away. `None`: they did.
-    pub(crate) fn permits_while(&self, found: Found) -> Result<Option<(u32, u32)>> {
+    pub(crate) fn permits_while(&self, found: KeyEntry) -> Result<Option<(u32, u32)>> {
         let permits = self.permits_of(found.id);
         // What was read, or did not make sense, is of this key only if it is still there.
         match self.is_still(found) {
@@ -332,7 +332,7 @@ impl Store {
 
     /// Whether the slot is still in the life in which it was found.
     #[inline(always)]
-    pub(crate) fn is_still(&self, found: Found) -> bool {
+    pub(crate) fn is_still(&self, found: KeyEntry) -> bool {
         is_still(&self.slab, found)
     }
 
@@ -350,8 +350,8 @@ impl Store {
     fn remove_waiting(
         &self,
         stripe: u32,
-        find: impl Fn(&StripeGuard<'_>) -> Result<Option<Found>>,
-        wanted: impl Fn(&StripeGuard<'_>, Found) -> bool,
+        find: impl Fn(&StripeGuard<'_>) -> Result<Option<KeyEntry>>,
+        wanted: impl Fn(&StripeGuard<'_>, KeyEntry) -> bool,
     ) -> Result<bool> {
         loop {
             let guard = self.lock_stripe(stripe)?;
@@ -384,7 +384,7 @@ impl Store {
     /// Takes away every key that carries a tag, and says how many. An error if that cannot be found out of some, which stay.
     pub(crate) fn remove_tagged(&self, tag: &[u8]) -> Result<usize> {
         let unread = Cell::new(None);
-        let carries = |guard: &StripeGuard<'_>, found: Found| {
+        let carries = |guard: &StripeGuard<'_>, found: KeyEntry| {
             let carries = match found.kind {
                 Kind::Value => self.value_has_tag(found, tag),
                 _ if found.meta.tag_len != tag.len() => return false,
@@ -402,7 +402,7 @@ impl Store {
     /// Takes away every key that `wanted` wants, and says how many.
     pub(crate) fn remove_all(
         &self,
-        wanted: impl Fn(&StripeGuard<'_>, Found) -> bool,
+        wanted: impl Fn(&StripeGuard<'_>, KeyEntry) -> bool,
     ) -> Result<usize> {
         let mut removed = 0;
         for stripe in 0..STRIPES {
@@ -424,13 +424,13 @@ impl StripeGuard<'_> {
     }
 
     /// The key in a slot.
-    pub(crate) fn found(&self, id: SlotId) -> Option<Found> {
+    pub(crate) fn found(&self, id: SlotId) -> Option<KeyEntry> {
         let meta = self.store.slab().slot(id).meta()?;
         let kind = meta.kind?;
-        Some(Found { id, meta, kind })
+        Some(KeyEntry { id, meta, kind })
     }
 
-    fn bucket_of_slot(&self, found: Found) -> Result<u32> {
+    fn bucket_of_slot(&self, found: KeyEntry) -> Result<u32> {
         let slab = self.store.slab();
         let key = self
             .store

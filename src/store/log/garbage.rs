@@ -14,7 +14,7 @@
 
 use std::cell::RefCell;
 
-use crate::log::{PAGE, Place, SEGMENT_HEADER_BYTES, interior};
+use crate::log::{Location, PAGE, SEGMENT_HEADER_BYTES, interior};
 use crate::slab::Gone;
 use crate::store::Store;
 use crate::store::values::cells::Content;
@@ -23,7 +23,7 @@ use crate::sync::Ordering;
 /// A record that is dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Dead {
-    pub(crate) place: Place,
+    pub(crate) place: Location,
     pub(crate) bytes: u64,
 }
 
@@ -89,7 +89,7 @@ impl Store {
         let Some(segment) = self.segment_of(number) else {
             return false;
         };
-        let end = Place::new(number, SEGMENT_HEADER_BYTES + dead.bytes);
+        let end = Location::new(number, SEGMENT_HEADER_BYTES + dead.bytes);
         // The tail before the end: that is what it stays when nothing is appended any more.
         let is_alone = dead.place.offset() == SEGMENT_HEADER_BYTES
             && !self.is_tail_in(number)
@@ -207,7 +207,7 @@ mod tests {
         let usage = store.usage().unwrap();
         assert!(usage.bytes < 31 * 31_000, "{usage:?}");
         // Whoever comes late with something of a segment that is gone changes nothing.
-        let place = Place::new(1 + 1024, SEGMENT_HEADER_BYTES);
+        let place = Location::new(1 + 1024, SEGMENT_HEADER_BYTES);
         store.mark_dead(Dead { place, bytes: 160 });
         assert_eq!(store.usage().unwrap(), usage);
     }

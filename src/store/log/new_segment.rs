@@ -6,7 +6,7 @@
 //! compacts, when there are many numbers above its own.
 
 use crate::error::Result;
-use crate::log::{Created, Log, Place, SEGMENT_HEADER_BYTES};
+use crate::log::{Created, Location, Log, SEGMENT_HEADER_BYTES};
 use crate::slab::layout::SEGMENTS;
 use crate::slab::{SEGMENT_BEGUN, SEGMENT_CLOSING};
 use crate::store::Store;
@@ -19,7 +19,11 @@ impl Store {
     ///
     /// Killed before it is open: it is described, and its place in the table is had by others when the table gets
     /// full. Killed later: a segment that nothing leads to, which is compacted away.
-    pub(in crate::store) fn begin_segment(&self, log: &Log, alone: Option<u64>) -> Result<Place> {
+    pub(in crate::store) fn begin_segment(
+        &self,
+        log: &Log,
+        alone: Option<u64>,
+    ) -> Result<Location> {
         // As many as there may be are another's in vain, one after another.
         for _ in 0..SEGMENTS {
             let before = self.tail();
@@ -48,7 +52,7 @@ impl Store {
                 give_up(begun);
                 continue;
             }
-            let first = Place::new(number, SEGMENT_HEADER_BYTES);
+            let first = Location::new(number, SEGMENT_HEADER_BYTES);
             if alone.is_some() {
                 return Ok(first);
             }
@@ -76,7 +80,7 @@ impl Store {
     /// lost has another number in it, and is begun anew by who counts it; who closes it sets the cursor.
     fn make_segment(&self, log: &Log, number: u32, alone: Option<u64>) -> Result<Created> {
         if let Some(bytes) = alone {
-            self.note_end(Place::new(number, SEGMENT_HEADER_BYTES + bytes));
+            self.note_end(Location::new(number, SEGMENT_HEADER_BYTES + bytes));
         }
         let created = log
             .create(number)
@@ -94,21 +98,21 @@ impl Store {
 
     /// Lets values be appended from `first` on, unless somebody else has begun a segment since `before`: then where
     /// they are appended now.
-    fn become_tail(&self, before: Option<Place>, first: Place) -> Option<Place> {
+    fn become_tail(&self, before: Option<Location>, first: Location) -> Option<Location> {
         let word = &self.slab.header().tail;
         let mut now = self.tail();
         loop {
-            let segment = |tail: Option<Place>| tail.map(|tail| tail.segment());
+            let segment = |tail: Option<Location>| tail.map(|tail| tail.segment());
             if segment(now) != segment(before)
                 && let Some(theirs) = now.filter(|now| self.may_lead_to(*now))
             {
                 return Some(theirs);
             }
             now.inspect(|old| self.note_end(*old));
-            let seen = now.map_or(word.load(Ordering::Relaxed), Place::bits);
+            let seen = now.map_or(word.load(Ordering::Relaxed), Location::bits);
             match word.compare_exchange(seen, first.bits(), Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return None,
-                Err(other) => now = Place::from_bits(other),
+                Err(other) => now = Location::from_bits(other),
             }
         }
     }
@@ -116,7 +120,7 @@ impl Store {
     /// Comes before a segment is not the tail any more: it is never shorter than what was handed out. Whoever was
     /// stopped here comes too late, and knows less; or the segment is gone, and that of another one, whose number is
     /// higher, is the greater place.
-    fn note_end(&self, end: Place) {
+    fn note_end(&self, end: Location) {
         if let Some(segment) = self.segment_of(end.segment()) {
             segment.end.fetch_max(end.bits(), Ordering::AcqRel);
         }
@@ -175,7 +179,7 @@ impl Store {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use crate::log::Place;
+    use crate::log::Location;
     use crate::slab::layout::SEGMENTS;
     use crate::sync::Ordering;
     use crate::{Cache, Error, Eviction};
@@ -229,7 +233,7 @@ mod tests {
             let store = &cache.store;
             let log = &store.process().unwrap().log;
             let (late, begun) = store.claim_number().unwrap();
-            let before = Place::new(late, 600_000);
+            let before = Location::new(late, 600_000);
             let word = &store.slab().segment(late).number;
             word.compare_exchange(begun, 0, Ordering::AcqRel, Ordering::Relaxed)
                 .unwrap();

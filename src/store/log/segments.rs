@@ -8,7 +8,7 @@
 //! at least one sees that it is too much, and leaves its room unused (G5).
 
 use crate::error::{Error, Result};
-use crate::log::{LOG, Log, PAGE, Place, RECORD_ALIGN, SEGMENT_HEADER_BYTES};
+use crate::log::{LOG, Location, Log, PAGE, RECORD_ALIGN, SEGMENT_HEADER_BYTES};
 use crate::log::{needs_another, record_bytes};
 use crate::record::closing;
 use crate::slab::layout::SEGMENTS;
@@ -115,9 +115,9 @@ pub(in crate::store) fn segments(slab: &Slab, log: &Log) -> Result<Vec<SegmentSt
         }
         let is_begun = bits & SEGMENT_BEGUN != 0;
         let is_active = tail.is_some_and(|tail| tail.segment() == number);
-        let end = Place::from_bits(segment.end.load(Ordering::Acquire));
+        let end = Location::from_bits(segment.end.load(Ordering::Acquire));
         let end = end.filter(|end| end.segment() == number);
-        let end = end.map_or(0, Place::offset);
+        let end = end.map_or(0, Location::offset);
         let bytes = match tail.filter(|_| is_active) {
             // Nothing of its room is had before it is open; who begins it may be dead.
             _ if is_begun => SEGMENT_HEADER_BYTES,
@@ -154,8 +154,8 @@ pub(in crate::store) fn usage_of(all: &[SegmentState]) -> Usage {
     }
 }
 
-fn tail_of(slab: &Slab) -> Option<Place> {
-    Place::from_bits(slab.header().tail.load(Ordering::Acquire))
+fn tail_of(slab: &Slab) -> Option<Location> {
+    Location::from_bits(slab.header().tail.load(Ordering::Acquire))
 }
 
 impl Store {
@@ -194,7 +194,7 @@ impl Store {
         self.tail().is_some_and(|tail| tail.segment() == number)
     }
 
-    pub(in crate::store) fn tail(&self) -> Option<Place> {
+    pub(in crate::store) fn tail(&self) -> Option<Location> {
         tail_of(&self.slab)
     }
 
@@ -207,7 +207,7 @@ impl Store {
 
     /// Whether a place may be put into slots: its segment is there, and stays. Asked by who has the key's
     /// latch, after it was taken (G2).
-    pub(crate) fn may_lead_to(&self, place: Place) -> bool {
+    pub(crate) fn may_lead_to(&self, place: Location) -> bool {
         let segment = self.slab.segment(place.segment());
         closing::may_lead_there(&segment.number, place.segment().into())
     }
@@ -219,7 +219,7 @@ impl Store {
         tag: &[u8],
         value: &[u8],
         room: Room,
-    ) -> Result<Option<Place>> {
+    ) -> Result<Option<Location>> {
         let bytes = record_bytes(key.len(), tag.len(), value.len());
         let log = &self.process()?.log;
         loop {
@@ -257,7 +257,7 @@ impl Store {
         tag: &[u8],
         value: &[u8],
         room: Room,
-    ) -> Result<Option<Place>> {
+    ) -> Result<Option<Location>> {
         let known = self.known_if_durable()?;
         let Some(place) = self.append(key, tag, value, room)? else {
             return Ok(None);
@@ -339,7 +339,7 @@ impl Store {
     }
 
     /// Room for so many bytes that is nobody else's.
-    pub(in crate::store) fn reserve(&self, log: &Log, bytes: u64) -> Result<Place> {
+    pub(in crate::store) fn reserve(&self, log: &Log, bytes: u64) -> Result<Location> {
         let segment_bytes = self.segment_bytes();
         if bytes > segment_bytes / 4 {
             return self.begin_segment(log, Some(bytes));
@@ -355,7 +355,7 @@ impl Store {
             let next = place.bits() + bytes / RECORD_ALIGN;
             match word.compare_exchange(place.bits(), next, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Ok(place),
-                Err(now) => tail = Place::from_bits(now),
+                Err(now) => tail = Location::from_bits(now),
             }
         }
     }

@@ -23,8 +23,8 @@ use crate::record::{Lease, ParticipantId, Word};
 use crate::slab::SlotId;
 use crate::store::Store;
 use crate::store::holds::fast::Grant;
-use crate::store::holds::handle::Binding;
-use crate::store::key_entry::Spot;
+use crate::store::holds::handle::Handle;
+use crate::store::key_entry::SlotRef;
 use crate::types::Kind;
 
 /// What a thread can have while a function of the user's runs.
@@ -157,7 +157,7 @@ impl Tokens {
     }
 }
 
-impl Binding {
+impl Handle {
     /// Notes that a hold has no guard any more, but a token.
     pub(crate) fn note_token(&self, grant: &Grant) {
         let which = (grant.spot.id, grant.permit);
@@ -169,7 +169,11 @@ impl Binding {
 
     /// Refuses to wait for ever for holds that are all this process's, by guards and without leases, while it has no
     /// thread but this one.
-    pub(in crate::store) fn check_not_all_ours(&self, me: ParticipantId, spot: Spot) -> Result<()> {
+    pub(in crate::store) fn check_not_all_ours(
+        &self,
+        me: ParticipantId,
+        spot: SlotRef,
+    ) -> Result<()> {
         let asked = matches!(self.kind(), Kind::Lock | Kind::Semaphore);
         if !asked || !self.are_all_ours(me, spot)? || !process::is_only_thread() {
             return Ok(());
@@ -182,7 +186,7 @@ impl Binding {
         })
     }
 
-    fn are_all_ours(&self, me: ParticipantId, spot: Spot) -> Result<bool> {
+    fn are_all_ours(&self, me: ParticipantId, spot: SlotRef) -> Result<bool> {
         let Some((first, count)) = self.current_range(spot)? else {
             return Ok(false);
         };

@@ -19,7 +19,7 @@ use nix::errno::Errno;
 
 use crate::error::{Error, Result};
 use crate::log::medium::Note;
-use crate::log::{Log, Place};
+use crate::log::{Location, Log};
 use crate::os::file;
 use crate::os::kept::Kept;
 use crate::slab::Slab;
@@ -111,7 +111,7 @@ fn note_made_good(slab: &Slab, until: u32) {
 /// are just being written are not concerned: their writers see that a sync failed meanwhile.
 fn write_once_more(slab: &Slab, log: &Log) -> Result<()> {
     slab.dirty_pages();
-    let list = Place::from_bits(slab.header().journal.load(Ordering::Acquire));
+    let list = Location::from_bits(slab.header().journal.load(Ordering::Acquire));
     let list = list.map(|place| (place, None));
     let values = rebuild_values::logged(slab).filter_map(|(found, content)| {
         let (place, bytes) = content.logged(found.meta.key_len)?;

@@ -12,7 +12,7 @@ use crate::record::Force;
 use crate::slab::{Growing, SlotId};
 use crate::store::Store;
 use crate::store::expiry::is_over;
-use crate::store::key_entry::{Found, hash_as, span_of};
+use crate::store::key_entry::{KeyEntry, hash_as, span_of};
 use crate::store::log::garbage::DeadList;
 use crate::store::patience::Patience;
 use crate::store::settings::Eviction;
@@ -95,7 +95,7 @@ impl Store {
     }
 
     /// The key that begins in a slot, if it looks idle. Whether it is, is seen under its stripe.
-    fn idle_at(&self, id: SlotId) -> Result<Option<Found>> {
+    fn idle_at(&self, id: SlotId) -> Result<Option<KeyEntry>> {
         let slot = self.slab.slot(id);
         let Some(meta) = slot.meta() else {
             return Ok(None);
@@ -103,7 +103,7 @@ impl Store {
         let Some(kind) = meta.kind else {
             return Ok(None);
         };
-        let found = Found { id, meta, kind };
+        let found = KeyEntry { id, meta, kind };
         let is_free = match kind {
             // Their latches are also taken from the dead.
             Kind::Value | Kind::Flight => true,
@@ -121,7 +121,7 @@ impl Store {
     /// Takes away a key that is idle.
     fn free_idle(
         &self,
-        found: Found,
+        found: KeyEntry,
         patience: Patience,
         dead: &DeadList<'_>,
     ) -> Result<Option<bool>> {
@@ -139,7 +139,7 @@ impl Store {
     /// stripe. What it had in the log is put to the `dead`.
     pub(in crate::store) fn take_away(
         &self,
-        found: Found,
+        found: KeyEntry,
         force: Force,
         patience: Patience,
         wanted: impl FnOnce() -> bool,
@@ -162,7 +162,7 @@ impl Store {
     /// Whether a key has nothing in it that anybody would miss. Averages always have; of values, those that
     /// were deleted or are over have not; of flights, those without a value have not; the others have not while
     /// they are free.
-    pub(in crate::store) fn is_idle(&self, found: Found) -> bool {
+    pub(in crate::store) fn is_idle(&self, found: KeyEntry) -> bool {
         match found.kind {
             Kind::Averager => false,
             Kind::Value => self.is_vacant(found),

@@ -23,7 +23,7 @@ use crate::os::futex;
 use crate::record::closing;
 use crate::slab::layout::SEGMENTS;
 use crate::slab::{Growing, SEGMENT_CLOSING, SlotId};
-use crate::store::key_entry::Found;
+use crate::store::key_entry::KeyEntry;
 use crate::store::log::garbage::Dead;
 use crate::store::log::segments::{Room, SegmentState};
 use crate::store::members::device::Known;
@@ -71,7 +71,7 @@ enum Visit {
 /// A value that was written anew, and is to lead there.
 struct Move {
     at: u32,
-    found: Found,
+    found: KeyEntry,
     key: Vec<u8>,
     /// In force when it was written.
     version: u64,
@@ -294,7 +294,7 @@ impl Store {
             let is_settled = closing::is_settled(&slot.hold, |p| self.is_dead(process, p));
             let Some(found) = slot.meta().and_then(|meta| {
                 let kind = meta.kind.filter(|kind| *kind == Kind::Value)?;
-                Some(Found { id, meta, kind })
+                Some(KeyEntry { id, meta, kind })
             }) else {
                 return Ok(Visit::Clear);
             };
@@ -310,7 +310,7 @@ impl Store {
         }
     }
 
-    fn write_anew(self: &Arc<Store>, found: Found, closed: &[u32]) -> Result<Visit> {
+    fn write_anew(self: &Arc<Store>, found: KeyEntry, closed: &[u32]) -> Result<Visit> {
         loop {
             let Some(Ok(reading)) = self.read_value(found, &mut ()) else {
                 return Ok(Visit::Clear);

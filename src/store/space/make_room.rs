@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
-use crate::log::{LARGE_BYTES, Place, RECORD_ALIGN, SEGMENT_HEADER_BYTES, record_bytes};
+use crate::log::{LARGE_BYTES, Location, RECORD_ALIGN, SEGMENT_HEADER_BYTES, record_bytes};
 use crate::os::clock;
 use crate::record::Force;
 use crate::slab::{Growing, KEY_BYTES_MAX, SlotId, TAG_BYTES_MAX};
 use crate::store::Store;
-use crate::store::key_entry::Found;
+use crate::store::key_entry::KeyEntry;
 use crate::store::log::garbage::DeadList;
 use crate::store::log::segments::{Room, SegmentState, slack_of};
 use crate::store::patience::Patience;
@@ -84,7 +84,7 @@ impl Wait {
 pub(in crate::store) struct Candidate {
     /// The smaller, the sooner.
     used: u64,
-    pub(in crate::store) found: Found,
+    pub(in crate::store) found: KeyEntry,
     version: u64,
     pub(in crate::store) expires_ms: u64,
     /// In the log.
@@ -209,7 +209,7 @@ impl Store {
         key: &[u8],
         new: &New<'_>,
         mine: &Mine<'_>,
-    ) -> Result<Place> {
+    ) -> Result<Location> {
         let bytes = record_bytes(key.len(), new.tag.len(), new.value.len());
         // Before anything goes for it.
         self.known_if_durable()?;
@@ -305,7 +305,7 @@ impl Store {
     pub(in crate::store) fn candidate(&self, id: SlotId) -> Option<Candidate> {
         let meta = self.slab.slot(id).meta()?;
         let kind = meta.kind.filter(|kind| *kind == Kind::Value)?;
-        let found = Found { id, meta, kind };
+        let found = KeyEntry { id, meta, kind };
         let used = ValueCells::of(&self.slab, found)?
             .use_word()?
             .load(Ordering::Relaxed);

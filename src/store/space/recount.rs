@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use crate::error::Result;
 use crate::slab::Growing;
 use crate::store::Store;
-use crate::store::key_entry::Found;
+use crate::store::key_entry::KeyEntry;
 use crate::store::log::segments::SegmentState;
 use crate::store::values::cells::{Content, ValueCells};
 use crate::sync::{AtomicU64, Ordering};
@@ -109,7 +109,7 @@ impl Store {
             return;
         };
         let kind = Kind::Value;
-        let Some(cells) = ValueCells::of(&self.slab, Found { id, meta, kind }) else {
+        let Some(cells) = ValueCells::of(&self.slab, KeyEntry { id, meta, kind }) else {
             return;
         };
         let now = cells.read(&mut ()).ok().map(|reading| reading.content);

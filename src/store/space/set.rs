@@ -5,15 +5,15 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::log::{Place, record_bytes};
+use crate::log::{Location, record_bytes};
 use crate::os::{clock, fork, futex};
 use crate::record::{Word, life, next_sequence, waiting};
 use crate::slab::{Meta, Slot, SlotId};
 use crate::store::Store;
 use crate::store::expiry::is_over;
-use crate::store::holds::handle::Binding;
+use crate::store::holds::handle::Handle;
 use crate::store::index::chains::VALUE_SLOTS;
-use crate::store::key_entry::{Found, check_lengths};
+use crate::store::key_entry::{KeyEntry, check_lengths};
 use crate::store::log::garbage::Dead;
 use crate::store::members::device::Known;
 use crate::store::patience::Patience;
@@ -63,7 +63,7 @@ enum Attempt {
 /// A value whose latch we have.
 pub(crate) struct Latched<'a> {
     store: &'a Store,
-    pub(crate) found: Found,
+    pub(crate) found: KeyEntry,
     pub(crate) cells: ValueCells<'a>,
     word: Word,
     /// See [`fork::epoch`].
@@ -248,16 +248,16 @@ impl Store {
             return Ok(None);
         }
         let words = make.unwrap_or(cell_words(0));
-        let binding = Binding::of_value(Arc::clone(self), key, hash, words);
+        let handle = Handle::of_value(Arc::clone(self), key, hash, words);
         let not_holder = || Error::NotHolder { key: key.to_vec() };
-        let granted = match binding.acquire(patience) {
+        let granted = match handle.acquire(patience) {
             Err(Error::StructureBusy { .. }) => None,
             granted => granted?,
         };
         let Some((grant, _)) = granted else {
             return Ok(None);
         };
-        let found = binding.found_at(grant.spot).ok_or_else(not_holder)?;
+        let found = handle.found_at(grant.spot).ok_or_else(not_holder)?;
         let latched = self.latched(found, grant.word)?;
         // Who had it before may have died after changing the value and before the medium had it.
         if let Some(known) = self.known_if_durable()? {
@@ -267,7 +267,7 @@ impl Store {
     }
 
     #[inline]
-    fn latched(&self, found: Found, word: Word) -> Result<Latched<'_>> {
+    fn latched(&self, found: KeyEntry, word: Word) -> Result<Latched<'_>> {
         let cells = ValueCells::of(&self.slab, found);
         let Some(cells) = cells else {
             let slot = self.slab.slot(found.id);
@@ -332,7 +332,7 @@ impl Store {
     }
 
     /// Waits for the medium to have a value of the log, and what leads there.
-    fn sync_place(&self, place: Place, known: Known) -> Result<()> {
+    fn sync_place(&self, place: Location, known: Known) -> Result<()> {
         // Without its segment it is damaged, and to be replaced.
         self.sync_segment(place.segment())?;
         self.sync_slab_since(known)
@@ -344,13 +344,13 @@ impl Store {
         key: &[u8],
         hash: u64,
         new: &New<'_>,
-        place: Option<Place>,
+        place: Option<Location>,
         when: When<'_>,
     ) -> Result<Attempt> {
         let len = new.value.len();
         let make = cell_words(new.tag.len() + len);
         // Without a place it fits, or it is found out that it does not.
-        let wasted = |place: Option<Place>| {
+        let wasted = |place: Option<Location>| {
             let bytes = record_bytes(key.len(), new.tag.len(), len);
             place.inspect(|place| {
                 self.give_back(Dead {

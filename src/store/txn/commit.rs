@@ -11,10 +11,10 @@
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::log::Place;
+use crate::log::Location;
 use crate::record::deciding;
 use crate::store::Store;
-use crate::store::journal::carry_out::{Flip, LIST_KEY, list_bytes};
+use crate::store::journal::decided::{Flip, LIST_KEY, list_bytes};
 use crate::store::log::garbage::Dead;
 use crate::store::log::segments::Room;
 use crate::store::members::device::Known;
@@ -116,7 +116,7 @@ impl Ongoing<'_> {
     }
 
     /// Puts the place of the list into the journal: by that it has happened. `false`: its segment is closed.
-    fn lead_to(&self, place: Place) -> Result<bool> {
+    fn lead_to(&self, place: Location) -> Result<bool> {
         let home = self.home;
         // Who compacts the segment waits for our latches, or, if there is none in that store, looks at the
         // journal after it has had the lock for growing (G3).
@@ -178,7 +178,7 @@ impl Ongoing<'_> {
 /// What has happened.
 struct Decided {
     /// Where the list of flips lies.
-    list: Place,
+    list: Location,
     /// Those of the parts that are changed, in their order.
     flips: Vec<Flip>,
 }

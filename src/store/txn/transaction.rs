@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::log::{Place, record_bytes};
+use crate::log::{Location, record_bytes};
 use crate::os::{fork, memory};
 use crate::store::Store;
 use crate::store::index::stripe::RangeGuard;
@@ -34,7 +34,7 @@ pub(super) struct Part<'a> {
     pub(super) now: Option<Whole>,
     pub(super) is_changed: bool,
     /// Where in the log it was put, if it does not fit the cell.
-    pub(super) place: Option<Place>,
+    pub(super) place: Option<Location>,
 }
 
 /// A transaction that is under way. Dropped without [`commit`](Ongoing::commit), it has not happened.

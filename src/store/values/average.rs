@@ -8,7 +8,7 @@ use crate::os::clock;
 use crate::record::{Damaged, NO_VERSION, PAYLOAD_WORDS};
 use crate::slab::SlotId;
 use crate::store::Store;
-use crate::store::holds::handle::Binding;
+use crate::store::holds::handle::Handle;
 use crate::store::patience::Patience;
 use crate::types::{Kind, Summary};
 
@@ -125,7 +125,7 @@ fn damaged(store: &Store, key: &str) -> Error {
         .corrupt(format!("the average {key} fails its checksum"))
 }
 
-impl Binding {
+impl Handle {
     /// Adds a value and re-arms the expiry.
     pub(crate) fn add(&self, value: f64) -> Result<()> {
         if !value.is_finite() {

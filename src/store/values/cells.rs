@@ -13,9 +13,7 @@
 //! What head and payload say is `content`'s. The seal is that of an average's cell, over head and as much payload as is
 //! used. Here is where the cells lie in the slots, how they are read and how they are put in force.
 
-pub(crate) use crate::store::values::content::{
-    Content, Form, VALUE_BYTES_MAX, tag_hash,
-};
+pub(crate) use crate::store::values::content::{Content, Form, VALUE_BYTES_MAX, tag_hash};
 use crate::store::values::content::{FORM_LOGGED, LOGGED_WORDS};
 
 use crate::record::{
@@ -23,7 +21,7 @@ use crate::record::{
     cells_read_once, cells_read_prepared, cells_version_of, cells_write,
 };
 use crate::slab::{BODY_WORDS, Slab, SlotId, pack};
-use crate::store::key_entry::{Found, span_of};
+use crate::store::key_entry::{KeyEntry, span_of};
 use crate::sync::{AtomicU64, Ordering};
 
 /// Room for a place in the log, and for the digits of any integer.
@@ -98,7 +96,7 @@ pub(crate) struct ValueCells<'a> {
 impl<'a> ValueCells<'a> {
     /// Of a key that was found.
     #[inline]
-    pub(crate) fn of(slab: &'a Slab, found: Found) -> Option<ValueCells<'a>> {
+    pub(crate) fn of(slab: &'a Slab, found: KeyEntry) -> Option<ValueCells<'a>> {
         ValueCells::within(slab, found.id, span_of(slab, found.id), found.meta.key_len)
     }
 

@@ -17,9 +17,9 @@ use crate::record::{Force, Hold, Stamp, Word, waiting};
 use crate::slab::layout::STRIPES;
 use crate::store::Store;
 use crate::store::holds::fast::Grant;
-use crate::store::holds::handle::Binding;
-use crate::store::key_entry::Spot;
-use crate::store::key_entry::{Found, hash_as};
+use crate::store::holds::handle::Handle;
+use crate::store::key_entry::SlotRef;
+use crate::store::key_entry::{KeyEntry, hash_as};
 use crate::store::members::deadlock::Noted;
 use crate::store::names;
 use crate::store::patience::Patience;
@@ -28,7 +28,7 @@ use crate::types::Kind;
 /// The turn to compute a value, given back when this is dropped, also by a panic. In the child of a fork it is
 /// inert, as every hold.
 pub(crate) struct Flight {
-    binding: Binding,
+    handle: Handle,
     grant: Grant,
     /// How long the one before took, if anybody wants to know: kept if this one does not land.
     before: Option<Stamp>,
@@ -45,20 +45,20 @@ impl Store {
         key: &[u8],
         landed: &dyn Fn() -> bool,
     ) -> Result<Option<Flight>> {
-        let binding = Binding::new(Arc::clone(self), Kind::Flight, key, 0);
-        let granted = binding.acquire_unless(Patience::Forever, landed)?;
-        Ok(granted.map(|(grant, _)| Flight::new(binding, grant)))
+        let handle = Handle::new(Arc::clone(self), Kind::Flight, key, 0);
+        let granted = handle.acquire_unless(Patience::Forever, landed)?;
+        Ok(granted.map(|(grant, _)| Flight::new(handle, grant)))
     }
 
     /// Takes the flight of a key if nobody has it.
     pub(crate) fn try_board(self: &Arc<Store>, key: &[u8]) -> Result<Option<Flight>> {
-        let binding = Binding::new(Arc::clone(self), Kind::Flight, key, 0);
-        let granted = match binding.acquire(Patience::Never) {
+        let handle = Handle::new(Arc::clone(self), Kind::Flight, key, 0);
+        let granted = match handle.acquire(Patience::Never) {
             // Whoever only would have computed it early does without.
             Err(Error::StructureBusy { .. }) => None,
             granted => granted?,
         };
-        Ok(granted.map(|(grant, _)| Flight::new(binding, grant)))
+        Ok(granted.map(|(grant, _)| Flight::new(handle, grant)))
     }
 
     /// How long the last flight of a key took. `None`: nobody knows, or one is under way.
@@ -94,7 +94,7 @@ impl Store {
     }
 
     /// Whether a flight is that of a value that is there.
-    pub(crate) fn is_flight_of_value(&self, found: Found) -> bool {
+    pub(crate) fn is_flight_of_value(&self, found: KeyEntry) -> bool {
         let value = self
             .key_of(found)
             .and_then(|key| self.find_unlocked(&key, self.hash(&key), 1));
@@ -123,15 +123,15 @@ impl Store {
 }
 
 impl Flight {
-    fn new(binding: Binding, grant: Grant) -> Flight {
+    fn new(handle: Handle, grant: Grant) -> Flight {
         let last = Word::free(grant.word.sequence() - 1);
-        let stamp = binding.slot(grant.spot).hold.stamp_of(last);
+        let stamp = handle.slot(grant.spot).hold.stamp_of(last);
         let before = stamp.filter(|stamp| stamp.took_us().is_some());
-        let Spot { id, generation } = grant.spot;
-        let noted = binding.store().note_slot(id, generation);
+        let SlotRef { id, generation } = grant.spot;
+        let noted = handle.store().note_slot(id, generation);
         Flight {
             _noted: noted,
-            binding,
+            handle,
             grant,
             stays: before.is_some(),
             before,
@@ -139,21 +139,21 @@ impl Flight {
     }
 
     fn hold(&self) -> &Hold {
-        &self.binding.slot(self.grant.spot).hold
+        &self.handle.slot(self.grant.spot).hold
     }
 
     /// Whether it is this process's, and nobody has cleared the store meanwhile: otherwise what was computed
     /// is not to be kept.
     pub(crate) fn is_ours(&self) -> bool {
         let word = self.grant.word;
-        self.binding.is_ours(word) && self.hold().load().same_hold(word)
+        self.handle.is_ours(word) && self.hold().load().same_hold(word)
     }
 
     /// What there is to say when it is not ours.
     pub(crate) fn lost(&self) -> Error {
-        match self.binding.is_ours(self.grant.word) {
-            true => self.binding.lost(&self.grant),
-            false => self.binding.not_holder(),
+        match self.handle.is_ours(self.grant.word) {
+            true => self.handle.lost(&self.grant),
+            false => self.handle.not_holder(),
         }
     }
 
@@ -164,11 +164,11 @@ impl Flight {
         let took = Stamp::took(clock::duration_us(took));
         self.hold().set_stamp(self.grant.word, took);
         let is_waited_for = self.hold().load().is_contended();
-        let returned = self.binding.give_back(&self.grant.take());
+        let returned = self.handle.give_back(&self.grant.take());
         // One was woken, and would wake the next; but they need not leave one by one. Who comes between the
         // look and the return is woken by the one before.
         if returned.is_ok() && is_waited_for {
-            let wake = &self.binding.slot(self.grant.spot).wake;
+            let wake = &self.handle.slot(self.grant.spot).wake;
             waiting::wake(wake, || futex::wake(wake, i32::MAX));
         }
     }
@@ -181,20 +181,20 @@ impl Drop for Flight {
                 self.hold().set_stamp(self.grant.word, before);
             }
             // Lost in this moment: then there is nobody to tell.
-            let _ = self.binding.give_back(&self.grant);
+            let _ = self.handle.give_back(&self.grant);
         }
         // Not in the child of a fork, which has not joined.
-        if !self.stays && self.binding.store().me().is_some() {
-            let _ = take_away(&self.binding);
+        if !self.stays && self.handle.store().me().is_some() {
+            let _ = take_away(&self.handle);
         }
     }
 }
 
 /// Frees the slot of a flight that nobody has and nobody needs. If that is not possible now, it is done when
 /// room is needed.
-fn take_away(binding: &Binding) -> Result<()> {
-    let store = binding.store();
-    let (hash, key) = (binding.hash(), binding.key());
+fn take_away(handle: &Handle) -> Result<()> {
+    let store = handle.store();
+    let (hash, key) = (handle.hash(), handle.key());
     if let Some(stripe) = store.lock_stripe_within(store.stripe_of(hash), Patience::Never)?
         && let Some(found) = stripe.find(key, hash)?
     {
@@ -272,7 +272,7 @@ mod tests {
         let store = store_in(&dir);
         let there = AtomicU64::new(0);
         let flight = store.try_board(b"k").unwrap().unwrap();
-        let handle = Binding::new(Arc::clone(&store), Kind::Flight, b"k", 0);
+        let handle = Handle::new(Arc::clone(&store), Kind::Flight, b"k", 0);
         let landed = || there.load(Ordering::Acquire) == 1;
         std::thread::scope(|scope| {
             let waiting: Vec<_> = (0..3)

@@ -10,7 +10,7 @@
 //! Form 0: no value. Form 1: `length` bytes of value, which follow on the tag in the payload. Form 2: the
 //! value lies in the log; the payload is its place, and `hash of its tag << 32 | its length`.
 
-use crate::log::Place;
+use crate::log::Location;
 use crate::slab::unpack;
 use crate::store::hash::hash;
 
@@ -45,7 +45,7 @@ pub(crate) enum Form {
         len: usize,
     },
     Logged {
-        place: Place,
+        place: Location,
         len: usize,
         tag_hash: u32,
     },
@@ -84,7 +84,7 @@ impl Content {
             FORM_LOGGED if len == 0 && words == LOGGED_WORDS => {
                 let (tag_hash, len) = unpack(payload[1]);
                 let len = len as usize;
-                let place = Place::from_bits(payload[0])?;
+                let place = Location::from_bits(payload[0])?;
                 (len <= VALUE_BYTES_MAX).then_some(Form::Logged {
                     place,
                     len,
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn contents_come_back_and_nonsense_does_not() {
-        let place = Place::from_bits(7 << 32 | 9).unwrap();
+        let place = Location::from_bits(7 << 32 | 9).unwrap();
         let logged = Form::Logged {
             place,
             len: VALUE_BYTES_MAX,

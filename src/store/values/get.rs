@@ -1,14 +1,14 @@
 //! Values: what is under a key, and looking at it. Readers take no latch; `space::set` has what does.
 
 use crate::error::{Error, Result};
-use crate::log::{Place, Wanted, record_bytes};
+use crate::log::{Location, Wanted, record_bytes};
 use crate::os::clock;
 use crate::record::Damaged;
 use crate::slab::{Growing, Meta, Slab};
 use crate::store::Store;
 use crate::store::expiry::is_over;
 use crate::store::index::chains::VALUE_SLOTS;
-use crate::store::key_entry::{Found, check_lengths};
+use crate::store::key_entry::{KeyEntry, check_lengths};
 use crate::store::log::garbage::Dead;
 use crate::store::log::segments::Usage;
 use crate::store::patience::Patience;
@@ -27,7 +27,7 @@ pub(crate) struct Whole {
 
 impl Content {
     /// Where in the log the value is, and how much room it takes there.
-    pub(crate) fn logged(&self, key_len: usize) -> Option<(Place, u64)> {
+    pub(crate) fn logged(&self, key_len: usize) -> Option<(Location, u64)> {
         match self.form {
             Form::Logged { place, len, .. } => {
                 Some((place, record_bytes(key_len, self.tag_len, len)))
@@ -40,12 +40,12 @@ impl Content {
 impl Store {
     /// The slots of a value, if the key has any.
     #[inline(always)]
-    pub(in crate::store) fn find_value(&self, key: &[u8], hash: u64) -> Result<Option<Found>> {
+    pub(in crate::store) fn find_value(&self, key: &[u8], hash: u64) -> Result<Option<KeyEntry>> {
         match self.find_unlocked(key, hash, VALUE_SLOTS) {
             Some(found) if found.kind == Kind::Value => Ok(Some(found)),
             Some(found) => Err(self.not_a_value(key, found.kind)),
             // Field by field, not as it lies in memory: then what is found at once stays in registers.
-            None => Ok(self.find_value_slowly(key, hash)?.map(|found| Found {
+            None => Ok(self.find_value_slowly(key, hash)?.map(|found| KeyEntry {
                 id: found.id,
                 meta: Meta {
                     generation: found.meta.generation,
@@ -60,7 +60,7 @@ impl Store {
 
     /// The same where a walk without the lock found none.
     #[inline(never)]
-    fn find_value_slowly(&self, key: &[u8], hash: u64) -> Result<Option<Found>> {
+    fn find_value_slowly(&self, key: &[u8], hash: u64) -> Result<Option<KeyEntry>> {
         if self.is_miss(key, hash) {
             self.check_in_place_seldom()?;
             return Ok(None);
@@ -84,7 +84,7 @@ impl Store {
     #[inline]
     pub(crate) fn read_value(
         &self,
-        found: Found,
+        found: KeyEntry,
         payload: &mut impl Payload,
     ) -> Option<std::result::Result<Reading, Damaged>> {
         let cells = ValueCells::of(&self.slab, found).ok_or(Damaged);
@@ -95,7 +95,7 @@ impl Store {
 
     /// The same without the bytes, nor whether it is damaged or gone. For who judges by it whether the key may go:
     /// what is decided counts as done (T1).
-    pub(crate) fn content_of(&self, found: Found) -> Option<Content> {
+    pub(crate) fn content_of(&self, found: KeyEntry) -> Option<Content> {
         self.settle().ok()?;
         let reading = self.read_value(found, &mut ())?.ok()?;
         Some(reading.content)
@@ -197,7 +197,7 @@ impl Store {
     fn read_in_force(
         &self,
         key: &[u8],
-        found: Found,
+        found: KeyEntry,
         reading: &Reading,
         into: &mut Vec<u8>,
         tag: Option<&mut Vec<u8>>,
@@ -223,7 +223,7 @@ impl Store {
     }
 
     /// Whether what was read is still what the key has.
-    pub(crate) fn is_in_force(&self, found: Found, reading: &Reading) -> bool {
+    pub(crate) fn is_in_force(&self, found: KeyEntry, reading: &Reading) -> bool {
         let cells = ValueCells::of(&self.slab, found);
         let same = cells.is_some_and(|cells| cells.version() == reading.version);
         same && self.is_still(found)
@@ -251,7 +251,7 @@ impl Store {
     }
 
     #[inline]
-    fn note_use(&self, found: Found) {
+    fn note_use(&self, found: KeyEntry) {
         let eviction = self.eviction();
         if matches!(
             eviction,
@@ -265,7 +265,7 @@ impl Store {
     }
 
     /// Whether a key is a value's and has none, or one that is over.
-    pub(crate) fn is_vacant(&self, found: Found) -> bool {
+    pub(crate) fn is_vacant(&self, found: KeyEntry) -> bool {
         if found.kind != Kind::Value {
             return false;
         }
@@ -274,12 +274,12 @@ impl Store {
     }
 
     /// Whether a key is shown to those who list keys.
-    pub(crate) fn is_listed(&self, found: Found) -> bool {
+    pub(crate) fn is_listed(&self, found: KeyEntry) -> bool {
         found.kind != Kind::Flight && !self.is_vacant(found)
     }
 
     /// Whether a key is that of a value that is over.
-    pub(crate) fn is_expired(&self, found: Found) -> bool {
+    pub(crate) fn is_expired(&self, found: KeyEntry) -> bool {
         let content = match found.kind {
             Kind::Value => self.content_of(found),
             _ => None,
@@ -288,13 +288,13 @@ impl Store {
     }
 
     /// The tag of a value; empty if it has none, or is damaged. An error if it cannot be read.
-    pub(crate) fn tag_of_value(&self, found: Found) -> Result<Vec<u8>> {
+    pub(crate) fn tag_of_value(&self, found: KeyEntry) -> Result<Vec<u8>> {
         let tag = self.tag_if(found, |content| !content.is_absent())?;
         Ok(tag.unwrap_or_default())
     }
 
     /// Whether a value carries this tag.
-    pub(crate) fn value_has_tag(&self, found: Found, tag: &[u8]) -> Result<bool> {
+    pub(crate) fn value_has_tag(&self, found: KeyEntry, tag: &[u8]) -> Result<bool> {
         let may_carry = |content: &Content| {
             let fits = match content.form {
                 Form::Absent => false,
@@ -307,7 +307,11 @@ impl Store {
     }
 
     /// The tag of a value, if what is said of it is `wanted`.
-    fn tag_if(&self, found: Found, wanted: impl Fn(&Content) -> bool) -> Result<Option<Vec<u8>>> {
+    fn tag_if(
+        &self,
+        found: KeyEntry,
+        wanted: impl Fn(&Content) -> bool,
+    ) -> Result<Option<Vec<u8>>> {
         let mut payload = Vec::new();
         self.settle()?;
         loop {
@@ -329,7 +333,7 @@ impl Store {
         }
     }
 
-    fn logged_tag(&self, found: Found, content: &Content) -> Result<Option<Vec<u8>>> {
+    fn logged_tag(&self, found: KeyEntry, content: &Content) -> Result<Option<Vec<u8>>> {
         let Form::Logged { tag_hash: hash, .. } = content.form else {
             return Ok(None);
         };
@@ -346,7 +350,7 @@ impl Store {
     }
 
     /// What a key that is to be taken away has in the log, which nobody will need then.
-    pub(crate) fn left_by(&self, found: Found) -> Option<Dead> {
+    pub(crate) fn left_by(&self, found: KeyEntry) -> Option<Dead> {
         let content = self
             .content_of(found)
             .filter(|_| found.kind == Kind::Value)?;

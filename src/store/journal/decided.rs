@@ -15,11 +15,11 @@ use std::io;
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::log::{Log, Place, record_bytes};
+use crate::log::{Location, Log, record_bytes};
 use crate::record::deciding;
 use crate::slab::{Meta, Slab, SlotId};
 use crate::store::Store;
-use crate::store::key_entry::Found;
+use crate::store::key_entry::KeyEntry;
 use crate::store::log::garbage::Dead;
 use crate::store::log::segments::RECORD_OF_NO_KEY;
 use crate::store::members::device::Known;
@@ -72,11 +72,11 @@ impl Flip {
         }
     }
 
-    fn value_in(self, slab: &Slab) -> Option<Found> {
+    fn value_in(self, slab: &Slab) -> Option<KeyEntry> {
         let id: SlotId = slab.slot_id(self.slot)?;
         let meta: Meta = slab.slot(id).meta()?;
         let kind = meta.kind.filter(|kind| *kind == Kind::Value)?;
-        (meta.generation == self.generation).then_some(Found { id, meta, kind })
+        (meta.generation == self.generation).then_some(KeyEntry { id, meta, kind })
     }
 }
 
@@ -87,7 +87,7 @@ pub(in crate::store) fn list_bytes(flips: usize) -> u64 {
 
 /// What a journal lists. `None`: there is no whole list, and nothing was decided.
 pub(in crate::store) fn read_list(log: &Log, journal: u64) -> io::Result<Option<Vec<Flip>>> {
-    let Some(place) = Place::from_bits(journal) else {
+    let Some(place) = Location::from_bits(journal) else {
         return Ok(None);
     };
     let mut list = Vec::new();
@@ -137,7 +137,7 @@ impl Store {
         let log = &self.process()?.log;
         let list =
             read_list(log, bits).map_err(self.log_error("read", log, (bits >> 32) as u32))?;
-        let place = Place::from_bits(bits);
+        let place = Location::from_bits(bits);
         if let (Some(place), Some(flips)) = (place, &list) {
             let flipped = self.flip_all(flips)?;
             if flipped.is_ok() {
@@ -155,7 +155,7 @@ impl Store {
     }
 
     /// Empties the journal, whose list was carried out, unless somebody has.
-    pub(in crate::store) fn end_journal(&self, place: Place, flips: usize) {
+    pub(in crate::store) fn end_journal(&self, place: Location, flips: usize) {
         // Whoever is first.
         if deciding::end(&self.slab.header().journal, place.bits()) {
             // Not given back: the medium may still have the journal.
@@ -327,10 +327,10 @@ pub(in crate::store) mod tests {
     }
 
     /// A store whose decided list is followed by a value that is being set, and what it takes of the log.
-    fn with_a_list_amid(dir: &Path) -> (Arc<Store>, Place, Place) {
+    fn with_a_list_amid(dir: &Path) -> (Arc<Store>, Location, Location) {
         decided_by_a_dead_one(dir, 1);
         let store = open::open_apart(&dir.join("000"), Options::default().settings()).unwrap();
-        let list = Place::from_bits(store.journal().load(Ordering::Relaxed)).unwrap();
+        let list = Location::from_bits(store.journal().load(Ordering::Relaxed)).unwrap();
         let value = store.append(b"key", &[], &[7; 200_000], Room::ToMove);
         (store, list, value.unwrap().unwrap())
     }
