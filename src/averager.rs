@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use crate::cache::Keyspace;
 use crate::error::Result;
+use crate::slab::Tenant;
 use crate::store::holds::handle::Handle;
-use crate::types::{Kind, Summary};
+use crate::types::Summary;
 
 /// A running average that all threads of all processes add to.
 ///
@@ -51,7 +52,7 @@ impl Averager {
         let key = key.as_ref();
         let store = Arc::clone(&place.cache_for(key).store);
         Averager {
-            handle: Arc::new(Handle::new(store, Kind::Averager, key, 0)),
+            handle: Arc::new(Handle::new(store, Tenant::Averager, key, 0)),
         }
     }
 

@@ -109,10 +109,10 @@ pub fn die_in_transaction(
 
 /// Begins to compute a value, and dies.
 pub fn die_computing(cache: &Cache, key: &[u8]) -> Result<()> {
-    let flight = cache.store.board(key, &|| false)?;
+    let turn = cache.store.begin_turn(key, &|| false)?;
     die(cache);
     // Inert by now.
-    drop(flight);
+    drop(turn);
     Ok(())
 }
 

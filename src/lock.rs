@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use crate::cache::Keyspace;
 use crate::error::Result;
+use crate::slab::Tenant;
 use crate::store::holds::guard::{Anchor, Held};
 use crate::store::holds::handle::Handle;
 use crate::store::patience::Patience;
-use crate::types::{Holder, Kind, Token};
+use crate::types::{Holder, Token};
 
 /// A lock that one thread of one process has at a time, among all threads of all processes that opened the
 /// same store.
@@ -58,7 +59,7 @@ impl Lock {
         let key = key.as_ref();
         let store = Arc::clone(&place.cache_for(key).store);
         Lock {
-            handle: Arc::new(Handle::new(store, Kind::Lock, key, 0)),
+            handle: Arc::new(Handle::new(store, Tenant::Lock, key, 0)),
         }
     }
 
@@ -124,7 +125,7 @@ impl Lock {
     fn acquire_as(&self, patience: Patience) -> Result<Option<LockGuard<'_>>> {
         // The guard is put together here, from what both ways give, so that the quick one never has it in
         // memory.
-        let (grant, anchor) = match self.handle.try_fast(Kind::Lock) {
+        let (grant, anchor) = match self.handle.try_fast(Tenant::Lock) {
             Some((grant, hold)) => {
                 let handle = &self.handle;
                 (grant, Anchor::Borrowed { handle, hold })

@@ -11,11 +11,12 @@ use crate::cache::Keyspace;
 use crate::error::Result;
 use crate::os::fork;
 use crate::record::{Hold, Word};
+use crate::slab::Tenant;
 use crate::store::holds::fast::{Grant, Predecessor};
 use crate::store::holds::guard::{self, Anchor};
 use crate::store::holds::handle::Handle;
 use crate::store::patience::Patience;
-use crate::types::{Holder, Kind, Token};
+use crate::types::{Holder, Token};
 
 /// A lock that the thread which has it can acquire again, through any handle of the same key.
 ///
@@ -104,7 +105,7 @@ impl RLock {
         let key = key.as_ref();
         let store = Arc::clone(&place.cache_for(key).store);
         RLock {
-            handle: Arc::new(Handle::new(store, Kind::RLock, key, 0)),
+            handle: Arc::new(Handle::new(store, Tenant::RLock, key, 0)),
         }
     }
 
@@ -154,7 +155,7 @@ impl RLock {
         let handle = &self.handle;
         let (grant, anchor) = if let Some((grant, hold)) = self.acquire_again() {
             (grant, Anchor::Borrowed { handle, hold })
-        } else if let Some((grant, hold)) = handle.try_fast(Kind::RLock) {
+        } else if let Some((grant, hold)) = handle.try_fast(Tenant::RLock) {
             note_own(Key::of(handle, hold), grant.word);
             (grant, Anchor::Borrowed { handle, hold })
         } else {
@@ -198,7 +199,7 @@ impl RLock {
         }
         let word = WORD.get();
         // In another life of the slot, it is another key that this thread has (H4).
-        if !(hold.load().same_hold(word) && spot.is_current(slot, Kind::RLock)) {
+        if !(hold.load().same_hold(word) && spot.is_current(slot, Tenant::RLock)) {
             return None;
         }
         if !self.handle.rearm(hold, word) {

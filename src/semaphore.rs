@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use crate::cache::Keyspace;
 use crate::error::Result;
+use crate::slab::Tenant;
 use crate::store::holds::guard::{Anchor, Held};
 use crate::store::holds::handle::Handle;
 use crate::store::patience::Patience;
-use crate::types::{Holder, Kind, Token};
+use crate::types::{Holder, Token};
 
 /// A number of permits shared by all threads of all processes that opened the same store.
 ///
@@ -61,7 +62,7 @@ impl BoundedSemaphore {
         let key = key.as_ref();
         let store = Arc::clone(&place.cache_for(key).store);
         BoundedSemaphore {
-            handle: Arc::new(Handle::new(store, Kind::Semaphore, key, value)),
+            handle: Arc::new(Handle::new(store, Tenant::Semaphore, key, value)),
         }
     }
 

@@ -18,18 +18,6 @@ pub enum Kind {
     Averager,
     /// A value of the cache, as [`Cache::set`](crate::Cache::set) stores it.
     Value,
-    /// The turn to compute a value, as [`Cache::get_or_insert_with`](crate::Cache::get_or_insert_with) takes
-    /// it. In a namespace of its own beside the values, and never listed.
-    Flight,
-}
-
-impl Kind {
-    /// Whether its hold has no lease (L5), nor anybody who would ask since when it is held: a latch, which is
-    /// held for the moment of a change only, or a flight.
-    #[inline(always)]
-    pub(crate) fn is_latched(self) -> bool {
-        matches!(self, Kind::Averager | Kind::Value | Kind::Flight)
-    }
 }
 
 impl fmt::Display for Kind {
@@ -40,7 +28,6 @@ impl fmt::Display for Kind {
             Kind::Semaphore => "semaphore",
             Kind::Averager => "averager",
             Kind::Value => "value",
-            Kind::Flight => "flight",
         })
     }
 }

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::store::Store;
 use crate::store::key_entry::check_lengths;
 use crate::store::space::set::When;
-use crate::store::values::compute_once::Flight;
+use crate::store::values::compute_once::Turn;
 
 macro_rules! memo_operations {
     ($place:ident) => {
@@ -165,10 +165,10 @@ pub struct Computed {
 }
 
 /// What is to be done to have a value.
-enum Turn {
+enum Course {
     /// Nothing: here it is.
     There(Vec<u8>),
-    Compute(Flight),
+    Compute(Turn),
 }
 
 fn memo<E: From<Error>>(
@@ -178,21 +178,21 @@ fn memo<E: From<Error>>(
     early: Option<f64>,
     compute: impl FnOnce() -> Result<Vec<u8>, E>,
 ) -> Result<Computed, E> {
-    let flight = match turn(store, key, options, early)? {
-        Turn::There(value) => {
+    let turn = match course(store, key, options, early)? {
+        Course::There(value) => {
             return Ok(Computed {
                 value,
                 is_new: false,
                 unkept: None,
             });
         }
-        Turn::Compute(flight) => flight,
+        Course::Compute(turn) => turn,
     };
     let begun = Instant::now();
     let value = compute()?;
     let took = begun.elapsed();
-    let land = |flight: Flight| flight.land(took, early.is_some());
-    let unkept = match keep(store, key, options, &value, flight, land) {
+    let finish = |turn: Turn| turn.finish(took, early.is_some());
+    let unkept = match keep(store, key, options, &value, turn, finish) {
         // A mistake of the caller's, which would be made again each time.
         Err(error @ Error::Deadlock { .. }) => return Err(error.into()),
         kept => kept.err(),
@@ -210,29 +210,29 @@ fn keep(
     key: &[u8],
     options: &SetOptions,
     value: &[u8],
-    flight: Flight,
-    land: impl FnOnce(Flight),
+    turn: Turn,
+    finish: impl FnOnce(Turn),
 ) -> Result<(), Error> {
-    let set = match flight.is_ours() {
+    let set = match turn.is_ours() {
         true => {
             let new = options.new_value(value);
             new.and_then(|new| store.put(key, &new, When::Always))
         }
-        false => Err(flight.lost()),
+        false => Err(turn.lost()),
     };
     match set {
-        Ok(_) | Err(Error::NotDurable { .. }) => land(flight),
+        Ok(_) | Err(Error::NotDurable { .. }) => finish(turn),
         Err(_) => store.count_unkept(),
     }
     set.map(drop)
 }
 
-fn turn(
+fn course(
     store: &Arc<Store>,
     key: &[u8],
     options: &SetOptions,
     early: Option<f64>,
-) -> Result<Turn, Error> {
+) -> Result<Course, Error> {
     if let Some(beta) = early.filter(|beta| !(beta.is_finite() && *beta >= 0.0)) {
         let what = format!("a beta of {beta} says nothing; use 1.0, or more to compute earlier");
         return Err(Error::Invalid { what });
@@ -243,45 +243,45 @@ fn turn(
         // Without random numbers there is no early, and the value is as good as before.
         let is_due = |beta| store.is_due(key, content.expires_ms, beta);
         if !early.is_some_and(|beta| is_due(beta).unwrap_or(false)) {
-            return Ok(Turn::There(value));
+            return Ok(Course::There(value));
         }
     }
     // Refused before anything is computed.
     check_lengths(key, options.new_value(&[])?.tag)?;
     if let Some(content) = there {
         // Nor is it worse for want of a slot.
-        let flight = early_turn(store, key, content.expires_ms).unwrap_or(None);
-        return Ok(flight.map_or(Turn::There(value), Turn::Compute));
+        let turn = early_turn(store, key, content.expires_ms).unwrap_or(None);
+        return Ok(turn.map_or(Course::There(value), Course::Compute));
     }
     // An error is met again, and told, by the look after the wait.
     let is_there = || !matches!(store.peek_value(key), Ok(None));
     loop {
-        let flight = store.board(key, &is_there)?;
-        // Again: whoever had the flight before may have set it.
+        let turn = store.begin_turn(key, &is_there)?;
+        // Again: whoever had the turn before may have set it.
         if store.value_at_hand(key, &mut value)? {
-            return Ok(Turn::There(value));
+            return Ok(Course::There(value));
         }
-        if let Some(flight) = flight {
-            return Ok(Turn::Compute(flight));
+        if let Some(turn) = turn {
+            return Ok(Course::Compute(turn));
         }
     }
 }
 
-/// The flight of a value that is there, if nobody else has it and nobody has just been quicker.
-fn early_turn(store: &Arc<Store>, key: &[u8], expires_ms: u64) -> Result<Option<Flight>, Error> {
-    let Some(flight) = store.try_board(key)? else {
+/// The turn of a value that is there, if nobody else has it and nobody has just been quicker.
+fn early_turn(store: &Arc<Store>, key: &[u8], expires_ms: u64) -> Result<Option<Turn>, Error> {
+    let Some(turn) = store.try_begin_turn(key)? else {
         return Ok(None);
     };
     let now = store.peek_value(key)?;
     let is_the_same = now.is_none_or(|now| now.expires_ms == expires_ms);
-    Ok(is_the_same.then_some(flight))
+    Ok(is_the_same.then_some(turn))
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
-    /// Between being chosen and having the flight, somebody else may have had it.
+    /// Between being chosen and having the turn, somebody else may have had it.
     #[test]
     fn who_is_chosen_and_too_late_goes_on_with_what_is_there() {
         let dir = tempfile::tempdir().unwrap();
@@ -290,13 +290,13 @@ mod tests {
         cache.set_with("k", "v", &options).unwrap();
         let store = &cache.store;
         let expires_ms = store.peek_value(b"k").unwrap().unwrap().expires_ms;
-        let turn = |seen| early_turn(store, b"k", seen).unwrap();
-        assert!(turn(expires_ms - 1).is_none());
-        let flight = turn(expires_ms).unwrap();
-        assert!(turn(expires_ms).is_none());
-        drop(flight);
+        let early = |seen| early_turn(store, b"k", seen).unwrap();
+        assert!(early(expires_ms - 1).is_none());
+        let turn = early(expires_ms).unwrap();
+        assert!(early(expires_ms).is_none());
+        drop(turn);
         // Deleted meanwhile: then it is to be computed all the same.
         cache.delete("k").unwrap();
-        assert!(turn(expires_ms).is_some());
+        assert!(early(expires_ms).is_some());
     }
 }

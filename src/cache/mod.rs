@@ -150,8 +150,7 @@ impl Cache {
         // What is left of deleted values, which nobody would miss, takes slots.
         self.store
             .remove_all(|_, found| self.store.is_vacant(found))?;
-        self.store
-            .remove_flights(Force::Anybody, Patience::Forever)?;
+        self.store.remove_turns(Force::Anybody, Patience::Forever)?;
         Ok(removed)
     }
 

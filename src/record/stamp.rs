@@ -11,7 +11,7 @@
 //! tag (the low eight bits of the sequence) tells. Linux thread ids fit 22 bits. In an abandoned hold, the
 //! place of the thread id has the process id, for by then the participant's record may be another's.
 //!
-//! A flight that has landed has no thread there (0), and in the 34 bits below how many microseconds it took.
+//! A turn that is over has no thread there (0), and in the 34 bits below how many microseconds it took.
 //! Again only for what nothing depends on.
 //!
 //! `since` is in ticks of 4 ms of the coarse `CLOCK_MONOTONIC` (modulo 2^33, which is a year: longer holds

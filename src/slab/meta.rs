@@ -17,12 +17,44 @@ pub(crate) const KEY_BYTES_MAX: usize = 1024;
 /// The most bytes a tag has.
 pub(crate) const TAG_BYTES_MAX: usize = 255;
 
+/// What is in a slot: a key of some kind, or the turn to compute a value, which nobody is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Tenant {
+    Lock,
+    RLock,
+    Semaphore,
+    Averager,
+    Value,
+    /// In a namespace of its own beside the values.
+    Turn,
+}
+
+impl Tenant {
+    /// Whether its hold has no lease (L5), nor anybody who would ask since when it is held: a latch, which is held for the
+    /// moment of a change only, or a turn.
+    #[inline(always)]
+    pub(crate) fn is_latched(self) -> bool {
+        matches!(self, Tenant::Averager | Tenant::Value | Tenant::Turn)
+    }
+
+    /// As it is told. A turn is found as a key by damage only.
+    pub(crate) fn kind(self) -> Kind {
+        match self {
+            Tenant::Lock => Kind::Lock,
+            Tenant::RLock => Kind::RLock,
+            Tenant::Semaphore => Kind::Semaphore,
+            Tenant::Averager => Kind::Averager,
+            Tenant::Value | Tenant::Turn => Kind::Value,
+        }
+    }
+}
+
 /// A decoded meta word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Meta {
     pub(crate) generation: u32,
     /// `None`: no key is here.
-    pub(crate) kind: Option<Kind>,
+    pub(crate) kind: Option<Tenant>,
     pub(crate) key_len: usize,
     pub(crate) tag_len: usize,
 }
@@ -33,12 +65,12 @@ impl Meta {
     pub(crate) fn decode(bits: u64) -> Option<Meta> {
         let kind = match bits >> 32 & 0xf {
             0 => None,
-            1 => Some(Kind::Lock),
-            2 => Some(Kind::RLock),
-            3 => Some(Kind::Semaphore),
-            4 => Some(Kind::Averager),
-            5 => Some(Kind::Value),
-            6 => Some(Kind::Flight),
+            1 => Some(Tenant::Lock),
+            2 => Some(Tenant::RLock),
+            3 => Some(Tenant::Semaphore),
+            4 => Some(Tenant::Averager),
+            5 => Some(Tenant::Value),
+            6 => Some(Tenant::Turn),
             _ => return None,
         };
         let meta = Meta {
@@ -63,21 +95,21 @@ impl Meta {
 
     /// The life of that generation and kind.
     #[inline]
-    pub(crate) fn life_of(generation: u32, kind: Kind) -> u64 {
+    pub(crate) fn life_of(generation: u32, kind: Tenant) -> u64 {
         u64::from(generation) | kind_bits(Some(kind)) << 32
     }
 }
 
 #[inline]
-fn kind_bits(kind: Option<Kind>) -> u64 {
+fn kind_bits(kind: Option<Tenant>) -> u64 {
     match kind {
         None => 0,
-        Some(Kind::Lock) => 1,
-        Some(Kind::RLock) => 2,
-        Some(Kind::Semaphore) => 3,
-        Some(Kind::Averager) => 4,
-        Some(Kind::Value) => 5,
-        Some(Kind::Flight) => 6,
+        Some(Tenant::Lock) => 1,
+        Some(Tenant::RLock) => 2,
+        Some(Tenant::Semaphore) => 3,
+        Some(Tenant::Averager) => 4,
+        Some(Tenant::Value) => 5,
+        Some(Tenant::Turn) => 6,
     }
 }
 
@@ -91,7 +123,7 @@ mod tests {
     fn metas_come_back_and_nonsense_does_not() {
         let meta = Meta {
             generation: u32::MAX,
-            kind: Some(Kind::Averager),
+            kind: Some(Tenant::Averager),
             key_len: KEY_BYTES_MAX,
             tag_len: TAG_BYTES_MAX,
         };
@@ -99,7 +131,7 @@ mod tests {
         let word = AtomicU64::new(meta.encode());
         assert!(life::is_current(
             &word,
-            Meta::life_of(u32::MAX, Kind::Averager)
+            Meta::life_of(u32::MAX, Tenant::Averager)
         ));
         life::end(&word);
         let retired = Meta::decode(word.load(Ordering::Relaxed)).unwrap();

@@ -18,7 +18,7 @@ mod records;
 pub(crate) use crate::record::joining::{PARTICIPANT_SHARED, PARTICIPANT_USED};
 pub(crate) use layout::Layout;
 pub(crate) use map::{Growing, Slab};
-pub(crate) use meta::{KEY_BYTES_MAX, Meta, TAG_BYTES_MAX};
+pub(crate) use meta::{KEY_BYTES_MAX, Meta, TAG_BYTES_MAX, Tenant};
 pub(crate) use records::{
     BODY_WORDS, CLAIMED, Gone, Intent, Participant, Permit, SEGMENT_BEGUN, SEGMENT_CLOSING,
     STATE_FREE, STATE_TAIL, STATE_USED, Segment, Slot, Stripe, pack, unpack,

@@ -2,28 +2,28 @@
 
 use crate::error::{Error, Result};
 use crate::record::{Stamp, life};
+use crate::slab::Tenant;
 use crate::slab::{KEY_BYTES_MAX, Meta, Slab, Slot, SlotId, TAG_BYTES_MAX};
 use crate::sync::Ordering;
-use crate::types::Kind;
 
 /// The most slots that a key with its tag takes.
 pub(crate) const SPAN_MAX: u32 = 16;
 
-/// By what the hash of a flight differs from that of its key. In the stored half alone: a flight hangs on the
+/// By what the hash of a turn differs from that of its key. In the stored half alone: a turn hangs on the
 /// bucket of its key, and no walk takes one for the other, for both compare their own hash first (I9).
-const FLIGHT_SALT: u64 = 0x9e37_79b9;
+const TURN_SALT: u64 = 0x9e37_79b9;
 
 /// A key, found.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KeyEntry {
     pub(crate) id: SlotId,
     pub(crate) meta: Meta,
-    pub(crate) kind: Kind,
+    pub(crate) kind: Tenant,
 }
 
 /// What a key is to be, when it has to be made.
 pub(crate) struct NewKey<'a> {
-    pub(crate) kind: Kind,
+    pub(crate) kind: Tenant,
     pub(crate) key: &'a [u8],
     pub(crate) hash: u64,
     pub(crate) tag: &'a [u8],
@@ -35,11 +35,11 @@ pub(crate) struct NewKey<'a> {
     pub(crate) cell_words: usize,
 }
 
-/// The hash under which a key of that kind is found, from that of its bytes: flights have a namespace of their
+/// The hash under which a key of that kind is found, from that of its bytes: turns have a namespace of their
 /// own, so that the key itself may be a value.
-pub(crate) fn hash_as(kind: Kind, hash: u64) -> u64 {
+pub(crate) fn hash_as(kind: Tenant, hash: u64) -> u64 {
     match kind {
-        Kind::Flight => hash ^ FLIGHT_SALT,
+        Tenant::Turn => hash ^ TURN_SALT,
         _ => hash,
     }
 }
@@ -74,7 +74,7 @@ impl SlotRef {
     /// Whether the slot is still in that life. Read after the hold word: who takes a key away takes its
     /// words first, so a word read in this life cannot be taken in the next (H4).
     #[inline]
-    pub(crate) fn is_current(self, slot: &Slot, kind: Kind) -> bool {
+    pub(crate) fn is_current(self, slot: &Slot, kind: Tenant) -> bool {
         life::is_current(&slot.meta, Meta::life_of(self.generation, kind))
     }
 }

@@ -7,6 +7,7 @@
 use crate::error::{Error, Result, show_key};
 use crate::log::Log;
 use crate::os::memory;
+use crate::slab::Tenant;
 use crate::slab::layout::PERMITS_PER_BLOCK;
 use crate::slab::{Meta, STATE_FREE, STATE_TAIL, STATE_USED, Slab, SlotId};
 use crate::store::Store;
@@ -20,7 +21,6 @@ use crate::store::key_entry::{KeyEntry, hash_as, span_of};
 use crate::store::names;
 use crate::store::values::cells::Form;
 use crate::sync::{AtomicU8, Ordering};
-use crate::types::Kind;
 
 /// What a check found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -158,19 +158,19 @@ impl Census<'_> {
         self.report.slots_used += span as usize;
         self.take(Pool::Slots, found.id.index(), span, found.id);
         match found.kind {
-            Kind::Semaphore => match store.permits_of(found.id) {
+            Tenant::Semaphore => match store.permits_of(found.id) {
                 Ok((first, permits)) => {
                     let blocks = permits.div_ceil(PERMITS_PER_BLOCK);
                     self.take(Pool::Blocks, first, blocks, found.id);
                 }
                 Err(e) => self.report.problems.push(e.to_string()),
             },
-            Kind::Averager if !slab.slot(found.id).cells().is_whole() => {
+            Tenant::Averager if !slab.slot(found.id).cells().is_whole() => {
                 let key = store.key_of(found).unwrap_or_default();
                 let what = format!("the average {} fails its checksum", show_key(&key));
                 self.report.problems.push(what);
             }
-            Kind::Value => match store.read_value(found, &mut ()) {
+            Tenant::Value => match store.read_value(found, &mut ()) {
                 Some(Ok(reading)) => {
                     let logged = matches!(reading.content.form, Form::Logged { .. });
                     self.logged.extend(logged.then_some(found));
@@ -255,7 +255,7 @@ impl Census<'_> {
         };
         let (first, count) = match pool {
             Pool::Slots => (id.index(), span_of(slab, id)),
-            Pool::Blocks if kind != Kind::Semaphore => return false,
+            Pool::Blocks if kind != Tenant::Semaphore => return false,
             Pool::Blocks => match self.store.permits_of(id) {
                 Ok((first, permits)) => (first, permits.div_ceil(PERMITS_PER_BLOCK)),
                 Err(_) => return false,

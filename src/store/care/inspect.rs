@@ -6,6 +6,7 @@ use crate::error::{Result, show_key};
 use crate::os::clock;
 use crate::record::{Hold, Judgement, Lease, ParticipantId, Word};
 use crate::slab::Slab;
+use crate::slab::Tenant;
 use crate::store::expiry::left_until;
 use crate::store::holds::handle::Handle;
 use crate::store::index::chains::key_of;
@@ -15,7 +16,7 @@ use crate::store::members::participants::describe;
 use crate::store::values::average;
 use crate::store::values::cells::Content;
 use crate::store::{Process, Store};
-use crate::types::{Holder, KeyInfo, KeyState, Kind, Token};
+use crate::types::{Holder, KeyInfo, KeyState, Token};
 
 /// How the holds of a key stand.
 pub(crate) struct Standing {
@@ -54,7 +55,7 @@ impl Onlooker<'_> {
     /// How the holds of a key stand.
     pub(in crate::store) fn standing(self, found: KeyEntry) -> Result<Standing> {
         let (first, value) = match found.kind {
-            Kind::Semaphore => permits_of(self.slab, found.id)?,
+            Tenant::Semaphore => permits_of(self.slab, found.id)?,
             _ => (0, 1),
         };
         let mut standing = Standing {
@@ -65,7 +66,7 @@ impl Onlooker<'_> {
         for index in 0..value {
             let permit = self.slab.permit(first, index).map(|p| &p.hold);
             let hold = match found.kind {
-                Kind::Semaphore => permit,
+                Tenant::Semaphore => permit,
                 _ => Some(&self.slab.slot(found.id).hold),
             };
             let (available, holder) = hold.map_or((false, None), |hold| self.stand(hold));
@@ -150,10 +151,10 @@ impl Store {
     fn info(&self, found: KeyEntry, key: Vec<u8>, tag: Vec<u8>) -> Result<KeyInfo> {
         let process = self.process()?;
         let state = match found.kind {
-            Kind::Averager => KeyState::Averager {
+            Tenant::Averager => KeyState::Averager {
                 summary: average::read(self, found.id, &show_key(&key))?.summary(clock::wall_us),
             },
-            Kind::Semaphore => {
+            Tenant::Semaphore => {
                 let standing = self.standing(found)?;
                 KeyState::Semaphore {
                     value: standing.value,
@@ -161,20 +162,20 @@ impl Store {
                     holders: standing.holders,
                 }
             }
-            Kind::Value => {
+            Tenant::Value => {
                 let content = self.content_of(found).unwrap_or(Content::ABSENT);
                 KeyState::Value {
                     bytes: content.len(),
                     expires_in: left_until(content.expires_ms),
                 }
             }
-            Kind::Lock | Kind::RLock | Kind::Flight => KeyState::Lock {
+            Tenant::Lock | Tenant::RLock | Tenant::Turn => KeyState::Lock {
                 holder: self.standing(found)?.holders.pop(),
             },
         };
         Ok(KeyInfo {
             key,
-            kind: found.kind,
+            kind: found.kind.kind(),
             tag: (!tag.is_empty()).then_some(tag),
             state,
             waiters: self.waiters(process, found.id),

@@ -7,13 +7,13 @@
 //! leaked. Blocks lead to nobody: for them the semaphores are walked again, until none was removed meanwhile.
 
 use crate::error::Result;
+use crate::slab::Tenant;
 use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
 use crate::slab::{CLAIMED, STATE_FREE, STATE_TAIL, STATE_USED, SlotId};
 use crate::store::Store;
 use crate::store::care::check::load;
 use crate::store::key_entry::{KeyEntry, SPAN_MAX, hash_as, span_of};
 use crate::sync::Ordering;
-use crate::types::Kind;
 
 /// How often to look again at what others change all the time.
 const LOOKS: u32 = 8;
@@ -151,7 +151,7 @@ impl Store {
                     return Ok(());
                 };
                 let _ = guard.walk(bucket, |id| {
-                    let found = guard.found(id).filter(|f| f.kind == Kind::Semaphore);
+                    let found = guard.found(id).filter(|f| f.kind == Tenant::Semaphore);
                     if let Some(Ok((first, permits))) = found.map(|f| self.permits_of(f.id)) {
                         let blocks = first..first + permits.div_ceil(PERMITS_PER_BLOCK);
                         suspects.retain(|at| !blocks.contains(at));

@@ -21,6 +21,7 @@ use crate::os::clock;
 use crate::os::dir::Dir;
 use crate::os::process::Identity;
 use crate::record::{Damaged, NO_VERSION, ParticipantId, deciding};
+use crate::slab::Tenant;
 use crate::slab::{Growing, STATE_FREE, STATE_TAIL, STATE_USED, Slab};
 use crate::store::care::check::{self, CheckReport, contradiction};
 use crate::store::care::inspect::Onlooker;
@@ -45,7 +46,7 @@ use crate::store::values::average::Average;
 use crate::store::values::cells::{Content, Form, Payload, Reading, ValueCells, tag_hash};
 use crate::store::values::get::{Whole, stats_of, wanted};
 use crate::sync::{Ordering, crash_point};
-use crate::types::{KeyInfo, KeyState, Kind, Stats, Summary};
+use crate::types::{KeyInfo, KeyState, Stats, Summary};
 
 /// So often a chain is walked that changes meanwhile. Each time it is some keys of its 64th of the store that were
 /// removed within a microsecond.
@@ -277,13 +278,13 @@ impl ReadStore {
         is_still(&self.slab, found)
     }
 
-    fn wrong_kind(&self, key: &[u8], found: KeyEntry, expected: Kind) -> Result<()> {
+    fn wrong_kind(&self, key: &[u8], found: KeyEntry, expected: Tenant) -> Result<()> {
         match found.kind == expected {
             true => Ok(()),
             false => Err(Error::KindMismatch {
                 key: key.to_vec(),
-                found: found.kind,
-                expected,
+                found: found.kind.kind(),
+                expected: expected.kind(),
             }),
         }
     }
@@ -295,7 +296,7 @@ impl ReadStore {
     pub(crate) fn value(&self, decided: &mut Decided<'_>, key: &[u8]) -> Result<Option<Whole>> {
         let mut whole = Whole::default();
         while let Some(found) = self.find(key)? {
-            self.wrong_kind(key, found, Kind::Value)?;
+            self.wrong_kind(key, found, Tenant::Value)?;
             let Some(read) = self.read(decided, found, &mut whole.value)? else {
                 continue;
             };
@@ -371,7 +372,7 @@ impl ReadStore {
     /// The average under a key.
     pub(crate) fn summary(&self, key: &[u8]) -> Result<Option<Summary>> {
         while let Some(found) = self.find(key)? {
-            self.wrong_kind(key, found, Kind::Averager)?;
+            self.wrong_kind(key, found, Tenant::Averager)?;
             let summary = self.summary_in(found, key);
             if self.is_still(found) {
                 return summary;
@@ -453,8 +454,8 @@ impl ReadStore {
     /// Whether a key is shown to those who list keys.
     fn is_listed(&self, decided: &mut Decided<'_>, found: KeyEntry) -> Result<bool> {
         Ok(match found.kind {
-            Kind::Flight => false,
-            Kind::Value => match self.read(decided, found, &mut ())? {
+            Tenant::Turn => false,
+            Tenant::Value => match self.read(decided, found, &mut ())? {
                 Some(Ok(reading)) => is_there(&reading.content),
                 Some(Err(Damaged)) => true,
                 None => false,
@@ -472,17 +473,17 @@ impl ReadStore {
         key: &[u8],
     ) -> Result<Option<KeyInfo>> {
         let mut tag = Vec::new();
-        if found.kind != Kind::Value {
+        if found.kind != Tenant::Value {
             let place = KeyPlace::of(found.kind, found.meta.key_len, found.meta.tag_len);
             let read = read_bytes(&self.slab, found.id, place.tag_at, found.meta.tag_len);
             tag = read.unwrap_or_default();
         }
         let state = match found.kind {
-            Kind::Flight => return Ok(None),
-            Kind::Averager => KeyState::Averager {
+            Tenant::Turn => return Ok(None),
+            Tenant::Averager => KeyState::Averager {
                 summary: self.summary_in(found, key)?,
             },
-            Kind::Semaphore => {
+            Tenant::Semaphore => {
                 let standing = onlooker.standing(found)?;
                 KeyState::Semaphore {
                     value: standing.value,
@@ -490,7 +491,7 @@ impl ReadStore {
                     holders: standing.holders,
                 }
             }
-            Kind::Value => {
+            Tenant::Value => {
                 let Some(content) = self.content_with_tag(decided, found, key, &mut tag)? else {
                     return Ok(None);
                 };
@@ -499,13 +500,13 @@ impl ReadStore {
                     expires_in: left_until(content.expires_ms),
                 }
             }
-            Kind::Lock | Kind::RLock => KeyState::Lock {
+            Tenant::Lock | Tenant::RLock => KeyState::Lock {
                 holder: onlooker.standing(found)?.holders.pop(),
             },
         };
         Ok(Some(KeyInfo {
             key: key.to_vec(),
-            kind: found.kind,
+            kind: found.kind.kind(),
             tag: (!tag.is_empty()).then_some(tag),
             state,
             waiters: waiters(&self.slab, found.id, onlooker.is_dead),
@@ -617,7 +618,7 @@ impl ReadStore {
         if let Some(what) = contradiction(&self.slab, found, bucket) {
             return of_slot(what);
         }
-        if found.kind != Kind::Flight {
+        if found.kind != Tenant::Turn {
             match self.find(&key) {
                 Ok(Some(other)) if other.id == found.id => {}
                 // Who removes it, or died over that, has it out of its chain before it is gone.
@@ -628,11 +629,11 @@ impl ReadStore {
             }
         }
         match found.kind {
-            Kind::Semaphore => Ok(permits_of(&self.slab, found.id)
+            Tenant::Semaphore => Ok(permits_of(&self.slab, found.id)
                 .err()
                 .map(|error| error.to_string())),
-            Kind::Averager => Ok(self.summary_in(found, &key).err().map(|e| e.to_string())),
-            Kind::Value => self.damage_of(decided, found, &key),
+            Tenant::Averager => Ok(self.summary_in(found, &key).err().map(|e| e.to_string())),
+            Tenant::Value => self.damage_of(decided, found, &key),
             _ => Ok(None),
         }
     }

@@ -4,10 +4,11 @@ use crate::error::{Error, Result};
 use crate::os::{clock, fork, futex, process};
 use crate::record::waiting;
 use crate::record::{Hold, Lease, Stamp, Word, next_sequence, ticket};
+use crate::slab::Tenant;
 use crate::store::holds::handle::Handle;
 use crate::store::key_entry::SlotRef;
 use crate::sync::Ordering;
-use crate::types::{Holder, Kind, Token};
+use crate::types::{Holder, Token};
 
 /// What was had before, by somebody who did not give it back.
 #[derive(Clone, Debug)]
@@ -60,7 +61,7 @@ impl Grant {
 impl Handle {
     /// Takes a lock or a latch.
     #[inline(always)]
-    pub(crate) fn try_fast(&self, kind: Kind) -> Option<(Grant, &Hold)> {
+    pub(crate) fn try_fast(&self, kind: Tenant) -> Option<(Grant, &Hold)> {
         let me = self.store().me()?;
         let spot = self.remembered()?;
         let slot = self.slot(spot);
@@ -85,9 +86,9 @@ impl Handle {
         }
         let slab = self.store().slab();
         let hold = &slab.permit(first, permit)?.hold;
-        let is_current = || spot.is_current(slot, Kind::Semaphore);
+        let is_current = || spot.is_current(slot, Tenant::Semaphore);
         let token = |seen| ticket::draw(&slab.permit(first, 0)?.ticket, seen);
-        let terms = || self.terms(Kind::Semaphore);
+        let terms = || self.terms(Tenant::Semaphore);
         let word = hold.take_if_free(me, is_current, token, terms)?;
         Some((Grant::new(spot, (first, permit), word), hold))
     }
@@ -95,7 +96,7 @@ impl Handle {
     /// The lease of a hold that begins now, and its stamp. An average's latch is held for nanoseconds, and
     /// nobody asks since when.
     #[inline(always)]
-    pub(in crate::store) fn terms(&self, kind: Kind) -> Option<(Lease, Stamp)> {
+    pub(in crate::store) fn terms(&self, kind: Tenant) -> Option<(Lease, Stamp)> {
         (!kind.is_latched()).then(|| self.lease_from_now())
     }
 
@@ -142,7 +143,7 @@ impl Handle {
     fn return_word(&self, grant: &Grant) -> bool {
         let slot = self.slot(grant.spot);
         let hold = match self.kind() {
-            Kind::Semaphore => match self.hold_of(grant) {
+            Tenant::Semaphore => match self.hold_of(grant) {
                 Ok(hold) => hold,
                 Err(_) => return false,
             },

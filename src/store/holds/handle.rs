@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::error::{Error, Result, show_key};
 use crate::os::clock;
 use crate::record::{Force, NO_VERSION};
+use crate::slab::Tenant;
 use crate::slab::{Slot, SlotId};
 use crate::store::holds::fast::Predecessor;
 use crate::store::index::allocate::{NoRoom, Room};
@@ -18,12 +19,11 @@ use crate::store::patience::Patience;
 use crate::store::patience::pause;
 use crate::store::{GROW_BYTE, Store};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
-use crate::types::Kind;
 
 /// A handle's key and settings, and its memory of the slot. Shared by the clones of a handle.
 pub(crate) struct Handle {
     store: Arc<Store>,
-    kind: Kind,
+    kind: Tenant,
     key: Box<[u8]>,
     hash: u64,
     pub(crate) tag: Box<[u8]>,
@@ -53,7 +53,7 @@ enum Fit {
 }
 
 impl Handle {
-    pub(crate) fn new(store: Arc<Store>, kind: Kind, key: &[u8], permits: u32) -> Handle {
+    pub(crate) fn new(store: Arc<Store>, kind: Tenant, key: &[u8], permits: u32) -> Handle {
         Handle {
             hash: hash_as(kind, store.hash(key)),
             store,
@@ -75,7 +75,7 @@ impl Handle {
         Handle {
             hash,
             cell_words,
-            ..Handle::new(store, Kind::Value, key, 0)
+            ..Handle::new(store, Tenant::Value, key, 0)
         }
     }
 
@@ -106,7 +106,7 @@ impl Handle {
     }
 
     #[inline]
-    pub(crate) fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> Tenant {
         self.kind
     }
 
@@ -277,7 +277,7 @@ impl Handle {
                     capacity: self.store.slab().layout().capacity as usize,
                 });
             }
-            self.store.remove_flights(Force::NotTheLiving, patience)?;
+            self.store.remove_turns(Force::NotTheLiving, patience)?;
             looked_everywhere = true;
         }
     }
@@ -337,7 +337,7 @@ impl Handle {
 
     /// Whether a key is only what is left of a value, where this handle wants something else.
     fn is_in_the_way(&self, found: KeyEntry) -> bool {
-        self.kind != Kind::Value && self.store.is_vacant(found)
+        self.kind != Tenant::Value && self.store.is_vacant(found)
     }
 
     /// Gives a key this handle's tag, if it has one.
@@ -357,7 +357,7 @@ impl Handle {
             return Err(Error::Invalid { what });
         }
         let most = u32::from(u16::MAX);
-        if self.kind == Kind::Semaphore && !(1..=most).contains(&self.permits) {
+        if self.kind == Tenant::Semaphore && !(1..=most).contains(&self.permits) {
             let what = format!("a semaphore has 1 to {most} permits, not {}", self.permits);
             return Err(Error::Invalid { what });
         }
@@ -369,11 +369,11 @@ impl Handle {
         if found.kind != self.kind {
             return Err(Error::KindMismatch {
                 key: self.key.to_vec(),
-                found: found.kind,
-                expected: self.kind,
+                found: found.kind.kind(),
+                expected: self.kind.kind(),
             });
         }
-        if self.kind != Kind::Semaphore {
+        if self.kind != Tenant::Semaphore {
             return Ok(Fit::Ours);
         }
         Ok(match self.store.permits_while(found)? {

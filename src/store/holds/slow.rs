@@ -8,6 +8,7 @@ use crate::record::{
     Hold, Judgement, Lease, Look, ParticipantId, Stamp, Taker, Word, look_at_all, next_sequence,
     ticket,
 };
+use crate::slab::Tenant;
 use crate::store::Process;
 use crate::store::holds::fast::{Grant, Predecessor};
 use crate::store::holds::handle::Handle;
@@ -15,7 +16,6 @@ use crate::store::holds::sleep::{HeldBy, Waiting};
 use crate::store::key_entry::SlotRef;
 use crate::store::patience::Patience;
 use crate::sync::{AtomicU32, Ordering};
-use crate::types::Kind;
 
 /// How often a waiter looks before it sleeps: a hold is often shorter than the way into the kernel.
 const SPINS: u32 = 60;
@@ -89,7 +89,7 @@ impl Handle {
     /// First block and number of permits; of anything but a semaphore `(0, 1)`.
     fn hold_range(&self, spot: SlotRef) -> Result<(u32, u32)> {
         match self.kind() {
-            Kind::Semaphore => self.store().permits_of(spot.id),
+            Tenant::Semaphore => self.store().permits_of(spot.id),
             _ => Ok((0, 1)),
         }
     }
@@ -106,7 +106,7 @@ impl Handle {
 
     /// The hold of a lock, or of permit number `permit`.
     pub(in crate::store) fn hold(&self, spot: SlotRef, first: u32, permit: u32) -> Result<&Hold> {
-        if self.kind() != Kind::Semaphore {
+        if self.kind() != Tenant::Semaphore {
             return Ok(&self.slot(spot).hold);
         }
         let slab = self.store().slab();
@@ -119,7 +119,7 @@ impl Handle {
     fn sequence_after(&self, first: u32, seen: Word) -> Result<u64> {
         let slab = self.store().slab();
         let used_up = || slab.corrupt(format!("the sequence of {} is used up", self.show_key()));
-        if self.kind() != Kind::Semaphore {
+        if self.kind() != Tenant::Semaphore {
             return next_sequence(seen).ok_or_else(used_up);
         }
         let permit = slab.permit(first, 0).ok_or_else(used_up)?;
@@ -369,7 +369,7 @@ mod tests {
     fn a_waiter_takes_no_hold_of_a_key_that_came_into_the_slot_since() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path()).unwrap();
-        let lock = |key: &[u8]| Handle::new(Arc::clone(&cache.store), Kind::Lock, key, 1);
+        let lock = |key: &[u8]| Handle::new(Arc::clone(&cache.store), Tenant::Lock, key, 1);
         let handle = lock(b"k");
         let (spot, _) = handle.locate_or_create(Patience::Forever).unwrap();
         assert!(cache.remove("k").unwrap());

@@ -9,6 +9,7 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::os::clock;
 use crate::record::{Hold, ParticipantId, SEQUENCE_LEAP, SEQUENCE_MAX, Word, reachable};
+use crate::slab::Tenant;
 use crate::slab::header::{STATE_READY, STATE_REBUILDING};
 use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
 use crate::slab::{
@@ -30,7 +31,6 @@ use crate::store::members::participants::each_hold;
 use crate::store::names;
 use crate::store::names::Site;
 use crate::sync::{AtomicU8, AtomicU64, Ordering};
-use crate::types::Kind;
 
 /// What a repair did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -311,8 +311,8 @@ impl<'a> Rebuild<'a> {
             }
             match meta.and_then(|meta| self.accept(id, meta)) {
                 Some(()) => {
-                    // Nobody has heard of flights.
-                    let is_key = meta.is_some_and(|meta| meta.kind != Some(Kind::Flight));
+                    // Nobody has heard of turns.
+                    let is_key = meta.is_some_and(|meta| meta.kind != Some(Tenant::Turn));
                     self.report.keys_kept += usize::from(is_key);
                 }
                 None => {
@@ -366,8 +366,8 @@ impl<'a> Rebuild<'a> {
         }
         set(slab.slot_state(id.index()), STATE_USED);
         match kind {
-            Kind::Averager => self.mend_average(id, meta.generation, &key),
-            Kind::Value => {
+            Tenant::Averager => self.mend_average(id, meta.generation, &key),
+            Tenant::Value => {
                 let mended = rebuild_values::mend_value(slab, id, meta, &key);
                 self.report.actions.extend(mended);
             }
@@ -380,8 +380,8 @@ impl<'a> Rebuild<'a> {
         Some(())
     }
 
-    fn blocks_of(&self, kind: Kind, id: SlotId) -> Option<(u32, u32)> {
-        if kind != Kind::Semaphore {
+    fn blocks_of(&self, kind: Tenant, id: SlotId) -> Option<(u32, u32)> {
+        if kind != Tenant::Semaphore {
             return Some((0, 0));
         }
         let (first, permits) = self.slab.slot(id).permits();
@@ -405,7 +405,7 @@ impl<'a> Rebuild<'a> {
         self.report.actions.push(what);
     }
 
-    /// The hash tells a key from its flight.
+    /// The hash tells a key from its turn.
     fn is_linked_already(&self, bucket: u32, key: &[u8], hash: u32) -> bool {
         let slab = self.slab;
         let mut link = slab.bucket(bucket).load(Ordering::Relaxed);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result, show_key};
 use crate::log::{Location as LogPlace, Log, RECORD_ALIGN, SEGMENT_HEADER_BYTES};
 use crate::os::dir::Dir;
+use crate::slab::Tenant;
 use crate::slab::layout::SEGMENTS;
 use crate::slab::{Gone, Growing, Meta, Slab, SlotId};
 use crate::store::home::slab_file;
@@ -20,7 +21,6 @@ use crate::store::names::Shard;
 use crate::store::values::cells::{Content, Form, ValueCells};
 use crate::store::values::get::wanted;
 use crate::sync::Ordering;
-use crate::types::Kind;
 
 /// Before a repair, alone with a slab: carries out there what was decided, so that what comes of it is mended, too.
 /// Says what it did about a journal that lists nothing.
@@ -228,7 +228,7 @@ fn values(slab: &Slab) -> impl Iterator<Item = (KeyEntry, ValueCells<'_>)> {
     let slots = (0..slab.allocated(Growing::Slots)).map_while(|at| slab.slot_id(at));
     slots.filter_map(move |id| {
         let meta = slab.slot(id).meta()?;
-        let kind = meta.kind.filter(|kind| *kind == Kind::Value)?;
+        let kind = meta.kind.filter(|kind| *kind == Tenant::Value)?;
         let found = KeyEntry { id, meta, kind };
         Some((found, ValueCells::of(slab, found)?))
     })

@@ -6,6 +6,7 @@
 
 use crate::error::{Error, Result, show_key};
 use crate::record::{Stamp, life, reachable};
+use crate::slab::Tenant;
 use crate::slab::layout::PERMITS_PER_BLOCK;
 use crate::slab::{BODY_WORDS, Intent, Meta, STATE_TAIL, STATE_USED, Slab, SlotId, pack};
 use crate::store::Store;
@@ -20,7 +21,6 @@ use crate::store::key_entry::span_of;
 use crate::store::patience::Patience;
 use crate::store::values::cells::{CELL_WORDS_MIN, ValueCells, word_of};
 use crate::sync::{Ordering, fence};
-use crate::types::Kind;
 
 /// How far a walk without the lock goes before it gives up and takes the lock.
 const UNLOCKED_STEPS: u32 = 64;
@@ -40,10 +40,10 @@ pub(crate) struct KeyPlace {
 }
 
 impl KeyPlace {
-    pub(crate) fn of(kind: Kind, key_len: usize, tag_len: usize) -> KeyPlace {
+    pub(crate) fn of(kind: Tenant, key_len: usize, tag_len: usize) -> KeyPlace {
         let key_at = match kind {
-            Kind::Averager => CELLS_WORDS,
-            Kind::Value => USE_WORDS,
+            Tenant::Averager => CELLS_WORDS,
+            Tenant::Value => USE_WORDS,
             _ => 0,
         };
         let tag_at = key_at + key_len.div_ceil(8);
@@ -53,7 +53,7 @@ impl KeyPlace {
             words: tag_at + tag_len.div_ceil(8),
         }
         .with_cells(match kind {
-            Kind::Value => CELL_WORDS_MIN,
+            Tenant::Value => CELL_WORDS_MIN,
             _ => 0,
         })
     }
@@ -333,11 +333,11 @@ impl StripeGuard<'_> {
         slot.span.store(place.span(), Ordering::Relaxed);
         let generation = slot.meta().map_or(0, |m| m.generation);
         match spec.kind {
-            Kind::Averager => {
+            Tenant::Averager => {
                 let nothing = [0; crate::record::PAYLOAD_WORDS];
                 slot.cells().reset(&nothing, generation);
             }
-            Kind::Value => {
+            Tenant::Value => {
                 let cells = ValueCells::within(slab, id, place.span(), spec.key.len());
                 let cells = cells.ok_or_else(|| slab.corrupt("a new slot is not allocated"))?;
                 cells.reset(generation);
@@ -447,7 +447,7 @@ impl StripeGuard<'_> {
 
     /// The tag of a key.
     pub(crate) fn tag_of(&self, found: KeyEntry) -> Result<Vec<u8>> {
-        if found.kind == Kind::Value {
+        if found.kind == Tenant::Value {
             return self.store.tag_of_value(found);
         }
         let place = KeyPlace::of(found.kind, found.meta.key_len, found.meta.tag_len);

@@ -7,6 +7,7 @@ use crate::error::{Error, Result, show_key};
 use crate::os::{clock, futex};
 use crate::record::changes;
 use crate::record::{Force, Hold, Left, Removal, Stamp, life, reachable};
+use crate::slab::Tenant;
 use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
 use crate::slab::{Intent, Meta, Slab, SlotId, pack, unpack};
 use crate::store::Store;
@@ -14,7 +15,6 @@ use crate::store::index::allocate::{BLOCKS_MAX, Pool, Run};
 use crate::store::index::stripe::StripeGuard;
 use crate::store::key_entry::{KeyEntry, SPAN_MAX, span_of};
 use crate::sync::Ordering;
-use crate::types::Kind;
 
 fn intent_of(force: Force) -> Intent {
     match force {
@@ -83,7 +83,7 @@ impl StripeGuard<'_> {
             let ticket = first.map_or(0, |first| first.ticket.load(Ordering::Relaxed));
             let highest = sequence.max(reachable(ticket).unwrap_or(0));
             // As after a latch was taken: a dead one may have decided that its idle cell is to be in force.
-            let settled = found.kind != Kind::Value || self.store.settle().is_ok();
+            let settled = found.kind != Tenant::Value || self.store.settle().is_ok();
             if !settled || !wanted() {
                 return false;
             }
@@ -131,9 +131,9 @@ impl StripeGuard<'_> {
     }
 
     /// A semaphore's first block and number of permits; of other kinds `(0, 0)`.
-    fn permits_of(&self, id: SlotId, kind: Kind) -> Result<(u32, u32)> {
+    fn permits_of(&self, id: SlotId, kind: Tenant) -> Result<(u32, u32)> {
         match kind {
-            Kind::Semaphore => self.store.permits_of(id),
+            Tenant::Semaphore => self.store.permits_of(id),
             _ => Ok((0, 0)),
         }
     }
@@ -359,7 +359,7 @@ impl Store {
                 return Ok(false);
             };
             let force = match found.kind {
-                Kind::Averager | Kind::Value => Force::NotTheLiving,
+                Tenant::Averager | Tenant::Value => Force::NotTheLiving,
                 _ => Force::Anybody,
             };
             let bucket = guard.bucket_of_slot(found)?;
@@ -386,7 +386,7 @@ impl Store {
         let unread = Cell::new(None);
         let carries = |guard: &StripeGuard<'_>, found: KeyEntry| {
             let carries = match found.kind {
-                Kind::Value => self.value_has_tag(found, tag),
+                Tenant::Value => self.value_has_tag(found, tag),
                 _ if found.meta.tag_len != tag.len() => return false,
                 _ => guard.tag_of(found).map(|of| of == tag),
             };

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::log::{Location, Log, record_bytes};
 use crate::record::deciding;
+use crate::slab::Tenant;
 use crate::slab::{Meta, Slab, SlotId};
 use crate::store::Store;
 use crate::store::key_entry::KeyEntry;
@@ -25,7 +26,6 @@ use crate::store::log::segments::RECORD_OF_NO_KEY;
 use crate::store::members::device::Known;
 use crate::store::values::cells::ValueCells;
 use crate::sync::{AtomicU64, Ordering};
-use crate::types::Kind;
 
 /// A selector that is to be flipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +75,7 @@ impl Flip {
     fn value_in(self, slab: &Slab) -> Option<KeyEntry> {
         let id: SlotId = slab.slot_id(self.slot)?;
         let meta: Meta = slab.slot(id).meta()?;
-        let kind = meta.kind.filter(|kind| *kind == Kind::Value)?;
+        let kind = meta.kind.filter(|kind| *kind == Tenant::Value)?;
         (meta.generation == self.generation).then_some(KeyEntry { id, meta, kind })
     }
 }

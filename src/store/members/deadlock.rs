@@ -21,18 +21,18 @@ use crate::os::fork::{self, Registry};
 use crate::os::process;
 use crate::record::{Lease, ParticipantId, Word};
 use crate::slab::SlotId;
+use crate::slab::Tenant;
 use crate::store::Store;
 use crate::store::holds::fast::Grant;
 use crate::store::holds::handle::Handle;
 use crate::store::key_entry::SlotRef;
-use crate::types::Kind;
 
 /// What a thread can have while a function of the user's runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
     /// The lock of transactions.
     Transactions,
-    /// The latch of a value, or a flight, in one life of its slot: it may be taken away meanwhile, and the slot be
+    /// The latch of a value, or a turn, in one life of its slot: it may be taken away meanwhile, and the slot be
     /// another's.
     Slot { id: SlotId, generation: u32 },
 }
@@ -85,7 +85,7 @@ impl Drop for Noted {
 }
 
 impl Store {
-    /// Notes that this thread has a latch or a flight, until what is returned is dropped.
+    /// Notes that this thread has a latch or a turn, until what is returned is dropped.
     pub(crate) fn note_slot(&self, id: SlotId, generation: u32) -> Noted {
         self.noted(What::Slot { id, generation })
     }
@@ -174,13 +174,13 @@ impl Handle {
         me: ParticipantId,
         spot: SlotRef,
     ) -> Result<()> {
-        let asked = matches!(self.kind(), Kind::Lock | Kind::Semaphore);
+        let asked = matches!(self.kind(), Tenant::Lock | Tenant::Semaphore);
         if !asked || !self.are_all_ours(me, spot)? || !process::is_only_thread() {
             return Ok(());
         }
         Err(Error::Deadlock {
             what: match self.kind() {
-                Kind::Semaphore => format!("all permits of {}", self.show_key()),
+                Tenant::Semaphore => format!("all permits of {}", self.show_key()),
                 _ => self.show_key(),
             },
         })

@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use crate::error::Result;
 use crate::record::Force;
+use crate::slab::Tenant;
 use crate::slab::{Growing, SlotId};
 use crate::store::Store;
 use crate::store::expiry::is_over;
@@ -18,7 +19,6 @@ use crate::store::patience::Patience;
 use crate::store::settings::Eviction;
 use crate::store::space::make_room::{BATCH, MOMENT, WINDOW, take_oldest};
 use crate::sync::{AtomicU32, Ordering};
-use crate::types::Kind;
 
 /// How many slots are freed at a time, of keys that are idle: each costs some microseconds.
 const ENOUGH: u32 = 1_024;
@@ -106,8 +106,8 @@ impl Store {
         let found = KeyEntry { id, meta, kind };
         let is_free = match kind {
             // Their latches are also taken from the dead.
-            Kind::Value | Kind::Flight => true,
-            Kind::Semaphore => match self.permits_while(found)? {
+            Tenant::Value | Tenant::Turn => true,
+            Tenant::Semaphore => match self.permits_while(found)? {
                 None => false,
                 Some((first, permits)) => (0..permits)
                     .map_while(|i| self.slab.permit(first, i))
@@ -126,9 +126,9 @@ impl Store {
         dead: &DeadList<'_>,
     ) -> Result<Option<bool>> {
         // What is left of a value is nobody's, also if who deleted it died with the latch; and who follows a dead
-        // one on a flight need not be told.
+        // one on a turn need not be told.
         let force = match found.kind {
-            Kind::Value | Kind::Flight => Force::NotTheLiving,
+            Tenant::Value | Tenant::Turn => Force::NotTheLiving,
             _ => Force::Idle,
         };
         self.take_away(found, force, patience, || self.is_idle(found), dead)
@@ -160,13 +160,13 @@ impl Store {
     }
 
     /// Whether a key has nothing in it that anybody would miss. Averages always have; of values, those that
-    /// were deleted or are over have not; of flights, those without a value have not; the others have not while
+    /// were deleted or are over have not; of turns, those without a value have not; the others have not while
     /// they are free.
     pub(in crate::store) fn is_idle(&self, found: KeyEntry) -> bool {
         match found.kind {
-            Kind::Averager => false,
-            Kind::Value => self.is_vacant(found),
-            Kind::Flight => !self.is_flight_of_value(found),
+            Tenant::Averager => false,
+            Tenant::Value => self.is_vacant(found),
+            Tenant::Turn => !self.is_turn_of_value(found),
             _ => true,
         }
     }

@@ -21,6 +21,7 @@ use nix::errno::Errno;
 use crate::error::{Error, Result};
 use crate::os::futex;
 use crate::record::closing;
+use crate::slab::Tenant;
 use crate::slab::layout::SEGMENTS;
 use crate::slab::{Growing, SEGMENT_CLOSING, SlotId};
 use crate::store::key_entry::KeyEntry;
@@ -32,7 +33,6 @@ use crate::store::space::set::Latched;
 use crate::store::values::cells::{Content, Form};
 use crate::store::{Process, Store};
 use crate::sync::Ordering;
-use crate::types::Kind;
 
 /// At least so much moves in a step, if there is so much, and no more than that.
 const STEP_BYTES: u64 = 1 << 20;
@@ -293,7 +293,7 @@ impl Store {
             // The hold before the cell (G2).
             let is_settled = closing::is_settled(&slot.hold, |p| self.is_dead(process, p));
             let Some(found) = slot.meta().and_then(|meta| {
-                let kind = meta.kind.filter(|kind| *kind == Kind::Value)?;
+                let kind = meta.kind.filter(|kind| *kind == Tenant::Value)?;
                 Some(KeyEntry { id, meta, kind })
             }) else {
                 return Ok(Visit::Clear);

@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::log::{LARGE_BYTES, Location, RECORD_ALIGN, SEGMENT_HEADER_BYTES, record_bytes};
 use crate::os::clock;
 use crate::record::Force;
+use crate::slab::Tenant;
 use crate::slab::{Growing, KEY_BYTES_MAX, SlotId, TAG_BYTES_MAX};
 use crate::store::Store;
 use crate::store::key_entry::KeyEntry;
@@ -24,7 +25,6 @@ use crate::store::space::set::New;
 use crate::store::values::cells::{Form, ValueCells};
 use crate::store::values::get::USE_SHIFT;
 use crate::sync::{AtomicU64, Ordering};
-use crate::types::Kind;
 
 /// How many slots are looked at for the oldest values: some two milliseconds.
 pub(in crate::store) const WINDOW: u32 = 65_536;
@@ -304,7 +304,7 @@ impl Store {
     /// The value that begins in a slot, if there is one.
     pub(in crate::store) fn candidate(&self, id: SlotId) -> Option<Candidate> {
         let meta = self.slab.slot(id).meta()?;
-        let kind = meta.kind.filter(|kind| *kind == Kind::Value)?;
+        let kind = meta.kind.filter(|kind| *kind == Tenant::Value)?;
         let found = KeyEntry { id, meta, kind };
         let used = ValueCells::of(&self.slab, found)?
             .use_word()?

@@ -10,12 +10,12 @@ use std::collections::HashMap;
 
 use crate::error::Result;
 use crate::slab::Growing;
+use crate::slab::Tenant;
 use crate::store::Store;
 use crate::store::key_entry::KeyEntry;
 use crate::store::log::segments::SegmentState;
 use crate::store::values::cells::{Content, ValueCells};
 use crate::sync::{AtomicU64, Ordering};
-use crate::types::Kind;
 
 /// How often values are evicted before somebody begins to look whether that was necessary: a log is emptied by 64
 /// times or so.
@@ -105,10 +105,10 @@ impl Store {
             return;
         };
         let meta = self.slab.slot(id).meta();
-        let Some(meta) = meta.filter(|meta| meta.kind == Some(Kind::Value)) else {
+        let Some(meta) = meta.filter(|meta| meta.kind == Some(Tenant::Value)) else {
             return;
         };
-        let kind = Kind::Value;
+        let kind = Tenant::Value;
         let Some(cells) = ValueCells::of(&self.slab, KeyEntry { id, meta, kind }) else {
             return;
         };

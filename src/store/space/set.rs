@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::log::{Location, record_bytes};
 use crate::os::{clock, fork, futex};
 use crate::record::{Word, life, next_sequence, waiting};
+use crate::slab::Tenant;
 use crate::slab::{Meta, Slot, SlotId};
 use crate::store::Store;
 use crate::store::expiry::is_over;
@@ -21,7 +22,6 @@ use crate::store::values::cells::{
     Content, Form, INLINE_BYTES_MAX, Payload, VALUE_BYTES_MAX, ValueCells, cell_words, tag_hash,
 };
 use crate::sync::Ordering;
-use crate::types::Kind;
 
 /// A value that is to be set.
 #[derive(Clone, Copy)]
@@ -220,11 +220,11 @@ impl Store {
         patience: Patience,
     ) -> Result<Option<Latched<'_>>> {
         if let Some(found) = self.find_unlocked(key, hash, VALUE_SLOTS)
-            && found.kind == Kind::Value
+            && found.kind == Tenant::Value
             && let Some(me) = self.me()
         {
             let slot = self.slab.slot(found.id);
-            let of = Meta::life_of(found.meta.generation, Kind::Value);
+            let of = Meta::life_of(found.meta.generation, Tenant::Value);
             let is_current = || life::is_current(&slot.meta, of);
             if let Some(word) = slot
                 .hold

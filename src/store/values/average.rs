@@ -7,10 +7,11 @@ use crate::error::{Error, Result, show_key};
 use crate::os::clock;
 use crate::record::{Damaged, NO_VERSION, PAYLOAD_WORDS};
 use crate::slab::SlotId;
+use crate::slab::Tenant;
 use crate::store::Store;
 use crate::store::holds::handle::Handle;
 use crate::store::patience::Patience;
-use crate::types::{Kind, Summary};
+use crate::types::Summary;
 
 /// What a cell holds. All zeros is the average of nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -158,7 +159,7 @@ impl Handle {
     /// value in force (before the flip) or the new one (after it).
     #[inline(always)]
     fn change<T>(&self, new: impl FnOnce(Average) -> Result<(Average, T)>) -> Result<T> {
-        let (grant, hold) = match self.try_fast(Kind::Averager) {
+        let (grant, hold) = match self.try_fast(Tenant::Averager) {
             Some(granted) => granted,
             None => match self.acquire(Patience::Forever)? {
                 Some((grant, _)) => (grant, self.hold_of(&grant)?),

@@ -1,11 +1,11 @@
-//! Flights: whose turn it is to compute a value that is not there, or will not be for long.
+//! Turns: whose turn it is to compute a value that is not there, or will not be for long.
 //!
-//! A flight is a lock in a namespace of its own, so that the key itself can be the value's. Who takes it looks
-//! at the value again, computes it, sets it, notes in the hold's stamp how long it took, and gives the flight
+//! A turn is a lock in a namespace of its own, so that the key itself can be the value's. Who takes it looks
+//! at the value again, computes it, sets it, notes in the hold's stamp how long it took, and gives the turn
 //! back; those who wait leave as soon as the value is there. Everything else, from waking to taking over from
 //! the dead, is the lock's.
 //!
-//! A flight that landed stays beside its value for as long as it is good for something, and is reclaimed like
+//! A turn that is over stays beside its value for as long as it is good for something, and is reclaimed like
 //! any lock when the value is not there.
 
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::os::{clock, futex};
 use crate::record::{Force, Hold, Stamp, Word, waiting};
+use crate::slab::Tenant;
 use crate::slab::layout::STRIPES;
 use crate::store::Store;
 use crate::store::holds::fast::Grant;
@@ -23,14 +24,13 @@ use crate::store::key_entry::{KeyEntry, hash_as};
 use crate::store::members::deadlock::Noted;
 use crate::store::names;
 use crate::store::patience::Patience;
-use crate::types::Kind;
 
 /// The turn to compute a value, given back when this is dropped, also by a panic. In the child of a fork it is
 /// inert, as every hold.
-pub(crate) struct Flight {
+pub(crate) struct Turn {
     handle: Handle,
     grant: Grant,
-    /// How long the one before took, if anybody wants to know: kept if this one does not land.
+    /// How long the one before took, if anybody wants to know: kept if this one is not finished.
     before: Option<Stamp>,
     /// Whether the slot is worth having once this is over.
     stays: bool,
@@ -38,32 +38,32 @@ pub(crate) struct Flight {
 }
 
 impl Store {
-    /// Waits for the flight of a key. `None`: it was waited for, and `landed` says that it need not be any
+    /// Waits for the turn of a key. `None`: it was waited for, and `is_needless` says that it need not be any
     /// more.
-    pub(crate) fn board(
+    pub(crate) fn begin_turn(
         self: &Arc<Store>,
         key: &[u8],
-        landed: &dyn Fn() -> bool,
-    ) -> Result<Option<Flight>> {
-        let handle = Handle::new(Arc::clone(self), Kind::Flight, key, 0);
-        let granted = handle.acquire_unless(Patience::Forever, landed)?;
-        Ok(granted.map(|(grant, _)| Flight::new(handle, grant)))
+        is_needless: &dyn Fn() -> bool,
+    ) -> Result<Option<Turn>> {
+        let handle = Handle::new(Arc::clone(self), Tenant::Turn, key, 0);
+        let granted = handle.acquire_unless(Patience::Forever, is_needless)?;
+        Ok(granted.map(|(grant, _)| Turn::new(handle, grant)))
     }
 
-    /// Takes the flight of a key if nobody has it.
-    pub(crate) fn try_board(self: &Arc<Store>, key: &[u8]) -> Result<Option<Flight>> {
-        let handle = Handle::new(Arc::clone(self), Kind::Flight, key, 0);
+    /// Takes the turn of a key if nobody has it.
+    pub(crate) fn try_begin_turn(self: &Arc<Store>, key: &[u8]) -> Result<Option<Turn>> {
+        let handle = Handle::new(Arc::clone(self), Tenant::Turn, key, 0);
         let granted = match handle.acquire(Patience::Never) {
             // Whoever only would have computed it early does without.
             Err(Error::StructureBusy { .. }) => None,
             granted => granted?,
         };
-        Ok(granted.map(|(grant, _)| Flight::new(handle, grant)))
+        Ok(granted.map(|(grant, _)| Turn::new(handle, grant)))
     }
 
-    /// How long the last flight of a key took. `None`: nobody knows, or one is under way.
-    pub(crate) fn last_flight(&self, key: &[u8]) -> Option<Duration> {
-        let found = self.find_unlocked(key, hash_as(Kind::Flight, self.hash(key)), 1)?;
+    /// How long the last turn of a key took. `None`: nobody knows, or one is under way.
+    pub(crate) fn last_turn(&self, key: &[u8]) -> Option<Duration> {
+        let found = self.find_unlocked(key, hash_as(Tenant::Turn, self.hash(key)), 1)?;
         let hold = &self.slab.slot(found.id).hold;
         let seen = hold.load();
         let us = hold
@@ -80,7 +80,7 @@ impl Store {
     pub(crate) fn is_due(&self, key: &[u8], expires_ms: u64, beta: f64) -> Result<bool> {
         /// No `-ln` of a number that is drawn is larger.
         const FAR: f64 = 37.0;
-        let Some(took) = self.last_flight(key).filter(|_| expires_ms != 0) else {
+        let Some(took) = self.last_turn(key).filter(|_| expires_ms != 0) else {
             return Ok(false);
         };
         let left_us = (expires_ms * 1_000).saturating_sub(clock::wall_us()) as f64;
@@ -93,27 +93,27 @@ impl Store {
         Ok(left_us <= -drawn.ln() * scale_us)
     }
 
-    /// Whether a flight is that of a value that is there.
-    pub(crate) fn is_flight_of_value(&self, found: KeyEntry) -> bool {
+    /// Whether a turn is that of a value that is there.
+    pub(crate) fn is_turn_of_value(&self, found: KeyEntry) -> bool {
         let value = self
             .key_of(found)
             .and_then(|key| self.find_unlocked(&key, self.hash(&key), 1));
-        value.is_some_and(|value| value.kind == Kind::Value && !self.is_vacant(value))
+        value.is_some_and(|value| value.kind == Tenant::Value && !self.is_vacant(value))
     }
 
-    /// Takes all flights away that `force` allows, in the stripes that are to be had within `patience`.
-    pub(crate) fn remove_flights(&self, force: Force, patience: Patience) -> Result<()> {
+    /// Takes all turns away that `force` allows, in the stripes that are to be had within `patience`.
+    pub(crate) fn remove_turns(&self, force: Force, patience: Patience) -> Result<()> {
         for stripe in 0..STRIPES {
             let Some(guard) = self.lock_stripe_within(stripe, patience)? else {
                 continue;
             };
             for bucket in guard.buckets() {
-                let mut flights = Vec::new();
+                let mut turns = Vec::new();
                 guard.walk(bucket, |id| {
-                    flights.extend(guard.found(id).filter(|f| f.kind == Kind::Flight));
+                    turns.extend(guard.found(id).filter(|f| f.kind == Tenant::Turn));
                     true
                 })?;
-                for found in flights {
+                for found in turns {
                     guard.retire(found, bucket, force, || true)?;
                 }
             }
@@ -122,14 +122,14 @@ impl Store {
     }
 }
 
-impl Flight {
-    fn new(handle: Handle, grant: Grant) -> Flight {
+impl Turn {
+    fn new(handle: Handle, grant: Grant) -> Turn {
         let last = Word::free(grant.word.sequence() - 1);
         let stamp = handle.slot(grant.spot).hold.stamp_of(last);
         let before = stamp.filter(|stamp| stamp.took_us().is_some());
         let SlotRef { id, generation } = grant.spot;
         let noted = handle.store().note_slot(id, generation);
-        Flight {
+        Turn {
             _noted: noted,
             handle,
             grant,
@@ -158,8 +158,8 @@ impl Flight {
     }
 
     /// Ends it: the value is there. Lets all go who wait for that. With `stays`, keeps how long it took for
-    /// [`Store::last_flight`].
-    pub(crate) fn land(mut self, took: Duration, stays: bool) {
+    /// [`Store::last_turn`].
+    pub(crate) fn finish(mut self, took: Duration, stays: bool) {
         self.stays |= stays;
         let took = Stamp::took(clock::duration_us(took));
         self.hold().set_stamp(self.grant.word, took);
@@ -174,7 +174,7 @@ impl Flight {
     }
 }
 
-impl Drop for Flight {
+impl Drop for Turn {
     fn drop(&mut self) {
         if self.is_ours() {
             if let Some(before) = self.before {
@@ -190,7 +190,7 @@ impl Drop for Flight {
     }
 }
 
-/// Frees the slot of a flight that nobody has and nobody needs. If that is not possible now, it is done when
+/// Frees the slot of a turn that nobody has and nobody needs. If that is not possible now, it is done when
 /// room is needed.
 fn take_away(handle: &Handle) -> Result<()> {
     let store = handle.store();
@@ -221,10 +221,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = store_in(&dir);
         let took = Duration::from_secs(1_000);
-        let flight = store.board(b"k", &|| false).unwrap().unwrap();
-        assert_eq!(store.last_flight(b"k"), None);
-        flight.land(took, true);
-        assert_eq!(store.last_flight(b"k"), Some(took));
+        let turn = store.begin_turn(b"k", &|| false).unwrap().unwrap();
+        assert_eq!(store.last_turn(b"k"), None);
+        turn.finish(took, true);
+        assert_eq!(store.last_turn(b"k"), Some(took));
         const ASKED: u32 = 2_000;
         let chosen = |left_ms: u64, beta: f64| {
             let expires_ms = clock::wall_us() / 1_000 + left_ms;
@@ -250,19 +250,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = store_in(&dir);
         let took = Duration::from_micros(77);
-        let board = || store.try_board(b"k").unwrap();
-        board().unwrap().land(took, true);
-        let flight = board().unwrap();
-        assert!(board().is_none());
-        drop(flight);
-        assert_eq!(store.last_flight(b"k"), Some(took));
+        let begin_turn = || store.try_begin_turn(b"k").unwrap();
+        begin_turn().unwrap().finish(took, true);
+        let turn = begin_turn().unwrap();
+        assert!(begin_turn().is_none());
+        drop(turn);
+        assert_eq!(store.last_turn(b"k"), Some(took));
         // What nobody wants to know leaves nothing.
         store
-            .try_board(b"other")
+            .try_begin_turn(b"other")
             .unwrap()
             .unwrap()
-            .land(took, false);
-        assert_eq!(store.last_flight(b"other"), None);
+            .finish(took, false);
+        assert_eq!(store.last_turn(b"other"), None);
         assert_eq!(store.check().unwrap().slots_used, 1);
     }
 
@@ -271,20 +271,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = store_in(&dir);
         let there = AtomicU64::new(0);
-        let flight = store.try_board(b"k").unwrap().unwrap();
-        let handle = Handle::new(Arc::clone(&store), Kind::Flight, b"k", 0);
-        let landed = || there.load(Ordering::Acquire) == 1;
+        let turn = store.try_begin_turn(b"k").unwrap().unwrap();
+        let handle = Handle::new(Arc::clone(&store), Tenant::Turn, b"k", 0);
+        let is_needless = || there.load(Ordering::Acquire) == 1;
         std::thread::scope(|scope| {
             let waiting: Vec<_> = (0..3)
-                .map(|_| scope.spawn(|| store.board(b"k", &landed).unwrap().is_none()))
+                .map(|_| scope.spawn(|| store.begin_turn(b"k", &is_needless).unwrap().is_none()))
                 .collect();
             while handle.waiters().unwrap() < 3 {
                 std::thread::yield_now();
             }
             there.store(1, Ordering::Release);
-            flight.land(Duration::from_secs(1), false);
+            turn.finish(Duration::from_secs(1), false);
             for waiter in waiting {
-                assert!(waiter.join().unwrap(), "it took the flight");
+                assert!(waiter.join().unwrap(), "it took the turn");
             }
         });
     }

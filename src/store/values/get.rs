@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::log::{Location, Wanted, record_bytes};
 use crate::os::clock;
 use crate::record::Damaged;
+use crate::slab::Tenant;
 use crate::slab::{Growing, Meta, Slab};
 use crate::store::Store;
 use crate::store::expiry::is_over;
@@ -15,7 +16,7 @@ use crate::store::patience::Patience;
 use crate::store::settings::Eviction;
 use crate::store::values::cells::{Content, Form, Payload, Reading, ValueCells, tag_hash};
 use crate::sync::{AtomicU64, Ordering};
-use crate::types::{Kind, Stats};
+use crate::types::Stats;
 
 /// Everything about a value.
 #[derive(Clone, Debug, Default)]
@@ -42,7 +43,7 @@ impl Store {
     #[inline(always)]
     pub(in crate::store) fn find_value(&self, key: &[u8], hash: u64) -> Result<Option<KeyEntry>> {
         match self.find_unlocked(key, hash, VALUE_SLOTS) {
-            Some(found) if found.kind == Kind::Value => Ok(Some(found)),
+            Some(found) if found.kind == Tenant::Value => Ok(Some(found)),
             Some(found) => Err(self.not_a_value(key, found.kind)),
             // Field by field, not as it lies in memory: then what is found at once stays in registers.
             None => Ok(self.find_value_slowly(key, hash)?.map(|found| KeyEntry {
@@ -66,17 +67,17 @@ impl Store {
             return Ok(None);
         }
         match self.find(key, hash, Patience::Forever)? {
-            Some(found) if found.kind != Kind::Value => Err(self.not_a_value(key, found.kind)),
+            Some(found) if found.kind != Tenant::Value => Err(self.not_a_value(key, found.kind)),
             found => Ok(found),
         }
     }
 
     #[cold]
-    fn not_a_value(&self, key: &[u8], found: Kind) -> Error {
+    fn not_a_value(&self, key: &[u8], found: Tenant) -> Error {
         Error::KindMismatch {
             key: key.to_vec(),
-            found,
-            expected: Kind::Value,
+            found: found.kind(),
+            expected: Tenant::Value.kind(),
         }
     }
 
@@ -266,7 +267,7 @@ impl Store {
 
     /// Whether a key is a value's and has none, or one that is over.
     pub(crate) fn is_vacant(&self, found: KeyEntry) -> bool {
-        if found.kind != Kind::Value {
+        if found.kind != Tenant::Value {
             return false;
         }
         let content = self.content_of(found);
@@ -275,13 +276,13 @@ impl Store {
 
     /// Whether a key is shown to those who list keys.
     pub(crate) fn is_listed(&self, found: KeyEntry) -> bool {
-        found.kind != Kind::Flight && !self.is_vacant(found)
+        found.kind != Tenant::Turn && !self.is_vacant(found)
     }
 
     /// Whether a key is that of a value that is over.
     pub(crate) fn is_expired(&self, found: KeyEntry) -> bool {
         let content = match found.kind {
-            Kind::Value => self.content_of(found),
+            Tenant::Value => self.content_of(found),
             _ => None,
         };
         content.is_some_and(|c| !c.is_absent() && is_over(c.expires_ms))
@@ -353,7 +354,7 @@ impl Store {
     pub(crate) fn left_by(&self, found: KeyEntry) -> Option<Dead> {
         let content = self
             .content_of(found)
-            .filter(|_| found.kind == Kind::Value)?;
+            .filter(|_| found.kind == Tenant::Value)?;
         Dead::of(&content, found.meta.key_len)
     }
 }
@@ -408,7 +409,7 @@ impl Store {
     /// The keys of all values of a stripe.
     pub(crate) fn keys_of_values(&self, stripe: u32) -> Result<Vec<Vec<u8>>> {
         self.list_stripe(stripe, |_, found| {
-            found.kind == Kind::Value && !self.is_vacant(found)
+            found.kind == Tenant::Value && !self.is_vacant(found)
         })
     }
 }
