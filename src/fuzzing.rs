@@ -11,11 +11,11 @@ use crate::error::Result;
 use crate::os::range_lock;
 use crate::record::{PAYLOAD_WORDS, seal_of};
 use crate::slab::header::{STATIC_BYTES, seal_static};
+use crate::slab::value_cells::{Content, Form, cell_words, tag_hash};
 use crate::store::home::open;
 use crate::store::key_entry::check_lengths;
 use crate::store::space::set::Latched;
 use crate::store::txn::transaction::Ongoing;
-use crate::store::values::cells::{Content, Form, cell_words, tag_hash};
 
 pub use crate::os::pretend::{Moment, chance, suspended, time};
 

@@ -7,13 +7,17 @@
 
 use std::num::NonZeroU32;
 
+pub(crate) mod bytes;
+pub(crate) mod content;
 mod dirty;
+pub(crate) mod hash;
 pub(crate) mod header;
 pub(crate) mod layout;
 #[allow(unsafe_code)]
 mod map;
 mod meta;
 mod records;
+pub(crate) mod value_cells;
 
 pub(crate) use crate::record::joining::{PARTICIPANT_SHARED, PARTICIPANT_USED};
 pub(crate) use layout::Layout;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::os::clock;
-use crate::store::values::content::EXPIRES_MS_MAX;
+use crate::slab::content::EXPIRES_MS_MAX;
 
 /// The moment at which what begins now and lasts so long is over.
 pub(crate) fn expires_ms(after: Option<Duration>) -> Result<u64> {

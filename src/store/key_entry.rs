@@ -3,11 +3,9 @@
 use crate::error::{Error, Result};
 use crate::record::{Stamp, life};
 use crate::slab::Tenant;
+use crate::slab::bytes::span_of;
+use crate::slab::value_cells::ValueCells;
 use crate::slab::{KEY_BYTES_MAX, Meta, Slab, Slot, SlotId, TAG_BYTES_MAX};
-use crate::sync::Ordering;
-
-/// The most slots that a key with its tag takes.
-pub(crate) const SPAN_MAX: u32 = 16;
 
 /// By what the hash of a turn differs from that of its key. In the stored half alone: a turn hangs on the
 /// bucket of its key, and no walk takes one for the other, for both compare their own hash first (I9).
@@ -19,6 +17,14 @@ pub(crate) struct KeyEntry {
     pub(crate) id: SlotId,
     pub(crate) meta: Meta,
     pub(crate) kind: Tenant,
+}
+
+impl KeyEntry {
+    /// The cells of a value. `None`: its slots have no room for any.
+    #[inline]
+    pub(crate) fn cells(self, slab: &Slab) -> Option<ValueCells<'_>> {
+        ValueCells::within(slab, self.id, span_of(slab, self.id), self.meta.key_len)
+    }
 }
 
 /// What a key is to be, when it has to be made.
@@ -53,14 +59,6 @@ pub(crate) fn check_lengths(key: &[u8], tag: &[u8]) -> Result<()> {
         return Err(Error::TagLength { len: tag.len() });
     }
     Ok(())
-}
-
-/// How many slots a key says it takes, never more than any can.
-pub(crate) fn span_of(slab: &Slab, id: SlotId) -> u32 {
-    slab.slot(id)
-        .span
-        .load(Ordering::Relaxed)
-        .clamp(1, SPAN_MAX)
 }
 
 /// A slot in a certain life.

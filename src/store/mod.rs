@@ -18,7 +18,6 @@
 
 pub(crate) mod care;
 pub(crate) mod expiry;
-pub(crate) mod hash;
 pub(crate) mod holds;
 pub(crate) mod home;
 pub(crate) mod index;

@@ -7,6 +7,7 @@ use crate::os::clock;
 use crate::record::{Hold, Judgement, Lease, ParticipantId, Word};
 use crate::slab::Slab;
 use crate::slab::Tenant;
+use crate::slab::value_cells::Content;
 use crate::store::expiry::left_until;
 use crate::store::holds::handle::Handle;
 use crate::store::index::chains::key_of;
@@ -14,7 +15,6 @@ use crate::store::index::remove::permits_of;
 use crate::store::key_entry::KeyEntry;
 use crate::store::members::participants::describe;
 use crate::store::values::average;
-use crate::store::values::cells::Content;
 use crate::store::{Process, Store};
 use crate::types::{Holder, KeyInfo, KeyState, Token};
 

@@ -8,11 +8,12 @@
 
 use crate::error::Result;
 use crate::slab::Tenant;
+use crate::slab::bytes::{SPAN_MAX, span_of};
 use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
 use crate::slab::{CLAIMED, STATE_FREE, STATE_TAIL, STATE_USED, SlotId};
 use crate::store::Store;
 use crate::store::care::check::load;
-use crate::store::key_entry::{KeyEntry, SPAN_MAX, hash_as, span_of};
+use crate::store::key_entry::{KeyEntry, hash_as};
 use crate::sync::Ordering;
 
 /// How often to look again at what others change all the time.

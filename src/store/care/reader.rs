@@ -22,19 +22,22 @@ use crate::os::dir::Dir;
 use crate::os::process::Identity;
 use crate::record::{Damaged, NO_VERSION, ParticipantId, deciding};
 use crate::slab::Tenant;
+use crate::slab::bytes::span_of;
+use crate::slab::bytes::{KeyPlace, read_bytes};
+use crate::slab::hash::hash;
+use crate::slab::value_cells::{Content, Form, Payload, Reading, tag_hash};
 use crate::slab::{Growing, STATE_FREE, STATE_TAIL, STATE_USED, Slab};
 use crate::store::care::check::{self, CheckReport, contradiction};
 use crate::store::care::inspect::Onlooker;
 use crate::store::expiry::{is_over, left_until};
-use crate::store::hash::hash;
 use crate::store::home::open::{prepare_dir, refuse_strangers};
 use crate::store::home::original;
 use crate::store::home::slab_file;
-use crate::store::index::chains::{KeyPlace, key_of, matches, read_bytes};
+use crate::store::index::chains::{key_of, matches};
 use crate::store::index::remove::{is_still, permits_of};
 use crate::store::index::stripe::{bucket_of, stripe_of};
 use crate::store::journal::decided::{Flip, read_list};
-use crate::store::key_entry::{KeyEntry, check_lengths, span_of};
+use crate::store::key_entry::{KeyEntry, check_lengths};
 use crate::store::log::segments::{Usage, segments, usage_of};
 use crate::store::members::device;
 use crate::store::members::participants::{is_gone_by_witness, waiters};
@@ -43,7 +46,6 @@ use crate::store::names::{SLAB, Site, not_a_store};
 use crate::store::settings::Settings;
 use crate::store::settings::{Config, config_of};
 use crate::store::values::average::Average;
-use crate::store::values::cells::{Content, Form, Payload, Reading, ValueCells, tag_hash};
 use crate::store::values::get::{Whole, stats_of, wanted};
 use crate::sync::{Ordering, crash_point};
 use crate::types::{KeyInfo, KeyState, Stats, Summary};
@@ -334,7 +336,7 @@ impl ReadStore {
         payload: &mut impl Payload,
     ) -> Result<Option<std::result::Result<Reading, Damaged>>> {
         let after = decided.after(self.site.lane.into(), found)?;
-        let cells = ValueCells::of(&self.slab, found).ok_or(Damaged);
+        let cells = found.cells(&self.slab).ok_or(Damaged);
         let read = cells.and_then(|cells| match after {
             Some(version) => cells.read_decided(version, payload),
             None => cells.read(payload),

@@ -10,13 +10,15 @@ use crate::error::{Error, Result};
 use crate::os::clock;
 use crate::record::{Hold, ParticipantId, SEQUENCE_LEAP, SEQUENCE_MAX, Word, reachable};
 use crate::slab::Tenant;
+use crate::slab::bytes::SPAN_MAX;
+use crate::slab::bytes::{KeyPlace, read_bytes};
+use crate::slab::hash::hash;
 use crate::slab::header::{STATE_READY, STATE_REBUILDING};
 use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
 use crate::slab::{
     Growing, Intent, Meta, PARTICIPANT_SHARED, PARTICIPANT_USED, STATE_FREE, STATE_TAIL,
     STATE_USED, Slab, SlotId,
 };
-use crate::store::hash::hash;
 use crate::store::home::alone::{self, Alone};
 use crate::store::home::boots::{self, BootSeen};
 use crate::store::home::lock_files::Locks;
@@ -24,8 +26,7 @@ use crate::store::home::open;
 use crate::store::home::original;
 use crate::store::home::rebuild_values;
 use crate::store::home::slab_file;
-use crate::store::index::chains::{KeyPlace, read_bytes};
-use crate::store::key_entry::{SPAN_MAX, hash_as};
+use crate::store::key_entry::hash_as;
 use crate::store::members::device;
 use crate::store::members::participants::each_hold;
 use crate::store::names;

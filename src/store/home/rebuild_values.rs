@@ -9,16 +9,17 @@ use crate::error::{Error, Result, show_key};
 use crate::log::{Location as LogPlace, Log, RECORD_ALIGN, SEGMENT_HEADER_BYTES};
 use crate::os::dir::Dir;
 use crate::slab::Tenant;
+use crate::slab::bytes::span_of;
 use crate::slab::layout::SEGMENTS;
+use crate::slab::value_cells::{Content, Form, ValueCells};
 use crate::slab::{Gone, Growing, Meta, Slab, SlotId};
 use crate::store::home::slab_file;
 use crate::store::index::chains::key_of;
 use crate::store::journal::decided::{self, Flip};
-use crate::store::key_entry::{KeyEntry, span_of};
+use crate::store::key_entry::KeyEntry;
 use crate::store::members::device;
 use crate::store::names;
 use crate::store::names::Shard;
-use crate::store::values::cells::{Content, Form, ValueCells};
 use crate::store::values::get::wanted;
 use crate::sync::Ordering;
 
@@ -230,7 +231,7 @@ fn values(slab: &Slab) -> impl Iterator<Item = (KeyEntry, ValueCells<'_>)> {
         let meta = slab.slot(id).meta()?;
         let kind = meta.kind.filter(|kind| *kind == Tenant::Value)?;
         let found = KeyEntry { id, meta, kind };
-        Some((found, ValueCells::of(slab, found)?))
+        Some((found, found.cells(slab)?))
     })
 }
 
@@ -246,7 +247,7 @@ fn is_whole(slab: &Slab, log: &Log, found: KeyEntry, content: &Content) -> Resul
 }
 
 fn drop_value(slab: &Slab, found: KeyEntry) {
-    if let Some(cells) = ValueCells::of(slab, found) {
+    if let Some(cells) = found.cells(slab) {
         cells.write(Content::ABSENT, &[], &[]);
     }
 }

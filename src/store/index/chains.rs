@@ -7,68 +7,29 @@
 use crate::error::{Error, Result, show_key};
 use crate::record::{Stamp, life, reachable};
 use crate::slab::Tenant;
+use crate::slab::bytes::KeyPlace;
+use crate::slab::bytes::bytes_equal;
+use crate::slab::bytes::read_bytes;
+use crate::slab::bytes::span_of;
+use crate::slab::bytes::write_bytes;
+use crate::slab::hash::hash;
 use crate::slab::layout::PERMITS_PER_BLOCK;
-use crate::slab::{BODY_WORDS, Intent, Meta, STATE_TAIL, STATE_USED, Slab, SlotId, pack};
+use crate::slab::value_cells::ValueCells;
+use crate::slab::{Intent, Meta, STATE_TAIL, STATE_USED, Slab, SlotId, pack};
 use crate::store::Store;
-use crate::store::hash::hash;
 use crate::store::index::allocate::{NoRoom, Pool, Room, Run};
 use crate::store::index::busy::stripe_byte;
 use crate::store::index::remove::is_still;
 use crate::store::index::stripe::StripeGuard;
 use crate::store::key_entry::KeyEntry;
 use crate::store::key_entry::NewKey;
-use crate::store::key_entry::span_of;
 use crate::store::patience::Patience;
-use crate::store::values::cells::{CELL_WORDS_MIN, ValueCells, word_of};
 use crate::sync::{Ordering, fence};
 
 /// How far a walk without the lock goes before it gives up and takes the lock.
 const UNLOCKED_STEPS: u32 = 64;
 /// How many slots a value takes, as a rule, if it does not lie in the log.
 pub(crate) const VALUE_SLOTS: u64 = 2;
-/// Words of an average's cells, before its key.
-const CELLS_WORDS: usize = 14;
-/// Words before the key of a value: when it was used.
-const USE_WORDS: usize = 1;
-
-/// Where key and tag lie in the words of a key's bodies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct KeyPlace {
-    pub(crate) key_at: usize,
-    pub(crate) tag_at: usize,
-    pub(crate) words: usize,
-}
-
-impl KeyPlace {
-    pub(crate) fn of(kind: Tenant, key_len: usize, tag_len: usize) -> KeyPlace {
-        let key_at = match kind {
-            Tenant::Averager => CELLS_WORDS,
-            Tenant::Value => USE_WORDS,
-            _ => 0,
-        };
-        let tag_at = key_at + key_len.div_ceil(8);
-        KeyPlace {
-            key_at,
-            tag_at,
-            words: tag_at + tag_len.div_ceil(8),
-        }
-        .with_cells(match kind {
-            Tenant::Value => CELL_WORDS_MIN,
-            _ => 0,
-        })
-    }
-
-    /// The same with room for two cells of so many words behind.
-    fn with_cells(self, cell_words: usize) -> KeyPlace {
-        let words = self.words.max(self.tag_at + 2 * cell_words);
-        KeyPlace { words, ..self }
-    }
-
-    /// How many slots that takes.
-    pub(crate) fn span(self) -> u32 {
-        self.words.div_ceil(BODY_WORDS).max(1) as u32
-    }
-}
 
 impl Store {
     pub(crate) fn hash(&self, key: &[u8]) -> u64 {
@@ -172,46 +133,6 @@ pub(in crate::store) fn matches(
 pub(in crate::store) fn key_of(slab: &Slab, found: KeyEntry) -> Option<Vec<u8>> {
     let place = KeyPlace::of(found.kind, found.meta.key_len, 0);
     read_bytes(slab, found.id, place.key_at, found.meta.key_len)
-}
-
-/// The same of a slab that is no store yet.
-pub(crate) fn read_bytes(slab: &Slab, id: SlotId, at: usize, len: usize) -> Option<Vec<u8>> {
-    let span = span_of(slab, id);
-    let mut bytes = Vec::with_capacity(len.next_multiple_of(8));
-    for word in 0..len.div_ceil(8) {
-        let word = slab.body_word(id, span, at + word)?;
-        bytes.extend_from_slice(&word.load(Ordering::Acquire).to_le_bytes());
-    }
-    bytes.truncate(len);
-    Some(bytes)
-}
-
-/// Whether the words from `at` on are these bytes.
-#[inline(always)]
-fn bytes_equal(slab: &Slab, id: SlotId, span: u32, at: usize, bytes: &[u8]) -> bool {
-    let mut chunks = bytes.chunks(8);
-    let (mut slot, mut from) = (at / BODY_WORDS, at % BODY_WORDS);
-    while chunks.len() > 0 {
-        let Some(body) = slab.body(id, span, slot as u32) else {
-            return false;
-        };
-        // The words first: of the other the zip would drop one that finds no partner.
-        let mut here = body[from..].iter().zip(chunks.by_ref());
-        if !here.all(|(word, chunk)| word.load(Ordering::Relaxed) == word_of(chunk)) {
-            return false;
-        }
-        (slot, from) = (slot + 1, 0);
-    }
-    true
-}
-
-/// `false` when the bodies are too short, which is for the caller to have seen to.
-fn write_bytes(slab: &Slab, id: SlotId, span: u32, at: usize, bytes: &[u8]) -> bool {
-    bytes.chunks(8).enumerate().all(|(i, chunk)| {
-        let word = slab.body_word(id, span, at + i);
-        word.inspect(|word| word.store(word_of(chunk), Ordering::Relaxed))
-            .is_some()
-    })
 }
 
 impl StripeGuard<'_> {

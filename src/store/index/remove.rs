@@ -8,12 +8,13 @@ use crate::os::{clock, futex};
 use crate::record::changes;
 use crate::record::{Force, Hold, Left, Removal, Stamp, life, reachable};
 use crate::slab::Tenant;
+use crate::slab::bytes::{SPAN_MAX, span_of};
 use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
 use crate::slab::{Intent, Meta, Slab, SlotId, pack, unpack};
 use crate::store::Store;
 use crate::store::index::allocate::{BLOCKS_MAX, Pool, Run};
 use crate::store::index::stripe::StripeGuard;
-use crate::store::key_entry::{KeyEntry, SPAN_MAX, span_of};
+use crate::store::key_entry::KeyEntry;
 use crate::sync::Ordering;
 
 fn intent_of(force: Force) -> Intent {

@@ -24,7 +24,6 @@ use crate::store::key_entry::KeyEntry;
 use crate::store::log::garbage::Dead;
 use crate::store::log::segments::RECORD_OF_NO_KEY;
 use crate::store::members::device::Known;
-use crate::store::values::cells::ValueCells;
 use crate::sync::{AtomicU64, Ordering};
 
 /// A selector that is to be flipped.
@@ -67,7 +66,7 @@ impl Flip {
         let Some(found) = self.value_in(slab) else {
             return;
         };
-        if let Some(cells) = ValueCells::of(slab, found) {
+        if let Some(cells) = found.cells(slab) {
             cells.flip(self.version);
         }
     }

@@ -16,8 +16,8 @@ use std::cell::RefCell;
 
 use crate::log::{Location, PAGE, SEGMENT_HEADER_BYTES, interior};
 use crate::slab::Gone;
+use crate::slab::value_cells::Content;
 use crate::store::Store;
-use crate::store::values::cells::Content;
 use crate::sync::Ordering;
 
 /// A record that is dead.

@@ -12,13 +12,13 @@ use crate::log::{LOG, Location, Log, PAGE, RECORD_ALIGN, SEGMENT_HEADER_BYTES};
 use crate::log::{needs_another, record_bytes};
 use crate::record::closing;
 use crate::slab::layout::SEGMENTS;
+use crate::slab::value_cells::VALUE_BYTES_MAX;
 use crate::slab::{Gone, SEGMENT_BEGUN, SEGMENT_CLOSING, Segment, Slab};
 use crate::slab::{KEY_BYTES_MAX, TAG_BYTES_MAX};
 use crate::store::Store;
 use crate::store::log::garbage::Dead;
 use crate::store::settings::bound_of;
 use crate::store::settings::segment_bytes_of;
-use crate::store::values::cells::VALUE_BYTES_MAX;
 use crate::sync::{Ordering, fence};
 
 /// The key of records that are no values. No value has it: a key has a byte at least.

@@ -23,6 +23,7 @@ use crate::os::futex;
 use crate::record::closing;
 use crate::slab::Tenant;
 use crate::slab::layout::SEGMENTS;
+use crate::slab::value_cells::{Content, Form};
 use crate::slab::{Growing, SEGMENT_CLOSING, SlotId};
 use crate::store::key_entry::KeyEntry;
 use crate::store::log::garbage::Dead;
@@ -30,7 +31,6 @@ use crate::store::log::segments::{Room, SegmentState};
 use crate::store::members::device::Known;
 use crate::store::patience::Patience;
 use crate::store::space::set::Latched;
-use crate::store::values::cells::{Content, Form};
 use crate::store::{Process, Store};
 use crate::sync::Ordering;
 

@@ -4,11 +4,11 @@ use std::io;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::slab::value_cells::{Content, Form, cell_words};
 use crate::store::Store;
 use crate::store::key_entry::check_lengths;
 use crate::store::log::garbage::Dead;
 use crate::store::space::set::{Latched, New, When};
-use crate::store::values::cells::{Content, Form, cell_words};
 
 /// The longest integer has so many.
 const DIGITS: usize = 20;

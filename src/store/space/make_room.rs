@@ -12,6 +12,7 @@ use crate::log::{LARGE_BYTES, Location, RECORD_ALIGN, SEGMENT_HEADER_BYTES, reco
 use crate::os::clock;
 use crate::record::Force;
 use crate::slab::Tenant;
+use crate::slab::value_cells::Form;
 use crate::slab::{Growing, KEY_BYTES_MAX, SlotId, TAG_BYTES_MAX};
 use crate::store::Store;
 use crate::store::key_entry::KeyEntry;
@@ -22,7 +23,6 @@ use crate::store::settings::{Durability, Eviction};
 use crate::store::space::compact::{CROWDED, LATCH_PATIENCE, Mine};
 use crate::store::space::recount::Counted;
 use crate::store::space::set::New;
-use crate::store::values::cells::{Form, ValueCells};
 use crate::store::values::get::USE_SHIFT;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -306,9 +306,7 @@ impl Store {
         let meta = self.slab.slot(id).meta()?;
         let kind = meta.kind.filter(|kind| *kind == Tenant::Value)?;
         let found = KeyEntry { id, meta, kind };
-        let used = ValueCells::of(&self.slab, found)?
-            .use_word()?
-            .load(Ordering::Relaxed);
+        let used = found.cells(&self.slab)?.use_word()?.load(Ordering::Relaxed);
         let reading = self.read_value(found, &mut ())?.ok()?;
         let content = reading.content;
         let used = match self.eviction() {

@@ -11,10 +11,10 @@ use std::collections::HashMap;
 use crate::error::Result;
 use crate::slab::Growing;
 use crate::slab::Tenant;
+use crate::slab::value_cells::Content;
 use crate::store::Store;
 use crate::store::key_entry::KeyEntry;
 use crate::store::log::segments::SegmentState;
-use crate::store::values::cells::{Content, ValueCells};
 use crate::sync::{AtomicU64, Ordering};
 
 /// How often values are evicted before somebody begins to look whether that was necessary: a log is emptied by 64
@@ -109,7 +109,7 @@ impl Store {
             return;
         };
         let kind = Tenant::Value;
-        let Some(cells) = ValueCells::of(&self.slab, KeyEntry { id, meta, kind }) else {
+        let Some(cells) = KeyEntry { id, meta, kind }.cells(&self.slab) else {
             return;
         };
         let now = cells.read(&mut ()).ok().map(|reading| reading.content);

@@ -9,6 +9,9 @@ use crate::log::{Location, record_bytes};
 use crate::os::{clock, fork, futex};
 use crate::record::{Word, life, next_sequence, waiting};
 use crate::slab::Tenant;
+use crate::slab::value_cells::{
+    Content, Form, INLINE_BYTES_MAX, Payload, VALUE_BYTES_MAX, ValueCells, cell_words, tag_hash,
+};
 use crate::slab::{Meta, Slot, SlotId};
 use crate::store::Store;
 use crate::store::expiry::is_over;
@@ -18,9 +21,6 @@ use crate::store::key_entry::{KeyEntry, check_lengths};
 use crate::store::log::garbage::Dead;
 use crate::store::members::device::Known;
 use crate::store::patience::Patience;
-use crate::store::values::cells::{
-    Content, Form, INLINE_BYTES_MAX, Payload, VALUE_BYTES_MAX, ValueCells, cell_words, tag_hash,
-};
 use crate::sync::Ordering;
 
 /// A value that is to be set.
@@ -268,7 +268,7 @@ impl Store {
 
     #[inline]
     fn latched(&self, found: KeyEntry, word: Word) -> Result<Latched<'_>> {
-        let cells = ValueCells::of(&self.slab, found);
+        let cells = found.cells(&self.slab);
         let Some(cells) = cells else {
             let slot = self.slab.slot(found.id);
             waiting::give_back(&slot.hold, word, &slot.wake, || futex::wake(&slot.wake, 1));

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::log::Location;
 use crate::record::deciding;
+use crate::slab::value_cells::{Content, Form, tag_hash};
 use crate::store::Store;
 use crate::store::journal::decided::{Flip, LIST_KEY, list_bytes};
 use crate::store::log::garbage::Dead;
@@ -21,7 +22,6 @@ use crate::store::members::device::Known;
 use crate::store::patience::Patience;
 use crate::store::space::make_room::Wait;
 use crate::store::txn::transaction::{Ongoing, Part};
-use crate::store::values::cells::{Content, Form, tag_hash};
 
 impl Ongoing<'_> {
     /// Makes all changes at once.

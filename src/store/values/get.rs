@@ -5,6 +5,7 @@ use crate::log::{Location, Wanted, record_bytes};
 use crate::os::clock;
 use crate::record::Damaged;
 use crate::slab::Tenant;
+use crate::slab::value_cells::{Content, Form, Payload, Reading, ValueCells, tag_hash};
 use crate::slab::{Growing, Meta, Slab};
 use crate::store::Store;
 use crate::store::expiry::is_over;
@@ -14,7 +15,6 @@ use crate::store::log::garbage::Dead;
 use crate::store::log::segments::Usage;
 use crate::store::patience::Patience;
 use crate::store::settings::Eviction;
-use crate::store::values::cells::{Content, Form, Payload, Reading, ValueCells, tag_hash};
 use crate::sync::{AtomicU64, Ordering};
 use crate::types::Stats;
 
@@ -88,7 +88,7 @@ impl Store {
         found: KeyEntry,
         payload: &mut impl Payload,
     ) -> Option<std::result::Result<Reading, Damaged>> {
-        let cells = ValueCells::of(&self.slab, found).ok_or(Damaged);
+        let cells = found.cells(&self.slab).ok_or(Damaged);
         let read = cells.and_then(|cells| cells.read(payload));
         // What was read is of this key only if the slot still is.
         self.is_still(found).then_some(read)
@@ -225,7 +225,7 @@ impl Store {
 
     /// Whether what was read is still what the key has.
     pub(crate) fn is_in_force(&self, found: KeyEntry, reading: &Reading) -> bool {
-        let cells = ValueCells::of(&self.slab, found);
+        let cells = found.cells(&self.slab);
         let same = cells.is_some_and(|cells| cells.version() == reading.version);
         same && self.is_still(found)
     }
@@ -257,7 +257,8 @@ impl Store {
         if matches!(
             eviction,
             Eviction::LeastRecentlyUsed | Eviction::LeastFrequentlyUsed
-        ) && let Some(word) = ValueCells::of(&self.slab, found)
+        ) && let Some(word) = found
+            .cells(&self.slab)
             .as_ref()
             .and_then(ValueCells::use_word)
         {

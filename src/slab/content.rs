@@ -11,8 +11,8 @@
 //! value lies in the log; the payload is its place, and `hash of its tag << 32 | its length`.
 
 use crate::log::Location;
+use crate::slab::hash::hash;
 use crate::slab::unpack;
-use crate::store::hash::hash;
 
 /// The longest value.
 pub(crate) const VALUE_BYTES_MAX: usize = 1 << 30;
@@ -20,14 +20,14 @@ pub(crate) const VALUE_BYTES_MAX: usize = 1 << 30;
 pub(crate) const EXPIRES_MS_MAX: u64 = (1 << 42) - 1;
 
 const FORM_INLINE: u64 = 1;
-pub(in crate::store) const FORM_LOGGED: u64 = 2;
+pub(crate) const FORM_LOGGED: u64 = 2;
 
 /// A short number for a tag, to pass most values over that carry another.
 pub(crate) fn tag_hash(tag: &[u8]) -> u32 {
     hash([0, 0], tag) as u32
 }
 
-pub(in crate::store) const LOGGED_WORDS: usize = 2;
+pub(crate) const LOGGED_WORDS: usize = 2;
 
 /// What a cell says, without the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl Content {
         form: Form::Absent,
     };
 
-    pub(in crate::store) fn head(self) -> u64 {
+    pub(crate) fn head(self) -> u64 {
         let (form, len) = match self.form {
             Form::Absent => return 0,
             Form::Inline { len } => (FORM_INLINE, len),
@@ -72,11 +72,7 @@ impl Content {
 
     /// `payload` is its first two words, `words` how many there are. `None`: no cell has such a head.
     #[inline]
-    pub(in crate::store) fn decode(
-        head: u64,
-        payload: [u64; LOGGED_WORDS],
-        words: usize,
-    ) -> Option<Content> {
+    pub(crate) fn decode(head: u64, payload: [u64; LOGGED_WORDS], words: usize) -> Option<Content> {
         let (tag_len, len) = ((head & 0xff) as usize, (head >> 8 & 0x1ff) as usize);
         let form = match head >> 17 & 0x1f {
             0 if head == 0 => Form::Absent,
@@ -102,7 +98,7 @@ impl Content {
 
     /// How many words of payload a head announces; of a head that makes no sense, as many as there are.
     #[inline]
-    pub(in crate::store) fn payload_words(head: u64) -> usize {
+    pub(crate) fn payload_words(head: u64) -> usize {
         match head >> 17 & 0x1f {
             0 => 0,
             FORM_INLINE => ((head & 0xff) as usize + (head >> 8 & 0x1ff) as usize).div_ceil(8),

@@ -10,18 +10,17 @@
 //!            +------+------+---------------------------+
 //! ```
 //!
-//! What head and payload say is `content`'s. The seal is that of an average's cell, over head and as much payload as is
+//! What head and payload say is [`content`](crate::slab::content)'s. The seal is that of an average's cell, over head and as much payload as is
 //! used. Here is where the cells lie in the slots, how they are read and how they are put in force.
 
-pub(crate) use crate::store::values::content::{Content, Form, VALUE_BYTES_MAX, tag_hash};
-use crate::store::values::content::{FORM_LOGGED, LOGGED_WORDS};
+pub(crate) use crate::slab::content::{Content, Form, VALUE_BYTES_MAX, tag_hash};
+use crate::slab::content::{FORM_LOGGED, LOGGED_WORDS};
 
 use crate::record::{
     CellSum, Damaged, SEALED_WORDS_MAX, cells_first_version, cells_flip, cells_prepare,
     cells_read_once, cells_read_prepared, cells_version_of, cells_write,
 };
 use crate::slab::{BODY_WORDS, Slab, SlotId, pack};
-use crate::store::key_entry::{KeyEntry, span_of};
 use crate::sync::{AtomicU64, Ordering};
 
 /// Room for a place in the log, and for the digits of any integer.
@@ -94,12 +93,6 @@ pub(crate) struct ValueCells<'a> {
 }
 
 impl<'a> ValueCells<'a> {
-    /// Of a key that was found.
-    #[inline]
-    pub(crate) fn of(slab: &'a Slab, found: KeyEntry) -> Option<ValueCells<'a>> {
-        ValueCells::within(slab, found.id, span_of(slab, found.id), found.meta.key_len)
-    }
-
     /// `None`: the slots have no room for any.
     #[inline]
     pub(crate) fn within(
