@@ -8,6 +8,7 @@ use std::path::Path;
 
 use crate::cache::{Cache, Options, SetOptions};
 use crate::error::Result;
+pub use crate::os::pretend::{Moment, chance, suspended, time};
 use crate::os::range_lock;
 use crate::record::{PAYLOAD_WORDS, seal_of};
 use crate::slab::header::{STATIC_BYTES, seal_static};
@@ -16,8 +17,6 @@ use crate::store::home::open;
 use crate::store::key_entry::check_lengths;
 use crate::store::space::set::Latched;
 use crate::store::txn::transaction::Ongoing;
-
-pub use crate::os::pretend::{Moment, chance, suspended, time};
 
 /// Opens the store in `path` as a further process would: with descriptors, a beacon and a participant number
 /// of its own, however often this process has opened it already.

@@ -106,6 +106,125 @@ fn imports_point_down_only() {
     }
 }
 
+/// The rooms of `store`, from the top down. Below them are the words that all rooms use, and the store itself.
+const ROOMS: [&str; 12] = [
+    "care", "txn", "space", "values", "holds", "reclaim", "index", "slots", "journal", "home",
+    "log", "members",
+];
+/// Whose methods stand in several rooms, so that a call may point up without a word of it in the imports.
+const SPREAD: [&str; 4] = ["Store", "StripeGuard", "Handle", "Process"];
+/// Methods of theirs that have the name of a method of something else: who is called is not to be seen from the name.
+const SHARED: [&str; 19] = [
+    "acquire",
+    "add",
+    "carry_out",
+    "change",
+    "check",
+    "close",
+    "create",
+    "find",
+    "hold",
+    "is_ours",
+    "join",
+    "kind",
+    "len",
+    "permits",
+    "remove",
+    "slot",
+    "store",
+    "stripe",
+    "with",
+];
+
+/// A room of `store` without its tests, and how high it is: 0 is the top.
+struct InRoom {
+    file: String,
+    height: usize,
+    code: String,
+}
+
+fn rooms() -> Vec<InRoom> {
+    let in_room = |source: Source| {
+        let room = source.name.split('/').next()?;
+        let room = ROOMS.iter().position(|name| *name == room);
+        let code = source.code.split("mod tests {").next()?;
+        Some(InRoom {
+            // What is in none is below all of them.
+            height: room.unwrap_or(ROOMS.len()),
+            code: code.to_string(),
+            file: source.name,
+        })
+    };
+    sources_below("src/store")
+        .into_iter()
+        .filter_map(in_room)
+        .collect()
+}
+
+#[test]
+fn rooms_of_the_store_name_rooms_below_only() {
+    for InRoom { file, height, code } in rooms() {
+        // The store itself is one of the members.
+        let height = if file == "mod.rs" {
+            ROOMS.len() - 1
+        } else {
+            height
+        };
+        for room in &ROOMS[..height] {
+            let path = format!("crate::store::{room}::");
+            let up: Vec<_> = code.lines().filter(|line| line.contains(&path)).collect();
+            assert!(up.is_empty(), "{file} is below {room}: {up:?}");
+        }
+    }
+}
+
+/// Methods of the types that stand in several rooms, and in which.
+fn spread_methods(rooms: &[InRoom]) -> Vec<(String, usize, String)> {
+    let mut methods = Vec::new();
+    for InRoom { file, height, code } in rooms {
+        let mut of = "";
+        for line in code.lines() {
+            if let Some(header) = line.strip_prefix("impl") {
+                let header = header.split(" for ").last().unwrap_or(header);
+                of = SPREAD
+                    .into_iter()
+                    .find(|name| names(header, name))
+                    .unwrap_or("");
+            }
+            let signature = line.strip_prefix("    ").filter(|l| !l.starts_with(' '));
+            let name = signature.and_then(|l| l.split("fn ").nth(1));
+            let name = name.and_then(|l| l.split(['(', '<']).next());
+            if let Some(name) = name.filter(|_| !of.is_empty()) {
+                methods.push((name.to_string(), *height, file.clone()));
+            }
+        }
+    }
+    methods
+}
+
+#[test]
+fn calls_between_rooms_of_the_store_point_down() {
+    let rooms = rooms();
+    let methods = spread_methods(&rooms);
+    assert!(methods.len() > 200, "{} methods", methods.len());
+    for (name, height, from) in &methods {
+        let elsewhere = methods
+            .iter()
+            .any(|(other, at, _)| other == name && at > height);
+        if elsewhere || SHARED.contains(&name.as_str()) {
+            continue;
+        }
+        let call = format!(".{name}(");
+        for caller in rooms.iter().filter(|room| room.height > *height) {
+            assert!(
+                !caller.code.contains(&call),
+                "{} calls {name} of {from}, which is above it",
+                caller.file
+            );
+        }
+    }
+}
+
 /// The first words of what is in `use crate::{...}`.
 fn grouped(code: &str) -> Vec<String> {
     let groups = code.split("use crate::{").skip(1);

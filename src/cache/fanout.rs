@@ -8,6 +8,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub(super) use record::find_record;
+use record::{Record, find_and_restore, make_record, note_in_shard};
+
 use crate::cache::{Cache, Options};
 use crate::error::{Error, Result};
 use crate::os::dir::Dir;
@@ -19,12 +22,9 @@ use crate::store::home::rebuild::RepairReport;
 use crate::store::journal::siblings;
 use crate::store::names;
 use crate::store::names::FANOUT;
-use crate::store::settings::Settings;
-use crate::store::settings::{Config, mismatch};
+use crate::store::settings::{Config, Settings, mismatch};
 use crate::sync::crash_point;
 use crate::types::{KeyInfo, Stats};
-pub(super) use record::find_record;
-use record::{Record, find_and_restore, make_record, note_in_shard};
 
 /// Each shard costs a mapping and two descriptors in every process, and one for each segment of its log that is open.
 const SHARDS_MAX: usize = 256;

@@ -8,6 +8,10 @@ mod reader;
 mod transaction;
 mod values;
 
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
 pub use fanout::FanoutCache;
 pub use keyspace::Keyspace;
 pub use memo::Computed;
@@ -16,18 +20,13 @@ pub use reader::Reader;
 pub use transaction::Transaction;
 pub use values::{Entry, Iter, SetOptions};
 
-use std::fmt;
-use std::path::Path;
-use std::sync::Arc;
-
 use crate::error::Result;
 use crate::record::Force;
-use crate::store::Store;
 use crate::store::care::check::CheckReport;
 use crate::store::home::rebuild::{self, RepairReport};
 use crate::store::patience::Patience;
-use crate::store::settings;
 use crate::store::settings::Config;
+use crate::store::{Store, settings};
 use crate::types::{KeyInfo, Lifeline, Stats};
 
 /// A store of keys in a directory, open in this process and in any number of others.

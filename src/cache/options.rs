@@ -6,8 +6,7 @@ use crate::cache::{Cache, FanoutCache, fanout};
 use crate::error::Result;
 use crate::store::home::open;
 use crate::store::journal::siblings;
-use crate::store::settings::Settings;
-use crate::store::settings::{Chosen, Durability, Eviction, share_of};
+use crate::store::settings::{Chosen, Durability, Eviction, Settings, share_of};
 
 /// How to open a store. `capacity`, `mode`, `size_limit`, `eviction` and `durability` belong to the store: its maker
 /// chooses them, and each has a default. What a later opening does not name is as the store has it; what it names and the

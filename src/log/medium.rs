@@ -9,10 +9,9 @@ use std::sync::{MutexGuard, PoisonError};
 use crate::log::open::OPEN_MAX;
 use crate::log::{CHUNK_BYTES, LOG, Location, Log, RECORD_ALIGN, SEGMENT_HEADER_BYTES};
 use crate::os::dir::Access;
-use crate::os::file;
 use crate::os::kept::Kept;
-use crate::os::memory;
 use crate::os::syncs::Syncs;
+use crate::os::{file, memory};
 use crate::sync::{Ordering, crash_point};
 
 /// Told of each failure, before anybody else is.

@@ -34,12 +34,11 @@ use open::{OpenSegments, Segment};
 use record::{HEAD_BYTES, Head};
 pub(crate) use record::{Location, RECORD_ALIGN, record_bytes};
 
-use crate::os::clock;
 use crate::os::dir::{Access, Dir};
 use crate::os::file::{self, Unfit};
 use crate::os::kept::Kept;
-use crate::os::memory;
 use crate::os::syncs::Syncs;
+use crate::os::{clock, memory};
 use crate::sync::{AtomicBool, AtomicU64, Ordering, crash_point, fence};
 
 /// The directory of the segments, in that of the store.

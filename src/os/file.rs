@@ -5,13 +5,12 @@
 //! name, found without following a link, or it is refused ([`Unfit`]).
 
 use std::ffi::OsStr;
-use std::fmt;
 use std::fs::File;
-use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::{fmt, io};
 
 use nix::errno::Errno;
 use nix::fcntl::{

@@ -19,7 +19,6 @@ mod meta;
 mod records;
 pub(crate) mod value_cells;
 
-pub(crate) use crate::record::joining::{PARTICIPANT_SHARED, PARTICIPANT_USED};
 pub(crate) use layout::Layout;
 pub(crate) use map::{Growing, Slab};
 pub(crate) use meta::{KEY_BYTES_MAX, Meta, TAG_BYTES_MAX, Tenant};
@@ -27,6 +26,8 @@ pub(crate) use records::{
     BODY_WORDS, CLAIMED, Gone, Intent, Participant, Permit, SEGMENT_BEGUN, SEGMENT_CLOSING,
     STATE_FREE, STATE_TAIL, STATE_USED, Segment, Slot, Stripe, pack, unpack,
 };
+
+pub(crate) use crate::record::joining::{PARTICIPANT_SHARED, PARTICIPANT_USED};
 
 /// The number of a slot that was found to be within what is allocated. Allocation never shrinks, so it
 /// stays so. Kept as a link (one more than the number), so that there is a value for "none".

@@ -13,13 +13,12 @@
 //! What head and payload say is [`content`](crate::slab::content)'s. The seal is that of an average's cell, over head and as much payload as is
 //! used. Here is where the cells lie in the slots, how they are read and how they are put in force.
 
-pub(crate) use crate::slab::content::{Content, Form, VALUE_BYTES_MAX, tag_hash};
-use crate::slab::content::{FORM_LOGGED, LOGGED_WORDS};
-
 use crate::record::{
     CellSum, Damaged, SEALED_WORDS_MAX, cells_first_version, cells_flip, cells_prepare,
     cells_read_once, cells_read_prepared, cells_version_of, cells_write,
 };
+pub(crate) use crate::slab::content::{Content, Form, VALUE_BYTES_MAX, tag_hash};
+use crate::slab::content::{FORM_LOGGED, LOGGED_WORDS};
 use crate::slab::{BODY_WORDS, Slab, SlotId, pack};
 use crate::sync::{AtomicU64, Ordering};
 
@@ -398,6 +397,9 @@ pub(crate) fn word_of(bytes: &[u8]) -> u64 {
             .fold(0, |word, byte| word << 8 | u64::from(*byte)),
     }
 }
+
+/// The word `use`: how often in the upper 20 bits, when in milliseconds below.
+pub(crate) const USE_SHIFT: u32 = 44;
 
 #[cfg(test)]
 mod tests {

@@ -2,10 +2,9 @@
 
 use crate::error::{Error, Result};
 use crate::record::{Stamp, life};
-use crate::slab::Tenant;
 use crate::slab::bytes::span_of;
 use crate::slab::value_cells::ValueCells;
-use crate::slab::{KEY_BYTES_MAX, Meta, Slab, Slot, SlotId, TAG_BYTES_MAX};
+use crate::slab::{KEY_BYTES_MAX, Meta, Slab, Slot, SlotId, TAG_BYTES_MAX, Tenant};
 
 /// By what the hash of a turn differs from that of its key. In the stored half alone: a turn hangs on the
 /// bucket of its key, and no walk takes one for the other, for both compare their own hash first (I9).

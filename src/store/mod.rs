@@ -11,6 +11,7 @@
 //! | `holds` | having, waiting and giving back |
 //! | `reclaim` | slots when there are none left |
 //! | `index` | from a key to its slot; changing the structure under a stripe |
+//! | `slots` | what is in a slot, without seeking a key |
 //! | `journal` | what was decided is carried out, in all shards |
 //! | `home` | from a directory to a whole slab |
 //! | `log` | whose bytes are whose in the log |
@@ -20,6 +21,7 @@ pub(crate) mod care;
 pub(crate) mod expiry;
 pub(crate) mod holds;
 pub(crate) mod home;
+pub(crate) mod in_slab;
 pub(crate) mod index;
 pub(crate) mod journal;
 pub(crate) mod key_entry;
@@ -29,6 +31,7 @@ pub(crate) mod names;
 pub(crate) mod patience;
 pub(crate) mod reclaim;
 pub(crate) mod settings;
+pub(crate) mod slots;
 pub(crate) mod space;
 pub(crate) mod txn;
 pub(crate) mod values;
@@ -48,15 +51,14 @@ use crate::os::{cleaner, clock};
 use crate::record::ParticipantId;
 use crate::slab::layout::STRIPES;
 use crate::slab::{PARTICIPANT_SHARED, Slab};
-use crate::store::home::lock_files::Locks;
-use crate::store::home::open;
-use crate::store::journal::siblings::ShardsOf;
 use crate::store::members::deadlock::Tokens;
 use crate::store::members::device::Device;
-use crate::store::members::participants;
+use crate::store::members::lock_files::Locks;
+use crate::store::members::recount::Recount;
+use crate::store::members::shards::ShardsOf;
 use crate::store::members::watch::Watches;
+use crate::store::members::{living, participants};
 use crate::store::names::Site;
-use crate::store::space::recount::Recount;
 use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, Ordering, crash_point};
 use crate::types::Lifeline;
 
@@ -233,7 +235,7 @@ impl Store {
             None => {
                 self.check_in_place()?;
                 let locks = Locks::open(&self.site, self.mode)?;
-                open::attach_again(&locks, &self.slab)?;
+                living::attach_again(&locks, &self.slab)?;
                 locks
             }
         };
@@ -360,12 +362,27 @@ impl Drop for Store {
     }
 }
 
+impl Store {
+    #[cold]
+    pub(crate) fn count_damaged(&self) {
+        let damaged = &self.slab.header().damaged;
+        damaged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    #[cold]
+    pub(crate) fn count_unkept(&self) {
+        let unkept = &self.slab.header().unkept;
+        unkept.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use nix::sys::wait::{WaitStatus, waitpid};
     use nix::unistd::{ForkResult, fork};
 
-    use super::*;
+    use crate::store::home::open;
+    use crate::store::settings;
 
     /// What keeps a `Process` alive can be seen from its lock files, of which it has a share (P1).
     #[test]

@@ -22,11 +22,10 @@ use crate::error::{Error, Result};
 use crate::os::dir::names;
 use crate::os::file::{self, Likeness};
 use crate::slab::header::CACHE_OFFSET;
-use crate::store::Store;
-use crate::store::home::lock_files::{self, Locks};
-use crate::store::names;
+use crate::store::members::lock_files::{self, Locks};
 use crate::store::names::{FANOUT, Site};
 use crate::store::settings::Settings;
+use crate::store::{Store, names};
 use crate::sync::{Ordering, crash_point};
 
 const MAGIC: [u8; 8] = *b"slabfan\0";

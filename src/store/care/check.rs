@@ -7,21 +7,18 @@
 use crate::error::{Error, Result, show_key};
 use crate::log::Log;
 use crate::os::memory;
-use crate::slab::Tenant;
-use crate::slab::bytes::KeyPlace;
-use crate::slab::bytes::span_of;
+use crate::slab::bytes::{KeyPlace, span_of};
 use crate::slab::hash::hash;
 use crate::slab::layout::PERMITS_PER_BLOCK;
 use crate::slab::value_cells::Form;
-use crate::slab::{Meta, STATE_FREE, STATE_TAIL, STATE_USED, Slab, SlotId};
-use crate::store::Store;
-use crate::store::care::inspect::Onlooker;
+use crate::slab::{Meta, STATE_FREE, STATE_TAIL, STATE_USED, Slab, SlotId, Tenant};
+use crate::store::holds::standing::Onlooker;
 use crate::store::home::slab_file;
+use crate::store::in_slab::key_of;
 use crate::store::index::allocate::Pool;
-use crate::store::index::chains::key_of;
 use crate::store::index::stripe::{StripeGuard, bucket_of};
 use crate::store::key_entry::{KeyEntry, hash_as};
-use crate::store::names;
+use crate::store::{Store, names};
 use crate::sync::{AtomicU8, Ordering};
 
 /// What a check found.

@@ -7,10 +7,9 @@
 //! leaked. Blocks lead to nobody: for them the semaphores are walked again, until none was removed meanwhile.
 
 use crate::error::Result;
-use crate::slab::Tenant;
 use crate::slab::bytes::{SPAN_MAX, span_of};
 use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
-use crate::slab::{CLAIMED, STATE_FREE, STATE_TAIL, STATE_USED, SlotId};
+use crate::slab::{CLAIMED, STATE_FREE, STATE_TAIL, STATE_USED, SlotId, Tenant};
 use crate::store::Store;
 use crate::store::care::check::load;
 use crate::store::key_entry::{KeyEntry, hash_as};

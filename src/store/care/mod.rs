@@ -3,5 +3,4 @@
 pub(crate) mod check;
 pub(in crate::store) mod inspect;
 pub(in crate::store) mod leaks;
-pub(in crate::store) mod pieces;
 pub(crate) mod reader;

@@ -21,32 +21,30 @@ use crate::os::clock;
 use crate::os::dir::Dir;
 use crate::os::process::Identity;
 use crate::record::{Damaged, NO_VERSION, ParticipantId, deciding};
-use crate::slab::Tenant;
-use crate::slab::bytes::span_of;
-use crate::slab::bytes::{KeyPlace, read_bytes};
+use crate::slab::bytes::{KeyPlace, read_bytes, span_of};
 use crate::slab::hash::hash;
 use crate::slab::value_cells::{Content, Form, Payload, Reading, tag_hash};
-use crate::slab::{Growing, STATE_FREE, STATE_TAIL, STATE_USED, Slab};
+use crate::slab::{Growing, STATE_FREE, STATE_TAIL, STATE_USED, Slab, Tenant};
 use crate::store::care::check::{self, CheckReport, contradiction};
-use crate::store::care::inspect::Onlooker;
 use crate::store::expiry::{is_over, left_until};
+use crate::store::holds::standing::Onlooker;
 use crate::store::home::open::{prepare_dir, refuse_strangers};
-use crate::store::home::original;
-use crate::store::home::slab_file;
-use crate::store::index::chains::{key_of, matches};
-use crate::store::index::remove::{is_still, permits_of};
+use crate::store::home::{original, slab_file};
+use crate::store::in_slab::{is_still, key_of, permits_of, wanted};
+use crate::store::index::chains::matches;
 use crate::store::index::stripe::{bucket_of, stripe_of};
-use crate::store::journal::decided::{Flip, read_list};
 use crate::store::key_entry::{KeyEntry, check_lengths};
-use crate::store::log::segments::{Usage, segments, usage_of};
-use crate::store::members::device;
+use crate::store::log::decided_list::{Flip, read_list};
+use crate::store::log::segments::{segments, usage_of};
+use crate::store::members::device::is_unsynced;
+use crate::store::members::living;
 use crate::store::members::participants::{is_gone_by_witness, waiters};
-use crate::store::names::Shard;
-use crate::store::names::{SLAB, Site, not_a_store};
-use crate::store::settings::Settings;
-use crate::store::settings::{Config, config_of};
+use crate::store::members::recount::Usage;
+use crate::store::names::{SLAB, Shard, Site, not_a_store};
+use crate::store::settings::{Config, Settings, config_of};
+use crate::store::slots::by_slot::Whole;
 use crate::store::values::average::Average;
-use crate::store::values::get::{Whole, stats_of, wanted};
+use crate::store::values::get::stats_of;
 use crate::sync::{Ordering, crash_point};
 use crate::types::{KeyInfo, KeyState, Stats, Summary};
 
@@ -155,7 +153,7 @@ impl ReadStore {
     }
 
     fn check_ready(&self) -> Result<()> {
-        match slab_file::is_ready(&self.slab) {
+        match living::is_ready(&self.slab) {
             true => Ok(()),
             false => Err(self.slab.corrupt("it is being repaired, or is to be")),
         }
@@ -582,7 +580,7 @@ impl ReadStore {
     /// what is sealed and what is in the log. What is wrong is looked at again before it is said.
     pub(crate) fn check(&self, decided: &mut Decided<'_>) -> Result<CheckReport> {
         let mut report = CheckReport::default();
-        if device::is_unsynced(&self.slab) {
+        if is_unsynced(&self.slab) {
             report.problems.push(check::UNSYNCED.to_string());
         }
         let damaged = slab_file::damaged_copy(&self.slab)?;

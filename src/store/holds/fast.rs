@@ -2,8 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::os::{clock, fork, futex, process};
-use crate::record::waiting;
-use crate::record::{Hold, Lease, Stamp, Word, next_sequence, ticket};
+use crate::record::{Hold, Lease, Stamp, Word, next_sequence, ticket, waiting};
 use crate::slab::Tenant;
 use crate::store::holds::handle::Handle;
 use crate::store::key_entry::SlotRef;

@@ -14,8 +14,7 @@ use crate::store::holds::handle::Handle;
 use crate::store::key_entry::SlotRef;
 use crate::store::members::participants::WaitingMark;
 use crate::store::members::watch::Watch;
-use crate::store::patience::Patience;
-use crate::store::patience::TICK;
+use crate::store::patience::{Patience, TICK};
 use crate::store::{Process, Store};
 use crate::sync::Ordering;
 

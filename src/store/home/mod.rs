@@ -2,7 +2,6 @@
 
 pub(in crate::store) mod alone;
 pub(in crate::store) mod boots;
-pub(crate) mod lock_files;
 pub(crate) mod open;
 pub(in crate::store) mod original;
 pub(crate) mod rebuild;

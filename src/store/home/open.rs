@@ -13,25 +13,19 @@ use crate::os::file::{self};
 use crate::os::fork::{Inherited, Registry};
 use crate::os::{futex, range_lock};
 use crate::slab::Slab;
-use crate::store::Site;
 use crate::store::home::alone::{self, Alone};
 use crate::store::home::boots::{self, BootSeen};
-use crate::store::home::lock_files::{ATTACH, BEACONS, Locks, STRIPES_FILE};
-use crate::store::home::original;
-use crate::store::home::rebuild;
 use crate::store::home::rebuild::Leap;
-use crate::store::home::slab_file;
-use crate::store::home::slab_file::{initialise, is_ready, layout_of, map};
-use crate::store::journal::siblings::ShardsOf;
+use crate::store::home::slab_file::{initialise, layout_of, map};
+use crate::store::home::{original, rebuild, slab_file};
 use crate::store::members::deadlock::Tokens;
-use crate::store::names::FANOUT;
-use crate::store::names::OTHERS_FILES;
-use crate::store::names::SLAB;
-use crate::store::names::is_there;
-use crate::store::names::not_a_store;
-use crate::store::settings::Settings;
-use crate::store::settings::{mismatch, mode_of};
-use crate::store::{Store, day};
+use crate::store::members::living;
+use crate::store::members::living::is_ready;
+use crate::store::members::lock_files::{ATTACH, BEACONS, Locks, STRIPES_FILE};
+use crate::store::members::shards::ShardsOf;
+use crate::store::names::{FANOUT, OTHERS_FILES, SLAB, is_there, not_a_store};
+use crate::store::settings::{Settings, mismatch, mode_of};
+use crate::store::{Site, Store, day};
 use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, Ordering, crash_point};
 
 /// What a directory may hold and still be, or become, a store.
@@ -282,9 +276,9 @@ fn attach(site: &Site, settings: &Settings) -> Result<(Locks, Slab)> {
             return Ok((locks, slab));
         }
         // Lock files were removed, and made again by an opener like this one. Alone it would adopt them.
-        let living = alone::living(&slab, &locks)?;
+        let living = living::living(&slab, &locks)?;
         if !living.is_empty() {
-            return Err(alone::lock_files_lost(&slab, &strangers, living));
+            return Err(living::lock_files_lost(&slab, &strangers, living));
         }
     }
     Err(Error::Corrupt {
@@ -295,22 +289,6 @@ fn attach(site: &Site, settings: &Settings) -> Result<(Locks, Slab)> {
 
 /// How often to look for a slab that is ready. Some four seconds.
 const ATTACH_ROUNDS: u32 = 1_000;
-
-/// Attaches a forked child to the slab that it has mapped, with lock files of its own.
-pub(crate) fn attach_again(locks: &Locks, slab: &Slab) -> Result<()> {
-    locks.attach_shared()?;
-    if !is_ready(slab) {
-        return Err(slab.corrupt("it is being repaired"));
-    }
-    let strangers = locks.strangers(slab);
-    match strangers.is_empty() {
-        true => Ok(()),
-        false => {
-            let living = alone::living(slab, locks)?;
-            Err(alone::lock_files_lost(slab, &strangers, living))
-        }
-    }
-}
 
 /// What the first to attach does: make the slab, or finish making it, or make a copy a store of its own, or give it
 /// lock files again, or void what is left of the time before a reboot.

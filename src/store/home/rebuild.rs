@@ -9,25 +9,21 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::os::clock;
 use crate::record::{Hold, ParticipantId, SEQUENCE_LEAP, SEQUENCE_MAX, Word, reachable};
-use crate::slab::Tenant;
-use crate::slab::bytes::SPAN_MAX;
-use crate::slab::bytes::{KeyPlace, read_bytes};
+use crate::slab::bytes::{KeyPlace, SPAN_MAX, read_bytes};
 use crate::slab::hash::hash;
 use crate::slab::header::{STATE_READY, STATE_REBUILDING};
 use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
 use crate::slab::{
     Growing, Intent, Meta, PARTICIPANT_SHARED, PARTICIPANT_USED, STATE_FREE, STATE_TAIL,
-    STATE_USED, Slab, SlotId,
+    STATE_USED, Slab, SlotId, Tenant,
 };
 use crate::store::home::alone::{self, Alone};
 use crate::store::home::boots::{self, BootSeen};
-use crate::store::home::lock_files::Locks;
-use crate::store::home::open;
-use crate::store::home::original;
-use crate::store::home::rebuild_values;
-use crate::store::home::slab_file;
+use crate::store::home::{open, original, rebuild_values, slab_file};
 use crate::store::key_entry::hash_as;
-use crate::store::members::device;
+use crate::store::log::sync;
+use crate::store::members::living;
+use crate::store::members::lock_files::Locks;
 use crate::store::members::participants::each_hold;
 use crate::store::names;
 use crate::store::names::Site;
@@ -84,7 +80,7 @@ pub(crate) fn repair(dir: &Path, mode: u32) -> Result<RepairReport> {
     let mut report = rebuild(&slab, &locks, leap, true)?;
     let before = cut_off.into_iter().chain(emptied);
     report.actions.splice(0..0, before);
-    report.actions.extend(device::sync_alone(&slab)?);
+    report.actions.extend(sync::sync_alone(&slab)?);
     Ok(report)
 }
 
@@ -108,7 +104,7 @@ fn alone_with(dir: &Path, mode: u32) -> Result<(Option<Slab>, Locks)> {
     };
     match (slab, is_in_use) {
         (slab, false) => Ok((slab, locks)),
-        (Some(slab), true) => Err(alone::busy(&slab, alone::living(&slab, &locks)?)),
+        (Some(slab), true) => Err(living::busy(&slab, living::living(&slab, &locks)?)),
         (None, true) => Err(Error::Busy {
             path: site.locks.clone(),
             lost: Vec::new(),
@@ -176,7 +172,7 @@ pub(crate) fn rebuild(
     if leap.is_of_nobody() {
         // Before this boot is known, and anybody is given a token: should the power fail again while what the sequences
         // leapt to is not on the device, they would leap from and to the same numbers once more.
-        device::sync_alone(slab)?;
+        sync::sync_alone(slab)?;
     }
     name(slab, locks)?;
     slab.header().state.store(STATE_READY, Ordering::Release);

@@ -3,24 +3,20 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use crate::error::{Error, Result, show_key};
 use crate::log::{Location as LogPlace, Log, RECORD_ALIGN, SEGMENT_HEADER_BYTES};
-use crate::os::dir::Dir;
-use crate::slab::Tenant;
 use crate::slab::bytes::span_of;
 use crate::slab::layout::SEGMENTS;
 use crate::slab::value_cells::{Content, Form, ValueCells};
-use crate::slab::{Gone, Growing, Meta, Slab, SlotId};
+use crate::slab::{Gone, Meta, Slab, SlotId};
 use crate::store::home::slab_file;
-use crate::store::index::chains::key_of;
-use crate::store::journal::decided::{self, Flip};
+use crate::store::in_slab::{key_of, logged, values, wanted};
 use crate::store::key_entry::KeyEntry;
-use crate::store::members::device;
+use crate::store::log::decided_list::{Flip, log_of};
+use crate::store::log::{decided_list, sync};
 use crate::store::names;
 use crate::store::names::Shard;
-use crate::store::values::get::wanted;
 use crate::sync::Ordering;
 
 /// Before a repair, alone with a slab: carries out there what was decided, so that what comes of it is mended, too.
@@ -64,7 +60,7 @@ fn finish_at_home(slab: &Slab) -> Result<Option<String>> {
         return Ok(None);
     }
     // Only when the medium has it: it writes its pages in any order.
-    let done = device::sync_alone(slab)?;
+    let done = sync::sync_alone(slab)?;
     journal.store(0, Ordering::Release);
     Ok(done)
 }
@@ -72,7 +68,8 @@ fn finish_at_home(slab: &Slab) -> Result<Option<String>> {
 /// What the journal of a slab lists, whoever uses it. `None`: no whole list.
 fn list_of(slab: &Slab, log: &Log) -> Result<Option<Vec<Flip>>> {
     let bits = slab.header().journal.load(Ordering::Acquire);
-    decided::read_list(log, bits).map_err(|e| Error::io("read", &log.path((bits >> 32) as u32), e))
+    decided_list::read_list(log, bits)
+        .map_err(|e| Error::io("read", &log.path((bits >> 32) as u32), e))
 }
 
 /// What was decided in another shard's journal.
@@ -139,7 +136,7 @@ pub(in crate::store) fn adopt_log(slab: &Slab, thorough: bool) -> Result<Vec<Str
         match list_of(slab, &log) {
             Ok(None) => header.journal.store(0, Ordering::Relaxed),
             Ok(Some(flips)) => {
-                *live.entry(list.segment()).or_default() += decided::list_bytes(flips.len());
+                *live.entry(list.segment()).or_default() += decided_list::list_bytes(flips.len());
             }
             // Told when values are used; locks are not concerned.
             Err(_) => drop(live.entry(list.segment()).or_default()),
@@ -197,41 +194,11 @@ pub(in crate::store) fn adopt_log(slab: &Slab, thorough: bool) -> Result<Vec<Str
     Ok(actions)
 }
 
-/// The log of a slab, to be read or cleared up.
-pub(in crate::store) fn log_of(slab: &Slab) -> Result<Log> {
-    let store = names::parent(slab.path());
-    let home = Dir::open(&store).map_err(|e| Error::io("open", &store, e))?;
-    Ok(Log::new(
-        &store,
-        Arc::new(home),
-        names::SLAB,
-        slab.part().id,
-    ))
-}
-
 /// What is in idle cells and may be in force next, of values with a cell in the log.
 fn prepared(slab: &Slab) -> impl Iterator<Item = (KeyEntry, Content)> {
     values(slab).filter_map(|(found, cells)| {
         let content = cells.idle()?;
         matches!(content.form, Form::Logged { .. }).then_some((found, content))
-    })
-}
-
-/// All values that lie in the log.
-pub(in crate::store) fn logged(slab: &Slab) -> impl Iterator<Item = (KeyEntry, Content)> {
-    values(slab).filter_map(|(found, cells)| {
-        let content = cells.read(&mut ()).ok()?.content;
-        matches!(content.form, Form::Logged { .. }).then_some((found, content))
-    })
-}
-
-fn values(slab: &Slab) -> impl Iterator<Item = (KeyEntry, ValueCells<'_>)> {
-    let slots = (0..slab.allocated(Growing::Slots)).map_while(|at| slab.slot_id(at));
-    slots.filter_map(move |id| {
-        let meta = slab.slot(id).meta()?;
-        let kind = meta.kind.filter(|kind| *kind == Tenant::Value)?;
-        let found = KeyEntry { id, meta, kind };
-        Some((found, found.cells(slab)?))
     })
 }
 
@@ -258,10 +225,10 @@ mod tests {
 
     use crate::log::SEGMENT_HEADER_BYTES;
     use crate::store::Store;
-    use crate::store::journal::decided::list_bytes;
     use crate::store::journal::decided::tests::{
         KEYS, decided, decided_by_a_dead_one, is_done, key,
     };
+    use crate::store::log::decided_list::list_bytes;
     use crate::{Cache, FanoutCache};
 
     /// A repair carries out what was decided before it looks at what is in force.

@@ -17,14 +17,12 @@ use crate::slab::header::{
 };
 use crate::slab::layout::{CAPACITY_MAX, PAGE};
 use crate::slab::{Layout, Slab};
-use crate::store::home::lock_files::Locks;
 use crate::store::home::open::refuse_strangers;
-use crate::store::home::rebuild;
-use crate::store::home::rebuild_values;
-use crate::store::members::device;
+use crate::store::home::{rebuild, rebuild_values};
+use crate::store::log::sync;
+use crate::store::members::lock_files::Locks;
 use crate::store::names::{SLAB, Site, not_a_store, random};
-use crate::store::settings::DEFAULT_CAPACITY;
-use crate::store::settings::Settings;
+use crate::store::settings::{DEFAULT_CAPACITY, Settings};
 use crate::sync::{Ordering, crash_point};
 
 /// Maps the slab of `dir`, or says why it cannot be one. `None`: it is not made yet.
@@ -199,7 +197,7 @@ pub(in crate::store) fn initialise(
     rebuild_values::adopt_log(&slab, false)?;
     rebuild::name(&slab, locks)?;
     // Whoever began to make it may have failed to sync it.
-    device::sync_alone(&slab)?;
+    sync::sync_alone(&slab)?;
     // The name, too: a store that is gone after a power failure would begin its tokens anew.
     let io = |e| Error::io("sync", dir, e);
     file::sync_dir(dir).map_err(io)?;
@@ -218,10 +216,6 @@ pub(in crate::store) fn layout_of(capacity: usize) -> Result<Layout> {
     layout.ok_or_else(|| Error::Invalid {
         what: format!("a store has a capacity of 1 to {CAPACITY_MAX} keys, not {capacity}"),
     })
-}
-
-pub(in crate::store) fn is_ready(slab: &Slab) -> bool {
-    slab.header().state.load(Ordering::Acquire) == STATE_READY
 }
 
 /// Writes both copies of the static part of the header.

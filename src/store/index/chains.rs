@@ -6,23 +6,17 @@
 
 use crate::error::{Error, Result, show_key};
 use crate::record::{Stamp, life, reachable};
-use crate::slab::Tenant;
-use crate::slab::bytes::KeyPlace;
-use crate::slab::bytes::bytes_equal;
-use crate::slab::bytes::read_bytes;
-use crate::slab::bytes::span_of;
-use crate::slab::bytes::write_bytes;
+use crate::slab::bytes::{KeyPlace, bytes_equal, read_bytes, span_of, write_bytes};
 use crate::slab::hash::hash;
 use crate::slab::layout::PERMITS_PER_BLOCK;
 use crate::slab::value_cells::ValueCells;
-use crate::slab::{Intent, Meta, STATE_TAIL, STATE_USED, Slab, SlotId, pack};
+use crate::slab::{Intent, Meta, STATE_TAIL, STATE_USED, Slab, SlotId, Tenant, pack};
 use crate::store::Store;
+use crate::store::in_slab::is_still;
 use crate::store::index::allocate::{NoRoom, Pool, Room, Run};
 use crate::store::index::busy::stripe_byte;
-use crate::store::index::remove::is_still;
 use crate::store::index::stripe::StripeGuard;
-use crate::store::key_entry::KeyEntry;
-use crate::store::key_entry::NewKey;
+use crate::store::key_entry::{KeyEntry, NewKey};
 use crate::store::patience::Patience;
 use crate::sync::{Ordering, fence};
 
@@ -127,12 +121,6 @@ pub(in crate::store) fn matches(
     let found = KeyEntry { id, meta, kind };
     // The same tag is not asked for: that it is given another makes no miss.
     (same && is_still(slab, found)).then_some(found)
-}
-
-/// The bytes of a key.
-pub(in crate::store) fn key_of(slab: &Slab, found: KeyEntry) -> Option<Vec<u8>> {
-    let place = KeyPlace::of(found.kind, found.meta.key_len, 0);
-    read_bytes(slab, found.id, place.key_at, found.meta.key_len)
 }
 
 impl StripeGuard<'_> {

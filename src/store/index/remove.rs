@@ -5,12 +5,10 @@ use std::cell::Cell;
 
 use crate::error::{Error, Result, show_key};
 use crate::os::{clock, futex};
-use crate::record::changes;
-use crate::record::{Force, Hold, Left, Removal, Stamp, life, reachable};
-use crate::slab::Tenant;
+use crate::record::{Force, Hold, Left, Removal, Stamp, changes, reachable};
 use crate::slab::bytes::{SPAN_MAX, span_of};
 use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
-use crate::slab::{Intent, Meta, Slab, SlotId, pack, unpack};
+use crate::slab::{Intent, SlotId, Tenant, pack, unpack};
 use crate::store::Store;
 use crate::store::index::allocate::{BLOCKS_MAX, Pool, Run};
 use crate::store::index::stripe::StripeGuard;
@@ -294,49 +292,7 @@ impl StripeGuard<'_> {
     }
 }
 
-/// A semaphore's first block and its permits, as its slot says.
-pub(in crate::store) fn permits_of(slab: &Slab, id: SlotId) -> Result<(u32, u32)> {
-    let (first, permits) = slab.slot(id).permits();
-    let last = permits.saturating_sub(1);
-    let inside = (1..=u32::from(u16::MAX)).contains(&permits) && slab.permit(first, last).is_some();
-    if inside {
-        return Ok((first, permits));
-    }
-    let at = id.index();
-    Err(slab.corrupt(format!(
-        "slot {at} says {permits} permits from block {first}"
-    )))
-}
-
-/// Whether a slot is still in the life in which it was found.
-#[inline(always)]
-pub(in crate::store) fn is_still(slab: &Slab, found: KeyEntry) -> bool {
-    let of = Meta::life_of(found.meta.generation, found.kind);
-    life::is_current(&slab.slot(found.id).meta, of)
-}
-
 impl Store {
-    /// The permits of a semaphore, checked: first block and number.
-    pub(crate) fn permits_of(&self, id: SlotId) -> Result<(u32, u32)> {
-        permits_of(&self.slab, id)
-    }
-
-    /// The same of a key that others may be taking away. `None`: they did.
-    pub(crate) fn permits_while(&self, found: KeyEntry) -> Result<Option<(u32, u32)>> {
-        let permits = self.permits_of(found.id);
-        // What was read, or did not make sense, is of this key only if it is still there.
-        match self.is_still(found) {
-            true => permits.map(Some),
-            false => Ok(None),
-        }
-    }
-
-    /// Whether the slot is still in the life in which it was found.
-    #[inline(always)]
-    pub(crate) fn is_still(&self, found: KeyEntry) -> bool {
-        is_still(&self.slab, found)
-    }
-
     /// Takes a key away, whoever holds it. `false`: there is no such key.
     pub(crate) fn remove(&self, key: &[u8]) -> Result<bool> {
         let hash = self.hash(key);

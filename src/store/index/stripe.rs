@@ -1,16 +1,13 @@
 //! Locks of structure. A stripe is the part of the index that may be changed under one byte-range lock;
 //! each holds an intent, so that the next one to lock it finishes or undoes what a dead one left.
 
-use std::sync::{MutexGuard, PoisonError, TryLockError};
-
 use crate::error::Result;
-use crate::os::fork;
 use crate::slab::layout::STRIPES;
 use crate::slab::{Intent, Slab, Stripe};
 use crate::store::log::garbage::DeadList;
+use crate::store::members::range::RangeGuard;
 use crate::store::patience::Patience;
-use crate::store::patience::pause;
-use crate::store::{COMPACT_BYTE, GROW_BYTE, Process, Store, TRANSACT_BYTE};
+use crate::store::{Process, Store};
 
 /// A locked stripe, whose intent is none.
 pub(crate) struct StripeGuard<'a> {
@@ -20,14 +17,6 @@ pub(crate) struct StripeGuard<'a> {
     _lock: RangeGuard<'a>,
     /// Behind the lock: given back when it is free.
     pub(crate) dead: DeadList<'a>,
-}
-
-/// One byte of the file `stripes`, locked against other processes and other threads.
-pub(crate) struct RangeGuard<'a> {
-    process: &'a Process,
-    byte: u64,
-    epoch: u32,
-    _mutex: MutexGuard<'a, ()>,
 }
 
 /// The stripe of a key.
@@ -71,26 +60,6 @@ impl Store {
         }
     }
 
-    fn lock_range_within<'a>(
-        &self,
-        process: &'a Process,
-        byte: u64,
-        patience: Patience,
-    ) -> Result<Option<RangeGuard<'a>>> {
-        let mut pauses = 0;
-        loop {
-            if let Some(lock) = self.try_lock_range(process, byte)? {
-                return Ok(Some(lock));
-            }
-            // The kernel has no wait for a byte-range lock that ends by itself.
-            match patience {
-                Patience::Forever => return self.lock_range(process, byte).map(Some),
-                _ if pause(&mut pauses, patience) => {}
-                _ => return Ok(None),
-            }
-        }
-    }
-
     fn stripe_guard<'a>(
         &'a self,
         process: &'a Process,
@@ -111,68 +80,10 @@ impl Store {
         }
         Ok(guard)
     }
-
-    /// The lock under which regions grow, held for one system call. `None`: somebody who has it was stopped
-    /// there, perhaps, and the patience is over.
-    pub(crate) fn lock_growth_within(&self, patience: Patience) -> Result<Option<RangeGuard<'_>>> {
-        self.lock_range_within(self.process()?, GROW_BYTE, patience)
-    }
-
-    /// The lock of who compacts the log. `None`: somebody has it.
-    pub(crate) fn try_lock_compaction(&self) -> Result<Option<RangeGuard<'_>>> {
-        self.try_lock_range(self.process()?, COMPACT_BYTE)
-    }
-
-    /// The lock of who changes several values at once. Waits for whoever has it.
-    pub(crate) fn lock_transactions(&self) -> Result<RangeGuard<'_>> {
-        self.lock_range(self.process()?, TRANSACT_BYTE)
-    }
-
-    fn try_lock_range<'a>(
-        &self,
-        process: &'a Process,
-        byte: u64,
-    ) -> Result<Option<RangeGuard<'a>>> {
-        let mutex = match process.mutexes[byte as usize].try_lock() {
-            Ok(mutex) => mutex,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return Ok(None),
-        };
-        let locked = process.locks.try_lock_range(byte)?;
-        // Lazily: dropping a guard unlocks.
-        Ok(locked.then(|| RangeGuard {
-            process,
-            byte,
-            epoch: fork::epoch(),
-            _mutex: mutex,
-        }))
-    }
-
-    fn lock_range<'a>(&self, process: &'a Process, byte: u64) -> Result<RangeGuard<'a>> {
-        let mutex = &process.mutexes[byte as usize];
-        let mutex = mutex.lock().unwrap_or_else(PoisonError::into_inner);
-        process.locks.lock_range(byte)?;
-        Ok(RangeGuard {
-            process,
-            byte,
-            epoch: fork::epoch(),
-            _mutex: mutex,
-        })
-    }
 }
 
 impl StripeGuard<'_> {
     pub(crate) fn stripe(&self) -> &Stripe {
         self.store.slab.stripe(self.number)
-    }
-}
-
-impl Drop for RangeGuard<'_> {
-    fn drop(&mut self) {
-        // In the child of a fork the copies of the descriptors are closed, and others may have their numbers.
-        if self.epoch != fork::epoch() {
-            return;
-        }
-        self.process.locks.unlock_range(self.byte);
     }
 }

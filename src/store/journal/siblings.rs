@@ -2,28 +2,15 @@
 //! carries out what it says opens those that it has not. Also who opens a shard by itself is one of them: the
 //! directory tells.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, PoisonError};
 
 use crate::error::Result;
-use crate::store::Store;
 use crate::store::home::open;
-use crate::store::names;
+use crate::store::members::shards::Shards;
 use crate::store::names::Shard;
 use crate::store::settings::Settings;
+use crate::store::{Store, names};
 use crate::sync::crash_point;
-
-/// The shards of a `FanoutCache`, as a store that is one of them knows them.
-#[derive(Default)]
-pub(crate) struct Shards {
-    /// In the first, as they were opened last. Who is not there any more, or was never opened here, is opened when
-    /// it is needed.
-    all: Mutex<Vec<Weak<Store>>>,
-    /// The first; `None` in itself, so that there is no circle.
-    home: Option<Arc<Store>>,
-}
-
-/// Set once, when the store is opened as a shard.
-pub(crate) type ShardsOf = OnceLock<Shards>;
 
 /// Tells stores that they are the shards of one cache. The first one's journal is for all.
 pub(crate) fn join_shards(all: &[Arc<Store>]) {

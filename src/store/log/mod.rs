@@ -1,5 +1,7 @@
 //! Whose bytes are whose in the log.
 
+pub(crate) mod decided_list;
 pub(in crate::store) mod garbage;
 pub(in crate::store) mod new_segment;
 pub(crate) mod segments;
+pub(crate) mod sync;

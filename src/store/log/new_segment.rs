@@ -10,7 +10,7 @@ use crate::log::{Created, Location, Log, SEGMENT_HEADER_BYTES};
 use crate::slab::layout::SEGMENTS;
 use crate::slab::{SEGMENT_BEGUN, SEGMENT_CLOSING};
 use crate::store::Store;
-use crate::store::log::segments::SegmentState;
+use crate::store::members::recount::SegmentState;
 use crate::sync::Ordering;
 
 impl Store {

@@ -8,30 +8,23 @@
 //! at least one sees that it is too much, and leaves its room unused (G5).
 
 use crate::error::{Error, Result};
-use crate::log::{LOG, Location, Log, PAGE, RECORD_ALIGN, SEGMENT_HEADER_BYTES};
-use crate::log::{needs_another, record_bytes};
+use crate::log::{
+    LOG, Location, Log, PAGE, RECORD_ALIGN, SEGMENT_HEADER_BYTES, needs_another, record_bytes,
+};
 use crate::record::closing;
 use crate::slab::layout::SEGMENTS;
 use crate::slab::value_cells::VALUE_BYTES_MAX;
-use crate::slab::{Gone, SEGMENT_BEGUN, SEGMENT_CLOSING, Segment, Slab};
-use crate::slab::{KEY_BYTES_MAX, TAG_BYTES_MAX};
+use crate::slab::{
+    Gone, KEY_BYTES_MAX, SEGMENT_BEGUN, SEGMENT_CLOSING, Segment, Slab, TAG_BYTES_MAX,
+};
 use crate::store::Store;
 use crate::store::log::garbage::Dead;
-use crate::store::settings::bound_of;
-use crate::store::settings::segment_bytes_of;
+use crate::store::members::recount::{SegmentState, Usage};
+use crate::store::settings::{bound_of, segment_bytes_of};
 use crate::sync::{Ordering, fence};
 
 /// The key of records that are no values. No value has it: a key has a byte at least.
 pub(crate) const RECORD_OF_NO_KEY: &[u8] = b"";
-
-/// How the log stands, in bytes of its files.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Usage {
-    /// Of the device, as far as records go.
-    pub(crate) bytes: u64,
-    /// Nobody needs them, and they are still there.
-    pub(crate) dead: u64,
-}
 
 /// For what room is asked, and how much the log may take then.
 #[derive(Clone, Copy, Debug)]
@@ -55,23 +48,6 @@ fn longest_of(all: &[SegmentState]) -> u64 {
 /// No segment is longer: one with a single value of the greatest length.
 fn longest() -> u64 {
     SEGMENT_HEADER_BYTES + record_bytes(KEY_BYTES_MAX, TAG_BYTES_MAX, VALUE_BYTES_MAX)
-}
-
-/// One segment, as the slab describes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SegmentState {
-    pub(crate) number: u32,
-    pub(crate) is_closing: bool,
-    /// Somebody is about to open it.
-    pub(crate) is_begun: bool,
-    /// Values are still appended to it.
-    pub(crate) is_active: bool,
-    /// How long it is.
-    pub(crate) bytes: u64,
-    /// So many of them nobody needs any more.
-    pub(crate) dead: u64,
-    /// So many of the dead are not on the device any more.
-    pub(crate) given: u64,
 }
 
 impl SegmentState {

@@ -1,14 +1,9 @@
 //! The settings in force.
 
-use crate::Config;
-use crate::Durability;
-use crate::Eviction;
 use crate::error::Result;
 use crate::store::Store;
-use crate::store::settings::config_of;
-use crate::store::settings::durability_of;
-use crate::store::settings::eviction_of;
-use crate::store::settings::size_limit_of;
+use crate::store::settings::{config_of, durability_of, eviction_of, size_limit_of};
+use crate::{Config, Durability, Eviction};
 
 /// As the header has it; what it cannot have is the default.
 impl Store {
@@ -27,5 +22,11 @@ impl Store {
 
     pub(crate) fn durability(&self) -> Durability {
         durability_of(&self.slab)
+    }
+}
+
+impl Store {
+    pub(crate) fn is_durable(&self) -> bool {
+        self.durability() == Durability::PowerLoss
     }
 }

@@ -18,14 +18,8 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::os::fork::{self, Registry};
-use crate::os::process;
-use crate::record::{Lease, ParticipantId, Word};
 use crate::slab::SlotId;
-use crate::slab::Tenant;
 use crate::store::Store;
-use crate::store::holds::fast::Grant;
-use crate::store::holds::handle::Handle;
-use crate::store::key_entry::SlotRef;
 
 /// What a thread can have while a function of the user's runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,58 +145,11 @@ type Which = (SlotId, u32);
 pub(in crate::store) struct Tokens(Mutex<BTreeMap<Which, u64>>);
 
 impl Tokens {
-    fn with<T>(&self, action: impl FnOnce(&mut BTreeMap<Which, u64>) -> T) -> T {
+    pub(in crate::store) fn with<T>(
+        &self,
+        action: impl FnOnce(&mut BTreeMap<Which, u64>) -> T,
+    ) -> T {
         let _registry = Registry::lock();
         action(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl Handle {
-    /// Notes that a hold has no guard any more, but a token.
-    pub(crate) fn note_token(&self, grant: &Grant) {
-        let which = (grant.spot.id, grant.permit);
-        let sequence = grant.word.sequence();
-        self.store()
-            .tokens
-            .with(|tokens| tokens.insert(which, sequence));
-    }
-
-    /// Refuses to wait for ever for holds that are all this process's, by guards and without leases, while it has no
-    /// thread but this one.
-    pub(in crate::store) fn check_not_all_ours(
-        &self,
-        me: ParticipantId,
-        spot: SlotRef,
-    ) -> Result<()> {
-        let asked = matches!(self.kind(), Tenant::Lock | Tenant::Semaphore);
-        if !asked || !self.are_all_ours(me, spot)? || !process::is_only_thread() {
-            return Ok(());
-        }
-        Err(Error::Deadlock {
-            what: match self.kind() {
-                Tenant::Semaphore => format!("all permits of {}", self.show_key()),
-                _ => self.show_key(),
-            },
-        })
-    }
-
-    fn are_all_ours(&self, me: ParticipantId, spot: SlotRef) -> Result<bool> {
-        let Some((first, count)) = self.current_range(spot)? else {
-            return Ok(false);
-        };
-        let is_token = |permit, word: Word| {
-            let sequence = Some(word.sequence());
-            let tokens = &self.store().tokens;
-            tokens.with(|tokens| tokens.get(&(spot.id, permit)).copied()) == sequence
-        };
-        for permit in 0..count {
-            let hold = self.hold(spot, first, permit)?;
-            let word = hold.load();
-            let is_held = word.participant() == Some(me) && !word.is_retiring();
-            if !is_held || hold.lease_of(word) != Lease::None || is_token(permit, word) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 }

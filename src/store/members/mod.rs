@@ -3,5 +3,11 @@
 pub(crate) mod config;
 pub(in crate::store) mod deadlock;
 pub(crate) mod device;
+pub(crate) mod holder;
+pub(crate) mod living;
+pub(crate) mod lock_files;
 pub(in crate::store) mod participants;
+pub(crate) mod range;
+pub(crate) mod recount;
+pub(crate) mod shards;
 pub(in crate::store) mod watch;

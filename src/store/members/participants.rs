@@ -11,8 +11,8 @@ use crate::record::joining::{self, read_whole, take_number};
 use crate::record::{Hold, PARTICIPANT_MAX, ParticipantId};
 use crate::slab::layout::PERMITS_PER_BLOCK;
 use crate::slab::{Growing, PARTICIPANT_SHARED, PARTICIPANT_USED, Participant, Slab, SlotId};
-use crate::store::home::alone;
-use crate::store::home::lock_files::Locks;
+use crate::store::members::living;
+use crate::store::members::lock_files::Locks;
 use crate::store::names::known_as;
 use crate::store::{JOIN_BYTE, Process, Store};
 use crate::sync::{AtomicU64, Ordering, crash_point};
@@ -47,8 +47,8 @@ pub(in crate::store) fn try_join(
     }
     slab.unlock_witness(id.get());
     locks.unlock_beacon(id.get());
-    let living = alone::living(slab, locks)?;
-    Err(alone::lock_files_lost(slab, &strangers, living))
+    let living = living::living(slab, locks)?;
+    Err(living::lock_files_lost(slab, &strangers, living))
 }
 
 /// `None`: somebody is alone with the slab just now.

@@ -9,16 +9,16 @@ use std::ops::Range;
 
 use crate::error::Result;
 use crate::record::Force;
-use crate::slab::Tenant;
 use crate::slab::bytes::span_of;
-use crate::slab::{Growing, SlotId};
+use crate::slab::layout::STRIPES;
+use crate::slab::{Growing, SlotId, Tenant};
 use crate::store::Store;
 use crate::store::expiry::is_over;
 use crate::store::key_entry::{KeyEntry, hash_as};
 use crate::store::log::garbage::DeadList;
 use crate::store::patience::Patience;
+use crate::store::reclaim::evict::{BATCH, MOMENT, WINDOW, take_oldest};
 use crate::store::settings::Eviction;
-use crate::store::space::make_room::{BATCH, MOMENT, WINDOW, take_oldest};
 use crate::sync::{AtomicU32, Ordering};
 
 /// How many slots are freed at a time, of keys that are idle: each costs some microseconds.
@@ -170,5 +170,35 @@ impl Store {
             Tenant::Turn => !self.is_turn_of_value(found),
             _ => true,
         }
+    }
+}
+
+impl Store {
+    /// Whether a turn is that of a value that is there.
+    pub(crate) fn is_turn_of_value(&self, found: KeyEntry) -> bool {
+        let value = self
+            .key_of(found)
+            .and_then(|key| self.find_unlocked(&key, self.hash(&key), 1));
+        value.is_some_and(|value| value.kind == Tenant::Value && !self.is_vacant(value))
+    }
+
+    /// Takes all turns away that `force` allows, in the stripes that are to be had within `patience`.
+    pub(crate) fn remove_turns(&self, force: Force, patience: Patience) -> Result<()> {
+        for stripe in 0..STRIPES {
+            let Some(guard) = self.lock_stripe_within(stripe, patience)? else {
+                continue;
+            };
+            for bucket in guard.buckets() {
+                let mut turns = Vec::new();
+                guard.walk(bucket, |id| {
+                    turns.extend(guard.found(id).filter(|f| f.kind == Tenant::Turn));
+                    true
+                })?;
+                for found in turns {
+                    guard.retire(found, bucket, force, || true)?;
+                }
+            }
+        }
+        Ok(())
     }
 }

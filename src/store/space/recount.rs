@@ -9,12 +9,10 @@
 use std::collections::HashMap;
 
 use crate::error::Result;
-use crate::slab::Growing;
-use crate::slab::Tenant;
 use crate::slab::value_cells::Content;
-use crate::store::Store;
+use crate::slab::{Growing, Tenant};
 use crate::store::key_entry::KeyEntry;
-use crate::store::log::segments::SegmentState;
+use crate::store::{Recount, Store};
 use crate::sync::{AtomicU64, Ordering};
 
 /// How often values are evicted before somebody begins to look whether that was necessary: a log is emptied by 64
@@ -22,16 +20,6 @@ use crate::sync::{AtomicU64, Ordering};
 const EVICTIONS: u64 = 64;
 /// How many slots are looked at in a step: some two milliseconds.
 const STEP: u32 = 16_384;
-
-/// A count that was begun.
-pub(crate) struct Recount {
-    /// As they were at the beginning: what is appended later and led to counts for more than it is.
-    segments: Vec<SegmentState>,
-    /// What cells lead to in each, as far as they were looked at.
-    needed: HashMap<u32, u64>,
-    /// The slot to go on with.
-    at: u32,
-}
 
 /// What came of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,11 +8,10 @@ use crate::error::{Error, Result};
 use crate::log::{Location, record_bytes};
 use crate::os::{clock, fork, futex};
 use crate::record::{Word, life, next_sequence, waiting};
-use crate::slab::Tenant;
 use crate::slab::value_cells::{
     Content, Form, INLINE_BYTES_MAX, Payload, VALUE_BYTES_MAX, ValueCells, cell_words, tag_hash,
 };
-use crate::slab::{Meta, Slot, SlotId};
+use crate::slab::{Meta, Slot, SlotId, Tenant};
 use crate::store::Store;
 use crate::store::expiry::is_over;
 use crate::store::holds::handle::Handle;

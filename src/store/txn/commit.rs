@@ -15,7 +15,7 @@ use crate::log::Location;
 use crate::record::deciding;
 use crate::slab::value_cells::{Content, Form, tag_hash};
 use crate::store::Store;
-use crate::store::journal::decided::{Flip, LIST_KEY, list_bytes};
+use crate::store::log::decided_list::{Flip, LIST_KEY, list_bytes};
 use crate::store::log::garbage::Dead;
 use crate::store::log::segments::Room;
 use crate::store::members::device::Known;

@@ -15,12 +15,12 @@ use crate::log::{Location, record_bytes};
 use crate::os::{fork, memory};
 use crate::slab::value_cells::{Form, VALUE_BYTES_MAX, cell_words};
 use crate::store::Store;
-use crate::store::index::stripe::RangeGuard;
 use crate::store::key_entry::check_lengths;
 use crate::store::log::garbage::Dead;
 use crate::store::members::deadlock::Noted;
+use crate::store::members::range::RangeGuard;
+use crate::store::slots::by_slot::Whole;
 use crate::store::space::set::{Latched, New};
-use crate::store::values::get::Whole;
 
 /// What a transaction has to do with one key.
 pub(super) struct Part<'a> {

@@ -6,8 +6,7 @@
 use crate::error::{Error, Result, show_key};
 use crate::os::clock;
 use crate::record::{Damaged, NO_VERSION, PAYLOAD_WORDS};
-use crate::slab::SlotId;
-use crate::slab::Tenant;
+use crate::slab::{SlotId, Tenant};
 use crate::store::Store;
 use crate::store::holds::handle::Handle;
 use crate::store::patience::Patience;

@@ -15,15 +15,12 @@ use crate::error::{Error, Result};
 use crate::os::{clock, futex};
 use crate::record::{Force, Hold, Stamp, Word, waiting};
 use crate::slab::Tenant;
-use crate::slab::layout::STRIPES;
-use crate::store::Store;
 use crate::store::holds::fast::Grant;
 use crate::store::holds::handle::Handle;
-use crate::store::key_entry::SlotRef;
-use crate::store::key_entry::{KeyEntry, hash_as};
+use crate::store::key_entry::{SlotRef, hash_as};
 use crate::store::members::deadlock::Noted;
-use crate::store::names;
 use crate::store::patience::Patience;
+use crate::store::{Store, names};
 
 /// The turn to compute a value, given back when this is dropped, also by a panic. In the child of a fork it is
 /// inert, as every hold.
@@ -91,34 +88,6 @@ impl Store {
         let drawn = (names::random(self.dir())? >> 11) + 1;
         let drawn = drawn as f64 / (1_u64 << 53) as f64;
         Ok(left_us <= -drawn.ln() * scale_us)
-    }
-
-    /// Whether a turn is that of a value that is there.
-    pub(crate) fn is_turn_of_value(&self, found: KeyEntry) -> bool {
-        let value = self
-            .key_of(found)
-            .and_then(|key| self.find_unlocked(&key, self.hash(&key), 1));
-        value.is_some_and(|value| value.kind == Tenant::Value && !self.is_vacant(value))
-    }
-
-    /// Takes all turns away that `force` allows, in the stripes that are to be had within `patience`.
-    pub(crate) fn remove_turns(&self, force: Force, patience: Patience) -> Result<()> {
-        for stripe in 0..STRIPES {
-            let Some(guard) = self.lock_stripe_within(stripe, patience)? else {
-                continue;
-            };
-            for bucket in guard.buckets() {
-                let mut turns = Vec::new();
-                guard.walk(bucket, |id| {
-                    turns.extend(guard.found(id).filter(|f| f.kind == Tenant::Turn));
-                    true
-                })?;
-                for found in turns {
-                    guard.retire(found, bucket, force, || true)?;
-                }
-            }
-        }
-        Ok(())
     }
 }
 

@@ -1,0 +1,100 @@
+//! Byte-range locks on the file `stripes`: of a stripe, of growing, compacting and transactions.
+
+use std::sync::{MutexGuard, PoisonError, TryLockError};
+
+use crate::error::Result;
+use crate::os::fork;
+use crate::store::patience::{Patience, pause};
+use crate::store::{COMPACT_BYTE, GROW_BYTE, Process, Store, TRANSACT_BYTE};
+
+/// One byte of the file `stripes`, locked against other processes and other threads.
+pub(crate) struct RangeGuard<'a> {
+    process: &'a Process,
+    byte: u64,
+    epoch: u32,
+    _mutex: MutexGuard<'a, ()>,
+}
+
+impl Drop for RangeGuard<'_> {
+    fn drop(&mut self) {
+        // In the child of a fork the copies of the descriptors are closed, and others may have their numbers.
+        if self.epoch != fork::epoch() {
+            return;
+        }
+        self.process.locks.unlock_range(self.byte);
+    }
+}
+
+impl Store {
+    pub(in crate::store) fn lock_range_within<'a>(
+        &self,
+        process: &'a Process,
+        byte: u64,
+        patience: Patience,
+    ) -> Result<Option<RangeGuard<'a>>> {
+        let mut pauses = 0;
+        loop {
+            if let Some(lock) = self.try_lock_range(process, byte)? {
+                return Ok(Some(lock));
+            }
+            // The kernel has no wait for a byte-range lock that ends by itself.
+            match patience {
+                Patience::Forever => return self.lock_range(process, byte).map(Some),
+                _ if pause(&mut pauses, patience) => {}
+                _ => return Ok(None),
+            }
+        }
+    }
+
+    /// The lock under which regions grow, held for one system call. `None`: somebody who has it was stopped
+    /// there, perhaps, and the patience is over.
+    pub(crate) fn lock_growth_within(&self, patience: Patience) -> Result<Option<RangeGuard<'_>>> {
+        self.lock_range_within(self.process()?, GROW_BYTE, patience)
+    }
+
+    /// The lock of who compacts the log. `None`: somebody has it.
+    pub(crate) fn try_lock_compaction(&self) -> Result<Option<RangeGuard<'_>>> {
+        self.try_lock_range(self.process()?, COMPACT_BYTE)
+    }
+
+    /// The lock of who changes several values at once. Waits for whoever has it.
+    pub(crate) fn lock_transactions(&self) -> Result<RangeGuard<'_>> {
+        self.lock_range(self.process()?, TRANSACT_BYTE)
+    }
+
+    pub(in crate::store) fn try_lock_range<'a>(
+        &self,
+        process: &'a Process,
+        byte: u64,
+    ) -> Result<Option<RangeGuard<'a>>> {
+        let mutex = match process.mutexes[byte as usize].try_lock() {
+            Ok(mutex) => mutex,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(None),
+        };
+        let locked = process.locks.try_lock_range(byte)?;
+        // Lazily: dropping a guard unlocks.
+        Ok(locked.then(|| RangeGuard {
+            process,
+            byte,
+            epoch: fork::epoch(),
+            _mutex: mutex,
+        }))
+    }
+
+    pub(in crate::store) fn lock_range<'a>(
+        &self,
+        process: &'a Process,
+        byte: u64,
+    ) -> Result<RangeGuard<'a>> {
+        let mutex = &process.mutexes[byte as usize];
+        let mutex = mutex.lock().unwrap_or_else(PoisonError::into_inner);
+        process.locks.lock_range(byte)?;
+        Ok(RangeGuard {
+            process,
+            byte,
+            epoch: fork::epoch(),
+            _mutex: mutex,
+        })
+    }
+}

@@ -1,0 +1,39 @@
+//! A count of what is needed of the log, that was begun.
+
+use std::collections::HashMap;
+
+/// A count that was begun.
+pub(crate) struct Recount {
+    /// As they were at the beginning: what is appended later and led to counts for more than it is.
+    pub(in crate::store) segments: Vec<SegmentState>,
+    /// What cells lead to in each, as far as they were looked at.
+    pub(in crate::store) needed: HashMap<u32, u64>,
+    /// The slot to go on with.
+    pub(in crate::store) at: u32,
+}
+
+/// How the log stands, in bytes of its files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// Of the device, as far as records go.
+    pub(crate) bytes: u64,
+    /// Nobody needs them, and they are still there.
+    pub(crate) dead: u64,
+}
+
+/// One segment, as the slab describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentState {
+    pub(crate) number: u32,
+    pub(crate) is_closing: bool,
+    /// Somebody is about to open it.
+    pub(crate) is_begun: bool,
+    /// Values are still appended to it.
+    pub(crate) is_active: bool,
+    /// How long it is.
+    pub(crate) bytes: u64,
+    /// So many of them nobody needs any more.
+    pub(crate) dead: u64,
+    /// So many of the dead are not on the device any more.
+    pub(crate) given: u64,
+}

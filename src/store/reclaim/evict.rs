@@ -1,0 +1,203 @@
+//! Evicting values: which go when there is no room.
+
+use std::time::Duration;
+
+use crate::Eviction;
+use crate::error::Result;
+use crate::log::LARGE_BYTES;
+use crate::record::Force;
+use crate::slab::value_cells::{Form, USE_SHIFT};
+use crate::slab::{Growing, SlotId, Tenant};
+use crate::store::Store;
+use crate::store::key_entry::KeyEntry;
+use crate::store::log::garbage::DeadList;
+use crate::store::patience::Patience;
+use crate::sync::{AtomicU64, Ordering};
+
+/// How many slots are looked at for the oldest values: some two milliseconds.
+pub(in crate::store) const WINDOW: u32 = 65_536;
+
+/// How many values go at a time: each takes some five microseconds.
+pub(in crate::store) const BATCH: usize = 256;
+
+/// How long to wait for stripes, all together, before other values go than the oldest: stripes are held for
+/// microseconds, unless somebody is stopped.
+pub(in crate::store) const MOMENT: Duration = Duration::from_millis(1);
+
+/// A value that may go.
+pub(in crate::store) struct Candidate {
+    /// The smaller, the sooner.
+    used: u64,
+    pub(in crate::store) found: KeyEntry,
+    version: u64,
+    pub(in crate::store) expires_ms: u64,
+    /// In the log.
+    bytes: u64,
+}
+
+/// What came of evicting.
+#[derive(Default)]
+pub(in crate::store) struct Evicted {
+    pub(in crate::store) values: usize,
+    /// For the bytes of how many records that is.
+    pub(in crate::store) bytes: u64,
+    /// The stripes, one in each bit, that somebody had for too long.
+    pub(in crate::store) busy: u64,
+}
+
+/// The oldest so many, the oldest first; the rest is left.
+pub(in crate::store) fn take_oldest(
+    candidates: &mut Vec<Candidate>,
+    count: usize,
+) -> Vec<Candidate> {
+    let count = count.min(BATCH);
+    let mut rest = Vec::new();
+    if count < candidates.len() {
+        candidates.select_nth_unstable_by_key(count, |candidate| candidate.used);
+        rest = candidates.split_off(count);
+    }
+    let mut taken = std::mem::replace(candidates, rest);
+    taken.sort_unstable_by_key(|candidate| candidate.used);
+    taken
+}
+
+impl Store {
+    /// The same, of a part of the slots, another one each time: the next one in which anything goes.
+    pub(in crate::store) fn evict_some(&self, bytes: u64, only_large: bool) -> Result<Evicted> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let wanted = bytes.max(self.size_limit() / 64);
+        let mut evicted = Evicted::default();
+        let count = self.slab.allocated(Growing::Slots);
+        if self.eviction() == Eviction::None || count == 0 {
+            return Ok(evicted);
+        }
+        // Given back at the end, with one wait for the medium.
+        let dead = DeadList::new(self);
+        let least = if only_large { LARGE_BYTES } else { 1 };
+        let patience = Patience::strictly(MOMENT);
+        let from = NEXT.fetch_add(WINDOW.into(), Ordering::Relaxed) % u64::from(count);
+        for first in (0..count).step_by(WINDOW as usize) {
+            let window = first..count.min(first.saturating_add(WINDOW));
+            let ids = window.filter_map(|at| {
+                let number = ((from + u64::from(at)) % u64::from(count)) as u32;
+                self.slab.slot_id(number)
+            });
+            let of_log = ids.filter_map(|id| self.candidate(id));
+            let mut left: Vec<_> = of_log.filter(|one| one.bytes >= least).collect();
+            while evicted.values == 0 && !left.is_empty() {
+                let batch = take_oldest(&mut left, BATCH);
+                self.evict_batch(batch, wanted, patience, &mut evicted, &dead)?;
+            }
+            if evicted.values > 0 {
+                break;
+            }
+        }
+        Ok(evicted)
+    }
+
+    pub(in crate::store) fn evict_batch(
+        &self,
+        batch: Vec<Candidate>,
+        wanted: u64,
+        patience: Patience,
+        evicted: &mut Evicted,
+        dead: &DeadList<'_>,
+    ) -> Result<()> {
+        for candidate in batch {
+            if evicted.bytes >= wanted {
+                break;
+            }
+            let Some(key) = self.key_of(candidate.found) else {
+                continue;
+            };
+            let stripe = 1 << self.stripe_of(self.hash(&key));
+            if evicted.busy & stripe != 0 {
+                continue;
+            }
+            match self.evict_value(&candidate, patience, dead)? {
+                Some(true) => {
+                    evicted.values += 1;
+                    evicted.bytes += candidate.bytes;
+                }
+                Some(false) => {}
+                None => evicted.busy |= stripe,
+            }
+        }
+        Ok(())
+    }
+
+    /// The value that begins in a slot, if there is one.
+    pub(in crate::store) fn candidate(&self, id: SlotId) -> Option<Candidate> {
+        let meta = self.slab.slot(id).meta()?;
+        let kind = meta.kind.filter(|kind| *kind == Tenant::Value)?;
+        let found = KeyEntry { id, meta, kind };
+        let used = found.cells(&self.slab)?.use_word()?.load(Ordering::Relaxed);
+        let reading = self.read_value(found, &mut ())?.ok()?;
+        let content = reading.content;
+        let used = match self.eviction() {
+            Eviction::LeastFrequentlyUsed => used,
+            _ => used & ((1 << USE_SHIFT) - 1),
+        };
+        (content.form != Form::Absent).then_some(Candidate {
+            used,
+            found,
+            version: reading.version,
+            expires_ms: content.expires_ms,
+            bytes: content.logged(meta.key_len).map_or(0, |(_, bytes)| bytes),
+        })
+    }
+
+    /// `Some(false)`: it was changed since, or is being changed; `None`: the patience was over, and somebody has the
+    /// stripe. What it had in the log is put to the `dead`.
+    pub(in crate::store) fn evict_value(
+        &self,
+        candidate: &Candidate,
+        patience: Patience,
+        dead: &DeadList<'_>,
+    ) -> Result<Option<bool>> {
+        let found = candidate.found;
+        let unchanged = || {
+            let reading = self.read_value(found, &mut ()).and_then(|read| read.ok());
+            reading.is_some_and(|reading| reading.version == candidate.version)
+        };
+        let evicted = self.take_away(found, Force::NotTheLiving, patience, unchanged, dead)?;
+        if evicted == Some(true) {
+            self.slab.header().evictions.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(evicted)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::Cache;
+
+    /// As many as are asked for, a batch at most, and none that is younger than one that is left.
+    #[test]
+    fn the_oldest_are_taken_and_no_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        cache.set("k", "v").unwrap();
+        let hash = cache.store.hash(b"k");
+        let found = cache.store.find_value(b"k", hash).unwrap().unwrap();
+        let of_age = |used| Candidate {
+            used,
+            found,
+            version: 0,
+            expires_ms: 0,
+            bytes: 0,
+        };
+        for (there, count, taken) in [(9, 3, 3), (9, 8, 8), (9, 9, 9), (9, 99, 9), (0, 1, 0)] {
+            // 4, 8, 1, 5, ...: in no order.
+            let mut candidates: Vec<_> = (1..=there).map(|n| of_age(n * 4 % 11)).collect();
+            let oldest = take_oldest(&mut candidates, count);
+            let ages = |of: &[Candidate]| of.iter().map(|one| one.used).collect::<Vec<_>>();
+            let mut all = ages(&candidates);
+            all.sort_unstable();
+            all.splice(0..0, ages(&oldest));
+            assert_eq!(oldest.len(), taken, "{count} of {there}");
+            assert!(all.is_sorted() && all.len() as u64 == there, "{all:?}");
+        }
+    }
+}

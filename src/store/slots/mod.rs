@@ -1,0 +1,3 @@
+//! What is in a slot, without seeking a key.
+
+pub(crate) mod by_slot;
