@@ -28,8 +28,8 @@
 //! * A dead holder blocks nobody, and its successor is told ([`LockGuard::recovered`]).
 //! * A lease (`expire`) bounds how long a hold may last; a [`Token`] with every grant fences off the late.
 //!
-//! What is guaranteed when a process is killed, stopped or forked, and the format of the file, are in the
-//! repository's `DESIGN.md`.
+//! [`docs`] has the pages of the repository: what is guaranteed when a process is killed, stopped or forked, the
+//! format of the files, the protocol, how it is proved, what it costs, and how to run it.
 
 #[cfg(not(loom))]
 mod averager;
@@ -98,6 +98,36 @@ extern crate self as slablock;
 #[cfg(all(test, not(loom)))]
 #[path = "../tests/fuzz/mod.rs"]
 mod fuzz;
+
+/// The pages of the repository, as they are there.
+#[cfg(all(doc, not(loom)))]
+pub mod docs {
+    /// A page as a module. Its links to other pages become links to their modules: of two definitions of a link
+    /// the first one counts, and the page's own are at its end.
+    macro_rules! page {
+        ($name:ident, $file:literal) => {
+            /// [design]: crate::docs::design
+            /// [format]: crate::docs::format
+            /// [protocol]: crate::docs::protocol
+            /// [guarantees]: crate::docs::guarantees
+            /// [proof]: crate::docs::proof
+            /// [performance]: crate::docs::performance
+            /// [operations]: crate::docs::operations
+            /// [found]: crate::docs::found
+            ///
+            #[doc = include_str!($file)]
+            pub mod $name {}
+        };
+    }
+    page!(design, "../DESIGN.md");
+    page!(format, "../docs/format.md");
+    page!(protocol, "../docs/protocol.md");
+    page!(guarantees, "../docs/guarantees.md");
+    page!(proof, "../docs/proof.md");
+    page!(performance, "../docs/performance.md");
+    page!(operations, "../docs/operations.md");
+    page!(found, "../docs/found.md");
+}
 
 /// The examples of README.md, so that `cargo test` compiles them.
 #[cfg(all(doctest, not(loom)))]

@@ -19,8 +19,8 @@ use nix::libc;
 use slablock::{Cache, Error, Eviction, Lock, Options};
 
 const SEGMENT: u64 = 1 << 20;
-/// What nobody waits longer for, as DESIGN.md promises; beside that there is the value itself, which is written. Time in
-/// which the machine ran others does not count.
+/// What nobody waits longer for, as docs/guarantees.md promises; beside that there is the value itself, which is
+/// written. Time in which the machine ran others does not count.
 const WAIT: Duration = Duration::from_millis(50);
 const MARGIN: Duration = Duration::from_millis(450);
 

@@ -8,7 +8,7 @@ use std::cell::Cell;
 
 use crate::sync::Ordering;
 
-/// What can be left out. The names say the rule, the comments the invariant of DESIGN.md.
+/// What can be left out. The names say the rule, the comments the invariant of docs/protocol.md.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rule {
     /// H1: loading and taking a word acquire.

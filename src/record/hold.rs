@@ -1,6 +1,6 @@
 //! A hold: one hold word with its deadline and its stamp. The one mechanism behind every primitive.
 //!
-//! Rules that every function here keeps (DESIGN.md, invariants H and L):
+//! Rules that every function here keeps (docs/protocol.md, invariants H and L):
 //! the hold word changes by compare-exchange of the exact word that was judged, never by a blind store;
 //! each grant raises the sequence; the deadline word arbitrates between renewing and stealing.
 //!

@@ -1,6 +1,6 @@
 //! The mapping, and the only pointer arithmetic of the crate.
 //!
-//! Why it is sound (DESIGN.md, M1 to M4): the mapping covers the whole layout and is never changed or
+//! Why it is sound (docs/protocol.md, M1 to M4): the mapping covers the whole layout and is never changed or
 //! shrunk; a reference is only made to what lies within a region that is allocated, so its pages have
 //! blocks; every record consists of atomics, so other processes may write at any time; every record
 //! lies at a multiple of its alignment.

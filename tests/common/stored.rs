@@ -1,5 +1,6 @@
-//! Values as the files of a store have them, read and written by the documented format alone (DESIGN.md, section
-//! 2): shares no code with the library, so that what the library says is there can be compared with this.
+//! Values as the files of a store have them, read and written by the documented format alone
+//! (docs/format.md): shares no code with the library, so that what the library says is there can be compared with
+//! this.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -110,7 +110,7 @@ pub const ALL: &[Operation] = &[
             scene.crowd_is_well(cache);
             let tag = cache.key(KEY).unwrap().expect("the key").tag;
             match (stage, tag.as_deref()) {
-                // In between it has none for a moment, as DESIGN.md says.
+                // In between it has none for a moment, as docs/protocol.md says.
                 (Stage::Between, None | Some(b"old")) | (_, Some(b"tag")) => {}
                 (_, other) => panic!("the tag is {other:?}"),
             }

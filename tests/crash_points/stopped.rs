@@ -16,8 +16,8 @@ use crate::stage::{KEY, open};
 
 /// What `acquire_timeout` is given.
 const TIMEOUT: Duration = Duration::from_millis(20);
-/// Time, and 50 ms for each lock that somebody may have been stopped with, as DESIGN.md promises; the rest is for what else
-/// is to be done. Time in which the machine ran others does not count.
+/// Time, and 50 ms for each lock that somebody may have been stopped with, as docs/guarantees.md promises; the rest is
+/// for what else is to be done. Time in which the machine ran others does not count.
 const IN_TIME: Duration = Duration::from_secs(2);
 
 /// Runs all of it; says for how many points, and at how many of them somebody went away empty-handed.
@@ -58,7 +58,7 @@ pub fn run_values(root: &Path, board: &'static Board) {
 }
 
 const LIMIT: u64 = 4 << 20;
-/// What nobody waits longer for room, as DESIGN.md promises, and what the rest of it may take.
+/// What nobody waits longer for room, as docs/guarantees.md promises, and what the rest of it may take.
 const ROOM_IN_TIME: Duration = Duration::from_millis(50 + 850);
 
 /// What somebody is stopped at, and what the value of `KEY` is afterwards.

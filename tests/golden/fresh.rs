@@ -1,4 +1,4 @@
-//! A new store, byte by byte, against the tables of DESIGN.md, section 2. The numbers are written out here
+//! A new store, byte by byte, against the tables of docs/format.md. The numbers are written out here
 //! once more, on purpose.
 
 use std::fs;

@@ -1,5 +1,5 @@
 //! The format, held fast: a store that was written long ago is opened, and a new one has its bytes where
-//! DESIGN.md says.
+//! docs/format.md says.
 //!
 //! The old store is `store.txt`: of each 16 bytes of the slab that are not all zeros, the offset and the
 //! bytes; then a `fanout` record, and what was given and chosen when they were made. One with values is

@@ -664,7 +664,7 @@ fn a_store_is_opened_up_for_readers_without_its_lock_files() {
             Some(125)
         );
         let manual = include_str!("../../docs/operations.md");
-        let line = manual.lines().find(|line| line.starts_with("    find DIR"));
+        let line = manual.lines().find(|line| line.starts_with("find DIR"));
         let script = line.unwrap().replace("DIR", "\"$0\"");
         let status = Command::new("sh").args(["-c", &script]).arg(store).status();
         assert!(status.unwrap().success());

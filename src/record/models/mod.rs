@@ -1,6 +1,6 @@
 //! loom models of the protocol: every interleaving, and every value that a load may see.
 //!
-//! Run by `RUSTFLAGS="--cfg loom" cargo test --release --lib`. Each model names the invariant of DESIGN.md
+//! Run by `RUSTFLAGS="--cfg loom" cargo test --release --lib`. Each model names the invariant of docs/protocol.md
 //! that it is about. Its controls run it again with one rule left out ([`Rule`]), and fail unless the model's
 //! own assertion says so: a rule that can go unnoticed was not proved.
 //!
