@@ -133,3 +133,8 @@ pub mod docs {
 #[cfg(all(doctest, not(loom)))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// Those beside the programs in `examples`.
+#[cfg(all(doctest, not(loom)))]
+#[doc = include_str!("../examples/README.md")]
+struct Examples;

@@ -395,16 +395,44 @@ fn nobody_makes_slices_of_the_map() {
 
 /// Nothing but what the program prints: it writes both, and no hand is to come between.
 #[test]
-fn readme_shows_the_figures_of_the_last_whole_run() {
+fn the_page_of_costs_shows_the_figures_of_the_last_whole_run() {
     let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
-    let (readme, printed) = (read("README.md"), read("docs/benchmarks/readme.md"));
-    let (_, rest) = readme
+    let (page, printed) = (
+        read("docs/performance.md"),
+        read("docs/benchmarks/readme.md"),
+    );
+    let (_, rest) = page
         .split_once("<!-- figures:")
-        .expect("README has a place for figures");
+        .expect("the page has a place for figures");
     let (_, rest) = rest.split_once("-->\n").expect("which begins");
     let (shown, _) = rest
         .split_once("<!-- end of figures -->")
         .expect("and ends");
-    assert_eq!(shown, printed, "README.md and docs/benchmarks/readme.md");
+    assert_eq!(shown, printed, "docs/performance.md and readme.md");
     assert!(printed.matches("\n| ").count() > 20, "{printed}");
+}
+
+/// Few of them stand in README, which is written by hand.
+#[test]
+fn readme_shows_costs_of_that_run() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let (all, short) = (
+        read("docs/benchmarks/peers.md"),
+        read("docs/benchmarks/readme.md"),
+    );
+    let readme = read("README.md");
+    let (_, costs) = readme.split_once("## What it costs\n").unwrap();
+    let (costs, _) = costs.split_once("\n## ").unwrap();
+    let costs = costs.replace(", ", " ");
+    let words: Vec<&str> = costs.split_whitespace().collect();
+    let is_figure = |pair: &&[&str]| {
+        ["ns", "us", "ms"].contains(&pair[1]) && pair[0].starts_with(|c: char| c.is_ascii_digit())
+    };
+    let figures: Vec<_> = words.windows(2).filter(is_figure).collect();
+    assert!(figures.len() > 20, "{figures:?}");
+    for figure in figures {
+        let (number, with_unit) = (format!(" {} ", figure[0]), figure.join(" "));
+        let is_there = short.contains(&with_unit) || all.contains(&number);
+        assert!(is_there, "{with_unit} was not measured");
+    }
 }

@@ -19,8 +19,8 @@ pub struct Args {
     /// One group only; may be given several times
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(groups::names()))]
     pub only: Vec<String>,
-    /// Where JSON, Markdown and charts go [default: docs/benchmarks of the repository, and some to its
-    /// README; those of a quick run, or of some groups only, target/figures of this package]
+    /// Where JSON, Markdown and charts go [default: docs/benchmarks of the repository, and some to
+    /// docs/performance.md; those of a quick run, or of some groups only, target/figures of this package]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Measures nothing: writes all anew from the JSON that is there

@@ -112,7 +112,7 @@ fn measure(args: Args, start: Instant) -> Answer<Report> {
 struct Place {
     dir: PathBuf,
     /// Which is to have some of them, too.
-    readme: Option<PathBuf>,
+    page: Option<PathBuf>,
 }
 
 impl Place {
@@ -121,21 +121,21 @@ impl Place {
     fn of(asked: Option<PathBuf>, whole: bool) -> Place {
         let package = Path::new(env!("CARGO_MANIFEST_DIR"));
         let repository = package.join("../..");
-        let (dir, readme) = match (asked, whole) {
+        let (dir, page) = match (asked, whole) {
             (Some(dir), _) => (dir, None),
             (None, true) => (
                 repository.join("docs/benchmarks"),
-                Some(repository.join("README.md")),
+                Some(repository.join("docs/performance.md")),
             ),
             (None, false) => (package.join("target/figures"), None),
         };
-        Place { dir, readme }
+        Place { dir, page }
     }
 
     fn keep(&self, report: &Report) -> Answer<()> {
         report.write(&self.dir)?;
-        match &self.readme {
-            Some(readme) => report.write_into(readme),
+        match &self.page {
+            Some(page) => report.write_into(page),
             None => Ok(()),
         }
     }

@@ -162,7 +162,7 @@ fn built() -> Option<PathBuf> {
     }
 }
 
-/// For any target of its own, as README has it.
+/// For any target of its own, as docs/performance.md has it.
 fn built_statically() -> Option<PathBuf> {
     target(&format!(
         "{}-unknown-linux-gnu/release/slablock",

@@ -121,7 +121,7 @@ impl Report {
         Ok(serde_json::from_slice(&fs::read(dir.join(JSON))?)?)
     }
 
-    /// Writes it for programs, as Markdown, the section of README, and the charts that there are figures for.
+    /// Writes it for programs, as Markdown, the section of the page of costs, and the charts that there are figures for.
     pub fn write(&self, dir: &Path) -> Answer<()> {
         fs::create_dir_all(dir)?;
         let json = serde_json::to_string_pretty(self)?;
@@ -144,10 +144,10 @@ impl Report {
         Ok(texts)
     }
 
-    /// Puts the short tables where `readme` has the last ones.
-    pub fn write_into(&self, readme: &Path) -> Answer<()> {
-        let text = fs::read_to_string(readme)?;
-        fs::write(readme, readme::replaced(&text, &readme::section(self))?)?;
+    /// Puts the short tables where `page` has the last ones.
+    pub fn write_into(&self, page: &Path) -> Answer<()> {
+        let text = fs::read_to_string(page)?;
+        fs::write(page, readme::replaced(&text, &readme::section(self))?)?;
         Ok(())
     }
 
@@ -189,9 +189,9 @@ mod tests {
     }
 
     #[test]
-    fn readme_shows_what_was_measured() {
-        let readme = fs::read_to_string(root().join("README.md")).expect("it is there");
-        let replaced = readme::replaced(&readme, &readme::section(&kept()));
-        assert!(readme == replaced.expect("it has a place for figures"));
+    fn the_page_of_costs_shows_what_was_measured() {
+        let page = fs::read_to_string(root().join("docs/performance.md")).expect("it is there");
+        let replaced = readme::replaced(&page, &readme::section(&kept()));
+        assert!(page == replaced.expect("it has a place for figures"));
     }
 }

@@ -1,4 +1,4 @@
-//! The few figures of all that the repository's README shows, beside what they are meant to be.
+//! The few figures of all that docs/performance.md shows, beside what they are meant to be.
 
 mod figures;
 
@@ -78,17 +78,17 @@ pub fn section(report: &Report) -> String {
     text
 }
 
-/// Puts the section where `readme` has the last one.
-pub fn replaced(readme: &str, section: &str) -> Answer<String> {
-    let parts = readme.split_once(BEGIN).and_then(|(before, rest)| {
+/// Puts the section where `page` has the last one.
+pub fn replaced(page: &str, section: &str) -> Answer<String> {
+    let parts = page.split_once(BEGIN).and_then(|(before, rest)| {
         let (_, after) = rest.split_once(END)?;
         Some((before, after))
     });
-    let (before, after) = parts.ok_or("the README has no place for figures")?;
+    let (before, after) = parts.ok_or("the page has no place for figures")?;
     Ok(format!("{before}{BEGIN}{section}{END}{after}"))
 }
 
-/// In lines of a width that the rest of the README has.
+/// In lines of a width that the rest of the page has.
 fn wrapped(text: &str) -> String {
     const WIDTH: usize = 105;
     let mut lines = vec![String::new()];
