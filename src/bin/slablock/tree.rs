@@ -67,7 +67,8 @@ pub struct Tree {
     is_told_all: bool,
 }
 
-/// The first byte of the news. The others are how the command ended.
+/// The first byte of the news: the command is being started. What arrives from then on reaches it, by its group or by
+/// the keeper, which has blocked all signals. The other bytes are how the command ended.
 const STARTED: u8 = 1;
 const NEWS_BYTES: usize = 1 + size_of::<i32>();
 
@@ -170,7 +171,7 @@ impl Tree {
         })
     }
 
-    /// Whether the command has been started and is not known to have ended.
+    /// Whether the command has been started, or is just being, and is not known to have ended.
     fn is_running(&self) -> bool {
         (1..NEWS_BYTES).contains(&self.news.len())
     }
@@ -221,10 +222,11 @@ pub fn keep(args: KeepArgs) -> Result<u8, Failure> {
     if let Some(number) = signals.end_requested()? {
         return Ok(SIGNALLED + number as u8);
     }
+    // Before it is, so that slablock knows of whatever may be left when this process is killed. Where slablock has gone
+    // nobody wants to know.
+    let _ = line.write_all(&[STARTED]);
     let child = start_apart(&args.command, &signals.mask_before(), &lifeline)
         .map_err(|error| not_started(&args.command[0], &error))?;
-    // Where slablock has gone nobody wants to know.
-    let _ = line.write_all(&[STARTED]);
     pass_on_early(&signals, |arrived| child.pass_on(arrived))?;
     let keeper = Keeper {
         child,
