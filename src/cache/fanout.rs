@@ -57,10 +57,10 @@ impl FanoutCache {
         Options::default()
     }
 
-    /// Whether the directory `path` holds a `FanoutCache`.
+    /// Whether the directory `path` holds a `FanoutCache`. Also if what would tell cannot be read: opening it says why.
     pub fn is_at(path: impl AsRef<Path>) -> bool {
         let path = path.as_ref();
-        path.join(FANOUT).is_file() || matches!(find_record(path), Ok(Some(_)))
+        !matches!(find_record(path), Ok(None))
     }
 
     /// Makes every shard one of this cache alone. See [`Cache::adopt`].
@@ -283,13 +283,17 @@ fn make_shard(dir: &Path, number: usize) -> Result<()> {
     }
     let made = || {
         let (like, _) = Likeness::at(&dir.join(FANOUT))?;
-        Dir::open(dir)?.make_dir(Path::new(&format!("{number:03}")), like)
+        Dir::open(dir)?.make_dir(Path::new(&shard_name(number)), like)
     };
     made().map_err(|e| Error::io("create", &path, e))
 }
 
+fn shard_name(number: usize) -> String {
+    format!("{number:03}")
+}
+
 pub(super) fn shard_path(dir: &Path, number: usize) -> PathBuf {
-    dir.join(format!("{number:03}"))
+    dir.join(shard_name(number))
 }
 
 fn finished_record(path: &Path) -> Result<Record> {

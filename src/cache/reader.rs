@@ -10,7 +10,8 @@ use crate::slab::hash::hash;
 use crate::store::care::check::CheckReport;
 use crate::store::care::reader::{Decided, ReadStore};
 use crate::store::expiry::left_until;
-use crate::store::names::not_a_store;
+use crate::store::key_entry::check_lengths;
+use crate::store::names::{SLAB, is_there};
 use crate::store::settings::Config;
 use crate::types::{KeyInfo, Stats, Summary};
 
@@ -52,7 +53,8 @@ use crate::types::{KeyInfo, Stats, Summary};
 /// # }
 /// ```
 pub struct Reader {
-    shards: Vec<ReadStore>,
+    /// `None`: it is gone, and made again by the next one that opens the cache for writing.
+    shards: Vec<Option<ReadStore>>,
     /// Of several.
     seed: [u64; 2],
     /// The store whose journal counts, if it is none of these.
@@ -80,8 +82,13 @@ impl Reader {
         let path = path.as_ref();
         let path = std::path::absolute(path).map_err(|e| Error::io("find", path, e))?;
         if let Some(record) = fanout::find_record(&path)? {
-            let numbers = 0..record.shards;
-            let shards = numbers.map(|number| ReadStore::open(&fanout::shard_path(&path, number)));
+            let shards = (0..record.shards).map(|number| {
+                let shard = fanout::shard_path(&path, number);
+                match is_there(&shard.join(SLAB))? {
+                    true => ReadStore::open(&shard).map(Some),
+                    false => Ok(None),
+                }
+            });
             return Ok(Reader {
                 shards: shards.collect::<Result<_>>()?,
                 seed: record.seed,
@@ -92,7 +99,7 @@ impl Reader {
         let store = ReadStore::open(&path)?;
         Ok(Reader {
             home: store.open_home()?.map(Box::new),
-            shards: vec![store],
+            shards: vec![Some(store)],
             seed: [0; 2],
             path,
         })
@@ -104,32 +111,34 @@ impl Reader {
     }
 
     /// What was decided, as it is looked at by one call.
-    fn decided(&self) -> Result<Decided<'_>> {
-        let home = self.home.as_deref().or(self.shards.first());
-        // There is one, at least.
-        let home = home.ok_or_else(|| not_a_store(&self.path, "it has no shards"))?;
-        Ok(Decided::new(home))
+    fn decided(&self) -> Decided<'_> {
+        let first = || self.shards.first()?.as_ref();
+        Decided::new(self.home.as_deref().or_else(first))
     }
 
-    fn of_key<T>(
+    fn of_key<T: Default>(
         &self,
         key: &[u8],
         look: impl FnOnce(&ReadStore, &mut Decided<'_>) -> Result<T>,
     ) -> Result<T> {
-        let mut decided = self.decided()?;
+        let mut decided = self.decided();
         let shard = match &self.shards[..] {
             [alone] => alone,
             all => &all[(hash(self.seed, key) % all.len() as u64) as usize],
         };
-        shard.looking(|| look(shard, &mut decided))
+        match shard {
+            Some(shard) => shard.looking(|| look(shard, &mut decided)),
+            // As of a key that is not there, with the same refusals.
+            None => check_lengths(key, &[]).map(|()| T::default()),
+        }
     }
 
     fn of_all(
         &self,
         mut look: impl FnMut(&ReadStore, &mut Decided<'_>) -> Result<()>,
     ) -> Result<()> {
-        let mut decided = self.decided()?;
-        let mut shards = self.shards.iter();
+        let mut decided = self.decided();
+        let mut shards = self.shards.iter().flatten();
         shards.try_for_each(|shard| shard.looking(|| look(shard, &mut decided)))
     }
 
@@ -231,6 +240,13 @@ impl Reader {
     /// or belong to two keys: that takes [`Cache::check`].
     pub fn check(&self) -> Result<CheckReport> {
         let mut report = CheckReport::default();
+        let numbered = self.shards.iter().enumerate();
+        let gone = numbered.filter(|(_, shard)| shard.is_none());
+        report.problems.extend(gone.map(|(number, _)| {
+            format!(
+                "shard {number:03} is gone with what was in it; opening the cache makes it again"
+            )
+        }));
         self.of_all(|shard, decided| {
             report.merge(shard.check(decided)?);
             Ok(())

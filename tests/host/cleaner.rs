@@ -400,6 +400,147 @@ fn a_shard_that_is_gone_costs_what_was_in_it_and_nothing_else() {
     }
 }
 
+/// A cleaner goes by the times of directories, too, which whatever lists them renews.
+#[test]
+fn a_cache_of_which_only_directories_are_left_begins_again() {
+    let _watchdog = Watchdog::new("directories left");
+    for left in ["", "log", "lock files"] {
+        let place = Place::new();
+        let cache = sharded(&place);
+        for key in KEYS {
+            cache.set([key], [key; 20_000]).unwrap();
+        }
+        let held = token_of(&cache);
+        drop(cache);
+        fs::remove_file(place.store().join("fanout")).unwrap();
+        for number in 0..4 {
+            let shard = place.store().join(format!("{number:03}"));
+            fs::remove_file(shard.join("slab")).unwrap();
+            if left != "log" {
+                fs::remove_dir_all(shard.join("log")).unwrap();
+            }
+        }
+        if left != "lock files" {
+            for name in LOCKED {
+                fs::remove_file(place.store().join(name)).unwrap();
+            }
+        }
+        // Nobody knows how many shards there were: commands see no store yet, and make no other in its place.
+        let run = |arguments: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_slablock"));
+            let output = command
+                .arg("-d")
+                .arg(place.store())
+                .args(arguments)
+                .output();
+            let output = output.unwrap();
+            let err = String::from_utf8(output.stderr).unwrap();
+            (output.status.code(), err)
+        };
+        assert_eq!(run(&["keys"]), (Some(0), String::new()), "{left}");
+        let (status, err) = run(&["run", "k", "--", "true"]);
+        assert!(
+            status == Some(125) && err.contains("no slab"),
+            "{left}: {err}"
+        );
+        let cache = sharded(&place);
+        assert_eq!(values_left(&cache), 0, "{left}");
+        for key in KEYS {
+            cache.set([key], [key; 20_000]).unwrap();
+        }
+        assert_eq!(values_left(&cache), KEYS.len(), "{left}");
+        assert!(cache.check().unwrap().is_sound(), "{left}");
+        assert!(token_of(&cache) > held, "{left}");
+    }
+}
+
+/// Nobody can join those who have a slab open that was removed. That is no damage.
+#[test]
+fn a_slab_that_was_removed_under_a_holder_is_said_to_be_so() {
+    let _watchdog = Watchdog::new("slab removed");
+    for lost in ["000/slab", "002/slab", "fanout"] {
+        let place = Place::new();
+        let cache = sharded(&place);
+        let lock = Lock::new(&cache, "k");
+        let guard = lock.acquire().unwrap();
+        let remove = |name: &str| fs::remove_file(place.store().join(name)).unwrap();
+        remove(lost);
+        if lost == "fanout" {
+            (0..4).for_each(|number| remove(&format!("{number:03}/slab")));
+        }
+        // In another process, for here the store is open.
+        let child = fork(|| {
+            let opened = FanoutCache::open(place.store(), 4);
+            assert_error!(opened, Error::NotAStore { .. }, ["removed", "lives"]);
+        });
+        reap_well(child);
+        drop(guard);
+        drop(lock);
+        drop(cache);
+        assert!(sharded(&place).check().unwrap().is_sound());
+    }
+}
+
+/// What cannot be looked at is not taken for a store of another shape.
+#[test]
+fn what_stands_in_the_place_of_a_record_is_named() {
+    let _watchdog = Watchdog::new("record replaced");
+    let place = Place::new();
+    drop(sharded(&place));
+    let record = place.store().join("fanout");
+    fs::remove_file(&record).unwrap();
+    fs::create_dir(&record).unwrap();
+    let look = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_slablock"));
+        let output = command.arg("-d").arg(place.store()).arg("status").output();
+        String::from_utf8(output.unwrap().stderr).unwrap()
+    };
+    let err = look();
+    assert!(
+        err.contains("fanout") && err.contains("a directory"),
+        "{err}"
+    );
+    fs::remove_dir(&record).unwrap();
+    // A shard of another cache.
+    let other = Place::new();
+    drop(sharded(&other));
+    fs::copy(
+        other.store().join("001/slab"),
+        place.store().join("001/slab"),
+    )
+    .unwrap();
+    let err = look();
+    assert!(err.contains("different caches"), "{err}");
+}
+
+/// The values of the other shards are read, and those of the one that is gone are not there.
+#[test]
+fn a_reader_reads_what_is_left_of_a_cache_of_shards() {
+    let _watchdog = Watchdog::new("reader of shards");
+    for lost in ["000/slab", "001/slab", "002"] {
+        let place = Place::new();
+        let cache = sharded(&place);
+        for key in KEYS {
+            cache.set([key], [key; 20_000]).unwrap();
+        }
+        drop(cache);
+        remove_log(&place, lost);
+        let reader = Reader::open(place.store()).unwrap();
+        let found = KEYS.filter(|key| {
+            let value = reader.get([*key]).unwrap();
+            value
+                .inspect(|value| assert_eq!(value, &[*key; 20_000]))
+                .is_some()
+        });
+        let found = found.count();
+        assert!(0 < found && found < KEYS.len(), "{lost}: {found}");
+        assert_eq!(reader.len().unwrap(), found);
+        assert!(reader.get("").is_err() && reader.key("none").unwrap().is_none());
+        let report = reader.check().unwrap();
+        assert!(report.problems[0].contains("is gone"), "{report:?}");
+    }
+}
+
 /// Whoever finds a shard gone, and asks for nothing: it begins again as the others are.
 #[test]
 fn a_shard_begins_again_with_the_settings_of_the_others() {

@@ -54,7 +54,8 @@ pub fn within<T>(until: Instant, in_vain: Failure, open: impl FnOnce() -> T) -> 
 /// What is said when others kept the store in `dir` from being opened for that long.
 pub fn in_vain(dir: &Path, limit: Duration) -> String {
     format!(
-        "the store in {} could not be opened for {}: another process is making or mending it; look for one that is stopped",
+        "the store in {} could not be opened for {}: another process is making or mending it, or \
+         has its slab open that was removed; look for one that is stopped, or that has a deleted file of it open",
         dir.display(),
         text::span(limit)
     )

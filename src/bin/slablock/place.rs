@@ -245,11 +245,20 @@ fn has_no_store(dir: &Path) -> Result<bool, Failure> {
     };
     for entry in entries {
         let name = entry.map_err(|error| cannot_look(dir, &error))?.file_name();
-        if !NO_STORE.iter().any(|known| name == OsStr::new(known)) {
+        if !NO_STORE.iter().any(|known| name == OsStr::new(known)) && !is_emptied_shard(dir, &name)
+        {
             return Ok(false);
         }
     }
     Ok(true)
+}
+
+/// Whether it is what a cleaner leaves of a shard: a directory with a number for a name, and nothing but `log` in it.
+fn is_emptied_shard(dir: &Path, name: &OsStr) -> bool {
+    let is_number = |name: &str| name.len() == 3 && name.bytes().all(|b| b.is_ascii_digit());
+    let names = fs::read_dir(dir.join(name)).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+    name.to_str().is_some_and(is_number)
+        && names.is_ok_and(|inside| inside.iter().all(|entry| entry.file_name() == "log"))
 }
 
 fn cannot_look(path: &Path, error: &io::Error) -> Failure {

@@ -56,7 +56,7 @@ pub enum Upkeep {
 }
 
 pub fn get(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
-    let got = Sight::open(dir).and_then(|place| match place {
+    let got = Sight::open_to_ask(dir).and_then(|place| match place {
         Some(place) => place.get(key),
         None => check_length(key).map(|()| None),
     });

@@ -12,13 +12,15 @@
 //! Each shard has the same bytes in the header of its slab. A cleaner of temporary files takes what is never written, as
 //! this file: then an opener makes it again, as any of the shards has it.
 
+use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{SHARDS_MAX, shard_path};
+use super::{SHARDS_MAX, shard_name, shard_path};
 use crate::error::{Error, Result};
+use crate::log::LOG;
 use crate::os::dir::names;
 use crate::os::file::{self, Likeness};
 use crate::slab::header::CACHE_OFFSET;
@@ -31,6 +33,10 @@ use crate::sync::{Ordering, crash_point};
 const MAGIC: [u8; 8] = *b"slabfan\0";
 const FORMAT_VERSION: u32 = 1;
 const RECORD_BYTES: usize = 36;
+/// Where the record is written before it gets its name; with a random number behind, if several may write it.
+const NEW_RECORD: &str = "fanout.new";
+/// How long to leave it to others to make the record, in milliseconds.
+const PATIENCE_MS: u32 = 2_000;
 
 /// What the file `fanout` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,7 +199,7 @@ fn record_in_slab(path: &Path) -> Result<Option<Record>> {
 /// Several may do so at once: they write the same.
 fn restore(dir: &Path, record: Record, like: Likeness) -> Result<()> {
     let path = dir.join(FANOUT);
-    let new = dir.join(format!("fanout.new.{:016x}", names::random(dir)?));
+    let new = dir.join(format!("{NEW_RECORD}.{:016x}", names::random(dir)?));
     let put_back = || {
         write_record(&new, &record.encode(), like)?;
         crash_point();
@@ -254,13 +260,20 @@ pub(super) fn make_record(
         lane: 0,
     };
     let locks = Locks::open(&site, settings.new_mode())?;
-    loop {
+    for waited_ms in 0.. {
         let is_alone = locks.try_attach_alone()?;
         if let Some(record) = read_record(dir)? {
             return Ok(record);
         }
         if is_alone {
             break;
+        }
+        if waited_ms >= PATIENCE_MS {
+            return Err(names::not_a_store(
+                dir,
+                "its record and its slabs were removed, and a process that has it open lives; it begins again once that has \
+                 ended",
+            ));
         }
         // No wait in the kernel: whoever has made the record goes on and attaches its shards, for as long as it lives.
         crash_point();
@@ -270,7 +283,7 @@ pub(super) fn make_record(
         return Err(plain());
     }
     let seed = [names::random(dir)?, names::random(dir)?];
-    let (new, path) = (dir.join("fanout.new"), dir.join(FANOUT));
+    let (new, path) = (dir.join(NEW_RECORD), dir.join(FANOUT));
     let record = Record { shards, seed };
     let like = Likeness::of_mode(settings.new_mode());
     write_record(&new, &record.encode(), like).map_err(io("write", &new))?;
@@ -297,9 +310,9 @@ fn write_record(path: &Path, bytes: &[u8], like: Likeness) -> io::Result<()> {
 fn refuse_strangers(dir: &Path) -> Result<()> {
     crash_point();
     for name in names(dir).map_err(|e| Error::io("read", dir, e))? {
-        let ours = [FANOUT, "fanout.new"].into_iter().chain(lock_files::NAMES);
+        let ours = [FANOUT].into_iter().chain(lock_files::NAMES);
         let mut harmless = ours.chain(names::OTHERS_FILES);
-        if !harmless.any(|known| name == known) {
+        if !harmless.any(|known| name == known) && !is_left_over(dir, &name)? {
             crash_point();
             if dir.join(FANOUT).exists() {
                 // Made since we looked for it, and with it the shards.
@@ -315,6 +328,29 @@ fn refuse_strangers(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether that is what a cleaner leaves of a cache: a record that was being written, or the directory of a shard with
+/// nothing in it but, perhaps, large values. Where there is a slab in it, it is no leftover.
+fn is_left_over(dir: &Path, name: &OsStr) -> Result<bool> {
+    let Some(name) = name.to_str() else {
+        return Ok(false);
+    };
+    if name.starts_with(NEW_RECORD) {
+        return Ok(true);
+    }
+    let is_shard = (0..SHARDS_MAX).any(|number| name == shard_name(number));
+    let shard = dir.join(name);
+    crash_point();
+    if !is_shard || !std::fs::symlink_metadata(&shard).is_ok_and(|meta| meta.is_dir()) {
+        return Ok(false);
+    }
+    crash_point();
+    let inside = names(&shard).map_err(|e| Error::io("read", &shard, e))?;
+    let harmless = [LOG].into_iter().chain(names::OTHERS_FILES);
+    Ok(inside
+        .iter()
+        .all(|name| harmless.clone().any(|known| name == known)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -323,7 +359,10 @@ mod tests {
     #[test]
     fn shards_that_were_made_meanwhile_are_no_strangers() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("000")).unwrap();
+        let shard = dir.path().join("000");
+        std::fs::create_dir(&shard).unwrap();
+        assert!(refuse_strangers(dir.path()).is_ok(), "nothing is in it");
+        std::fs::write(shard.join("slab"), b"").unwrap();
         assert!(refuse_strangers(dir.path()).is_err());
         std::fs::write(dir.path().join(FANOUT), b"").unwrap();
         assert!(refuse_strangers(dir.path()).is_ok());

@@ -63,7 +63,8 @@ pub(crate) struct ReadStore {
 
 /// What was decided and is not carried out, as far as it was looked at.
 pub(crate) struct Decided<'h> {
-    home: &'h ReadStore,
+    /// `None`: it is gone, and what was decided with it.
+    home: Option<&'h ReadStore>,
     /// The journal for which the list stands.
     journal: u64,
     /// By shard and slot.
@@ -161,7 +162,7 @@ impl ReadStore {
 }
 
 impl<'h> Decided<'h> {
-    pub(crate) fn new(home: &'h ReadStore) -> Decided<'h> {
+    pub(crate) fn new(home: Option<&'h ReadStore>) -> Decided<'h> {
         Decided {
             home,
             journal: 0,
@@ -172,7 +173,10 @@ impl<'h> Decided<'h> {
     /// The version after which what is prepared counts, if a change of that value was decided. Looks at the journal each
     /// time: whoever has seen one change of a transaction finds it decided, or carried out.
     fn after(&mut self, shard: u32, found: KeyEntry) -> Result<Option<u64>> {
-        let (log, word) = (&self.home.log, &self.home.slab.header().journal);
+        let Some(home) = self.home else {
+            return Ok(None);
+        };
+        let (log, word) = (&home.log, &home.slab.header().journal);
         let new = deciding::look(word, self.journal, |journal| read_list(log, journal));
         if let Some((journal, read)) = new {
             let path = log.path((journal >> 32) as u32);

@@ -281,6 +281,12 @@ fn attach(site: &Site, settings: &Settings) -> Result<(Locks, Slab)> {
             return Err(living::lock_files_lost(&slab, &strangers, living));
         }
     }
+    if !is_there(&site.dir.join(SLAB))? {
+        return Err(not_a_store(
+            &site.dir,
+            "its slab was removed, and a process that has it open lives; it begins again once that has ended",
+        ));
+    }
     Err(Error::Corrupt {
         path: site.dir.join(SLAB),
         what: "it is not ready for use, and others who use it prevent mending it".to_string(),
