@@ -1,7 +1,9 @@
 //! The words that every layer shares: kinds of keys, tokens, and what can be said about a holder.
 
 use std::fmt;
+use std::num::ParseIntError;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::str::FromStr;
 use std::time::Duration;
 
 /// What a key is. Each key is of one kind for as long as it exists.
@@ -38,6 +40,19 @@ impl fmt::Display for Kind {
 /// of the key, and reboots. Hand the token to what the lock protects, and let that refuse whatever comes
 /// with a smaller one: then a holder who was stopped past its lease can do no harm. For a semaphore,
 /// tokens are unique, and grow in the order in which acquirers arrived at their permit.
+///
+/// A token is below 2^50, so that it fits a signed 64-bit column of a database, and a double.
+///
+/// # Examples
+///
+/// ```
+/// use slablock::Token;
+///
+/// let token: Token = "60147006872635".parse()?; // as `slablock run` sets SLABLOCK_TOKEN
+/// assert_eq!(u64::from(token), 60_147_006_872_635);
+/// assert!(token > Token::from(1));
+/// # Ok::<_, std::num::ParseIntError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Token(u64);
 
@@ -50,6 +65,27 @@ impl Token {
     /// The number.
     pub const fn get(self) -> u64 {
         self.0
+    }
+}
+
+impl From<u64> for Token {
+    fn from(number: u64) -> Token {
+        Token(number)
+    }
+}
+
+impl From<Token> for u64 {
+    fn from(token: Token) -> u64 {
+        token.0
+    }
+}
+
+/// From digits, as `Display` writes them.
+impl FromStr for Token {
+    type Err = ParseIntError;
+
+    fn from_str(digits: &str) -> Result<Token, ParseIntError> {
+        digits.parse().map(Token)
     }
 }
 
@@ -81,6 +117,25 @@ pub struct Holder {
     pub alive: bool,
     /// Whether `pid` means something in the PID namespace of the calling process.
     pub same_pid_namespace: bool,
+}
+
+/// As in `rsync (process 4711)`, with what is special about it: that it died, that its lease is over, that its process id
+/// means nothing here.
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.program.is_empty() {
+            true => write!(f, "process {}", self.pid)?,
+            false => write!(f, "{} (process {})", self.program.escape_debug(), self.pid)?,
+        }
+        if !self.same_pid_namespace {
+            f.write_str(", in another PID namespace")?;
+        }
+        match (self.alive, self.lease_left) {
+            (false, _) => f.write_str(", dead"),
+            (true, Some(Duration::ZERO)) => f.write_str(", its lease over"),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A key, what it is, and how it stands.
@@ -184,6 +239,23 @@ impl Stats {
     }
 }
 
+/// In one line.
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} hits, {} misses, {} evictions, {} damaged, {} not kept; {} bytes in files, {} to be given back",
+            self.hits,
+            self.misses,
+            self.evictions,
+            self.damaged,
+            self.unkept,
+            self.bytes_live,
+            self.bytes_dead
+        )
+    }
+}
+
 /// A process that has a store open, as another one can find out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -219,5 +291,52 @@ impl Lifeline {
     /// The descriptors that a child has to inherit: clear their close-on-exec flags there.
     pub fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
         self.descriptors.each_ref().map(AsFd::as_fd)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_holder_is_told_in_one_line() {
+        let holder = |alive, lease_left, same_pid_namespace| Holder {
+            pid: 4_711,
+            tid: 4_712,
+            program: "rsync".to_string(),
+            held_for: None,
+            lease_left,
+            token: Token::new(7),
+            alive,
+            same_pid_namespace,
+        };
+        let over = Some(Duration::ZERO);
+        for (holder, told) in [
+            (holder(true, None, true), "rsync (process 4711)"),
+            (holder(false, over, true), "rsync (process 4711), dead"),
+            (
+                holder(true, over, true),
+                "rsync (process 4711), its lease over",
+            ),
+            (
+                holder(true, None, false),
+                "rsync (process 4711), in another PID namespace",
+            ),
+        ] {
+            assert_eq!(holder.to_string(), told);
+        }
+        let unknown = Holder {
+            program: String::new(),
+            ..holder(true, None, true)
+        };
+        assert_eq!(unknown.to_string(), "process 4711");
+    }
+
+    #[test]
+    fn tokens_are_numbers_and_digits() {
+        let token: Token = "60147006872635".parse().unwrap();
+        assert_eq!(u64::from(token), 60_147_006_872_635);
+        assert_eq!(Token::from(7).to_string().parse(), Ok(Token::new(7)));
+        assert!("seven".parse::<Token>().is_err());
     }
 }

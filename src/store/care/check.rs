@@ -4,6 +4,8 @@
 //! Between two pieces keys come and go. A key is compared with the states of its slots under its stripe, where they are
 //! its own. That two keys have one slot, or that nobody has it, is said only after it was looked at again: `leaks`.
 
+use std::fmt;
+
 use crate::error::{Error, Result, show_key};
 use crate::log::Log;
 use crate::os::memory;
@@ -35,6 +37,28 @@ pub struct CheckReport {
     pub dead_holds: usize,
     /// What does not hold, one sentence each. Empty for a sound store.
     pub problems: Vec<String>,
+}
+
+/// The problems, a line each, and in the last one the counts.
+impl fmt::Display for CheckReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for problem in &self.problems {
+            writeln!(f, "{problem}")?;
+        }
+        write!(
+            f,
+            "{}: {} keys in {} slots, {} slots leaked, {} holds left by the dead",
+            if self.is_sound() {
+                "sound"
+            } else {
+                "not sound"
+            },
+            self.keys,
+            self.slots_used,
+            self.slots_leaked,
+            self.dead_holds
+        )
+    }
 }
 
 impl CheckReport {

@@ -4,6 +4,7 @@
 //! Needs to be alone. It only ever computes the same from the same slots, and marks the slab as being
 //! rebuilt until it is done: whoever dies over it leaves the work to the next one.
 
+use std::fmt;
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -41,6 +42,17 @@ pub struct RepairReport {
     pub slots_freed: usize,
     /// What was mended, one sentence each. Empty if nothing had to be.
     pub actions: Vec<String>,
+}
+
+/// What was done, a line each, and the counts in the last one.
+impl fmt::Display for RepairReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for action in &self.actions {
+            writeln!(f, "{action}")?;
+        }
+        let (kept, lost, freed) = (self.keys_kept, self.keys_lost, self.slots_freed);
+        write!(f, "{kept} keys kept, {lost} lost, {freed} slots freed")
+    }
 }
 
 impl RepairReport {
