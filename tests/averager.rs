@@ -2,14 +2,14 @@
 
 #![allow(missing_docs)]
 
-mod common;
+mod kit;
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
-use common::{LONG, SHORT, bounded, store, until};
+use kit::{LONG, SHORT, bounded, store, until};
 use slablock::{Averager, Error, KeyState, Kind};
 
 #[test]
@@ -271,7 +271,7 @@ fn a_removed_average_starts_from_nothing() {
 #[test]
 fn a_slot_that_was_a_lock_is_a_clean_average_and_back() {
     bounded(|| {
-        let (_place, cache) = common::store_of(1);
+        let (_place, cache) = kit::store_of(1);
         for round in 0..5 {
             let key = format!("{round:x<130}");
             drop(

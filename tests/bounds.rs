@@ -3,8 +3,7 @@
 
 #![allow(missing_docs)]
 
-#[path = "common/children.rs"]
-mod children;
+mod kit;
 
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
@@ -13,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use children::{Child, Random, Role, Stopwatch, Watchdog, hear, say};
+use kit::{Child, Place, Random, Role, Stopwatch, Watchdog, hear, say};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use slablock::{Cache, Error, Eviction, Lock, Options};
@@ -60,9 +59,9 @@ fn child_role() {
     }
 }
 
-fn store(options: Options) -> (tempfile::TempDir, Cache) {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = options.open(dir.path().join("store"));
+fn store(options: Options) -> (Place, Cache) {
+    let dir = Place::new();
+    let cache = options.open(dir.store());
     (dir, cache.unwrap())
 }
 
@@ -160,7 +159,7 @@ fn the_log_of_many_processes_stays_within_its_bound() {
     let _watchdog = Watchdog::new("bounds");
     let (dir, cache) = store(Cache::options().size_limit(LIMIT));
     let mut children: Vec<_> = (0..6)
-        .map(|seed| Child::start("setter", dir.path(), &[&seed.to_string(), "3000"]))
+        .map(|seed| Child::start("setter", dir.root(), &[&seed.to_string(), "3000"]))
         .collect();
     for child in &mut children {
         child.expect("up");
@@ -195,7 +194,7 @@ fn who_is_stopped_with_a_value_keeps_nobody_waiting_for_room() {
         for key in 0..8_usize {
             cache.set(format!("large {key}"), vec![7; 200_000]).unwrap();
         }
-        let mut child = Child::start("latcher", dir.path(), &[]);
+        let mut child = Child::start("latcher", dir.root(), &[]);
         child.expect("latched");
         let (mut longest, mut refused) = (Duration::ZERO, 0);
         for round in 0..600_usize {
@@ -271,7 +270,7 @@ fn replace(cache: &Cache, keys: Range<usize>, rounds: usize, len: usize) -> (usi
 }
 
 /// A store that is full of values of that length, whose keys are the first of those that there are.
-fn full_of(len: usize) -> (tempfile::TempDir, Cache, usize) {
+fn full_of(len: usize) -> (Place, Cache, usize) {
     let (dir, cache) = store(Cache::options().size_limit(LIMIT));
     let most = LIMIT as usize / 4 * 3 / len;
     // To give them a large one needs no stripe.
@@ -393,7 +392,7 @@ fn lower_the_limit(store: &Path, from: u64, to: u64) {
 }
 
 /// A store with more in its log than it is to have.
-fn full_of_64_mib() -> (tempfile::TempDir, Cache) {
+fn full_of_64_mib() -> (Place, Cache) {
     let (dir, cache) = store(Cache::options().size_limit(64 << 20).capacity(10_000));
     for key in 0..3_000 {
         let value = vec![key as u8; 15_000];

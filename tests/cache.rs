@@ -2,12 +2,12 @@
 
 #![allow(missing_docs)]
 
-mod common;
+mod kit;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 
-use common::{LONG, Place, bounded, store, store_of};
+use kit::{LONG, Place, bounded, store, store_of};
 use slablock::{
     Averager, BoundedSemaphore, Cache, Error, FanoutCache, KeyInfo, KeyState, Keyspace, Kind, Lock,
     RLock, Token,

@@ -3,7 +3,7 @@
 #![allow(missing_docs)]
 
 #[macro_use]
-mod common;
+mod kit;
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -11,9 +11,10 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use common::layout::{self, Layout};
-use common::{
-    Place, bounded, child, in_a_namespace, mount, role, run, said, says, store, store_of, until,
+use kit::layout::{self, Layout};
+use kit::{
+    Place, Random, bounded, child, in_a_namespace, mount, output_of, role, said, says, seed_of,
+    store, store_of, succeeds, until,
 };
 use slablock::{
     Averager, BoundedSemaphore, Cache, Error, Lock, RLock, RepairReport, SetOptions, Token,
@@ -166,7 +167,7 @@ fn use_cache(cache: &Cache) {
 
 /// In a process of its own, so that a signal or a hang there is seen here.
 fn survives(name: &str, place: &Place, what: &str) {
-    let output = run(child(name, place.store().to_str().unwrap()));
+    let output = output_of(child(name, place.store().to_str().unwrap()));
     let said = said(&output);
     let lines: Vec<_> = said.lines().rev().take(30).collect();
     assert!(
@@ -530,9 +531,7 @@ fn lock_files_that_vanish_under_an_open_store_are_told_by_name() {
                 }
                 // Another process is kept out, so that the two do not take the same.
                 let argument = format!("{}|{name}", place.store().display());
-                let output = run(child(REFUSED, &argument));
-                assert!(output.status.success(), "{name}: {}", said(&output));
-                assert!(said(&output).contains("all done"), "{}", said(&output));
+                succeeds(child(REFUSED, &argument), "all done");
                 // Nor is anything repaired under the one who is in.
                 let busy = Cache::repair(place.store());
                 assert_error!(busy, Error::Busy { .. }, [place.store().to_str().unwrap()]);
@@ -940,14 +939,10 @@ fn a_store_with_random_damage_ends_in_errors() {
     if play_victim(NAME) {
         return;
     }
-    let seed = match std::env::var("SLABLOCK_TEST_SEED") {
-        Ok(seed) => seed.parse().expect("a number"),
-        Err(_) => std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64,
-    };
-    println!("SLABLOCK_TEST_SEED={seed}");
+    let seed = seed_of(NAME);
     for round in 0..8 {
         bounded(move || {
-            let mut random = Random(seed.wrapping_add(round << 32));
+            let mut random = Random::new(seed.wrapping_add(round << 32));
             let map = layout();
             let place = furnished();
             let len = place.slab_len();
@@ -976,19 +971,6 @@ fn a_store_with_random_damage_ends_in_errors() {
             }
             survives(NAME, &place, &format!("round {round} of seed {seed}"));
         });
-    }
-}
-
-/// SplitMix64, by Sebastiano Vigna: enough to choose bytes, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ z >> 31) % end
     }
 }
 

@@ -1,11 +1,7 @@
 //! What holds when processes are killed, stopped or late: the next one gets it, is told, and finds nothing
 //! half done. What holds among the living is in `processes.rs`.
 
-#[path = "common/children.rs"]
-mod children;
-#[path = "common/layout.rs"]
-#[allow(dead_code)]
-mod layout;
+mod kit;
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -13,9 +9,9 @@ use std::process::Stdio;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use children::{
-    Board, Child, HANGS, Random, Role, Watchdog, exit_now, fork, hear, is_within, kept_at_last,
-    reap, reap_killed, reap_well, run, say, step_through, until,
+use kit::{
+    Board, Child, HANGS, Place, Random, Role, Watchdog, exit_now, fork, hear, is_within,
+    kept_at_last, layout, reap, reap_killed, reap_well, run, say, step_through, until,
 };
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
@@ -27,7 +23,6 @@ use slablock::{
     Averager, BoundedSemaphore, Cache, Error, Holder, Lock, LockGuard, RLock, RLockGuard, Result,
     SemaphoreGuard, Token,
 };
-use tempfile::TempDir;
 
 const KINDS: [&str; 3] = ["lock", "rlock", "semaphore"];
 
@@ -52,12 +47,8 @@ fn child_role() {
     }
 }
 
-fn new_dir() -> TempDir {
-    tempfile::tempdir().unwrap()
-}
-
-fn open(dir: &TempDir) -> Cache {
-    Cache::open(dir.path().join("store")).unwrap()
+fn open(dir: &Place) -> Cache {
+    Cache::open(dir.store()).unwrap()
 }
 
 // ---- One handle for the three kinds of holds ----
@@ -228,13 +219,13 @@ fn wait(role: &Role) {
 fn a_killed_holders_hold_goes_to_the_waiter_who_is_told() {
     let _watchdog = Watchdog::new("killed holder");
     for kind in KINDS {
-        let dir = new_dir();
-        let mut holder = Child::start("hold", dir.path(), &[kind, "0"]);
+        let dir = Place::new();
+        let mut holder = Child::start("hold", dir.root(), &[kind, "0"]);
         let token: u64 = holder.expect("held").parse().unwrap();
         let handle = Handle::new(&open(&dir), kind, 0);
         assert!(handle.acquire_timeout(Duration::ZERO).is_none());
         assert!(handle.holder().unwrap().alive);
-        let mut waiter = Child::start("wait", dir.path(), &[kind]);
+        let mut waiter = Child::start("wait", dir.root(), &[kind]);
         waiter.expect("waiting");
         until("it waits", || handle.waiters() == 1);
         let pid = holder.pid();
@@ -252,10 +243,10 @@ fn a_killed_holders_hold_goes_to_the_waiter_who_is_told() {
 fn what_a_dead_one_held_is_told_in_full_to_who_only_tries() {
     let _watchdog = Watchdog::new("told in full");
     for kind in KINDS {
-        let dir = new_dir();
+        let dir = Place::new();
         // Also when a lease was running, which is not waited for.
         for lease_ms in ["0", "3600000"] {
-            let mut holder = Child::start("hold", dir.path(), &[kind, lease_ms]);
+            let mut holder = Child::start("hold", dir.root(), &[kind, lease_ms]);
             let token: u64 = holder.expect("held").parse().unwrap();
             let handle = Handle::new(&open(&dir), kind, 0);
             let living = handle.holder().unwrap();
@@ -280,11 +271,11 @@ fn what_a_dead_one_held_is_told_in_full_to_who_only_tries() {
 fn a_killed_waiter_is_not_missed() {
     let _watchdog = Watchdog::new("killed waiter");
     for kind in KINDS {
-        let dir = new_dir();
+        let dir = Place::new();
         let handle = Handle::new(&open(&dir), kind, 0);
         let guard = handle.acquire_timeout(Duration::ZERO).unwrap();
         let mut waiters: Vec<_> = (0..3)
-            .map(|_| Child::start("wait", dir.path(), &[kind]))
+            .map(|_| Child::start("wait", dir.root(), &[kind]))
             .collect();
         waiters.iter().for_each(|w| drop(w.expect("waiting")));
         until("all wait", || handle.waiters() == 3);
@@ -312,12 +303,12 @@ fn a_killed_waiter_is_not_missed() {
 #[test]
 fn a_dead_ones_permit_comes_back_and_no_other() {
     let _watchdog = Watchdog::new("permits of the dead");
-    let dir = new_dir();
+    let dir = Place::new();
     let cache = open(&dir);
     // The children use a value of their own key; this one shares three among forked holders.
     let semaphore = BoundedSemaphore::new(&cache, "three", 3);
     let mine = semaphore.acquire().unwrap();
-    let mut child = Child::start("supervise", dir.path(), &["permits"]);
+    let mut child = Child::start("supervise", dir.root(), &["permits"]);
     child.expect("held");
     assert!(semaphore.try_acquire().unwrap().is_none());
     child.kill();
@@ -339,8 +330,8 @@ fn a_dead_ones_permit_comes_back_and_no_other() {
 #[test]
 fn a_death_inside_an_add_leaves_every_acknowledged_value_and_at_most_one_more() {
     let _watchdog = Watchdog::new("killed adders");
-    let dir = new_dir();
-    run("killed_adders", dir.path(), &[]);
+    let dir = Place::new();
+    run("killed_adders", dir.root(), &[]);
 }
 
 const ADDERS: usize = 3;
@@ -416,8 +407,8 @@ fn killed_adders(role: &Role) {
 #[test]
 fn every_value_is_in_exactly_one_pop_whoever_is_killed() {
     let _watchdog = Watchdog::new("killed while popped");
-    let dir = new_dir();
-    run("killed_while_popped", dir.path(), &[]);
+    let dir = Place::new();
+    run("killed_while_popped", dir.root(), &[]);
 }
 
 fn killed_while_popped(role: &Role) {
@@ -463,8 +454,8 @@ fn killed_while_popped(role: &Role) {
 #[test]
 fn random_deaths_never_break_exclusion_nor_the_store() {
     let _watchdog = Watchdog::new("torture");
-    let dir = new_dir();
-    run("torture", dir.path(), &[]);
+    let dir = Place::new();
+    run("torture", dir.root(), &[]);
 }
 
 const WORKERS: usize = 4;
@@ -593,10 +584,10 @@ fn alone(board: &Board, n: usize, token: Token, recovered: Option<&Holder>) {
 fn a_stopped_holder_without_a_lease_is_waited_for() {
     let _watchdog = Watchdog::new("stopped");
     for kind in KINDS {
-        let dir = new_dir();
-        let mut holder = Child::start("hold", dir.path(), &[kind, "0"]);
+        let dir = Place::new();
+        let mut holder = Child::start("hold", dir.root(), &[kind, "0"]);
         holder.expect("held");
-        let mut waiter = Child::start("wait", dir.path(), &[kind]);
+        let mut waiter = Child::start("wait", dir.root(), &[kind]);
         let handle = Handle::new(&open(&dir), kind, 0);
         until("it waits", || handle.waiters() == 1);
         holder.stop();
@@ -616,8 +607,8 @@ fn a_stopped_holder_without_a_lease_is_waited_for() {
 fn a_stopped_holders_lease_runs_out_and_it_never_frees_its_successor() {
     let _watchdog = Watchdog::new("stopped with lease");
     for kind in KINDS {
-        let dir = new_dir();
-        let mut holder = Child::start("hold", dir.path(), &[kind, "150"]);
+        let dir = Place::new();
+        let mut holder = Child::start("hold", dir.root(), &[kind, "150"]);
         let token: u64 = holder.expect("held").parse().unwrap();
         holder.stop();
         let handle = Handle::new(&open(&dir), kind, 0);
@@ -651,8 +642,8 @@ fn a_stopped_holders_lease_runs_out_and_it_never_frees_its_successor() {
 fn a_lease_that_is_renewed_lasts_and_one_that_is_over_is_reported_to_its_holder() {
     let _watchdog = Watchdog::new("late release");
     for kind in KINDS {
-        let dir = new_dir();
-        let mut holder = Child::start("hold", dir.path(), &[kind, "300"]);
+        let dir = Place::new();
+        let mut holder = Child::start("hold", dir.root(), &[kind, "300"]);
         holder.expect("held");
         let handle = Handle::new(&open(&dir), kind, 0);
         // Kept well beyond the first lease, unless this machine stalled for too long.
@@ -692,8 +683,8 @@ fn a_lease_that_is_renewed_lasts_and_one_that_is_over_is_reported_to_its_holder(
 #[test]
 fn numbers_of_the_dead_are_reused_and_their_holds_still_recovered() {
     let _watchdog = Watchdog::new("numbers reused");
-    let dir = new_dir();
-    run("numbers_reused", dir.path(), &[]);
+    let dir = Place::new();
+    run("numbers_reused", dir.root(), &[]);
 }
 
 fn numbers_reused(role: &Role) {
@@ -766,8 +757,8 @@ fn numbers_reused(role: &Role) {
 #[test]
 fn a_lifeline_keeps_a_dead_ones_hold_for_as_long_as_its_child_has_it() {
     let _watchdog = Watchdog::new("lifeline");
-    let dir = new_dir();
-    let mut supervisor = Child::start("supervise", dir.path(), &["lifeline"]);
+    let dir = Place::new();
+    let mut supervisor = Child::start("supervise", dir.root(), &["lifeline"]);
     supervisor.expect("held");
     let program = Pid::from_raw(supervisor.expect("started").parse().unwrap());
     let pid = supervisor.pid();
@@ -817,9 +808,9 @@ fn supervise(role: &Role) {
 #[test]
 fn a_zombie_with_a_lifeline_is_waited_for_quietly() {
     let _watchdog = Watchdog::new("zombie");
-    let dir = new_dir();
-    let board = Board::open(dir.path());
-    let store = dir.path().join("store");
+    let dir = Place::new();
+    let board = Board::open(dir.root());
+    let store = dir.store();
     let supervisor = fork(|| {
         let cache = Cache::open(&store).unwrap();
         let lock = Lock::new(&cache, "guarded");
@@ -856,11 +847,11 @@ fn own_cpu() -> Duration {
 #[test]
 fn a_holder_whose_number_is_anothers_is_dead_for_all_who_ask() {
     let _watchdog = Watchdog::new("number");
-    let dir = new_dir();
-    let mut holder = Child::start("hold", dir.path(), &["lock", "0"]);
+    let dir = Place::new();
+    let mut holder = Child::start("hold", dir.root(), &["lock", "0"]);
     holder.expect("held");
     let cache = open(&dir);
-    let path = dir.path().join("store/slab");
+    let path = dir.root().join("store/slab");
     let slab = std::fs::OpenOptions::new()
         .read(true)
         .write(true)
@@ -893,12 +884,12 @@ fn a_holder_whose_number_is_anothers_is_dead_for_all_who_ask() {
 #[test]
 fn a_long_wait_ends_with_the_death_of_the_holder() {
     let _watchdog = Watchdog::new("long wait");
-    let dir = new_dir();
+    let dir = Place::new();
     let lock = Lock::new(&open(&dir), "long");
     let delay = |wait_ms: u64| {
-        let board = Board::open(dir.path());
+        let board = Board::open(dir.root());
         board.set(0, 0);
-        let store = dir.path().join("store");
+        let store = dir.store();
         let holder = fork(|| {
             let lock = Lock::new(&Cache::open(store).unwrap(), "long");
             let _guard = lock.acquire().unwrap();
@@ -932,7 +923,7 @@ fn a_long_wait_ends_with_the_death_of_the_holder() {
 #[test]
 fn a_grandchild_keeps_its_own_files() {
     let _watchdog = Watchdog::new("grandchild");
-    let dir = new_dir();
+    let dir = Place::new();
     let _inherited = open(&dir);
     reap_well(fork(|| {
         let numbers: Vec<std::fs::File> = (0..8)
@@ -952,8 +943,8 @@ fn a_fork_while_the_process_exits_is_a_fork() {
         reap_well(fork(|| ()));
     }
     let _watchdog = Watchdog::new("exit");
-    let dir = new_dir();
-    let store = dir.path().join("store");
+    let dir = Place::new();
+    let store = dir.store();
     let child = fork(|| {
         let _cache = Cache::open(&store).unwrap();
         reap_well(fork(|| ()));
@@ -970,8 +961,8 @@ fn a_fork_while_the_process_exits_is_a_fork() {
 #[test]
 fn forking_does_not_wait_for_who_is_joining() {
     let _watchdog = Watchdog::new("joining");
-    let dir = new_dir();
-    let store = dir.path().join("store");
+    let dir = Place::new();
+    let store = dir.store();
     drop(Cache::open(&store).unwrap());
     let stripes = std::fs::OpenOptions::new()
         .read(true)
@@ -1007,8 +998,8 @@ fn forking_does_not_wait_for_who_is_joining() {
 
 fn step_role(test: &'static str, role: &str) {
     let _watchdog = Watchdog::new(test);
-    let dir = new_dir();
-    run(role, dir.path(), &[]);
+    let dir = Place::new();
+    run(role, dir.root(), &[]);
 }
 
 #[test]

@@ -3,16 +3,14 @@
 #![allow(missing_docs)]
 
 #[macro_use]
-mod common;
+mod kit;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use common::{
-    Place, bounded, child, in_a_namespace, mount, role, run, said, says, store, store_of,
-};
+use kit::{Place, bounded, child, in_a_namespace, mount, role, says, store, store_of, succeeds};
 use slablock::{Averager, BoundedSemaphore, Cache, Error, FanoutCache, Lock, RLock, Token};
 
 // --- what callers ask for ---
@@ -502,12 +500,7 @@ fn an_unwritable_directory_is_told_with_path_and_remedy() {
             mode(&place.store().join(name), 0o444).unwrap();
         }
         let name = "an_unwritable_directory_is_told_with_path_and_remedy";
-        let output = run(child(name, place.root().to_str().unwrap()));
-        assert!(
-            output.status.success() && said(&output).contains("all told"),
-            "{}",
-            said(&output)
-        );
+        succeeds(child(name, place.root().to_str().unwrap()), "all told");
         assert_eq!(fs::read_dir(&closed).unwrap().count(), 0);
     });
 }
@@ -610,8 +603,8 @@ fn a_read_only_file_system_is_told_with_a_remedy() {
 /// The files that were opened before the one that could not be were left open, three for each attempt.
 #[test]
 fn an_open_that_fails_leaves_no_descriptor_behind() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = dir.path().join("store");
+    let dir = Place::new();
+    let store = dir.store();
     drop(Cache::open(&store).unwrap());
     std::fs::remove_file(store.join("stripes")).unwrap();
     std::fs::create_dir(store.join("stripes")).unwrap();

@@ -1,13 +1,12 @@
 //! Every example runs to its end, and its own assertions hold.
 
+mod kit;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::{Command, ExitStatus, Stdio};
 
-/// Each takes well under two seconds: one that does not end by then hangs.
-const BOUND: Duration = Duration::from_secs(600);
+use kit::KilledAtTheEnd;
 
 #[test]
 fn every_example_runs_to_its_end() {
@@ -15,7 +14,7 @@ fn every_example_runs_to_its_end() {
     assert!(names.len() >= 8, "{names:?}");
     for name in names {
         let status = run(&name);
-        assert!(status.is_some_and(|s| s.success()), "{name}: {status:?}");
+        assert!(status.success(), "{name}: {status:?}");
     }
 }
 
@@ -40,28 +39,15 @@ fn program(name: &str) -> PathBuf {
     profile.join("examples").join(name)
 }
 
-/// How it ended; `None` when it did not, and was killed.
-fn run(name: &str) -> Option<ExitStatus> {
+/// How it ended.
+fn run(name: &str) -> ExitStatus {
     let program = program(name);
-    let mut child = Command::new(&program)
+    let child = Command::new(&program)
         .stdin(Stdio::null())
         .spawn()
         .unwrap_or_else(|e| {
             let path = program.display();
             panic!("{path}: {e}; `cargo test` builds it, `cargo test --test` does not: `cargo build --examples`")
         });
-    let end = Instant::now() + BOUND;
-    while Instant::now() < end {
-        if let Some(status) = child.try_wait().expect("it is our child") {
-            return Some(status);
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    stop(&mut child);
-    None
-}
-
-fn stop(child: &mut Child) {
-    child.kill().expect("it is our child");
-    child.wait().expect("it is our child");
+    KilledAtTheEnd(child).ended(name)
 }

@@ -4,12 +4,12 @@
 #![allow(missing_docs)]
 
 #[macro_use]
-mod common;
+mod kit;
 
 use std::fs::{self, File};
 use std::sync::Barrier;
 
-use common::{Place, bounded, store};
+use kit::{Place, bounded, store};
 use slablock::{Averager, BoundedSemaphore, Cache, Error, FanoutCache, Kind, Lock, RLock, Result};
 
 /// Its name, for which kind of key, and what it does with the key.

@@ -2,14 +2,14 @@
 
 #![allow(missing_docs)]
 
-mod common;
+mod kit;
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{LEASE, LONG, SHORT, bounded, is_within, kept_at_last, store, until};
+use kit::{LEASE, LONG, SHORT, bounded, is_within, kept_at_last, store, until};
 use slablock::{Cache, Error, Lock, LockGuard, Token};
 
 fn assert_lost<T: std::fmt::Debug>(result: Result<T, Error>, token: Token) {
@@ -329,7 +329,7 @@ fn the_holder_is_told_in_full() {
         assert!(holder.alive && holder.same_pid_namespace);
         assert!(holder.held_for.unwrap() < LONG);
         let left = holder.lease_left.unwrap();
-        assert!(left <= LONG + Duration::from_millis(51) && left > LONG - common::HANGS);
+        assert!(left <= LONG + Duration::from_millis(51) && left > LONG - kit::HANGS);
     });
 }
 
@@ -342,7 +342,7 @@ fn the_time_held_is_counted() {
         thread::sleep(Duration::from_millis(30));
         let held = lock.holder().unwrap().unwrap().held_for.unwrap();
         assert!(held >= Duration::from_millis(20), "{held:?}");
-        assert!(held < common::HANGS, "{held:?}");
+        assert!(held < kit::HANGS, "{held:?}");
     });
 }
 

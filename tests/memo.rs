@@ -2,15 +2,14 @@
 
 #![allow(missing_docs)]
 
-#[path = "common/children.rs"]
-mod children;
+mod kit;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use children::{Board, Child, Role, Watchdog, exit_now, fork, hear, reap_well, say, until};
+use kit::{Board, Child, Place, Role, Watchdog, exit_now, fork, hear, reap_well, say, until};
 use nix::libc;
 use slablock::{Cache, Error, Eviction, FanoutCache, Kind, Lock, SetOptions};
 
@@ -132,7 +131,7 @@ fn fork_and_go_on() -> i32 {
 }
 
 struct Askers {
-    _dir: tempfile::TempDir,
+    _dir: Place,
     board: Board,
     all: Vec<Child>,
 }
@@ -140,9 +139,9 @@ struct Askers {
 impl Askers {
     /// All of them have asked: one computes, the others sleep.
     fn asking() -> Askers {
-        let dir = tempfile::tempdir().unwrap();
-        let board = Board::open(dir.path());
-        let start = |me: usize| Child::start("asker", dir.path(), &[&me.to_string()]);
+        let dir = Place::new();
+        let board = Board::open(dir.root());
+        let start = |me: usize| Child::start("asker", dir.root(), &[&me.to_string()]);
         let mut all: Vec<Child> = (1..=ASKERS).map(start).collect();
         for child in &mut all {
             child.expect("up");
@@ -239,12 +238,12 @@ fn a_panic_goes_to_its_caller_and_the_next_one_computes() {
 #[test]
 fn a_fork_in_the_function_takes_nothing_and_sets_nothing() {
     let _watchdog = Watchdog::new("a_fork_in_the_function_takes_nothing_and_sets_nothing");
-    let dir = tempfile::tempdir().unwrap();
-    let board = Board::open(dir.path());
-    let mut forker = Child::start("forker", dir.path(), &[]);
+    let dir = Place::new();
+    let board = Board::open(dir.root());
+    let mut forker = Child::start("forker", dir.root(), &[]);
     forker.expect("forked");
     assert_eq!(board.get(RUNNER), 1);
-    let mut asker = Child::start("asker", dir.path(), &["2"]);
+    let mut asker = Child::start("asker", dir.root(), &["2"]);
     asker.expect("up");
     asker.tell("ask");
     until("the other sleeps", || sleeps(&asker));
@@ -260,8 +259,8 @@ fn threads_compute_each_value_once() {
     const KEYS: usize = 3_000;
     const THREADS: usize = 4;
     let _watchdog = Watchdog::new("threads_compute_each_value_once");
-    let dir = tempfile::tempdir().unwrap();
-    let cache = cache_in(dir.path());
+    let dir = Place::new();
+    let cache = cache_in(dir.root());
     let barrier = std::sync::Barrier::new(THREADS);
     let ran = std::sync::Mutex::new(vec![0; KEYS]);
     std::thread::scope(|scope| {
@@ -299,8 +298,8 @@ const AT_ONCE: f64 = 1e15;
 
 #[test]
 fn a_value_that_is_there_is_not_computed() {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = cache_in(dir.path());
+    let dir = Place::new();
+    let cache = cache_in(dir.root());
     let tagged = for_long().tag("t");
     let number = |n: u8| move || slablock::Result::Ok(vec![n]);
     assert_eq!(
@@ -323,7 +322,7 @@ fn a_value_that_is_there_is_not_computed() {
     let large = vec![7; 100_000];
     let got = cache.get_or_insert_with("k", &tagged, || slablock::Result::Ok(large.clone()));
     assert!(got.unwrap() == large);
-    let fanout = FanoutCache::open(dir.path().join("fanout"), 3).unwrap();
+    let fanout = FanoutCache::open(dir.root().join("fanout"), 3).unwrap();
     for n in 0..20 {
         let key = [n];
         assert_eq!(
@@ -342,8 +341,8 @@ fn a_value_that_is_there_is_not_computed() {
 
 #[test]
 fn one_computes_early_and_the_others_go_on() {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = &cache_in(dir.path());
+    let dir = Place::new();
+    let cache = &cache_in(dir.root());
     let ask = |beta, value: &'static str| {
         let got = cache.get_or_insert_early("k", &for_long(), beta, || {
             slablock::Result::Ok(value.into())
@@ -375,8 +374,8 @@ fn one_computes_early_and_the_others_go_on() {
 
 #[test]
 fn an_early_error_goes_to_its_caller_and_the_value_stays() {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = cache_in(dir.path());
+    let dir = Place::new();
+    let cache = cache_in(dir.root());
     let ask = |result: Result<Vec<u8>, Failed>| {
         cache.get_or_insert_early("k", &for_long(), AT_ONCE, || result)
     };
@@ -390,8 +389,8 @@ fn an_early_error_goes_to_its_caller_and_the_value_stays() {
 
 #[test]
 fn without_an_end_nothing_is_early() {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = cache_in(dir.path());
+    let dir = Place::new();
+    let cache = cache_in(dir.root());
     for _ in 0..3 {
         let got = cache.get_or_insert_early("k", &SetOptions::new(), AT_ONCE, || {
             assert!(!cache.contains("k").unwrap());
@@ -407,8 +406,8 @@ fn without_an_end_nothing_is_early() {
 
 #[test]
 fn what_cannot_be_set_is_refused_before_it_is_computed() {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = cache_in(dir.path());
+    let dir = Place::new();
+    let cache = cache_in(dir.root());
     drop(Lock::new(&cache, "lock").acquire().unwrap());
     let ask = |key: &[u8], options: &SetOptions, beta| {
         cache
@@ -433,8 +432,8 @@ fn what_cannot_be_set_is_refused_before_it_is_computed() {
 
 #[test]
 fn a_store_that_is_cleared_meanwhile_does_not_keep_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = cache_in(dir.path());
+    let dir = Place::new();
+    let cache = cache_in(dir.root());
     let got = cache.get_or_insert_with("k", &SetOptions::new(), || {
         // Nothing of this is to be seen.
         assert_eq!(cache.len().unwrap(), 0);
@@ -454,8 +453,8 @@ fn a_store_that_is_cleared_meanwhile_does_not_keep_it() {
 /// A lock may have the name of a flight, and a flight the name of a lock.
 #[test]
 fn the_turn_to_compute_is_in_nobodys_way() {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = cache_in(dir.path());
+    let dir = Place::new();
+    let cache = cache_in(dir.root());
     let got = cache.get_or_insert_with("k", &SetOptions::new(), || {
         let lock = Lock::new(&cache, "k");
         drop(lock.acquire().unwrap());
@@ -470,15 +469,15 @@ fn the_turn_to_compute_is_in_nobodys_way() {
 
 #[test]
 fn repair_keeps_a_value_and_how_long_it_took() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Place::new();
     for round in 0..3 {
-        let cache = cache_in(dir.path());
+        let cache = cache_in(dir.root());
         let got = cache.get_or_insert_early("k", &for_long(), AT_ONCE, || {
             slablock::Result::Ok(vec![round])
         });
         assert_eq!(got.unwrap(), [round]);
         drop(cache);
-        let report = Cache::repair(dir.path().join("store")).unwrap();
+        let report = Cache::repair(dir.store()).unwrap();
         assert_eq!((report.keys_kept, report.keys_lost), (1, 0), "{report:?}");
         assert!(report.actions.is_empty(), "{report:?}");
     }
@@ -488,11 +487,11 @@ fn repair_keeps_a_value_and_how_long_it_took() {
 #[test]
 fn a_turn_of_the_dead_takes_no_room() {
     let _watchdog = Watchdog::new("a_turn_of_the_dead_takes_no_room");
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Place::new();
     let options = Cache::options().capacity(64).eviction(Eviction::None);
-    let cache = options.open(dir.path().join("store")).unwrap();
-    let board = Board::open(dir.path());
-    let mut asker = Child::start("asker", dir.path(), &["1"]);
+    let cache = options.open(dir.store()).unwrap();
+    let board = Board::open(dir.root());
+    let mut asker = Child::start("asker", dir.root(), &["1"]);
     asker.expect("up");
     asker.tell("ask");
     until("it computes", || board.get(RUNNER) != 0);
@@ -510,9 +509,9 @@ fn a_turn_of_the_dead_takes_no_room() {
 /// What is kept beside values is the last to go, but it goes.
 #[test]
 fn values_fill_a_store_whatever_is_known_of_them() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Place::new();
     let cache = Cache::options().capacity(64).eviction(Eviction::None);
-    let cache = cache.open(dir.path().join("store")).unwrap();
+    let cache = cache.open(dir.store()).unwrap();
     for n in 0..60_u8 {
         let got =
             cache.get_or_insert_early([n], &for_long(), 1.0, || slablock::Result::Ok(vec![n]));
@@ -521,9 +520,9 @@ fn values_fill_a_store_whatever_is_known_of_them() {
     assert_eq!(cache.len().unwrap(), 60);
     assert!(cache.check().unwrap().is_sound());
     // Of values that are gone nothing is known, and their flights make room first.
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Place::new();
     let cache = Cache::options().capacity(64).eviction(Eviction::None);
-    let cache = cache.open(dir.path().join("store")).unwrap();
+    let cache = cache.open(dir.store()).unwrap();
     for n in 0..100_u8 {
         let compute = || slablock::Result::Ok(vec![n]);
         cache
@@ -542,8 +541,8 @@ fn values_fill_a_store_whatever_is_known_of_them() {
 #[test]
 fn a_value_that_needs_itself_is_an_error() {
     let _watchdog = Watchdog::new("a_value_that_needs_itself_is_an_error");
-    let dir = tempfile::tempdir().unwrap();
-    let cache = Cache::open(dir.path().join("store")).unwrap();
+    let dir = Place::new();
+    let cache = Cache::open(dir.store()).unwrap();
     let options = SetOptions::new();
     let ask = |key: &str, compute: &mut dyn FnMut() -> slablock::Result<Vec<u8>>| {
         cache.get_or_insert_with(key, &options, compute)
@@ -571,10 +570,10 @@ fn a_value_that_needs_itself_is_an_error() {
 #[test]
 fn who_computes_while_the_store_is_cleared_waits_for_others_as_ever() {
     let _watchdog = Watchdog::new("cleared while it computes");
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Place::new();
     // Room for one key.
     let options = Cache::options().capacity(1);
-    let cache = options.open(dir.path().join("store")).unwrap();
+    let cache = options.open(dir.store()).unwrap();
     let (lock, (taken, is_taken)) = (Lock::new(&cache, "lock"), channel());
     let got = cache.get_or_insert_with("k", &SetOptions::new(), || {
         cache.clear()?;
@@ -596,11 +595,11 @@ fn who_computes_while_the_store_is_cleared_waits_for_others_as_ever() {
 /// Over the limit, with nothing that may go for it.
 #[test]
 fn what_cannot_be_kept_is_returned_all_the_same() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Place::new();
     let options = Cache::options()
         .size_limit(4 << 20)
         .eviction(Eviction::None);
-    let cache = options.open(dir.path().join("store")).unwrap();
+    let cache = options.open(dir.store()).unwrap();
     let large = vec![7; 5 << 20];
     let compute = || slablock::Result::Ok(large.clone());
     let plain = SetOptions::new();
@@ -627,8 +626,8 @@ fn what_cannot_be_kept_is_returned_all_the_same() {
 
 #[test]
 fn that_a_computed_value_is_not_kept_is_told_also_if_the_store_was_cleared() {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = cache_in(dir.path());
+    let dir = Place::new();
+    let cache = cache_in(dir.root());
     let computed = cache.compute_if_missing("k", &SetOptions::new(), || {
         cache.clear().unwrap();
         slablock::Result::Ok(b"too late".to_vec())
@@ -643,8 +642,8 @@ fn that_a_computed_value_is_not_kept_is_told_also_if_the_store_was_cleared() {
 /// Somebody uses the key as something else by then.
 #[test]
 fn a_value_that_became_a_lock_meanwhile_is_returned() {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = cache_in(dir.path());
+    let dir = Place::new();
+    let cache = cache_in(dir.root());
     let computed = cache.compute_if_missing("k", &SetOptions::new(), || {
         drop(Lock::new(&cache, "k").acquire().unwrap());
         slablock::Result::Ok(b"value".to_vec())

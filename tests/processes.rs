@@ -1,8 +1,7 @@
 //! What holds between real processes that all live well: exclusion, hand-over, forking, executing, joining
 //! and leaving. What holds when they die is in `death.rs`.
 
-#[path = "common/children.rs"]
-mod children;
+mod kit;
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -10,14 +9,13 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use children::{
-    Board, Child, HANGS, Role, Watchdog, command, exit_now, fork, hear, is_within, kept_at_last,
-    reap_killed, reap_well, run, say, until,
+use kit::{
+    Board, Child, HANGS, Place, Role, Watchdog, command, exit_now, fork, hear, is_within,
+    kept_at_last, reap_killed, reap_well, run, say, until,
 };
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use slablock::{Averager, BoundedSemaphore, Cache, Error, FanoutCache, Lock, RLock, Token};
-use tempfile::TempDir;
 
 // What the numbers on the board are.
 const COUNT: usize = 0;
@@ -57,10 +55,6 @@ fn child_role() {
     }
 }
 
-fn new_dir() -> TempDir {
-    tempfile::tempdir().unwrap()
-}
-
 /// Starts them all before any of them begins.
 fn start_together(role: &str, dir: &Path, args: &[&str], count: usize) -> Vec<Child> {
     let mut children: Vec<Child> = (0..count).map(|_| Child::start(role, dir, args)).collect();
@@ -73,12 +67,12 @@ fn start_together(role: &str, dir: &Path, args: &[&str], count: usize) -> Vec<Ch
 
 fn increments_are_all_counted(test: &'static str, kind: &str, processes: usize, threads: usize) {
     let _watchdog = Watchdog::new(test);
-    let dir = new_dir();
+    let dir = Place::new();
     let each = 4_000;
     let args = [kind, &each.to_string(), &threads.to_string()];
-    let children = start_together("increment", dir.path(), &args, processes);
+    let children = start_together("increment", dir.root(), &args, processes);
     children.into_iter().for_each(Child::finish);
-    let count = Board::open(dir.path()).get(COUNT);
+    let count = Board::open(dir.root()).get(COUNT);
     assert_eq!(count, (processes * threads * each) as u64);
 }
 
@@ -173,10 +167,10 @@ fn count_one(board: &Board, token: Token) {
 #[test]
 fn permits_in_use_never_exceed_the_value() {
     let _watchdog = Watchdog::new("permits");
-    let dir = new_dir();
-    let children = start_together("occupy", dir.path(), &["3", "1500"], 4);
+    let dir = Place::new();
+    let children = start_together("occupy", dir.root(), &["3", "1500"], 4);
     children.into_iter().for_each(Child::finish);
-    let board = Board::open(dir.path());
+    let board = Board::open(dir.root());
     assert_eq!(board.get(MOST_INSIDE), 3);
     assert_eq!(board.get(INSIDE), 0);
 }
@@ -207,10 +201,10 @@ fn occupy(role: &Role) {
 #[test]
 fn an_average_has_every_value_of_every_process_once() {
     let _watchdog = Watchdog::new("average");
-    let dir = new_dir();
-    let children = start_together("add", dir.path(), &["5000"], 4);
+    let dir = Place::new();
+    let children = start_together("add", dir.root(), &["5000"], 4);
     children.into_iter().for_each(Child::finish);
-    let cache = Cache::open(dir.path().join("store")).unwrap();
+    let cache = Cache::open(dir.store()).unwrap();
     let summary = Averager::new(&cache, "key").summary().unwrap().unwrap();
     assert_eq!(summary.count, 2 * 4 * 5000);
     assert_eq!(summary.total, 4.0 * (5000.0 * 5001.0));
@@ -233,10 +227,10 @@ fn add(role: &Role) {
 #[test]
 fn every_value_added_is_in_exactly_one_pop() {
     let _watchdog = Watchdog::new("pop");
-    let dir = new_dir();
+    let dir = Place::new();
     let last = 20_000;
-    let child = start_together("add_in_order", dir.path(), &[&last.to_string()], 1);
-    let cache = Cache::open(dir.path().join("store")).unwrap();
+    let child = start_together("add_in_order", dir.root(), &[&last.to_string()], 1);
+    let cache = Cache::open(dir.store()).unwrap();
     let averager = Averager::new(&cache, "key");
     let (mut popped, mut pops) = (0, 0);
     until("all values were popped", || {
@@ -277,10 +271,10 @@ fn locks_are_handed_over_without_losing_wake_ups() {
 }
 
 fn time_of_a_hand_over() -> Duration {
-    let dir = new_dir();
+    let dir = Place::new();
     let steps = 5_000;
     let mut chasers: Vec<Child> = ["0", "1"]
-        .map(|from| Child::start("chase", dir.path(), &[from, &steps.to_string()]))
+        .map(|from| Child::start("chase", dir.root(), &[from, &steps.to_string()]))
         .into();
     chasers.iter().for_each(|c| drop(c.expect("ready")));
     let begun = Instant::now();
@@ -310,8 +304,8 @@ fn chase(role: &Role) {
 #[test]
 fn two_paths_to_one_store_are_one_store() {
     let _watchdog = Watchdog::new("two paths");
-    let dir = new_dir();
-    run("two_paths", dir.path(), &[]);
+    let dir = Place::new();
+    run("two_paths", dir.root(), &[]);
 }
 
 fn two_paths(role: &Role) {
@@ -343,8 +337,8 @@ fn two_paths(role: &Role) {
 #[test]
 fn a_store_is_made_by_a_relative_path_with_all_that_is_missing_above() {
     let _watchdog = Watchdog::new("relative paths");
-    let dir = new_dir();
-    run("relative_paths", dir.path(), &[]);
+    let dir = Place::new();
+    run("relative_paths", dir.root(), &[]);
 }
 
 fn relative_paths(role: &Role) {
@@ -404,10 +398,10 @@ fn holder(role: &Role) {
 #[test]
 fn two_hundred_processes_join_and_leave() {
     let _watchdog = Watchdog::new("joining");
-    let dir = new_dir();
-    run("join_and_leave", dir.path(), &[]);
-    assert_eq!(Board::open(dir.path()).get(COUNT), 200);
-    let cache = Cache::open(dir.path().join("store")).unwrap();
+    let dir = Place::new();
+    run("join_and_leave", dir.root(), &[]);
+    assert_eq!(Board::open(dir.root()).get(COUNT), 200);
+    let cache = Cache::open(dir.store()).unwrap();
     let report = cache.check().unwrap();
     assert!(report.is_sound(), "{report:?}");
     assert_eq!(report.dead_holds, 0);
@@ -442,8 +436,8 @@ fn join_and_leave(role: &Role) {
 #[test]
 fn processes_that_make_one_store_at_the_same_moment_share_it() {
     let _watchdog = Watchdog::new("making together");
-    let dir = new_dir();
-    run("make_together", dir.path(), &[]);
+    let dir = Place::new();
+    run("make_together", dir.root(), &[]);
 }
 
 fn make_together(role: &Role) {
@@ -474,8 +468,8 @@ fn make_together(role: &Role) {
 #[test]
 fn one_process_too_many_is_told_so_and_fits_in_when_another_leaves() {
     let _watchdog = Watchdog::new("running out");
-    let dir = new_dir();
-    run("run_out", dir.path(), &[]);
+    let dir = Place::new();
+    run("run_out", dir.root(), &[]);
 }
 
 const ROOM: u64 = 40;
@@ -538,8 +532,8 @@ fn run_out(role: &Role) {
 #[test]
 fn a_forked_child_holds_nothing_and_its_guards_are_inert() {
     let _watchdog = Watchdog::new("inert guards");
-    let dir = new_dir();
-    run("inert_guards", dir.path(), &[]);
+    let dir = Place::new();
+    run("inert_guards", dir.root(), &[]);
 }
 
 fn inert_guards(role: &Role) {
@@ -628,11 +622,11 @@ fn inert_guards(role: &Role) {
 #[test]
 fn a_parents_death_frees_its_holds_though_its_child_lives() {
     let _watchdog = Watchdog::new("parent dies");
-    let dir = new_dir();
-    let mut parent = Child::start("parent_dies", dir.path(), &[]);
+    let dir = Place::new();
+    let mut parent = Child::start("parent_dies", dir.root(), &[]);
     let token: u64 = parent.expect("held").parse().unwrap();
     let child: i32 = parent.expect("child").parse().unwrap();
-    let cache = Cache::open(dir.path().join("store")).unwrap();
+    let cache = Cache::open(dir.store()).unwrap();
     let lock = Lock::new(&cache, "key");
     assert!(lock.try_acquire().unwrap().is_none());
     let pid = parent.pid();
@@ -644,7 +638,7 @@ fn a_parents_death_frees_its_holds_though_its_child_lives() {
     // The child is there, can wait for it like anybody, and gets it.
     let child = nix::unistd::Pid::from_raw(child);
     nix::sys::signal::kill(child, None).unwrap();
-    let board = Board::open(dir.path());
+    let board = Board::open(dir.root());
     board.set(STEP, 1);
     until("the orphan waits", || lock.waiters().unwrap() == 1);
     guard.release().unwrap();
@@ -676,8 +670,8 @@ fn parent_dies(role: &Role) {
 #[test]
 fn a_childs_death_leaves_the_parents_holds_alone() {
     let _watchdog = Watchdog::new("child dies");
-    let dir = new_dir();
-    run("child_dies", dir.path(), &[]);
+    let dir = Place::new();
+    run("child_dies", dir.root(), &[]);
 }
 
 fn child_dies(role: &Role) {
@@ -711,8 +705,8 @@ fn child_dies(role: &Role) {
 #[test]
 fn grandchildren_join_as_processes_of_their_own() {
     let _watchdog = Watchdog::new("grandchildren");
-    let dir = new_dir();
-    run("grandchildren", dir.path(), &[]);
+    let dir = Place::new();
+    run("grandchildren", dir.root(), &[]);
 }
 
 fn grandchildren(role: &Role) {
@@ -751,8 +745,8 @@ fn grandchildren(role: &Role) {
 #[test]
 fn a_fork_amid_busy_threads_leaves_both_sides_usable() {
     let _watchdog = Watchdog::new("fork amid threads");
-    let dir = new_dir();
-    run("fork_amid_threads", dir.path(), &[]);
+    let dir = Place::new();
+    run("fork_amid_threads", dir.root(), &[]);
 }
 
 fn fork_amid_threads(role: &Role) {
@@ -829,13 +823,13 @@ fn fork_amid_threads(role: &Role) {
 #[test]
 fn nothing_leaks_into_an_executed_program() {
     let _watchdog = Watchdog::new("exec");
-    let dir = new_dir();
-    let mut child = Child::start("hold_and_spawn", dir.path(), &[]);
+    let dir = Place::new();
+    let mut child = Child::start("hold_and_spawn", dir.root(), &[]);
     child.expect("clean");
     // The program that was started still runs, and does not keep anything alive.
     let pid = child.pid();
     child.kill();
-    let cache = Cache::open(dir.path().join("store")).unwrap();
+    let cache = Cache::open(dir.store()).unwrap();
     let lock = Lock::new(&cache, "key");
     let guard = lock.acquire_timeout(HANGS).unwrap();
     let guard = guard.expect("a program started by the dead holder keeps its lock");
@@ -859,11 +853,11 @@ fn hold_and_spawn(role: &Role) {
 #[test]
 fn a_process_that_executes_another_program_holds_nothing_any_more() {
     let _watchdog = Watchdog::new("exec in place");
-    let dir = new_dir();
-    let child = Child::start("hold_and_exec", dir.path(), &[]);
+    let dir = Place::new();
+    let child = Child::start("hold_and_exec", dir.root(), &[]);
     child.expect("held");
     child.expect("clean");
-    let cache = Cache::open(dir.path().join("store")).unwrap();
+    let cache = Cache::open(dir.store()).unwrap();
     let lock = Lock::new(&cache, "key");
     let guard = lock.acquire_timeout(HANGS).unwrap();
     let guard = guard.expect("the program keeps the lock of the one that it replaced");

@@ -2,14 +2,14 @@
 
 #![allow(missing_docs)]
 
-mod common;
+mod kit;
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{LONG, SHORT, bounded, store, until};
+use kit::{LONG, SHORT, bounded, store, until};
 use slablock::{Error, RLock, RLockGuard, Token};
 
 /// Asks from another thread whether the lock can be had.

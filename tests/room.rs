@@ -2,23 +2,22 @@
 
 #![allow(missing_docs)]
 
-#[path = "common/patience.rs"]
-mod patience;
+mod kit;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use patience::Stopwatch;
+use kit::{Place, Stopwatch};
 use slablock::{Cache, Error, Eviction, Options, SetOptions};
 
 const LIMIT: u64 = 4 << 20;
 /// The shortest that there is, and with this limit all have it.
 const SEGMENT: u64 = 1 << 20;
 
-fn open(options: Options) -> (tempfile::TempDir, Cache) {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = options.size_limit(LIMIT).open(dir.path().join("store"));
+fn open(options: Options) -> (Place, Cache) {
+    let dir = Place::new();
+    let cache = options.size_limit(LIMIT).open(dir.store());
     (dir, cache.unwrap())
 }
 
@@ -147,9 +146,9 @@ fn what_is_used_stays() {
 
 #[test]
 fn a_full_store_evicts_values_and_never_a_primitive() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Place::new();
     let options = Cache::options().capacity(64);
-    let cache = options.open(dir.path().join("store")).unwrap();
+    let cache = options.open(dir.store()).unwrap();
     let held = slablock::Lock::new(&cache, "held");
     let guard = held.acquire().unwrap();
     let average = slablock::Averager::new(&cache, "average");
@@ -171,9 +170,9 @@ fn a_full_store_evicts_values_and_never_a_primitive() {
 
 #[test]
 fn a_full_store_lets_idle_keys_go_before_values() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Place::new();
     let options = Cache::options().capacity(64);
-    let cache = options.open(dir.path().join("store")).unwrap();
+    let cache = options.open(dir.store()).unwrap();
     for key in 0..20 {
         cache.set(format!("stays {key}"), "a value").unwrap();
     }
@@ -360,7 +359,7 @@ const LEFT: u64 = 2 * 4096;
 #[test]
 fn the_room_of_a_large_value_is_free_as_soon_as_nobody_needs_it() {
     let (dir, cache) = open(Cache::options().size_limit(1 << 30));
-    if !makes_holes(dir.path()) {
+    if !makes_holes(dir.root()) {
         return;
     }
     let tagged = SetOptions::new().tag("tag");
@@ -523,7 +522,7 @@ fn a_segment_that_cannot_be_read_is_left_and_others_are_compacted() {
 fn the_large_values_of_a_store_that_was_moved_are_there() {
     let (dir, cache) = open(Cache::options());
     cache.set("before", value(1, 1, 20_000)).unwrap();
-    let moved = dir.path().join("moved");
+    let moved = dir.root().join("moved");
     std::fs::rename(cache.path(), &moved).unwrap();
     assert!(is_of(1, &cache.get("before").unwrap().unwrap()));
     for round in 0..80 {
@@ -531,7 +530,7 @@ fn the_large_values_of_a_store_that_was_moved_are_there() {
         cache.set("own", value(3, round, 300_000)).unwrap();
     }
     // Another store in its place is not touched.
-    let other = Cache::open(dir.path().join("store")).unwrap();
+    let other = Cache::open(dir.store()).unwrap();
     other.set("before", value(7, 7, 20_000)).unwrap();
     assert!(is_of(1, &cache.get("before").unwrap().unwrap()));
     assert!(is_of(7, &other.get("before").unwrap().unwrap()));

@@ -2,14 +2,14 @@
 
 #![allow(missing_docs)]
 
-mod common;
+mod kit;
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{LEASE, LONG, SHORT, bounded, is_within, kept_at_last, store, until};
+use kit::{LEASE, LONG, SHORT, bounded, is_within, kept_at_last, store, until};
 use slablock::{BoundedSemaphore, Error, KeyState, SemaphoreGuard, Token};
 
 fn is_lost<T>(result: Result<T, Error>) -> bool {

@@ -2,26 +2,25 @@
 
 #![allow(missing_docs)]
 
-#[path = "common/children.rs"]
-mod children;
+mod kit;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use children::Watchdog;
+use kit::{Place, Watchdog};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use slablock::{Averager, Cache, Error, FanoutCache, Lock, Result, SetOptions};
 
-fn cache() -> (tempfile::TempDir, Cache) {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = Cache::open(dir.path().join("store")).unwrap();
+fn cache() -> (Place, Cache) {
+    let dir = Place::new();
+    let cache = Cache::open(dir.store()).unwrap();
     (dir, cache)
 }
 
-fn fanout() -> (tempfile::TempDir, FanoutCache) {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = FanoutCache::open(dir.path().join("store"), 4).unwrap();
+fn fanout() -> (Place, FanoutCache) {
+    let dir = Place::new();
+    let cache = FanoutCache::open(dir.store(), 4).unwrap();
     (dir, cache)
 }
 
@@ -234,9 +233,9 @@ fn readers_see_no_change_without_the_others() {
 /// What could not be set is as it was, also for who goes on with the rest.
 #[test]
 fn a_change_that_fails_changes_nothing() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Place::new();
     let options = Cache::options().size_limit(4 << 20);
-    let cache = options.open(dir.path().join("store")).unwrap();
+    let cache = options.open(dir.store()).unwrap();
     let large = vec![7; 5_000];
     cache.set("small", "old").unwrap();
     cache.set("large", &large).unwrap();
@@ -264,7 +263,7 @@ fn a_fanout_that_is_opened_again_beside_a_handle_changes_all() {
     let (dir, cache) = fanout();
     let lock = slablock::Lock::new(&cache, "some lock");
     drop(cache);
-    let cache = FanoutCache::open(dir.path().join("store"), 4).unwrap();
+    let cache = FanoutCache::open(dir.store(), 4).unwrap();
     cache
         .transact(|t| -> Result<()> { (0..16).try_for_each(|key| t.set(format!("{key}"), "set")) })
         .unwrap();
@@ -279,7 +278,7 @@ fn a_fanout_that_is_opened_again_beside_a_handle_changes_all() {
 fn a_shard_that_is_opened_alone_has_no_transactions() {
     let (dir, cache) = fanout();
     drop(cache);
-    let shard = Cache::open(dir.path().join("store/002")).unwrap();
+    let shard = Cache::open(dir.root().join("store/002")).unwrap();
     let refused = shard.transact(|t| t.set("a", "1"));
     assert!(matches!(refused, Err(Error::Invalid { .. })), "{refused:?}");
     shard.set("a", "1").unwrap();

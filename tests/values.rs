@@ -2,18 +2,21 @@
 
 #![allow(missing_docs)]
 
+mod kit;
+
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use kit::Place;
 use slablock::{Cache, Error, FanoutCache, Kind, Lock, SetOptions};
 
 /// Does not end during a test, however slow the machine is.
 const HOUR: Duration = Duration::from_secs(3_600);
 
-fn cache() -> (tempfile::TempDir, Cache) {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = Cache::open(dir.path().join("store")).unwrap();
+fn cache() -> (Place, Cache) {
+    let dir = Place::new();
+    let cache = Cache::open(dir.store()).unwrap();
     (dir, cache)
 }
 
@@ -241,11 +244,11 @@ fn threads_count_together_and_take_apart() {
 
 #[test]
 fn a_full_store_makes_room_from_what_was_deleted() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Place::new();
     let cache = Cache::options().capacity(64);
     let cache = cache
         .eviction(slablock::Eviction::None)
-        .open(dir.path().join("store"))
+        .open(dir.store())
         .unwrap();
     for round in 0..10 {
         for i in 0..30 {
@@ -260,8 +263,8 @@ fn a_full_store_makes_room_from_what_was_deleted() {
 
 #[test]
 fn a_fanout_has_the_same_operations() {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = FanoutCache::open(dir.path().join("store"), 3).unwrap();
+    let dir = Place::new();
+    let cache = FanoutCache::open(dir.store(), 3).unwrap();
     for len in LENGTHS {
         cache.set(format!("k{len}"), bytes(len)).unwrap();
         assert!(cache.get(format!("k{len}")).unwrap() == Some(bytes(len)));
@@ -373,8 +376,8 @@ fn in_place_of_a_damaged_value_another_can_be_added() {
 /// What is asked for is for all shards together, and none can do with less than 4 MiB.
 #[test]
 fn a_limit_that_its_shards_cannot_share_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("store");
+    let dir = Place::new();
+    let path = dir.store();
     let of = |mib: u64| Cache::options().size_limit(mib << 20);
     let refused = of(31).open_fanout(&path, Some(8)).unwrap_err().to_string();
     assert!(

@@ -6,11 +6,11 @@
 #![cfg(feature = "cli")]
 
 mod demo;
+#[path = "../kit/mod.rs"]
+mod kit;
 mod limits;
 mod looking;
 mod memo;
-#[path = "../common/patience.rs"]
-mod patience;
 mod running;
 mod shop;
 mod signals;

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use slablock::Cache;
 
 use crate::{
-    patience::until,
+    kit::until,
     shop::{Running, Shop},
 };
 

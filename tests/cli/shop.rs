@@ -2,12 +2,10 @@
 
 use std::{
     ffi::OsStr,
-    io::{BufRead, BufReader, Read},
     os::unix::process::{CommandExt, ExitStatusExt},
     path::PathBuf,
-    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
-    sync::mpsc::{Receiver, channel},
-    thread,
+    process::{ChildStdin, Command, ExitStatus, Stdio},
+    sync::mpsc::Receiver,
 };
 
 use nix::{
@@ -15,30 +13,29 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value;
-use tempfile::TempDir;
 
-use crate::patience::HANGS;
+use crate::kit::{HANGS, KilledAtTheEnd, Place, lines};
 
 /// A command that says `up` and then lives until its standard input ends.
 const UNTIL_TOLD: [&str; 3] = ["sh", "-c", "echo up; exec cat > /dev/null"];
 
 /// A temporary directory with a store in it, and the binary to use it with.
 pub struct Shop {
-    pub dir: TempDir,
+    pub dir: Place,
 }
 
 impl Shop {
     pub fn new() -> Shop {
-        let dir = TempDir::new().unwrap();
+        let dir = Place::new();
         Shop { dir }
     }
 
     pub fn store(&self) -> PathBuf {
-        self.dir.path().join("store")
+        self.dir.store()
     }
 
     pub fn path(&self, name: &str) -> String {
-        self.dir.path().join(name).to_str().unwrap().to_owned()
+        self.dir.root().join(name).to_str().unwrap().to_owned()
     }
 
     pub fn command<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Command {
@@ -132,7 +129,7 @@ pub fn code(status: ExitStatus) -> i32 {
 
 /// A process under way, read line by line.
 pub struct Running {
-    pub child: Child,
+    pub child: KilledAtTheEnd,
     pub input: Option<ChildStdin>,
     pub out: Receiver<String>,
     pub err: Receiver<String>,
@@ -149,7 +146,7 @@ impl Running {
             input: child.stdin.take(),
             out: lines(child.stdout.take().unwrap()),
             err: lines(child.stderr.take().unwrap()),
-            child,
+            child: KilledAtTheEnd(child),
         }
     }
 
@@ -187,23 +184,4 @@ impl Running {
         drop(self.input.take());
         code(self.child.wait().unwrap())
     }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-pub fn lines(source: impl Read + Send + 'static) -> Receiver<String> {
-    let (said, lines) = channel();
-    let source = BufReader::new(source);
-    thread::spawn(move || {
-        source
-            .lines()
-            .map_while(Result::ok)
-            .try_for_each(|line| said.send(line))
-    });
-    lines
 }

@@ -9,8 +9,8 @@ use nix::{
 };
 
 use crate::{
-    patience::HANGS,
-    shop::{Shop, code, lines},
+    kit::{HANGS, lines},
+    shop::{Shop, code},
 };
 
 #[test]

@@ -44,7 +44,7 @@ fn an_interrupted_torture_leaves_nothing() {
     let shop = Shop::new();
     let mut command = shop.command(&["torture", "--processes", "3", "--seconds", "60"]);
     // A key at the terminal reaches every process of the group.
-    command.env("TMPDIR", shop.dir.path()).process_group(0);
+    command.env("TMPDIR", shop.dir.root()).process_group(0);
     let torture = Running::start(command);
     assert!(
         torture
@@ -54,7 +54,7 @@ fn an_interrupted_torture_leaves_nothing() {
     killpg(Pid::from_raw(torture.pid() as i32), Signal::SIGINT).unwrap();
     torture.out.iter().for_each(drop);
     assert_eq!(torture.finish(), 128 + 2);
-    assert!(is_empty(shop.dir.path()));
+    assert!(is_empty(shop.dir.root()));
 }
 
 #[test]

@@ -19,8 +19,8 @@ fn dir_goes_before_the_environment_and_is_passed_on_whole() {
         "-c",
         "echo $SLABLOCK_DIR",
     ]);
-    let outcome = Outcome::of(command.current_dir(shop.dir.path()));
-    assert_eq!(Path::new(outcome.out.trim()), shop.dir.path().join("other"));
+    let outcome = Outcome::of(command.current_dir(shop.dir.root()));
+    assert_eq!(Path::new(outcome.out.trim()), shop.dir.root().join("other"));
     assert!(!shop.store().exists());
 }
 

@@ -2,14 +2,14 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
-use crate::choice::{Random, choose};
+use crate::choice::choose;
 use crate::drive::{Operation, Order, Outcome, TRACE, TRACE_MAX, one_death, survey, two_deaths};
-use crate::scene::{Board, End, NEVER, fast_dir, fork_for, reap};
+use crate::kit::{Board, Place, Random, fork_for, seed_of};
+use crate::scene::{End, NEVER, reap};
 use crate::{late, stopped};
 
 /// What is tried for each operation. Of pairs so many, or for so long.
@@ -27,12 +27,11 @@ impl Limits {
             Ok(number) => number.parse().expect(name),
             Err(_) => default,
         };
-        let clock = SystemTime::UNIX_EPOCH.elapsed().expect("a clock");
         Limits {
             singles: number("SLABLOCK_CRASH_SINGLES", 600),
             pairs: number("SLABLOCK_CRASH_PAIRS", 2_000),
             pairs_us: number("SLABLOCK_CRASH_SECONDS", 4).saturating_mul(1_000_000),
-            seed: number("SLABLOCK_CRASH_SEED", clock.as_nanos() as u64) | 1,
+            seed: seed_of("crash points"),
         }
     }
 }
@@ -57,6 +56,11 @@ enum Count {
 
 const COUNTS: usize = 5;
 
+/// Where on the tally it is: the first cell counts the units that are taken.
+fn cell_of(operation: usize, count: usize) -> usize {
+    1 + operation * COUNTS + count
+}
+
 struct Worker<'a> {
     operations: &'a [Operation],
     tally: &'static Board,
@@ -69,17 +73,12 @@ struct Worker<'a> {
 const ENOUGH: u64 = 10;
 
 impl Worker<'_> {
-    fn count(&self, operation: usize, what: Count) -> &AtomicU64 {
-        self.tally.at(1 + operation * COUNTS + what as usize)
-    }
-
     fn get(&self, operation: usize, what: Count) -> u64 {
-        self.count(operation, what).load(Ordering::SeqCst)
+        self.tally.get(cell_of(operation, what as usize))
     }
 
     fn add(&self, operation: usize, what: Count, number: u64) {
-        self.count(operation, what)
-            .fetch_add(number, Ordering::SeqCst);
+        self.tally.add(cell_of(operation, what as usize), number);
     }
 
     /// Counts a death, and what came of it. Whether there was one.
@@ -98,7 +97,7 @@ impl Worker<'_> {
 
     fn work(&self, units: &[Unit]) {
         loop {
-            let next = self.tally.at(0).fetch_add(1, Ordering::SeqCst);
+            let next = self.tally.add(0, 1);
             let Some(unit) = units.get(next as usize) else {
                 return;
             };
@@ -138,7 +137,7 @@ impl Worker<'_> {
                 return;
             }
         };
-        let mut random = Random(self.limits.seed ^ unit.first << 16 ^ unit.operation as u64);
+        let mut random = Random::new(self.limits.seed ^ unit.first << 16 ^ unit.operation as u64);
         let mut seconds = choose(&places, unit.pairs, &mut random);
         random.shuffle(&mut seconds);
         for second in seconds {
@@ -168,28 +167,25 @@ pub fn run(all: &[Operation]) {
     let operations: Vec<Operation> = all.iter().filter(chosen).copied().collect();
     let limits = Limits::from_environment();
     let start = Instant::now();
-    let root = tempfile::Builder::new()
-        .prefix("crash")
-        .tempdir_in(fast_dir());
-    let root = root.expect("a directory");
-    println!("seed {}, in {}", limits.seed, root.path().display());
-    let tally: &'static Board = Box::leak(Box::new(Board::new(1 + operations.len() * COUNTS)));
-    let surveyor: &'static Board = Box::leak(Box::new(Board::new(TRACE + TRACE_MAX)));
+    let place = Place::in_memory();
+    println!("in {}", place.root().display());
+    let tally: &'static Board = Box::leak(Box::new(Board::unnamed(1 + operations.len() * COUNTS)));
+    let surveyor: &'static Board = Box::leak(Box::new(Board::unnamed(TRACE + TRACE_MAX)));
     if is_chosen("stopped") {
-        stopped::run(root.path(), surveyor);
-        stopped::run_values(root.path(), surveyor);
-        late::run(root.path(), surveyor);
+        stopped::run(place.root(), surveyor);
+        stopped::run_values(place.root(), surveyor);
+        late::run(place.root(), surveyor);
     }
-    let (units, points) = plan(&operations, root.path(), surveyor, &limits);
+    let (units, points) = plan(&operations, place.root(), surveyor, &limits);
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
     let children: Vec<Pid> = (0..workers)
         .map(|number| {
-            let own = root.path().join(number.to_string());
+            let own = place.root().join(number.to_string());
             std::fs::create_dir(&own).expect("a directory");
             let worker = Worker {
                 operations: &operations,
                 tally,
-                board: Box::leak(Box::new(Board::new(TRACE + TRACE_MAX))),
+                board: Box::leak(Box::new(Board::unnamed(TRACE + TRACE_MAX))),
                 root: own,
                 limits: &limits,
             };
@@ -198,11 +194,11 @@ pub fn run(all: &[Operation]) {
         .collect();
     let ended: Vec<End> = children.into_iter().map(reap).collect();
     let failed = report(&operations, &points, tally, start.elapsed());
-    drop(root);
+    drop(place);
     let well = ended.iter().all(|end| *end == End::Done);
     assert!(
         well && failed == 0,
-        "{failed} failures, workers: {ended:?}; seed {}",
+        "{failed} failures, workers: {ended:?}; SLABLOCK_TEST_SEED={}",
         limits.seed
     );
 }
@@ -214,7 +210,7 @@ fn plan(
     board: &'static Board,
     limits: &Limits,
 ) -> (Vec<Unit>, Vec<usize>) {
-    let mut random = Random(limits.seed);
+    let mut random = Random::new(limits.seed);
     let (mut units, mut points) = (Vec::new(), Vec::new());
     for (number, operation) in operations.iter().enumerate() {
         let places = survey(operation, root, board, None);
@@ -256,9 +252,7 @@ fn report(operations: &[Operation], points: &[usize], tally: &Board, took: Durat
         [points, singles, pairs, failed, format!("{each:.1}")]
     };
     for (number, operation) in operations.iter().enumerate() {
-        let counts: [&AtomicU64; COUNTS] =
-            std::array::from_fn(|what| tally.at(1 + number * COUNTS + what));
-        let counts = counts.map(|count| count.load(Ordering::SeqCst));
+        let counts: [u64; COUNTS] = std::array::from_fn(|what| tally.get(cell_of(number, what)));
         line(operation.name, numbers(points[number], counts));
         for (sum, one) in sums.iter_mut().zip(counts) {
             *sum += one;

@@ -2,24 +2,7 @@
 
 use std::collections::HashMap;
 
-/// A small generator (xorshift64*).
-#[derive(Clone)]
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % end
-    }
-
-    pub fn shuffle<T>(&mut self, items: &mut [T]) {
-        for at in (1..items.len()).rev() {
-            items.swap(at, self.below(at as u64 + 1) as usize);
-        }
-    }
-}
+use crate::kit::Random;
 
 /// At most `limit` of the points whose places are given, counted from 1: the first and the last two of each
 /// place in the source, then any.

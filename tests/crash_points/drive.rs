@@ -5,13 +5,13 @@
 
 use std::panic::Location;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use slablock::{BoundedSemaphore, Cache};
 
-use crate::scene::{Board, End, Entry, NEVER, Scene, Trap, fork, reap};
+use crate::kit::{Board, fork, until};
+use crate::scene::{End, Entry, NEVER, Scene, Trap, place_of_death, reap};
 
 /// What is done at every point.
 #[derive(Clone, Copy)]
@@ -159,7 +159,7 @@ impl Play<'_> {
         assert_eq!(reap(fork(|| (operation.prepare)(&scene))), End::Done);
         let companion = operation.companion.map(|role| fork(|| role(&scene)));
         if companion.is_some() {
-            scene.until("the companion is there", || board.get(Entry::Ready) == 1);
+            until("the companion is there", || board.get(Entry::Ready) == 1);
         }
         Play {
             operation,
@@ -217,7 +217,7 @@ pub fn one_death(
         End::Done => return play.end(order).err().map(Err),
         other => return Some(play.give_up(format!("the first one: {other:?}"))),
     }
-    let place = board.place();
+    let place = place_of_death(board);
     let verdict = play.end(order);
     Some(verdict.map_err(|why| format!("killed at {at}, {}: {why}", show(place))))
 }
@@ -257,7 +257,7 @@ pub fn two_deaths(
         _ => Order::ActFirst,
     };
     let play = Play::begin(operation, root, board);
-    let ends = [first, second].map(|at| (play.act(at, 0), board.place()));
+    let ends = [first, second].map(|at| (play.act(at, 0), place_of_death(board)));
     let [(one, first_place), (two, second_place)] = ends;
     let places = [show(first_place), show(second_place)];
     let verdict = match (one, two) {
@@ -281,6 +281,5 @@ pub const TRACE_MAX: usize = 1 << 17;
 
 fn trace_of(board: &Board) -> Vec<u64> {
     let passed = (board.get(Entry::Passed) as usize).min(TRACE_MAX);
-    let place = |at| board.at(TRACE + at).load(Ordering::SeqCst);
-    (0..passed).map(place).collect()
+    (0..passed).map(|at| board.get(TRACE + at)).collect()
 }

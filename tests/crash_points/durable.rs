@@ -4,7 +4,7 @@
 use slablock::{BoundedSemaphore, Cache, Durability, Eviction, FanoutCache, Keyspace, Options};
 
 use crate::drive::{Operation, Order, Stage, no_leak};
-use crate::layout;
+use crate::kit::layout;
 use crate::places::{furnish, furniture_is_well, repair_armed, verify_repair};
 use crate::scene::{Entry, NEVER, Scene, Trap};
 use crate::stage::{CAPACITY, KEY, open};

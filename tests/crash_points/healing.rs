@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use slablock::{Cache, Error, FanoutCache, Keyspace, Lock};
 
 use crate::drive::{Operation, Order, Stage, no_leak};
-use crate::layout::LOCKED;
+use crate::kit::layout::LOCKED;
+use crate::kit::until;
 use crate::places::{furnish, furniture_is_well, repair_armed, verify_repair};
 use crate::scene::{Entry, NEVER, Scene, Trap};
 use crate::stage::{CAPACITY, KEY, open, open_anew, reboot};
@@ -225,7 +226,7 @@ fn verify_refused(operation: &Operation, scene: &Scene, _: Order) {
     let before = scene.board.get(Entry::Own);
     assert_eq!(sum_of(slab(scene)), before, "the slab was changed");
     scene.board.set(Entry::Over, 1);
-    scene.until("the companion is gone", || {
+    until("the companion is gone", || {
         Cache::open(scene.store()).is_ok()
     });
     let cache = Cache::open(scene.store()).unwrap();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use slablock::{BoundedSemaphore, Cache, Lock, RLock};
 
 use crate::drive::{Operation, Stage};
+use crate::kit::until;
 use crate::scene::{Entry, Scene, Trap};
 use crate::stage::{KEY, die_holding, open, take_over, told};
 
@@ -79,19 +80,19 @@ pub const ALL: &[Operation] = &[
             if scene.board.get(Entry::Own) == 0 {
                 let guard = take_over(scene, &lock);
                 scene.board.set(Entry::Own, 1);
-                scene.until("it is waited for", || lock.waiters().unwrap() == 1);
+                until("it is waited for", || lock.waiters().unwrap() == 1);
                 // Counted first, marked after that.
                 std::thread::sleep(Duration::from_micros(500));
                 let released = trap.armed(|| guard.release());
                 return released.unwrap();
             }
-            scene.until("the waiter had it", || scene.board.get(Entry::Own) == 2);
+            until("the waiter had it", || scene.board.get(Entry::Own) == 2);
             let guard = take_over(scene, &lock);
             let released = trap.armed(|| guard.release());
             released.unwrap();
         },
         |scene, cache, stage| {
-            scene.until("the waiter had it", || scene.board.get(Entry::Own) == 2);
+            until("the waiter had it", || scene.board.get(Entry::Own) == 2);
             is_free(scene, cache, stage);
         },
     )
@@ -99,7 +100,7 @@ pub const ALL: &[Operation] = &[
         let cache = open(scene);
         let lock = Lock::new(&cache, KEY);
         scene.board.set(Entry::Ready, 1);
-        scene.until("the first one has it", || scene.board.get(Entry::Own) == 1);
+        until("the first one has it", || scene.board.get(Entry::Own) == 1);
         let guard = lock.acquire().unwrap();
         scene.saw(guard.token());
         guard.release().unwrap();
@@ -169,7 +170,7 @@ pub const ALL: &[Operation] = &[
         let lock = Lock::new(&cache, KEY).expire(Duration::from_micros(100));
         let guard = lock.acquire().unwrap();
         scene.saw(guard.token());
-        scene.until("the lease is over", || guard.check().is_err());
+        until("the lease is over", || guard.check().is_err());
         scene.accompany(|| guard.renew().is_err());
         assert!(guard.renew().is_err(), "stolen long ago");
         assert!(guard.release().is_err(), "stolen long ago");

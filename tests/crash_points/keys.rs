@@ -72,7 +72,7 @@ pub const ALL: &[Operation] = &[
                     .release()
                     .unwrap();
             }
-            let allocated = u32::from_le_bytes(scene.peek(crate::layout::COUNTERS + 4));
+            let allocated = u32::from_le_bytes(scene.peek(crate::kit::layout::COUNTERS + 4));
             assert_eq!(allocated, 256);
         },
         |scene, trap| take_new(scene, trap, &long_key(0), TAG),

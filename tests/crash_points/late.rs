@@ -6,11 +6,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use slablock::{Cache, Eviction};
 
-use crate::layout;
-use crate::scene::{Board, End, Scene, Trap, fork, reap};
+use crate::kit::layout;
+use crate::kit::{Board, fork};
+use crate::scene::{End, Scene, Trap, place_of_death, reap, stopped_at_point};
 use crate::stage::{KEY, open};
 
 /// Has a segment of its own, with this limit and every length from a quarter of a MiB on.
@@ -57,15 +57,13 @@ fn one_stop(root: &Path, board: &'static Board, len: usize, at: u64) -> bool {
         let trap = Trap::stopping(board, at);
         trap.armed(|| cache.set(KEY, vec![2; len])).unwrap();
     });
-    let state = waitpid(stopped, Some(WaitPidFlag::WUNTRACED)).expect("a child");
-    if state == WaitStatus::Exited(stopped, 0) {
+    let Some(stopped) = stopped_at_point(stopped) else {
         return false;
-    }
-    assert_eq!(state, WaitStatus::Stopped(stopped, Signal::SIGSTOP));
+    };
     let others = reap(fork(|| begin_many_segments(&scene, len)));
     kill(stopped, Signal::SIGCONT).expect("to wake a child");
     let ends = (others, reap(stopped));
-    let place = board.place();
+    let place = place_of_death(board);
     assert_eq!(ends, (End::Done, End::Done), "stopped at {at}, {place:?}");
     let last = fork(|| {
         let cache = open(&scene);

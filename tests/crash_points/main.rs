@@ -8,7 +8,7 @@
 //! RUSTFLAGS="--cfg crash_points" CARGO_TARGET_DIR=target/crash cargo test --release --test crash_points
 //! ```
 //!
-//! Words after `--` choose operations by parts of their names. In the environment, `SLABLOCK_CRASH_SEED` repeats
+//! Words after `--` choose operations by parts of their names. In the environment, `SLABLOCK_TEST_SEED` repeats
 //! a choice of points; `SLABLOCK_CRASH_SINGLES`, `SLABLOCK_CRASH_PAIRS` and `SLABLOCK_CRASH_SECONDS` are how many
 //! points of an operation to try, how many pairs, and for how long to try pairs; `all` is no limit.
 //!
@@ -40,14 +40,10 @@ mod holds;
 #[cfg(crash_points)]
 mod keys;
 #[cfg(crash_points)]
+#[path = "../kit/mod.rs"]
+mod kit;
+#[cfg(crash_points)]
 mod late;
-#[cfg(crash_points)]
-#[path = "../common/layout.rs"]
-#[allow(dead_code)]
-mod layout;
-#[cfg(crash_points)]
-#[path = "../common/patience.rs"]
-mod patience;
 #[cfg(crash_points)]
 mod permits;
 #[cfg(crash_points)]
@@ -58,10 +54,6 @@ mod scene;
 mod stage;
 #[cfg(crash_points)]
 mod stopped;
-#[cfg(crash_points)]
-#[path = "../common/stored.rs"]
-#[allow(dead_code)]
-mod stored;
 #[cfg(crash_points)]
 mod values;
 

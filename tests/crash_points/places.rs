@@ -5,7 +5,7 @@ use std::time::Duration;
 use slablock::{Averager, BoundedSemaphore, Cache, FanoutCache, Lock};
 
 use crate::drive::{Operation, Order, Stage, no_leak, standard};
-use crate::layout::{self, Layout};
+use crate::kit::layout::{self, Layout};
 use crate::scene::{Entry, NEVER, Scene, Trap, in_a_fork};
 use crate::stage::{CAPACITY, KEY, a_dead_one_has_the_lock, die_holding, open, reboot, take_over};
 

@@ -4,8 +4,9 @@
 use nix::sys::signal::{Signal, raise};
 use slablock::{Averager, BoundedSemaphore, Cache, KeyState, Lock, LockGuard, Token};
 
-use crate::layout;
-use crate::scene::{End, Entry, Scene, Trap, fork, reap};
+use crate::kit::fork;
+use crate::kit::layout;
+use crate::scene::{End, Entry, Scene, Trap, reap};
 
 /// Small, so that buckets have more than one key, and whole regions are quickly looked over.
 pub const CAPACITY: usize = 64;

@@ -7,11 +7,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use slablock::{BoundedSemaphore, Cache, Error, Eviction, Lock};
 
-use crate::patience::Stopwatch;
-use crate::scene::{Board, End, Entry, NEVER, Scene, Trap, fork, reap};
+use crate::kit::{Board, Stopwatch, fork};
+use crate::scene::{End, Entry, NEVER, Scene, Trap, place_of_death, reap, stopped_at_point};
 use crate::stage::{KEY, open};
 
 /// What `acquire_timeout` is given.
@@ -118,11 +117,7 @@ fn one_stopped(
         (what.act)(&cache);
         trap.disarm();
     });
-    let state = waitpid(stopped, Some(WaitPidFlag::WUNTRACED)).expect("a child");
-    if state == WaitStatus::Exited(stopped, 0) {
-        return None;
-    }
-    assert_eq!(state, WaitStatus::Stopped(stopped, Signal::SIGSTOP));
+    let stopped = stopped_at_point(stopped)?;
     let others = reap(fork(|| fill_and_compact(&scene, board)));
     kill(stopped, Signal::SIGCONT).expect("to wake a child");
     let end = reap(stopped);
@@ -130,7 +125,7 @@ fn one_stopped(
         (others, end),
         (End::Done, End::Done),
         "stopped at {:?}",
-        board.place()
+        place_of_death(board)
     );
     let last = fork(|| {
         let cache = open(&scene);
@@ -142,7 +137,12 @@ fn one_stopped(
         assert!(cache.check().unwrap().is_sound());
         assert_eq!(cache.stats().unwrap().damaged, 0);
     });
-    assert_eq!(reap(last), End::Done, "stopped at {:?}", board.place());
+    assert_eq!(
+        reap(last),
+        End::Done,
+        "stopped at {:?}",
+        place_of_death(board)
+    );
     let took = Duration::from_micros(board.get(Entry::Done));
     Some((board.get(Entry::Own) > 0, took))
 }
@@ -187,15 +187,11 @@ fn one_stop(root: &Path, board: &'static Board, at: u64) -> Option<(bool, Durati
         trap.disarm();
         scene.saw(guard.unwrap().expect("a permit").into_token());
     });
-    let state = waitpid(stopped, Some(WaitPidFlag::WUNTRACED)).expect("a child");
-    if state == WaitStatus::Exited(stopped, 0) {
-        return None;
-    }
-    assert_eq!(state, WaitStatus::Stopped(stopped, Signal::SIGSTOP));
+    let stopped = stopped_at_point(stopped)?;
     let others = reap(fork(|| ask(&scene, board)));
     kill(stopped, Signal::SIGKILL).expect("to kill a child");
     assert_eq!(reap(stopped), End::Killed);
-    assert_eq!(others, End::Done, "stopped at {:?}", board.place());
+    assert_eq!(others, End::Done, "stopped at {:?}", place_of_death(board));
     let last = fork(|| {
         let cache = open(&scene);
         let pool = BoundedSemaphore::new(&cache, KEY, 9);

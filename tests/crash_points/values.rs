@@ -7,10 +7,10 @@ use std::time::Duration;
 use slablock::{Averager, Cache, Error, Eviction, KeyState, Kind, Lock, SetOptions};
 
 use crate::drive::{Operation, Order, Stage, no_leak, without_strangers};
-use crate::layout;
+use crate::kit::layout;
+use crate::kit::stored::{Cell, Stored, place_of, record};
 use crate::scene::{Entry, NEVER, Scene, Trap};
 use crate::stage::{CAPACITY, KEY, open, open_anew, reboot, take_over};
-use crate::stored::{Cell, Stored, place_of, record};
 
 const TAG: &str = "tag";
 /// Fits beside its like into the cells of one slot.

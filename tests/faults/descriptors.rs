@@ -8,9 +8,8 @@ use std::path::Path;
 use nix::libc;
 use slablock::{Averager, Cache, Error, FanoutCache, Lock, Result};
 
-use crate::children::{self, Role, Watchdog, fork, reap_well, say};
-use crate::common::Place;
-use crate::common::layout::BOOT_ID;
+use crate::kit::layout::BOOT_ID;
+use crate::kit::{self, Place, Role, Watchdog, fork, reap_well, say};
 
 /// Descriptors that nothing needs: more than any open takes.
 const SPARE: u64 = 40;
@@ -153,7 +152,7 @@ pub fn run(role: &Role) {
             limit(libc::RLIMIT_NOFILE, 400);
             assert!(taken.is_none());
             // Joined: its three lock files stay open.
-            children::exit_now(0);
+            kit::exit_now(0);
         });
         panic!("joined with {needed} descriptors and left none open");
     }));
@@ -166,7 +165,7 @@ pub fn run(role: &Role) {
 fn without_descriptors_opening_fails_clearly_leaks_none_and_harms_nothing() {
     let _watchdog = Watchdog::new("descriptors");
     let place = Place::new();
-    let child = children::Child::start("descriptors", place.root(), &[]);
+    let child = kit::Child::start("descriptors", place.root(), &[]);
     let needed = ["new", "there", "rebooted", "repair", "fanout"].map(|word| {
         let count: u64 = child.expect(word).parse().unwrap();
         // The slab, three lock files, and one more to read something at times.
@@ -213,7 +212,7 @@ fn open_now_in(dir: &Path) -> usize {
 fn without_room_to_map_opening_fails_clearly_and_works_later() {
     let _watchdog = Watchdog::new("addresses");
     let place = Place::new();
-    let child = children::Child::start("addresses", place.root(), &[]);
+    let child = kit::Child::start("addresses", place.root(), &[]);
     child.expect("done");
     child.finish();
 }

@@ -5,8 +5,7 @@ use std::path::Path;
 
 use slablock::{Averager, BoundedSemaphore, Cache, Error, FanoutCache, Lock, LockGuard, Result};
 
-use crate::children::{Role, fork, reap_well};
-use crate::common::{Place, bounded, in_a_namespace, mount, role};
+use crate::kit::{Place, Role, bounded, fork, in_a_namespace, mount, reap_well, role};
 
 /// Room in pages: each number up to where the first keys are made, then some, to more than all steps take.
 fn pages() -> impl Iterator<Item = u64> {
@@ -143,7 +142,7 @@ pub fn is_full<T>(result: Result<T>) -> bool {
     match result {
         Ok(_) => false,
         Err(error @ Error::NoSpace { .. }) => {
-            crate::common::says(&error, &["no room", "free some space"]);
+            crate::kit::says(&error, &["no room", "free some space"]);
             true
         }
         Err(other) => panic!("{other}"),
@@ -298,6 +297,6 @@ fn a_process_too_many_on_a_full_disk_is_told_and_can_join_later() {
         return;
     };
     let dir = Path::new(&dir);
-    crate::children::run("many", &dir.join("store"), &[]);
+    crate::kit::run("many", &dir.join("store"), &[]);
     println!("all told");
 }

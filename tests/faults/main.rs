@@ -3,11 +3,9 @@
 
 #![allow(missing_docs, unsafe_code)]
 
-#[path = "../common/children.rs"]
-mod children;
-#[path = "../common/mod.rs"]
 #[macro_use]
-mod common;
+#[path = "../kit/mod.rs"]
+mod kit;
 mod descriptors;
 mod full_disk;
 mod memory;
@@ -16,7 +14,7 @@ mod replaced;
 mod signals;
 mod values;
 
-use children::Role;
+use kit::Role;
 
 #[test]
 fn child_role() {
@@ -32,7 +30,7 @@ fn child_role() {
         "interrupted" => signals::run(&role),
         "values" => values::run(&role),
         "memory" => memory::run(&role),
-        // A role of `common`, whose test finds it by its own name.
+        // That of a test which finds it by its own name.
         _ => {}
     }
 }

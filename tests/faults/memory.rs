@@ -5,9 +5,8 @@ use std::fs;
 use nix::libc;
 use slablock::{Cache, Error, Result, SetOptions};
 
-use crate::children::{Child, HANGS, Role, say};
-use crate::common::Place;
 use crate::descriptors::limit;
+use crate::kit::{Child, HANGS, Place, Role, say};
 
 const LARGE: usize = 64 << 20;
 /// Enough for all else.

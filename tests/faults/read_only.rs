@@ -3,12 +3,11 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
 
 use slablock::{Averager, Cache, Error, FanoutCache, Lock};
 
-use crate::common::layout::LOCKED;
-use crate::common::{Place, bounded, child, in_a_namespace, role, run, said};
+use crate::kit::layout::LOCKED;
+use crate::kit::{Place, bind_read_only, bounded, child, in_a_namespace, remount, role, succeeds};
 
 fn furnish(store: &Path, mode: u32) -> Vec<u8> {
     let cache = Cache::options()
@@ -22,11 +21,6 @@ fn furnish(store: &Path, mode: u32) -> Vec<u8> {
     fs::read(store.join("slab")).unwrap()
 }
 
-fn bind(arguments: &[&str]) -> bool {
-    let status = Command::new("mount").args(arguments).output();
-    status.is_ok_and(|output| output.status.success())
-}
-
 #[test]
 fn a_store_behind_a_read_only_mount_is_refused_and_unchanged() {
     const NAME: &str = "read_only::a_store_behind_a_read_only_mount_is_refused_and_unchanged";
@@ -37,8 +31,7 @@ fn a_store_behind_a_read_only_mount_is_refused_and_unchanged() {
     let (store, fanout) = (dir.join("store"), dir.join("fanout"));
     let before = furnish(&store, 0o600);
     drop(FanoutCache::open(&fanout, 2).unwrap());
-    let path = dir.to_str().unwrap();
-    if !bind(&["--bind", path, path]) || !bind(&["-o", "remount,bind,ro", path]) {
+    if !bind_read_only(dir, dir) {
         return println!("skipped: nothing can be mounted here");
     }
     let words = ["cannot open", "writable file system"];
@@ -48,7 +41,7 @@ fn a_store_behind_a_read_only_mount_is_refused_and_unchanged() {
     let words = ["cannot create", "writable file system"];
     assert_error!(Cache::open(dir.join("new")), Error::Io { .. }, words);
     assert_eq!(fs::read(store.join("slab")).unwrap(), before);
-    assert!(bind(&["-o", "remount,bind,rw", path]));
+    assert!(remount("bind,rw", dir));
     let cache = Cache::open(&store).unwrap();
     assert_eq!(Averager::new(&cache, "average").get().unwrap(), Some(2.0));
     println!("all told");
@@ -92,12 +85,7 @@ fn a_directory_that_is_not_writable_is_enough_for_a_store_that_is_whole() {
         mode(place.root(), 0o755).unwrap();
         mode(&place.store(), 0o555).unwrap();
         let nobody = || {
-            let output = run(child(NAME, place.store().to_str().unwrap()));
-            let said = said(&output);
-            assert!(
-                output.status.success() && said.contains("all told"),
-                "{said}"
-            );
+            succeeds(child(NAME, place.store().to_str().unwrap()), "all told");
         };
         nobody();
         // One of the files is missing, and only its owner can have it made.

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use slablock::{Averager, BoundedSemaphore, Cache, Error, FanoutCache, Lock, RLock, Result};
 
-use crate::children::{Child, Role, Watchdog, fork, hear, reap_well, run, say};
-use crate::common::{LONG, Place, bounded, until};
+use crate::kit::{
+    Child, LONG, Place, Role, Watchdog, bounded, fork, hear, reap_well, run, say, until,
+};
 
 fn is_replaced<T>(what: &str, result: Result<T>) {
     match result {
         Err(error @ Error::Replaced { .. }) => {
-            crate::common::says(&error, &["removed or replaced", "open it again"]);
+            crate::kit::says(&error, &["removed or replaced", "open it again"]);
         }
         Err(other) => panic!("{what}: {other}"),
         Ok(_) => panic!("{what} does not notice"),

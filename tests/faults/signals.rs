@@ -9,8 +9,7 @@ use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use slablock::{Averager, BoundedSemaphore, Cache, FanoutCache, Lock, RLock};
 
-use crate::children::{Child, Role, Watchdog, run as run_role, say};
-use crate::common::Place;
+use crate::kit::{Child, Place, Role, Watchdog, run as run_role, say};
 
 /// How often one arrives.
 const INTERVAL: Duration = Duration::from_micros(500);
@@ -69,9 +68,8 @@ pub fn run(role: &Role) {
 fn everything(role: &Role) {
     // Some 18 MB have to be allocated, which takes longer than from one signal to the next.
     // In memory, where older kernels let go of all of it when a signal comes.
-    let memory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
-    let memory = memory.unwrap();
-    let large = memory.path().join("large");
+    let memory = Place::in_memory();
+    let large = memory.root().join("large");
     let options = Cache::options().capacity(1 << 22);
     timed(Duration::ZERO, || drop(options.open(&large).unwrap()));
     let fanout = role.dir.join("fanout");

@@ -7,10 +7,9 @@ use std::path::Path;
 
 use slablock::{Cache, Error, Eviction};
 
-use crate::children::{self, Role, Watchdog, say};
-use crate::common::Place;
 use crate::descriptors::with_ever_more;
 use crate::full_disk::{fill, is_full, is_inside, resize};
+use crate::kit::{self, Place, Role, Watchdog, bind, say};
 
 /// Written with its head at once, apart from it, and to a segment of its own.
 const LENGTHS: [usize; 3] = [3_000, 40_000, 300_000];
@@ -194,9 +193,7 @@ fn a_segment_whose_name_stays_is_gone_nevertheless() {
     set_all(1);
     let first = dir.join("store/log/00000001");
     // What something is mounted on cannot be removed.
-    let mut mount = std::process::Command::new("mount");
-    mount.arg("--bind").args([&first, &first]);
-    assert!(mount.status().unwrap().success());
+    assert!(bind(&first, &first));
     set_all(2);
     cache.cull().unwrap();
     assert_eq!(fs::metadata(&first).unwrap().len(), 0);
@@ -240,7 +237,7 @@ pub fn run(role: &Role) {
 fn without_descriptors_values_are_refused_clearly_and_none_is_harmed() {
     let _watchdog = Watchdog::new("values");
     let place = Place::new();
-    let child = children::Child::start("values", place.root(), &[]);
+    let child = kit::Child::start("values", place.root(), &[]);
     let keys = LENGTHS.len() + 1;
     for _ in 0..keys {
         for word in ["read", "set"] {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use slablock::{BoundedSemaphore, Cache, Error, Lock};
 
-use crate::common::Place;
+use crate::kit::Place;
 use crate::{alone, is_full, took};
 
 const ALL: usize = 16_777_216;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use slablock::{Averager, BoundedSemaphore, Cache, Error, Kind, Lock, RLock, SetOptions};
 
-use crate::common::{Place, says, store_of};
+use crate::kit::{Place, says, store_of};
 use crate::{alone, is_full, took};
 
 const KEY_BYTES: usize = 1_024;

@@ -11,11 +11,9 @@
 
 #![allow(missing_docs, unsafe_code)]
 
-#[path = "../common/children.rs"]
-mod children;
 #[macro_use]
-#[path = "../common/mod.rs"]
-mod common;
+#[path = "../kit/mod.rs"]
+mod kit;
 
 mod capacity;
 mod keys;
@@ -31,7 +29,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use children::{Role, Watchdog};
+use kit::{Role, Watchdog};
 use nix::libc;
 
 /// What this binary does when a test has started it as a child.

@@ -7,7 +7,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use slablock::{Cache, Lock, LockGuard};
 
-use crate::children::{Child, Role, exit_now, fork, reap, reap_killed, reap_well, run, say, until};
+use crate::kit::{
+    Child, Place, Role, exit_now, fork, reap, reap_killed, reap_well, run, say, until,
+};
 use crate::{Gate, alone, is_full, took};
 
 /// How many numbers there are.
@@ -22,8 +24,8 @@ const PIDS: usize = 100;
 #[test]
 fn as_many_processes_as_there_are_numbers_and_no_more() {
     let _alone = alone("participants");
-    let dir = tempfile::tempdir().unwrap();
-    run("crowd", dir.path(), &[]);
+    let dir = Place::new();
+    run("crowd", dir.root(), &[]);
 }
 
 fn lock_of(cache: &Cache, number: u64) -> Lock {

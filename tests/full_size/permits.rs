@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use slablock::{BoundedSemaphore, Cache, Error, SemaphoreGuard};
 
-use crate::children::{Role, fork, reap_killed, reap_well, run, until};
-use crate::common::{Place, store};
+use crate::kit::{Place, Role, fork, reap_killed, reap_well, run, store, until};
 use crate::{Gate, alone, is_full, took};
 
 const ALL: u32 = 65_535;
@@ -22,8 +21,8 @@ const GOT: usize = 1;
 #[test]
 fn all_permits_of_the_largest_semaphore_are_taken_and_come_back() {
     let _alone = alone("permits");
-    let dir = tempfile::tempdir().unwrap();
-    run("permits", dir.path(), &[]);
+    let dir = Place::new();
+    run("permits", dir.root(), &[]);
 }
 
 /// The first one makes the key, which takes longer than `try_acquire` has patience with.

@@ -6,8 +6,7 @@ use std::time::Instant;
 
 use slablock::{Cache, Error, FanoutCache, Lock};
 
-use crate::children::{Role, exit_now, fork, reap_well, run, until};
-use crate::common::Place;
+use crate::kit::{Place, Role, exit_now, fork, reap_well, run, until};
 use crate::{Gate, alone, took};
 
 const ALL: usize = 256;
@@ -24,8 +23,8 @@ const READY: usize = 0;
 #[test]
 fn as_many_shards_as_there_can_be_are_used_by_several_processes() {
     let _alone = alone("shards");
-    let dir = tempfile::tempdir().unwrap();
-    run("shards", dir.path(), &[]);
+    let dir = Place::new();
+    run("shards", dir.root(), &[]);
 }
 
 fn open(role: &Role) -> FanoutCache {

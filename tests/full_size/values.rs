@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use slablock::{Cache, Error, SetOptions};
 
-use crate::children::{Child, Role, say};
-use crate::common::{Place, store};
+use crate::kit::{Child, Place, Role, say, store};
 use crate::{alone, is_full, took};
 
 const ALL: usize = 1 << 30;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use nix::unistd::Pid;
 use slablock::{Cache, Lock};
 
-use crate::children::{Board, Role, fork, reap_killed, reap_well, run, until};
+use crate::kit::{Board, Place, Role, fork, reap_killed, reap_well, run, until};
 use crate::{Gate, alone, is_full, took};
 
 /// What a thread needs that only waits and counts.
@@ -29,15 +29,15 @@ fn size() -> (u64, u64) {
 #[test]
 fn thousands_wait_for_one_lock_and_each_gets_it_once() {
     let _alone = alone("waiters");
-    let dir = tempfile::tempdir().unwrap();
-    run("waiters", dir.path(), &["released"]);
+    let dir = Place::new();
+    run("waiters", dir.root(), &["released"]);
 }
 
 #[test]
 fn thousands_wait_for_one_lock_and_its_holder_is_killed() {
     let _alone = alone("waiters for a dead one");
-    let dir = tempfile::tempdir().unwrap();
-    run("waiters", dir.path(), &["killed"]);
+    let dir = Place::new();
+    run("waiters", dir.root(), &["killed"]);
 }
 
 fn lock(role: &Role) -> Lock {
@@ -144,8 +144,8 @@ fn processor_time(pids: &[Pid]) -> u64 {
 #[test]
 fn a_process_waits_for_more_keys_than_it_is_seen_to() {
     let _alone = alone("seven keys");
-    let dir = tempfile::tempdir().unwrap();
-    run("seven keys", dir.path(), &[]);
+    let dir = Place::new();
+    run("seven keys", dir.root(), &[]);
 }
 
 const SEEN: u64 = 6;

@@ -6,14 +6,14 @@
 
 pub mod arguments;
 pub mod input;
-#[path = "../common/layout.rs"]
+#[path = "../kit/layout.rs"]
 mod layout;
 mod memory;
 pub mod operations;
 pub mod place;
 pub mod segments;
 pub mod slab_bytes;
-#[path = "../common/stored.rs"]
+#[path = "../kit/stored.rs"]
 mod stored;
 pub mod values;
 

@@ -1,5 +1,5 @@
 //! Law: whatever the segments of a store hold, and wherever its cells and its journal lead there, what is read under
-//! a key is what a second reader of the format (`tests/common/stored.rs`) finds: a value that is whole and that key's,
+//! a key is what a second reader of the format (`tests/kit/stored.rs`) finds: a value that is whole and that key's,
 //! or none. No crash, no hang, and no more memory at once than the longest file has bytes. `check` names the values
 //! that are damaged and no other, `repair` drops them and no other, and afterwards large values can be set.
 //!

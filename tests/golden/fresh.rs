@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use nix::time::{ClockId, clock_gettime};
 use slablock::{Averager, BoundedSemaphore, Lock};
 
-use crate::common::{LONG, Place, bounded};
+use crate::kit::{LONG, Place, bounded};
 
 const STATES: u64 = 155_648;
 const BLOCK_STATES: u64 = 221_184;
@@ -88,9 +88,9 @@ fn a_new_store_takes_as_much_as_the_design_says() {
         println!("skipped: there is no file system in memory");
         return;
     }
-    let dir = tempfile::tempdir_in(memory).unwrap();
-    let cache = slablock::Cache::open(dir.path().join("store")).unwrap();
-    let slab = fs::metadata(dir.path().join("store/slab")).unwrap();
+    let place = Place::below(memory);
+    let cache = place.open();
+    let slab = fs::metadata(place.slab()).unwrap();
     assert_eq!(slab.blocks() * 512, 307_200);
     drop(cache);
 }

@@ -8,9 +8,9 @@
 
 #![allow(missing_docs)]
 
-#[path = "../common/mod.rs"]
 #[macro_use]
-mod common;
+#[path = "../kit/mod.rs"]
+mod kit;
 mod fresh;
 mod values;
 
@@ -20,8 +20,8 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use common::layout::{self, BOOT_ID, BOOTS};
-use common::{Place, bounded};
+use kit::layout::{self, BOOT_ID, BOOTS};
+use kit::{Place, bounded};
 use slablock::{
     Averager, BoundedSemaphore, Cache, Error, FanoutCache, KeyState, Kind, Lock, RLock,
 };

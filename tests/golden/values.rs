@@ -13,9 +13,9 @@ use std::time::{Duration, SystemTime};
 
 use slablock::{Cache, Eviction, SetOptions, Stats};
 
-use crate::common::layout::{self, BOOT_ID};
-use crate::common::stored::{Is, Stored};
-use crate::common::{Place, bounded, until};
+use crate::kit::layout::{self, BOOT_ID};
+use crate::kit::stored::{Is, Stored};
+use crate::kit::{Place, bounded, until};
 use crate::{LINE, from_hex, make_of_this_boot, to_hex, write_with_holes};
 
 const CAPACITY: usize = 64;

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::children::{Random, Watchdog};
 use crate::judge::{Story, Violation};
+use crate::kit::{Place, Random, Watchdog};
 use crate::operation::State;
 use crate::round::{Count, Stage};
 use crate::store::{PAIRS, Ways};
@@ -62,8 +62,8 @@ fn play_store(
     is_over: impl Fn(&Count) -> bool,
 ) -> Result<(), String> {
     let _watchdog = Watchdog::new(name);
-    let dir = tempfile::tempdir().unwrap();
-    let mut stage = Stage::new(dir.path(), shards, ways, Random::new(seed));
+    let dir = Place::new();
+    let mut stage = Stage::new(dir.root(), shards, ways, Random::new(seed));
     let mut states = [[None; 2]; PAIRS];
     for round in 0..ROUNDS_OF_A_STORE {
         let records = stage.round(count);

@@ -18,10 +18,10 @@
 #![allow(missing_docs)]
 
 mod campaign;
-#[path = "../common/children.rs"]
-mod children;
 mod controls;
 mod judge;
+#[path = "../kit/mod.rs"]
+mod kit;
 mod model;
 mod operation;
 mod round;
@@ -30,7 +30,7 @@ mod tape;
 mod value;
 mod worker;
 
-use children::Role;
+use kit::Role;
 use store::Ways;
 
 const SHARDS: Option<usize> = Some(3);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::children::{Child, Random};
+use crate::kit::{Child, Random};
 use crate::operation::{Call, What};
 use crate::store::{PAIRS, Store, Ways};
 use crate::tape::{RECORDS, Record, STRIPS, Tape};

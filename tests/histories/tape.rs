@@ -8,7 +8,7 @@
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use crate::children::{Board, until};
+use crate::kit::{Board, until};
 use crate::operation::{CALL_WORDS, Call, OUTCOME_WORDS, Outcome};
 
 /// Each worker of a round has a strip of the tape; the first is the driver's.

@@ -1,6 +1,6 @@
 //! A process that does one random operation after the other, until it is killed.
 
-use crate::children::{Random, Role, hear, say};
+use crate::kit::{Random, Role, hear, say};
 use crate::operation::{Call, What};
 use crate::store::{PAIRS, Store, Ways};
 use crate::tape::Tape;

@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use slablock::{Cache, Error, Lock};
 
-use crate::children::{Board, Watchdog, fork, reap_well, until};
-use crate::common::layout::{BOOT_BYTES, BOOT_ID, BOOTS, STRIPE_BYTES, STRIPES};
-use crate::common::{Place, child, in_a_namespace, role, run, said};
+use crate::kit::layout::{BOOT_BYTES, BOOT_ID, BOOTS, STRIPE_BYTES, STRIPES};
+use crate::kit::{
+    Board, Place, Watchdog, bind, child, fork, in_a_namespace, reap_well, role, succeeds, unshared,
+    until,
+};
 
 const LEAP: u64 = 1 << 36;
 const OTHER: &str = "boots::another_boot_id_robs_nobody";
@@ -23,10 +24,7 @@ fn grant(store: &Path) -> u64 {
 fn show_another_boot(dir: &Path) -> bool {
     let id = dir.join("boot_id");
     fs::write(&id, "01234567-89ab-cdef-0123-456789abcdef\n").unwrap();
-    let mut mount = Command::new("mount");
-    let there = "/proc/sys/kernel/random/boot_id";
-    let mounted = mount.arg("--bind").arg(id).arg(there).output();
-    mounted.is_ok_and(|output| output.status.success())
+    bind(&id, Path::new("/proc/sys/kernel/random/boot_id"))
 }
 
 /// As a container has it that runs beside programs of the host.
@@ -128,21 +126,13 @@ fn a_time_namespace_is_in_the_boot_of_its_machine() {
     let place = Place::new();
     let first = grant(&place.store());
     let shifted = ["--time", "--monotonic", "7200", "--boottime", "7200"];
-    let usable = Command::new("unshare").args(shifted).arg("true").output();
-    if !usable.is_ok_and(|output| output.status.success()) {
+    let inner = child(SHIFTED, place.store().to_str().unwrap());
+    let Some(command) = unshared(&shifted, "true", &inner) else {
         println!("skipped: no time namespace to be had here");
         return;
-    }
-    let inner = child(SHIFTED, place.store().to_str().unwrap());
-    let mut command = Command::new("unshare");
-    command.args(shifted).arg(inner.get_program());
-    command.args(inner.get_args());
-    for (name, value) in inner.get_envs() {
-        command.env(name, value.unwrap_or_default());
-    }
-    let told = said(&run(command));
+    };
     let next = format!("all told, and token {}\n", first + 1);
-    assert!(told.contains(&next), "{told}");
+    succeeds(command, &next);
     assert_eq!(grant(&place.store()), first + 2);
 }
 
@@ -205,7 +195,6 @@ fn who_has_a_held_store_open_is_not_robbed_by_a_first_one_of_another_boot() {
     let cache = place.open();
     let guard = Lock::new(&cache, "held").acquire().unwrap().into_owned();
     place.poke(BOOT_ID, &[1; 16]);
-    let output = run(child(NAME, place.store().to_str().unwrap()));
-    assert!(output.status.success(), "{}", said(&output));
+    succeeds(child(NAME, place.store().to_str().unwrap()), "all told");
     guard.check().unwrap();
 }

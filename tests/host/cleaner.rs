@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use slablock::{Cache, Durability, Error, Eviction, FanoutCache, Lock, Reader, Token};
 
-use crate::children::{Board, Child, Role, Watchdog, fork, hear, reap_well, say};
-use crate::common::layout::LOCKED;
-use crate::common::{Place, until};
+use crate::kit::layout::LOCKED;
+use crate::kit::{Board, Child, Place, Role, Watchdog, fork, hear, reap_well, say, until};
 
 /// Holds a lock until it is told to give it back.
 pub fn hold(role: &Role) {
@@ -708,7 +707,7 @@ fn nothing_is_taken_from_a_command_whose_guard_was_killed_and_whose_lock_files_a
     let mut rest = String::new();
     // Until everybody who has the pipe is gone.
     std::io::Read::read_to_string(&mut out, &mut rest).unwrap();
-    crate::children::until("the kernel has closed its descriptors", || {
+    crate::kit::until("the kernel has closed its descriptors", || {
         Cache::open(place.store()).is_ok()
     });
     let cache = place.open();

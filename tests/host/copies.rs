@@ -6,8 +6,7 @@ use std::process::Command;
 
 use slablock::{Averager, Cache, Error, FanoutCache, Lock, Reader, Token};
 
-use crate::children::Watchdog;
-use crate::common::{Place, in_a_namespace, mount, role};
+use crate::kit::{Place, Watchdog, child, in_a_namespace, mount, role, succeeds};
 
 const LEAP: u64 = 1 << 36;
 
@@ -163,8 +162,7 @@ fn a_copy_made_of_hard_links_is_refused_and_the_original_goes_on() {
     cp(&["-al"], &place.store(), &copy);
     // In a process of its own, which has nothing open.
     for dir in [place.store(), copy.clone()] {
-        let output = crate::common::run(crate::common::child(OPENS, dir.to_str().unwrap()));
-        assert!(output.status.success(), "{}", crate::common::said(&output));
+        succeeds(child(OPENS, dir.to_str().unwrap()), "all told");
     }
     cache.set("another", vec![8; 100_000]).unwrap();
     grant(&cache);
@@ -184,6 +182,7 @@ fn who_opens_a_slab_with_two_names_is_told() {
         let words = ["2 names", "hard links", "cp --no-preserve=links"];
         assert_error!(Cache::open(&dir), Error::Linked { links: 2, .. }, words);
         assert_error!(Cache::repair(&dir), Error::Linked { .. }, words);
+        println!("all told");
     }
 }
 

@@ -9,8 +9,7 @@ use std::path::Path;
 use nix::libc;
 use slablock::{Averager, Cache, Error, FanoutCache, Lock};
 
-use crate::children::{Child, Role, Watchdog, exit_now, fork, hear, reap_well, say};
-use crate::common::{HANGS, Place};
+use crate::kit::{Child, HANGS, Place, Role, Watchdog, exit_now, fork, hear, reap_well, say};
 
 /// Closes everything above the standard streams, as daemons do when they start.
 fn close_all() {
@@ -205,31 +204,31 @@ fn the_death_of_a_process_is_seen_although_a_child_it_forked_lives() {
     let _watchdog = Watchdog::new("orphan");
     let place = Place::new();
     let cache = place.open();
-    let board = crate::children::Board::open(place.root());
+    let board = crate::kit::Board::open(place.root());
     let store = place.store();
     let parent = fork(|| {
         let cache = Cache::open(&store).unwrap();
         let _guard = Lock::new(&cache, "k").acquire().unwrap().into_owned();
         let _child = fork(|| {
             board.set(0, 1);
-            crate::children::until("the test is over", || board.get(1) == 1);
+            crate::kit::until("the test is over", || board.get(1) == 1);
         });
-        crate::children::until("killed", || false);
+        crate::kit::until("killed", || false);
     });
-    crate::children::until("the child lives", || board.get(0) == 1);
+    crate::kit::until("the child lives", || board.get(0) == 1);
     nix::sys::signal::kill(parent, nix::sys::signal::Signal::SIGKILL).unwrap();
     // Not reaped yet: a zombie, whose child has its map.
     let lock = Lock::new(&cache, "k");
     let guard = lock.acquire_timeout(HANGS).unwrap().unwrap();
     assert_eq!(guard.recovered().unwrap().pid as i32, parent.as_raw());
     board.set(1, 1);
-    crate::children::reap(parent);
+    crate::kit::reap(parent);
 }
 
 /// Has the store open until it is killed.
 pub fn idle(role: &Role) {
     let _cache = Cache::open(role.store()).unwrap();
-    crate::children::until("killed", || false);
+    crate::kit::until("killed", || false);
 }
 
 /// The child has the map of its parent, which has gone on as another program: also when that is the same one again, with
@@ -238,7 +237,7 @@ pub fn idle(role: &Role) {
 fn a_holder_that_executes_a_program_frees_its_lock_although_a_child_it_forked_waits() {
     let _watchdog = Watchdog::new("executes");
     let place = Place::new();
-    let board = crate::children::Board::open(place.root());
+    let board = crate::kit::Board::open(place.root());
     let store = place.store();
     let holder = fork(|| {
         let cache = Cache::open(&store).unwrap();
@@ -248,20 +247,20 @@ fn a_holder_that_executes_a_program_frees_its_lock_although_a_child_it_forked_wa
             board.set(0, 1);
             let guard = lock.acquire().unwrap();
             board.set(1, guard.recovered().unwrap().pid.into());
-            crate::children::until("the test is over", || board.get(2) == 1);
+            crate::kit::until("the test is over", || board.get(2) == 1);
         });
-        crate::children::until("the child waits", || board.get(0) == 1);
+        crate::kit::until("the child waits", || board.get(0) == 1);
         board.set(3, waiter.as_raw() as u64);
-        let mut program = crate::children::command("idle", place.root(), &[]);
+        let mut program = crate::kit::command("idle", place.root(), &[]);
         let error =
             std::os::unix::process::CommandExt::exec(program.stdin(std::process::Stdio::null()));
         panic!("{error}");
     });
-    crate::children::until("the child has it", || board.get(1) != 0);
+    crate::kit::until("the child has it", || board.get(1) != 0);
     assert_eq!(board.get(1) as i32, holder.as_raw());
     board.set(2, 1);
     nix::sys::signal::kill(holder, nix::sys::signal::Signal::SIGKILL).unwrap();
-    crate::children::reap(holder);
+    crate::kit::reap(holder);
 }
 
 #[test]

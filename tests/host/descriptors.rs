@@ -11,8 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::libc;
 use slablock::{Cache, FanoutCache, Lock, Options};
 
-use crate::children::{fork, reap_killed, reap_well, until};
-use crate::common::{Place, bounded, child, role, run, said};
+use crate::kit::{Place, bounded, fork, in_a_process, reap_killed, reap_well, until};
 
 /// Segments of 1 MiB, so that a long value has one of its own.
 fn small() -> Options {
@@ -59,19 +58,6 @@ fn below(dir: &Path) -> Vec<i32> {
     let ours = descriptors().into_iter();
     ours.filter_map(|(fd, to)| to.starts_with(dir).then_some(fd))
         .collect()
-}
-
-/// Runs the test `name` in a process of its own, whose descriptors nobody else has to do with.
-fn in_a_process(name: &str, test: impl FnOnce(&Path)) {
-    if let Some(dir) = role(name) {
-        test(Path::new(&dir));
-        return println!("all told");
-    }
-    let place = Place::new();
-    let output = run(child(name, place.root().to_str().unwrap()));
-    let said = said(&output);
-    assert!(output.status.success(), "{:?}: {said}", output.status);
-    assert!(said.contains("all told"), "{said}");
 }
 
 /// A file of the program's own, full of what looks like nothing else.

@@ -11,8 +11,9 @@ use nix::libc;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, raise, signal};
 use slablock::{Averager, Cache, Error, FanoutCache, Lock, Options, Result};
 
-use crate::children::{fork, reap_well};
-use crate::common::{Place, bounded, child, role, run, said};
+#[cfg(feature = "cli")]
+use crate::kit::{Place, output_of, said};
+use crate::kit::{bounded, fork, in_a_process, reap_well};
 
 /// How long files of this process may get from now on; `None`: as long as they like.
 fn limit_files(bytes: Option<u64>) {
@@ -104,18 +105,6 @@ fn grow_under_all_limits(dir: &Path) {
     assert!(done > 2, "{done}");
 }
 
-fn in_a_process(name: &str, test: impl FnOnce(&Path)) {
-    if let Some(dir) = role(name) {
-        test(Path::new(&dir));
-        return println!("all told");
-    }
-    let place = Place::new();
-    let output = run(child(name, place.root().to_str().unwrap()));
-    let said = said(&output);
-    assert!(output.status.success(), "{:?}: {said}", output.status);
-    assert!(said.contains("all told"), "{said}");
-}
-
 #[test]
 fn files_that_may_not_get_longer_are_an_error_and_no_signal() {
     const NAME: &str = "limits::files_that_may_not_get_longer_are_an_error_and_no_signal";
@@ -194,7 +183,7 @@ fn the_command_line_says_that_files_may_not_get_longer() {
             );
             let mut shell = std::process::Command::new("sh");
             shell.args(["-c", &script]);
-            run(shell)
+            output_of(shell)
         };
         for command in ["run key -- true", "set key value", "incr n"] {
             let output = limited(0, command);

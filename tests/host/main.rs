@@ -4,11 +4,9 @@
 
 #![allow(missing_docs)]
 
-#[path = "../common/children.rs"]
-mod children;
 #[macro_use]
-#[path = "../common/mod.rs"]
-mod common;
+#[path = "../kit/mod.rs"]
+mod kit;
 
 mod boots;
 mod cleaner;
@@ -17,9 +15,6 @@ mod daemons;
 mod descriptors;
 mod limits;
 mod output;
-#[cfg(feature = "cli")]
-#[allow(unused_imports)]
-use children::patience;
 mod places;
 mod programs;
 mod readers;
@@ -31,7 +26,7 @@ mod synced;
 mod threads;
 mod users;
 
-use children::Role;
+use kit::Role;
 
 /// What this binary does when a test has started it as a child.
 #[test]

@@ -16,7 +16,7 @@ use nix::{
 };
 use slablock::{Averager, FanoutCache};
 
-use crate::common::{Place, until};
+use crate::kit::{Place, until};
 
 /// More than any pipe holds.
 const LARGE: usize = 3 << 20;

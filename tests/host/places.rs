@@ -12,7 +12,7 @@ use std::{
 
 use slablock::{Cache, FanoutCache};
 
-use crate::common::{Place, in_a_namespace, mount, role, run, said};
+use crate::kit::{Place, bind, in_a_namespace, mount, output_of, role, said};
 
 const ALICE: u32 = 5001;
 const BOB: u32 = 5002;
@@ -59,9 +59,7 @@ impl Users {
         fs::copy(env!("CARGO_BIN_EXE_slablock"), &program).unwrap();
         let passwd = root.join("passwd");
         fs::write(&passwd, "").unwrap();
-        let mut bind = Command::new("mount");
-        bind.arg("--bind").arg(&passwd).arg("/etc/passwd");
-        assert!(bind.status().unwrap().success());
+        assert!(bind(&passwd, Path::new("/etc/passwd")));
         let users = Users {
             root: root.to_owned(),
             program,
@@ -104,13 +102,13 @@ impl Users {
     }
 
     fn run(&self, user: u32, arguments: &[&str]) -> Output {
-        run(self.command(user, &[], arguments))
+        output_of(self.command(user, &[], arguments))
     }
 
     /// The directory that `status` names.
     #[track_caller]
     fn store(&self, user: u32, environment: &[(&str, &str)]) -> PathBuf {
-        let output = run(self.command(user, environment, &["status", "--json"]));
+        let output = output_of(self.command(user, environment, &["status", "--json"]));
         assert!(output.status.success(), "{}", said(&output));
         let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         json["dir"].as_str().unwrap().into()
@@ -175,9 +173,9 @@ fn a_user_has_one_store_whatever_the_environment_says() {
     assert_eq!(line, "up\n");
     for environment in environments {
         let arguments = ["run", "-n", "k", "--", "true"];
-        let output = run(users.command(ALICE, environment, &arguments));
+        let output = output_of(users.command(ALICE, environment, &arguments));
         ended(&output, 75, &["held"]);
-        let table = run(users.command(ALICE, environment, &["status"]));
+        let table = output_of(users.command(ALICE, environment, &["status"]));
         ended(&table, 0, &[store.to_str().unwrap(), "lock"]);
     }
     drop(holder.stdin.take());
@@ -197,7 +195,7 @@ fn a_user_has_one_store_whatever_the_environment_says() {
     );
     assert!(fs::exists("/mnt/bob/.local/state/slablock/slab").unwrap());
     // But for what names it.
-    let named = run(users.command(
+    let named = output_of(users.command(
         BOB,
         &[("SLABLOCK_DIR", "/mnt/bob/named")],
         &["set", "k", "v"],
@@ -322,7 +320,7 @@ fn a_store_that_is_gone_in_the_end_is_said() {
         let store = place.store();
         let run = |script: &str| {
             let mut command = slablock(&["run", "k", "--", "sh", "-c", script]);
-            run({
+            output_of({
                 command.env("SLABLOCK_DIR", &store);
                 command
             })
@@ -386,7 +384,7 @@ fn a_store_that_is_not_there_yet_is_empty() {
             let answer = |place: &Place| {
                 let mut command = slablock(arguments);
                 command.env("SLABLOCK_DIR", place.store());
-                let output = run(command);
+                let output = output_of(command);
                 let said = said(&output).replace(place.root().to_str().unwrap(), "ROOT");
                 // What an empty one takes on disk, and how often it was asked.
                 let counts = ["\"volume\"", "\"misses\""];
@@ -398,20 +396,20 @@ fn a_store_that_is_not_there_yet_is_empty() {
         }
         let mut volume = slablock(&["volume"]);
         volume.env("SLABLOCK_DIR", place.store());
-        ended(&run(volume), 0, &["0\n"]);
+        ended(&output_of(volume), 0, &["0\n"]);
         let mut repair = slablock(&["repair"]);
         repair.env("SLABLOCK_DIR", place.store());
-        ended(&run(repair), 1, &["no store"]);
+        ended(&output_of(repair), 1, &["no store"]);
         assert_eq!(listed(place.root()), before);
     }
     // Something else is something else.
     fs::write(place.store().join("thesis.tex"), "").unwrap();
     let mut status = slablock(&["status"]);
     status.env("SLABLOCK_DIR", place.store());
-    ended(&run(status), 1, &["not a slablock store", "slab"]);
+    ended(&output_of(status), 1, &["not a slablock store", "slab"]);
     let mut status = slablock(&["status", "-d"]);
     status.arg(place.store().join("thesis.tex"));
-    ended(&run(status), 1, &["not a directory"]);
+    ended(&output_of(status), 1, &["not a directory"]);
 }
 
 /// All names below a directory.

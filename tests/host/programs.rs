@@ -16,10 +16,10 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use nix::sys::wait::WaitStatus;
 use slablock::{Averager, BoundedSemaphore, Cache, Lock, RLock, Result, SetOptions};
 
-use crate::children::{
-    Board, Child, HANGS, Role, Watchdog, exit_now, fork, reap, reap_killed, reap_well, say, until,
+use crate::kit::{
+    Board, Child, HANGS, Place, Role, Watchdog, exit_now, fork, reap, reap_killed, reap_well, say,
+    until,
 };
-use crate::common::Place;
 
 /// Every operation once or more, under keys that no other thread uses. Errors end it.
 pub fn use_everything(cache: &Cache) -> Result<()> {

@@ -17,9 +17,10 @@ use slablock::{
     Averager, BoundedSemaphore, Cache, Error, FanoutCache, KeyState, Kind, Lock, Reader, SetOptions,
 };
 
-use crate::children::{Child, Role, Watchdog, hear, say};
-use crate::common::layout::LOCKED;
-use crate::common::{Place, in_a_namespace, mount, role};
+use crate::kit::layout::LOCKED;
+use crate::kit::{
+    Child, Place, Role, Watchdog, bind_read_only, hear, in_a_namespace, mount, remount, role, say,
+};
 
 /// Whose the store is, whose group may read it, and who is in that group and in nothing else.
 const OWNER: u32 = 5_001;
@@ -372,12 +373,7 @@ fn a_store_behind_a_read_only_mount_is_read() {
     let lock = Lock::new(&cache, "held");
     let held = lock.acquire().unwrap();
     fs::create_dir(&there).unwrap();
-    let bind = |arguments: &[&str]| {
-        let status = Command::new("mount").args(arguments).output();
-        status.is_ok_and(|output| output.status.success())
-    };
-    let (from, to) = (store.to_str().unwrap(), there.to_str().unwrap());
-    if !bind(&["--bind", from, to]) || !bind(&["-o", "remount,bind,ro", to]) {
+    if !bind_read_only(&store, &there) {
         return println!("skipped: nothing can be mounted here");
     }
     let reader = Reader::open(&there).unwrap();
@@ -411,7 +407,7 @@ fn a_store_behind_a_read_only_mount_is_read() {
     fs::create_dir(&disk).unwrap();
     assert!(mount("tmpfs", "size=16m", &disk));
     furnish(&Cache::open(disk.join("store")).unwrap());
-    assert!(bind(&["-o", "remount,ro", disk.to_str().unwrap()]));
+    assert!(remount("ro", &disk));
     is_seen(&Reader::open(disk.join("store")).unwrap());
     println!("all told");
 }

@@ -17,11 +17,10 @@ use std::{
         fs::{PermissionsExt, chown},
         process::CommandExt,
     },
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 
-use crate::common;
-use crate::common::until;
+use crate::kit::{self, KilledAtTheEnd, until, until_stopped};
 use nix::{
     sys::signal::{Signal, kill, raise},
     unistd::{Pid, geteuid, setuid},
@@ -55,7 +54,7 @@ fn a_script_without_an_interpreter_gets_all_of_its_arguments() {
         assert_eq!((outcome.code, &outcome.out), (0, &said), "{}", outcome.err);
     }
     // Found along PATH it is the same, with the path at which it was found.
-    let directory = shop.dir.path().to_str().unwrap();
+    let directory = shop.dir.root().to_str().unwrap();
     let mut command = shop.command(&["run", "k", "--", "x", "one"]);
     command.env("PATH", format!("/nowhere:{directory}:/usr/bin:/bin"));
     let outcome = Outcome::of(&mut command);
@@ -65,7 +64,7 @@ fn a_script_without_an_interpreter_gets_all_of_its_arguments() {
 #[test]
 fn a_long_path_is_searched_to_its_end_and_a_denial_is_remembered() {
     let shop = Shop::new();
-    let directory = shop.dir.path().to_str().unwrap();
+    let directory = shop.dir.root().to_str().unwrap();
     script(&shop, "tool", "#!/bin/sh\necho found\n");
     // Entries that lead nowhere: many, one longer than any path, and one with a name longer than
     // any.
@@ -180,14 +179,7 @@ fn a_signal_that_leaves_nobody_frees_the_key_and_the_next_is_told() {
 #[test]
 fn a_memo_that_a_signal_ended_is_run_again_when_nothing_is_left_of_it() {
     let shop = Shop::new();
-    let (ran, pipe) = (shop.path("ran"), shop.path("pipe"));
-    assert!(
-        Command::new("mkfifo")
-            .arg(&pipe)
-            .status()
-            .unwrap()
-            .success()
-    );
+    let (ran, pipe) = (shop.path("ran"), tree::pipe(&shop));
     // The first one leaves a child that waits for the other end of the pipe.
     let script = format!(
         "echo $$ >> {ran}; [ $(wc -l < {ran}) = 1 ] || exit 0; sh -c ': > {pipe}.up; read line < {pipe}'; true"
@@ -321,31 +313,19 @@ fn what_slablock_brings_on_itself_is_not_passed_on() {
 
 const SLABLOCK: &str = env!("CARGO_BIN_EXE_slablock");
 
-struct KilledAtTheEnd(Child);
-
-impl Drop for KilledAtTheEnd {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// A process that has the file `attach` of a store locked, as one that makes or mends the store,
 /// and is stopped.
 fn stopped_while_opening(shop: &Shop) -> KilledAtTheEnd {
     let attach = shop.store().join("attach");
-    let mut child = common::child("runner::child_that_is_stopped", attach.to_str().unwrap());
+    let mut child = kit::child("runner::child_that_is_stopped", attach.to_str().unwrap());
     let child = KilledAtTheEnd(child.stdout(Stdio::null()).spawn().unwrap());
-    until("it is stopped", || {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", child.0.id()));
-        stat.is_ok_and(|stat| stat.contains(") T "))
-    });
+    until_stopped(child.id());
     child
 }
 
 #[test]
 fn child_that_is_stopped() {
-    if let Some(attach) = common::role("runner::child_that_is_stopped") {
+    if let Some(attach) = kit::role("runner::child_that_is_stopped") {
         let file = fs::File::options().write(true).open(attach).unwrap();
         let alone = nix::libc::flock {
             l_type: nix::libc::F_WRLCK as _,

@@ -7,8 +7,7 @@ use std::path::Path;
 use nix::unistd::Pid;
 use slablock::{BoundedSemaphore, Cache, Error, Lock, RLock};
 
-use crate::children::{Watchdog, fork, reap_killed, reap_well, until};
-use crate::common::{LONG, Place, SHORT};
+use crate::kit::{LONG, Place, SHORT, Watchdog, fork, reap_killed, reap_well, until};
 
 /// Runs a test in a process that has one thread.
 fn alone(test: impl FnOnce(&Cache)) {

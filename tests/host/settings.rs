@@ -12,8 +12,7 @@ use slablock::{
     BoundedSemaphore, Cache, Durability, Error, Eviction, FanoutCache, Options, SemaphoreGuard,
 };
 
-use crate::children::{Child, Role, say};
-use crate::common::{Place, bounded, until};
+use crate::kit::{Child, Place, Role, bounded, say, until};
 
 const MIB: u64 = 1 << 20;
 

@@ -12,8 +12,7 @@ use nix::libc;
 use nix::sys::signal::Signal;
 use slablock::{Averager, BoundedSemaphore, Cache, Error, Lock, RLock};
 
-use crate::children::{Child, Role, Watchdog, hear, say};
-use crate::common::{Place, says};
+use crate::kit::{Child, Place, Role, Watchdog, hear, say, says};
 
 const KEYS: usize = 300_000;
 

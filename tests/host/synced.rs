@@ -12,10 +12,9 @@ use std::rc::Rc;
 use memmap2::MmapOptions;
 use nix::libc;
 use slablock::{Cache, Durability, Error, FanoutCache, Options, Result};
-use tempfile::TempDir;
 
-use crate::common::Place;
-use crate::common::layout::{BOOT_ID, FAILED_SYNCS};
+use crate::kit::Place;
+use crate::kit::layout::{BOOT_ID, FAILED_SYNCS};
 
 /// How many calls of a kind by this thread are to succeed before one fails, and how.
 #[derive(Clone, Copy, Default)]
@@ -118,13 +117,6 @@ fn with_failing<T>(nth: u64, errno: c_int, work: impl FnOnce() -> T) -> (T, bool
     let result = work();
     (result, PLAN.take().failed > 0)
 }
-
-/// In memory, where there is room: nothing here depends on what is really written.
-fn new_dir() -> TempDir {
-    let shm = Path::new("/dev/shm");
-    tempfile::tempdir_in(shm).unwrap_or_else(|_| tempfile::tempdir().unwrap())
-}
-
 fn durable() -> Options {
     Cache::options().durability(Durability::PowerLoss)
 }
@@ -191,8 +183,8 @@ fn an_error_of_a_sync_says_truly_whether_it_has_happened() {
             let mut told = (0, 0);
             for nth in 0.. {
                 assert!(nth < 20, "{what} never ends");
-                let dir = new_dir();
-                let cache = durable().open(dir.path()).unwrap();
+                let dir = Place::in_memory();
+                let cache = durable().open(dir.root()).unwrap();
                 cache.set("key", BEFORE).unwrap();
                 let (done, has_failed) = with_failing(nth, errno, || change(&cache));
                 let value = cache.get("key").unwrap();
@@ -342,8 +334,8 @@ fn change_once_more(cache: &Cache) {
 fn a_value_whose_popping_is_not_known_to_be_on_the_device_is_there_still() {
     let long = vec![b'l'; 300_000];
     for value in [&b"short"[..], &long] {
-        let dir = new_dir();
-        let cache = durable().open(dir.path()).unwrap();
+        let dir = Place::in_memory();
+        let cache = durable().open(dir.root()).unwrap();
         let options = slablock::SetOptions::new().tag("tag");
         cache.set_with("key", value, &options).unwrap();
         let mut failed = 0;
@@ -371,9 +363,9 @@ fn a_value_whose_popping_is_not_known_to_be_on_the_device_is_there_still() {
 fn a_transaction_that_has_happened_is_no_error() {
     for shards in [1, 3] {
         for errno in [libc::EIO, libc::EMFILE] {
-            let dir = new_dir();
+            let dir = Place::in_memory();
             let cache = FanoutCache::options()
-                .open_fanout(dir.path(), Some(shards))
+                .open_fanout(dir.root(), Some(shards))
                 .unwrap();
             // The first segment of the log is begun by that.
             let before: Result<()> = cache.transact(|t| {
@@ -479,12 +471,12 @@ fn what_may_not_have_been_written_is_written_once_more() {
 fn a_failed_sync_is_known_to_all_processes_until_it_is_made_good() {
     use std::process::{Command, Output};
 
-    let dir = new_dir();
-    let cache = durable().open(dir.path()).unwrap();
+    let dir = Place::in_memory();
+    let cache = durable().open(dir.root()).unwrap();
     cache.set("key", BEFORE).unwrap();
     let slablock = |args: &[&str]| -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_slablock"));
-        command.arg("--dir").arg(dir.path()).args(args);
+        command.arg("--dir").arg(dir.root()).args(args);
         command.output().unwrap()
     };
     let refused = |args: &[&str]| {
@@ -516,8 +508,8 @@ fn a_failed_sync_is_known_to_all_processes_until_it_is_made_good() {
 /// Those that were asked for and did not come to pass are noted as well, whatever values are to survive.
 #[test]
 fn a_sync_that_was_asked_for_is_made_good_by_the_next_one() {
-    let dir = new_dir();
-    let cache = Cache::open(dir.path()).unwrap();
+    let dir = Place::in_memory();
+    let cache = Cache::open(dir.root()).unwrap();
     cache.set("key", vec![7; 300_000]).unwrap();
     for nth in 0.. {
         let (synced, has_failed) = with_failing(nth, libc::EIO, || cache.sync());
@@ -553,8 +545,8 @@ fn a_failed_sync_is_made_good_by_who_opens_the_store_first_after_a_reboot() {
 #[test]
 fn a_store_whose_making_failed_is_made_by_the_next_one() {
     for nth in 0.. {
-        let dir = new_dir();
-        let path = dir.path().join("store");
+        let dir = Place::in_memory();
+        let path = dir.store();
         let open = || durable().open(&path);
         let (made, has_failed) = with_failing(nth, libc::EIO, open);
         if !has_failed {
@@ -577,8 +569,8 @@ fn a_store_whose_making_failed_is_made_by_the_next_one() {
 #[test]
 fn what_was_computed_is_returned_whatever_becomes_of_its_sync() {
     for nth in 0.. {
-        let dir = new_dir();
-        let cache = durable().open(dir.path()).unwrap();
+        let dir = Place::in_memory();
+        let cache = durable().open(dir.root()).unwrap();
         let options = slablock::SetOptions::new();
         let compute = || slablock::Result::Ok(vec![7; 300_000]);
         let (computed, has_failed) = with_failing(nth, libc::ENOSPC, || {

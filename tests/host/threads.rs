@@ -11,9 +11,8 @@ use nix::libc;
 use nix::unistd::Pid;
 use slablock::{Cache, Error, FanoutCache, Lock, RLock};
 
-use crate::children::{Watchdog, fork, reap_well, until};
-use crate::common::layout::{BOOT_ID, STATE};
-use crate::common::{Place, child, role, run, said};
+use crate::kit::layout::{BOOT_ID, STATE};
+use crate::kit::{Place, Watchdog, child, fork, reap_well, role, succeeds, unshared, until};
 use crate::programs::use_everything;
 
 /// Runs at the end of its thread.
@@ -292,7 +291,7 @@ fn a_living_lease_is_not_taken_in_a_time_namespace_without_proc() {
         let here = fs::symlink_metadata("/proc/self").is_ok();
         assert!(!here, "nothing was put over /proc");
         let cache = Cache::open(store).unwrap();
-        let hour = crate::common::LONG;
+        let hour = crate::kit::LONG;
         let lock = Lock::new(&cache, "leased");
         assert!(lock.try_acquire().unwrap().is_none());
         assert_error!(
@@ -306,10 +305,9 @@ fn a_living_lease_is_not_taken_in_a_time_namespace_without_proc() {
     }
     let place = Place::new();
     let cache = place.open();
-    let lock = Lock::new(&cache, "leased").expire(crate::common::LONG);
+    let lock = Lock::new(&cache, "leased").expire(crate::kit::LONG);
     let guard = lock.acquire().unwrap();
     let inner = child(NAME, place.store().to_str().unwrap());
-    let mut command = std::process::Command::new("unshare");
     // Two hours ahead there the lease would be over.
     let shifted = [
         "--mount",
@@ -319,23 +317,10 @@ fn a_living_lease_is_not_taken_in_a_time_namespace_without_proc() {
         "--boottime",
         "7200",
     ];
-    let script = "mount -t tmpfs none /proc && exec \"$@\"";
-    command.args(shifted).args(["sh", "-c", script, "sh"]);
-    let usable = std::process::Command::new("unshare")
-        .args(shifted)
-        .args(["sh", "-c", "mount -t tmpfs none /proc"])
-        .output();
-    if !usable.is_ok_and(|output| output.status.success()) {
+    let Some(command) = unshared(&shifted, "mount -t tmpfs none /proc", &inner) else {
         println!("skipped: no time namespace, or no mount over /proc, to be had here");
         return;
-    }
-    command.arg(inner.get_program()).args(inner.get_args());
-    for (name, value) in inner.get_envs() {
-        command.env(name, value.unwrap_or_default());
-    }
-    let output = run(command);
-    let said = said(&output);
-    assert!(output.status.success(), "{:?}: {said}", output.status);
-    assert!(said.contains("all told"), "{said}");
+    };
+    succeeds(command, "all told");
     guard.check().unwrap();
 }

@@ -9,8 +9,8 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod, umask};
 use nix::unistd::{Gid, Uid, geteuid, mkfifo, setgid, setgroups, setuid};
 use slablock::{Cache, Error, FanoutCache, Lock, Options};
 
-use crate::common::layout::{Layout, PARTICIPANT_BYTES, PROCESS_AND_USER};
-use crate::common::{Place, bounded, child, role, run, said};
+use crate::kit::layout::{Layout, PARTICIPANT_BYTES, PROCESS_AND_USER};
+use crate::kit::{Place, bounded, child, output_of, role, said, succeeds};
 
 /// Segments of 1 MiB: what is longer than a quarter of that has one of its own.
 fn small() -> Options {
@@ -350,10 +350,10 @@ impl Users {
     /// Has `uid` do the step of that name.
     fn let_do(&self, uid: u32, step: &str, store: &Path) {
         let store = store.to_str().unwrap();
-        let output = run(child(self.test, &format!("{step} {uid} {store}")));
-        let said = said(&output);
-        let done = output.status.success() && said.contains("step done");
-        assert!(done, "{step} by {uid}: {:?} {said}", output.status);
+        succeeds(
+            child(self.test, &format!("{step} {uid} {store}")),
+            "step done",
+        );
     }
 }
 
@@ -550,7 +550,7 @@ fn a_segment_that_may_not_be_written_leads_to_another_one() {
     // Where nothing can be made it is an error, not a search for another number.
     fs::set_permissions(store.join("log"), Permissions::from_mode(0o500)).unwrap();
     let place = store.to_str().unwrap();
-    let output = run(child(NAME, &format!("use {OWNER} {place}")));
+    let output = output_of(child(NAME, &format!("use {OWNER} {place}")));
     assert!(!output.status.success());
     assert!(
         said(&output).contains("PermissionDenied"),

@@ -1,27 +1,18 @@
 //! All operations, each with each of its calls failing.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use memmap2::{MmapOptions, MmapRaw};
-use nix::libc::{self, c_long};
+use nix::libc::c_long;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid};
+use nix::unistd::Pid;
 use slablock::{Error, Result};
-use tempfile::TempDir;
 
 use crate::faults::{self, MOST, Plan};
+use crate::kit::{Board, Cell, HANGS, Place, exit_now, fork_for, until};
 use crate::operations::{Law, Operation};
-use crate::patience::{self, HANGS};
 use crate::stage::{self, Stage, State};
-
-/// What a child tells its parent; outlives it.
-struct Board {
-    map: MmapRaw,
-}
 
 /// What lies where on a board.
 #[derive(Clone, Copy)]
@@ -37,33 +28,14 @@ enum Entry {
     Way,
 }
 
-impl Board {
-    fn new() -> Board {
-        // Of a file without a name: an anonymous map would be each process's own.
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(4_096).unwrap();
-        Board {
-            map: MmapOptions::new().map_raw(&file).unwrap(),
-        }
-    }
-
-    fn at(&self, entry: Entry) -> &AtomicU64 {
-        // SAFETY: the mapping begins on a page, and is seen through atomics only.
-        unsafe { &*self.map.as_ptr().cast::<AtomicU64>().add(entry as usize) }
-    }
-
-    fn get(&self, entry: Entry) -> u64 {
-        self.at(entry).load(Ordering::SeqCst)
-    }
-
-    fn add(&self, entry: Entry) {
-        self.at(entry).fetch_add(1, Ordering::SeqCst);
-    }
-
-    fn set(&self, entry: Entry, to: u64) {
-        self.at(entry).store(to, Ordering::SeqCst);
+impl Cell for Entry {
+    fn index(self) -> usize {
+        self as usize
     }
 }
+
+/// How many numbers a board has: more than there are entries.
+const CELLS: usize = 8;
 
 /// How much is tried.
 pub struct Extent {
@@ -87,7 +59,7 @@ pub fn run(operations: &[Operation], extent: &Extent) -> bool {
     let mut sums = [0; 4];
     let mut violations = 0;
     for operation in operations {
-        let board = Board::new();
+        let board = Board::unnamed(CELLS);
         let end = in_a_child(&board, || try_all(operation, extent, &board));
         let counts = [Entry::Calls, Entry::Attempts, Entry::Failed, Entry::Borne];
         let counts = counts.map(|entry| board.get(entry));
@@ -126,16 +98,7 @@ enum Ended {
 }
 
 fn in_a_child(board: &Board, body: impl FnOnce()) -> Ended {
-    // SAFETY: this process has one thread, so the child may do whatever its parent may.
-    let child = match unsafe { nix::unistd::fork() }.unwrap() {
-        ForkResult::Parent { child } => child,
-        ForkResult::Child => {
-            let done = catch_unwind(AssertUnwindSafe(body)).is_ok();
-            // SAFETY: ends the process; nothing of the parent's is run again or written out twice.
-            unsafe { libc::_exit(i32::from(!done)) }
-        }
-    };
-    wait(child, board)
+    wait(fork_for(None, body), board)
 }
 
 fn wait(child: Pid, board: &Board) -> Ended {
@@ -180,12 +143,12 @@ fn try_all(operation: &Operation, extent: &Extent, board: &Board) {
         board.set(Entry::Nth, plan.nth as u64);
         board.set(Entry::Way, plan.way as u64);
         let (has_failed, violation) = with_a_failure(operation, &expected, plan, board);
-        board.add(Entry::Attempts);
+        board.add(Entry::Attempts, 1);
         if has_failed {
-            board.add(Entry::Failed);
+            board.add(Entry::Failed, 1);
         }
         if let Some(what) = violation {
-            board.add(Entry::Violations);
+            board.add(Entry::Violations, 1);
             println!(
                 "VIOLATION {}, call {}, way {}: {what}",
                 operation.name, plan.nth, plan.way
@@ -230,15 +193,9 @@ fn chosen(calls: &[(c_long, usize)], is_full: bool) -> Vec<(usize, usize)> {
     chosen
 }
 
-/// In memory, where there is room.
-fn new_dir() -> TempDir {
-    let shm = Path::new("/dev/shm");
-    tempfile::tempdir_in(shm).unwrap_or_else(|_| tempfile::tempdir().unwrap())
-}
-
 fn without_failures(operation: &Operation) -> Expected {
-    let dir = new_dir();
-    let mut stage = Stage::new(dir.path(), operation.is_durable);
+    let place = Place::in_memory();
+    let mut stage = Stage::new(place.root(), operation.is_durable);
     (operation.set_up)(&mut stage);
     let before = stage.look_unless_opening();
     let (outcome, seen) = faults::with(None, || (operation.act)(&mut stage));
@@ -262,8 +219,8 @@ fn with_a_failure(
     plan: Plan,
     board: &Board,
 ) -> (bool, Option<String>) {
-    let dir = new_dir();
-    let mut stage = Stage::new(dir.path(), operation.is_durable);
+    let place = Place::in_memory();
+    let mut stage = Stage::new(place.root(), operation.is_durable);
     let before = descriptors();
     (operation.set_up)(&mut stage);
     if !operation.is_in_a_fork {
@@ -282,8 +239,7 @@ fn with_a_failure(
                 1
             }
         };
-        // SAFETY: ends the process; nothing of the parent's is run again or written out twice.
-        unsafe { libc::_exit(status) }
+        exit_now(status)
     });
     stage.leave();
     match ended {
@@ -311,7 +267,7 @@ fn act_and_judge(
         return (false, None);
     };
     if matches!(acted, Ok(Ok(_))) {
-        board.add(Entry::Borne);
+        board.add(Entry::Borne, 1);
     }
     let judged = catch_unwind(AssertUnwindSafe(|| {
         let told = match &acted {
@@ -410,7 +366,7 @@ fn same(is_right: bool, when: &str, now: &State, right: &State) -> Judgement {
 /// Nothing is left over, in this process and in the store.
 fn no_trace(expected: &Expected, stage: &Stage, before: usize) -> Judgement {
     // A thread that watches others may be about to end.
-    patience::until("the watching thread ends", || {
+    until("the watching thread ends", || {
         std::fs::read_dir("/proc/self/task").unwrap().count() == 1
     });
     let more = descriptors() as i64 - before as i64;

@@ -18,14 +18,10 @@ mod dispatch;
 #[cfg(target_arch = "x86_64")]
 mod faults;
 #[cfg(target_arch = "x86_64")]
-#[allow(dead_code)]
-#[path = "../common/layout.rs"]
-mod layout;
+#[path = "../kit/mod.rs"]
+mod kit;
 #[cfg(target_arch = "x86_64")]
 mod operations;
-#[cfg(target_arch = "x86_64")]
-#[path = "../common/patience.rs"]
-mod patience;
 #[cfg(target_arch = "x86_64")]
 mod stage;
 

@@ -4,16 +4,14 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-use nix::libc;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid};
 use slablock::{
     Averager, BoundedSemaphore, Cache, Eviction, FanoutCache, Keyspace, Lock, RLock, Result,
     SetOptions,
 };
 
-use crate::layout;
-use crate::patience;
+use crate::kit::layout;
+use crate::kit::{fork, until};
 use crate::stage::{CAPACITY, Handle, Stage};
 
 /// What an error leaves.
@@ -593,7 +591,7 @@ fn dies_when_waited_for(stage: &mut Stage) {
         std::io::Write::write_all(&mut told, b"h").unwrap();
         let lock = Lock::new(&cache, "held");
         // Or all was over before anybody did.
-        patience::until("somebody waits", || {
+        until("somebody waits", || {
             !store.exists() || lock.waiters().unwrap() > 0
         });
     });
@@ -614,16 +612,4 @@ fn keep(stage: &mut Stage, key: &'static str) {
 
 fn in_another(body: impl FnOnce()) -> WaitStatus {
     waitpid(fork(body), None).unwrap()
-}
-
-fn fork(body: impl FnOnce()) -> Pid {
-    // SAFETY: this process has one thread of its own, and what the library's does is made usable in a child.
-    match unsafe { nix::unistd::fork() }.unwrap() {
-        ForkResult::Parent { child } => child,
-        ForkResult::Child => {
-            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
-            // SAFETY: ends the process without running anything of the parent's again.
-            unsafe { libc::_exit(i32::from(done.is_err())) }
-        }
-    }
 }

@@ -10,7 +10,7 @@ use slablock::{
     LockGuard, Options, Result,
 };
 
-use crate::layout;
+use crate::kit::layout;
 
 pub const CAPACITY: usize = 64;
 

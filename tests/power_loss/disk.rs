@@ -14,8 +14,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::children::Random;
-use crate::layout::{BOOT_ID, PAGE};
+use crate::kit::Random;
+use crate::kit::layout::{BOOT_ID, PAGE};
 
 const PAGE_BYTES: usize = PAGE as usize;
 const SECTOR_BYTES: usize = 512;

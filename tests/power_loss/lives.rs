@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use slablock::{Averager, Cache, Error, Lock, RLock};
 
-use crate::children::Random;
 use crate::disk::{Image, Loss, Sync, Timeline, noting_syncs};
 use crate::keys::{CAPACITY, Facts, Key, State, What, observe, take_all, universe, value_of};
-use crate::layout::{self, Layout};
+use crate::kit::Random;
+use crate::kit::layout::{self, Layout};
 
 /// What the test saw, to be told at its end.
 #[derive(Default, Debug)]

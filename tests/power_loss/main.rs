@@ -3,13 +3,10 @@
 
 #![allow(missing_docs, unsafe_code)]
 
-#[path = "../common/children.rs"]
-mod children;
 mod disk;
 mod keys;
-#[path = "../common/layout.rs"]
-#[allow(dead_code)]
-mod layout;
+#[path = "../kit/mod.rs"]
+mod kit;
 mod lives;
 mod medium;
 mod moves;
@@ -21,19 +18,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use children::{Child, HANGS, Random, Role, Watchdog};
 use disk::{Image, Sync, Timeline, noting_syncs};
 use keys::{Facts, universe};
-use layout::Layout;
+use kit::layout::{self, Layout};
+use kit::{Child, HANGS, Place, Random, Role, Watchdog};
 use lives::{Count, World};
 use slablock::{Averager, Cache, Durability};
-
-/// In memory, where there is room: what is on the disk is the test's to say.
-fn new_dir() -> tempfile::TempDir {
-    let shm = Path::new("/dev/shm");
-    tempfile::tempdir_in(shm).unwrap_or_else(|_| tempfile::tempdir().unwrap())
-}
-
 const CHAINS: u64 = 100;
 const LIVES: u64 = 10;
 const LOSSES: u64 = 10;
@@ -51,8 +41,8 @@ fn child_role() {
 #[test]
 fn a_power_loss_in_the_middle_of_an_operation_leaves_it_done_or_not() {
     let _watchdog = Watchdog::new("power loss within operations");
-    let dir = new_dir();
-    let child = Child::start("steps", dir.path(), &[]);
+    let dir = Place::in_memory();
+    let child = Child::start("steps", dir.root(), &[]);
     loop {
         let said = child.line_within(HANGS).expect("the next operation");
         if said != "verified" {
@@ -68,11 +58,11 @@ fn a_store_lives_through_one_power_loss_after_another() {
     let _watchdog = Watchdog::new("power losses");
     let mut random = Random::announced("power losses");
     let seeds: Vec<u64> = (0..CHAINS).map(|_| random.next()).collect();
-    let dir = new_dir();
+    let dir = Place::in_memory();
     let count = std::thread::scope(|scope| {
         let halves = seeds.chunks(seeds.len().div_ceil(THREADS));
         let threads: Vec<_> = halves
-            .map(|seeds| scope.spawn(|| chains(seeds, dir.path())))
+            .map(|seeds| scope.spawn(|| chains(seeds, dir.root())))
             .collect();
         let mut count = Count::default();
         for thread in threads {
@@ -95,8 +85,8 @@ fn chains(seeds: &[u64], dir: &Path) -> Count {
 
 fn chain(seed: u64, dir: &Path) -> Count {
     let mut random = Random::new(seed);
-    let dir = tempfile::tempdir_in(dir).unwrap();
-    let mut world = World::new(dir.path());
+    let dir = Place::below(dir);
+    let mut world = World::new(dir.root());
     let nothing: Arc<Facts> = Facts::of_nothing(&universe());
     let mut timeline = Timeline::begin(disk::Image::default(), false, nothing);
     for _ in 0..LIVES {
@@ -129,8 +119,8 @@ fn chain(seed: u64, dir: &Path) -> Count {
 /// that of the key which had the slot before.
 #[test]
 fn an_average_never_has_the_value_of_the_one_that_had_its_slot() {
-    let dir = new_dir();
-    let store = dir.path().join("store");
+    let dir = Place::in_memory();
+    let store = dir.store();
     let name = |n: u32| format!("names that begin alike for longer than a slot has room: {n}");
     let cache = Cache::options().capacity(64).open(&store).unwrap();
     let file = || std::fs::File::open(store.join("slab")).unwrap();
@@ -179,8 +169,8 @@ fn word(image: &Image, at: u64) -> u64 {
 /// is changed.
 #[test]
 fn a_transaction_is_on_the_disk_before_it_is_carried_out_and_until_it_is() {
-    let dir = new_dir();
-    let cache = durable(dir.path());
+    let dir = Place::in_memory();
+    let cache = durable(dir.root());
     let keys = ["a", "b"];
     keys.iter().for_each(|key| cache.set(key, "old").unwrap());
     let slots = [0, 1].map(|slot| Layout::of(64).slot(slot));
@@ -203,8 +193,8 @@ fn a_transaction_is_on_the_disk_before_it_is_carried_out_and_until_it_is() {
 /// is on the disk.
 #[test]
 fn a_value_is_on_the_disk_before_the_next_one_may_change_it() {
-    let dir = new_dir();
-    let cache = durable(dir.path());
+    let dir = Place::in_memory();
+    let cache = durable(dir.root());
     cache.set("key", "1").unwrap();
     let slot = Layout::of(64).slot(0);
     let changes: [&dyn Fn(); 4] = [

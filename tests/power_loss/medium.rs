@@ -7,8 +7,8 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use crate::children::Random;
-use crate::layout::{self, BOOT_ID, PAGE};
+use crate::kit::layout::{self, BOOT_ID, PAGE};
+use crate::kit::{Place, Random};
 
 const SECTOR: usize = 512;
 
@@ -191,8 +191,8 @@ fn mixed(base: &[u8], last: &[u8], style: u64, random: &mut Random) -> Vec<u8> {
 /// Files are opened for writing as they are for reading.
 #[test]
 fn what_is_left_is_mixed_of_both() {
-    let dir = crate::new_dir();
-    let path = dir.path().join("file");
+    let dir = Place::in_memory();
+    let path = dir.root().join("file");
     let (base, last) = (vec![1; 9_000], vec![2; 20_000]);
     let mut random = Random::new(7);
     let lens: BTreeSet<usize> = (0..40)

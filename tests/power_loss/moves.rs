@@ -2,11 +2,12 @@
 
 use std::os::unix::fs::FileExt;
 
+use crate::kit::Place;
 use slablock::{Cache, Durability, Eviction};
 
 use crate::disk::Image;
-use crate::layout::{self, Layout};
-use crate::{new_dir, synced, word};
+use crate::kit::layout::{self, Layout};
+use crate::{synced, word};
 
 /// A segment for which there is less room than it takes is opened again when some of it has moved. What has may move
 /// once more, over what the medium has of it: by then the medium has to have where it is now, also if it was moved a
@@ -25,11 +26,11 @@ const STEP_SLOTS: usize = 16_384;
 
 /// So many of the first segment are looked at in the first step, the others in the second one.
 fn moves_until_the_room_is_used_up(first: usize) {
-    let dir = new_dir();
+    let dir = Place::in_memory();
     let capacity = STEP_SLOTS + 1_024;
     let options = Cache::options().eviction(Eviction::None);
     let options = options.capacity(capacity).size_limit(8 << 20);
-    let cache = options.open(dir.path().join("store")).unwrap();
+    let cache = options.open(dir.store()).unwrap();
     // The rest of the slots of a step is of others.
     let fillers = (first..STEP_SLOTS).map(|n| format!("filler {n}"));
     let keys: Vec<String> = (0..417).map(|key| format!("{key}")).collect();

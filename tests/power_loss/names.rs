@@ -4,16 +4,17 @@
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use crate::kit::Place;
 use slablock::{Cache, Durability, FanoutCache};
 
 use crate::disk::{Sync, noting_syncs};
-use crate::{layout, new_dir};
+use crate::kit::layout;
 
 /// A record that is lost would make strangers of the shards, and a directory that is lost takes all with it.
 #[test]
 fn the_names_of_what_was_made_are_on_the_disk() {
-    let dir = new_dir();
-    let fanout = dir.path().join("fanout");
+    let dir = Place::in_memory();
+    let fanout = dir.root().join("fanout");
     let (made, syncs) = noting_syncs(|| FanoutCache::open(&fanout, 2).map(drop));
     made.unwrap();
     let files = syncs.iter().filter(|sync| matches!(sync, Sync::File(_)));
@@ -28,7 +29,7 @@ fn the_names_of_what_was_made_are_on_the_disk() {
         .collect();
     let shards = [fanout.join("000"), fanout.join("001")];
     let expected = [
-        dir.path(),
+        dir.root(),
         &fanout,
         // The names in each shard, and its own.
         &shards[0],
@@ -56,8 +57,8 @@ fn directories(body: impl FnOnce()) -> Vec<PathBuf> {
 /// A directory that is there may be the work of somebody who died before its name was on the medium.
 #[test]
 fn the_names_of_what_the_dead_have_made_are_on_the_disk() {
-    let dir = new_dir();
-    let above = dir.path();
+    let dir = Place::in_memory();
+    let above = dir.root();
     let [store, fanout] = ["store", "fanout"].map(|name| above.join(name));
     let shard = fanout.join("000");
     for made in [&store, &fanout] {
@@ -83,8 +84,8 @@ fn the_names_of_what_the_dead_have_made_are_on_the_disk() {
 /// What is in the log already when values are to survive is there as well.
 #[test]
 fn the_name_of_the_log_is_on_the_disk_when_values_are_to_survive() {
-    let dir = new_dir();
-    let store = dir.path().join("store");
+    let dir = Place::in_memory();
+    let store = dir.store();
     let cache = Cache::open(&store).unwrap();
     cache.set("key", vec![7; 5_000_000]).unwrap();
     let durable = Cache::options().durability(Durability::PowerLoss);
@@ -97,8 +98,8 @@ fn the_name_of_the_log_is_on_the_disk_when_values_are_to_survive() {
 #[test]
 fn the_name_of_a_segment_is_on_the_disk_before_a_value_there_is_to_survive() {
     const DURABILITY: u64 = layout::SIZE_LIMIT + 12;
-    let dir = new_dir();
-    let store = dir.path().join("store");
+    let dir = Place::in_memory();
+    let store = dir.store();
     let cache = Cache::open(&store).unwrap();
     cache.set("first", [7; 9_000]).unwrap();
     let slab = std::fs::File::options()
@@ -112,9 +113,9 @@ fn the_name_of_a_segment_is_on_the_disk_before_a_value_there_is_to_survive() {
 
 #[test]
 fn the_names_of_all_that_was_made_above_a_store_are_on_the_disk() {
-    let dir = new_dir();
-    let [one, two] = ["one", "one/two"].map(|name| dir.path().join(name));
+    let dir = Place::in_memory();
+    let [one, two] = ["one", "one/two"].map(|name| dir.root().join(name));
     let store = two.join("store");
     let synced = directories(|| drop(Cache::open(&store).unwrap()));
-    assert_eq!(synced, [&one, dir.path(), &store, &two]);
+    assert_eq!(synced, [&one, dir.root(), &store, &two]);
 }

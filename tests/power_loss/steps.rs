@@ -6,9 +6,9 @@ use std::sync::Arc;
 use slablock::{Averager, Cache};
 
 use crate::OnPanic;
-use crate::children::{Board, Random, Role, say, step_through};
 use crate::disk::{Image, Timeline};
 use crate::keys::{Facts, Key, State, What, observe, take_all};
+use crate::kit::{Board, Random, Role, say, step_through};
 use crate::lives::{Life, World};
 
 /// Operations that are looked into, and losses for each.

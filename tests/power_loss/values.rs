@@ -12,9 +12,9 @@ use slablock::{
     Cache, CheckReport, Durability, Error, Eviction, FanoutCache, Options, Result, Transaction,
 };
 
-use crate::children::{Random, Watchdog};
+use crate::OnPanic;
+use crate::kit::{Place, Random, Watchdog};
 use crate::medium::{Ambush, Medium, WATCH, Watch};
-use crate::{OnPanic, new_dir};
 
 const CHAINS: u64 = 24;
 const LIVES: u64 = 4;
@@ -285,7 +285,7 @@ fn run(durability: Durability, shards: Option<usize>, name: &'static str) {
     for _ in 0..chains {
         let seed = random.next();
         let _told = OnPanic(format!("in the chain of seed {seed}"));
-        let dir = new_dir();
+        let dir = Place::in_memory();
         let mut chain = Chain {
             durability,
             shards,
@@ -296,7 +296,7 @@ fn run(durability: Durability, shards: Option<usize>, name: &'static str) {
             values: 0,
             syncs: [4; KEYS.len() + 1],
         };
-        chain.run(dir.path());
+        chain.run(dir.root());
         (losses, values) = (losses + chain.losses, values + chain.values);
     }
     println!("{losses} losses, {values} values");

@@ -178,14 +178,14 @@ fn what_may_not_be_killed_keeps_the_key_of_its_tree() {
         return;
     }
     let shop = Shop::new();
-    fs::set_permissions(shop.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(shop.dir.root(), fs::Permissions::from_mode(0o755)).unwrap();
     fs::create_dir(shop.store()).unwrap();
     chown(shop.store(), Some(NOBODY), Some(NOBODY)).unwrap();
     let slablock = copy(&shop, SLABLOCK, "slablock", 0o755);
     let this = std::env::current_exe().unwrap();
     let privileged = copy(&shop, this.to_str().unwrap(), "privileged", 0o4755);
     let go = shop.path("go");
-    let role = common::child("runner::tree::child_with_privileges", &go);
+    let role = kit::child("runner::tree::child_with_privileges", &go);
     let words: Vec<_> = role.get_args().map(|word| word.to_str().unwrap()).collect();
     let script = format!("{privileged} {} & read line", words.join(" "));
     let as_nobody = |words: &[&str]| {
@@ -228,7 +228,7 @@ fn what_may_not_be_killed_keeps_the_key_of_its_tree() {
 
 #[test]
 fn child_with_privileges() {
-    if let Some(go) = common::role("runner::tree::child_with_privileges") {
+    if let Some(go) = kit::role("runner::tree::child_with_privileges") {
         match setuid(0.into()) {
             Ok(()) => println!("told all"),
             Err(_) => println!("left out\ntold all"),

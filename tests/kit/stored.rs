@@ -1,6 +1,6 @@
 //! Values as the files of a store have them, read and written by the documented format alone
-//! (docs/format.md): shares no code with the library, so that what the library says is there can be compared with
-//! this.
+//! (docs/format.md): shares no code with the library, so that what the library says is there can
+//! be compared with this.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -320,7 +320,8 @@ impl Stored {
         Ok(is_it.then(|| (tag.to_vec(), whole[value_from..].to_vec())))
     }
 
-    /// What there is under a key at that time, or, without a time, what there was before it was over.
+    /// What there is under a key at that time, or, without a time, what there was before it was
+    /// over.
     pub fn is(&self, slot: &Slot, now_ms: Option<u64>) -> Is {
         let over = |at: u64| at != 0 && now_ms.is_some_and(|now| at <= now);
         match self.cell(slot, self.selector(slot)) {

@@ -1,5 +1,6 @@
-//! Where everything lies in a slab: the documented format, worked out once more, so that tests can damage
-//! what they mean to damage. A change of the format shows here, and nowhere else in the tests.
+//! Where everything lies in a slab: the documented format, worked out once more, so that tests can
+//! damage what they mean to damage. A change of the format shows here, and nowhere else in the
+//! tests.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -16,8 +17,8 @@ pub const FEATURES: usize = 12;
 pub const HEADER_CRC: usize = 60;
 pub const STATIC_BYTES: u64 = 64;
 
-/// The part of the header that changes: the state, which file the slab is and which the three lock files are (device,
-/// inode and birth of each), and then the counters, of 4 bytes each.
+/// The part of the header that changes: the state, which file the slab is and which the three lock
+/// files are (device, inode and birth of each), and then the counters, of 4 bytes each.
 pub const STATE: u64 = 128;
 pub const SLAB_FILE: u64 = STATE + 8;
 pub const FILE_BYTES: u64 = 3 * 8;
@@ -26,13 +27,15 @@ pub const LOCK_FILES: u64 = SLAB_FILE + FILE_BYTES;
 pub const COUNTERS: u64 = LOCK_FILES + 3 * FILE_BYTES;
 /// Where to look next for a participant, a slot and a block.
 pub const HINTS: u64 = COUNTERS + 3 * 4;
-/// The log: where the next value goes, how much it may take, what makes room, what values survive; where the
-/// list of a decided transaction lies; the highest number of a segment; evictions and damaged values so far.
+/// The log: where the next value goes, how much it may take, what makes room, what values survive;
+/// where the list of a decided transaction lies; the highest number of a segment; evictions and
+/// damaged values so far.
 pub const TAIL: u64 = HINTS + 3 * 4;
 pub const SIZE_LIMIT: u64 = TAIL + 8;
 pub const JOURNAL: u64 = SIZE_LIMIT + 16;
 pub const LAST_SEGMENT: u64 = JOURNAL + 8;
-/// Bounds and failed syncs; then the boots in which it was in use: id (16 bytes) and moment of each, the latest first.
+/// Bounds and failed syncs; then the boots in which it was in use: id (16 bytes) and moment of
+/// each, the latest first.
 pub const FALLING: u64 = LAST_SEGMENT + 3 * 8;
 pub const FAILED_SYNCS: u64 = FALLING + 8;
 pub const BOOTS: u64 = FAILED_SYNCS + 8;
@@ -59,8 +62,8 @@ pub fn words_of(file: &File) -> [u8; 24] {
     bytes
 }
 
-/// Lets a slab that a test has put into `store` pass for the one that was made there, with the lock files in `locks`, as
-/// far as it names any and they are there.
+/// Lets a slab that a test has put into `store` pass for the one that was made there, with the lock
+/// files in `locks`, as far as it names any and they are there.
 pub fn name_files(store: &Path, locks: &Path) {
     let mut options = OpenOptions::new();
     let options = options.read(true).write(true);
@@ -97,7 +100,8 @@ pub const REMOVE: u64 = 3;
 pub const FREE: u64 = 4;
 
 pub const PARTICIPANT_BYTES: u64 = 128;
-/// In a participant's record: its process in the lower half and its user in the upper; and what its threads wait for.
+/// In a participant's record: its process in the lower half and its user in the upper; and what its
+/// threads wait for.
 pub const PROCESS_AND_USER: u64 = 8;
 pub const WAITING: u64 = 64;
 pub const WAITING_BYTES: usize = 48;
@@ -105,8 +109,8 @@ pub const SLOT_BYTES: u64 = 192;
 pub const BLOCK_BYTES: u64 = 128;
 pub const PERMIT_BYTES: u64 = 32;
 
-/// In a slot: the hold comes first. Its word has the sequence in its lower 50 bits, and above them the bit
-/// of a retirement.
+/// In a slot: the hold comes first. Its word has the sequence in its lower 50 bits, and above them
+/// the bit of a retirement.
 pub const SEQUENCE_BITS: u32 = 50;
 pub const RETIRING: u64 = 1 << SEQUENCE_BITS;
 /// In a slot: the meta word, with the kind in the lowest bits of its fifth byte; and the body.
