@@ -2,40 +2,43 @@
 
 use slablock::{Averager, Cache};
 
-use crate::drive::{Operation, Stage};
+use crate::drive::{Operation, STANDARD, Stage};
 use crate::scene::{Entry, Scene, Trap};
 use crate::stage::{KEY, open};
 
 pub const ALL: &[Operation] = &[
-    Operation::new(
-        "average: first add",
-        |scene| scene.crowd(&open(scene)),
-        |scene, trap| add(scene, trap, false),
-        |scene, cache, stage| is_some_sum(scene, cache, stage, 0),
-    ),
-    Operation::new(
-        "average: add",
-        with_two_values,
-        |scene, trap| add(scene, trap, false),
-        |scene, cache, stage| is_some_sum(scene, cache, stage, 2),
-    ),
-    Operation::new(
-        "average: add, fast path",
-        with_two_values,
-        |scene, trap| add(scene, trap, true),
-        |scene, cache, stage| is_some_sum(scene, cache, stage, 2),
-    ),
-    Operation::new(
-        "average: pop",
-        with_two_values,
-        |scene, trap| {
+    Operation {
+        name: "average: first add",
+        prepare: |scene| scene.crowd(&open(scene)),
+        act: |scene, trap| add(scene, trap, false),
+        look: |scene, cache, stage| is_some_sum(scene, cache, stage, 0),
+        ..STANDARD
+    },
+    Operation {
+        name: "average: add",
+        prepare: with_two_values,
+        act: |scene, trap| add(scene, trap, false),
+        look: |scene, cache, stage| is_some_sum(scene, cache, stage, 2),
+        ..STANDARD
+    },
+    Operation {
+        name: "average: add, fast path",
+        prepare: with_two_values,
+        act: |scene, trap| add(scene, trap, true),
+        look: |scene, cache, stage| is_some_sum(scene, cache, stage, 2),
+        ..STANDARD
+    },
+    Operation {
+        name: "average: pop",
+        prepare: with_two_values,
+        act: |scene, trap| {
             let cache = open(scene);
             let averager = Averager::new(&cache, KEY);
             let popped = trap.armed(|| averager.pop());
             // Whole, or popped already by a dead one.
             assert!(matches!(popped.unwrap(), Some(1.5) | None));
         },
-        |scene, cache, stage| {
+        look: |scene, cache, stage| {
             scene.crowd_is_well(cache);
             let sum = Averager::new(cache, KEY).summary().unwrap();
             let is = sum.map(|sum| (sum.count, sum.total));
@@ -44,7 +47,8 @@ pub const ALL: &[Operation] = &[
                 Stage::After => assert_eq!(is, None),
             }
         },
-    ),
+        ..STANDARD
+    },
 ];
 
 fn with_two_values(scene: &Scene) {

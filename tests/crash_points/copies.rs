@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use slablock::{BoundedSemaphore, Cache, Error, FanoutCache, Keyspace, Lock, Reader, Token};
 
-use crate::drive::{Operation, Order, Stage, no_leak};
+use crate::drive::{Operation, Order, STANDARD, Stage, no_leak};
 use crate::places::{furnish, furniture_is_well};
 use crate::scene::{Entry, NEVER, Scene, Trap};
 use crate::stage::{CAPACITY, KEY, open};
@@ -13,23 +13,30 @@ use crate::values::{
 };
 
 pub const ALL: &[Operation] = &[
-    Operation::new("adopt a copy", furnish_and_copy, adopt, is_adopted)
-        .verified(verify_adopted)
-        .thinned(),
-    Operation::new(
-        "adopt a copy, by hand",
-        furnish_and_copy,
-        |scene, trap| {
+    Operation {
+        name: "adopt a copy",
+        prepare: furnish_and_copy,
+        act: adopt,
+        look: is_adopted,
+        verify: verify_adopted,
+        is_thinned: true,
+        ..STANDARD
+    },
+    Operation {
+        name: "adopt a copy, by hand",
+        prepare: furnish_and_copy,
+        act: |scene, trap| {
             let adopted = trap.armed(|| Cache::adopt(scene.store()));
             adopted.unwrap();
         },
-        is_adopted,
-    )
-    .verified(verify_adopted)
-    .thinned(),
-    Operation::new(
-        "adopt a copy of what was decided",
-        |scene| {
+        look: is_adopted,
+        verify: verify_adopted,
+        is_thinned: true,
+        ..STANDARD
+    },
+    Operation {
+        name: "adopt a copy of what was decided",
+        prepare: |scene| {
             prepare_decided(scene);
             copy(scene);
             let cache = Cache::open(original(scene)).unwrap();
@@ -37,14 +44,15 @@ pub const ALL: &[Operation] = &[
                 cache.set(name, "of the original").unwrap();
             }
         },
-        adopt,
-        what_was_decided_is_there,
-    )
-    .verified(verify_adopted)
-    .thinned(),
-    Operation::new(
-        "adopt a copied fanout",
-        |scene| {
+        act: adopt,
+        look: what_was_decided_is_there,
+        verify: verify_adopted,
+        is_thinned: true,
+        ..STANDARD
+    },
+    Operation {
+        name: "adopt a copied fanout",
+        prepare: |scene| {
             let cache = FanoutCache::options()
                 .capacity(2 * CAPACITY)
                 .open_fanout(scene.store(), Some(2))
@@ -58,26 +66,27 @@ pub const ALL: &[Operation] = &[
             let cache = FanoutCache::open(original(scene), 2).unwrap();
             note_latest(scene, &grant_all(&cache));
         },
-        |scene, trap| {
+        act: |scene, trap| {
             let options = FanoutCache::options().adopt(true);
             let opened = trap.armed(|| options.open_fanout(scene.store(), Some(2)));
             opened.unwrap();
         },
-        |_, _, _| (),
-    )
-    .verified(|operation, scene, order| {
-        if order == Order::LookFirst {
-            match FanoutCache::open(scene.store(), 2) {
-                Err(Error::Copied { .. }) => {}
-                opened => fanout_is_adopted(scene, &opened.unwrap()),
+        look: |_, _, _| (),
+        verify: |operation, scene, order| {
+            if order == Order::LookFirst {
+                match FanoutCache::open(scene.store(), 2) {
+                    Err(Error::Copied { .. }) => {}
+                    opened => fanout_is_adopted(scene, &opened.unwrap()),
+                }
             }
-        }
-        (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
-        let cache = FanoutCache::open(scene.store(), 2).unwrap();
-        fanout_is_adopted(scene, &cache);
-        Keyspace::caches(&cache).iter().for_each(no_leak);
-    })
-    .thinned(),
+            (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
+            let cache = FanoutCache::open(scene.store(), 2).unwrap();
+            fanout_is_adopted(scene, &cache);
+            Keyspace::caches(&cache).iter().for_each(no_leak);
+        },
+        is_thinned: true,
+        ..STANDARD
+    },
 ];
 
 fn adopt(scene: &Scene, trap: &Trap) {

@@ -32,39 +32,17 @@ pub struct Operation {
     pub is_thinned: bool,
 }
 
-impl Operation {
-    /// Nobody lives beside it, and it is looked after as by [`standard`].
-    pub const fn new(
-        name: &'static str,
-        prepare: fn(&Scene),
-        act: fn(&Scene, &Trap),
-        look: fn(&Scene, &Cache, Stage),
-    ) -> Operation {
-        Operation {
-            name,
-            prepare,
-            companion: None,
-            act,
-            look,
-            verify: standard,
-            is_thinned: false,
-        }
-    }
-
-    pub const fn beside(self, companion: fn(&Scene)) -> Operation {
-        let companion = Some(companion);
-        Operation { companion, ..self }
-    }
-
-    pub const fn thinned(self) -> Operation {
-        let is_thinned = true;
-        Operation { is_thinned, ..self }
-    }
-
-    pub const fn verified(self, verify: fn(&Operation, &Scene, Order)) -> Operation {
-        Operation { verify, ..self }
-    }
-}
+/// What most operations have in common: nobody lives beside them, and they are looked after by
+/// [`standard`]. The rest is each one's to say.
+pub const STANDARD: Operation = Operation {
+    name: "",
+    prepare: |_| panic!("an operation says what it finds"),
+    companion: None,
+    act: |_, _| panic!("an operation says what is done"),
+    look: |_, _, _| panic!("an operation says what has to be there"),
+    verify: standard,
+    is_thinned: false,
+};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Stage {

@@ -3,7 +3,7 @@
 
 use slablock::{BoundedSemaphore, Cache, Durability, Eviction, FanoutCache, Keyspace, Options};
 
-use crate::drive::{Operation, Order, Stage, no_leak};
+use crate::drive::{Operation, Order, STANDARD, Stage, no_leak};
 use crate::kit::layout;
 use crate::places::{furnish, furniture_is_well, repair_armed, verify_repair};
 use crate::scene::{Entry, NEVER, Scene, Trap};
@@ -14,36 +14,50 @@ use crate::values::{
 };
 
 pub const ALL: &[Operation] = &[
-    Operation::new("sync", prepare_large, sync, value_stays),
-    Operation::new("sync after a failed one", fail_a_sync, sync, value_stays)
-        .verified(verify_made_good),
-    Operation::new(
-        "sync after a failed one, by two",
-        fail_a_sync,
-        sync,
-        value_stays,
-    )
-    .beside(|scene| {
-        let cache = open(scene);
-        // By its own description, of before what was made good.
-        scene.accompany(|| cache.sync().is_err());
-    })
-    .verified(|operation, scene, order| {
-        assert!(!scene.companion_has_lost(), "it makes all good as well");
-        verify_made_good(operation, scene, order);
-        assert!(!scene.companion_has_lost());
-    }),
-    Operation::new(
-        "repair after a sync that failed",
-        fail_a_sync,
-        repair_armed,
-        value_stays,
-    )
-    .verified(verify_made_good)
-    .thinned(),
-    Operation::new(
-        "repair what was cut off",
-        |scene| {
+    Operation {
+        name: "sync",
+        prepare: prepare_large,
+        act: sync,
+        look: value_stays,
+        ..STANDARD
+    },
+    Operation {
+        name: "sync after a failed one",
+        prepare: fail_a_sync,
+        act: sync,
+        look: value_stays,
+        verify: verify_made_good,
+        ..STANDARD
+    },
+    Operation {
+        name: "sync after a failed one, by two",
+        prepare: fail_a_sync,
+        act: sync,
+        look: value_stays,
+        companion: Some(|scene| {
+            let cache = open(scene);
+            // By its own description, of before what was made good.
+            scene.accompany(|| cache.sync().is_err());
+        }),
+        verify: |operation, scene, order| {
+            assert!(!scene.companion_has_lost(), "it makes all good as well");
+            verify_made_good(operation, scene, order);
+            assert!(!scene.companion_has_lost());
+        },
+        ..STANDARD
+    },
+    Operation {
+        name: "repair after a sync that failed",
+        prepare: fail_a_sync,
+        act: repair_armed,
+        look: value_stays,
+        verify: verify_made_good,
+        is_thinned: true,
+        ..STANDARD
+    },
+    Operation {
+        name: "repair what was cut off",
+        prepare: |scene| {
             furnish(scene);
             // What is cut off is then nobody's.
             let cache = open(scene);
@@ -58,14 +72,15 @@ pub const ALL: &[Operation] = &[
             let len = slab.metadata().unwrap().len();
             slab.set_len(len - layout::PAGE).unwrap();
         },
-        repair_armed,
-        furniture_is_well,
-    )
-    .verified(verify_repair)
-    .thinned(),
-    Operation::new(
-        "configure",
-        |scene| {
+        act: repair_armed,
+        look: furniture_is_well,
+        verify: verify_repair,
+        is_thinned: true,
+        ..STANDARD
+    },
+    Operation {
+        name: "configure",
+        prepare: |scene| {
             let options = Cache::options().capacity(64).size_limit(OLD_LIMIT);
             let cache = options.open(scene.store()).unwrap();
             scene.crowd(&cache);
@@ -74,41 +89,46 @@ pub const ALL: &[Operation] = &[
             }
             cache.set(KEY, SMALL).unwrap();
         },
-        |scene, trap| {
+        act: |scene, trap| {
             let cache = open(scene);
             let configured = trap.armed(|| cache.configure(&chosen()));
             configured.unwrap();
         },
-        is_configured,
-    ),
-    Operation::new(
-        "value: small by small, durable",
-        |scene| {
+        look: is_configured,
+        ..STANDARD
+    },
+    Operation {
+        name: "value: small by small, durable",
+        prepare: |scene| {
             prepare_small(scene);
             make_durable(scene);
         },
-        |scene, trap| set(scene, trap, OTHER_SMALL),
-        |scene, cache, stage| is_one_of(scene, cache, stage, &[Some(SMALL), Some(OTHER_SMALL)]),
-    ),
-    Operation::new(
-        "value: large by large, durable",
-        |scene| {
+        act: |scene, trap| set(scene, trap, OTHER_SMALL),
+        look: |scene, cache, stage| {
+            is_one_of(scene, cache, stage, &[Some(SMALL), Some(OTHER_SMALL)])
+        },
+        ..STANDARD
+    },
+    Operation {
+        name: "value: large by large, durable",
+        prepare: |scene| {
             prepare_large(scene);
             make_durable(scene);
         },
-        |scene, trap| set(scene, trap, &large(OTHER_LARGE)),
-        |scene, cache, stage| {
+        act: |scene, trap| set(scene, trap, &large(OTHER_LARGE)),
+        look: |scene, cache, stage| {
             let (old, new) = (large(LARGE), large(OTHER_LARGE));
             is_one_of(scene, cache, stage, &[Some(&old), Some(&new)]);
         },
-    ),
-    Operation::new(
-        "value: transact, durable",
-        |scene| {
+        ..STANDARD
+    },
+    Operation {
+        name: "value: transact, durable",
+        prepare: |scene| {
             prepare_large(scene);
             make_durable(scene);
         },
-        |scene, trap| {
+        act: |scene, trap| {
             let cache = open(scene);
             let done = trap.armed(|| {
                 cache.transact(|all| {
@@ -118,7 +138,7 @@ pub const ALL: &[Operation] = &[
             });
             done.unwrap();
         },
-        |scene, cache, stage| {
+        look: |scene, cache, stage| {
             let made = cache.get("made").unwrap();
             let new = large(OTHER_LARGE);
             match &made {
@@ -128,10 +148,11 @@ pub const ALL: &[Operation] = &[
             let both = cache.get(KEY).unwrap() == Some(new);
             assert_eq!(made.as_deref(), both.then_some(SMALL), "half of it");
         },
-    ),
-    Operation::new(
-        "value: transact over shards",
-        |scene| {
+        ..STANDARD
+    },
+    Operation {
+        name: "value: transact over shards",
+        prepare: |scene| {
             let cache = FanoutCache::options()
                 .capacity(2 * CAPACITY)
                 .open_fanout(scene.store(), Some(2))
@@ -141,39 +162,40 @@ pub const ALL: &[Operation] = &[
             }
             cache.set("bystander", SMALL).unwrap();
         },
-        |scene, trap| {
+        act: |scene, trap| {
             let cache = FanoutCache::open(scene.store(), 2).unwrap();
             let done = trap.armed(|| {
                 cache.transact(|all| NAMES.iter().try_for_each(|name| all.set(name, OTHER_SMALL)))
             });
             done.unwrap();
         },
-        |_, _, _| (),
-    )
-    .verified(|operation, scene, order| {
-        let look = |stage| {
-            let cache = FanoutCache::open(scene.store(), 2).unwrap();
-            if order == Order::LookFirst {
-                for shard in Keyspace::caches(&cache) {
-                    let report = shard.check().unwrap();
-                    assert!(report.is_sound(), "{report:?}");
+        look: |_, _, _| (),
+        verify: |operation, scene, order| {
+            let look = |stage| {
+                let cache = FanoutCache::open(scene.store(), 2).unwrap();
+                if order == Order::LookFirst {
+                    for shard in Keyspace::caches(&cache) {
+                        let report = shard.check().unwrap();
+                        assert!(report.is_sound(), "{report:?}");
+                    }
                 }
+                let all = NAMES.map(|name| cache.get(name).unwrap().expect("a value"));
+                let new = all.iter().filter(|value| *value == OTHER_SMALL).count();
+                let old = all.iter().filter(|value| **value == large(LARGE)).count();
+                let is_new = (new, old) == (NAMES.len(), 0);
+                assert!(is_new || stage == Stage::Between && (new, old) == (0, NAMES.len()));
+                assert_eq!(cache.get("bystander").unwrap().as_deref(), Some(SMALL));
+            };
+            if order == Order::LookFirst || scene.board.get(Entry::Begun) == 2 {
+                look(Stage::Between);
             }
-            let all = NAMES.map(|name| cache.get(name).unwrap().expect("a value"));
-            let new = all.iter().filter(|value| *value == OTHER_SMALL).count();
-            let old = all.iter().filter(|value| **value == large(LARGE)).count();
-            let is_new = (new, old) == (NAMES.len(), 0);
-            assert!(is_new || stage == Stage::Between && (new, old) == (0, NAMES.len()));
-            assert_eq!(cache.get("bystander").unwrap().as_deref(), Some(SMALL));
-        };
-        if order == Order::LookFirst || scene.board.get(Entry::Begun) == 2 {
-            look(Stage::Between);
-        }
-        (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
-        look(Stage::After);
-        let cache = FanoutCache::open(scene.store(), 2).unwrap();
-        Keyspace::caches(&cache).iter().for_each(no_leak);
-    }),
+            (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
+            look(Stage::After);
+            let cache = FanoutCache::open(scene.store(), 2).unwrap();
+            Keyspace::caches(&cache).iter().for_each(no_leak);
+        },
+        ..STANDARD
+    },
 ];
 
 const NAMES: [&str; 4] = ["one", "two", "three", "four"];

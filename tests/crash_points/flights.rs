@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use slablock::{Cache, Eviction, SetOptions};
 
-use crate::drive::{Operation, Stage, without_strangers};
+use crate::drive::{Operation, STANDARD, Stage, without_strangers};
 use crate::scene::{Scene, Trap};
 use crate::stage::{KEY, open, open_anew, reboot};
 
@@ -19,78 +19,84 @@ fn large() -> Vec<u8> {
 }
 
 pub const ALL: &[Operation] = &[
-    Operation::new(
-        "flight: compute",
+    Operation {
+        name: "flight: compute",
         prepare,
-        |scene, trap| assert_eq!(compute(scene, trap, Ok(NEW.to_vec())).unwrap(), NEW),
-        |scene, cache, stage| is_computed(scene, cache, stage, NEW),
-    ),
-    Operation::new(
-        "flight: compute, large",
+        act: |scene, trap| assert_eq!(compute(scene, trap, Ok(NEW.to_vec())).unwrap(), NEW),
+        look: |scene, cache, stage| is_computed(scene, cache, stage, NEW),
+        ..STANDARD
+    },
+    Operation {
+        name: "flight: compute, large",
         prepare,
-        |scene, trap| assert!(compute(scene, trap, Ok(large())).unwrap() == large()),
-        |scene, cache, stage| is_computed(scene, cache, stage, &large()),
-    ),
-    Operation::new(
-        "flight: compute in vain",
+        act: |scene, trap| assert!(compute(scene, trap, Ok(large())).unwrap() == large()),
+        look: |scene, cache, stage| is_computed(scene, cache, stage, &large()),
+        ..STANDARD
+    },
+    Operation {
+        name: "flight: compute in vain",
         prepare,
-        |scene, trap| {
+        act: |scene, trap| {
             compute(scene, trap, Err(slablock::Error::KeyLength { len: 0 })).unwrap_err();
         },
-        |scene, cache, _| {
+        look: |scene, cache, _| {
             scene.crowd_is_well(cache);
             assert!(cache.get(KEY).unwrap().is_none());
         },
-    ),
-    Operation::new(
-        "flight: early",
-        prepare_early,
-        |scene, trap| {
+        ..STANDARD
+    },
+    Operation {
+        name: "flight: early",
+        prepare: prepare_early,
+        act: |scene, trap| {
             let cache = open(scene);
             let value = trap.armed(|| early(&cache, KEY, NEW));
             // Once somebody has died over it, nobody knows how long it takes until it is over.
             assert!(value == NEW || value == OLD);
         },
-        is_either,
-    ),
-    Operation::new(
-        "flight: clear",
-        prepare_early,
-        |scene, trap| {
+        look: is_either,
+        ..STANDARD
+    },
+    Operation {
+        name: "flight: clear",
+        prepare: prepare_early,
+        act: |scene, trap| {
             let cache = open(scene);
             let cleared = trap.armed(|| cache.clear());
             cleared.unwrap();
         },
-        |_, cache, stage| {
+        look: |_, cache, stage| {
             let got = cache.get(KEY).unwrap();
             assert!(got.is_none_or(|got| stage == Stage::Between && got == OLD));
             assert!(stage == Stage::Between || cache.check().unwrap().slots_used == 0);
         },
-    ),
-    Operation::new(
-        "flight: open after a reboot",
-        |scene| {
+        ..STANDARD
+    },
+    Operation {
+        name: "flight: open after a reboot",
+        prepare: |scene| {
             prepare_early(scene);
             reboot(scene);
         },
-        open_anew,
-        is_old_and_soon_new,
-    ),
-    Operation::new(
-        "flight: no room for a value beside them",
-        |scene| {
+        act: open_anew,
+        look: is_old_and_soon_new,
+        ..STANDARD
+    },
+    Operation {
+        name: "flight: no room for a value beside them",
+        prepare: |scene| {
             let options = Cache::options().capacity(6).eviction(Eviction::None);
             let cache = options.open(scene.store()).unwrap();
             for name in ["one", "two", "three"] {
                 assert_eq!(early(&cache, name, OLD), OLD);
             }
         },
-        |scene, trap| {
+        act: |scene, trap| {
             let cache = open(scene);
             let set = trap.armed(|| ["four", "five", KEY].map(|name| cache.set(name, NEW)));
             set.into_iter().for_each(|set| set.unwrap());
         },
-        |_, cache, stage| {
+        look: |_, cache, stage| {
             for name in ["one", "two", "three"] {
                 assert_eq!(cache.get(name).unwrap().unwrap(), OLD);
             }
@@ -99,8 +105,9 @@ pub const ALL: &[Operation] = &[
                 assert!(got.map_or(stage == Stage::Between, |got| got == NEW));
             }
         },
-    )
-    .verified(without_strangers),
+        verify: without_strangers,
+        ..STANDARD
+    },
 ];
 
 fn prepare(scene: &Scene) {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use slablock::{Cache, Error, FanoutCache, Keyspace, Lock};
 
-use crate::drive::{Operation, Order, Stage, no_leak};
+use crate::drive::{Operation, Order, STANDARD, Stage, no_leak};
 use crate::kit::layout::LOCKED;
 use crate::kit::until;
 use crate::places::{furnish, furniture_is_well, repair_armed, verify_repair};
@@ -16,103 +16,114 @@ use crate::values::{LARGE, bystanders, bystanders_are_well, large};
 const KEYS: usize = 40;
 
 pub const ALL: &[Operation] = &[
-    Operation::new(
-        "make attach again",
-        |scene| furnish_without(scene, &["attach"]),
-        open_anew,
-        is_well,
-    ),
-    Operation::new(
-        "make beacons and stripes again",
-        |scene| furnish_without(scene, &["beacons", "stripes"]),
-        open_anew,
-        is_well,
-    ),
-    Operation::new(
-        "make all lock files again",
-        |scene| furnish_without(scene, &LOCKED),
-        open_anew,
-        is_well,
-    ),
-    Operation::new(
-        "make lock files again after a reboot",
-        |scene| {
+    Operation {
+        name: "make attach again",
+        prepare: |scene| furnish_without(scene, &["attach"]),
+        act: open_anew,
+        look: is_well,
+        ..STANDARD
+    },
+    Operation {
+        name: "make beacons and stripes again",
+        prepare: |scene| furnish_without(scene, &["beacons", "stripes"]),
+        act: open_anew,
+        look: is_well,
+        ..STANDARD
+    },
+    Operation {
+        name: "make all lock files again",
+        prepare: |scene| furnish_without(scene, &LOCKED),
+        act: open_anew,
+        look: is_well,
+        ..STANDARD
+    },
+    Operation {
+        name: "make lock files again after a reboot",
+        prepare: |scene| {
             furnish_without(scene, &LOCKED);
             reboot(scene);
         },
-        open_anew,
-        is_well,
-    )
-    .thinned(),
-    Operation::new(
-        "make a fanout's lock files again",
-        |scene| furnish_fanout_without(scene, &LOCKED),
-        open_fanout_armed,
-        |_, _, _| (),
-    )
-    .verified(verify_fanout),
-    Operation::new(
-        "make a fanout's record again",
-        |scene| furnish_fanout_without(scene, &["fanout"]),
-        open_fanout_armed,
-        |_, _, _| (),
-    )
-    .verified(verify_fanout),
-    Operation::new(
-        "make a fanout's shard again",
-        |scene| {
+        act: open_anew,
+        look: is_well,
+        is_thinned: true,
+        ..STANDARD
+    },
+    Operation {
+        name: "make a fanout's lock files again",
+        prepare: |scene| furnish_fanout_without(scene, &LOCKED),
+        act: open_fanout_armed,
+        look: |_, _, _| (),
+        verify: verify_fanout,
+        ..STANDARD
+    },
+    Operation {
+        name: "make a fanout's record again",
+        prepare: |scene| furnish_fanout_without(scene, &["fanout"]),
+        act: open_fanout_armed,
+        look: |_, _, _| (),
+        verify: verify_fanout,
+        ..STANDARD
+    },
+    Operation {
+        name: "make a fanout's shard again",
+        prepare: |scene| {
             furnish_fanout_without(scene, &[]);
             std::fs::remove_dir_all(scene.store().join("001")).unwrap();
         },
-        open_fanout_armed,
-        |_, _, _| (),
-    )
-    .verified(verify_fanout_again),
-    Operation::new(
-        "make all of a fanout but a shard again",
-        |scene| {
+        act: open_fanout_armed,
+        look: |_, _, _| (),
+        verify: verify_fanout_again,
+        ..STANDARD
+    },
+    Operation {
+        name: "make all of a fanout but a shard again",
+        prepare: |scene| {
             furnish_fanout_without(scene, &LOCKED);
             remove(scene, &["fanout"]);
             std::fs::remove_dir_all(scene.store().join("000")).unwrap();
         },
-        open_fanout_armed,
-        |_, _, _| (),
-    )
-    .verified(verify_fanout_again),
-    Operation::new(
-        "make the log again, by repair",
-        |scene| {
+        act: open_fanout_armed,
+        look: |_, _, _| (),
+        verify: verify_fanout_again,
+        ..STANDARD
+    },
+    Operation {
+        name: "make the log again, by repair",
+        prepare: |scene| {
             let cache = open(scene);
             scene.crowd(&cache);
             cache.set("gone", large(LARGE)).unwrap();
             cache.delete("gone").unwrap();
             std::fs::remove_dir_all(scene.store().join("log")).unwrap();
         },
-        repair_armed,
-        |scene, cache, _| {
+        act: repair_armed,
+        look: |scene, cache, _| {
             scene.crowd_is_well(cache);
             cache.set(KEY, large(LARGE)).unwrap();
             assert!(cache.get(KEY).unwrap() == Some(large(LARGE)));
         },
-    )
-    .verified(verify_repair)
-    .thinned(),
-    Operation::new(
-        "lock files removed beside the living",
-        |scene| scene.crowd(&open(scene)),
-        open_in_vain,
-        |_, _, _| (),
-    )
-    .beside(|scene| hold_without(scene, &LOCKED))
-    .verified(verify_refused),
-    Operation::new(
-        "stripes removed beside the living",
-        |scene| scene.crowd(&open(scene)),
-        open_in_vain,
-        |_, _, _| (),
-    )
-    .beside(|scene| hold_without(scene, &["stripes"]))
-    .verified(verify_refused),
+        verify: verify_repair,
+        is_thinned: true,
+        ..STANDARD
+    },
+    Operation {
+        name: "lock files removed beside the living",
+        prepare: |scene| scene.crowd(&open(scene)),
+        act: open_in_vain,
+        look: |_, _, _| (),
+        companion: Some(|scene| hold_without(scene, &LOCKED)),
+        verify: verify_refused,
+        ..STANDARD
+    },
+    Operation {
+        name: "stripes removed beside the living",
+        prepare: |scene| scene.crowd(&open(scene)),
+        act: open_in_vain,
+        look: |_, _, _| (),
+        companion: Some(|scene| hold_without(scene, &["stripes"])),
+        verify: verify_refused,
+        ..STANDARD
+    },
 ];
 
 fn remove(scene: &Scene, names: &[&str]) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use slablock::{BoundedSemaphore, Cache, Lock, RLock};
 
-use crate::drive::{Operation, Stage};
+use crate::drive::{Operation, STANDARD, Stage};
 use crate::kit::until;
 use crate::scene::{Entry, Scene, Trap};
 use crate::stage::{KEY, die_holding, open, take_over, told};
@@ -13,28 +13,31 @@ const LEASE: Duration = Duration::from_secs(60);
 const PERMITS: u32 = 9;
 
 pub const ALL: &[Operation] = &[
-    Operation::new(
-        "acquire",
-        with_key,
-        |scene, trap| acquire(scene, trap, false, None),
-        is_free,
-    ),
-    Operation::new(
-        "acquire, fast path",
-        with_key,
-        |scene, trap| acquire(scene, trap, true, None),
-        is_free,
-    ),
-    Operation::new(
-        "acquire with a lease",
-        with_key,
-        |scene, trap| acquire(scene, trap, true, Some(LEASE)),
-        is_free,
-    ),
-    Operation::new(
-        "renew",
-        with_key,
-        |scene, trap| {
+    Operation {
+        name: "acquire",
+        prepare: with_key,
+        act: |scene, trap| acquire(scene, trap, false, None),
+        look: is_free,
+        ..STANDARD
+    },
+    Operation {
+        name: "acquire, fast path",
+        prepare: with_key,
+        act: |scene, trap| acquire(scene, trap, true, None),
+        look: is_free,
+        ..STANDARD
+    },
+    Operation {
+        name: "acquire with a lease",
+        prepare: with_key,
+        act: |scene, trap| acquire(scene, trap, true, Some(LEASE)),
+        look: is_free,
+        ..STANDARD
+    },
+    Operation {
+        name: "renew",
+        prepare: with_key,
+        act: |scene, trap| {
             let cache = open(scene);
             let lock = Lock::new(&cache, KEY).expire(LEASE);
             let guard = take_over(scene, &lock);
@@ -44,24 +47,26 @@ pub const ALL: &[Operation] = &[
             scene.board.set(Entry::Holder, 0);
             guard.release().unwrap();
         },
-        is_free,
-    ),
-    Operation::new(
-        "release",
-        with_key,
-        |scene, trap| {
+        look: is_free,
+        ..STANDARD
+    },
+    Operation {
+        name: "release",
+        prepare: with_key,
+        act: |scene, trap| {
             let cache = open(scene);
             let lock = Lock::new(&cache, KEY).expire(LEASE);
             let guard = take_over(scene, &lock);
             let released = trap.armed(|| guard.release());
             released.unwrap();
         },
-        is_free,
-    ),
-    Operation::new(
-        "release by token",
-        with_key,
-        |scene, trap| {
+        look: is_free,
+        ..STANDARD
+    },
+    Operation {
+        name: "release by token",
+        prepare: with_key,
+        act: |scene, trap| {
             let cache = open(scene);
             let lock = Lock::new(&cache, KEY);
             let token = take_over(scene, &lock).into_token();
@@ -69,12 +74,13 @@ pub const ALL: &[Operation] = &[
             let released = trap.armed(|| other.release(token));
             assert!(released.unwrap());
         },
-        is_free,
-    ),
-    Operation::new(
-        "release to a waiter",
-        with_key,
-        |scene, trap| {
+        look: is_free,
+        ..STANDARD
+    },
+    Operation {
+        name: "release to a waiter",
+        prepare: with_key,
+        act: |scene, trap| {
             let cache = open(scene);
             let lock = Lock::new(&cache, KEY);
             if scene.board.get(Entry::Own) == 0 {
@@ -91,40 +97,43 @@ pub const ALL: &[Operation] = &[
             let released = trap.armed(|| guard.release());
             released.unwrap();
         },
-        |scene, cache, stage| {
+        look: |scene, cache, stage| {
             until("the waiter had it", || scene.board.get(Entry::Own) == 2);
             is_free(scene, cache, stage);
         },
-    )
-    .beside(|scene| {
-        let cache = open(scene);
-        let lock = Lock::new(&cache, KEY);
-        scene.board.set(Entry::Ready, 1);
-        until("the first one has it", || scene.board.get(Entry::Own) == 1);
-        let guard = lock.acquire().unwrap();
-        scene.saw(guard.token());
-        guard.release().unwrap();
-        scene.board.set(Entry::Own, 2);
-        scene.accompany(|| false);
-    }),
-    Operation::new(
-        "wait in vain",
-        with_key,
-        |scene, trap| wait(scene, trap, 4),
-        is_still_held,
-    )
-    .beside(hold),
-    Operation::new(
-        "wait for long",
-        with_key,
-        |scene, trap| wait(scene, trap, 70),
-        is_still_held,
-    )
-    .beside(hold),
-    Operation::new(
-        "re-entrant: acquire and release",
-        |scene| scene.crowd(&open(scene)),
-        |scene, trap| {
+        companion: Some(|scene| {
+            let cache = open(scene);
+            let lock = Lock::new(&cache, KEY);
+            scene.board.set(Entry::Ready, 1);
+            until("the first one has it", || scene.board.get(Entry::Own) == 1);
+            let guard = lock.acquire().unwrap();
+            scene.saw(guard.token());
+            guard.release().unwrap();
+            scene.board.set(Entry::Own, 2);
+            scene.accompany(|| false);
+        }),
+        ..STANDARD
+    },
+    Operation {
+        name: "wait in vain",
+        prepare: with_key,
+        act: |scene, trap| wait(scene, trap, 4),
+        look: is_still_held,
+        companion: Some(hold),
+        ..STANDARD
+    },
+    Operation {
+        name: "wait for long",
+        prepare: with_key,
+        act: |scene, trap| wait(scene, trap, 70),
+        look: is_still_held,
+        companion: Some(hold),
+        ..STANDARD
+    },
+    Operation {
+        name: "re-entrant: acquire and release",
+        prepare: |scene| scene.crowd(&open(scene)),
+        act: |scene, trap| {
             let cache = open(scene);
             let lock = RLock::new(&cache, KEY).expire(LEASE);
             trap.arm();
@@ -137,17 +146,18 @@ pub const ALL: &[Operation] = &[
             ended.0.unwrap();
             ended.1.unwrap();
         },
-        |scene, cache, stage| {
+        look: |scene, cache, stage| {
             scene.crowd_is_well(cache);
             let lock = RLock::new(cache, KEY);
             assert!(!lock.locked().unwrap());
             assert!(stage == Stage::Between || lock.holder().unwrap().is_none());
         },
-    ),
-    Operation::new(
-        "steal an expired hold",
-        with_key,
-        |scene, trap| {
+        ..STANDARD
+    },
+    Operation {
+        name: "steal an expired hold",
+        prepare: with_key,
+        act: |scene, trap| {
             let cache = open(scene);
             let lock = Lock::new(&cache, KEY);
             let guard = trap.armed(|| lock.try_acquire());
@@ -160,30 +170,31 @@ pub const ALL: &[Operation] = &[
             assert!(scene.companion_has_lost());
             guard.release().unwrap();
         },
-        |scene, cache, stage| {
+        look: |scene, cache, stage| {
             scene.crowd_is_well(cache);
             assert!(stage == Stage::Between || !Lock::new(cache, KEY).locked().unwrap());
         },
-    )
-    .beside(|scene| {
-        let cache = open(scene);
-        let lock = Lock::new(&cache, KEY).expire(Duration::from_micros(100));
-        let guard = lock.acquire().unwrap();
-        scene.saw(guard.token());
-        until("the lease is over", || guard.check().is_err());
-        scene.accompany(|| guard.renew().is_err());
-        assert!(guard.renew().is_err(), "stolen long ago");
-        assert!(guard.release().is_err(), "stolen long ago");
-    }),
-    Operation::new(
-        "recover from a dead holder",
-        |scene| {
+        companion: Some(|scene| {
+            let cache = open(scene);
+            let lock = Lock::new(&cache, KEY).expire(Duration::from_micros(100));
+            let guard = lock.acquire().unwrap();
+            scene.saw(guard.token());
+            until("the lease is over", || guard.check().is_err());
+            scene.accompany(|| guard.renew().is_err());
+            assert!(guard.renew().is_err(), "stolen long ago");
+            assert!(guard.release().is_err(), "stolen long ago");
+        }),
+        ..STANDARD
+    },
+    Operation {
+        name: "recover from a dead holder",
+        prepare: |scene| {
             with_key(scene);
             die_holding(scene, |cache| {
                 Lock::new(cache, KEY).acquire().unwrap().into_token()
             });
         },
-        |scene, trap| {
+        act: |scene, trap| {
             let cache = open(scene);
             let lock = Lock::new(&cache, KEY);
             let guard = trap.armed(|| lock.try_acquire());
@@ -193,12 +204,13 @@ pub const ALL: &[Operation] = &[
             scene.saw(guard.token());
             guard.release().unwrap();
         },
-        is_free,
-    ),
-    Operation::new(
-        "semaphore: acquire three",
-        with_pool,
-        |scene, trap| {
+        look: is_free,
+        ..STANDARD
+    },
+    Operation {
+        name: "semaphore: acquire three",
+        prepare: with_pool,
+        act: |scene, trap| {
             let cache = open(scene);
             let pool = BoundedSemaphore::new(&cache, KEY, PERMITS).expire(LEASE);
             let three = trap.armed(|| [(); 3].map(|()| pool.try_acquire()));
@@ -206,13 +218,14 @@ pub const ALL: &[Operation] = &[
             three.iter().for_each(|guard| scene.saw(guard.token()));
             three.into_iter().for_each(|guard| guard.release().unwrap());
         },
-        are_free,
-    )
-    .beside(hold_permits),
-    Operation::new(
-        "semaphore: release three",
-        with_pool,
-        |scene, trap| {
+        look: are_free,
+        companion: Some(hold_permits),
+        ..STANDARD
+    },
+    Operation {
+        name: "semaphore: release three",
+        prepare: with_pool,
+        act: |scene, trap| {
             let cache = open(scene);
             let pool = BoundedSemaphore::new(&cache, KEY, PERMITS);
             let three = [(); 3].map(|()| pool.try_acquire().unwrap().expect("a permit"));
@@ -220,13 +233,14 @@ pub const ALL: &[Operation] = &[
             let released = trap.armed(|| three.map(|guard| guard.release()));
             released.into_iter().for_each(|one| one.unwrap());
         },
-        are_free,
-    )
-    .beside(hold_permits),
-    Operation::new(
-        "semaphore: recover from a dead holder",
-        with_pool,
-        |scene, trap| {
+        look: are_free,
+        companion: Some(hold_permits),
+        ..STANDARD
+    },
+    Operation {
+        name: "semaphore: recover from a dead holder",
+        prepare: with_pool,
+        act: |scene, trap| {
             let cache = open(scene);
             let pool = BoundedSemaphore::new(&cache, KEY, PERMITS);
             let all = trap.armed(|| [(); 5].map(|()| pool.try_acquire()));
@@ -237,19 +251,20 @@ pub const ALL: &[Operation] = &[
             assert!(pool.try_acquire().unwrap().is_none());
             all.into_iter().for_each(|guard| guard.release().unwrap());
         },
-        are_free,
-    )
-    .beside(|scene| {
-        let cache = open(scene);
-        let pool = BoundedSemaphore::new(&cache, KEY, PERMITS);
-        let four = [(); 4].map(|()| pool.acquire().unwrap());
-        die_holding(scene, |cache| {
-            let pool = BoundedSemaphore::new(cache, KEY, PERMITS);
-            let five = [(); 5].map(|()| pool.acquire().unwrap().into_token());
-            five.into_iter().max().expect("five of them")
-        });
-        scene.accompany(|| four.iter().any(|guard| guard.check().is_err()));
-    }),
+        look: are_free,
+        companion: Some(|scene| {
+            let cache = open(scene);
+            let pool = BoundedSemaphore::new(&cache, KEY, PERMITS);
+            let four = [(); 4].map(|()| pool.acquire().unwrap());
+            die_holding(scene, |cache| {
+                let pool = BoundedSemaphore::new(cache, KEY, PERMITS);
+                let five = [(); 5].map(|()| pool.acquire().unwrap().into_token());
+                five.into_iter().max().expect("five of them")
+            });
+            scene.accompany(|| four.iter().any(|guard| guard.check().is_err()));
+        }),
+        ..STANDARD
+    },
 ];
 
 /// The key exists, and nobody has it.

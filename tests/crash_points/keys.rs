@@ -3,7 +3,7 @@
 
 use slablock::{Averager, BoundedSemaphore, Cache, Kind, Lock, LockGuard};
 
-use crate::drive::{Operation, Stage, without_strangers};
+use crate::drive::{Operation, STANDARD, Stage, without_strangers};
 use crate::scene::{Entry, Scene, Trap};
 use crate::stage::{KEY, a_dead_one_has_the_lock, die_holding, open, told};
 
@@ -14,54 +14,58 @@ const PERMITS: u32 = 9;
 const LARGE: usize = 300;
 
 pub const ALL: &[Operation] = &[
-    Operation::new(
-        "create a lock",
-        |scene| scene.crowd(&open(scene)),
-        |scene, trap| take_new(scene, trap, KEY, TAG),
-        |scene, cache, stage| {
+    Operation {
+        name: "create a lock",
+        prepare: |scene| scene.crowd(&open(scene)),
+        act: |scene, trap| take_new(scene, trap, KEY, TAG),
+        look: |scene, cache, stage| {
             scene.crowd_is_well(cache);
             is_old_or_new(cache, KEY, Kind::Lock, TAG, stage);
         },
-    ),
-    Operation::new(
-        "create a key of many slots",
-        |scene| scene.crowd(&open(scene)),
-        |scene, trap| take_new(scene, trap, &long_key(0), TAG),
-        |scene, cache, stage| {
+        ..STANDARD
+    },
+    Operation {
+        name: "create a key of many slots",
+        prepare: |scene| scene.crowd(&open(scene)),
+        act: |scene, trap| take_new(scene, trap, &long_key(0), TAG),
+        look: |scene, cache, stage| {
             scene.crowd_is_well(cache);
             is_old_or_new(cache, &long_key(0), Kind::Lock, TAG, stage);
         },
-    ),
-    Operation::new(
-        "create a semaphore",
-        |scene| scene.crowd(&open(scene)),
-        take_permit,
-        |scene, cache, stage| {
+        ..STANDARD
+    },
+    Operation {
+        name: "create a semaphore",
+        prepare: |scene| scene.crowd(&open(scene)),
+        act: take_permit,
+        look: |scene, cache, stage| {
             scene.crowd_is_well(cache);
             is_old_or_new(cache, KEY, Kind::Semaphore, TAG, stage);
             if cache.key(KEY).unwrap().is_some() {
                 all_permits(cache, PERMITS, stage);
             }
         },
-    ),
-    Operation::new(
-        "create a key again",
-        |scene| {
+        ..STANDARD
+    },
+    Operation {
+        name: "create a key again",
+        prepare: |scene| {
             let cache = open(scene);
             scene.crowd(&cache);
             let lock = Lock::new(&cache, KEY);
             (0..5).for_each(|_| scene.saw(lock.acquire().unwrap().token()));
             assert!(cache.remove(KEY).unwrap());
         },
-        take_permit,
-        |scene, cache, stage| {
+        act: take_permit,
+        look: |scene, cache, stage| {
             scene.crowd_is_well(cache);
             is_old_or_new(cache, KEY, Kind::Semaphore, TAG, stage);
         },
-    ),
-    Operation::new(
-        "grow the slots",
-        |scene| {
+        ..STANDARD
+    },
+    Operation {
+        name: "grow the slots",
+        prepare: |scene| {
             let cache = Cache::options().capacity(LARGE).open(scene.store());
             let cache = cache.unwrap();
             // Eight slots each: all 256 that are allocated at once.
@@ -75,38 +79,40 @@ pub const ALL: &[Operation] = &[
             let allocated = u32::from_le_bytes(scene.peek(crate::kit::layout::COUNTERS + 4));
             assert_eq!(allocated, 256);
         },
-        |scene, trap| take_new(scene, trap, &long_key(0), TAG),
-        |_, cache, stage| {
+        act: |scene, trap| take_new(scene, trap, &long_key(0), TAG),
+        look: |_, cache, stage| {
             is_old_or_new(cache, &long_key(0), Kind::Lock, TAG, stage);
             (1..=32).for_each(|n| assert!(cache.key(long_key(n)).unwrap().is_some()));
         },
-    ),
-    Operation::new(
-        "grow the blocks, twice",
-        |scene| scene.crowd(&open(scene)),
-        |scene, trap| {
+        ..STANDARD
+    },
+    Operation {
+        name: "grow the blocks, twice",
+        prepare: |scene| scene.crowd(&open(scene)),
+        act: |scene, trap| {
             let cache = open(scene);
             let many = BoundedSemaphore::new(&cache, KEY, 200);
             let guard = trap.armed(|| many.try_acquire());
             scene.saw(guard.unwrap().expect("a permit").into_token());
         },
-        |scene, cache, stage| {
+        look: |scene, cache, stage| {
             scene.crowd_is_well(cache);
             if stage == Stage::After || cache.key(KEY).unwrap().is_some() {
                 all_permits(cache, 200, stage);
             }
         },
-    ),
-    Operation::new(
-        "give another tag",
-        |scene| {
+        ..STANDARD
+    },
+    Operation {
+        name: "give another tag",
+        prepare: |scene| {
             let cache = open(scene);
             scene.crowd(&cache);
             let lock = Lock::new(&cache, KEY).tag("old");
             scene.saw(lock.acquire().unwrap().token());
         },
-        |scene, trap| take_new(scene, trap, KEY, TAG),
-        |scene, cache, stage| {
+        act: |scene, trap| take_new(scene, trap, KEY, TAG),
+        look: |scene, cache, stage| {
             scene.crowd_is_well(cache);
             let tag = cache.key(KEY).unwrap().expect("the key").tag;
             match (stage, tag.as_deref()) {
@@ -115,12 +121,13 @@ pub const ALL: &[Operation] = &[
                 (_, other) => panic!("the tag is {other:?}"),
             }
         },
-    ),
-    Operation::new(
-        "remove a held lock",
-        |scene| scene.crowd(&open(scene)),
-        remove_key,
-        |scene, cache, stage| {
+        ..STANDARD
+    },
+    Operation {
+        name: "remove a held lock",
+        prepare: |scene| scene.crowd(&open(scene)),
+        act: remove_key,
+        look: |scene, cache, stage| {
             scene.crowd_is_well(cache);
             let there = cache.key(KEY).unwrap().is_some();
             assert!(!there || stage == Stage::Between);
@@ -132,13 +139,14 @@ pub const ALL: &[Operation] = &[
                 made_again(scene, cache);
             }
         },
-    )
-    .beside(holds_the_lock),
-    Operation::new(
-        "remove a semaphore",
-        |scene| scene.crowd(&open(scene)),
-        remove_key,
-        |scene, cache, stage| {
+        companion: Some(holds_the_lock),
+        ..STANDARD
+    },
+    Operation {
+        name: "remove a semaphore",
+        prepare: |scene| scene.crowd(&open(scene)),
+        act: remove_key,
+        look: |scene, cache, stage| {
             scene.crowd_is_well(cache);
             let lost = scene.companion_has_lost();
             match cache.key(KEY).unwrap() {
@@ -158,23 +166,24 @@ pub const ALL: &[Operation] = &[
                 }
             }
         },
-    )
-    .beside(|scene| {
-        let cache = open(scene);
-        let pool = BoundedSemaphore::new(&cache, KEY, PERMITS);
-        let guards = [(); 2].map(|()| pool.acquire().unwrap());
-        guards.iter().for_each(|guard| scene.saw(guard.token()));
-        scene.accompany(|| guards.iter().any(|guard| guard.check().is_err()));
-    }),
-    Operation::new(
-        "remove an average",
-        |scene| {
+        companion: Some(|scene| {
+            let cache = open(scene);
+            let pool = BoundedSemaphore::new(&cache, KEY, PERMITS);
+            let guards = [(); 2].map(|()| pool.acquire().unwrap());
+            guards.iter().for_each(|guard| scene.saw(guard.token()));
+            scene.accompany(|| guards.iter().any(|guard| guard.check().is_err()));
+        }),
+        ..STANDARD
+    },
+    Operation {
+        name: "remove an average",
+        prepare: |scene| {
             let cache = open(scene);
             scene.crowd(&cache);
             Averager::new(&cache, KEY).tag(TAG).add(5.0).unwrap();
         },
-        remove_key,
-        |scene, cache, stage| {
+        act: remove_key,
+        look: |scene, cache, stage| {
             scene.crowd_is_well(cache);
             match Averager::new(cache, KEY).get().unwrap() {
                 Some(5.0) if stage == Stage::Between => {}
@@ -182,41 +191,43 @@ pub const ALL: &[Operation] = &[
                 other => panic!("the average is {other:?}"),
             }
         },
-    ),
-    Operation::new(
-        "evict",
-        |scene| {
+        ..STANDARD
+    },
+    Operation {
+        name: "evict",
+        prepare: |scene| {
             let cache = open(scene);
             scene.crowd(&cache);
             family(&cache);
         },
-        |scene, trap| {
+        act: |scene, trap| {
             let cache = open(scene);
             let evicted = trap.armed(|| cache.evict(TAG));
             assert!(evicted.unwrap() <= 4);
         },
-        |scene, cache, stage| {
+        look: |scene, cache, stage| {
             scene.crowd_is_well(cache);
             let left = family_is_whole(cache);
             assert!(left == 0 || stage == Stage::Between);
             let there = cache.key(KEY).unwrap().is_some();
             assert_eq!(scene.companion_has_lost(), !there);
         },
-    )
-    .beside(holds_the_lock),
-    Operation::new(
-        "clear",
-        |scene| {
+        companion: Some(holds_the_lock),
+        ..STANDARD
+    },
+    Operation {
+        name: "clear",
+        prepare: |scene| {
             let cache = open(scene);
             scene.crowd(&cache);
             family(&cache);
         },
-        |scene, trap| {
+        act: |scene, trap| {
             let cache = open(scene);
             let cleared = trap.armed(|| cache.clear());
             cleared.unwrap();
         },
-        |_, cache, stage| {
+        look: |_, cache, stage| {
             family_is_whole(cache);
             if let Some(sum) = Averager::new(cache, "sum").summary().unwrap() {
                 assert_eq!((sum.count, sum.total), (3, 6.0));
@@ -226,10 +237,11 @@ pub const ALL: &[Operation] = &[
             }
             assert!(stage == Stage::Between || cache.is_empty().unwrap());
         },
-    ),
-    Operation::new(
-        "reclaim idle slots when full",
-        |scene| {
+        ..STANDARD
+    },
+    Operation {
+        name: "reclaim idle slots when full",
+        prepare: |scene| {
             let cache = Cache::options().capacity(6).open(scene.store()).unwrap();
             Averager::new(&cache, "sum").add(6.0).unwrap();
             for name in ["idle 1", "idle 2", "idle 3", "idle 4"] {
@@ -243,8 +255,8 @@ pub const ALL: &[Operation] = &[
             // It was another key's.
             scene.board.set(Entry::Token, 0);
         },
-        |scene, trap| take_new(scene, trap, KEY, TAG),
-        |scene, cache, stage| {
+        act: |scene, trap| take_new(scene, trap, KEY, TAG),
+        look: |scene, cache, stage| {
             // What may not be taken: averages, and what a dead one left for its successor.
             assert_eq!(Averager::new(cache, "sum").get().unwrap(), Some(6.0));
             let lock = Lock::new(cache, "heirless");
@@ -266,31 +278,33 @@ pub const ALL: &[Operation] = &[
             is_old_or_new(cache, KEY, Kind::Lock, TAG, stage);
             assert!(!scene.companion_has_lost(), "only idle ones are reclaimed");
         },
-    )
-    .beside(take_when_asked)
-    .verified(|operation, scene, order| {
-        // Takes a permit, of what a dead one had begun to take away perhaps.
-        assert!(!scene.companion_has_lost());
-        // Others would have to reclaim what this is about.
-        without_strangers(operation, scene, order);
-    }),
-    Operation::new(
-        "list and check",
-        |scene| {
+        companion: Some(take_when_asked),
+        verify: |operation, scene, order| {
+            // Takes a permit, of what a dead one had begun to take away perhaps.
+            assert!(!scene.companion_has_lost());
+            // Others would have to reclaim what this is about.
+            without_strangers(operation, scene, order);
+        },
+        ..STANDARD
+    },
+    Operation {
+        name: "list and check",
+        prepare: |scene| {
             a_dead_one_has_the_lock(scene);
         },
-        |scene, trap| {
+        act: |scene, trap| {
             let cache = open(scene);
             let seen = trap.armed(|| (cache.check(), cache.keys(), cache.len(), cache.key(KEY)));
             assert!(seen.0.unwrap().is_sound());
             assert!(seen.1.unwrap().len() == 5 && seen.2.unwrap() == 5);
             assert!(seen.3.unwrap().is_some());
         },
-        |scene, cache, _| {
+        look: |scene, cache, _| {
             scene.crowd_is_well(cache);
             assert!(cache.key(KEY).unwrap().is_some());
         },
-    ),
+        ..STANDARD
+    },
 ];
 
 /// When it is asked for the first time, takes the last permit of an idle semaphore by the fast path, which asks

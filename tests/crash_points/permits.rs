@@ -2,34 +2,37 @@
 
 use slablock::{BoundedSemaphore, Cache, KeyState, SemaphoreGuard};
 
-use crate::drive::{Operation, Stage};
+use crate::drive::{Operation, STANDARD, Stage};
 use crate::scene::{Entry, Scene, Trap};
 use crate::stage::{KEY, die_holding, open};
 use crate::values::died_before;
 
 pub const ALL: &[Operation] = &[
-    Operation::new(
-        "semaphore: 3 permits become 5",
-        |scene| with_permits(scene, 3),
-        |scene, trap| take_one_of(scene, trap, 5, None),
-        |scene, cache, stage| are_old_or_new(scene, cache, stage, [3, 5], TAG),
-    ),
-    Operation::new(
-        "semaphore: 5 permits become 3",
-        |scene| with_permits(scene, 5),
-        |scene, trap| take_one_of(scene, trap, 3, None),
-        |scene, cache, stage| are_old_or_new(scene, cache, stage, [5, 3], TAG),
-    ),
-    Operation::new(
-        "semaphore: 3 become 9, another tag",
-        |scene| with_permits(scene, 3),
-        |scene, trap| take_one_of(scene, trap, 9, Some("another")),
-        |scene, cache, stage| are_old_or_new(scene, cache, stage, [3, 9], "another"),
-    ),
+    Operation {
+        name: "semaphore: 3 permits become 5",
+        prepare: |scene| with_permits(scene, 3),
+        act: |scene, trap| take_one_of(scene, trap, 5, None),
+        look: |scene, cache, stage| are_old_or_new(scene, cache, stage, [3, 5], TAG),
+        ..STANDARD
+    },
+    Operation {
+        name: "semaphore: 5 permits become 3",
+        prepare: |scene| with_permits(scene, 5),
+        act: |scene, trap| take_one_of(scene, trap, 3, None),
+        look: |scene, cache, stage| are_old_or_new(scene, cache, stage, [5, 3], TAG),
+        ..STANDARD
+    },
+    Operation {
+        name: "semaphore: 3 become 9, another tag",
+        prepare: |scene| with_permits(scene, 3),
+        act: |scene, trap| take_one_of(scene, trap, 9, Some("another")),
+        look: |scene, cache, stage| are_old_or_new(scene, cache, stage, [3, 9], "another"),
+        ..STANDARD
+    },
     // What the dead had is nobody's once somebody was told of it.
-    Operation::new(
-        "semaphore: 5 of the dead become 3",
-        |scene| {
+    Operation {
+        name: "semaphore: 5 of the dead become 3",
+        prepare: |scene| {
             with_permits(scene, 5);
             die_holding(scene, |cache| {
                 let pool = BoundedSemaphore::new(cache, KEY, 5);
@@ -40,28 +43,31 @@ pub const ALL: &[Operation] = &[
             let all = [(); 5].map(|()| pool.try_acquire().unwrap().expect("a permit"));
             all.iter().for_each(|permit| scene.saw(permit.token()));
         },
-        |scene, trap| take_one_of(scene, trap, 3, None),
-        |scene, cache, stage| are_old_or_new(scene, cache, stage, [5, 3], TAG),
-    ),
+        act: |scene, trap| take_one_of(scene, trap, 3, None),
+        look: |scene, cache, stage| are_old_or_new(scene, cache, stage, [5, 3], TAG),
+        ..STANDARD
+    },
     // What they had is taken over with the key, and whoever comes first is told.
-    Operation::new(
-        "semaphore: 3, with 2 dead, become 5",
-        |scene| {
+    Operation {
+        name: "semaphore: 3, with 2 dead, become 5",
+        prepare: |scene| {
             with_permits(scene, 3);
             die_with_two(scene, 3);
         },
-        |scene, trap| take_one_of(scene, trap, 5, None),
-        |scene, cache, stage| are_old_or_new_and_told(scene, cache, stage, [3, 5]),
-    ),
-    Operation::new(
-        "semaphore: 5, with 2 dead, become 1",
-        |scene| {
+        act: |scene, trap| take_one_of(scene, trap, 5, None),
+        look: |scene, cache, stage| are_old_or_new_and_told(scene, cache, stage, [3, 5]),
+        ..STANDARD
+    },
+    Operation {
+        name: "semaphore: 5, with 2 dead, become 1",
+        prepare: |scene| {
             with_permits(scene, 5);
             die_with_two(scene, 5);
         },
-        |scene, trap| take_one_of(scene, trap, 1, None),
-        |scene, cache, stage| are_old_or_new_and_told(scene, cache, stage, [5, 1]),
-    ),
+        act: |scene, trap| take_one_of(scene, trap, 1, None),
+        look: |scene, cache, stage| are_old_or_new_and_told(scene, cache, stage, [5, 1]),
+        ..STANDARD
+    },
 ];
 
 const TAG: &str = "the tag";

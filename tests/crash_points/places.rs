@@ -4,32 +4,31 @@ use std::time::Duration;
 
 use slablock::{Averager, BoundedSemaphore, Cache, FanoutCache, Lock};
 
-use crate::drive::{Operation, Order, Stage, no_leak, standard};
+use crate::drive::{Operation, Order, STANDARD, Stage, no_leak, standard};
 use crate::kit::layout::{self, Layout};
 use crate::scene::{Entry, NEVER, Scene, Trap, in_a_fork};
 use crate::stage::{CAPACITY, KEY, a_dead_one_has_the_lock, die_holding, open, reboot, take_over};
 
 pub const ALL: &[Operation] = &[
-    Operation::new(
-        "create a store",
-        |_| (),
-        |scene, trap| {
+    Operation {
+        name: "create a store",
+        prepare: |_| (),
+        act: |scene, trap| {
             let cache = trap.armed(|| Cache::options().capacity(CAPACITY).open(scene.store()));
             cache.unwrap();
         },
-        |_, cache, _| assert!(cache.is_empty().unwrap()),
-    )
-    .verified(
+        look: |_, cache, _| assert!(cache.is_empty().unwrap()),
         // Whoever opens it first says how large it is to be.
-        |operation, scene, order| {
+        verify: |operation, scene, order| {
             (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
             standard(operation, scene, order);
         },
-    ),
-    Operation::new(
-        "create a fanout",
-        |_| (),
-        |scene, trap| {
+        ..STANDARD
+    },
+    Operation {
+        name: "create a fanout",
+        prepare: |_| (),
+        act: |scene, trap| {
             let cache = trap.armed(|| {
                 FanoutCache::options()
                     .capacity(2 * CAPACITY)
@@ -37,45 +36,49 @@ pub const ALL: &[Operation] = &[
             });
             cache.unwrap();
         },
-        |_, _, _| (),
-    )
-    .verified(verify_fanout),
-    Operation::new(
-        "open",
-        |scene| scene.crowd(&open(scene)),
-        open_armed,
-        |scene, cache, _| scene.crowd_is_well(cache),
-    ),
-    Operation::new(
-        "open beside others",
-        |scene| scene.crowd(&open(scene)),
-        open_armed,
-        |scene, cache, _| {
+        look: |_, _, _| (),
+        verify: verify_fanout,
+        ..STANDARD
+    },
+    Operation {
+        name: "open",
+        prepare: |scene| scene.crowd(&open(scene)),
+        act: open_armed,
+        look: |scene, cache, _| scene.crowd_is_well(cache),
+        ..STANDARD
+    },
+    Operation {
+        name: "open beside others",
+        prepare: |scene| scene.crowd(&open(scene)),
+        act: open_armed,
+        look: |scene, cache, _| {
             scene.crowd_is_well(cache);
             assert!(!scene.companion_has_lost());
             assert!(Lock::new(cache, KEY).try_acquire().unwrap().is_none());
         },
-    )
-    .beside(hold_key),
-    Operation::new(
-        "grow the participants",
-        |scene| {
+        companion: Some(hold_key),
+        ..STANDARD
+    },
+    Operation {
+        name: "grow the participants",
+        prepare: |scene| {
             scene.crowd(&open(scene));
             // The first chunk is of 32: the next number is beyond it.
             scene.poke(layout::HINTS, &31_u32.to_le_bytes());
             let allocated = u32::from_le_bytes(scene.peek(layout::COUNTERS));
             assert_eq!(allocated, 32);
         },
-        open_armed,
-        |scene, cache, _| {
+        act: open_armed,
+        look: |scene, cache, _| {
             scene.crowd_is_well(cache);
             assert_eq!(u32::from_le_bytes(scene.peek(layout::COUNTERS)), 64);
         },
-    ),
-    Operation::new(
-        "join after a fork",
-        |scene| scene.crowd(&open(scene)),
-        |scene, trap| {
+        ..STANDARD
+    },
+    Operation {
+        name: "join after a fork",
+        prepare: |scene| scene.crowd(&open(scene)),
+        act: |scene, trap| {
             let cache = open(scene);
             let lock = Lock::new(&cache, KEY);
             let guard = take_over(scene, &lock);
@@ -85,16 +88,17 @@ pub const ALL: &[Operation] = &[
             });
             guard.release().unwrap();
         },
-        |scene, cache, _| scene.crowd_is_well(cache),
-    ),
-    Operation::new(
-        "join when all numbers are taken",
-        |scene| {
+        look: |scene, cache, _| scene.crowd_is_well(cache),
+        ..STANDARD
+    },
+    Operation {
+        name: "join when all numbers are taken",
+        prepare: |scene| {
             a_dead_one_has_the_lock(scene);
             all_numbers_taken(scene);
         },
-        open_armed,
-        |scene, cache, stage| {
+        act: open_armed,
+        look: |scene, cache, stage| {
             scene.crowd_is_well(cache);
             if stage == Stage::After {
                 let lock = Lock::new(cache, KEY);
@@ -104,40 +108,43 @@ pub const ALL: &[Operation] = &[
                 scene.saw(guard.token());
             }
         },
-    ),
-    Operation::new(
-        "open after a reboot",
-        |scene| {
+        ..STANDARD
+    },
+    Operation {
+        name: "open after a reboot",
+        prepare: |scene| {
             furnish(scene);
             reboot(scene);
         },
-        open_armed,
-        |scene, cache, stage| {
+        act: open_armed,
+        look: |scene, cache, stage| {
             furniture_is_well(scene, cache, stage);
             // A leap for each rebuilding, so that no token that was never written comes twice.
             let leap = 1 << 36;
             assert!(stage == Stage::Between || scene.board.get(Entry::Token) > leap);
         },
-    ),
-    Operation::new(
-        "repair what is sound",
-        furnish,
-        repair_armed,
-        furniture_is_well,
-    )
-    .verified(|operation, scene, order| {
-        if order == Order::LookFirst {
-            // Whoever comes next just opens it.
-            let cache = Cache::open(scene.store()).unwrap();
-            let report = cache.check().unwrap();
-            assert!(report.is_sound(), "{report:?}");
-            furniture_is_well(scene, &cache, Stage::Between);
-        }
-        verify_repair(operation, scene, order);
-    }),
-    Operation::new(
-        "repair a damaged average",
-        |scene| {
+        ..STANDARD
+    },
+    Operation {
+        name: "repair what is sound",
+        prepare: furnish,
+        act: repair_armed,
+        look: furniture_is_well,
+        verify: |operation, scene, order| {
+            if order == Order::LookFirst {
+                // Whoever comes next just opens it.
+                let cache = Cache::open(scene.store()).unwrap();
+                let report = cache.check().unwrap();
+                assert!(report.is_sound(), "{report:?}");
+                furniture_is_well(scene, &cache, Stage::Between);
+            }
+            verify_repair(operation, scene, order);
+        },
+        ..STANDARD
+    },
+    Operation {
+        name: "repair a damaged average",
+        prepare: |scene| {
             furnish(scene);
             // The value in force of the average fails its seal: the one before comes back.
             let slot = Layout::of(CAPACITY as u64).slot(scene.board.get(Entry::Slot));
@@ -146,14 +153,15 @@ pub const ALL: &[Operation] = &[
             scene.poke(cell + 8, &[0xab; 8]);
             scene.board.set(Entry::Damaged, 1);
         },
-        repair_armed,
-        furniture_is_well,
-    )
-    .verified(verify_repair),
-    Operation::new(
-        "lend a lifeline",
-        |scene| scene.crowd(&open(scene)),
-        |scene, trap| {
+        act: repair_armed,
+        look: furniture_is_well,
+        verify: verify_repair,
+        ..STANDARD
+    },
+    Operation {
+        name: "lend a lifeline",
+        prepare: |scene| scene.crowd(&open(scene)),
+        act: |scene, trap| {
             let cache = open(scene);
             let lock = Lock::new(&cache, KEY);
             let guard = take_over(scene, &lock);
@@ -163,12 +171,13 @@ pub const ALL: &[Operation] = &[
             scene.board.set(Entry::Holder, 0);
             guard.release().unwrap();
         },
-        |scene, cache, _| scene.crowd_is_well(cache),
-    ),
-    Operation::new(
-        "fork",
-        |scene| scene.crowd(&open(scene)),
-        |scene, trap| {
+        look: |scene, cache, _| scene.crowd_is_well(cache),
+        ..STANDARD
+    },
+    Operation {
+        name: "fork",
+        prepare: |scene| scene.crowd(&open(scene)),
+        act: |scene, trap| {
             let cache = open(scene);
             let lock = Lock::new(&cache, KEY);
             let guard = take_over(scene, &lock);
@@ -178,19 +187,21 @@ pub const ALL: &[Operation] = &[
             guard.check().unwrap();
             guard.release().unwrap();
         },
-        |scene, cache, _| scene.crowd_is_well(cache),
-    ),
-    Operation::new(
-        "leave",
-        |scene| scene.crowd(&open(scene)),
-        |scene, trap| {
+        look: |scene, cache, _| scene.crowd_is_well(cache),
+        ..STANDARD
+    },
+    Operation {
+        name: "leave",
+        prepare: |scene| scene.crowd(&open(scene)),
+        act: |scene, trap| {
             let cache = open(scene);
             trap.arm();
             drop(cache);
             trap.disarm();
         },
-        |scene, cache, _| scene.crowd_is_well(cache),
-    ),
+        look: |scene, cache, _| scene.crowd_is_well(cache),
+        ..STANDARD
+    },
 ];
 
 fn open_armed(scene: &Scene, trap: &Trap) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use slablock::{Averager, Cache, Error, Eviction, KeyState, Kind, Lock, SetOptions};
 
-use crate::drive::{Operation, Order, Stage, no_leak, without_strangers};
+use crate::drive::{Operation, Order, STANDARD, Stage, no_leak, without_strangers};
 use crate::kit::layout;
 use crate::kit::stored::{Cell, Stored, place_of, record};
 use crate::scene::{Entry, NEVER, Scene, Trap};
@@ -29,118 +29,136 @@ pub fn large(len: usize) -> Vec<u8> {
 }
 
 pub const ALL: &[Operation] = &[
-    Operation::new(
-        "value: first, small",
-        prepare_none,
-        |scene, trap| set(scene, trap, SMALL),
-        |scene, cache, stage| is_one_of(scene, cache, stage, &[None, Some(SMALL)]),
-    ),
-    Operation::new(
-        "value: small by small",
-        prepare_small,
-        |scene, trap| set(scene, trap, OTHER_SMALL),
-        |scene, cache, stage| is_one_of(scene, cache, stage, &[Some(SMALL), Some(OTHER_SMALL)]),
-    ),
-    Operation::new(
-        "value: first, large",
-        prepare_none,
-        |scene, trap| set(scene, trap, &large(LARGE)),
-        |scene, cache, stage| is_one_of(scene, cache, stage, &[None, Some(&large(LARGE))]),
-    ),
-    Operation::new(
-        "value: large by large",
-        prepare_large,
-        |scene, trap| set(scene, trap, &large(OTHER_LARGE)),
-        |scene, cache, stage| {
+    Operation {
+        name: "value: first, small",
+        prepare: prepare_none,
+        act: |scene, trap| set(scene, trap, SMALL),
+        look: |scene, cache, stage| is_one_of(scene, cache, stage, &[None, Some(SMALL)]),
+        ..STANDARD
+    },
+    Operation {
+        name: "value: small by small",
+        prepare: prepare_small,
+        act: |scene, trap| set(scene, trap, OTHER_SMALL),
+        look: |scene, cache, stage| {
+            is_one_of(scene, cache, stage, &[Some(SMALL), Some(OTHER_SMALL)])
+        },
+        ..STANDARD
+    },
+    Operation {
+        name: "value: first, large",
+        prepare: prepare_none,
+        act: |scene, trap| set(scene, trap, &large(LARGE)),
+        look: |scene, cache, stage| is_one_of(scene, cache, stage, &[None, Some(&large(LARGE))]),
+        ..STANDARD
+    },
+    Operation {
+        name: "value: large by large",
+        prepare: prepare_large,
+        act: |scene, trap| set(scene, trap, &large(OTHER_LARGE)),
+        look: |scene, cache, stage| {
             let (old, new) = (large(LARGE), large(OTHER_LARGE));
             is_one_of(scene, cache, stage, &[Some(&old), Some(&new)]);
         },
-    ),
-    Operation::new(
-        "value: large by small",
-        prepare_large,
-        |scene, trap| set(scene, trap, SMALL),
-        |scene, cache, stage| is_one_of(scene, cache, stage, &[Some(&large(LARGE)), Some(SMALL)]),
-    ),
-    Operation::new(
-        "value: small by large",
-        prepare_small,
-        |scene, trap| set(scene, trap, &large(LARGE)),
-        |scene, cache, stage| is_one_of(scene, cache, stage, &[Some(SMALL), Some(&large(LARGE))]),
-    ),
-    Operation::new(
-        "value: first segment",
-        |scene| scene.crowd(&open(scene)),
-        |scene, trap| set(scene, trap, &large(LARGE)),
-        |scene, cache, stage| {
+        ..STANDARD
+    },
+    Operation {
+        name: "value: large by small",
+        prepare: prepare_large,
+        act: |scene, trap| set(scene, trap, SMALL),
+        look: |scene, cache, stage| {
+            is_one_of(scene, cache, stage, &[Some(&large(LARGE)), Some(SMALL)])
+        },
+        ..STANDARD
+    },
+    Operation {
+        name: "value: small by large",
+        prepare: prepare_small,
+        act: |scene, trap| set(scene, trap, &large(LARGE)),
+        look: |scene, cache, stage| {
+            is_one_of(scene, cache, stage, &[Some(SMALL), Some(&large(LARGE))])
+        },
+        ..STANDARD
+    },
+    Operation {
+        name: "value: first segment",
+        prepare: |scene| scene.crowd(&open(scene)),
+        act: |scene, trap| set(scene, trap, &large(LARGE)),
+        look: |scene, cache, stage| {
             scene.crowd_is_well(cache);
             holds_one_of(cache, stage, &[None, Some(&large(LARGE))]);
         },
-    ),
-    Operation::new(
-        "value: next segment",
-        |scene| {
+        ..STANDARD
+    },
+    Operation {
+        name: "value: next segment",
+        prepare: |scene| {
             prepare_large(scene);
             // Room for nothing more: segments are a 64th of 1 GiB.
             let full = 1 << 32 | ((16 << 20) - 64) / 16_u64;
             scene.poke(layout::TAIL, &full.to_le_bytes());
         },
-        |scene, trap| set(scene, trap, &large(OTHER_LARGE)),
-        |scene, cache, stage| {
+        act: |scene, trap| set(scene, trap, &large(OTHER_LARGE)),
+        look: |scene, cache, stage| {
             let (old, new) = (large(LARGE), large(OTHER_LARGE));
             is_one_of(scene, cache, stage, &[Some(&old), Some(&new)]);
         },
-    ),
-    Operation::new(
-        "value: a segment of its own",
-        |scene| {
+        ..STANDARD
+    },
+    Operation {
+        name: "value: a segment of its own",
+        prepare: |scene| {
             let options = Cache::options().capacity(64).size_limit(4 << 20);
             let cache = options.open(scene.store()).unwrap();
             scene.crowd(&cache);
             bystanders(&cache);
             cache.set(KEY, large(LARGE)).unwrap();
         },
-        |scene, trap| set(scene, trap, &large(300_000)),
-        |scene, cache, stage| {
+        act: |scene, trap| set(scene, trap, &large(300_000)),
+        look: |scene, cache, stage| {
             let (old, new) = (large(LARGE), large(300_000));
             is_one_of(scene, cache, stage, &[Some(&old), Some(&new)]);
         },
-    ),
-    Operation::new(
-        "value: one that is given back, by another",
-        prepare_huge,
-        |scene, trap| set(scene, trap, &large(OTHER_HUGE)),
-        |scene, cache, stage| {
+        ..STANDARD
+    },
+    Operation {
+        name: "value: one that is given back, by another",
+        prepare: prepare_huge,
+        act: |scene, trap| set(scene, trap, &large(OTHER_HUGE)),
+        look: |scene, cache, stage| {
             let (old, new) = (large(HUGE), large(OTHER_HUGE));
             is_one_of(scene, cache, stage, &[Some(&old), Some(&new)]);
         },
-    ),
-    Operation::new(
-        "value: one that is given back, deleted",
-        prepare_huge,
-        delete,
-        |scene, cache, stage| {
+        ..STANDARD
+    },
+    Operation {
+        name: "value: one that is given back, deleted",
+        prepare: prepare_huge,
+        act: delete,
+        look: |scene, cache, stage| {
             is_one_of(scene, cache, stage, &[Some(&large(HUGE)), None]);
             is_anybodys_once_deleted(cache);
         },
-    ),
-    Operation::new(
-        "value: one that is given back, removed",
-        prepare_huge,
-        |scene, trap| {
+        ..STANDARD
+    },
+    Operation {
+        name: "value: one that is given back, removed",
+        prepare: prepare_huge,
+        act: |scene, trap| {
             let cache = open(scene);
             let removed = trap.armed(|| cache.remove(KEY));
             assert!(removed.unwrap() || died_before(scene));
         },
-        |scene, cache, stage| is_one_of(scene, cache, stage, &[Some(&large(HUGE)), None]),
-    ),
-    Operation::new(
-        "value: one that is given back, in a transaction",
-        |scene| {
+        look: |scene, cache, stage| is_one_of(scene, cache, stage, &[Some(&large(HUGE)), None]),
+        ..STANDARD
+    },
+    Operation {
+        name: "value: one that is given back, in a transaction",
+        prepare: |scene| {
             prepare_huge(scene);
             open(scene).set("gone", large(OTHER_HUGE)).unwrap();
         },
-        |scene, trap| {
+        act: |scene, trap| {
             let cache = open(scene);
             let done = trap.armed(|| {
                 cache.transact(|all| {
@@ -152,7 +170,7 @@ pub const ALL: &[Operation] = &[
             });
             done.unwrap();
         },
-        |scene, cache, stage| {
+        look: |scene, cache, stage| {
             let (key, gone) = (large(HUGE), large(OTHER_HUGE));
             is_one_of(scene, cache, stage, &[Some(&key), Some(SMALL)]);
             match (cache.get(KEY).unwrap(), cache.get("gone").unwrap()) {
@@ -161,18 +179,19 @@ pub const ALL: &[Operation] = &[
                 (None, _) => panic!("it had a value throughout"),
             }
         },
-    ),
-    Operation::new(
-        "value: a segment of its own by another",
-        |scene| {
+        ..STANDARD
+    },
+    Operation {
+        name: "value: a segment of its own by another",
+        prepare: |scene| {
             let options = Cache::options().capacity(64).size_limit(4 << 20);
             let cache = options.open(scene.store()).unwrap();
             scene.crowd(&cache);
             bystanders(&cache);
             cache.set(KEY, large(300_000)).unwrap();
         },
-        |scene, trap| set(scene, trap, &large(310_000)),
-        |scene, cache, stage| {
+        act: |scene, trap| set(scene, trap, &large(310_000)),
+        look: |scene, cache, stage| {
             let (old, new) = (large(300_000), large(310_000));
             is_one_of(scene, cache, stage, &[Some(&old), Some(&new)]);
             // Those of the dead are compacted away.
@@ -181,99 +200,109 @@ pub const ALL: &[Operation] = &[
             let files = std::fs::read_dir(scene.store().join("log")).unwrap();
             assert!(files.count() <= 4);
         },
-    ),
-    Operation::new(
-        "value: delete, small",
-        prepare_small,
-        delete,
-        |scene, cache, stage| {
+        ..STANDARD
+    },
+    Operation {
+        name: "value: delete, small",
+        prepare: prepare_small,
+        act: delete,
+        look: |scene, cache, stage| {
             is_one_of(scene, cache, stage, &[Some(SMALL), None]);
             is_anybodys_once_deleted(cache);
         },
-    ),
-    Operation::new(
-        "value: delete, large",
-        prepare_large,
-        delete,
-        |scene, cache, stage| {
+        ..STANDARD
+    },
+    Operation {
+        name: "value: delete, large",
+        prepare: prepare_large,
+        act: delete,
+        look: |scene, cache, stage| {
             is_one_of(scene, cache, stage, &[Some(&large(LARGE)), None]);
             is_anybodys_once_deleted(cache);
         },
-    ),
-    Operation::new(
-        "value: pop",
-        prepare_large,
-        |scene, trap| {
+        ..STANDARD
+    },
+    Operation {
+        name: "value: pop",
+        prepare: prepare_large,
+        act: |scene, trap| {
             let cache = open(scene);
             let popped = trap.armed(|| cache.pop(KEY));
             // Whole, or popped already by a dead one.
             let popped = popped.unwrap();
             assert!(popped.is_none_or(|value| value == large(LARGE)));
         },
-        |scene, cache, stage| is_one_of(scene, cache, stage, &[Some(&large(LARGE)), None]),
-    ),
-    Operation::new(
-        "value: touch, small",
-        prepare_small,
-        touch,
-        |scene, cache, stage| is_touched(scene, cache, stage, SMALL),
-    ),
-    Operation::new(
-        "value: touch, large",
-        prepare_large,
-        touch,
-        |scene, cache, stage| is_touched(scene, cache, stage, &large(LARGE)),
-    ),
-    Operation::new(
-        "value: first incr",
-        prepare_none,
-        incr,
-        |scene, cache, stage| is_some_count(scene, cache, stage, 0),
-    ),
-    Operation::new(
-        "value: incr",
-        |scene| {
+        look: |scene, cache, stage| is_one_of(scene, cache, stage, &[Some(&large(LARGE)), None]),
+        ..STANDARD
+    },
+    Operation {
+        name: "value: touch, small",
+        prepare: prepare_small,
+        act: touch,
+        look: |scene, cache, stage| is_touched(scene, cache, stage, SMALL),
+        ..STANDARD
+    },
+    Operation {
+        name: "value: touch, large",
+        prepare: prepare_large,
+        act: touch,
+        look: |scene, cache, stage| is_touched(scene, cache, stage, &large(LARGE)),
+        ..STANDARD
+    },
+    Operation {
+        name: "value: first incr",
+        prepare: prepare_none,
+        act: incr,
+        look: |scene, cache, stage| is_some_count(scene, cache, stage, 0),
+        ..STANDARD
+    },
+    Operation {
+        name: "value: incr",
+        prepare: |scene| {
             prepare_none(scene);
             Cache::open(scene.store()).unwrap().incr(KEY, 6).unwrap();
         },
-        incr,
-        |scene, cache, stage| is_some_count(scene, cache, stage, 6),
-    ),
-    Operation::new(
-        "value: incr beside a long tag",
-        |scene| {
+        act: incr,
+        look: |scene, cache, stage| is_some_count(scene, cache, stage, 6),
+        ..STANDARD
+    },
+    Operation {
+        name: "value: incr beside a long tag",
+        prepare: |scene| {
             prepare_none(scene);
             let cache = Cache::open(scene.store()).unwrap();
             let options = SetOptions::new().tag([b't'; 255]);
             cache.set_with(KEY, "6", &options).unwrap();
         },
-        incr,
-        |scene, cache, stage| {
+        act: incr,
+        look: |scene, cache, stage| {
             is_some_count(scene, cache, stage, 6);
             let tag = cache.entry(KEY).unwrap().unwrap().tag;
             assert_eq!(tag.as_deref(), Some(&[b't'; 255][..]));
         },
-    ),
-    Operation::new(
-        "value: add",
-        prepare_none,
-        |scene, trap| {
+        ..STANDARD
+    },
+    Operation {
+        name: "value: add",
+        prepare: prepare_none,
+        act: |scene, trap| {
             let cache = open(scene);
             let added = trap.armed(|| cache.add(KEY, large(LARGE)));
             // What a dead one has added is there.
             assert!(added.unwrap() || died_before(scene));
         },
-        |scene, cache, stage| is_one_of(scene, cache, stage, &[None, Some(&large(LARGE))]),
-    ),
-    Operation::new(
-        "value: compare and swap",
-        prepare_large,
-        |scene, trap| {
+        look: |scene, cache, stage| is_one_of(scene, cache, stage, &[None, Some(&large(LARGE))]),
+        ..STANDARD
+    },
+    Operation {
+        name: "value: compare and swap",
+        prepare: prepare_large,
+        act: |scene, trap| {
             let cache = open(scene);
             let swapped = trap.armed(|| cache.compare_and_swap(KEY, large(LARGE), OTHER_SMALL));
             assert!(swapped.unwrap() || died_before(scene));
         },
-        |scene, cache, stage| {
+        look: |scene, cache, stage| {
             is_one_of(
                 scene,
                 cache,
@@ -281,51 +310,55 @@ pub const ALL: &[Operation] = &[
                 &[Some(&large(LARGE)), Some(OTHER_SMALL)],
             )
         },
-    ),
-    Operation::new(
-        "value: evict by tag",
-        prepare_family,
-        |scene, trap| {
+        ..STANDARD
+    },
+    Operation {
+        name: "value: evict by tag",
+        prepare: prepare_family,
+        act: |scene, trap| {
             let cache = open(scene);
             let evicted = trap.armed(|| cache.evict(TAG));
             assert!(evicted.unwrap() <= 3);
         },
-        |scene, cache, stage| {
+        look: |scene, cache, stage| {
             bystanders_are_well(scene, cache);
             assert!(family_is_whole(cache) == 0 || stage == Stage::Between);
         },
-    ),
-    Operation::new(
-        "value: clear",
-        prepare_family,
-        |scene, trap| {
+        ..STANDARD
+    },
+    Operation {
+        name: "value: clear",
+        prepare: prepare_family,
+        act: |scene, trap| {
             let cache = open(scene);
             let cleared = trap.armed(|| cache.clear());
             cleared.unwrap();
         },
-        |_, cache, stage| {
+        look: |_, cache, stage| {
             family_is_whole(cache);
             for (name, value) in bystander_values() {
                 assert!(cache.get(name).unwrap().is_none_or(|got| got == value));
             }
             assert!(stage == Stage::Between || cache.is_empty().unwrap());
         },
-    ),
-    Operation::new(
-        "value: remove",
-        prepare_large,
-        |scene, trap| {
+        ..STANDARD
+    },
+    Operation {
+        name: "value: remove",
+        prepare: prepare_large,
+        act: |scene, trap| {
             let cache = open(scene);
             let removed = trap.armed(|| cache.remove(KEY));
             assert!(removed.unwrap() || died_before(scene));
         },
-        |scene, cache, stage| {
+        look: |scene, cache, stage| {
             is_one_of(scene, cache, stage, &[Some(&large(LARGE)), None]);
         },
-    ),
-    Operation::new(
-        "value: full of what was deleted",
-        |scene| {
+        ..STANDARD
+    },
+    Operation {
+        name: "value: full of what was deleted",
+        prepare: |scene| {
             let options = Cache::options().capacity(6).eviction(Eviction::None);
             let cache = options.open(scene.store()).unwrap();
             for name in ["one", "two", "three", "four"] {
@@ -336,7 +369,7 @@ pub const ALL: &[Operation] = &[
             cache.delete("two").unwrap();
         },
         // One is left of each: deleted by who may die over it, then needed.
-        |scene, trap| {
+        act: |scene, trap| {
             let cache = open(scene);
             trap.arm();
             let deleted = (cache.delete("three"), cache.delete("four"));
@@ -348,7 +381,7 @@ pub const ALL: &[Operation] = &[
             deleted.1.unwrap();
             set.into_iter().for_each(|set| set.unwrap());
         },
-        |_, cache, stage| {
+        look: |_, cache, stage| {
             has_room_for_all(cache);
             let got = |name| cache.get(name).unwrap();
             assert_eq!(got("kept").as_deref(), Some(SMALL));
@@ -362,12 +395,13 @@ pub const ALL: &[Operation] = &[
                 }
             }
         },
-    )
-    .verified(without_strangers),
-    Operation::new(
-        "value: deleted, a lock instead",
-        prepare_large,
-        |scene, trap| {
+        verify: without_strangers,
+        ..STANDARD
+    },
+    Operation {
+        name: "value: deleted, a lock instead",
+        prepare: prepare_large,
+        act: |scene, trap| {
             let cache = open(scene);
             let lock = Lock::new(&cache, KEY);
             trap.arm();
@@ -389,7 +423,7 @@ pub const ALL: &[Operation] = &[
                 .release()
                 .unwrap();
         },
-        |scene, cache, stage| {
+        look: |scene, cache, stage| {
             bystanders_are_well(scene, cache);
             match cache.key(KEY).unwrap().map(|info| info.state) {
                 Some(KeyState::Lock { .. }) => {
@@ -404,17 +438,18 @@ pub const ALL: &[Operation] = &[
                 }
             }
         },
-    ),
-    Operation::new(
-        "value: transact",
-        |scene| {
+        ..STANDARD
+    },
+    Operation {
+        name: "value: transact",
+        prepare: |scene| {
             prepare_large(scene);
             let cache = open(scene);
             cache.set("made", SMALL).unwrap();
             cache.delete("made").unwrap();
             cache.set("gone", large(LARGE)).unwrap();
         },
-        |scene, trap| {
+        act: |scene, trap| {
             let cache = open(scene);
             let done = trap.armed(|| {
                 cache.transact(|all| {
@@ -427,7 +462,7 @@ pub const ALL: &[Operation] = &[
             done.unwrap();
             scene.board.add(Entry::Own, 1);
         },
-        |scene, cache, stage| {
+        look: |scene, cache, stage| {
             // Takes away what is left of the deleted ones, and nothing of a transaction that was decided.
             assert_eq!(cache.expire().unwrap(), 0);
             is_some_count_under(scene, cache, stage, "count", 0);
@@ -442,18 +477,19 @@ pub const ALL: &[Operation] = &[
                 other => panic!("{:?}", other.map(|value| value.is_some())),
             }
         },
-    ),
-    Operation::new(
-        "value: evict for slots",
-        |scene| {
+        ..STANDARD
+    },
+    Operation {
+        name: "value: evict for slots",
+        prepare: |scene| {
             let cache = Cache::options().capacity(6).open(scene.store()).unwrap();
             Averager::new(&cache, "sum").add(6.0).unwrap();
             for name in ["one", "two", "three", "four", "five"] {
                 cache.set(name, large(LARGE)).unwrap();
             }
         },
-        |scene, trap| set(scene, trap, SMALL),
-        |_, cache, stage| {
+        act: |scene, trap| set(scene, trap, SMALL),
+        look: |_, cache, stage| {
             assert_eq!(Averager::new(cache, "sum").get().unwrap(), Some(6.0));
             let names = ["one", "two", "three", "four", "five"];
             let left = names.map(|name| cache.get(name).unwrap());
@@ -464,29 +500,31 @@ pub const ALL: &[Operation] = &[
                 None => assert!(stage == Stage::Between),
             }
         },
-    )
-    .verified(without_strangers),
-    Operation::new(
-        "value: evict from the log",
-        |scene| {
+        verify: without_strangers,
+        ..STANDARD
+    },
+    Operation {
+        name: "value: evict from the log",
+        prepare: |scene| {
             let options = Cache::options().capacity(64).size_limit(4 << 20);
             let cache = options.open(scene.store()).unwrap();
             for n in 0..12 {
                 cache.set(format!("{n}"), large(250_000)).unwrap();
             }
         },
-        |scene, trap| set(scene, trap, &large(250_001)),
-        |_, cache, stage| {
+        act: |scene, trap| set(scene, trap, &large(250_001)),
+        look: |_, cache, stage| {
             for n in 0..12 {
                 let got = cache.get(format!("{n}")).unwrap();
                 assert!(got.is_none_or(|got| got == large(250_000)));
             }
             holds_one_of(cache, stage, &[None, Some(&large(250_001))]);
         },
-    ),
-    Operation::new(
-        "value: compact",
-        |scene| {
+        ..STANDARD
+    },
+    Operation {
+        name: "value: compact",
+        prepare: |scene| {
             let options = Cache::options().capacity(64).size_limit(4 << 20);
             let cache = options
                 .eviction(Eviction::None)
@@ -504,12 +542,12 @@ pub const ALL: &[Operation] = &[
                 assert!(cache.delete(format!("{n}")).unwrap());
             }
         },
-        |scene, trap| {
+        act: |scene, trap| {
             let cache = open(scene);
             let culled = trap.armed(|| cache.cull());
             assert_eq!(culled.unwrap(), 0);
         },
-        |scene, cache, stage| {
+        look: |scene, cache, stage| {
             bystanders_are_well(scene, cache);
             for n in 12..24 {
                 assert!(cache.get(format!("{n}")).unwrap() == Some(large(50_000)));
@@ -520,19 +558,21 @@ pub const ALL: &[Operation] = &[
                 assert!(!first.exists(), "what is needed no more is there");
             }
         },
-    ),
-    Operation::new(
-        "value: open after a reboot",
-        |scene| {
+        ..STANDARD
+    },
+    Operation {
+        name: "value: open after a reboot",
+        prepare: |scene| {
             prepare_large(scene);
             reboot(scene);
         },
-        open_anew,
-        value_stays,
-    ),
-    Operation::new(
-        "value: repair",
-        |scene| {
+        act: open_anew,
+        look: value_stays,
+        ..STANDARD
+    },
+    Operation {
+        name: "value: repair",
+        prepare: |scene| {
             prepare_large(scene);
             Cache::open(scene.store()).unwrap().delete("small").unwrap();
             Cache::open(scene.store())
@@ -540,43 +580,45 @@ pub const ALL: &[Operation] = &[
                 .set("small", SMALL)
                 .unwrap();
         },
-        |scene, trap| {
+        act: |scene, trap| {
             let report = trap.armed(|| Cache::repair(scene.store()));
             assert_eq!(report.unwrap().keys_lost, 0);
         },
-        value_stays,
-    )
-    .verified(|operation, scene, order| {
-        if order == Order::LookFirst {
+        look: value_stays,
+        verify: |operation, scene, order| {
+            if order == Order::LookFirst {
+                let cache = Cache::open(scene.store()).unwrap();
+                value_stays(scene, &cache, Stage::Between);
+            }
+            (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
             let cache = Cache::open(scene.store()).unwrap();
-            value_stays(scene, &cache, Stage::Between);
-        }
-        (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
-        let cache = Cache::open(scene.store()).unwrap();
-        assert!(cache.check().unwrap().is_sound());
-        value_stays(scene, &cache, Stage::After);
-        no_leak(&cache);
-    }),
-    Operation::new(
-        "value: repair what was decided",
-        prepare_decided,
-        |scene, trap| {
+            assert!(cache.check().unwrap().is_sound());
+            value_stays(scene, &cache, Stage::After);
+            no_leak(&cache);
+        },
+        ..STANDARD
+    },
+    Operation {
+        name: "value: repair what was decided",
+        prepare: prepare_decided,
+        act: |scene, trap| {
             let report = trap.armed(|| Cache::repair(scene.store()));
             assert_eq!(report.unwrap().keys_lost, 0);
         },
-        what_was_decided_is_there,
-    )
-    .verified(|operation, scene, order| {
-        if order == Order::LookFirst {
+        look: what_was_decided_is_there,
+        verify: |operation, scene, order| {
+            if order == Order::LookFirst {
+                let cache = Cache::open(scene.store()).unwrap();
+                what_was_decided_is_there(scene, &cache, Stage::Between);
+            }
+            (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
             let cache = Cache::open(scene.store()).unwrap();
-            what_was_decided_is_there(scene, &cache, Stage::Between);
-        }
-        (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
-        let cache = Cache::open(scene.store()).unwrap();
-        assert!(cache.check().unwrap().is_sound());
-        what_was_decided_is_there(scene, &cache, Stage::After);
-        no_leak(&cache);
-    }),
+            assert!(cache.check().unwrap().is_sound());
+            what_was_decided_is_there(scene, &cache, Stage::After);
+            no_leak(&cache);
+        },
+        ..STANDARD
+    },
 ];
 
 /// Of the last one the record is damaged.
