@@ -1,5 +1,5 @@
-//! What fuzzing has found, each told by hand. The inputs themselves are in `tests/fuzz/found` and are run with
-//! the library's own tests.
+//! Faults that fuzzing has found, each told by hand, so that none comes back. The inputs themselves
+//! are in `tests/fuzz/found` and are run with the library's own tests.
 
 #![allow(missing_docs)]
 

@@ -1,5 +1,6 @@
-//! Bounds of the log: of the device it never takes more than its limit and a segment, whoever sets values at once;
-//! and nobody who sets one waits for long, whoever is stopped, or whatever is to be done.
+//! The size limit: of the device the log never takes more than its limit and a segment, however many
+//! writers set values at once; and no writer waits for long, whichever process is stopped, and
+//! whatever is to be done.
 
 #![allow(missing_docs)]
 
@@ -156,7 +157,7 @@ fn the_log_of_many_threads_stays_within_its_bound() {
 #[test]
 fn the_log_of_many_processes_stays_within_its_bound() {
     let _alone = alone();
-    let _watchdog = Watchdog::new("bounds");
+    let _watchdog = Watchdog::new("size limit");
     let (dir, cache) = store(Cache::options().size_limit(LIMIT));
     let mut children: Vec<_> = (0..6)
         .map(|seed| Child::start("setter", dir.root(), &[&seed.to_string(), "3000"]))
@@ -187,7 +188,7 @@ fn the_log_of_many_processes_stays_within_its_bound() {
 #[test]
 fn who_is_stopped_with_a_value_keeps_nobody_waiting_for_room() {
     let _alone = alone();
-    let _watchdog = Watchdog::new("bounds");
+    let _watchdog = Watchdog::new("size limit");
     for eviction in [Eviction::None, Eviction::LeastRecentlyStored] {
         let (dir, cache) = store(Cache::options().size_limit(LIMIT).eviction(eviction));
         cache.set("latched", vec![1; 3_000]).unwrap();
@@ -283,7 +284,7 @@ fn full_of(len: usize) -> (Place, Cache, usize) {
 #[test]
 fn who_is_stopped_with_stripes_keeps_nobody_waiting_who_can_evict_others() {
     let _alone = alone();
-    let _watchdog = Watchdog::new("bounds");
+    let _watchdog = Watchdog::new("size limit");
     for len in [40_000, 110_000] {
         let (_dir, cache, most) = full_of(len);
         let evictions = || cache.stats().unwrap().evictions;
@@ -307,7 +308,7 @@ fn who_is_stopped_with_stripes_keeps_nobody_waiting_who_can_evict_others() {
 #[test]
 fn who_is_stopped_with_all_stripes_keeps_nobody_waiting_for_ever() {
     let _alone = alone();
-    let _watchdog = Watchdog::new("bounds");
+    let _watchdog = Watchdog::new("size limit");
     let (_dir, cache, most) = full_of(40_000);
     let stopped = stop_with(cache.path(), 0..64);
     let (refused, longest) = replace(&cache, most..most + 2, 1, 40_000);
@@ -329,7 +330,7 @@ fn who_is_stopped_with_all_stripes_keeps_nobody_waiting_for_ever() {
 #[test]
 fn who_is_stopped_with_stripes_keeps_nobody_waiting_who_can_have_other_slots() {
     let _alone = alone();
-    let _watchdog = Watchdog::new("bounds");
+    let _watchdog = Watchdog::new("size limit");
     let (_dir, cache) = store(Cache::options().capacity(64));
     for key in 0..64 {
         cache.set(format!("{key}"), "value").unwrap();
@@ -364,7 +365,7 @@ fn stripe(cache: &Cache, key: &str) -> u64 {
 #[test]
 fn who_is_stopped_with_the_growth_keeps_nobody_waiting_for_room() {
     let _alone = alone();
-    let _watchdog = Watchdog::new("bounds");
+    let _watchdog = Watchdog::new("size limit");
     let (_dir, cache) = store(Cache::options().size_limit(LIMIT).eviction(Eviction::None));
     assert_eq!(replace(&cache, 0..20, 1, 40_000).0, 0);
     let stopped = stop_with(cache.path(), 65..66);

@@ -1,4 +1,5 @@
-//! Room for values: eviction by each policy, compaction under readers and writers, bounds on the disk.
+//! Eviction makes room for values: each policy, compaction under readers and writers, and what the
+//! values take on the disk.
 
 #![allow(missing_docs)]
 
