@@ -7,7 +7,7 @@ mod kit;
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 
-use kit::{LONG, Place, bounded, store, store_of};
+use kit::{LONG, Place, bounded, open_below, store, store_of};
 use slablock::{
     Averager, BoundedSemaphore, Cache, Error, FanoutCache, KeyInfo, KeyState, Keyspace, Kind, Lock,
     RLock, Token,
@@ -557,11 +557,7 @@ fn the_same_directory_opened_twice_is_one_store() {
 fn closing_and_opening_leaves_no_descriptors_behind() {
     bounded(|| {
         let place = Place::new();
-        let held = || {
-            let links = std::fs::read_dir("/proc/self/fd").unwrap();
-            let targets = links.filter_map(|l| std::fs::read_link(l.ok()?.path()).ok());
-            targets.filter(|t| t.starts_with(place.root())).count()
-        };
+        let held = || open_below(place.root()).len();
         for _ in 0..20 {
             let one = place.open();
             let other = place.open();

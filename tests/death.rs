@@ -10,8 +10,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use kit::{
-    Board, Child, HANGS, Place, Random, Role, Watchdog, exit_now, fork, hear, is_within,
-    kept_at_last, layout, reap, reap_killed, reap_well, run, say, step_through, until,
+    Board, Child, HANGS, Place, Random, Role, Watchdog, descriptors, exit_now, fork, hear,
+    is_within, kept_at_last, layout, lock_bytes, reap, reap_killed, reap_well, run, say,
+    step_through, until,
 };
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
@@ -571,9 +572,9 @@ fn alone(board: &Board, n: usize, token: Token, recovered: Option<&Holder>) {
     assert!(token.get() > board.get(TOKENS + n), "tokens grow");
     board.set(TOKENS + n, token.get());
     board.set(MARKS + n, std::process::id().into());
-    board.cell(CHECKED).fetch_add(1, Ordering::SeqCst);
+    board.add(CHECKED, 1);
     if recovered.is_some() {
-        board.cell(RECOVERED).fetch_add(1, Ordering::SeqCst);
+        board.add(RECOVERED, 1);
     }
     assert_eq!(board.get(MARKS + n), u64::from(std::process::id()));
 }
@@ -970,20 +971,11 @@ fn forking_does_not_wait_for_who_is_joining() {
         .open(store.join("stripes"))
         .unwrap();
     // What a process in the middle of joining has locked.
-    let joining = libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 64 << 8,
-        l_len: 1,
-        l_pid: 0,
-    };
-    fcntl(&stripes, FcntlArg::F_OFD_SETLK(&joining)).unwrap();
+    lock_bytes(&stripes, libc::F_WRLCK, 64 << 8..(64 << 8) + 1);
     let slab = store.join("slab").canonicalize().unwrap();
     let opener = std::thread::spawn(move || Cache::open(store).map(drop));
     until("it has the slab, and comes to joining", || {
-        let open = std::fs::read_dir("/proc/self/fd").unwrap();
-        let mut files = open.filter_map(|one| std::fs::read_link(one.ok()?.path()).ok());
-        files.any(|file| file == slab)
+        descriptors().values().any(|file| *file == slab)
     });
     // One that waits would do so for ever.
     for _ in 0..100 {

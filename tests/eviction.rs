@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use kit::{Place, Stopwatch};
+use kit::{Place, Stopwatch, store_with, until};
 use slablock::{Cache, Error, Eviction, Options, SetOptions};
 
 const LIMIT: u64 = 4 << 20;
@@ -17,9 +17,7 @@ const LIMIT: u64 = 4 << 20;
 const SEGMENT: u64 = 1 << 20;
 
 fn open(options: Options) -> (Place, Cache) {
-    let dir = Place::new();
-    let cache = options.size_limit(LIMIT).open(dir.store());
-    (dir, cache.unwrap())
+    store_with(&options.size_limit(LIMIT))
 }
 
 /// What the files of the log take.
@@ -190,9 +188,7 @@ fn a_full_store_lets_idle_keys_go_before_values() {
         cache.set_with(format!("over {key}"), "v", &brief).unwrap();
     }
     let over = || (0..4).all(|key| cache.get(format!("over {key}")).unwrap().is_none());
-    while !over() {
-        std::thread::yield_now();
-    }
+    until("their time is over", over);
     for key in 0..44 {
         cache.set(format!("new {key}"), "a value").unwrap();
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use kit::{
     Board, Child, HANGS, Place, Role, Watchdog, command, exit_now, fork, hear, is_within,
-    kept_at_last, reap_killed, reap_well, run, say, until,
+    kept_at_last, lock_bytes, open_below, reap_killed, reap_well, run, say, until,
 };
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
@@ -184,7 +184,7 @@ fn occupy(role: &Role) {
     hear();
     let once = || {
         let guard = semaphore.acquire().unwrap();
-        let now = board.cell(INSIDE).fetch_add(1, Ordering::SeqCst) + 1;
+        let now = board.add(INSIDE, 1) + 1;
         board.cell(MOST_INSIDE).fetch_max(now, Ordering::SeqCst);
         assert!(now <= value, "{now} of {value} permits in use");
         std::thread::yield_now();
@@ -480,21 +480,15 @@ fn run_out(role: &Role) {
     let board = role.board();
     let beacons = role.store().join("beacons");
     let beacons = std::fs::File::options().write(true).open(beacons).unwrap();
-    let from_outside = nix::libc::flock {
-        l_type: nix::libc::F_WRLCK as i16,
-        l_whence: nix::libc::SEEK_SET as i16,
-        l_start: (ROOM as i64 + 1) << 8,
-        l_len: (4_095 - ROOM as i64) << 8,
-        l_pid: 0,
-    };
-    nix::fcntl::fcntl(&beacons, nix::fcntl::FcntlArg::F_OFD_SETLK(&from_outside)).unwrap();
+    let all = (ROOM as i64 + 1) << 8..4_096 << 8;
+    lock_bytes(&beacons, nix::libc::F_WRLCK, all);
     let live = || {
         fork(|| {
             let cache = Cache::open(role.store()).unwrap();
             // A forked child joins with its first use.
             let lock = Lock::new(&cache, format!("of {}", std::process::id()));
             let _held = lock.acquire().unwrap();
-            board.cell(COUNT).fetch_add(1, Ordering::SeqCst);
+            board.add(COUNT, 1);
             until("the parent says stop", || board.get(STOP) == 1);
         })
     };
@@ -877,12 +871,8 @@ fn hold_and_exec(role: &Role) {
 
 /// Says `clean` if it has no file of the store open, and stays until the test lets go of its standard input.
 fn list_descriptors(role: &Role) {
-    let store = role.store().canonicalize().unwrap();
-    for entry in std::fs::read_dir("/proc/self/fd").unwrap() {
-        let path = std::fs::read_link(entry.unwrap().path()).unwrap_or_default();
-        if path.starts_with(&store) {
-            say(format!("leak {}", path.display()));
-        }
+    for (_, path) in open_below(&role.store()) {
+        say(format!("leak {}", path.display()));
     }
     say("clean");
     let _ = std::io::stdin().read_line(&mut String::new());

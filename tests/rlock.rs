@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kit::{LONG, SHORT, bounded, store, until};
-use slablock::{Error, RLock, RLockGuard, Token};
+use kit::{LONG, SHORT, bounded, is_lost, is_not_holder, store, until};
+use slablock::{RLock, RLockGuard, Token};
 
 /// Asks from another thread whether the lock can be had.
 fn free_for_others(lock: &RLock) -> bool {
@@ -18,14 +18,6 @@ fn free_for_others(lock: &RLock) -> bool {
         let other = scope.spawn(|| lock.try_acquire().unwrap().is_some());
         other.join().unwrap()
     })
-}
-
-fn is_lost<T>(result: Result<T, Error>) -> bool {
-    matches!(result, Err(Error::Lost { .. }))
-}
-
-fn is_not_holder<T>(result: Result<T, Error>) -> bool {
-    matches!(result, Err(Error::NotHolder { .. }))
 }
 
 #[test]

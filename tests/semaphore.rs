@@ -9,16 +9,10 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kit::{LEASE, LONG, SHORT, bounded, is_within, kept_at_last, store, until};
+use kit::{
+    LEASE, LONG, SHORT, bounded, is_lost, is_not_holder, is_within, kept_at_last, store, until,
+};
 use slablock::{BoundedSemaphore, Error, KeyState, SemaphoreGuard, Token};
-
-fn is_lost<T>(result: Result<T, Error>) -> bool {
-    matches!(result, Err(Error::Lost { .. }))
-}
-
-fn is_not_holder<T>(result: Result<T, Error>) -> bool {
-    matches!(result, Err(Error::NotHolder { .. }))
-}
 
 #[test]
 fn there_are_as_many_permits_as_said_and_they_come_back() {

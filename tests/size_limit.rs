@@ -10,26 +10,16 @@ use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use kit::{Child, Place, Random, Role, Stopwatch, Watchdog, hear, say};
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::libc;
-use slablock::{Cache, Error, Eviction, Lock, Options};
+use kit::{Child, Place, Random, Role, Stopwatch, alone, hear, lock_stripes, say, store_with};
+use slablock::{Cache, Error, Eviction, Lock};
 
 const SEGMENT: u64 = 1 << 20;
 /// What nobody waits longer for, as docs/guarantees.md promises; beside that there is the value itself, which is
 /// written. Time in which the machine ran others does not count.
 const WAIT: Duration = Duration::from_millis(50);
 const MARGIN: Duration = Duration::from_millis(450);
-
-/// One test at a time: they measure time.
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 #[test]
 fn child_role() {
@@ -58,12 +48,6 @@ fn child_role() {
         }
         other => panic!("no role {other}"),
     }
-}
-
-fn store(options: Options) -> (Place, Cache) {
-    let dir = Place::new();
-    let cache = options.open(dir.store());
-    (dir, cache.unwrap())
 }
 
 /// What the files of the log take of the device.
@@ -126,8 +110,8 @@ fn judge(set: u64, refused: u64, most: u64) {
 
 #[test]
 fn the_log_of_many_threads_stays_within_its_bound() {
-    let _alone = alone();
-    let (dir, cache) = store(Cache::options().size_limit(LIMIT));
+    let _alone = alone("size limit");
+    let (dir, cache) = store_with(&Cache::options().size_limit(LIMIT));
     let done = AtomicBool::new(false);
     let (set, refused) = (AtomicU64::new(0), AtomicU64::new(0));
     let most = std::thread::scope(|scope| {
@@ -156,9 +140,8 @@ fn the_log_of_many_threads_stays_within_its_bound() {
 
 #[test]
 fn the_log_of_many_processes_stays_within_its_bound() {
-    let _alone = alone();
-    let _watchdog = Watchdog::new("size limit");
-    let (dir, cache) = store(Cache::options().size_limit(LIMIT));
+    let _alone = alone("size limit");
+    let (dir, cache) = store_with(&Cache::options().size_limit(LIMIT));
     let mut children: Vec<_> = (0..6)
         .map(|seed| Child::start("setter", dir.root(), &[&seed.to_string(), "3000"]))
         .collect();
@@ -187,10 +170,9 @@ fn the_log_of_many_processes_stays_within_its_bound() {
 /// Nothing can be compacted past a value that somebody is in the middle of changing, for however long.
 #[test]
 fn who_is_stopped_with_a_value_keeps_nobody_waiting_for_room() {
-    let _alone = alone();
-    let _watchdog = Watchdog::new("size limit");
+    let _alone = alone("size limit");
     for eviction in [Eviction::None, Eviction::LeastRecentlyStored] {
-        let (dir, cache) = store(Cache::options().size_limit(LIMIT).eviction(eviction));
+        let (dir, cache) = store_with(&Cache::options().size_limit(LIMIT).eviction(eviction));
         cache.set("latched", vec![1; 3_000]).unwrap();
         for key in 0..8_usize {
             cache.set(format!("large {key}"), vec![7; 200_000]).unwrap();
@@ -233,25 +215,6 @@ fn who_is_stopped_with_a_value_keeps_nobody_waiting_for_room() {
     }
 }
 
-/// Locks bytes of the file `stripes` as a process does that is stopped while it has them, until this is dropped.
-fn stop_with(store: &Path, bytes: Range<i64>) -> std::fs::File {
-    let stripes = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open(store.join("stripes"));
-    let stripes = stripes.unwrap();
-    let lock = libc::flock {
-        l_type: libc::F_WRLCK as _,
-        l_whence: libc::SEEK_SET as _,
-        // Of a store by itself, each is followed by those of shards.
-        l_start: bytes.start << 8,
-        l_len: (bytes.end - bytes.start) << 8,
-        l_pid: 0,
-    };
-    fcntl(&stripes, FcntlArg::F_OFD_SETLK(&lock)).unwrap();
-    stripes
-}
-
 /// Sets values of keys that are there; how many times there was no room, and the longest wait.
 fn replace(cache: &Cache, keys: Range<usize>, rounds: usize, len: usize) -> (usize, Duration) {
     let (mut refused, mut longest) = (0, Duration::ZERO);
@@ -272,7 +235,7 @@ fn replace(cache: &Cache, keys: Range<usize>, rounds: usize, len: usize) -> (usi
 
 /// A store that is full of values of that length, whose keys are the first of those that there are.
 fn full_of(len: usize) -> (Place, Cache, usize) {
-    let (dir, cache) = store(Cache::options().size_limit(LIMIT));
+    let (dir, cache) = store_with(&Cache::options().size_limit(LIMIT));
     let most = LIMIT as usize / 4 * 3 / len;
     // To give them a large one needs no stripe.
     assert_eq!(replace(&cache, 0..most * 2, 1, 0).0, 0);
@@ -283,13 +246,12 @@ fn full_of(len: usize) -> (Place, Cache, usize) {
 /// Half of the values cannot go: others do. It waited for as long as somebody was stopped.
 #[test]
 fn who_is_stopped_with_stripes_keeps_nobody_waiting_who_can_evict_others() {
-    let _alone = alone();
-    let _watchdog = Watchdog::new("size limit");
+    let _alone = alone("size limit");
     for len in [40_000, 110_000] {
         let (_dir, cache, most) = full_of(len);
         let evictions = || cache.stats().unwrap().evictions;
         let (before, new) = (evictions(), most..most * 4 / 3);
-        let stopped = stop_with(cache.path(), 0..32);
+        let stopped = lock_stripes(cache.path(), 0..32);
         let (refused, longest) = replace(&cache, new.clone(), 1, len);
         println!(
             "{} evicted, the longest wait {longest:?}",
@@ -307,10 +269,9 @@ fn who_is_stopped_with_stripes_keeps_nobody_waiting_who_can_evict_others() {
 /// Nothing else can go: who sets a value waits for that, and is told at last.
 #[test]
 fn who_is_stopped_with_all_stripes_keeps_nobody_waiting_for_ever() {
-    let _alone = alone();
-    let _watchdog = Watchdog::new("size limit");
+    let _alone = alone("size limit");
     let (_dir, cache, most) = full_of(40_000);
-    let stopped = stop_with(cache.path(), 0..64);
+    let stopped = lock_stripes(cache.path(), 0..64);
     let (refused, longest) = replace(&cache, most..most + 2, 1, 40_000);
     assert!(
         refused > 0 && longest < Duration::from_secs(3),
@@ -326,16 +287,15 @@ fn who_is_stopped_with_all_stripes_keeps_nobody_waiting_for_ever() {
     });
 }
 
-/// The same for slots.
+/// No slot is left, either.
 #[test]
 fn who_is_stopped_with_stripes_keeps_nobody_waiting_who_can_have_other_slots() {
-    let _alone = alone();
-    let _watchdog = Watchdog::new("size limit");
-    let (_dir, cache) = store(Cache::options().capacity(64));
+    let _alone = alone("size limit");
+    let (_dir, cache) = store_with(&Cache::options().capacity(64));
     for key in 0..64 {
         cache.set(format!("{key}"), "value").unwrap();
     }
-    let stopped = stop_with(cache.path(), 0..32);
+    let stopped = lock_stripes(cache.path(), 0..32);
     let mut longest = Duration::ZERO;
     let names = (0..).map(|n| format!("lock {n}"));
     for name in names.filter(|name| stripe(&cache, name) >= 32).take(20) {
@@ -364,11 +324,10 @@ fn stripe(cache: &Cache, key: &str) -> u64 {
 /// Of who makes the slab longer: nothing is removed that was compacted.
 #[test]
 fn who_is_stopped_with_the_growth_keeps_nobody_waiting_for_room() {
-    let _alone = alone();
-    let _watchdog = Watchdog::new("size limit");
-    let (_dir, cache) = store(Cache::options().size_limit(LIMIT).eviction(Eviction::None));
+    let _alone = alone("size limit");
+    let (_dir, cache) = store_with(&Cache::options().size_limit(LIMIT).eviction(Eviction::None));
     assert_eq!(replace(&cache, 0..20, 1, 40_000).0, 0);
-    let stopped = stop_with(cache.path(), 65..66);
+    let stopped = lock_stripes(cache.path(), 65..66);
     let begun = Stopwatch::start();
     let (refused, longest) = replace(&cache, 0..20, 11, 40_000);
     let each = begun.elapsed() / refused as u32;
@@ -394,7 +353,7 @@ fn lower_the_limit(store: &Path, from: u64, to: u64) {
 
 /// A store with more in its log than it is to have.
 fn full_of_64_mib() -> (Place, Cache) {
-    let (dir, cache) = store(Cache::options().size_limit(64 << 20).capacity(10_000));
+    let (dir, cache) = store_with(&Cache::options().size_limit(64 << 20).capacity(10_000));
     for key in 0..3_000 {
         let value = vec![key as u8; 15_000];
         cache.set(format!("{key}"), value).unwrap();
@@ -404,7 +363,7 @@ fn full_of_64_mib() -> (Place, Cache) {
 
 #[test]
 fn a_limit_that_was_lowered_is_come_to_step_by_step() {
-    let _alone = alone();
+    let _alone = alone("size limit");
     let (_dir, cache) = full_of_64_mib();
     let (mut before, mut longest, mut sets) = (blocks(cache.path()), Duration::ZERO, 0);
     assert!(before > 40 << 20);
@@ -428,7 +387,7 @@ fn a_limit_that_was_lowered_is_come_to_step_by_step() {
 
 #[test]
 fn who_lowers_the_limit_makes_the_log_fit() {
-    let _alone = alone();
+    let _alone = alone("size limit");
     let (_dir, cache) = full_of_64_mib();
     assert!(blocks(cache.path()) > 40 << 20);
     let lower = Cache::options().size_limit(LIMIT);
@@ -442,9 +401,9 @@ fn who_lowers_the_limit_makes_the_log_fit() {
 /// What a transaction has latched itself is moved by it: it sets four times as much as the log may take.
 #[test]
 fn a_transaction_compacts_past_what_it_has_latched() {
-    let _alone = alone();
+    let _alone = alone("size limit");
     let options = Cache::options().size_limit(4 << 20);
-    let (_dir, cache) = store(options.eviction(Eviction::None));
+    let (_dir, cache) = store_with(&options.eviction(Eviction::None));
     for key in 0..60 {
         cache.set(format!("{key}"), vec![key; 20_000]).unwrap();
     }

@@ -7,15 +7,13 @@ mod kit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use kit::{Place, Watchdog};
+use kit::{Place, Watchdog, store_with};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use slablock::{Averager, Cache, Error, FanoutCache, Lock, Result, SetOptions};
 
 fn cache() -> (Place, Cache) {
-    let dir = Place::new();
-    let cache = Cache::open(dir.store()).unwrap();
-    (dir, cache)
+    store_with(&Cache::options())
 }
 
 fn fanout() -> (Place, FanoutCache) {

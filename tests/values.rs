@@ -8,16 +8,14 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use kit::Place;
+use kit::{Place, store_with};
 use slablock::{Cache, Error, FanoutCache, Kind, Lock, SetOptions};
 
 /// Does not end during a test, however slow the machine is.
 const HOUR: Duration = Duration::from_secs(3_600);
 
 fn cache() -> (Place, Cache) {
-    let dir = Place::new();
-    let cache = Cache::open(dir.store()).unwrap();
-    (dir, cache)
+    store_with(&Cache::options())
 }
 
 /// Bytes that differ from length to length.

@@ -1,11 +1,14 @@
 //! `slablock status`: for people and for programs.
 
-use std::{process::Stdio, thread};
+use std::process::Stdio;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::shop::{Shop, code};
+use crate::{
+    kit::until,
+    shop::{Shop, code},
+};
 
 #[test]
 fn status_shows_who_holds_what() {
@@ -60,9 +63,7 @@ fn status_counts_those_who_wait() {
     let waiter = shop.start(&["run", "k", "--", "true"]);
     waiter.complaint();
     // It said so between its two waits; the second begins any moment.
-    while shop.json(&["k"])["keys"][0]["waiters"] != 1 {
-        thread::yield_now();
-    }
+    until("it waits", || shop.json(&["k"])["keys"][0]["waiters"] == 1);
 }
 
 /// Also one that is made only when it is watched already.

@@ -4,12 +4,12 @@ use slablock::{Averager, Cache};
 
 use crate::drive::{Operation, STANDARD, Stage};
 use crate::scene::{Entry, Scene, Trap};
-use crate::stage::{KEY, open};
+use crate::stage::{KEY, open, with_a_crowd};
 
 pub const ALL: &[Operation] = &[
     Operation {
         name: "average: first add",
-        prepare: |scene| scene.crowd(&open(scene)),
+        prepare: with_a_crowd,
         act: |scene, trap| add(scene, trap, false),
         look: |scene, cache, stage| is_some_sum(scene, cache, stage, 0),
         ..STANDARD

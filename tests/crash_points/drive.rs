@@ -81,7 +81,7 @@ pub fn standard(operation: &Operation, scene: &Scene, order: Order) {
     no_leak(&Cache::open(scene.store()).unwrap());
 }
 
-/// The same where there is no room for strangers, or where they would take what the operation is about.
+/// Like [`standard`], where there is no room for strangers, or where they would take what the operation is about.
 pub fn without_strangers(operation: &Operation, scene: &Scene, order: Order) {
     match order {
         Order::LookFirst => standard(operation, scene, order),

@@ -9,7 +9,7 @@ use crate::kit::layout::LOCKED;
 use crate::kit::until;
 use crate::places::{furnish, furniture_is_well, repair_armed, verify_repair};
 use crate::scene::{Entry, NEVER, Scene, Trap};
-use crate::stage::{CAPACITY, KEY, open, open_anew, reboot};
+use crate::stage::{CAPACITY, KEY, open, open_anew, reboot, with_a_crowd};
 use crate::values::{LARGE, bystanders, bystanders_are_well, large};
 
 /// Of a fanout: so many that no shard is without one.
@@ -108,7 +108,7 @@ pub const ALL: &[Operation] = &[
     },
     Operation {
         name: "lock files removed beside the living",
-        prepare: |scene| scene.crowd(&open(scene)),
+        prepare: with_a_crowd,
         act: open_in_vain,
         look: |_, _, _| (),
         companion: Some(|scene| hold_without(scene, &LOCKED)),
@@ -117,7 +117,7 @@ pub const ALL: &[Operation] = &[
     },
     Operation {
         name: "stripes removed beside the living",
-        prepare: |scene| scene.crowd(&open(scene)),
+        prepare: with_a_crowd,
         act: open_in_vain,
         look: |_, _, _| (),
         companion: Some(|scene| hold_without(scene, &["stripes"])),

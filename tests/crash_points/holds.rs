@@ -7,7 +7,7 @@ use slablock::{BoundedSemaphore, Cache, Lock, RLock};
 use crate::drive::{Operation, STANDARD, Stage};
 use crate::kit::until;
 use crate::scene::{Entry, Scene, Trap};
-use crate::stage::{KEY, die_holding, open, take_over, told};
+use crate::stage::{KEY, die_holding, open, take_over, told, with_a_crowd};
 
 const LEASE: Duration = Duration::from_secs(60);
 const PERMITS: u32 = 9;
@@ -132,7 +132,7 @@ pub const ALL: &[Operation] = &[
     },
     Operation {
         name: "re-entrant: acquire and release",
-        prepare: |scene| scene.crowd(&open(scene)),
+        prepare: with_a_crowd,
         act: |scene, trap| {
             let cache = open(scene);
             let lock = RLock::new(&cache, KEY).expire(LEASE);

@@ -5,7 +5,7 @@ use slablock::{Averager, BoundedSemaphore, Cache, Kind, Lock, LockGuard};
 
 use crate::drive::{Operation, STANDARD, Stage, without_strangers};
 use crate::scene::{Entry, Scene, Trap};
-use crate::stage::{KEY, a_dead_one_has_the_lock, die_holding, open, told};
+use crate::stage::{KEY, a_dead_one_has_the_lock, die_holding, open, told, with_a_crowd};
 
 const TAG: &str = "tag";
 /// More than one block of permits, the last one not full.
@@ -16,7 +16,7 @@ const LARGE: usize = 300;
 pub const ALL: &[Operation] = &[
     Operation {
         name: "create a lock",
-        prepare: |scene| scene.crowd(&open(scene)),
+        prepare: with_a_crowd,
         act: |scene, trap| take_new(scene, trap, KEY, TAG),
         look: |scene, cache, stage| {
             scene.crowd_is_well(cache);
@@ -26,7 +26,7 @@ pub const ALL: &[Operation] = &[
     },
     Operation {
         name: "create a key of many slots",
-        prepare: |scene| scene.crowd(&open(scene)),
+        prepare: with_a_crowd,
         act: |scene, trap| take_new(scene, trap, &long_key(0), TAG),
         look: |scene, cache, stage| {
             scene.crowd_is_well(cache);
@@ -36,7 +36,7 @@ pub const ALL: &[Operation] = &[
     },
     Operation {
         name: "create a semaphore",
-        prepare: |scene| scene.crowd(&open(scene)),
+        prepare: with_a_crowd,
         act: take_permit,
         look: |scene, cache, stage| {
             scene.crowd_is_well(cache);
@@ -88,7 +88,7 @@ pub const ALL: &[Operation] = &[
     },
     Operation {
         name: "grow the blocks, twice",
-        prepare: |scene| scene.crowd(&open(scene)),
+        prepare: with_a_crowd,
         act: |scene, trap| {
             let cache = open(scene);
             let many = BoundedSemaphore::new(&cache, KEY, 200);
@@ -125,7 +125,7 @@ pub const ALL: &[Operation] = &[
     },
     Operation {
         name: "remove a held lock",
-        prepare: |scene| scene.crowd(&open(scene)),
+        prepare: with_a_crowd,
         act: remove_key,
         look: |scene, cache, stage| {
             scene.crowd_is_well(cache);
@@ -144,7 +144,7 @@ pub const ALL: &[Operation] = &[
     },
     Operation {
         name: "remove a semaphore",
-        prepare: |scene| scene.crowd(&open(scene)),
+        prepare: with_a_crowd,
         act: remove_key,
         look: |scene, cache, stage| {
             scene.crowd_is_well(cache);

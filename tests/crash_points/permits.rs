@@ -114,7 +114,7 @@ fn take_one_of(scene: &Scene, trap: &Trap, permits: u32, tag: Option<&str>) {
     guard.release().unwrap();
 }
 
-/// The same, and at the end somebody was told who died.
+/// Like [`are_old_or_new`], and at the end somebody was told of a death.
 fn are_old_or_new_and_told(scene: &Scene, cache: &Cache, stage: Stage, numbers: [u32; 2]) {
     are_old_or_new(scene, cache, stage, numbers, TAG);
     let told = scene.board.get(Entry::Told);

@@ -7,7 +7,9 @@ use slablock::{Averager, BoundedSemaphore, Cache, FanoutCache, Lock};
 use crate::drive::{Operation, Order, STANDARD, Stage, no_leak, standard};
 use crate::kit::layout::{self, Layout};
 use crate::scene::{Entry, NEVER, Scene, Trap, in_a_fork};
-use crate::stage::{CAPACITY, KEY, a_dead_one_has_the_lock, die_holding, open, reboot, take_over};
+use crate::stage::{
+    CAPACITY, KEY, a_dead_one_has_the_lock, die_holding, open, reboot, take_over, with_a_crowd,
+};
 
 pub const ALL: &[Operation] = &[
     Operation {
@@ -42,14 +44,14 @@ pub const ALL: &[Operation] = &[
     },
     Operation {
         name: "open",
-        prepare: |scene| scene.crowd(&open(scene)),
+        prepare: with_a_crowd,
         act: open_armed,
         look: |scene, cache, _| scene.crowd_is_well(cache),
         ..STANDARD
     },
     Operation {
         name: "open beside others",
-        prepare: |scene| scene.crowd(&open(scene)),
+        prepare: with_a_crowd,
         act: open_armed,
         look: |scene, cache, _| {
             scene.crowd_is_well(cache);
@@ -77,7 +79,7 @@ pub const ALL: &[Operation] = &[
     },
     Operation {
         name: "join after a fork",
-        prepare: |scene| scene.crowd(&open(scene)),
+        prepare: with_a_crowd,
         act: |scene, trap| {
             let cache = open(scene);
             let lock = Lock::new(&cache, KEY);
@@ -160,7 +162,7 @@ pub const ALL: &[Operation] = &[
     },
     Operation {
         name: "lend a lifeline",
-        prepare: |scene| scene.crowd(&open(scene)),
+        prepare: with_a_crowd,
         act: |scene, trap| {
             let cache = open(scene);
             let lock = Lock::new(&cache, KEY);
@@ -176,7 +178,7 @@ pub const ALL: &[Operation] = &[
     },
     Operation {
         name: "fork",
-        prepare: |scene| scene.crowd(&open(scene)),
+        prepare: with_a_crowd,
         act: |scene, trap| {
             let cache = open(scene);
             let lock = Lock::new(&cache, KEY);
@@ -192,7 +194,7 @@ pub const ALL: &[Operation] = &[
     },
     Operation {
         name: "leave",
-        prepare: |scene| scene.crowd(&open(scene)),
+        prepare: with_a_crowd,
         act: |scene, trap| {
             let cache = open(scene);
             trap.arm();

@@ -153,7 +153,7 @@ impl Trap {
         Trap
     }
 
-    /// The same, but the process is stopped there, not killed.
+    /// Like [`Trap::set`], but the process is stopped there, not killed.
     pub fn stopping(board: &'static Board, at: u64) -> Trap {
         SIGNAL.store(Signal::SIGSTOP as u64, Ordering::SeqCst);
         Trap::set(board, at, 0)

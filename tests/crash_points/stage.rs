@@ -53,6 +53,11 @@ pub fn die_holding(scene: &Scene, take: impl FnOnce(&Cache) -> Token) {
     assert_eq!(reap(child), End::Killed);
 }
 
+/// A store with the crowd, and nothing else.
+pub fn with_a_crowd(scene: &Scene) {
+    scene.crowd(&open(scene));
+}
+
 /// The crowd, and somebody who has died with the lock of the key.
 pub fn a_dead_one_has_the_lock(scene: &Scene) {
     scene.crowd(&open(scene));

@@ -35,7 +35,7 @@ pub fn run(root: &Path, board: &'static Board) {
     assert!(refused > 0, "nobody was stopped with a lock");
 }
 
-/// The same for setting a value, and for compacting; says how often others were refused room, which a stopped process
+/// Like [`run`], for setting a value and for compacting; says how often others were refused room, which a stopped process
 /// may keep.
 pub fn run_values(root: &Path, board: &'static Board) {
     for what in &VALUES {

@@ -10,7 +10,7 @@ use crate::drive::{Operation, Order, STANDARD, Stage, no_leak, without_strangers
 use crate::kit::layout;
 use crate::kit::stored::{Cell, Stored, place_of, record};
 use crate::scene::{Entry, NEVER, Scene, Trap};
-use crate::stage::{CAPACITY, KEY, open, open_anew, reboot, take_over};
+use crate::stage::{CAPACITY, KEY, open, open_anew, reboot, take_over, with_a_crowd};
 
 const TAG: &str = "tag";
 /// Fits beside its like into the cells of one slot.
@@ -82,7 +82,7 @@ pub const ALL: &[Operation] = &[
     },
     Operation {
         name: "value: first segment",
-        prepare: |scene| scene.crowd(&open(scene)),
+        prepare: with_a_crowd,
         act: |scene, trap| set(scene, trap, &large(LARGE)),
         look: |scene, cache, stage| {
             scene.crowd_is_well(cache);
@@ -580,46 +580,38 @@ pub const ALL: &[Operation] = &[
                 .set("small", SMALL)
                 .unwrap();
         },
-        act: |scene, trap| {
-            let report = trap.armed(|| Cache::repair(scene.store()));
-            assert_eq!(report.unwrap().keys_lost, 0);
-        },
+        act: repair,
         look: value_stays,
-        verify: |operation, scene, order| {
-            if order == Order::LookFirst {
-                let cache = Cache::open(scene.store()).unwrap();
-                value_stays(scene, &cache, Stage::Between);
-            }
-            (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
-            let cache = Cache::open(scene.store()).unwrap();
-            assert!(cache.check().unwrap().is_sound());
-            value_stays(scene, &cache, Stage::After);
-            no_leak(&cache);
-        },
+        verify: sound_once_repaired,
         ..STANDARD
     },
     Operation {
         name: "value: repair what was decided",
         prepare: prepare_decided,
-        act: |scene, trap| {
-            let report = trap.armed(|| Cache::repair(scene.store()));
-            assert_eq!(report.unwrap().keys_lost, 0);
-        },
+        act: repair,
         look: what_was_decided_is_there,
-        verify: |operation, scene, order| {
-            if order == Order::LookFirst {
-                let cache = Cache::open(scene.store()).unwrap();
-                what_was_decided_is_there(scene, &cache, Stage::Between);
-            }
-            (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
-            let cache = Cache::open(scene.store()).unwrap();
-            assert!(cache.check().unwrap().is_sound());
-            what_was_decided_is_there(scene, &cache, Stage::After);
-            no_leak(&cache);
-        },
+        verify: sound_once_repaired,
         ..STANDARD
     },
 ];
+
+fn repair(scene: &Scene, trap: &Trap) {
+    let report = trap.armed(|| Cache::repair(scene.store()));
+    assert_eq!(report.unwrap().keys_lost, 0);
+}
+
+/// What was left half repaired need not be sound, but it has to have what it had.
+fn sound_once_repaired(operation: &Operation, scene: &Scene, order: Order) {
+    if order == Order::LookFirst {
+        let cache = Cache::open(scene.store()).unwrap();
+        (operation.look)(scene, &cache, Stage::Between);
+    }
+    (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
+    let cache = Cache::open(scene.store()).unwrap();
+    assert!(cache.check().unwrap().is_sound());
+    (operation.look)(scene, &cache, Stage::After);
+    no_leak(&cache);
+}
 
 /// Of the last one the record is damaged.
 pub const DECIDED: [&str; 3] = ["one", "two", "damaged"];

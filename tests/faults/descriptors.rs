@@ -9,7 +9,7 @@ use nix::libc;
 use slablock::{Averager, Cache, Error, FanoutCache, Lock, Result};
 
 use crate::kit::layout::BOOT_ID;
-use crate::kit::{self, Place, Role, Watchdog, fork, reap_well, say};
+use crate::kit::{self, Place, Role, Watchdog, fork, open_below, reap_well, say};
 
 /// Descriptors that nothing needs: more than any open takes.
 const SPARE: u64 = 40;
@@ -34,8 +34,7 @@ pub fn limit(resource: libc::__rlimit_resource_t, to: u64) {
 }
 
 fn open_now() -> usize {
-    // Without the one that is open for counting.
-    fs::read_dir("/proc/self/fd").unwrap().count() - 1
+    kit::descriptors().len()
 }
 
 /// Runs `attempt` with 0, 1, 2, ... free descriptors until it succeeds. Each failure has to say what is
@@ -203,9 +202,7 @@ pub fn run_without_addresses(role: &Role) {
 }
 
 fn open_now_in(dir: &Path) -> usize {
-    let links = fs::read_dir("/proc/self/fd").unwrap();
-    let targets = links.filter_map(|link| fs::read_link(link.unwrap().path()).ok());
-    targets.filter(|target| target.starts_with(dir)).count()
+    open_below(dir).len()
 }
 
 #[test]

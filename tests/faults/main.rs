@@ -30,7 +30,6 @@ fn child_role() {
         "interrupted" => signals::run(&role),
         "values" => values::run(&role),
         "memory" => memory::run(&role),
-        // That of a test which finds it by its own name.
-        _ => {}
+        other => panic!("no role {other}"),
     }
 }

@@ -4,12 +4,11 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use slablock::{Averager, BoundedSemaphore, Cache, FanoutCache, Lock, RLock};
 
-use crate::kit::{Child, Place, Role, Watchdog, run as run_role, say};
+use crate::kit::{Child, Place, Role, Watchdog, lock_bytes, run as run_role, say};
 
 /// How often one arrives.
 const INTERVAL: Duration = Duration::from_micros(500);
@@ -128,25 +127,19 @@ fn waits_for_locks_of_files(role: &Role, cache: &Cache) {
     let mut options = fs::File::options();
     let options = options.write(true).read(true);
     let stripes = options.open(role.store().join("stripes")).unwrap();
-    let all = |kind: libc::c_int| libc::flock {
-        l_type: kind as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 64 << 8,
-        l_pid: 0,
-    };
-    fcntl(&stripes, FcntlArg::F_OFD_SETLK(&all(libc::F_WRLCK))).unwrap();
+    let all = 0..64 << 8;
+    lock_bytes(&stripes, libc::F_WRLCK, all.clone());
     let second = role.dir.join("second");
     drop(Cache::open(&second).unwrap());
     let attach = options.open(second.join("attach")).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             std::thread::sleep(wait);
-            fcntl(&stripes, FcntlArg::F_OFD_SETLK(&all(libc::F_UNLCK))).unwrap();
+            lock_bytes(&stripes, libc::F_UNLCK, all.clone());
         });
         timed(wait / 2, || cache.len().unwrap());
     });
-    fcntl(&attach, FcntlArg::F_OFD_SETLK(&all(libc::F_WRLCK))).unwrap();
+    lock_bytes(&attach, libc::F_WRLCK, all.clone());
     std::thread::scope(|scope| {
         scope.spawn(|| {
             std::thread::sleep(wait);

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use slablock::{BoundedSemaphore, Cache, Error, Lock};
 
-use crate::kit::Place;
-use crate::{alone, is_full, took};
+use crate::kit::{Place, alone};
+use crate::{is_full, took};
 
 const ALL: usize = 16_777_216;
 

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use slablock::{Averager, BoundedSemaphore, Cache, Error, Kind, Lock, RLock, SetOptions};
 
-use crate::kit::{Place, says, store_of};
-use crate::{alone, is_full, took};
+use crate::kit::{Place, alone, says, store_of};
+use crate::{is_full, took};
 
 const KEY_BYTES: usize = 1_024;
 const TAG_BYTES: usize = 255;

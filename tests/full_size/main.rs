@@ -26,10 +26,9 @@ mod waiters;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use kit::{Role, Watchdog};
+use kit::Role;
 use nix::libc;
 
 /// What this binary does when a test has started it as a child.
@@ -49,20 +48,6 @@ fn child_role() {
         "waiters" => waiters::waiters(&role),
         "seven keys" => waiters::seven_keys(&role),
         other => panic!("no role {other}"),
-    }
-}
-
-/// The test that runs, alone, until this is dropped.
-struct Alone {
-    _turn: MutexGuard<'static, ()>,
-    _watchdog: Watchdog,
-}
-
-fn alone(test: &'static str) -> Alone {
-    static TURN: Mutex<()> = Mutex::new(());
-    Alone {
-        _turn: TURN.lock().unwrap_or_else(PoisonError::into_inner),
-        _watchdog: Watchdog::new(test),
     }
 }
 

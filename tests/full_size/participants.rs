@@ -8,9 +8,9 @@ use nix::unistd::Pid;
 use slablock::{Cache, Lock, LockGuard};
 
 use crate::kit::{
-    Child, Place, Role, exit_now, fork, reap, reap_killed, reap_well, run, say, until,
+    Child, Place, Role, alone, exit_now, fork, reap, reap_killed, reap_well, run, say, until,
 };
-use crate::{Gate, alone, is_full, took};
+use crate::{Gate, is_full, took};
 
 /// How many numbers there are.
 const ALL: u64 = 4_095;
@@ -40,9 +40,7 @@ fn joins(role: &Role, number: u64) -> LockGuard<'static> {
     let guard = lock.acquire().unwrap().into_owned();
     let board = role.board();
     board.set(PIDS + number as usize, std::process::id().into());
-    board
-        .cell(JOINED)
-        .fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    board.add(JOINED, 1);
     guard
 }
 

@@ -1,13 +1,12 @@
 //! Semaphores of 65,535 permits.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use slablock::{BoundedSemaphore, Cache, Error, SemaphoreGuard};
 
-use crate::kit::{Place, Role, fork, reap_killed, reap_well, run, store, until};
-use crate::{Gate, alone, is_full, took};
+use crate::kit::{Place, Role, alone, fork, reap_killed, reap_well, run, store, until};
+use crate::{Gate, is_full, took};
 
 const ALL: u32 = 65_535;
 /// So many processes have as many each.
@@ -42,7 +41,7 @@ pub fn permits(role: &Role) {
                 gate.keep_out();
                 waiters_gate.keep_out();
                 let _taken = take(&semaphore(), EACH);
-                board.cell(READY).fetch_add(1, Ordering::SeqCst);
+                board.add(READY, 1);
                 gate.wait();
             })
         })

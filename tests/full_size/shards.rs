@@ -1,13 +1,12 @@
 //! A `FanoutCache` of 256 shards, with 1,024 descriptors.
 
 use std::fs;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use slablock::{Cache, Error, FanoutCache, Lock};
 
-use crate::kit::{Place, Role, exit_now, fork, reap_well, run, until};
-use crate::{Gate, alone, took};
+use crate::kit::{Place, Role, alone, exit_now, fork, reap_well, run, until};
+use crate::{Gate, took};
 
 const ALL: usize = 256;
 /// So many that none of the shards is without one: the chance is below one in ten million.
@@ -62,7 +61,7 @@ pub fn shards(role: &Role) {
                 gate.keep_out();
                 let cache = open(role);
                 use_all_shards(&cache, me);
-                board.cell(READY).fetch_add(1, Ordering::SeqCst);
+                board.add(READY, 1);
                 gate.wait();
                 exit_now(0)
             })

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use slablock::{Cache, Error, SetOptions};
 
-use crate::kit::{Child, Place, Role, say, store};
-use crate::{alone, is_full, took};
+use crate::kit::{Child, Place, Role, alone, say, store};
+use crate::{is_full, took};
 
 const ALL: usize = 1 << 30;
 const PIECE: usize = 1 << 20;

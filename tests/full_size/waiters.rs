@@ -1,13 +1,12 @@
 //! 10,000 threads of 50 processes that wait for one lock.
 
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use nix::unistd::Pid;
 use slablock::{Cache, Lock};
 
-use crate::kit::{Board, Place, Role, fork, reap_killed, reap_well, run, until};
-use crate::{Gate, alone, is_full, took};
+use crate::kit::{Board, Place, Role, alone, fork, reap_killed, reap_well, run, until};
+use crate::{Gate, is_full, took};
 
 /// What a thread needs that only waits and counts.
 const STACK_BYTES: usize = 256 * 1024;
@@ -165,7 +164,7 @@ pub fn seven_keys(role: &Role) {
                 for _ in 0..2 {
                     scope.spawn(|| {
                         let _guard = lock.acquire().unwrap();
-                        board.cell(COUNT).fetch_add(1, Ordering::SeqCst);
+                        board.add(COUNT, 1);
                     });
                 }
             }

@@ -6,7 +6,6 @@
 //! returned: an operation without an outcome was cut short by the death of its process, and may have happened or not.
 
 use std::path::Path;
-use std::sync::atomic::Ordering;
 
 use crate::kit::{Board, until};
 use crate::operation::{CALL_WORDS, Call, OUTCOME_WORDS, Outcome};
@@ -54,7 +53,7 @@ impl Tape {
     }
 
     fn draw(&self) -> u64 {
-        1 + self.board.cell(0).fetch_add(1, Ordering::SeqCst)
+        1 + self.board.add(0, 1)
     }
 
     pub fn let_begin(&self, strip: usize) {

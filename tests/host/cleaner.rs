@@ -9,7 +9,9 @@ use std::time::Duration;
 use slablock::{Cache, Durability, Error, Eviction, FanoutCache, Lock, Reader, Token};
 
 use crate::kit::layout::LOCKED;
-use crate::kit::{Board, Child, Place, Role, Watchdog, fork, hear, reap_well, say, until};
+use crate::kit::{
+    Board, Child, Place, Role, Watchdog, fork, hear, lock_bytes, reap_well, say, until,
+};
 
 /// Holds a lock until it is told to give it back.
 pub fn hold(role: &Role) {
@@ -165,16 +167,7 @@ fn of_a_locked_slab_nobody_is_named_who_is_gone() {
 }
 
 fn lock_shared(file: &fs::File) {
-    use nix::fcntl::{FcntlArg, fcntl};
-    use nix::libc;
-    let all = libc::flock {
-        l_type: libc::F_RDLCK as _,
-        l_whence: libc::SEEK_SET as _,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
-    fcntl(file, FcntlArg::F_OFD_SETLK(&all)).unwrap();
+    lock_bytes(file, nix::libc::F_RDLCK, 0..0);
 }
 
 /// Whether a message names that process.

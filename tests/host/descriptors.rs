@@ -2,7 +2,6 @@
 
 #![allow(unsafe_code)]
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
@@ -11,7 +10,9 @@ use std::path::{Path, PathBuf};
 use nix::libc;
 use slablock::{Cache, FanoutCache, Lock, Options};
 
-use crate::kit::{Place, bounded, fork, in_a_process, reap_killed, reap_well, until};
+use crate::kit::{
+    Place, bounded, descriptors, fork, in_a_process, open_below, reap_killed, reap_well, until,
+};
 
 /// Segments of 1 MiB, so that a long value has one of its own.
 fn small() -> Options {
@@ -41,23 +42,9 @@ fn assert_all(cache: &Cache, version: u8) {
     }
 }
 
-/// All descriptors of this process, but the one that looks.
-fn descriptors() -> BTreeMap<i32, PathBuf> {
-    let all = fs::read_dir("/proc/self/fd").unwrap();
-    let look = |entry: std::io::Result<fs::DirEntry>| {
-        let path = entry.unwrap().path();
-        let number = path.file_name().unwrap().to_str().unwrap().parse().unwrap();
-        Some((number, fs::read_link(path).ok()?))
-    };
-    let mut all: BTreeMap<i32, PathBuf> = all.filter_map(look).collect();
-    all.retain(|_, to| !to.starts_with("/proc/"));
-    all
-}
-
+/// The numbers of what is open below a directory.
 fn below(dir: &Path) -> Vec<i32> {
-    let ours = descriptors().into_iter();
-    ours.filter_map(|(fd, to)| to.starts_with(dir).then_some(fd))
-        .collect()
+    open_below(dir).into_iter().map(|(fd, _)| fd).collect()
 }
 
 /// A file of the program's own, full of what looks like nothing else.

@@ -69,7 +69,7 @@ fn run_into(place: &Place, out: Out, arguments: &[&str]) -> Output {
     command.output().unwrap()
 }
 
-/// The same command started by a shell, which first does something with its streams.
+/// A command started by a shell, which first does something with its streams.
 fn through_a_shell(command: &Command, script: &str) -> Command {
     let mut shell = Command::new("sh");
     shell.args(["-c", script, "sh"]);

@@ -2,11 +2,9 @@
 
 #![allow(unsafe_code)]
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,8 +15,8 @@ use nix::sys::wait::WaitStatus;
 use slablock::{Averager, BoundedSemaphore, Cache, Lock, RLock, Result, SetOptions};
 
 use crate::kit::{
-    Board, Child, HANGS, Place, Role, Watchdog, exit_now, fork, reap, reap_killed, reap_well, say,
-    until,
+    Board, Child, HANGS, Place, Role, Watchdog, descriptors, exit_now, fork, open_below, reap,
+    reap_killed, reap_well, say, until,
 };
 
 /// Every operation once or more, under keys that no other thread uses. Errors end it.
@@ -88,34 +86,6 @@ fn change_values(cache: &Cache, own: &dyn Fn(&str) -> String) -> Result<()> {
     Ok(())
 }
 
-/// What this process has open, and under which numbers.
-fn descriptors() -> BTreeMap<RawFd, PathBuf> {
-    let numbers = fs::read_dir("/proc/self/fd").unwrap();
-    let numbers = numbers.map(|entry| {
-        entry
-            .unwrap()
-            .file_name()
-            .to_str()
-            .unwrap()
-            .parse()
-            .unwrap()
-    });
-    let numbers: Vec<RawFd> = numbers.collect();
-    // The list's own is closed by now.
-    let open = numbers.into_iter().filter_map(|number| {
-        let path = fs::read_link(format!("/proc/self/fd/{number}"));
-        path.ok().map(|path| (number, path))
-    });
-    open.collect()
-}
-
-/// What of it is below a directory.
-fn below(dir: &Path) -> Vec<(RawFd, PathBuf)> {
-    let dir = dir.canonicalize().unwrap();
-    let open = descriptors().into_iter();
-    open.filter(|(_, path)| path.starts_with(&dir)).collect()
-}
-
 /// Each of the store's descriptors is closed alone, as by a program that closes a number twice; then the program's own
 /// file has that number.
 #[test]
@@ -135,7 +105,7 @@ fn any_single_descriptor_that_other_code_closes_costs_errors_only() {
             // Segments and all.
             cache.set("large", vec![1; 300_000]).unwrap();
             cache.get("large").unwrap();
-            let open = below(&store);
+            let open = open_below(&store);
             let Some((number, _)) = open.get(closed as usize - 1).cloned() else {
                 return;
             };
@@ -223,7 +193,7 @@ fn each_of_twenty_generations_of_forks_uses_all_handles() {
     fn generation(handles: &Handles, left: u32, most: usize) {
         let store = handles.cache.path();
         handles.use_all();
-        let open = below(store);
+        let open = open_below(store);
         assert!(
             open.len() <= most,
             "{left} to come, more than {most}: {open:?}"
@@ -234,9 +204,9 @@ fn each_of_twenty_generations_of_forks_uses_all_handles() {
         let guard = own.acquire().unwrap();
         drop(permit);
         if left > 1 {
-            let before = below(store).len();
+            let before = open_below(store).len();
             reap_well(fork(|| generation(handles, left - 1, most)));
-            assert_eq!(below(store).len(), before);
+            assert_eq!(open_below(store).len(), before);
         }
         guard.release().unwrap();
         handles.use_all();
@@ -248,7 +218,7 @@ fn each_of_twenty_generations_of_forks_uses_all_handles() {
     handles.use_all();
     reap_well(fork(|| {
         handles.use_all();
-        generation(&handles, 20, below(cache.path()).len());
+        generation(&handles, 20, open_below(cache.path()).len());
     }));
     handles.use_all();
     assert_eq!(cache.get("count").unwrap().unwrap(), b"43");
@@ -404,7 +374,7 @@ fn a_program_opens_two_hundred_stores() {
         }));
         stores[7].check().unwrap();
         drop(stores);
-        assert_eq!(below(&root), []);
+        assert_eq!(open_below(&root), []);
     }));
 }
 
@@ -435,7 +405,7 @@ fn a_store_opened_and_closed_a_thousand_times_beside_forks_is_as_it_was() {
             }
             done.store(true, Ordering::Relaxed);
         });
-        assert_eq!(below(&store), []);
+        assert_eq!(open_below(&store), []);
     }));
     let cache = place.open();
     assert_eq!(cache.get("last").unwrap().unwrap().len(), 999 * 40);

@@ -12,14 +12,15 @@ use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
-use nix::unistd::{Gid, Uid, geteuid, setgid, setgroups, setuid};
+use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 use slablock::{
     Averager, BoundedSemaphore, Cache, Error, FanoutCache, KeyState, Kind, Lock, Reader, SetOptions,
 };
 
 use crate::kit::layout::LOCKED;
 use crate::kit::{
-    Child, Place, Role, Watchdog, bind_read_only, hear, in_a_namespace, mount, remount, role, say,
+    Child, Place, Role, Watchdog, bind_read_only, hear, in_a_namespace, lock_record, mount,
+    remount, role, say,
 };
 
 /// Whose the store is, whose group may read it, and who is in that group and in nothing else.
@@ -160,17 +161,6 @@ fn become_user(uid: u32) {
     setuid(Uid::from_raw(uid)).unwrap();
 }
 
-/// A place that other users reach; `None`, and a line that says so, where this process may not become others.
-fn for_others() -> Option<Place> {
-    if !geteuid().is_root() {
-        println!("left out: other users, whom only root can become");
-        return None;
-    }
-    let place = Place::new();
-    fs::set_permissions(place.root(), Permissions::from_mode(0o755)).unwrap();
-    Some(place)
-}
-
 /// Makes a store and a cache of shards that `GROUP` may read.
 fn stores_for_readers(place: &Place) -> [PathBuf; 2] {
     let options = Cache::options().mode(0o640);
@@ -224,7 +214,7 @@ pub fn reads(role: &Role) {
 #[test]
 fn who_may_only_read_sees_everything_and_leaves_no_trace() {
     let _watchdog = Watchdog::new("a user who may only read");
-    let Some(place) = for_others() else {
+    let Some(place) = Place::for_others() else {
         return;
     };
     let stores = stores_for_readers(&place);
@@ -254,7 +244,7 @@ fn who_may_only_read_sees_everything_and_leaves_no_trace() {
 #[test]
 fn who_reads_does_not_wait_for_a_process_that_is_stopped_in_the_structure() {
     let _watchdog = Watchdog::new("reading beside who is stopped in the structure");
-    let Some(place) = for_others() else {
+    let Some(place) = Place::for_others() else {
         return;
     };
     stores_for_readers(&place);
@@ -509,13 +499,7 @@ pub fn locks_all(role: &Role) {
         if path.is_dir() {
             continue;
         }
-        let all = libc::flock {
-            l_type: libc::F_RDLCK as _,
-            l_whence: libc::SEEK_SET as _,
-            l_start: 0,
-            l_len: 0,
-            l_pid: 0,
-        };
+        let all = lock_record(libc::F_RDLCK, 0..0);
         fcntl(file, FcntlArg::F_OFD_SETLK(&all)).unwrap();
         fcntl(file, FcntlArg::F_SETLK(&all)).unwrap();
     }
@@ -544,7 +528,7 @@ fn change_everything(store: &Path) {
 #[test]
 fn who_may_only_read_keeps_nobody_from_anything_but_repair() {
     let _watchdog = Watchdog::new("a reader who locks all that it can");
-    let Some(place) = for_others() else {
+    let Some(place) = Place::for_others() else {
         return;
     };
     let [store, _] = stores_for_readers(&place);
@@ -578,7 +562,7 @@ fn who_may_only_read_keeps_nobody_from_anything_but_repair() {
 #[test]
 fn whoever_opens_a_store_whose_lock_files_others_may_read_takes_that_back() {
     let _watchdog = Watchdog::new("lock files that may be read");
-    let Some(place) = for_others() else {
+    let Some(place) = Place::for_others() else {
         return;
     };
     let stores = stores_for_readers(&place);
@@ -647,7 +631,7 @@ fn whoever_opens_a_store_whose_lock_files_others_may_read_takes_that_back() {
 #[test]
 fn a_store_is_opened_up_for_readers_without_its_lock_files() {
     let _watchdog = Watchdog::new("opened up");
-    let Some(place) = for_others() else {
+    let Some(place) = Place::for_others() else {
         return;
     };
     let store = place.store();
@@ -703,7 +687,7 @@ fn slablock(store: &Path, arguments: &[&str], uid: Option<u32>) -> (Option<i32>,
 #[test]
 fn commands_that_look_serve_a_user_who_may_only_read() {
     let _watchdog = Watchdog::new("commands of a user who may only read");
-    let Some(place) = for_others() else {
+    let Some(place) = Place::for_others() else {
         return;
     };
     let stores = stores_for_readers(&place);

@@ -327,14 +327,7 @@ fn stopped_while_opening(shop: &Shop) -> KilledAtTheEnd {
 fn child_that_is_stopped() {
     if let Some(attach) = kit::role("runner::child_that_is_stopped") {
         let file = fs::File::options().write(true).open(attach).unwrap();
-        let alone = nix::libc::flock {
-            l_type: nix::libc::F_WRLCK as _,
-            l_whence: nix::libc::SEEK_SET as _,
-            l_start: 0,
-            l_len: 1,
-            l_pid: 0,
-        };
-        nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_OFD_SETLK(&alone)).unwrap();
+        kit::lock_bytes(&file, nix::libc::F_WRLCK, 0..1);
         raise(Signal::SIGSTOP).unwrap();
     }
 }

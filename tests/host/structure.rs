@@ -3,16 +3,13 @@
 
 #[cfg(feature = "cli")]
 use std::io::BufRead;
-use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::libc;
 use nix::sys::signal::Signal;
 use slablock::{Averager, BoundedSemaphore, Cache, Error, Lock, RLock};
 
-use crate::kit::{Child, Place, Role, Watchdog, hear, say, says};
+use crate::kit::{Child, Place, Role, Watchdog, hear, lock_stripes, say, says};
 
 const KEYS: usize = 300_000;
 
@@ -81,25 +78,10 @@ pub fn in_the_structure(role: &Role) {
     let cache = Cache::open(role.store()).unwrap();
     let lock = Lock::new(&cache, "held");
     let held = lock.acquire().unwrap();
-    let _stripes = lock_all_stripes(&role.store());
+    let _stripes = lock_stripes(&role.store(), 0..64);
     say("in it");
     hear();
     drop(held);
-}
-
-fn lock_all_stripes(store: &Path) -> std::fs::File {
-    let mut options = std::fs::File::options();
-    let stripes = options.read(true).write(true).open(store.join("stripes"));
-    let stripes = stripes.unwrap();
-    let lock = libc::flock {
-        l_type: libc::F_WRLCK as _,
-        l_whence: libc::SEEK_SET as _,
-        l_start: 0,
-        l_len: 64 << 8,
-        l_pid: 0,
-    };
-    fcntl(&stripes, FcntlArg::F_OFD_SETLK(&lock)).unwrap();
-    stripes
 }
 
 #[test]

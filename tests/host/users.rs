@@ -327,14 +327,13 @@ struct Users {
 }
 
 impl Users {
-    /// `None`, and a line that says so, where this process may not become others.
-    fn new(test: &'static str) -> Option<Users> {
-        if !geteuid().is_root() {
-            println!("left out: other users, whom only root can become");
+    /// `None` in a process that was started for a step, which is done then; and, with a line that
+    /// says so, where this process may not become others.
+    fn of(test: &'static str, steps: impl Fn(&str, &Path)) -> Option<Users> {
+        if as_step(test, steps) {
             return None;
         }
-        let place = Place::new();
-        fs::set_permissions(place.root(), Permissions::from_mode(0o755)).unwrap();
+        let place = Place::for_others()?;
         Some(Users { test, place })
     }
 
@@ -405,7 +404,7 @@ fn use_all(store: &Path) {
 #[test]
 fn a_participant_s_record_names_its_process_and_its_user() {
     const NAME: &str = "users::a_participant_s_record_names_its_process_and_its_user";
-    let is_step = as_step(NAME, |_, store| {
+    let users = Users::of(NAME, |_, store| {
         let cache = small().open(store).unwrap();
         drop(Lock::new(&cache, "lock").acquire().unwrap());
         let slab = fs::read(store.join("slab")).unwrap();
@@ -415,10 +414,7 @@ fn a_participant_s_record_names_its_process_and_its_user() {
         let mine = u64::from(std::process::id()) | u64::from(geteuid().as_raw()) << 32;
         assert_eq!(u64::from_le_bytes(word), mine);
     });
-    if is_step {
-        return;
-    }
-    let Some(users) = Users::new(NAME) else {
+    let Some(users) = users else {
         return;
     };
     let store = users.parent(OWNER, OWNER, 0o755);
@@ -428,15 +424,12 @@ fn a_participant_s_record_names_its_process_and_its_user() {
 #[test]
 fn what_root_writes_into_a_user_s_store_is_the_user_s() {
     const NAME: &str = "users::what_root_writes_into_a_user_s_store_is_the_user_s";
-    let is_step = as_step(NAME, |step, store| match step {
+    let users = Users::of(NAME, |step, store| match step {
         "make" => drop(small().open(store).unwrap()),
         "repair" => drop(Cache::repair(store).unwrap()),
         _ => use_all(store),
     });
-    if is_step {
-        return;
-    }
-    let Some(users) = Users::new(NAME) else {
+    let Some(users) = users else {
         return;
     };
     let store = users.parent(OWNER, OWNER, 0o755);
@@ -456,14 +449,11 @@ fn what_root_writes_into_a_user_s_store_is_the_user_s() {
 #[test]
 fn files_of_a_member_who_names_no_mode_have_the_store_s() {
     const NAME: &str = "users::files_of_a_member_who_names_no_mode_have_the_store_s";
-    let is_step = as_step(NAME, |step, store| match step {
+    let users = Users::of(NAME, |step, store| match step {
         "make" => drop(small().mode(0o660).open(store).unwrap()),
         _ => use_all(store),
     });
-    if is_step {
-        return;
-    }
-    let Some(users) = Users::new(NAME) else {
+    let Some(users) = users else {
         return;
     };
     let store = users.parent(OWNER, OWNER, 0o755);
@@ -485,14 +475,11 @@ fn files_of_a_member_who_names_no_mode_have_the_store_s() {
 #[test]
 fn rights_that_are_meant_for_the_group_are_given_to_no_other_group() {
     const NAME: &str = "users::rights_that_are_meant_for_the_group_are_given_to_no_other_group";
-    let is_step = as_step(NAME, |step, store| match step {
+    let users = Users::of(NAME, |step, store| match step {
         "make" => drop(small().mode(0o664).open(store).unwrap()),
         _ => use_all(store),
     });
-    if is_step {
-        return;
-    }
-    let Some(users) = Users::new(NAME) else {
+    let Some(users) = users else {
         return;
     };
     let store = users.parent(OWNER, OWNER, 0o755);
@@ -509,7 +496,7 @@ fn rights_that_are_meant_for_the_group_are_given_to_no_other_group() {
 #[test]
 fn a_segment_that_may_not_be_written_leads_to_another_one() {
     const NAME: &str = "users::a_segment_that_may_not_be_written_leads_to_another_one";
-    let is_step = as_step(NAME, |step, store| match step {
+    let users = Users::of(NAME, |step, store| match step {
         "make" => {
             let cache = small().open(store).unwrap();
             cache.set("a", [1; MEDIUM]).unwrap();
@@ -529,10 +516,7 @@ fn a_segment_that_may_not_be_written_leads_to_another_one() {
             assert!(cache.delete("a").unwrap());
         }
     });
-    if is_step {
-        return;
-    }
-    let Some(users) = Users::new(NAME) else {
+    let Some(users) = users else {
         return;
     };
     let store = users.parent(OWNER, OWNER, 0o755);
@@ -562,7 +546,7 @@ fn a_segment_that_may_not_be_written_leads_to_another_one() {
 #[test]
 fn a_team_s_directory_gives_its_group_to_the_store() {
     const NAME: &str = "users::a_team_s_directory_gives_its_group_to_the_store";
-    let is_step = as_step(NAME, |step, store| match step {
+    let users = Users::of(NAME, |step, store| match step {
         "make" => drop(small().mode(0o660).open(store).unwrap()),
         "fan" => {
             let fanout = store.with_file_name("fanout").join("deep");
@@ -574,10 +558,7 @@ fn a_team_s_directory_gives_its_group_to_the_store() {
         }
         _ => use_all(store),
     });
-    if is_step {
-        return;
-    }
-    let Some(users) = Users::new(NAME) else {
+    let Some(users) = users else {
         return;
     };
     let store = users.parent(0, TEAM, 0o2770);

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use slablock::{Error, Result};
 
 use crate::faults::{self, MOST, Plan};
-use crate::kit::{Board, Cell, HANGS, Place, exit_now, fork_for, until};
+use crate::kit::{Board, Cell, HANGS, Place, descriptors, exit_now, fork_for, until};
 use crate::operations::{Law, Operation};
 use crate::stage::{self, Stage, State};
 
@@ -221,7 +221,7 @@ fn with_a_failure(
 ) -> (bool, Option<String>) {
     let place = Place::in_memory();
     let mut stage = Stage::new(place.root(), operation.is_durable);
-    let before = descriptors();
+    let before = descriptors().len();
     (operation.set_up)(&mut stage);
     if !operation.is_in_a_fork {
         return act_and_judge(operation, expected, &mut stage, plan, board, |stage| {
@@ -369,7 +369,7 @@ fn no_trace(expected: &Expected, stage: &Stage, before: usize) -> Judgement {
     until("the watching thread ends", || {
         std::fs::read_dir("/proc/self/task").unwrap().count() == 1
     });
-    let more = descriptors() as i64 - before as i64;
+    let more = descriptors().len() as i64 - before as i64;
     if more != 0 {
         return Err(format!("{more} descriptors leaked"));
     }
@@ -378,8 +378,4 @@ fn no_trace(expected: &Expected, stage: &Stage, before: usize) -> Judgement {
         true => Err(format!("{leaked} slots leaked")),
         false => Ok(()),
     }
-}
-
-fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
 }

@@ -18,6 +18,7 @@ pub mod stored;
 mod board;
 mod children;
 mod commands;
+mod files;
 mod forks;
 mod patience;
 mod place;
@@ -31,11 +32,13 @@ pub use commands::{
     bind, bind_read_only, in_a_namespace, in_a_process, mount, output_of, remount, said, succeeds,
     unshared,
 };
+pub use files::{descriptors, lock_bytes, lock_record, lock_stripes, open_below};
 pub use forks::{exit_now, fork, fork_for, reap, reap_killed, reap_well};
 pub use patience::{
-    HANGS, LEASE, LONG, SHORT, Stopwatch, Watchdog, bounded, is_within, kept_at_last, until,
+    Alone, HANGS, LEASE, LONG, SHORT, Stopwatch, Watchdog, alone, bounded, is_within, kept_at_last,
+    until,
 };
-pub use place::{Place, memory, store, store_of};
+pub use place::{Place, memory, store, store_of, store_with};
 pub use process::{KilledAtTheEnd, lines, until_stopped};
 pub use random::{Random, seed_of};
 pub use stepping::step_through;
@@ -47,6 +50,14 @@ pub fn says(error: &slablock::Error, words: &[&str]) {
         assert!(text.contains(word), "{word:?} is missing in: {text}");
     }
     assert!(!text.contains('\n') && !text.contains("  "), "{text}");
+}
+
+pub fn is_lost<T>(result: Result<T, slablock::Error>) -> bool {
+    matches!(result, Err(slablock::Error::Lost { .. }))
+}
+
+pub fn is_not_holder<T>(result: Result<T, slablock::Error>) -> bool {
+    matches!(result, Err(slablock::Error::NotHolder { .. }))
 }
 
 /// That something failed, how, and that the message says all of the words.

@@ -4,6 +4,7 @@
 //! or is measured again ([`kept_at_last`]).
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The watchdog: a waiter that has waited for so long waits in vain. Nothing takes a hundredth of
@@ -61,6 +62,20 @@ impl Watchdog {
             }
         });
         Watchdog { _alive: alive }
+    }
+}
+
+/// The test that runs, alone among those that ask for that, until this is dropped.
+pub struct Alone {
+    _turn: MutexGuard<'static, ()>,
+    _watchdog: Watchdog,
+}
+
+pub fn alone(test: &'static str) -> Alone {
+    static TURN: Mutex<()> = Mutex::new(());
+    Alone {
+        _turn: TURN.lock().unwrap_or_else(PoisonError::into_inner),
+        _watchdog: Watchdog::new(test),
     }
 }
 

@@ -1,11 +1,12 @@
 //! Directories with a store in them.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use slablock::Cache;
+use nix::unistd::geteuid;
+use slablock::{Cache, Options};
 use tempfile::TempDir;
 
 /// An empty directory, and in it the place for a store. Gone when dropped.
@@ -35,6 +36,19 @@ impl Place {
             root: dir.path().to_owned(),
             _gone_when_dropped: Some(dir),
         }
+    }
+
+    /// A place that other users reach; `None`, and a line that says so, where this process may not
+    /// become others.
+    pub fn for_others() -> Option<Place> {
+        if !geteuid().is_root() {
+            println!("left out: other users, whom only root can become");
+            return None;
+        }
+        let place = Place::new();
+        let mode = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(place.root(), mode).expect("open the directory to all");
+        Some(place)
     }
 
     /// A directory that there is, and that stays when this is dropped.
@@ -94,11 +108,16 @@ impl Place {
     }
 }
 
+/// A store that is made with these options.
+pub fn store_with(options: &Options) -> (Place, Cache) {
+    let place = Place::new();
+    let cache = options.open(place.store());
+    (place, cache.expect("make a store"))
+}
+
 /// A store with room for `capacity` keys.
 pub fn store_of(capacity: usize) -> (Place, Cache) {
-    let place = Place::new();
-    let cache = Cache::options().capacity(capacity).open(place.store());
-    (place, cache.expect("make a store"))
+    store_with(&Cache::options().capacity(capacity))
 }
 
 /// A small store.

@@ -262,7 +262,7 @@ pub extern "C" fn fsync(descriptor: c_int) -> c_int {
     0
 }
 
-/// The same of a file's contents.
+/// Like [`fsync`], for a file's contents.
 #[unsafe(no_mangle)]
 pub extern "C" fn fdatasync(descriptor: c_int) -> c_int {
     // SAFETY: as above.

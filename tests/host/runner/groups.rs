@@ -155,6 +155,18 @@ fn a_key_at_the_terminal_reaches_the_command_once_and_then_what_it_left() {
     assert_eq!(running.finish(), 5);
 }
 
+/// A shell at a terminal of its own, whose tree has said `up` and was stopped by a key.
+fn stopped_at_terminal(shop: &Shop, script: &str) -> (Running, File) {
+    let mut command = Command::new("bash");
+    command.args(["-c", script]);
+    command.env("SLABLOCK_DIR", shop.store());
+    let (running, mut terminal) = at_terminal(command, |_| {});
+    running.expect("up");
+    terminal.write_all(STOP).unwrap();
+    running.expect(&format!("stopped {}", 128 + Signal::SIGTSTP as i32));
+    (running, terminal)
+}
+
 #[test]
 fn a_shell_stops_a_tree_at_a_key_and_goes_on_with_it() {
     let shop = Shop::new();
@@ -162,13 +174,7 @@ fn a_shell_stops_a_tree_at_a_key_and_goes_on_with_it() {
         "exec 2> /dev/tty; set -m; {SLABLOCK} run --tree k -- sh -c 'echo up; read line; echo \"$line\"'
         echo stopped $?; fg > /dev/null; echo ended $?"
     );
-    let mut command = Command::new("bash");
-    command.args(["-c", &script]);
-    command.env("SLABLOCK_DIR", shop.store());
-    let (running, mut terminal) = at_terminal(command, |_| {});
-    running.expect("up");
-    terminal.write_all(STOP).unwrap();
-    running.expect(&format!("stopped {}", 128 + Signal::SIGTSTP as i32));
+    let (running, mut terminal) = stopped_at_terminal(&shop, &script);
     assert!(!shop.is_free("k"));
     terminal.write_all(b"from the terminal\n").unwrap();
     running.expect("from the terminal");
@@ -185,13 +191,7 @@ fn a_stopped_tree_ends_when_its_shell_is_killed() {
         "exec 2> /dev/tty; set -m; {SLABLOCK} run --tree k -- sh -c 'echo up; read line; echo no'
         echo stopped $?; exec cat {pipe}"
     );
-    let mut command = Command::new("bash");
-    command.args(["-c", &script]);
-    command.env("SLABLOCK_DIR", shop.store());
-    let (running, mut terminal) = at_terminal(command, |_| {});
-    running.expect("up");
-    terminal.write_all(STOP).unwrap();
-    running.expect(&format!("stopped {}", 128 + Signal::SIGTSTP as i32));
+    let (running, _terminal) = stopped_at_terminal(&shop, &script);
     running.signal(Signal::SIGKILL);
     let next = shop.run(&["run", "k", "--", "true"]);
     assert_eq!(next.code, 0, "{}", next.err);
