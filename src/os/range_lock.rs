@@ -71,7 +71,17 @@ pub(crate) fn unlock_all(file: &File, bytes: Range<u64>) -> io::Result<()> {
 /// Whether another opening of the file has byte `at` locked, in whatever mode. Our own lock does not show. Asking
 /// needs no permission to write.
 pub(crate) fn is_locked(file: &File, at: u64) -> io::Result<bool> {
-    let mut answer = request(libc::F_WRLCK, at, 1);
+    is_in_the_way(file, at, Mode::Alone)
+}
+
+/// Whether another opening of the file has byte `at` locked alone.
+pub(crate) fn is_locked_alone(file: &File, at: u64) -> io::Result<bool> {
+    is_in_the_way(file, at, Mode::Shared)
+}
+
+/// Whether a lock of another opening is in the way of one of that mode.
+fn is_in_the_way(file: &File, at: u64, mode: Mode) -> io::Result<bool> {
+    let mut answer = request(mode.kind(), at, 1);
     crash_point();
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut answer))?;
     Ok(answer.l_type != libc::F_UNLCK as libc::c_short)

@@ -1,6 +1,6 @@
 //! Cleaners of temporary files, and other removals of a store's files.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -299,6 +299,13 @@ fn token_of(cache: &FanoutCache) -> Token {
     Lock::new(cache, "k").acquire().unwrap().token()
 }
 
+/// Gives each key a value of its own.
+fn fill(cache: &FanoutCache) {
+    for key in KEYS {
+        cache.set([key], [key; 20_000]).unwrap();
+    }
+}
+
 /// Of each key the value that it was given, or nothing; how many there are.
 fn values_left(cache: &FanoutCache) -> usize {
     let is_there = |key: &u8| match cache.get([*key]).unwrap() {
@@ -313,9 +320,7 @@ fn a_cache_of_shards_outlives_the_loss_of_the_file_that_says_how_many() {
     let _watchdog = Watchdog::new("fanout removed");
     let place = Place::new();
     let cache = sharded(&place);
-    for key in KEYS {
-        cache.set([key], [key; 20_000]).unwrap();
-    }
+    fill(&cache);
     let held = token_of(&cache);
     drop(cache);
     let record = || fs::read(place.store().join("fanout")).unwrap();
@@ -366,9 +371,7 @@ fn a_shard_that_is_gone_costs_what_was_in_it_and_nothing_else() {
     for lost in ["000/slab", "002", "003/log"] {
         let place = Place::new();
         let cache = sharded(&place);
-        for key in KEYS {
-            cache.set([key], [key; 20_000]).unwrap();
-        }
+        fill(&cache);
         drop(cache);
         remove_log(&place, lost);
         FanoutCache::repair(place.store()).unwrap();
@@ -377,9 +380,7 @@ fn a_shard_that_is_gone_costs_what_was_in_it_and_nothing_else() {
             .unwrap();
         let left = values_left(&cache);
         assert!(left > KEYS.len() / 2 && left < KEYS.len(), "{lost}: {left}");
-        for key in KEYS {
-            cache.set([key], [key; 20_000]).unwrap();
-        }
+        fill(&cache);
         assert_eq!(values_left(&cache), KEYS.len());
         let both = cache.transact(|t| {
             for key in KEYS {
@@ -399,9 +400,7 @@ fn a_cache_of_which_only_directories_are_left_begins_again() {
     for left in ["", "log", "lock files"] {
         let place = Place::new();
         let cache = sharded(&place);
-        for key in KEYS {
-            cache.set([key], [key; 20_000]).unwrap();
-        }
+        fill(&cache);
         let held = token_of(&cache);
         drop(cache);
         fs::remove_file(place.store().join("fanout")).unwrap();
@@ -437,16 +436,32 @@ fn a_cache_of_which_only_directories_are_left_begins_again() {
         );
         let cache = sharded(&place);
         assert_eq!(values_left(&cache), 0, "{left}");
-        for key in KEYS {
-            cache.set([key], [key; 20_000]).unwrap();
-        }
+        fill(&cache);
         assert_eq!(values_left(&cache), KEYS.len(), "{left}");
         assert!(cache.check().unwrap().is_sound(), "{left}");
         assert!(token_of(&cache) > held, "{left}");
     }
 }
 
-/// Nobody can join those who have a slab open that was removed. That is no damage.
+/// A disk may be slow to sync the record, and its maker is alone until then.
+#[test]
+fn an_opener_waits_for_the_maker_of_a_cache_however_long_it_takes() {
+    let _watchdog = Watchdog::new("slow maker");
+    let place = Place::new();
+    fs::create_dir(place.store()).unwrap();
+    let attach = File::create(place.store().join("attach")).unwrap();
+    lock_bytes(&attach, nix::libc::F_WRLCK, 0..1);
+    std::thread::scope(|scope| {
+        let opener = scope.spawn(|| sharded(&place));
+        // Longer than an opener looks beside processes that make nothing.
+        std::thread::sleep(Duration::from_millis(2_500));
+        assert!(!opener.is_finished());
+        lock_bytes(&attach, nix::libc::F_UNLCK, 0..1);
+        assert!(opener.join().unwrap().is_empty().unwrap());
+    });
+}
+
+/// No opener can join processes that have a removed slab open. That is no damage.
 #[test]
 fn a_slab_that_was_removed_under_a_holder_is_said_to_be_so() {
     let _watchdog = Watchdog::new("slab removed");
@@ -512,9 +527,7 @@ fn a_reader_reads_what_is_left_of_a_cache_of_shards() {
     for lost in ["000/slab", "001/slab", "002"] {
         let place = Place::new();
         let cache = sharded(&place);
-        for key in KEYS {
-            cache.set([key], [key; 20_000]).unwrap();
-        }
+        fill(&cache);
         drop(cache);
         remove_log(&place, lost);
         let reader = Reader::open(place.store()).unwrap();
@@ -533,7 +546,7 @@ fn a_reader_reads_what_is_left_of_a_cache_of_shards() {
     }
 }
 
-/// Whoever finds a shard gone, and asks for nothing: it begins again as the others are.
+/// A shard that is gone begins again as the others are, where its opener asks for nothing.
 #[test]
 fn a_shard_begins_again_with_the_settings_of_the_others() {
     let _watchdog = Watchdog::new("settings of a shard");

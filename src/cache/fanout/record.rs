@@ -35,7 +35,8 @@ const FORMAT_VERSION: u32 = 1;
 const RECORD_BYTES: usize = 36;
 /// Where the record is written before it gets its name; with a random number behind, if several may write it.
 const NEW_RECORD: &str = "fanout.new";
-/// How long to leave it to others to make the record, in milliseconds.
+/// How long to look for a record beside processes that are attached, in milliseconds. A maker has made it by then: it
+/// is attached alone until it has.
 const PATIENCE_MS: u32 = 2_000;
 
 /// What the file `fanout` says.
@@ -260,7 +261,8 @@ pub(super) fn make_record(
         lane: 0,
     };
     let locks = Locks::open(&site, settings.new_mode())?;
-    for waited_ms in 0.. {
+    let mut waited_ms = 0;
+    loop {
         let is_alone = locks.try_attach_alone()?;
         if let Some(record) = read_record(dir)? {
             return Ok(record);
@@ -268,6 +270,11 @@ pub(super) fn make_record(
         if is_alone {
             break;
         }
+        // A maker has as long as its disk takes. Processes that are only attached make no record any more.
+        waited_ms = match locks.is_another_alone()? {
+            true => 0,
+            false => waited_ms + 1,
+        };
         if waited_ms >= PATIENCE_MS {
             return Err(names::not_a_store(
                 dir,
@@ -275,7 +282,7 @@ pub(super) fn make_record(
                  ended",
             ));
         }
-        // No wait in the kernel: whoever has made the record goes on and attaches its shards, for as long as it lives.
+        // No wait in the kernel: the maker goes on and attaches its shards, for as long as it lives.
         crash_point();
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -136,6 +136,12 @@ impl Locks {
             .map_err(self.error("attach to", ATTACH))
     }
 
+    /// Whether another opener is attached alone: it makes something here, or mends it.
+    pub(crate) fn is_another_alone(&self) -> Result<bool> {
+        range_lock::is_locked_alone(self.proven(ATTACH)?, self.byte(0))
+            .map_err(self.error("attach to", ATTACH))
+    }
+
     /// Fails if a lock that is free is refused, or the kernel does not say who has one. Only while attached: what is
     /// tried is the lock that this process has.
     pub(crate) fn try_calls(&self) -> Result<()> {
