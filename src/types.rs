@@ -123,11 +123,13 @@ pub struct Holder {
 /// means nothing here.
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.program.is_empty() {
-            true => write!(f, "process {}", self.pid)?,
-            false => write!(f, "{} (process {})", self.program.escape_debug(), self.pid)?,
+        match (self.pid, self.program.is_empty()) {
+            (0, true) => f.write_str("an unknown process")?,
+            (_, true) => write!(f, "process {}", self.pid)?,
+            _ => write!(f, "{} (process {})", self.program.escape_debug(), self.pid)?,
         }
-        if !self.same_pid_namespace {
+        // Nothing is known of the process behind a number without a name: it may be of any namespace.
+        if !self.same_pid_namespace && !self.program.is_empty() {
             f.write_str(", in another PID namespace")?;
         }
         match (self.alive, self.lease_left) {
@@ -325,11 +327,14 @@ mod tests {
         ] {
             assert_eq!(holder.to_string(), told);
         }
-        let unknown = Holder {
+        // As of a hold that was freed after a death: the number is known, and no more.
+        let mut unknown = Holder {
             program: String::new(),
-            ..holder(true, None, true)
+            ..holder(false, None, false)
         };
-        assert_eq!(unknown.to_string(), "process 4711");
+        assert_eq!(unknown.to_string(), "process 4711, dead");
+        unknown.pid = 0;
+        assert_eq!(unknown.to_string(), "an unknown process, dead");
     }
 
     #[test]
