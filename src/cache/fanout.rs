@@ -58,9 +58,10 @@ impl FanoutCache {
     }
 
     /// Whether the directory `path` holds a `FanoutCache`. Also if what would tell cannot be read: opening it says why.
+    /// Nothing that is no directory holds one.
     pub fn is_at(path: impl AsRef<Path>) -> bool {
         let path = path.as_ref();
-        !matches!(find_record(path), Ok(None))
+        path.is_dir() && !matches!(find_record(path), Ok(None))
     }
 
     /// Makes every shard one of this cache alone. See [`Cache::adopt`].

@@ -11,7 +11,7 @@ use crate::store::care::check::CheckReport;
 use crate::store::care::reader::{Decided, ReadStore};
 use crate::store::expiry::left_until;
 use crate::store::key_entry::check_lengths;
-use crate::store::names::{SLAB, is_there};
+use crate::store::names::{SLAB, is_there, not_a_store};
 use crate::store::settings::Config;
 use crate::types::{KeyInfo, Stats, Summary};
 
@@ -76,7 +76,8 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// `NotAStore` also where a store is only being made; `Corrupt` also where it is being repaired; `Version`, `Linked`,
+    /// `NotAStore` also where a store is only being made (shards that are not there are read as empty, until the reader is
+    /// opened again); `Corrupt` also where it is being repaired; `Version`, `Linked`,
     /// `UnsupportedFs`, `Io`.
     pub fn open(path: impl AsRef<Path>) -> Result<Reader> {
         let path = path.as_ref();
@@ -211,18 +212,21 @@ impl Reader {
         Ok(stats)
     }
 
-    /// The settings in force. See [`Cache::config`](crate::Cache::config).
+    /// The settings in force. See [`Cache::config`](crate::Cache::config). A shard that is gone counts as one that is there:
+    /// it is made again like that.
     pub fn config(&self) -> Result<Config> {
-        let mut all: Option<Config> = None;
+        let mut configs = Vec::new();
         self.of_all(|shard, _| {
-            let config = shard.config()?;
-            match &mut all {
-                Some(all) => all.add(&config),
-                None => all = Some(config),
-            }
+            configs.push(shard.config()?);
             Ok(())
         })?;
-        Ok(all.unwrap_or_default())
+        let Some(mut all) = configs.pop() else {
+            return Err(not_a_store(&self.path, "all its shards are gone"));
+        };
+        let gone = self.shards.len() - 1 - configs.len();
+        let like_it = vec![all.clone(); gone];
+        configs.iter().chain(&like_it).for_each(|one| all.add(one));
+        Ok(all)
     }
 
     /// How many bytes of disk the store takes, values included.

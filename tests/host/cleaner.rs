@@ -528,6 +528,7 @@ fn a_reader_reads_what_is_left_of_a_cache_of_shards() {
         let place = Place::new();
         let cache = sharded(&place);
         fill(&cache);
+        let before = cache.config().unwrap();
         drop(cache);
         remove_log(&place, lost);
         let reader = Reader::open(place.store()).unwrap();
@@ -539,6 +540,7 @@ fn a_reader_reads_what_is_left_of_a_cache_of_shards() {
         });
         let found = found.count();
         assert!(0 < found && found < KEYS.len(), "{lost}: {found}");
+        assert_eq!(reader.config().unwrap(), before, "{lost}");
         assert_eq!(reader.len().unwrap(), found);
         assert!(reader.get("").is_err() && reader.key("none").unwrap().is_none());
         let report = reader.check().unwrap();
