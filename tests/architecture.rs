@@ -111,9 +111,9 @@ const ROOMS: [&str; 12] = [
     "care", "txn", "space", "values", "holds", "reclaim", "index", "slots", "journal", "home",
     "log", "members",
 ];
-/// Whose methods stand in several rooms, so that a call may point up without a word of it in the imports.
+/// Types with methods in several rooms, so that a call may point up without a word of it in the imports.
 const SPREAD: [&str; 4] = ["Store", "StripeGuard", "Handle", "Process"];
-/// Methods of theirs that have the name of a method of something else: who is called is not to be seen from the name.
+/// Methods of theirs that have the name of a method of something else: the name does not tell which of the two is called.
 const SHARED: [&str; 19] = [
     "acquire",
     "add",

@@ -49,7 +49,7 @@ pub(crate) enum Rule {
     AbandonedSaysSo,
     /// H6: who removes idle keys takes only words that are plainly free.
     IdleTakesNobodys,
-    /// H6: who makes a semaphore again takes its permits from nobody.
+    /// H6: the remaker of a semaphore takes its permits from nobody.
     UnheldTakesNobodys,
     /// H5: what a dead one left is handed on only if nobody was told of it meanwhile.
     HandedOnOnce,

@@ -14,8 +14,8 @@
 //! | `slots` | what is in a slot, without seeking a key |
 //! | `journal` | what was decided is carried out, in all shards |
 //! | `home` | from a directory to a whole slab |
-//! | `log` | whose bytes are whose in the log |
-//! | `members` | who takes part, who lives, and what each has open |
+//! | `log` | which bytes of the log belong to which value |
+//! | `members` | which processes take part, which live, and what each has open |
 
 pub(crate) mod care;
 pub(crate) mod expiry;

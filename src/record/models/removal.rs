@@ -53,7 +53,7 @@ fn control_words_before_life() {
     );
 }
 
-/// Makes a semaphore again, or is not to after all, while somebody uses it, of whose permits a dead one left one.
+/// Makes a semaphore again, or is not to after all, beside a user of it. A dead holder left one of its permits.
 fn make_again(is_wanted: bool) {
     explore_with(Some(3), move || {
         let key = Key::new(2);
@@ -91,15 +91,15 @@ fn make_again(is_wanted: bool) {
             let mut holds = || successor.try_acquire().map(|_| successor.recovered());
             [holds(), holds()].contains(&Some(true))
         };
-        // Whoever makes it again tells the first one who comes.
+        // The remaker tells the first one that comes.
         let is_handed_on = begun || told_later();
         assert!(told || is_handed_on, "nobody is told of a death");
         assert!(!(told && is_handed_on), "told twice");
     });
 }
 
-/// H5, H6: who makes a semaphore again takes its permits from nobody, and hands on what a dead one left unless somebody
-/// was told of it meanwhile.
+/// H5, H6: the remaker of a semaphore takes its permits from nobody, and hands on what a dead holder left unless an
+/// acquirer was told of it meanwhile.
 #[test]
 fn what_the_dead_left_is_handed_on_once() {
     make_again(true);

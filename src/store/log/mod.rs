@@ -1,4 +1,4 @@
-//! Whose bytes are whose in the log.
+//! Which bytes of the log belong to which value.
 
 pub(crate) mod decided_list;
 pub(in crate::store) mod garbage;

@@ -1,4 +1,4 @@
-//! Who lives beside this process, asked of the slab.
+//! The processes that live beside this one, asked of the slab.
 
 use crate::ProcessInfo;
 use crate::error::{Error, Result};

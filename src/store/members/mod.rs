@@ -1,4 +1,4 @@
-//! Who takes part, who lives, and what each of them has open.
+//! The participants: which processes take part, which live, and what each of them has open.
 
 pub(crate) mod config;
 pub(in crate::store) mod deadlock;

@@ -1,4 +1,4 @@
-//! Turns: whose turn it is to compute a value that is not there, or will not be for long.
+//! Turns to compute a value that is not there, or will not be for long: one process has the turn, for all.
 //!
 //! A turn is a lock in a namespace of its own, so that the key itself can be the value's. Who takes it looks
 //! at the value again, computes it, sets it, notes in the hold's stamp how long it took, and gives the turn

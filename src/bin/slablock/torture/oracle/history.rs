@@ -8,7 +8,7 @@ use crate::torture::{
     site::KeySpec,
 };
 
-/// For how long a change of the structure is waited for at the least, by those who will not wait for the key, too.
+/// For how long an acquirer waits for a change of the structure at the least, also one that does not wait for the key.
 pub const GRACE_NS: u64 = 50_000_000;
 
 /// A life of a process: from its birth to its end, or to its executing another program.
@@ -99,7 +99,7 @@ pub struct History {
     pub lives: HashMap<u64, Life>,
     pub keys: Vec<KeyHistory>,
     pub tasks: Vec<Task>,
-    /// Who was told that the structure is busy before it was busy for long.
+    /// Acquirers that were told that the structure is busy before it was busy for long.
     pub hasty: Vec<Wait>,
     pub pauses: Pauses,
     pub end: u64,
