@@ -6,11 +6,14 @@
 #[macro_use]
 mod kit;
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
 use std::sync::Barrier;
 
-use kit::{Place, bounded, store};
-use slablock::{Averager, BoundedSemaphore, Cache, Error, FanoutCache, Kind, Lock, RLock, Result};
+use kit::{Place, bounded, layout, store, stored};
+use slablock::{
+    Averager, BoundedSemaphore, Cache, Error, FanoutCache, Kind, Lock, RLock, Result, SetOptions,
+};
 
 /// Its name, for which kind of key, and what it does with the key.
 type FirstUse<'a> = (&'a str, Kind, &'a dyn Fn(&str) -> Result<()>);
@@ -142,5 +145,38 @@ fn a_file_with_the_name_of_the_last_segment_does_not_use_up_their_numbers() {
         let cache = Cache::open(place.store()).unwrap();
         cache.set("another", [8; 3_000]).unwrap();
         assert_eq!(cache.get("large").unwrap(), Some(vec![7; 3_000]));
+    });
+}
+
+/// A removal asked again and again for what somebody had decided, for ever, where the journal could not be read.
+#[test]
+fn a_removal_says_that_the_journal_cannot_be_read() {
+    bounded(|| {
+        let (place, cache) = store();
+        cache
+            .set_with("small", "value", &SetOptions::new().tag("t"))
+            .unwrap();
+        let (log, aside) = (place.store().join("log"), place.store().join("aside"));
+        let _ = fs::rename(&log, &aside);
+        fs::write(&log, b"no directory").unwrap();
+        let slab = OpenOptions::new()
+            .write(true)
+            .open(place.store().join("slab"))
+            .unwrap();
+        let decided = stored::place_of(1, 4).to_le_bytes();
+        slab.write_all_at(&decided, layout::JOURNAL).unwrap();
+
+        let words = ["log", "not a directory"];
+        assert_error!(cache.remove("small"), Error::Io { .. }, words);
+        assert_error!(cache.evict("t"), Error::Io { .. }, words);
+        assert_error!(cache.clear(), Error::Io { .. }, words);
+        assert_error!(cache.expire(), Error::Io { .. }, words);
+        assert_error!(cache.delete("small"), Error::Io { .. }, words);
+        let lock = Lock::new(&cache, "lock");
+        assert!(lock.try_acquire().unwrap().is_some(), "which has no value");
+
+        fs::remove_file(&log).unwrap();
+        assert_eq!(cache.get("small").unwrap(), Some(b"value".to_vec()));
+        assert!(cache.remove("small").unwrap());
     });
 }

@@ -24,7 +24,8 @@ fn intent_of(force: Force) -> Intent {
 
 impl StripeGuard<'_> {
     /// Takes a key away, or says `false` and leaves it as it was: if a hold is not to be had, or if the key
-    /// turns out not to be `wanted` once nobody else can change it.
+    /// turns out not to be `wanted` once nobody else can change it. An error leaves it, too: of a value, if what was
+    /// decided cannot be carried out.
     ///
     /// Killed after each step: (1) nothing has changed; (2) some words are retiring: that is undone, unless
     /// all are and the removal was by force: then it is done again; (3) the kind is none: (4) is repeated,
@@ -76,14 +77,19 @@ impl StripeGuard<'_> {
         let is_dead = |other| self.store.is_dead(self.process, other);
         let wake = &slab.slot(found.id).wake;
         let wake_all = || futex::wake(wake, i32::MAX);
-        let left = Cell::new(None);
+        let (left, unsettled) = (Cell::new(None), Cell::new(None));
         let agree = |sequence: u64| {
             let first = slab.permit(first_block, 0).filter(|_| permits > 0);
             let ticket = first.map_or(0, |first| first.ticket.load(Ordering::Relaxed));
             let highest = sequence.max(reachable(ticket).unwrap_or(0));
             // As after a latch was taken: a dead one may have decided that its idle cell is to be in force.
-            let settled = found.kind != Tenant::Value || self.store.settle().is_ok();
-            if !settled || !wanted() {
+            if found.kind == Tenant::Value
+                && let Err(error) = self.store.settle()
+            {
+                unsettled.set(Some(error));
+                return false;
+            }
+            if !wanted() {
                 return false;
             }
             left.set(self.store.left_by(found));
@@ -93,7 +99,7 @@ impl StripeGuard<'_> {
         if !removal.begin(self.process.id, force, is_dead, agree, wake_all) {
             stripe.forget_untold(hash);
             stripe.set_intent(Intent::None);
-            return Ok(false);
+            return unsettled.take().map_or(Ok(false), Err);
         }
         // 4
         self.finish_retire(found.id, first_block, permits)?;

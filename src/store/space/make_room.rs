@@ -245,6 +245,8 @@ impl Store {
 
     /// Removes values that are over, and what is left of deleted ones. How many were over.
     pub(crate) fn expire(&self) -> Result<usize> {
+        // Otherwise nobody knows of any value whether it is over.
+        self.settle()?;
         let expired = self.remove_all(|_, found| self.is_expired(found))?;
         self.remove_all(|_, found| self.is_vacant(found))?;
         Ok(expired)
