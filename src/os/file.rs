@@ -23,7 +23,8 @@ use nix::sys::statfs::statfs;
 use nix::unistd::{Gid, Uid, Whence, fchown, lseek};
 
 use crate::os::dir::{self, Dir};
-use crate::os::kept::{self, Kept};
+use crate::os::identity::FileIdentity;
+use crate::os::kept::Kept;
 use crate::os::memory;
 use crate::sync::crash_point;
 
@@ -37,9 +38,27 @@ pub(crate) fn open_like(path: &Path, create: bool, like: Likeness) -> io::Result
     }
 }
 
+/// The same, to be kept, with which file it is.
+pub(crate) fn open_to_keep(path: &Path, like: Likeness) -> io::Result<(Kept, FileIdentity)> {
+    match open_and_look(AT_FDCWD, path, OFlag::O_RDWR, Names::One) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => keep(open_like(path, true, like)?),
+        found => found.map(kept_as),
+    }
+}
+
+/// Keeps a file of which nothing is known yet.
+pub(crate) fn keep(file: File) -> io::Result<(Kept, FileIdentity)> {
+    let identity = FileIdentity::of(&file)?;
+    Ok(kept_as((file, identity)))
+}
+
+fn kept_as((file, identity): (File, FileIdentity)) -> (Kept, FileIdentity) {
+    (Kept::known(file, identity.number()), identity)
+}
+
 /// Opens a file that is there, however many names it has: the slab, of which its opener says more about that.
-pub(crate) fn open_with_names(path: &Path) -> io::Result<Kept> {
-    open_kept(path, OFlag::O_RDWR)
+pub(crate) fn open_with_names(path: &Path) -> io::Result<(Kept, FileIdentity)> {
+    open_and_look(AT_FDCWD, path, OFlag::O_RDWR, Names::Any).map(kept_as)
 }
 
 /// Opens a file of one name for reading, if it is there.
@@ -48,13 +67,8 @@ pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
 }
 
 /// The slab, for reading what is there.
-pub(crate) fn open_to_read_with_names(path: &Path) -> io::Result<Kept> {
-    open_kept(path, OFlag::O_RDONLY)
-}
-
-fn open_kept(path: &Path, how: OFlag) -> io::Result<Kept> {
-    let (file, stat) = open_and_look(AT_FDCWD, path, how, Names::Any)?;
-    Ok(Kept::known(file, kept::identity_of(&stat)))
+pub(crate) fn open_to_read_with_names(path: &Path) -> io::Result<(Kept, FileIdentity)> {
+    open_and_look(AT_FDCWD, path, OFlag::O_RDONLY, Names::Any).map(kept_as)
 }
 
 /// How many names a file may have.
@@ -95,8 +109,8 @@ impl fmt::Display for Unfit {
 impl std::error::Error for Unfit {}
 
 /// What a file is that is none, in words.
-fn kind_of(stat: &FileStat) -> &'static str {
-    match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
+fn kind_of(mode: u32) -> &'static str {
+    match SFlag::from_bits_truncate(mode & SFlag::S_IFMT.bits()) {
         SFlag::S_IFREG => "a file",
         SFlag::S_IFDIR => "a directory",
         SFlag::S_IFLNK => "a symbolic link",
@@ -111,7 +125,7 @@ fn kind_of(stat: &FileStat) -> &'static str {
 pub(super) fn no_directory(name: &Path, stat: &FileStat) -> io::Error {
     let what = format!(
         "{}, not a directory of the store's; look who has put it there, and remove it",
-        kind_of(stat)
+        kind_of(stat.st_mode)
     );
     Unfit::error(name, what)
 }
@@ -121,20 +135,26 @@ pub(super) fn is_directory(stat: &FileStat) -> bool {
 }
 
 /// Refuses what is no regular file, or has other names than may be.
+// Types of the fields differ between machines.
+#[allow(clippy::unnecessary_cast)]
 pub(super) fn refuse_unfit(name: &Path, stat: &FileStat, names: Names) -> io::Result<()> {
-    if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFREG.bits() {
+    refuse_unfit_as(name, stat.st_mode, stat.st_nlink as u64, names)
+}
+
+fn refuse_unfit_as(name: &Path, mode: u32, links: u64, names: Names) -> io::Result<()> {
+    if mode & SFlag::S_IFMT.bits() != SFlag::S_IFREG.bits() {
         let what = format!(
             "{}, not a file; look who has put it there, and remove it",
-            kind_of(stat)
+            kind_of(mode)
         );
         return Err(Unfit::error(name, what));
     }
     // None at all: it was removed a moment ago, which is for the caller to notice.
-    if names == Names::One && stat.st_nlink > 1 {
+    if names == Names::One && links > 1 {
         let what = format!(
             "a file of {} names (hard links), and those of a store have one; remove the others, and copy a store \
              without links",
-            stat.st_nlink
+            links
         );
         return Err(Unfit::error(name, what));
     }
@@ -152,13 +172,13 @@ pub(super) fn open_at(
     open_and_look(dir, name, how, names).map(|(file, _)| file)
 }
 
-/// The same, with what the kernel says of the file.
+/// The same, with which file it is.
 fn open_and_look(
     dir: BorrowedFd<'_>,
     name: &Path,
     how: OFlag,
     names: Names,
-) -> io::Result<(File, FileStat)> {
+) -> io::Result<(File, FileIdentity)> {
     crash_point();
     refuse_unfit(
         name,
@@ -172,11 +192,10 @@ fn open_and_look(
         Err(Errno::ELOOP) => return Err(Unfit::error(name, "a symbolic link, not a file")),
         other => other?,
     };
-    crash_point();
     // The flag that has kept it from waiting means nothing for a regular file.
-    let stat = fstat(&file)?;
-    refuse_unfit(name, &stat, names)?;
-    Ok((file, stat))
+    let identity = FileIdentity::of(&file)?;
+    refuse_unfit_as(name, identity.mode, identity.links, names)?;
+    Ok((file, identity))
 }
 
 /// The same, made if there is nothing.
@@ -561,23 +580,15 @@ fn to_offset(at: u64) -> io::Result<i64> {
     i64::try_from(at).map_err(|_| io::ErrorKind::FileTooLarge.into())
 }
 
-/// What makes a file that file, for as long as it exists.
-pub(crate) fn identity(file: &File) -> io::Result<(u64, u64)> {
-    crash_point();
-    let meta = file.metadata()?;
-    Ok((meta.dev(), meta.ino()))
-}
-
-/// Whether `path` is still the file that was opened: a lock on a file that was unlinked or renamed
+/// Whether `path` is still the file of that device and inode: a lock on a file that was unlinked or renamed
 /// excludes nobody who opens the path.
-pub(crate) fn is_still(path: &Path, file: &File) -> io::Result<bool> {
+pub(crate) fn is_still(path: &Path, number: (u64, u64)) -> io::Result<bool> {
     crash_point();
-    let there = match std::fs::symlink_metadata(path) {
-        Ok(meta) => (meta.dev(), meta.ino()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(e) => return Err(e),
-    };
-    Ok(there == identity(file)?)
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) => Ok((meta.dev(), meta.ino()) == number),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 /// The file-system type of `path`, as the magic number that the kernel gives.
@@ -673,10 +684,11 @@ mod tests {
         let path = dir.path().join("f");
         let file = open_like(&path, true, Likeness::of_mode(0o666)).unwrap();
         assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o666);
-        assert!(is_still(&path, &file).unwrap());
+        let number = FileIdentity::of(&file).unwrap().number();
+        assert!(is_still(&path, number).unwrap());
         std::fs::remove_file(&path).unwrap();
-        assert!(!is_still(&path, &file).unwrap());
+        assert!(!is_still(&path, number).unwrap());
         let _other = open_like(&path, true, Likeness::of_mode(0o600)).unwrap();
-        assert!(!is_still(&path, &file).unwrap());
+        assert!(!is_still(&path, number).unwrap());
     }
 }

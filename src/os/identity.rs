@@ -30,7 +30,9 @@ pub(crate) struct FileIdentity {
     pub(crate) links: u64,
     /// When it was written last.
     pub(crate) written: Option<SystemTime>,
-    /// Who may do what with it.
+    /// How long it is.
+    pub(crate) len: u64,
+    /// What type of file it is, and who may do what with it.
     pub(crate) mode: u32,
 }
 
@@ -50,8 +52,14 @@ impl FileIdentity {
             born,
             links: meta.nlink(),
             written: meta.modified().ok(),
-            mode: meta.mode() & 0o7777,
+            len: meta.len(),
+            mode: meta.mode(),
         })
+    }
+
+    /// Device and inode, which tell the open files of a process apart.
+    pub(crate) fn number(&self) -> (u64, u64) {
+        (self.device, self.inode)
     }
 
     /// Whether it is the file that was described so, as far as that can be told.
@@ -110,7 +118,8 @@ mod tests {
             born: 3,
             links: 1,
             written: None,
-            mode: 0o600,
+            len: 0,
+            mode: 0o100600,
         };
         assert!(file.is(9, 2, 3) && !file.is(1, 2, 4) && !file.is(1, 3, 3));
         let unborn = FileIdentity { born: 0, ..file };

@@ -112,7 +112,7 @@ impl Drop for Kept {
 // Types of the fields differ between machines.
 #[allow(clippy::unnecessary_cast)]
 /// Device and inode.
-pub(super) fn identity_of(stat: &FileStat) -> (u64, u64) {
+fn identity_of(stat: &FileStat) -> (u64, u64) {
     (stat.st_dev as u64, stat.st_ino as u64)
 }
 

@@ -14,6 +14,7 @@ use memmap2::{MmapOptions, MmapRaw};
 use nix::sys::stat::FileStat;
 
 use crate::error::{Error, Result};
+use crate::os::identity::FileIdentity;
 use crate::os::kept::Kept;
 use crate::os::{file, range_lock};
 use crate::slab::header::{MUTABLE_OFFSET, Mutable, Static};
@@ -32,6 +33,8 @@ pub(crate) struct Slab {
     map: MmapRaw,
     opened: AtomicPtr<Opened>,
     path: PathBuf,
+    /// Which file it was when it was mapped.
+    identity: FileIdentity,
     layout: Layout,
     part: Static,
     /// How much of each region was found to be in the file: what the header says is checked against the
@@ -61,14 +64,19 @@ const GROWING: [Growing; 3] = [Growing::Participants, Growing::Slots, Growing::B
 
 impl Slab {
     /// Maps `file`, whose fixed part has to be allocated already.
-    pub(crate) fn map(file: Kept, path: &Path, part: Static, layout: Layout) -> Result<Slab> {
+    pub(crate) fn map(
+        file: (Kept, FileIdentity),
+        path: &Path,
+        part: Static,
+        layout: Layout,
+    ) -> Result<Slab> {
         Slab::mapped_by(|map, file| map.map_raw(file), file, path, part, layout)
     }
 
     /// Maps a file that was opened for reading only. For [`care::reader`](crate::store::care::reader) and nobody else: to
     /// write to any record of such a slab is a SIGSEGV.
     pub(crate) fn map_to_read(
-        file: Kept,
+        file: (Kept, FileIdentity),
         path: &Path,
         part: Static,
         layout: Layout,
@@ -79,7 +87,7 @@ impl Slab {
 
     fn mapped_by(
         map: impl FnOnce(&MmapOptions, &File) -> io::Result<MmapRaw>,
-        file: Kept,
+        (file, identity): (Kept, FileIdentity),
         path: &Path,
         part: Static,
         layout: Layout,
@@ -93,6 +101,7 @@ impl Slab {
             map,
             opened: AtomicPtr::new(Opened::new(file, None)),
             path: path.to_path_buf(),
+            identity,
             layout,
             part,
             covered: Default::default(),
@@ -102,6 +111,11 @@ impl Slab {
     /// Where it is mapped in this process.
     pub(crate) fn address(&self) -> u64 {
         self.map.as_ptr() as u64
+    }
+
+    /// Which file it was when this process mapped it, with as many names as it had then.
+    pub(crate) fn identity(&self) -> &FileIdentity {
+        &self.identity
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -282,11 +296,11 @@ impl Slab {
             Error::Replaced { path }
         };
         let file = file::open_with_names(&self.path);
-        let file = file.map_err(|e| match e.kind() {
+        let (file, identity) = file.map_err(|e| match e.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => replaced(),
             _ => Error::io("open", &self.path, e),
         })?;
-        if file.identity() != inherited.file.identity() {
+        if identity.number() != self.identity.number() {
             return Err(replaced());
         }
         crash_point();
@@ -314,11 +328,6 @@ impl Slab {
     pub(crate) fn stat(&self) -> Result<FileStat> {
         let stat = self.opened()?.file.stat();
         stat.map_err(|e| Error::io("look at", &self.path, e))
-    }
-
-    /// Which file it was when this process opened it: device and inode.
-    pub(crate) fn file_identity(&self) -> Result<(u64, u64)> {
-        Ok(self.opened()?.file.identity())
     }
 
     /// In the child of a fork, before it returns: the parent's descriptor is not its own.
@@ -417,6 +426,24 @@ impl Slab {
             self.covered[what as usize].fetch_max(count, Ordering::Relaxed);
         }
         inside && at < count
+    }
+
+    /// Believes all that the header says to be allocated, if the file is as long as that; otherwise how long it is, and has
+    /// to be.
+    pub(crate) fn cover_all(&self) -> Result<Option<(u64, u64)>> {
+        // In this order: the file grows before the header says so.
+        let counts = GROWING.map(|what| self.allocated(what));
+        let (need, len) = (self.bytes_needed(), self.file_len()?);
+        if len < need {
+            return Ok(Some((len, need)));
+        }
+        for (what, count) in GROWING.into_iter().zip(counts) {
+            // What it says may be damaged a moment later.
+            if self.region(what).end_of(count) <= len {
+                self.covered[what as usize].fetch_max(count, Ordering::Relaxed);
+            }
+        }
+        Ok(None)
     }
 
     /// How many of a region are allocated by the header, never more than there can be.

@@ -187,7 +187,7 @@ fn record_in_slab(path: &Path) -> Result<Option<Record>> {
         {
             return Ok(None);
         }
-        other => other.map_err(error)?,
+        other => other.map_err(error)?.0,
     };
     let mut bytes = [0; RECORD_BYTES];
     crash_point();

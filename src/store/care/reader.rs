@@ -103,7 +103,7 @@ impl ReadStore {
         let home = Dir::open(&dir).map_err(|e| Error::io("open", &dir, e))?;
         let log = Log::new(&dir, Arc::new(home), SLAB, slab.part().id).reading_only();
         let store = ReadStore {
-            slab_identity: slab.file_identity()?,
+            slab_identity: slab.identity().number(),
             slab,
             log,
             site,

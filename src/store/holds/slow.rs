@@ -282,8 +282,6 @@ impl<'a> Waiter for Acquiring<'a> {
 
     fn settle(&mut self) -> Result<Option<Here<'a>>> {
         let process = self.handle.store().process()?;
-        // Without its beacon, or what it sees of others', this process could judge nobody, and would wait for ever.
-        process.locks.prove()?;
         if self.waiting.is_some() && (self.needless)() {
             return Ok(None);
         }
@@ -303,6 +301,10 @@ impl<'a> Waiter for Acquiring<'a> {
         let Some((look, predecessor, first)) = looked else {
             return Ok(Seen::Changed);
         };
+        if !matches!(look, Look::Taken(..)) {
+            // Without its beacon, or what it sees of others', this process could judge nobody, and would wait for ever.
+            at.process.locks.prove()?;
+        }
         Ok(match look {
             Look::Taken(permit, word) => {
                 self.handle.hint.store(permit, Ordering::Relaxed);

@@ -52,7 +52,7 @@ fn open_prepared(dir: &Path, settings: &Settings) -> Result<Arc<Store>> {
     let (locks, slab) = attach(&site, settings)?;
     see_that_locks_work(&locks)?;
     check_settings(&slab, settings, &site)?;
-    let (dev, ino) = slab.file_identity()?;
+    let (dev, ino) = slab.identity().number();
     let mut registry = Registry::lock();
     let mut open = open_stores(&mut registry);
     open.retain(|(_, _, store)| store.strong_count() > 0);
@@ -94,7 +94,7 @@ pub(crate) fn open_apart(dir: &Path, settings: &Settings) -> Result<Arc<Store>> 
     let site = Site::of(dir)?;
     let (locks, slab) = attach(&site, settings)?;
     check_settings(&slab, settings, &site)?;
-    let identity = slab.file_identity()?;
+    let identity = slab.identity().number();
     let store = new_store(site, slab, identity, settings);
     let member: Weak<dyn Inherited> = Arc::<Store>::downgrade(&store);
     Registry::lock().add(member);

@@ -5,7 +5,6 @@
 //! inode and birth, and one that is another file is refused until it is adopted: see `rebuild`.
 
 use crate::error::{Error, Result};
-use crate::os::identity::FileIdentity;
 use crate::slab::Slab;
 use crate::slab::header::{STATE_READY, STATE_REBUILDING};
 use crate::store::names::known_as;
@@ -16,7 +15,7 @@ pub(in crate::store) fn check(slab: &Slab) -> Result<()> {
     if !names_itself(slab) {
         return Ok(());
     }
-    let file = identity_of(slab)?;
+    let file = slab.identity();
     let copied = |what: String| {
         let path = known_as(slab.path());
         Err(Error::Copied { path, what })
@@ -46,13 +45,7 @@ pub(in crate::store) fn names_itself(slab: &Slab) -> bool {
 }
 
 /// Lets the slab name the file that it is. Only alone.
-pub(in crate::store) fn name(slab: &Slab) -> Result<()> {
-    let file = identity_of(slab)?;
-    let named = &slab.header().slab;
+pub(in crate::store) fn name(slab: &Slab) {
+    let (file, named) = (slab.identity(), &slab.header().slab);
     named.store(file.device, file.inode, file.born);
-    Ok(())
-}
-
-fn identity_of(slab: &Slab) -> Result<FileIdentity> {
-    FileIdentity::of(slab.file()?).map_err(|e| Error::io("look at", slab.path(), e))
 }

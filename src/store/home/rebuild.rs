@@ -196,7 +196,7 @@ fn restructure(slab: &Slab, locks: &Locks, leap: Leap, thorough: bool) -> Result
     let state = &slab.header().state;
     if !original::names_itself(slab) {
         // Never finished: named first, so that nobody takes what is begun here for a copy.
-        original::name(slab)?;
+        original::name(slab);
     }
     // A rebuild that was begun after a reboot and not finished has left this state; then it is begun again
     // as one, for the boot is noted last.
@@ -221,7 +221,7 @@ fn restructure(slab: &Slab, locks: &Locks, leap: Leap, thorough: bool) -> Result
 /// Lets the slab name itself, its lock files and this boot. The last step before it is ready.
 pub(in crate::store) fn name(slab: &Slab, locks: &Locks) -> Result<()> {
     locks.adopt(slab);
-    original::name(slab)?;
+    original::name(slab);
     boots::remember(slab, BootSeen::now()?);
     Ok(())
 }

@@ -11,6 +11,7 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::os::file;
 use crate::os::file::retry;
+use crate::os::identity::FileIdentity;
 use crate::os::kept::Kept;
 use crate::slab::header::{
     COPY_OFFSET, FORMAT_VERSION, Refusal, STATE_READY, STATIC_BYTES, Static,
@@ -38,13 +39,10 @@ pub(in crate::store) fn map_to_read(dir: &Path) -> Result<Option<Slab>> {
 
 /// Refuses a slab that was cut off.
 fn whole(slab: Slab) -> Result<Slab> {
-    // In this order: the file grows before the header says so.
-    let need = slab.bytes_needed();
-    let len = slab.file_len()?;
-    if len < need {
-        return Err(slab.corrupt(format!("it is cut off at {len} of {need} bytes")));
+    match slab.cover_all()? {
+        None => Ok(slab),
+        Some((len, need)) => Err(slab.corrupt(format!("it is cut off at {len} of {need} bytes"))),
     }
-    Ok(slab)
 }
 
 /// The same without a look at the file's length, for repair.
@@ -54,11 +52,11 @@ pub(in crate::store) fn map_unchecked(dir: &Path) -> Result<Option<Slab>> {
 
 fn map_by(
     dir: &Path,
-    open: impl FnOnce(&Path) -> io::Result<Kept>,
-    map: impl FnOnce(Kept, &Path, Static, Layout) -> Result<Slab>,
+    open: impl FnOnce(&Path) -> io::Result<(Kept, FileIdentity)>,
+    map: impl FnOnce((Kept, FileIdentity), &Path, Static, Layout) -> Result<Slab>,
 ) -> Result<Option<Slab>> {
     let path = dir.join(SLAB);
-    let slab = match open(&path) {
+    let (slab, identity) = match open(&path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(|e| Error::io("open", &path, e))?,
     };
@@ -74,16 +72,10 @@ fn map_by(
     };
     let layout = Layout::new(part.capacity)
         .ok_or_else(|| damaged(format!("its header has capacity {}", part.capacity)))?;
-    crash_point();
-    let len = slab
-        .unproven()
-        .metadata()
-        .map_err(|e| Error::io("read", &path, e))?
-        .len();
-    if len < PAGE {
-        return Err(damaged(format!("it is cut off at {len} bytes")));
+    if identity.len < PAGE {
+        return Err(damaged(format!("it is cut off at {} bytes", identity.len)));
     }
-    map(slab, &path, part, layout).map(Some)
+    map((slab, identity), &path, part, layout).map(Some)
 }
 
 /// The static part of the header, from its copy if the first is damaged. `None`: never finished.
@@ -190,7 +182,7 @@ pub(in crate::store) fn initialise(
         id: u128::from(random(&path)?) << 64 | u128::from(random(&path)?),
     };
     write_static(&slab, &path, &part)?;
-    let slab = Kept::new(slab).map_err(io("look at"))?;
+    let slab = file::keep(slab).map_err(io("look at"))?;
     let slab = Slab::map(slab, &path, part, layout)?;
     settings.new_config().write(&slab);
     // What a store had that was here before is nobody's.

@@ -70,6 +70,10 @@ impl Store {
 
     /// `None`: it is no shard, or there is no such other.
     fn open_sibling(&self, number: u32) -> Result<Option<Arc<Store>>> {
+        // The lock files of a shard stand elsewhere.
+        if self.dir() == self.known_as() {
+            return Ok(None);
+        }
         let Some(shard) = Shard::at(self.dir())? else {
             return Ok(None);
         };

@@ -139,14 +139,13 @@ impl Store {
         segment_bytes_of(self.size_limit())
     }
 
-    pub(crate) fn log_error(
+    pub(crate) fn log_error<'l>(
         &self,
         action: &'static str,
-        log: &Log,
+        log: &'l Log,
         number: u32,
-    ) -> impl FnOnce(std::io::Error) -> Error + use<> {
-        let path = log.path(number);
-        move |e| Error::io(action, &path, e)
+    ) -> impl FnOnce(std::io::Error) -> Error + use<'l> {
+        move |e| Error::io(action, &log.path(number), e)
     }
 
     /// All segments that the slab knows of. Of bytes that are appended or given back meanwhile there may be counted too

@@ -189,8 +189,8 @@ impl Store {
     fn renew(&self, process: &Process, made_good: u32) -> Result<()> {
         let io = |e| Error::io("open", self.slab.path(), e);
         let slab = file::open_with_names(self.slab.path());
-        let slab = slab.map_err(io)?;
-        if slab.identity() != self.slab_identity {
+        let (slab, identity) = slab.map_err(io)?;
+        if identity.number() != self.slab_identity {
             let path = self.known_as().to_path_buf();
             return Err(Error::Replaced { path });
         }

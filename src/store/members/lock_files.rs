@@ -76,8 +76,8 @@ pub(crate) struct Locks {
 static OPEN: Mutex<Vec<Weak<LockFiles>>> = Mutex::new(Vec::new());
 
 impl Locks {
-    /// Opens what the store at `site` locks, or shares what another shard of its cache has open in this process. Files
-    /// that are missing are made: whether they are those of the slab is asked later.
+    /// Opens what the store at `site` locks, or shares what another shard of its cache has open in this process, proved
+    /// to be open still. Files that are missing are made: whether they are those of the slab is asked later.
     pub(crate) fn open(site: &Site, mode: u32) -> Result<Locks> {
         let like = site.likeness(mode)?;
         // Opened and registered in one step, as far as a fork is concerned. So is what is read once in a
@@ -119,21 +119,26 @@ impl Locks {
         at << 8 | u64::from(self.lane)
     }
 
-    fn error(&self, action: &'static str, name: &str) -> impl FnOnce(io::Error) -> Error + use<> {
-        let path = self.files.dir.join(name);
-        move |e| Error::io(action, &path, e)
+    fn error<'a>(
+        &'a self,
+        action: &'static str,
+        name: &'a str,
+    ) -> impl FnOnce(io::Error) -> Error + use<'a> {
+        move |e| Error::io(action, &self.files.dir.join(name), e)
     }
 
-    /// Attaches beside others; waits while somebody initialises or repairs.
+    /// Attaches beside others; waits while somebody initialises or repairs. Comes a moment after the files were opened,
+    /// so it proves nothing; afterwards [`are_in_place`](Locks::are_in_place) does.
     pub(crate) fn attach_shared(&self) -> Result<()> {
-        range_lock::lock_as(self.proven(ATTACH)?, self.byte(0), Mode::Shared)
+        let attach = self.files.named(ATTACH).unproven();
+        range_lock::lock_as(attach, self.byte(0), Mode::Shared)
             .map_err(self.error("attach to", ATTACH))
     }
 
-    /// Attaches alone, if nobody else is attached.
+    /// Attaches alone, if nobody else is attached. Comes a moment after the files were opened, too.
     pub(crate) fn try_attach_alone(&self) -> Result<bool> {
-        range_lock::try_lock(self.proven(ATTACH)?, self.byte(0))
-            .map_err(self.error("attach to", ATTACH))
+        let attach = self.files.named(ATTACH).unproven();
+        range_lock::try_lock(attach, self.byte(0)).map_err(self.error("attach to", ATTACH))
     }
 
     /// Whether another opener is attached alone: it makes something here, or mends it.
@@ -159,9 +164,10 @@ impl Locks {
         self.files.are_in_place()
     }
 
+    /// Unproved: only with the lock for joining, which was taken a moment ago and has proved its file.
     pub(crate) fn try_lock_beacon(&self, number: u16) -> Result<bool> {
-        range_lock::try_lock(self.proven(BEACONS)?, self.byte(number.into()))
-            .map_err(self.error("lock", BEACONS))
+        let beacons = self.files.named(BEACONS).unproven();
+        range_lock::try_lock(beacons, self.byte(number.into())).map_err(self.error("lock", BEACONS))
     }
 
     /// What fails is left to the end of the process.
@@ -268,15 +274,13 @@ impl LockFiles {
         let open = |name| {
             let path = dir.join(name);
             let io = |e| Error::io("open", &path, e);
-            let file = file::open_like(&path, true, like).map_err(io)?;
-            let identity = FileIdentity::of(&file).map_err(io)?;
+            let (file, identity) = file::open_to_keep(&path, like).map_err(io)?;
             if file::has_mere_readers(identity.mode) {
                 // Somebody has let others read the whole directory. Who may not mend that goes on: `check` tells.
                 let io = |e| Error::io("change the mode of", &path, e);
-                like.give_mode(&file).map_err(io)?;
+                like.give_mode(file.unproven()).map_err(io)?;
             }
-            let kept = Kept::known(file, (identity.device, identity.inode));
-            Ok::<_, Error>((kept, identity))
+            Ok::<_, Error>((file, identity))
         };
         let (attach, beacons, stripes) = (open(ATTACH)?, open(BEACONS)?, open(STRIPES_FILE)?);
         Ok(LockFiles {
@@ -296,10 +300,10 @@ impl LockFiles {
     }
 
     fn are_in_place(&self) -> bool {
-        let attach = self.files[0].proven();
+        let (attach, path) = (&self.files[0], self.dir.join(ATTACH));
         !self.disowned.load(Ordering::Acquire)
-            && attach
-                .is_ok_and(|attach| file::is_still(&self.dir.join(ATTACH), attach).unwrap_or(false))
+            && attach.proven().is_ok()
+            && file::is_still(&path, attach.identity()).unwrap_or(false)
     }
 
     /// `false`: somebody in this process has it.
