@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cache::Keyspace;
+use crate::cache::Cache;
 use crate::error::Result;
 use crate::slab::Tenant;
 use crate::store::holds::handle::Handle;
@@ -48,9 +48,9 @@ pub struct Averager {
 
 impl Averager {
     /// The average under `key` in `place`. See [`Lock::new`](crate::Lock::new).
-    pub fn new(place: &impl Keyspace, key: impl AsRef<[u8]>) -> Averager {
+    pub fn new(cache: &Cache, key: impl AsRef<[u8]>) -> Averager {
         let key = key.as_ref();
-        let store = Arc::clone(&place.cache_for(key).store);
+        let store = Arc::clone(cache.store_of(key));
         Averager {
             handle: Arc::new(Handle::new(store, Tenant::Averager, key, 0)),
         }

@@ -22,7 +22,7 @@ use crate::store::txn::transaction::Ongoing;
 /// of its own, however often this process has opened it already.
 pub fn open_apart(path: impl AsRef<Path>, options: &Options) -> Result<Cache> {
     let store = open::open_apart(path.as_ref(), options.settings())?;
-    Ok(Cache { store })
+    Ok(Cache::of_store(store))
 }
 
 /// Ends a participant as the death of its process would: its beacon is free unless it was handed on, its words

@@ -21,7 +21,7 @@
 //!
 //! * [`Lock`]: one holder. [`RLock`]: one holder, again and again. [`BoundedSemaphore`]: so many holders.
 //!   [`Averager`]: a running average.
-//! * They live under keys in a [`Cache`] or a [`FanoutCache`].
+//! * They live under keys in a [`Cache`], of one store or of several side by side ([`Options::shards`]).
 //! * Values live there, too: [`Cache::set`] and [`Cache::get`], [`Cache::incr`], [`Cache::get_or_insert_with`] to
 //!   compute one once for all who ask, [`Cache::transact`] to change several at once. [`SetOptions`] has how long, and
 //!   a tag; [`Options`] how much room, what goes when there is none, and what a value survives.
@@ -71,17 +71,14 @@ pub use sync::crash;
 #[cfg(not(loom))]
 pub use crate::{
     averager::Averager,
-    cache::{
-        Cache, Computed, Entry, FanoutCache, Iter, Keyspace, Options, Reader, SetOptions,
-        Transaction,
-    },
+    cache::{Cache, Computed, Entry, FanoutCache, Iter, Options, Reader, SetOptions, Transaction},
     error::{Error, Result},
     lock::{Lock, LockGuard},
     rlock::{RLock, RLockGuard},
     semaphore::{BoundedSemaphore, SemaphoreGuard},
     store::care::check::CheckReport,
     store::home::rebuild::RepairReport,
-    store::settings::{Config, Durability, Eviction},
+    store::settings::{Config, Durability, Eviction, Limits},
     types::{Holder, KeyInfo, KeyState, Kind, Lifeline, ProcessInfo, Stats, Summary, Token},
 };
 

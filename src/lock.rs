@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cache::Keyspace;
+use crate::cache::Cache;
 use crate::error::Result;
 use crate::slab::Tenant;
 use crate::store::holds::guard::{Anchor, Held};
@@ -55,9 +55,9 @@ pub struct Lock {
 impl Lock {
     /// The lock under `key` in `place`. Does no I/O: a key that is empty, longer than 1,024 bytes or of
     /// another kind is reported by the first use.
-    pub fn new(place: &impl Keyspace, key: impl AsRef<[u8]>) -> Lock {
+    pub fn new(cache: &Cache, key: impl AsRef<[u8]>) -> Lock {
         let key = key.as_ref();
-        let store = Arc::clone(&place.cache_for(key).store);
+        let store = Arc::clone(cache.store_of(key));
         Lock {
             handle: Arc::new(Handle::new(store, Tenant::Lock, key, 0)),
         }

@@ -7,7 +7,7 @@ use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cache::Keyspace;
+use crate::cache::Cache;
 use crate::error::Result;
 use crate::os::fork;
 use crate::record::{Hold, Word};
@@ -101,9 +101,9 @@ thread_local! {
 
 impl RLock {
     /// The lock under `key` in `place`. See [`Lock::new`](crate::Lock::new).
-    pub fn new(place: &impl Keyspace, key: impl AsRef<[u8]>) -> RLock {
+    pub fn new(cache: &Cache, key: impl AsRef<[u8]>) -> RLock {
         let key = key.as_ref();
-        let store = Arc::clone(&place.cache_for(key).store);
+        let store = Arc::clone(cache.store_of(key));
         RLock {
             handle: Arc::new(Handle::new(store, Tenant::RLock, key, 0)),
         }

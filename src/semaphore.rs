@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cache::Keyspace;
+use crate::cache::Cache;
 use crate::error::Result;
 use crate::slab::Tenant;
 use crate::store::holds::guard::{Anchor, Held};
@@ -58,9 +58,9 @@ impl BoundedSemaphore {
     /// number: see [`SemaphoreGuard::recovered`]. Of more dead than there are permits now, the first are told of; so is at
     /// least one of them if whoever takes over is killed in the midst of it. Of those whose leases were over, the one who
     /// takes over is told of one, unless somebody died.
-    pub fn new(place: &impl Keyspace, key: impl AsRef<[u8]>, value: u32) -> BoundedSemaphore {
+    pub fn new(cache: &Cache, key: impl AsRef<[u8]>, value: u32) -> BoundedSemaphore {
         let key = key.as_ref();
-        let store = Arc::clone(&place.cache_for(key).store);
+        let store = Arc::clone(cache.store_of(key));
         BoundedSemaphore {
             handle: Arc::new(Handle::new(store, Tenant::Semaphore, key, value)),
         }

@@ -281,18 +281,18 @@ impl fmt::Display for ProcessInfo {
 /// What keeps the holds of a process alive when the process itself is gone: see
 /// [`Cache::lifeline`](crate::Cache::lifeline).
 ///
-/// Two descriptors, both close-on-exec. A process has the lifeline while it has either of them open; hand on
-/// both, for the second one tells who repairs the store that somebody lives, also when a cleaner of temporary
+/// Two descriptors for each shard, all close-on-exec. A process has the lifeline while it has either of the two open; hand
+/// on both, for the second one tells who repairs the store that somebody lives, also when a cleaner of temporary
 /// files has removed the lock files.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Lifeline {
-    pub(crate) descriptors: [OwnedFd; 2],
+    pub(crate) descriptors: Vec<OwnedFd>,
 }
 
 impl Lifeline {
     /// The descriptors that a child has to inherit: clear their close-on-exec flags there.
-    pub fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
-        self.descriptors.each_ref().map(AsFd::as_fd)
+    pub fn descriptors(&self) -> impl ExactSizeIterator<Item = BorrowedFd<'_>> + Clone {
+        self.descriptors.iter().map(AsFd::as_fd)
     }
 }
 

@@ -9,11 +9,11 @@ use std::thread;
 
 use kit::{LONG, Place, bounded, open_below, store, store_of};
 use slablock::{
-    Averager, BoundedSemaphore, Cache, Error, FanoutCache, KeyInfo, KeyState, Keyspace, Kind, Lock,
-    RLock, Token,
+    Averager, BoundedSemaphore, Cache, Error, FanoutCache, KeyInfo, KeyState, Kind, Lock, RLock,
+    Token,
 };
 
-fn make(place: &impl Keyspace, kind: Kind, key: &[u8], tag: &[u8]) {
+fn make(place: &Cache, kind: Kind, key: &[u8], tag: &[u8]) {
     match kind {
         Kind::Lock => drop(Lock::new(place, key).tag(tag).acquire().unwrap()),
         Kind::RLock => drop(RLock::new(place, key).tag(tag).acquire().unwrap()),
@@ -33,7 +33,7 @@ fn names(infos: &[KeyInfo]) -> BTreeSet<Vec<u8>> {
     names
 }
 
-fn assert_sound(place: &impl Keyspace) {
+fn assert_sound(place: &Cache) {
     let report = place.check().unwrap();
     assert!(report.is_sound(), "{report:?}");
 }
@@ -673,7 +673,7 @@ fn a_fanout_cache_is_a_place_like_any_other() {
         }
         assert_eq!(fanout.len().unwrap(), 40);
         assert_eq!(names(&fanout.keys().unwrap()).len(), 40);
-        assert!(fanout.caches().iter().all(|c| c.len().unwrap() > 0));
+        assert!(kit::shards(&fanout).iter().all(|c| c.len().unwrap() > 0));
         let lock = Lock::new(&fanout, "k0");
         let guard = lock.acquire().unwrap();
         let other = FanoutCache::open(place.store(), 4).unwrap();
@@ -715,17 +715,14 @@ fn a_fanout_cache_keeps_its_keys_and_number_of_shards() {
             }
         }
         // None named: as many as it has.
-        let fanout = FanoutCache::options()
-            .open_fanout(place.store(), None)
-            .unwrap();
+        let fanout = Cache::options().open(place.store()).unwrap();
         assert_eq!(fanout.shards(), 3);
         for n in 0..30 {
             let mean = Averager::new(&fanout, format!("a{n}")).get().unwrap();
             assert_eq!(mean, Some(n.into()));
         }
-        assert!(FanoutCache::is_at(place.store()));
         drop(fanout);
-        assert_eq!(FanoutCache::repair(place.store()).unwrap().keys_kept, 30);
+        assert_eq!(Cache::repair(place.store()).unwrap().keys_kept, 30);
     });
 }
 
@@ -733,12 +730,12 @@ fn a_fanout_cache_keeps_its_keys_and_number_of_shards() {
 fn a_fanout_of_a_capacity_shares_it_out() {
     bounded(|| {
         let place = Place::new();
-        let options = FanoutCache::options().capacity(10);
-        let fanout = options.open_fanout(place.store(), Some(4)).unwrap();
+        let options = Cache::options().capacity(10).shards(4);
+        let fanout = options.open(place.store()).unwrap();
         assert!((10..=16).contains(&fanout.capacity()));
-        options.open_fanout(place.store(), Some(4)).unwrap();
-        let other = FanoutCache::options().capacity(1_000);
-        let refused = other.open_fanout(place.store(), Some(4));
+        options.open(place.store()).unwrap();
+        let other = Cache::options().capacity(1_000);
+        let refused = other.shards(4).open(place.store());
         assert!(matches!(refused, Err(Error::ConfigMismatch { .. })));
     });
 }

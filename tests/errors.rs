@@ -8,12 +8,15 @@ mod kit;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
 
 use kit::{
     Place, bounded, child, in_a_namespace, mount, open_below, role, says, store, store_of, succeeds,
 };
-use slablock::{Averager, BoundedSemaphore, Cache, Error, FanoutCache, Lock, RLock, Token};
+use slablock::{
+    Averager, BoundedSemaphore, Cache, Error, FanoutCache, Lock, Options, RLock, Token,
+};
 
 // --- what callers ask for ---
 
@@ -271,7 +274,7 @@ fn an_impossible_capacity_is_refused_and_makes_nothing() {
             let options = Cache::options().capacity(capacity);
             assert_error!(options.open(place.store()), Error::Invalid { .. }, words);
             assert!(!place.store().exists(), "{capacity} made something");
-            let fanout = options.open_fanout(place.store(), Some(2));
+            let fanout = options.clone().shards(2).open(place.store());
             assert_error!(fanout, Error::Invalid { .. }, ["1 to 16777216"]);
             assert!(!place.store().exists(), "{capacity} made something");
         }
@@ -308,7 +311,7 @@ fn a_network_file_system_is_refused_by_name_and_nothing_is_made_on_it() {
                 Error::UnsupportedFs { .. },
                 words
             );
-            let fanout = options.open_fanout(place.store(), Some(2));
+            let fanout = options.clone().shards(2).open(place.store());
             assert_error!(fanout, Error::UnsupportedFs { .. }, words);
             assert!(!place.store().exists(), "made something on {name}");
             let allowed = options.allow_network_fs(true).open(place.store()).unwrap();
@@ -365,24 +368,19 @@ fn what_is_not_there_is_not_made_when_told_not_to() {
     bounded(|| {
         let place = Place::new();
         let options = Cache::options().create(false);
-        assert_error!(
-            options.open(place.store()),
-            Error::NotAStore { .. },
-            ["no such directory"]
-        );
-        assert_error!(
-            options.open_fanout(place.store(), None),
-            Error::NotAStore { .. },
-            ["no such"]
-        );
-        let unnamed = Cache::options().open_fanout(place.store(), None);
-        assert_error!(unnamed, Error::NotAStore { .. }, ["no such"]);
+        let of_two = options.clone().shards(2);
+        for options in [&options, &of_two] {
+            assert_error!(
+                options.open(place.store()),
+                Error::NotAStore { .. },
+                ["no such directory"]
+            );
+        }
         assert_error!(
             Cache::repair(place.store()),
             Error::NotAStore { .. },
             ["no slab"]
         );
-        assert!(FanoutCache::repair(place.store()).is_err());
         assert!(!place.store().exists());
         fs::create_dir(place.store()).unwrap();
         assert_error!(
@@ -390,36 +388,70 @@ fn what_is_not_there_is_not_made_when_told_not_to() {
             Error::NotAStore { .. },
             ["no slab"]
         );
-        let unnamed = Cache::options().open_fanout(place.store(), None);
-        assert_error!(unnamed, Error::NotAStore { .. }, ["no FanoutCache"]);
+        assert_error!(
+            of_two.open(place.store()),
+            Error::NotAStore { .. },
+            ["no finished fanout"]
+        );
         assert_eq!(fs::read_dir(place.store()).unwrap().count(), 0);
     });
 }
 
 #[test]
-fn a_fanout_is_no_plain_cache_and_the_other_way_round() {
+fn a_cache_has_as_many_shards_as_it_was_made_with() {
     bounded(|| {
         let place = Place::new();
+        let refused = |place: &Place, asked: usize, words: [&str; 3]| {
+            let opened = FanoutCache::open(place.store(), asked);
+            assert_error!(opened, Error::ConfigMismatch { .. }, words);
+        };
         drop(FanoutCache::open(place.store(), 2).unwrap());
-        assert_error!(
-            Cache::open(place.store()),
-            Error::NotAStore { .. },
-            ["FanoutCache"]
-        );
-        FanoutCache::open(place.store(), 2).unwrap();
-        let (plain, _cache) = store();
-        assert_error!(
-            FanoutCache::open(plain.store(), 2),
-            Error::NotAStore { .. },
-            ["plain Cache"]
-        );
-        plain.open();
-        let words = ["shards", "2", "5"];
-        assert_error!(
-            FanoutCache::open(place.store(), 5),
-            Error::ConfigMismatch { .. },
-            words
-        );
+        assert_eq!(Cache::open(place.store()).unwrap().shards(), 2);
+        assert_eq!(FanoutCache::open(place.store(), 2).unwrap().shards(), 2);
+        refused(&place, 1, ["shards", "2", "1"]);
+        refused(&place, 5, ["shards", "2", "5"]);
+        let (alone, cache) = store();
+        assert_eq!(cache.shards(), 1);
+        assert_eq!(FanoutCache::open(alone.store(), 1).unwrap().shards(), 1);
+        refused(&alone, 2, ["shards", "1", "2"]);
+        for asked in [0, 257] {
+            let opened = FanoutCache::open(Place::new().store(), asked);
+            assert_error!(opened, Error::Invalid { .. }, ["1 to 256 shards"]);
+        }
+    });
+}
+
+/// A maker of one and a maker of several, at once: whoever comes second gets what is there, or is told.
+#[test]
+fn makers_of_different_numbers_of_shards_agree_on_one() {
+    const STEP: Duration = Duration::from_micros(10);
+    bounded(|| {
+        let mut made = [0; 3];
+        for round in 0..60 {
+            let place = Place::in_memory();
+            let begin = Barrier::new(2);
+            let open = |options: Options, later: Duration| {
+                begin.wait();
+                let begun = Instant::now();
+                while begun.elapsed() < later {
+                    std::hint::spin_loop();
+                }
+                options.open(place.store()).map(|cache| cache.shards())
+            };
+            let (named, unnamed) = std::thread::scope(|scope| {
+                let named = scope.spawn(|| open(Cache::options().shards(2), Duration::ZERO));
+                // Later and later, so that it comes at each of the other's steps.
+                let unnamed = open(Cache::options(), round * STEP);
+                (named.join().unwrap(), unnamed)
+            });
+            let shards = unnamed.unwrap();
+            made[shards] += 1;
+            match shards {
+                2 => assert_eq!(named.unwrap(), 2),
+                _ => assert_error!(named, Error::ConfigMismatch { .. }, ["shards", "1", "2"]),
+            }
+        }
+        println!("{} alone, {} of two", made[1], made[2]);
     });
 }
 
@@ -435,9 +467,7 @@ fn a_damaged_fanout_file_is_told_apart() {
             bytes[at] = byte;
             fs::write(&path, bytes).unwrap();
             let named = FanoutCache::open(place.store(), 2).unwrap_err();
-            let unnamed = FanoutCache::options()
-                .open_fanout(place.store(), None)
-                .unwrap_err();
+            let unnamed = Cache::options().open(place.store()).unwrap_err();
             assert_eq!(named.to_string(), unnamed.to_string());
             named
         };

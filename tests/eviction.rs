@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kit::{Place, Stopwatch, store_with, until};
-use slablock::{Cache, Error, Eviction, Options, SetOptions};
+use slablock::{Cache, Error, Eviction, Limits, Options, SetOptions};
 
 const LIMIT: u64 = 4 << 20;
 /// The shortest that there is, and with this limit all have it.
@@ -160,7 +160,7 @@ fn a_full_store_evicts_values_and_never_a_primitive() {
     assert_eq!(average.get().unwrap(), Some(1.0));
     guard.release().unwrap();
     cache
-        .configure(&Cache::options().eviction(Eviction::None))
+        .configure(&Limits::new().eviction(Eviction::None))
         .unwrap();
     let refused = (0..100).find_map(|n| cache.set(format!("more {n}"), "v").err());
     assert!(matches!(refused, Some(Error::Full { .. })));
@@ -585,9 +585,7 @@ fn a_value_as_long_as_the_limit_is_set_whole_and_has_the_log_to_itself() {
         cache.set_with(key, &longest, &tagged).unwrap();
         assert!(cache.get(key).unwrap().unwrap() == longest);
         cache.cull().unwrap();
-        cache
-            .configure(&Cache::options().size_limit(LIMIT))
-            .unwrap();
+        cache.configure(&Limits::new().size_limit(LIMIT)).unwrap();
         assert!(cache.contains(key).unwrap(), "{eviction:?}");
         assert!(on_disk(&cache) <= LIMIT + SEGMENT, "{}", on_disk(&cache));
         let longer = vec![1; LIMIT as usize + 2_000];

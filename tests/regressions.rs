@@ -121,11 +121,7 @@ fn a_fanout_file_of_any_length_takes_no_memory() {
                 Error::Corrupt { .. },
                 words
             );
-            assert_error!(
-                FanoutCache::repair(place.store()),
-                Error::Corrupt { .. },
-                words
-            );
+            assert_error!(Cache::repair(place.store()), Error::Corrupt { .. }, words);
         }
     });
 }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use kit::{Child, Place, Random, Role, Stopwatch, alone, hear, lock_stripes, say, store_with};
-use slablock::{Cache, Error, Eviction, Lock};
+use slablock::{Cache, Error, Eviction, Limits, Lock};
 
 const SEGMENT: u64 = 1 << 20;
 /// What nobody waits longer for, as docs/guarantees.md promises; beside that there is the value itself, which is
@@ -390,7 +390,7 @@ fn who_lowers_the_limit_makes_the_log_fit() {
     let _alone = alone("size limit");
     let (_dir, cache) = full_of_64_mib();
     assert!(blocks(cache.path()) > 40 << 20);
-    let lower = Cache::options().size_limit(LIMIT);
+    let lower = Limits::new().size_limit(LIMIT);
     cache.configure(&lower).unwrap();
     let now = blocks(cache.path());
     assert!(now <= LIMIT + SEGMENT, "{now}");

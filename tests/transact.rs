@@ -16,7 +16,7 @@ fn cache() -> (Place, Cache) {
     store_with(&Cache::options())
 }
 
-fn fanout() -> (Place, FanoutCache) {
+fn fanout() -> (Place, Cache) {
     let dir = Place::new();
     let cache = FanoutCache::open(dir.store(), 4).unwrap();
     (dir, cache)

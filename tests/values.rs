@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kit::{Place, store_with};
-use slablock::{Cache, Error, FanoutCache, Kind, Lock, SetOptions};
+use slablock::{Cache, Error, FanoutCache, Kind, Limits, Lock, SetOptions};
 
 /// Does not end during a test, however slow the machine is.
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -377,14 +377,19 @@ fn a_limit_that_its_shards_cannot_share_is_refused() {
     let dir = Place::new();
     let path = dir.store();
     let of = |mib: u64| Cache::options().size_limit(mib << 20);
-    let refused = of(31).open_fanout(&path, Some(8)).unwrap_err().to_string();
+    let refused = of(31).shards(8).open(&path).unwrap_err().to_string();
     assert!(
         refused.contains("8 shards") && refused.contains("33554432"),
         "{refused}"
     );
-    let fanout = of(32).open_fanout(&path, Some(8)).unwrap();
-    let refused = fanout.configure(&of(31)).unwrap_err().to_string();
+    let fanout = of(32).shards(8).open(&path).unwrap();
+    let refused = fanout
+        .configure(&Limits::new().size_limit(31 << 20))
+        .unwrap_err()
+        .to_string();
     assert!(refused.contains("33554432"), "{refused}");
-    fanout.configure(&of(33)).unwrap();
-    fanout.configure(&Cache::options()).unwrap();
+    fanout
+        .configure(&Limits::new().size_limit(33 << 20))
+        .unwrap();
+    fanout.configure(&Limits::new()).unwrap();
 }

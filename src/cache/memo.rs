@@ -3,154 +3,139 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::cache::{Cache, FanoutCache, Keyspace, SetOptions};
+use crate::cache::{Cache, SetOptions};
 use crate::error::Error;
 use crate::store::Store;
 use crate::store::key_entry::check_lengths;
 use crate::store::space::set::When;
 use crate::store::values::compute_once::Turn;
 
-macro_rules! memo_operations {
-    ($place:ident) => {
-        /// Values that are computed when they are missing.
-        impl $place {
-            /// The value under a key. If there is none, `compute` makes it, in one thread of one process, while
-            /// all others who ask for it wait for what it makes. It is set with `options`.
-            ///
-            /// A value that is over, was deleted or evicted, or is damaged counts as missing. What was computed is
-            /// returned also if it cannot be kept, because there is no room for it, say, or because the store was
-            /// cleared meanwhile: [`stats`](Self::stats) counts that, and
-            /// [`compute_if_missing`](Self::compute_if_missing) tells it. The next one who waits computes then.
-            ///
-            /// # Errors
-            ///
-            /// An error of `compute` goes to its caller, and the next one who waits computes. The cache's own
-            /// errors are turned into the same type: those of a bad key or `options`, or of a store in which it
-            /// cannot be seen to that one computes. After any of them `compute` was not called, but for `Deadlock`
-            /// in the midst of a transaction that has touched the key. Whoever calls this
-            /// with an error type of one's own needs `From<slablock::Error>` for it; for
-            /// [`slablock::Error`](crate::Error) itself and for `Box<dyn std::error::Error>` it is there.
-            ///
-            /// # Panics
-            ///
-            /// If `compute` does. The next one who waits computes.
-            ///
-            /// # Blocking
-            ///
-            /// Waits while somebody else computes the same value, for as long as that takes: also while that
-            /// process is stopped. Asking for the same key in `compute` is [`Error::Deadlock`]; two threads or
-            /// processes that ask for each other's wait for ever.
-            ///
-            /// # If the process dies
-            ///
-            /// Who computes and dies is followed by the next one who waits, as soon as that notices, usually
-            /// within 10 ms. In a process that `compute` forked off, the value is not set.
-            ///
-            /// # Examples
-            ///
-            /// ```
-            /// # fn main() -> slablock::Result<()> {
-            /// # let dir = tempfile::tempdir().unwrap();
-            /// # let dir = dir.path().join("store");
-            /// use std::time::Duration;
-            /// use slablock::SetOptions;
-            ///
-            #[doc = concat!("let cache = slablock::", stringify!($place), "::options()")]
-            #[doc = concat!("    .", memo_operations!(@open $place), "?;")]
-            /// let for_a_minute = SetOptions::new().expire(Duration::from_secs(60));
-            /// let report = cache.get_or_insert_with("report", &for_a_minute, || {
-            ///     slablock::Result::Ok(b"what takes long to compute".to_vec())
-            /// })?;
-            /// assert_eq!(report, b"what takes long to compute");
-            /// # Ok(())
-            /// # }
-            /// ```
-            pub fn get_or_insert_with<E: From<Error>>(
-                &self,
-                key: impl AsRef<[u8]>,
-                options: &SetOptions,
-                compute: impl FnOnce() -> Result<Vec<u8>, E>,
-            ) -> Result<Vec<u8>, E> {
-                let computed = self.compute_if_missing(key, options, compute)?;
-                Ok(computed.value)
-            }
+/// Values that are computed when they are missing.
+impl Cache {
+    /// The value under a key. If there is none, `compute` makes it, in one thread of one process, while
+    /// all others who ask for it wait for what it makes. It is set with `options`.
+    ///
+    /// A value that is over, was deleted or evicted, or is damaged counts as missing. What was computed is
+    /// returned also if it cannot be kept, because there is no room for it, say, or because the store was
+    /// cleared meanwhile: [`stats`](Self::stats) counts that, and
+    /// [`compute_if_missing`](Self::compute_if_missing) tells it. The next one who waits computes then.
+    ///
+    /// # Errors
+    ///
+    /// An error of `compute` goes to its caller, and the next one who waits computes. The cache's own
+    /// errors are turned into the same type: those of a bad key or `options`, or of a store in which it
+    /// cannot be seen to that one computes. After any of them `compute` was not called, but for `Deadlock`
+    /// in the midst of a transaction that has touched the key. Whoever calls this
+    /// with an error type of one's own needs `From<slablock::Error>` for it; for
+    /// [`slablock::Error`](crate::Error) itself and for `Box<dyn std::error::Error>` it is there.
+    ///
+    /// # Panics
+    ///
+    /// If `compute` does. The next one who waits computes.
+    ///
+    /// # Blocking
+    ///
+    /// Waits while somebody else computes the same value, for as long as that takes: also while that
+    /// process is stopped. Asking for the same key in `compute` is [`Error::Deadlock`]; two threads or
+    /// processes that ask for each other's wait for ever.
+    ///
+    /// # If the process dies
+    ///
+    /// Who computes and dies is followed by the next one who waits, as soon as that notices, usually
+    /// within 10 ms. In a process that `compute` forked off, the value is not set.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> slablock::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let dir = dir.path().join("store");
+    /// use std::time::Duration;
+    /// use slablock::SetOptions;
+    ///
+    /// let cache = slablock::Cache::open(&dir)?;
+    /// let for_a_minute = SetOptions::new().expire(Duration::from_secs(60));
+    /// let report = cache.get_or_insert_with("report", &for_a_minute, || {
+    ///     slablock::Result::Ok(b"what takes long to compute".to_vec())
+    /// })?;
+    /// assert_eq!(report, b"what takes long to compute");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn get_or_insert_with<E: From<Error>>(
+        &self,
+        key: impl AsRef<[u8]>,
+        options: &SetOptions,
+        compute: impl FnOnce() -> Result<Vec<u8>, E>,
+    ) -> Result<Vec<u8>, E> {
+        let computed = self.compute_if_missing(key, options, compute)?;
+        Ok(computed.value)
+    }
 
-            /// As [`get_or_insert_with`](Self::get_or_insert_with), and tells whether the value was there, was
-            /// computed, and could be kept.
-            ///
-            /// # Examples
-            ///
-            /// ```
-            /// # fn main() -> slablock::Result<()> {
-            /// # let dir = tempfile::tempdir().unwrap();
-            /// # let dir = dir.path().join("store");
-            #[doc = concat!("let cache = slablock::", stringify!($place), "::options()")]
-            #[doc = concat!("    .", memo_operations!(@open $place), "?;")]
-            /// let options = slablock::SetOptions::new();
-            /// let report = cache.compute_if_missing("report", &options, || {
-            ///     slablock::Result::Ok(b"what takes long to compute".to_vec())
-            /// })?;
-            /// if let Some(why) = &report.unkept {
-            ///     eprintln!("it will be computed again: {why}");
-            /// }
-            /// assert!(report.is_new && report.unkept.is_none());
-            /// # Ok(())
-            /// # }
-            /// ```
-            pub fn compute_if_missing<E: From<Error>>(
-                &self,
-                key: impl AsRef<[u8]>,
-                options: &SetOptions,
-                compute: impl FnOnce() -> Result<Vec<u8>, E>,
-            ) -> Result<Computed, E> {
-                let key = key.as_ref();
-                let store = &Keyspace::cache_for(self, key).store;
-                memo(store, key, options, None, compute)
-            }
+    /// As [`get_or_insert_with`](Self::get_or_insert_with), and tells whether the value was there, was
+    /// computed, and could be kept.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> slablock::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let dir = dir.path().join("store");
+    /// let cache = slablock::Cache::open(&dir)?;
+    /// let options = slablock::SetOptions::new();
+    /// let report = cache.compute_if_missing("report", &options, || {
+    ///     slablock::Result::Ok(b"what takes long to compute".to_vec())
+    /// })?;
+    /// if let Some(why) = &report.unkept {
+    ///     eprintln!("it will be computed again: {why}");
+    /// }
+    /// assert!(report.is_new && report.unkept.is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn compute_if_missing<E: From<Error>>(
+        &self,
+        key: impl AsRef<[u8]>,
+        options: &SetOptions,
+        compute: impl FnOnce() -> Result<Vec<u8>, E>,
+    ) -> Result<Computed, E> {
+        let key = key.as_ref();
+        let store = self.store_of(key);
+        memo(store, key, options, None, compute)
+    }
 
-            /// The same for a value that many ask for all the time: it is computed anew *before* it is over,
-            /// by one of those who ask, while the others go on with the value that is there. So nobody has to
-            /// wait when it is over.
-            ///
-            /// Who asks is chosen with a probability that grows as the end comes near, in proportion to how
-            /// long computing took the last time: about once in that time before the end, if `beta` is 1.0.
-            /// With a larger `beta` it is done earlier, with 0.0 never. The time it took is known from when it
-            /// was computed by this function, in whichever process; without it, as after a failure, and
-            /// without an `expire`, nothing is done early. It is kept in a slot of its own beside the value's,
-            /// and forgotten with it, or when the store has no room for keys at all.
-            ///
-            /// The method is that of Vattani, Chierichetti and Lowenstein, "Optimal Probabilistic Cache
-            /// Stampede Prevention" (VLDB 2015).
-            ///
-            /// # Errors
-            ///
-            /// As for [`get_or_insert_with`](Self::get_or_insert_with): also who computes early gets what
-            /// comes of it, although the present value is not over yet. `Invalid` if `beta` is negative or not
-            /// finite.
-            pub fn get_or_insert_early<E: From<Error>>(
-                &self,
-                key: impl AsRef<[u8]>,
-                options: &SetOptions,
-                beta: f64,
-                compute: impl FnOnce() -> Result<Vec<u8>, E>,
-            ) -> Result<Vec<u8>, E> {
-                let key = key.as_ref();
-                let store = &Keyspace::cache_for(self, key).store;
-                let computed = memo(store, key, options, Some(beta), compute)?;
-                Ok(computed.value)
-            }
-        }
-    };
-    (@open Cache) => {
-        "open(&dir)"
-    };
-    (@open FanoutCache) => {
-        "open_fanout(&dir, Some(4))"
-    };
+    /// The same for a value that many ask for all the time: it is computed anew *before* it is over,
+    /// by one of those who ask, while the others go on with the value that is there. So nobody has to
+    /// wait when it is over.
+    ///
+    /// Who asks is chosen with a probability that grows as the end comes near, in proportion to how
+    /// long computing took the last time: about once in that time before the end, if `beta` is 1.0.
+    /// With a larger `beta` it is done earlier, with 0.0 never. The time it took is known from when it
+    /// was computed by this function, in whichever process; without it, as after a failure, and
+    /// without an `expire`, nothing is done early. It is kept in a slot of its own beside the value's,
+    /// and forgotten with it, or when the store has no room for keys at all.
+    ///
+    /// The method is that of Vattani, Chierichetti and Lowenstein, "Optimal Probabilistic Cache
+    /// Stampede Prevention" (VLDB 2015).
+    ///
+    /// # Errors
+    ///
+    /// As for [`get_or_insert_with`](Self::get_or_insert_with): also who computes early gets what
+    /// comes of it, although the present value is not over yet. `Invalid` if `beta` is negative or not
+    /// finite.
+    pub fn get_or_insert_early<E: From<Error>>(
+        &self,
+        key: impl AsRef<[u8]>,
+        options: &SetOptions,
+        beta: f64,
+        compute: impl FnOnce() -> Result<Vec<u8>, E>,
+    ) -> Result<Vec<u8>, E> {
+        let key = key.as_ref();
+        let store = self.store_of(key);
+        let computed = memo(store, key, options, Some(beta), compute)?;
+        Ok(computed.value)
+    }
 }
-
-memo_operations!(Cache);
-memo_operations!(FanoutCache);
 
 /// A value, and how it was come by: see [`Cache::compute_if_missing`].
 #[derive(Debug)]

@@ -1,35 +1,35 @@
-//! The places where keys live: one store, or several side by side.
+//! The place where keys live: one store, or several side by side.
 
-mod fanout;
-mod keyspace;
 mod memo;
 mod options;
 mod reader;
+mod spread;
 mod transaction;
 mod values;
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use fanout::FanoutCache;
-pub use keyspace::Keyspace;
 pub use memo::Computed;
 pub use options::Options;
 pub use reader::Reader;
+pub use spread::FanoutCache;
+use spread::Spread;
 pub use transaction::Transaction;
 pub use values::{Entry, Iter, SetOptions};
 
 use crate::error::Result;
 use crate::record::Force;
+use crate::store::Store;
 use crate::store::care::check::CheckReport;
-use crate::store::home::rebuild::{self, RepairReport};
+use crate::store::home::rebuild::RepairReport;
 use crate::store::patience::Patience;
-use crate::store::settings::Config;
-use crate::store::{Store, settings};
+use crate::store::settings::{Config, Limits};
 use crate::types::{KeyInfo, Lifeline, Stats};
 
-/// A store of keys in a directory, open in this process and in any number of others.
+/// A store of keys in a directory, open in this process and in any number of others; or several, over which the keys
+/// are spread: see [`Options::shards`].
 ///
 /// Cheap to clone; clones and further openings of the same directory share one mapping. Closed when the
 /// last clone, and the last handle and guard made from it, are dropped.
@@ -55,16 +55,50 @@ use crate::types::{KeyInfo, Lifeline, Stats};
 /// ```
 #[derive(Clone)]
 pub struct Cache {
+    /// The only one, or the first of several.
     pub(crate) store: Arc<Store>,
+    /// All of several.
+    spread: Option<Arc<Spread>>,
+}
+
+/// Which store a key is in.
+impl Cache {
+    #[inline]
+    pub(crate) fn stores(&self) -> &[Arc<Store>] {
+        match &self.spread {
+            None => std::slice::from_ref(&self.store),
+            Some(spread) => &spread.stores,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn shard_number(&self, key: &[u8]) -> usize {
+        self.spread
+            .as_ref()
+            .map_or(0, |spread| spread.shard_number(key))
+    }
+
+    #[inline]
+    pub(crate) fn store_of(&self, key: &[u8]) -> &Arc<Store> {
+        match &self.spread {
+            None => &self.store,
+            Some(spread) => &spread.stores[spread.shard_number(key)],
+        }
+    }
+
+    /// The sum of what `each` store does or has.
+    fn sum<T: std::iter::Sum>(&self, each: impl Fn(&Arc<Store>) -> Result<T>) -> Result<T> {
+        self.stores().iter().map(each).sum()
+    }
 }
 
 impl Cache {
-    /// Opens the store in the directory `path`, making what is missing. The same as
+    /// Opens the cache in the directory `path`, with as many shards as it has, making what is missing. Short for
     /// `Cache::options().open(path)`.
     ///
     /// # Errors
     ///
-    /// `NotAStore` if `path` is a file, a directory with other things in it, or a `FanoutCache`; `Version`,
+    /// `NotAStore` if `path` is a file, or a directory with other things in it; `Version`,
     /// `Corrupt`, `UnsupportedFs`, `TooManyParticipants`, `NoSpace`, `Io`.
     ///
     /// # Blocking
@@ -90,7 +124,7 @@ impl Cache {
     ///
     /// The next one to open the store starts the repair again.
     pub fn repair(path: impl AsRef<Path>) -> Result<RepairReport> {
-        rebuild::repair(path.as_ref(), settings::DEFAULT_MODE)
+        spread::repair(path.as_ref())
     }
 
     /// Makes the store in `path` one of its own, as [`Options::adopt`] does for a copy; also one that does not look like
@@ -104,18 +138,33 @@ impl Cache {
     ///
     /// The copy is still one, and has to be adopted again.
     pub fn adopt(path: impl AsRef<Path>) -> Result<()> {
-        rebuild::adopt_by_hand(path.as_ref(), settings::DEFAULT_MODE)
+        spread::adopt(path.as_ref())
     }
 
-    /// The store's directory, as an absolute path.
+    /// The cache's directory, as an absolute path.
     pub fn path(&self) -> &Path {
-        self.store.dir()
+        match &self.spread {
+            None => self.store.dir(),
+            Some(spread) => &spread.path,
+        }
     }
 
-    /// How many keys the store was made for. Keys with tags beyond 136 bytes together (24 for averages)
+    /// The file in which a key is. For the command line, which looks whether it still is.
+    #[doc(hidden)]
+    pub fn slab_of(&self, key: &[u8]) -> PathBuf {
+        self.store_of(key).slab().path().to_path_buf()
+    }
+
+    /// How many shards it has: see [`Options::shards`].
+    pub fn shards(&self) -> usize {
+        self.stores().len()
+    }
+
+    /// How many keys the cache was made for. Keys with tags beyond 136 bytes together (24 for averages)
     /// count more than once.
     pub fn capacity(&self) -> usize {
-        self.store.slab().layout().capacity as usize
+        let of = |store: &Arc<Store>| store.slab().layout().capacity as usize;
+        self.stores().iter().map(of).sum()
     }
 
     /// Removes every key that carries `tag`, and returns how many. Held ones too: their holders find them
@@ -131,42 +180,47 @@ impl Cache {
         if tag.is_empty() {
             return Ok(0);
         }
-        self.store.remove_tagged(tag)
+        self.sum(|store| store.remove_tagged(tag))
     }
 
     /// Removes a key, whoever holds it: the holder finds it lost, waiters start over. `false` if there is
     /// none.
     pub fn remove(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        self.store.remove(key.as_ref())
+        let key = key.as_ref();
+        self.store_of(key).remove(key)
     }
 
     /// Removes every key, as [`remove`](Cache::remove) does. Returns how many. A value that is being computed
     /// meanwhile by [`get_or_insert_with`](Cache::get_or_insert_with) is not kept.
     pub fn clear(&self) -> Result<usize> {
-        let removed = self
-            .store
-            .remove_all(|_, found| self.store.is_listed(found))?;
-        // What is left of deleted values, which nobody would miss, takes slots.
-        self.store
-            .remove_all(|_, found| self.store.is_vacant(found))?;
-        self.store.remove_turns(Force::Anybody, Patience::Forever)?;
-        Ok(removed)
+        self.sum(|store| {
+            let removed = store.remove_all(|_, found| store.is_listed(found))?;
+            // What is left of deleted values, which nobody would miss, takes slots.
+            store.remove_all(|_, found| store.is_vacant(found))?;
+            store.remove_turns(Force::Anybody, Patience::Forever)?;
+            Ok(removed)
+        })
     }
 
     /// All keys and how they stand, in no particular order. Each is shown as it was at some moment of the
     /// call; keys that exist throughout are all there, once each.
     pub fn keys(&self) -> Result<Vec<KeyInfo>> {
-        self.store.key_infos()
+        let mut keys = Vec::new();
+        for store in self.stores() {
+            keys.extend(store.key_infos()?);
+        }
+        Ok(keys)
     }
 
     /// One key and how it stands; `None` if there is none.
     pub fn key(&self, key: impl AsRef<[u8]>) -> Result<Option<KeyInfo>> {
-        self.store.key_info(key.as_ref())
+        let key = key.as_ref();
+        self.store_of(key).key_info(key)
     }
 
     /// How many keys there are. Walks the whole index.
     pub fn len(&self) -> Result<usize> {
-        self.store.len()
+        self.sum(|store| store.len())
     }
 
     /// Whether there are no keys.
@@ -177,24 +231,28 @@ impl Cache {
     /// Removes values whose time is over, and returns how many. They cannot be got any more anyway; this makes
     /// their room free. Locks and averages see to themselves.
     pub fn expire(&self) -> Result<usize> {
-        self.store.expire()
+        self.sum(|store| store.expire())
     }
 
     /// Removes values whose time is over, then evicts others by the cache's policy until the rest is within
     /// its `size_limit`, and compacts the files of large values. Returns how many values went. Not needed:
     /// setting values does the same, a little at a time.
     pub fn cull(&self) -> Result<usize> {
-        self.store.cull()
+        self.sum(|store| store.cull())
     }
 
     /// How many bytes of disk the store takes, values included.
     pub fn volume(&self) -> Result<u64> {
-        Ok(self.store.slab().disk_bytes()? + self.store.usage()?.bytes)
+        self.sum(|store| Ok(store.slab().disk_bytes()? + store.usage()?.bytes))
     }
 
     /// How the cache fares.
     pub fn stats(&self) -> Result<Stats> {
-        self.store.stats()
+        let mut stats = Stats::default();
+        for store in self.stores() {
+            stats.merge(store.stats()?);
+        }
+        Ok(stats)
     }
 
     /// Waits until all that was set is on the device. With [`Durability::PowerLoss`](crate::Durability) it is
@@ -207,20 +265,25 @@ impl Cache {
     /// [`repair`](Self::repair)) has succeeded: that one writes everything once more, for the kernel takes what it
     /// could not write for written.
     pub fn sync(&self) -> Result<()> {
-        self.store.sync_all()
+        self.stores().iter().try_for_each(|store| store.sync_all())
     }
 
-    /// The settings in force, whoever chose them.
+    /// The settings in force, of all shards together.
     ///
     /// # Errors
     ///
     /// `Io` or `Detached` if the file of the store cannot be asked for its mode.
     pub fn config(&self) -> Result<Config> {
-        self.store.config()
+        let (first, others) = self.stores().split_first().unwrap_or((&self.store, &[]));
+        let mut whole = first.config()?;
+        for store in others {
+            whole.add(&store.config()?);
+        }
+        Ok(whole)
     }
 
-    /// Changes what was chosen of `size_limit`, `eviction` and `durability` when the store was made, for all
-    /// processes at once. What `changes` does not say stays; the rest of it means nothing here. Those who have the store
+    /// Changes `size_limit`, `eviction` and `durability` from what was chosen when the cache was made, for all
+    /// processes at once. What `changes` does not say stays. Those who have the cache
     /// open go on with what is new, also if they had asked for something else; those who ask for the old settings when they
     /// open it are refused.
     ///
@@ -230,26 +293,25 @@ impl Cache {
     ///
     /// # Errors
     ///
-    /// `Invalid`: nothing was changed. After any other error what was chosen is in force.
-    pub fn configure(&self, changes: &Options) -> Result<()> {
-        changes.config().check()?;
-        changes.config().change(self.store.slab());
-        if changes.config().size_limit.is_some() {
-            self.store.make_fit()?;
-        }
-        match self.store.is_durable() {
-            // Whose names nobody has waited for until now.
-            true => self.store.sync_all(),
-            false => Ok(()),
-        }
-        .map_err(|error| self.store.not_durable(error))
+    /// `Invalid`: nothing was changed. After any other error what was chosen is in force, in all shards up to the one
+    /// that has failed.
+    pub fn configure(&self, changes: &Limits) -> Result<()> {
+        changes.check_for(self.shards())?;
+        let share = changes.shared_by(self.shards());
+        self.stores()
+            .iter()
+            .try_for_each(|store| store.configure(&share))
     }
 
     /// Verifies the store while it is in use, changing nothing but for finishing what a dead process left
     /// half done. It looks in pieces: whoever makes or removes a key waits for a millisecond at the most, and taking and
     /// giving back do not wait. What is said to be leaked was looked at again: it is not what was just being changed.
     pub fn check(&self) -> Result<CheckReport> {
-        self.store.check()
+        let mut report = CheckReport::default();
+        for store in self.stores() {
+            report.merge(store.check()?);
+        }
+        Ok(report)
     }
 
     /// What keeps this process's holds alive for as long as any process has it open, also when this process is
@@ -258,7 +320,19 @@ impl Cache {
     ///
     /// From this call on, this participant's process id is no proof of its death any more.
     pub fn lifeline(&self) -> Result<Lifeline> {
-        self.store.lifeline()
+        let mut whole = Lifeline::default();
+        for store in self.stores() {
+            whole.descriptors.extend(store.lifeline()?);
+        }
+        Ok(whole)
+    }
+
+    /// What keeps alive what this process holds under one key, and all else that lies in the same shard. See
+    /// [`lifeline`](Self::lifeline), of which this is the smaller part where there are several shards.
+    pub fn lifeline_of(&self, key: impl AsRef<[u8]>) -> Result<Lifeline> {
+        Ok(Lifeline {
+            descriptors: self.store_of(key.as_ref()).lifeline()?.into(),
+        })
     }
 }
 
@@ -266,6 +340,7 @@ impl fmt::Debug for Cache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cache")
             .field("path", &self.path())
+            .field("shards", &self.shards())
             .field("capacity", &self.capacity())
             .finish()
     }

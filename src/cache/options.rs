@@ -2,11 +2,9 @@
 
 use std::path::Path;
 
-use crate::cache::{Cache, FanoutCache, fanout};
+use crate::cache::{Cache, spread};
 use crate::error::Result;
-use crate::store::home::open;
-use crate::store::journal::siblings;
-use crate::store::settings::{Chosen, Durability, Eviction, Settings, share_of};
+use crate::store::settings::{Durability, Eviction, Settings};
 
 /// How to open a store. `capacity`, `mode`, `size_limit`, `eviction` and `durability` belong to the store: its maker
 /// chooses them, and each has a default. What a later opening does not name is as the store has it; what it names and the
@@ -15,17 +13,27 @@ use crate::store::settings::{Chosen, Durability, Eviction, Settings, share_of};
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     settings: Settings,
+    shards: Option<usize>,
 }
 
 impl Options {
-    /// For how many keys, 1 to 16,777,216. Default: what the store has; 65,536 for a new one. Of a
-    /// `FanoutCache`, all shards together. Costs 4 to 6 bytes of disk a key at once, and 192 more when a key
+    /// For how many keys, 1 to 16,777,216. Default: what the store has; 65,536 for a new one. Of all
+    /// shards together. Costs 4 to 6 bytes of disk a key at once, and 192 more when a key
     /// is made.
     ///
     /// Long keys and tags, and values, count more than once: a value of up to 40 bytes under a key of up to 16
     /// counts once, one of 100 twice, one of 256 five times, a longer one once again, for it lies elsewhere.
     pub fn capacity(mut self, keys: usize) -> Options {
         self.settings.capacity = Some(keys);
+        self
+    }
+
+    /// Over how many stores side by side the keys are spread, 1 to 256. Default: what the cache has; 1 for a new one.
+    ///
+    /// Making and removing keys in different shards never waits for each other. Taking and giving back do not
+    /// anyway: for most programs one is as good.
+    pub fn shards(mut self, shards: usize) -> Options {
+        self.shards = Some(shards);
         self
     }
 
@@ -74,25 +82,25 @@ impl Options {
     /// 1 GiB when nothing is said; if it is longer than three quarters of it, all other large values go for it, and it
     /// goes for the next one.
     ///
-    /// Of a `FanoutCache`, all shards together, 4 MiB or more for each: a value may be as long as the share of one.
+    /// Of all shards together, 4 MiB or more for each: a value may be as long as the share of one.
     ///
     /// This, [`eviction`](Options::eviction) and [`durability`](Options::durability) are stored when the store
     /// is made; for one that is there, [`Cache::configure`] changes them. Limits that give each shard the same share are
     /// the same.
     pub fn size_limit(mut self, bytes: u64) -> Options {
-        self.settings.config.size_limit = Some(bytes);
+        self.settings.limits.size_limit = Some(bytes);
         self
     }
 
     /// What goes to make room for a value.
     pub fn eviction(mut self, eviction: Eviction) -> Options {
-        self.settings.config.eviction = Some(eviction);
+        self.settings.limits.eviction = Some(eviction);
         self
     }
 
     /// What a value that was set has to survive.
     pub fn durability(mut self, durability: Durability) -> Options {
-        self.settings.config.durability = Some(durability);
+        self.settings.limits.durability = Some(durability);
         self
     }
 
@@ -103,37 +111,13 @@ impl Options {
         self
     }
 
-    /// The same for one of so many shards.
-    pub(super) fn shared_by(&self, shards: usize) -> Options {
-        let mut share = self.clone();
-        let limit = self.settings.config.size_limit;
-        share.settings.config.size_limit = limit.map(|bytes| share_of(bytes, shards));
-        share
-    }
-
-    pub(super) fn config(&self) -> &Chosen {
-        &self.settings.config
-    }
-
     #[cfg(any(fuzzing, test))]
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Opens the store in the directory `path`. See [`Cache::open`].
+    /// Opens the cache in the directory `path`. See [`Cache::open`].
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Cache> {
-        let store = open::open(path.as_ref(), &self.settings)?;
-        siblings::join_alone(&store)?;
-        Ok(Cache { store })
-    }
-
-    /// Opens the `FanoutCache` in the directory `path`. `shards` is how many, 1 to 256; `None`: as many as
-    /// it has. See [`FanoutCache::open`].
-    pub fn open_fanout(
-        &self,
-        path: impl AsRef<Path>,
-        shards: Option<usize>,
-    ) -> Result<FanoutCache> {
-        fanout::open(path.as_ref(), &self.settings, shards)
+        spread::open(path.as_ref(), &self.settings, self.shards)
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::cache::values::Entry;
-use crate::cache::{Cache, fanout};
+use crate::cache::{Cache, spread};
 use crate::error::{Error, Result};
 use crate::slab::hash::hash;
 use crate::store::care::check::CheckReport;
@@ -15,7 +15,7 @@ use crate::store::names::{SLAB, is_there, not_a_store};
 use crate::store::settings::Config;
 use crate::types::{KeyInfo, Stats, Summary};
 
-/// A store, or a [`FanoutCache`](crate::FanoutCache), open for reading only: by a user who may read it and not write it, on a
+/// A cache, open for reading only: by a user who may read it and not write it, on a
 /// read-only mount, or by a monitor that is to disturb nobody.
 ///
 /// It needs read permission for the slab and for the files in `log`, and search permission for the directories. It takes
@@ -63,7 +63,7 @@ pub struct Reader {
 }
 
 impl Cache {
-    /// Opens the store in the directory `path`, or the [`FanoutCache`](crate::FanoutCache), for reading only. See
+    /// Opens the cache in the directory `path` for reading only. See
     /// [`Reader`].
     pub fn reader(path: impl AsRef<Path>) -> Result<Reader> {
         Reader::open(path)
@@ -71,7 +71,7 @@ impl Cache {
 }
 
 impl Reader {
-    /// Opens the store in the directory `path`, or the [`FanoutCache`](crate::FanoutCache), or one shard of it. Also one
+    /// Opens the cache in the directory `path`, or one shard of it. Also one
     /// that is a copy, which [`Cache::open`] refuses: nobody is granted anything here.
     ///
     /// # Errors
@@ -82,9 +82,9 @@ impl Reader {
     pub fn open(path: impl AsRef<Path>) -> Result<Reader> {
         let path = path.as_ref();
         let path = std::path::absolute(path).map_err(|e| Error::io("find", path, e))?;
-        if let Some(record) = fanout::find_record(&path)? {
+        if let Some(record) = spread::find_record(&path)? {
             let shards = (0..record.shards).map(|number| {
-                let shard = fanout::shard_path(&path, number);
+                let shard = spread::shard_path(&path, number);
                 match is_there(&shard.join(SLAB))? {
                     true => ReadStore::open(&shard).map(Some),
                     false => Ok(None),

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::cache::Cache;
 use crate::cache::values::SetOptions;
-use crate::cache::{Cache, FanoutCache, Keyspace};
 use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::store::space::integer::integer_after;
@@ -14,35 +14,14 @@ use crate::store::txn::transaction::Ongoing;
 ///
 /// It sees its own changes; nobody else does before it has ended.
 pub struct Transaction<'a> {
-    caches: &'a [Cache],
-    place: Target<'a>,
+    cache: &'a Cache,
     ongoing: Ongoing<'a>,
 }
 
-#[derive(Clone, Copy)]
-enum Target<'a> {
-    Cache,
-    Fanout(&'a FanoutCache),
-}
-
 impl<'a> Transaction<'a> {
-    fn begin(caches: &'a [Cache], place: Target<'a>) -> Result<Transaction<'a>> {
-        let home = caches.first().ok_or_else(|| Error::Invalid {
-            what: "a cache without shards".to_string(),
-        })?;
-        Ok(Transaction {
-            caches,
-            place,
-            ongoing: Ongoing::begin(&home.store)?,
-        })
-    }
-
     fn of_key(&self, key: &[u8]) -> (usize, &'a Arc<Store>) {
-        let shard = match self.place {
-            Target::Cache => 0,
-            Target::Fanout(fanout) => fanout.shard_number(key),
-        };
-        (shard, &self.caches[shard].store)
+        let shard = self.cache.shard_number(key);
+        (shard, &self.cache.stores()[shard])
     }
 
     /// The value; `None` if there is none. Nobody else changes it until the transaction has ended.
@@ -98,64 +77,59 @@ impl<'a> Transaction<'a> {
     }
 }
 
-macro_rules! transact {
-    ($place:ident, $of:expr) => {
-        impl $place {
-            /// Reads and changes several values in one step: all changes happen or none does, and nobody else
-            /// changes what was read or set before it has ended. When `work` returns an error, panics, or its
-            /// process dies, nothing has happened.
-            ///
-            /// # Blocking
-            ///
-            /// One transaction at a time in a cache; others wait for it, and so does who changes a value that
-            /// it has touched. Who reads one does not wait, and sees it as it was until all is changed. Inside
-            /// `work`, use the transaction: changing one of its values through the cache itself, or beginning
-            /// another transaction there, is [`Error::Deadlock`], for it would wait for the end of this one. (Not
-            /// if another thread does it for which `work` waits: that waits for ever.)
-            ///
-            /// # Errors
-            ///
-            /// An error of `work` goes to the caller. The cache's own errors are turned into the same type: after any of
-            /// them nothing has happened, but after `NotDurable`, with
-            /// [`Durability::PowerLoss`](crate::Durability), all has: the device has failed to write it, and until
-            /// [`sync`](Self::sync) has made that good a power failure may undo it, or a part of it.
-            ///
-            /// # If the process dies
-            ///
-            /// All of it has happened or nothing; others go on at once. A power failure may leave a part, unless
-            /// [`Durability::PowerLoss`](crate::Durability) was chosen. The child of a fork inside `work` has no
-            /// part in it: its `transact` ends with `NotHolder`.
-            ///
-            /// # Examples
-            ///
-            /// ```
-            /// # fn main() -> slablock::Result<()> {
-            /// # let dir = tempfile::tempdir().unwrap();
-            /// # let dir = dir.path().join("store");
-            /// # let cache = slablock::Cache::open(&dir)?;
-            /// cache.set("here", "30")?;
-            /// cache.transact(|t| {
-            ///     t.incr("here", -10)?;
-            ///     t.incr("there", 10)?;
-            ///     slablock::Result::Ok(())
-            /// })?;
-            /// assert_eq!(cache.get("there")?.as_deref(), Some(&b"10"[..]));
-            /// # Ok(())
-            /// # }
-            /// ```
-            pub fn transact<T, E: From<Error>>(
-                &self,
-                work: impl FnOnce(&mut Transaction<'_>) -> std::result::Result<T, E>,
-            ) -> std::result::Result<T, E> {
-                let of: fn(&$place) -> Target<'_> = $of;
-                let mut transaction = Transaction::begin(Keyspace::caches(self), of(self))?;
-                let result = work(&mut transaction)?;
-                transaction.ongoing.commit()?;
-                Ok(result)
-            }
-        }
-    };
+impl Cache {
+    /// Reads and changes several values in one step: all changes happen or none does, and nobody else
+    /// changes what was read or set before it has ended. When `work` returns an error, panics, or its
+    /// process dies, nothing has happened.
+    ///
+    /// # Blocking
+    ///
+    /// One transaction at a time in a cache; others wait for it, and so does who changes a value that
+    /// it has touched. Who reads one does not wait, and sees it as it was until all is changed. Inside
+    /// `work`, use the transaction: changing one of its values through the cache itself, or beginning
+    /// another transaction there, is [`Error::Deadlock`], for it would wait for the end of this one. (Not
+    /// if another thread does it for which `work` waits: that waits for ever.)
+    ///
+    /// # Errors
+    ///
+    /// An error of `work` goes to the caller. The cache's own errors are turned into the same type: after any of
+    /// them nothing has happened, but after `NotDurable`, with
+    /// [`Durability::PowerLoss`](crate::Durability), all has: the device has failed to write it, and until
+    /// [`sync`](Self::sync) has made that good a power failure may undo it, or a part of it.
+    ///
+    /// # If the process dies
+    ///
+    /// All of it has happened or nothing; others go on at once. A power failure may leave a part, unless
+    /// [`Durability::PowerLoss`](crate::Durability) was chosen. The child of a fork inside `work` has no
+    /// part in it: its `transact` ends with `NotHolder`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> slablock::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let dir = dir.path().join("store");
+    /// # let cache = slablock::Cache::open(&dir)?;
+    /// cache.set("here", "30")?;
+    /// cache.transact(|t| {
+    ///     t.incr("here", -10)?;
+    ///     t.incr("there", 10)?;
+    ///     slablock::Result::Ok(())
+    /// })?;
+    /// assert_eq!(cache.get("there")?.as_deref(), Some(&b"10"[..]));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn transact<T, E: From<Error>>(
+        &self,
+        work: impl FnOnce(&mut Transaction<'_>) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        let mut transaction = Transaction {
+            cache: self,
+            ongoing: Ongoing::begin(&self.stores()[0])?,
+        };
+        let result = work(&mut transaction)?;
+        transaction.ongoing.commit()?;
+        Ok(result)
+    }
 }
-
-transact!(Cache, |_| Target::Cache);
-transact!(FanoutCache, |fanout| Target::Fanout(fanout));

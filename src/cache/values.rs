@@ -1,10 +1,10 @@
-//! The cache as a cache: keys to values. The same operations for a `Cache` and a `FanoutCache`.
+//! The cache as a cache: keys to values.
 
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cache::{Cache, FanoutCache, Keyspace};
+use crate::cache::Cache;
 use crate::error::{Error, Result};
 use crate::slab::layout::STRIPES;
 use crate::store::Store;
@@ -65,8 +65,8 @@ pub struct Entry {
 ///
 /// Holds nothing between two values. Lists the keys of a 64th of a cache at a time.
 pub struct Iter {
-    caches: std::vec::IntoIter<Cache>,
-    cache: Option<Cache>,
+    stores: std::vec::IntoIter<Arc<Store>>,
+    store: Option<Arc<Store>>,
     stripe: u32,
     keys: std::vec::IntoIter<Vec<u8>>,
 }
@@ -76,14 +76,14 @@ impl Iterator for Iter {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let Some(cache) = &self.cache else {
-                self.cache = Some(self.caches.next()?);
+            let Some(store) = &self.store else {
+                self.store = Some(self.stores.next()?);
                 self.stripe = 0;
                 continue;
             };
             for key in self.keys.by_ref() {
                 let mut value = Vec::new();
-                match cache.store.value_at_hand(&key, &mut value) {
+                match store.value_at_hand(&key, &mut value) {
                     Ok(true) => return Some(Ok((key, value))),
                     // Gone since it was listed, and a lock perhaps by now.
                     Ok(false) | Err(Error::KindMismatch { .. }) => {}
@@ -91,10 +91,10 @@ impl Iterator for Iter {
                 }
             }
             if self.stripe == STRIPES {
-                self.cache = None;
+                self.store = None;
                 continue;
             }
-            let keys = cache.store.keys_of_values(self.stripe);
+            let keys = store.keys_of_values(self.stripe);
             self.stripe += 1;
             match keys {
                 Ok(keys) => self.keys = keys.into_iter(),
@@ -123,279 +123,244 @@ fn with_buffer<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
     result
 }
 
-macro_rules! value_operations {
-    ($place:ident) => {
-        /// Values.
-        ///
-        /// Every operation is one step for all threads of all processes: it has happened or it has not,
-        /// whoever is killed when. Reading waits for nobody; changing a value waits for who is changing the
-        /// same one. A key that holds a lock or another primitive is the error `KindMismatch`; an empty or too
-        /// long one is `KeyLength`.
-        impl $place {
-            #[inline]
-            fn of_key(&self, key: &[u8]) -> &Arc<Store> {
-                &Keyspace::cache_for(self, key).store
-            }
+/// Values.
+///
+/// Every operation is one step for all threads of all processes: it has happened or it has not,
+/// whoever is killed when. Reading waits for nobody; changing a value waits for who is changing the
+/// same one. A key that holds a lock or another primitive is the error `KindMismatch`; an empty or too
+/// long one is `KeyLength`.
+impl Cache {
+    /// Sets a value of 0 bytes to 1 GiB, for ever and without a tag, whatever was there.
+    ///
+    /// # Errors
+    ///
+    /// `ValueLength`; `Full` or `OverLimit` when there is no room and nothing may be evicted, `NoSpace`
+    /// when there is none on the device. What was there is there still. With
+    /// [`Durability::PowerLoss`](crate::Durability) also `NotDurable`: the value *is* set, and the device has
+    /// failed to write it; and then `Unsynced`, which changes nothing, until [`sync`](Self::sync) has made that
+    /// good. The same holds for all that changes a value.
+    ///
+    /// # If the process dies
+    ///
+    /// The old value is there or the new one. Once `set` has returned, nobody's death undoes it; a power
+    /// failure may, unless [`Durability::PowerLoss`](crate::Durability) was chosen.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> slablock::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let dir = dir.path().join("store");
+    /// let cache = slablock::Cache::open(&dir)?;
+    /// cache.set("greeting", "hello")?;
+    /// assert_eq!(cache.get("greeting")?.as_deref(), Some(&b"hello"[..]));
+    /// assert!(cache.delete("greeting")?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[inline]
+    pub fn set(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
+        let new = New {
+            value: value.as_ref(),
+            tag: &[],
+            expires_ms: 0,
+        };
+        let key = key.as_ref();
+        self.store_of(key).put(key, &new, When::Always).map(drop)
+    }
 
-            /// Sets a value of 0 bytes to 1 GiB, for ever and without a tag, whatever was there.
-            ///
-            /// # Errors
-            ///
-            /// `ValueLength`; `Full` or `OverLimit` when there is no room and nothing may be evicted, `NoSpace`
-            /// when there is none on the device. What was there is there still. With
-            /// [`Durability::PowerLoss`](crate::Durability) also `NotDurable`: the value *is* set, and the device has
-            /// failed to write it; and then `Unsynced`, which changes nothing, until [`sync`](Self::sync) has made that
-            /// good. The same holds for all that changes a value.
-            ///
-            /// # If the process dies
-            ///
-            /// The old value is there or the new one. Once `set` has returned, nobody's death undoes it; a power
-            /// failure may, unless [`Durability::PowerLoss`](crate::Durability) was chosen.
-            ///
-            /// # Examples
-            ///
-            /// ```
-            /// # fn main() -> slablock::Result<()> {
-            /// # let dir = tempfile::tempdir().unwrap();
-            /// # let dir = dir.path().join("store");
-            #[doc = concat!("let cache = slablock::", stringify!($place), "::options()")]
-            #[doc = concat!("    .", value_operations!(@open $place), "?;")]
-            /// cache.set("greeting", "hello")?;
-            /// assert_eq!(cache.get("greeting")?.as_deref(), Some(&b"hello"[..]));
-            /// assert!(cache.delete("greeting")?);
-            /// # Ok(())
-            /// # }
-            /// ```
-            #[inline]
-            pub fn set(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
-                let new = New {
-                    value: value.as_ref(),
-                    tag: &[],
-                    expires_ms: 0,
-                };
-                let key = key.as_ref();
-                self.of_key(key).put(key, &new, When::Always).map(drop)
-            }
+    /// The same with an expiry or a tag.
+    pub fn set_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        options: &SetOptions,
+    ) -> Result<()> {
+        self.put(key.as_ref(), value.as_ref(), options, When::Always)
+            .map(drop)
+    }
 
-            /// The same with an expiry or a tag.
-            pub fn set_with(
-                &self,
-                key: impl AsRef<[u8]>,
-                value: impl AsRef<[u8]>,
-                options: &SetOptions,
-            ) -> Result<()> {
-                self.put(key.as_ref(), value.as_ref(), options, When::Always)
-                    .map(drop)
-            }
+    fn put(&self, key: &[u8], value: &[u8], options: &SetOptions, when: When<'_>) -> Result<bool> {
+        let new = options.new_value(value)?;
+        self.store_of(key).put(key, &new, when)
+    }
 
-            fn put(
-                &self,
-                key: &[u8],
-                value: &[u8],
-                options: &SetOptions,
-                when: When<'_>,
-            ) -> Result<bool> {
-                let new = options.new_value(value)?;
-                self.of_key(key).put(key, &new, when)
-            }
+    /// Sets a value if there is none. `false`: there is one.
+    pub fn add(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<bool> {
+        self.add_with(key, value, &SetOptions::default())
+    }
 
-            /// Sets a value if there is none. `false`: there is one.
-            pub fn add(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<bool> {
-                self.add_with(key, value, &SetOptions::default())
-            }
+    /// The same with an expiry or a tag.
+    pub fn add_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        options: &SetOptions,
+    ) -> Result<bool> {
+        self.put(key.as_ref(), value.as_ref(), options, When::Absent)
+    }
 
-            /// The same with an expiry or a tag.
-            pub fn add_with(
-                &self,
-                key: impl AsRef<[u8]>,
-                value: impl AsRef<[u8]>,
-                options: &SetOptions,
-            ) -> Result<bool> {
-                self.put(key.as_ref(), value.as_ref(), options, When::Absent)
-            }
+    /// Sets a value if there is one already. `false`: there is none.
+    pub fn replace(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<bool> {
+        self.replace_with(key, value, &SetOptions::default())
+    }
 
-            /// Sets a value if there is one already. `false`: there is none.
-            pub fn replace(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<bool> {
-                self.replace_with(key, value, &SetOptions::default())
-            }
+    /// The same with an expiry or a tag.
+    pub fn replace_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        options: &SetOptions,
+    ) -> Result<bool> {
+        self.put(key.as_ref(), value.as_ref(), options, When::Present)
+    }
 
-            /// The same with an expiry or a tag.
-            pub fn replace_with(
-                &self,
-                key: impl AsRef<[u8]>,
-                value: impl AsRef<[u8]>,
-                options: &SetOptions,
-            ) -> Result<bool> {
-                self.put(key.as_ref(), value.as_ref(), options, When::Present)
-            }
+    /// Sets a value if what is there is `old`, byte by byte. `false`: it is another, or none.
+    pub fn compare_and_swap(
+        &self,
+        key: impl AsRef<[u8]>,
+        old: impl AsRef<[u8]>,
+        new: impl AsRef<[u8]>,
+    ) -> Result<bool> {
+        self.compare_and_swap_with(key, old, new, &SetOptions::default())
+    }
 
-            /// Sets a value if what is there is `old`, byte by byte. `false`: it is another, or none.
-            pub fn compare_and_swap(
-                &self,
-                key: impl AsRef<[u8]>,
-                old: impl AsRef<[u8]>,
-                new: impl AsRef<[u8]>,
-            ) -> Result<bool> {
-                self.compare_and_swap_with(key, old, new, &SetOptions::default())
-            }
+    /// The same with an expiry or a tag.
+    pub fn compare_and_swap_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        old: impl AsRef<[u8]>,
+        new: impl AsRef<[u8]>,
+        options: &SetOptions,
+    ) -> Result<bool> {
+        let when = When::Equal(old.as_ref());
+        self.put(key.as_ref(), new.as_ref(), options, when)
+    }
 
-            /// The same with an expiry or a tag.
-            pub fn compare_and_swap_with(
-                &self,
-                key: impl AsRef<[u8]>,
-                old: impl AsRef<[u8]>,
-                new: impl AsRef<[u8]>,
-                options: &SetOptions,
-            ) -> Result<bool> {
-                let when = When::Equal(old.as_ref());
-                self.put(key.as_ref(), new.as_ref(), options, when)
-            }
+    /// The value; `None`: there is none, it is over, or it is damaged.
+    ///
+    /// Damage is found by a checksum. That of a value of more than 16 KiB is looked at when a process first
+    /// gets it, and not each time: of its file what was sound is believed until this process has got or
+    /// set a few hundred others, or [`check`](Self::check) has found it damaged.
+    #[inline]
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
+        let (key, mut value) = (key.as_ref(), Vec::new());
+        let got = self.store_of(key).get_value(key, &mut value)?;
+        Ok(got.map(|_| value))
+    }
 
-            /// The value; `None`: there is none, it is over, or it is damaged.
-            ///
-            /// Damage is found by a checksum. That of a value of more than 16 KiB is looked at when a process first
-            /// gets it, and not each time: of its file what was sound is believed until this process has got or
-            /// set a few hundred others, or [`check`](Self::check) has found it damaged.
-            #[inline]
-            pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
-                let (key, mut value) = (key.as_ref(), Vec::new());
-                let got = self.of_key(key).get_value(key, &mut value)?;
-                Ok(got.map(|_| value))
-            }
+    /// Puts the value in place of what is in `into`, whose memory is used again. `false`: there is
+    /// none, and `into` means nothing.
+    #[inline]
+    pub fn get_into(&self, key: impl AsRef<[u8]>, into: &mut Vec<u8>) -> Result<bool> {
+        let key = key.as_ref();
+        Ok(self.store_of(key).get_value(key, into)?.is_some())
+    }
 
-            /// Puts the value in place of what is in `into`, whose memory is used again. `false`: there is
-            /// none, and `into` means nothing.
-            #[inline]
-            pub fn get_into(&self, key: impl AsRef<[u8]>, into: &mut Vec<u8>) -> Result<bool> {
-                let key = key.as_ref();
-                Ok(self.of_key(key).get_value(key, into)?.is_some())
-            }
+    /// Shows the value to `look`, without allocating memory each time: it is copied once, into a
+    /// buffer of this thread, because other processes may replace it at any moment.
+    pub fn get_with<T>(
+        &self,
+        key: impl AsRef<[u8]>,
+        look: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>> {
+        with_buffer(|buffer| Ok(self.get_into(key, buffer)?.then(|| look(buffer))))
+    }
 
-            /// Shows the value to `look`, without allocating memory each time: it is copied once, into a
-            /// buffer of this thread, because other processes may replace it at any moment.
-            pub fn get_with<T>(
-                &self,
-                key: impl AsRef<[u8]>,
-                look: impl FnOnce(&[u8]) -> T,
-            ) -> Result<Option<T>> {
-                with_buffer(|buffer| Ok(self.get_into(key, buffer)?.then(|| look(buffer))))
-            }
+    /// The value, its tag, and how long it will be there, all of the same moment.
+    pub fn entry(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>> {
+        let key = key.as_ref();
+        let whole = self.store_of(key).whole_value(key)?;
+        Ok(whole.map(|whole| Entry {
+            value: whole.value,
+            expires_in: left_until(whole.expires_ms),
+            tag: (!whole.tag.is_empty()).then_some(whole.tag),
+        }))
+    }
 
-            /// The value, its tag, and how long it will be there, all of the same moment.
-            pub fn entry(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>> {
-                let key = key.as_ref();
-                let whole = self.of_key(key).whole_value(key)?;
-                Ok(whole.map(|whole| Entry {
-                    value: whole.value,
-                    expires_in: left_until(whole.expires_ms),
-                    tag: (!whole.tag.is_empty()).then_some(whole.tag),
-                }))
-            }
-
-            /// All values with their keys. Not counted as hits.
-            pub fn iter(&self) -> Iter {
-                Iter {
-                    caches: Keyspace::caches(self).to_vec().into_iter(),
-                    cache: None,
-                    stripe: 0,
-                    keys: Vec::new().into_iter(),
-                }
-            }
-
-            /// Whether there is a value. Not counted as a hit or a miss. The bytes of a value that does not lie in
-            /// the slots are not looked at: one that is damaged there counts as a value here, as it does for
-            /// `replace`, `touch` and `delete`, until it is set anew.
-            pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-                let key = key.as_ref();
-                Ok(self.of_key(key).peek_value(key)?.is_some())
-            }
-
-            /// Deletes a value. `false`: there was none.
-            pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-                let key = key.as_ref();
-                Ok(self.of_key(key).take_value(key, false)?.is_some())
-            }
-
-            /// Deletes a value and returns it, in one step: of all who pop it, one gets it.
-            ///
-            /// # Errors
-            ///
-            /// After any error the value is there still. With [`Durability::PowerLoss`](crate::Durability) that may be
-            /// one of the device, which has failed to write that the value is gone: then others may have missed the
-            /// value for a moment, and a power failure before [`sync`](Self::sync) has made that good may take it away.
-            pub fn pop(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
-                let key = key.as_ref();
-                self.of_key(key).take_value(key, true)
-            }
-
-            /// Gives a value another expiry, from now; `None`: for ever. `false`: there is none.
-            pub fn touch(&self, key: impl AsRef<[u8]>, expire: Option<Duration>) -> Result<bool> {
-                let key = key.as_ref();
-                self.of_key(key).touch_value(key, expires_ms(expire)?)
-            }
-
-            /// Adds to an integer of 64 bits, and returns the sum. The value is its decimal digits, so `set` and
-            /// `get` have it, too; what is not there counts as 0, and stays for ever. An expiry and a tag that
-            /// are there stay.
-            ///
-            /// # Errors
-            ///
-            /// `NotInteger` if the value is none, or if the sum would not be one; nothing is changed then.
-            ///
-            /// # Examples
-            ///
-            /// ```
-            /// # fn main() -> slablock::Result<()> {
-            /// # let dir = tempfile::tempdir().unwrap();
-            /// # let dir = dir.path().join("store");
-            /// # let cache = slablock::Cache::open(&dir)?;
-            /// assert_eq!(cache.incr("visits", 1)?, 1);
-            /// assert_eq!(cache.incr("visits", 10)?, 11);
-            /// assert_eq!(cache.get("visits")?.as_deref(), Some(&b"11"[..]));
-            /// # Ok(())
-            /// # }
-            /// ```
-            #[inline]
-            pub fn incr(&self, key: impl AsRef<[u8]>, delta: i64) -> Result<i64> {
-                self.incr_with(key, delta, 0)
-            }
-
-            /// The same, where what is not there counts as `default`.
-            #[inline]
-            pub fn incr_with(
-                &self,
-                key: impl AsRef<[u8]>,
-                delta: i64,
-                default: i64,
-            ) -> Result<i64> {
-                let key = key.as_ref();
-                self.of_key(key).add_to(key, delta.into(), default)
-            }
-
-            /// Takes from an integer. See [`incr`](Self::incr).
-            pub fn decr(&self, key: impl AsRef<[u8]>, delta: i64) -> Result<i64> {
-                self.decr_with(key, delta, 0)
-            }
-
-            /// The same, where what is not there counts as `default`.
-            pub fn decr_with(
-                &self,
-                key: impl AsRef<[u8]>,
-                delta: i64,
-                default: i64,
-            ) -> Result<i64> {
-                let key = key.as_ref();
-                self.of_key(key).add_to(key, -i128::from(delta), default)
-            }
+    /// All values with their keys. Not counted as hits.
+    pub fn iter(&self) -> Iter {
+        Iter {
+            stores: self.stores().to_vec().into_iter(),
+            store: None,
+            stripe: 0,
+            keys: Vec::new().into_iter(),
         }
-    };
-    (@open Cache) => {
-        "open(&dir)"
-    };
-    (@open FanoutCache) => {
-        "open_fanout(&dir, Some(4))"
-    };
-}
+    }
 
-value_operations!(Cache);
-value_operations!(FanoutCache);
+    /// Whether there is a value. Not counted as a hit or a miss. The bytes of a value that does not lie in
+    /// the slots are not looked at: one that is damaged there counts as a value here, as it does for
+    /// `replace`, `touch` and `delete`, until it is set anew.
+    pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        let key = key.as_ref();
+        Ok(self.store_of(key).peek_value(key)?.is_some())
+    }
+
+    /// Deletes a value. `false`: there was none.
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        let key = key.as_ref();
+        Ok(self.store_of(key).take_value(key, false)?.is_some())
+    }
+
+    /// Deletes a value and returns it, in one step: of all who pop it, one gets it.
+    ///
+    /// # Errors
+    ///
+    /// After any error the value is there still. With [`Durability::PowerLoss`](crate::Durability) that may be
+    /// one of the device, which has failed to write that the value is gone: then others may have missed the
+    /// value for a moment, and a power failure before [`sync`](Self::sync) has made that good may take it away.
+    pub fn pop(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
+        let key = key.as_ref();
+        self.store_of(key).take_value(key, true)
+    }
+
+    /// Gives a value another expiry, from now; `None`: for ever. `false`: there is none.
+    pub fn touch(&self, key: impl AsRef<[u8]>, expire: Option<Duration>) -> Result<bool> {
+        let key = key.as_ref();
+        self.store_of(key).touch_value(key, expires_ms(expire)?)
+    }
+
+    /// Adds to an integer of 64 bits, and returns the sum. The value is its decimal digits, so `set` and
+    /// `get` have it, too; what is not there counts as 0, and stays for ever. An expiry and a tag that
+    /// are there stay.
+    ///
+    /// # Errors
+    ///
+    /// `NotInteger` if the value is none, or if the sum would not be one; nothing is changed then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> slablock::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let dir = dir.path().join("store");
+    /// # let cache = slablock::Cache::open(&dir)?;
+    /// assert_eq!(cache.incr("visits", 1)?, 1);
+    /// assert_eq!(cache.incr("visits", 10)?, 11);
+    /// assert_eq!(cache.get("visits")?.as_deref(), Some(&b"11"[..]));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[inline]
+    pub fn incr(&self, key: impl AsRef<[u8]>, delta: i64) -> Result<i64> {
+        self.incr_with(key, delta, 0)
+    }
+
+    /// The same, where what is not there counts as `default`.
+    #[inline]
+    pub fn incr_with(&self, key: impl AsRef<[u8]>, delta: i64, default: i64) -> Result<i64> {
+        let key = key.as_ref();
+        self.store_of(key).add_to(key, delta.into(), default)
+    }
+
+    /// Takes from an integer. See [`incr`](Self::incr).
+    pub fn decr(&self, key: impl AsRef<[u8]>, delta: i64) -> Result<i64> {
+        self.decr_with(key, delta, 0)
+    }
+
+    /// The same, where what is not there counts as `default`.
+    pub fn decr_with(&self, key: impl AsRef<[u8]>, delta: i64, default: i64) -> Result<i64> {
+        let key = key.as_ref();
+        self.store_of(key).add_to(key, -i128::from(delta), default)
+    }
+}

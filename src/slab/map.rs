@@ -63,13 +63,13 @@ pub(crate) enum Growing {
 const GROWING: [Growing; 3] = [Growing::Participants, Growing::Slots, Growing::Blocks];
 
 impl Slab {
-    /// Maps `file`, whose fixed part has to be allocated already.
+    /// Maps `file`, whose fixed part has to be allocated already. In a box, for the stack of an opener may be small.
     pub(crate) fn map(
         file: (Kept, FileIdentity),
         path: &Path,
         part: Static,
         layout: Layout,
-    ) -> Result<Slab> {
+    ) -> Result<Box<Slab>> {
         Slab::mapped_by(|map, file| map.map_raw(file), file, path, part, layout)
     }
 
@@ -80,7 +80,7 @@ impl Slab {
         path: &Path,
         part: Static,
         layout: Layout,
-    ) -> Result<Slab> {
+    ) -> Result<Box<Slab>> {
         let map = |map: &MmapOptions, file: &File| map.map_raw_read_only(file);
         Slab::mapped_by(map, file, path, part, layout)
     }
@@ -91,13 +91,13 @@ impl Slab {
         path: &Path,
         part: Static,
         layout: Layout,
-    ) -> Result<Slab> {
+    ) -> Result<Box<Slab>> {
         let len = usize::try_from(layout.total_bytes())
             .map_err(|_| Error::io("map", path, io::Error::from(io::ErrorKind::OutOfMemory)))?;
         crash_point();
         let map = map(MmapOptions::new().len(len), file.unproven())
             .map_err(|e| Error::io("map", path, e))?;
-        Ok(Slab {
+        Ok(Box::new(Slab {
             map,
             opened: AtomicPtr::new(Opened::new(file, None)),
             path: path.to_path_buf(),
@@ -105,7 +105,7 @@ impl Slab {
             layout,
             part,
             covered: Default::default(),
-        })
+        }))
     }
 
     /// Where it is mapped in this process.

@@ -37,6 +37,7 @@ pub(crate) mod txn;
 pub(crate) mod values;
 
 use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -60,7 +61,6 @@ use crate::store::members::watch::Watches;
 use crate::store::members::{living, participants};
 use crate::store::names::Site;
 use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, Ordering, crash_point};
-use crate::types::Lifeline;
 
 /// The bytes of the file `stripes`: one for each stripe, then these four.
 const JOIN_BYTE: u64 = STRIPES as u64;
@@ -291,7 +291,7 @@ impl Store {
     }
 
     /// What keeps this process's holds alive for as long as any process has it open.
-    pub(crate) fn lifeline(&self) -> Result<Lifeline> {
+    pub(crate) fn lifeline(&self) -> Result<[OwnedFd; 2]> {
         let process = self.process()?;
         let beacon = process.locks.clone_beacons()?;
         let slab = self.slab.file()?;
@@ -302,9 +302,7 @@ impl Store {
         if let Some(record) = self.slab.participant(process.id.get()) {
             record.state.fetch_or(PARTICIPANT_SHARED, Ordering::AcqRel);
         }
-        Ok(Lifeline {
-            descriptors: [beacon.into(), witness.into()],
-        })
+        Ok([beacon.into(), witness.into()])
     }
 }
 

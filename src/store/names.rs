@@ -11,6 +11,8 @@ use crate::sync::crash_point;
 pub(crate) const SLAB: &str = "slab";
 
 pub(crate) const FANOUT: &str = "fanout";
+/// Where that is written before it gets its name; with a random number behind, if several may write it.
+pub(crate) const NEW_FANOUT: &str = "fanout.new";
 
 /// What systems and tools put into directories that are otherwise empty.
 pub(crate) const OTHERS_FILES: [&str; 4] = ["lost+found", ".gitkeep", ".gitignore", ".keep"];
@@ -63,7 +65,7 @@ impl Shard {
             return match name.is_symlink() {
                 true => Err(not_a_store(
                     dir,
-                    "it is a link inside a FanoutCache; put the directory itself there",
+                    "it is a link inside a cache of several shards; put the directory itself there",
                 )),
                 false => Ok(Some(shard)),
             };

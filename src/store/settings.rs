@@ -84,9 +84,21 @@ impl Config {
     }
 }
 
-/// What is asked for, chosen or changed; `None`: left as it is.
+/// What of the settings of a cache can be changed: see [`Cache::configure`](crate::Cache::configure). What is not said is
+/// left as it is.
+///
+/// ```
+/// # fn main() -> slablock::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let dir = dir.path().join("store");
+/// # let cache = slablock::Cache::open(&dir)?;
+/// cache.configure(&slablock::Limits::new().size_limit(64 << 20))?;
+/// assert_eq!(cache.config()?.size_limit, 64 << 20);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Chosen {
+pub struct Limits {
     pub(crate) size_limit: Option<u64>,
     pub(crate) eviction: Option<Eviction>,
     pub(crate) durability: Option<Durability>,
@@ -130,12 +142,43 @@ pub(crate) fn share_of(bytes: u64, shards: usize) -> u64 {
     (bytes / shards.max(1) as u64).max(SIZE_LIMIT_MIN)
 }
 
-impl Chosen {
+impl Limits {
+    /// Nothing is changed yet.
+    pub fn new() -> Limits {
+        Limits::default()
+    }
+
+    /// How many bytes the files of large values may take. See [`Options::size_limit`](crate::Options::size_limit).
+    pub fn size_limit(mut self, bytes: u64) -> Limits {
+        self.size_limit = Some(bytes);
+        self
+    }
+
+    /// What is evicted to make room for a value.
+    pub fn eviction(mut self, eviction: Eviction) -> Limits {
+        self.eviction = Some(eviction);
+        self
+    }
+
+    /// What a value that was set survives.
+    pub fn durability(mut self, durability: Durability) -> Limits {
+        self.durability = Some(durability);
+        self
+    }
+
+    /// Those of one of so many shards.
+    pub(crate) fn shared_by(&self, shards: usize) -> Limits {
+        Limits {
+            size_limit: self.size_limit.map(|bytes| share_of(bytes, shards)),
+            ..self.clone()
+        }
+    }
+
     /// For the making of one of so many shards, like one of them that is there where nothing is asked for.
-    pub(crate) fn for_new(&self, shards: usize, first: Option<&Config>) -> Chosen {
+    pub(crate) fn for_new(&self, shards: usize, first: Option<&Config>) -> Limits {
         let share = self.size_limit.map(|limit| share_of(limit, shards));
         let default = (shards > 1).then(|| share_of(SIZE_LIMIT, shards));
-        Chosen {
+        Limits {
             size_limit: share.or(first.map(|first| first.size_limit)).or(default),
             eviction: self.eviction.or(first.map(|first| first.eviction)),
             durability: self.durability.or(first.map(|first| first.durability)),
@@ -289,7 +332,7 @@ pub(crate) struct Settings {
     pub(crate) create: bool,
     /// Whether a copy becomes a store of its own.
     pub(crate) adopt: bool,
-    pub(crate) config: Chosen,
+    pub(crate) limits: Limits,
     /// Stands in for what the kernel says about the file system, in tests.
     pub(crate) fs_magic: Option<i64>,
 }
@@ -304,7 +347,7 @@ impl Default for Settings {
             allow_network_fs: false,
             create: true,
             adopt: false,
-            config: Chosen::default(),
+            limits: Limits::default(),
             fs_magic: None,
         }
     }
@@ -328,8 +371,8 @@ impl Settings {
     }
 
     /// What a slab is made with.
-    pub(in crate::store) fn new_config(&self) -> Chosen {
-        self.config.for_new(self.shards, self.first.as_ref())
+    pub(in crate::store) fn new_limits(&self) -> Limits {
+        self.limits.for_new(self.shards, self.first.as_ref())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use slablock::{BoundedSemaphore, Cache, Error, FanoutCache, Keyspace, Lock, Reader, Token};
+use slablock::{BoundedSemaphore, Cache, Error, FanoutCache, Lock, Reader, Token};
 
 use crate::drive::{Operation, Order, STANDARD, Stage, no_leak};
 use crate::places::{furnish, furniture_is_well};
@@ -53,9 +53,10 @@ pub const ALL: &[Operation] = &[
     Operation {
         name: "adopt a copied fanout",
         prepare: |scene| {
-            let cache = FanoutCache::options()
+            let cache = Cache::options()
                 .capacity(2 * CAPACITY)
-                .open_fanout(scene.store(), Some(2))
+                .shards(2)
+                .open(scene.store())
                 .unwrap();
             grant_all(&cache);
             for name in NAMES {
@@ -67,8 +68,8 @@ pub const ALL: &[Operation] = &[
             note_latest(scene, &grant_all(&cache));
         },
         act: |scene, trap| {
-            let options = FanoutCache::options().adopt(true);
-            let opened = trap.armed(|| options.open_fanout(scene.store(), Some(2)));
+            let options = Cache::options().adopt(true);
+            let opened = trap.armed(|| options.shards(2).open(scene.store()));
             opened.unwrap();
         },
         look: |_, _, _| (),
@@ -82,7 +83,7 @@ pub const ALL: &[Operation] = &[
             (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
             let cache = FanoutCache::open(scene.store(), 2).unwrap();
             fanout_is_adopted(scene, &cache);
-            Keyspace::caches(&cache).iter().for_each(no_leak);
+            crate::kit::shards(&cache).iter().for_each(no_leak);
         },
         is_thinned: true,
         ..STANDARD
@@ -212,7 +213,7 @@ fn value_of(name: &str) -> String {
     format!("value {name}")
 }
 
-fn grant_all(cache: &FanoutCache) -> Vec<Token> {
+fn grant_all(cache: &Cache) -> Vec<Token> {
     let grant = |name: &&str| {
         let lock = Lock::new(cache, *name);
         lock.try_acquire().unwrap().expect("nobody has it").token()
@@ -220,8 +221,8 @@ fn grant_all(cache: &FanoutCache) -> Vec<Token> {
     NAMES.iter().map(grant).collect()
 }
 
-fn fanout_is_adopted(scene: &Scene, cache: &FanoutCache) {
-    for shard in Keyspace::caches(cache) {
+fn fanout_is_adopted(scene: &Scene, cache: &Cache) {
+    for shard in crate::kit::shards(cache) {
         let report = shard.check().unwrap();
         assert!(report.is_sound(), "{report:?}");
     }

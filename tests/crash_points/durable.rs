@@ -1,7 +1,7 @@
 //! Deaths while all is written to the device, again after a sync that failed; while it is changed what values survive,
 //! and while values that survive a power failure are set; while a slab that was cut off is repaired.
 
-use slablock::{BoundedSemaphore, Cache, Durability, Eviction, FanoutCache, Keyspace, Options};
+use slablock::{BoundedSemaphore, Cache, Durability, Eviction, FanoutCache, Limits};
 
 use crate::drive::{Operation, Order, STANDARD, Stage, no_leak};
 use crate::kit::layout;
@@ -153,9 +153,10 @@ pub const ALL: &[Operation] = &[
     Operation {
         name: "value: transact over shards",
         prepare: |scene| {
-            let cache = FanoutCache::options()
+            let cache = Cache::options()
                 .capacity(2 * CAPACITY)
-                .open_fanout(scene.store(), Some(2))
+                .shards(2)
+                .open(scene.store())
                 .unwrap();
             for name in NAMES {
                 cache.set(name, large(LARGE)).unwrap();
@@ -174,7 +175,7 @@ pub const ALL: &[Operation] = &[
             let look = |stage| {
                 let cache = FanoutCache::open(scene.store(), 2).unwrap();
                 if order == Order::LookFirst {
-                    for shard in Keyspace::caches(&cache) {
+                    for shard in crate::kit::shards(&cache) {
                         let report = shard.check().unwrap();
                         assert!(report.is_sound(), "{report:?}");
                     }
@@ -192,7 +193,7 @@ pub const ALL: &[Operation] = &[
             (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
             look(Stage::After);
             let cache = FanoutCache::open(scene.store(), 2).unwrap();
-            Keyspace::caches(&cache).iter().for_each(no_leak);
+            crate::kit::shards(&cache).iter().for_each(no_leak);
         },
         ..STANDARD
     },
@@ -238,15 +239,15 @@ fn verify_made_good(operation: &Operation, scene: &Scene, order: Order) {
 const OLD_LIMIT: u64 = 16 << 20;
 const NEW_LIMIT: u64 = 4 << 20;
 
-fn chosen() -> Options {
-    Cache::options()
+fn chosen() -> Limits {
+    Limits::new()
         .size_limit(NEW_LIMIT)
         .eviction(Eviction::LeastRecentlyUsed)
         .durability(Durability::PowerLoss)
 }
 
 fn make_durable(scene: &Scene) {
-    let durable = Cache::options().durability(Durability::PowerLoss);
+    let durable = Limits::new().durability(Durability::PowerLoss);
     open(scene).configure(&durable).unwrap();
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use slablock::{Cache, Error, FanoutCache, Keyspace, Lock};
+use slablock::{Cache, Error, FanoutCache, Lock};
 
 use crate::drive::{Operation, Order, STANDARD, Stage, no_leak};
 use crate::kit::layout::LOCKED;
@@ -148,13 +148,14 @@ fn is_well(scene: &Scene, cache: &Cache, stage: Stage) {
 
 /// A fanout of which every shard has keys.
 fn furnish_fanout_without(scene: &Scene, names: &[&str]) {
-    let cache = FanoutCache::options()
+    let cache = Cache::options()
         .capacity(2 * CAPACITY)
-        .open_fanout(scene.store(), Some(2))
+        .shards(2)
+        .open(scene.store())
         .unwrap();
     fanout_works(&cache);
     assert!(
-        Keyspace::caches(&cache)
+        crate::kit::shards(&cache)
             .iter()
             .all(|shard| !shard.is_empty().unwrap())
     );
@@ -184,17 +185,17 @@ fn verify_fanout_again(operation: &Operation, scene: &Scene, _: Order) {
     is_whole(scene, &cache);
 }
 
-fn is_whole(scene: &Scene, cache: &FanoutCache) {
+fn is_whole(scene: &Scene, cache: &Cache) {
     for name in LOCKED.into_iter().chain(["fanout"]) {
         assert!(scene.store().join(name).exists(), "{name}");
     }
     fanout_works(cache);
     // No key is in two shards.
     assert_eq!(cache.len().unwrap(), KEYS);
-    Keyspace::caches(cache).iter().for_each(no_leak);
+    crate::kit::shards(cache).iter().for_each(no_leak);
 }
 
-fn fanout_works(cache: &FanoutCache) {
+fn fanout_works(cache: &Cache) {
     for n in 0..KEYS {
         let lock = Lock::new(cache, format!("key {n}"));
         assert!(lock.try_acquire().unwrap().is_some());

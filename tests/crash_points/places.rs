@@ -32,9 +32,10 @@ pub const ALL: &[Operation] = &[
         prepare: |_| (),
         act: |scene, trap| {
             let cache = trap.armed(|| {
-                FanoutCache::options()
+                Cache::options()
                     .capacity(2 * CAPACITY)
-                    .open_fanout(scene.store(), Some(2))
+                    .shards(2)
+                    .open(scene.store())
             });
             cache.unwrap();
         },
@@ -239,8 +240,8 @@ fn verify_fanout(operation: &Operation, scene: &Scene, _: Order) {
     for n in 0..20 {
         assert!(cache.key(format!("key {n}")).unwrap().is_some());
     }
-    for shard in slablock::Keyspace::caches(&cache) {
-        no_leak(shard);
+    for shard in crate::kit::shards(&cache) {
+        no_leak(&shard);
     }
 }
 

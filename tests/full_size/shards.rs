@@ -26,16 +26,16 @@ fn as_many_shards_as_there_can_be_are_used_by_several_processes() {
     run("shards", dir.root(), &[]);
 }
 
-fn open(role: &Role) -> FanoutCache {
+fn open(role: &Role) -> Cache {
     FanoutCache::open(role.store(), ALL).unwrap()
 }
 
-fn lock(cache: &FanoutCache, n: u64) -> Lock {
+fn lock(cache: &Cache, n: u64) -> Lock {
     Lock::new(cache, format!("lock {n}"))
 }
 
 /// What each of the processes does: values, transactions over all shards, and its third of the locks.
-fn use_all_shards(cache: &FanoutCache, me: u64) {
+fn use_all_shards(cache: &Cache, me: u64) {
     for n in (0..KEYS).filter(|n| n % PROCESSES == me) {
         cache.set(format!("value {n}"), n.to_string()).unwrap();
     }
@@ -100,7 +100,7 @@ pub fn shards(role: &Role) {
     }));
 }
 
-fn all_is_there(cache: &FanoutCache, role: &Role) {
+fn all_is_there(cache: &Cache, role: &Role) {
     for n in 0..KEYS {
         let value = cache.get(format!("value {n}")).unwrap();
         assert_eq!(value, Some(n.to_string().into_bytes()));

@@ -16,8 +16,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use slablock::{
-    Averager, BoundedSemaphore, Cache, Error, FanoutCache, Keyspace, Lock, RLock, SetOptions,
-    fuzzing,
+    Averager, BoundedSemaphore, Cache, Error, Lock, Options, RLock, SetOptions, fuzzing,
 };
 
 use super::input::Input;
@@ -283,16 +282,16 @@ impl Bench {
         fs::write(dir.join("fanout"), &bytes).expect("a fanout file");
         let options = Cache::options().capacity(1);
         let wanted = (flags & 2 != 0).then_some(usize::from(flags >> 6));
-        match options.open_fanout(&dir, wanted) {
+        match wanted.into_iter().fold(options, Options::shards).open(&dir) {
             Err(error) => says(&error),
             Ok(cache) => {
                 assert!(wanted.is_none_or(|n| n == cache.shards()));
                 hear(Lock::new(&cache, "a").try_acquire().map(drop));
                 hear(cache.check().map(drop));
-                assert!(cache.caches().len() <= 256);
+                assert!(cache.shards() <= 256);
             }
         }
-        hear(FanoutCache::repair(&dir).map(drop));
+        hear(Cache::repair(&dir).map(drop));
     }
 }
 

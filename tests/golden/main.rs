@@ -189,7 +189,7 @@ fn furnish(cache: &Cache) -> BTreeMap<&'static str, u64> {
 }
 
 /// In which shard each of some keys is.
-fn spread(place: &Place, cache: &FanoutCache) -> Vec<usize> {
+fn spread(place: &Place, cache: &Cache) -> Vec<usize> {
     let names = (0..SPREAD).map(|n| format!("key {n}"));
     for name in names.clone() {
         drop(Lock::new(cache, name).acquire().unwrap());

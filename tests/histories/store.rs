@@ -1,10 +1,10 @@
-//! A store under test: pairs of keys in a `Cache`, or in a `FanoutCache` where the two lie in different shards.
+//! A store under test: pairs of keys in a `Cache`, or in a `Options` where the two lie in different shards.
 
 use std::path::Path;
 use std::thread::{sleep, yield_now};
 use std::time::Duration;
 
-use slablock::{Cache, CheckReport, Error, Eviction, FanoutCache, Keyspace, Result, Transaction};
+use slablock::{Cache, CheckReport, Error, Eviction, Options, Result, Transaction};
 
 use crate::operation::{Call, End, Outcome, State, What};
 use crate::value::Value;
@@ -33,22 +33,8 @@ impl Ways {
     ];
 }
 
-enum Caches {
-    One(Cache),
-    Several(FanoutCache),
-}
-
-macro_rules! either {
-    ($caches:expr, $cache:ident => $what:expr) => {
-        match $caches {
-            Caches::One($cache) => $what,
-            Caches::Several($cache) => $what,
-        }
-    };
-}
-
 pub struct Store {
-    caches: Caches,
+    cache: Cache,
     keys: Vec<[String; 2]>,
     ways: Ways,
 }
@@ -60,18 +46,14 @@ impl Store {
             .capacity(64 * many)
             .size_limit(LIMIT_BYTES * many as u64)
             .eviction(Eviction::None);
-        let caches = match shards {
-            None => Caches::One(options.open(dir).unwrap()),
-            Some(_) => Caches::Several(options.open_fanout(dir, shards).unwrap()),
-        };
-        let keys = (0..PAIRS)
-            .map(|pair| either!(&caches, cache => keys_of(cache, pair)))
-            .collect();
-        Store { caches, keys, ways }
+        let options = shards.into_iter().fold(options, Options::shards);
+        let cache = options.open(dir).unwrap();
+        let keys = (0..PAIRS).map(|pair| keys_of(&cache, pair)).collect();
+        Store { cache, keys, ways }
     }
 
     pub fn check(&self) -> CheckReport {
-        either!(&self.caches, cache => cache.check()).unwrap()
+        self.cache.check().unwrap()
     }
 
     pub fn carry_out(&self, pair: usize, call: &Call) -> Outcome {
@@ -93,7 +75,8 @@ impl Store {
     fn plain(&self, pair: usize, call: &Call) -> Result<Outcome> {
         let key = &self.keys[pair][call.key];
         let [first, second] = call.given.map(bytes_of);
-        either!(&self.caches, cache => Ok(match call.what {
+        let cache = &self.cache;
+        Ok(match call.what {
             What::Set => Outcome::was(cache.set(key, first).map(|()| true)?),
             What::Add => Outcome::was(cache.add(key, first)?),
             What::Replace => Outcome::was(cache.replace(key, first)?),
@@ -106,17 +89,17 @@ impl Store {
                 Outcome::value(Some(Value::of_bytes(sum.as_bytes())))
             }
             _ => Outcome::value(cache.get(key)?.map(|bytes| Value::of_bytes(&bytes))),
-        }))
+        })
     }
 
     fn transact(&self, pair: usize, call: &Call) -> Result<Outcome> {
         let keys = &self.keys[pair];
         let mut seen = [None; 2];
-        let done = either!(&self.caches, cache => cache.transact(|all| {
+        let done = self.cache.transact(|all| {
             seen = [read(all, &keys[0])?, read(all, &keys[1])?];
             yield_now();
             change(all, keys, call, seen)
-        }));
+        });
         let end = match done {
             Ok(()) => End::Done,
             Err(Undone::Refused) => End::Declined,
@@ -159,11 +142,11 @@ impl Store {
 }
 
 /// Of several shards in two of them, so that transactions go over both.
-fn keys_of(cache: &impl Keyspace, pair: usize) -> [String; 2] {
-    let shard = |key: &str| cache.cache_for(key.as_bytes()).path().to_path_buf();
+fn keys_of(cache: &Cache, pair: usize) -> [String; 2] {
+    let shard = |key: &str| cache.slab_of(key.as_bytes());
     let first = format!("{pair}a");
     let mut others = (0..).map(|n| format!("{pair}b{n}"));
-    let second = others.find(|key| cache.caches().len() == 1 || shard(key) != shard(&first));
+    let second = others.find(|key| cache.shards() == 1 || shard(key) != shard(&first));
     [first, second.unwrap_or_default()]
 }
 

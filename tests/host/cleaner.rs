@@ -291,23 +291,23 @@ fn a_process_whose_segment_was_removed_writes_to_another_one() {
 
 const KEYS: std::ops::Range<u8> = 0..40;
 
-fn sharded(place: &Place) -> FanoutCache {
+fn sharded(place: &Place) -> Cache {
     FanoutCache::open(place.store(), 4).unwrap()
 }
 
-fn token_of(cache: &FanoutCache) -> Token {
+fn token_of(cache: &Cache) -> Token {
     Lock::new(cache, "k").acquire().unwrap().token()
 }
 
 /// Gives each key a value of its own.
-fn fill(cache: &FanoutCache) {
+fn fill(cache: &Cache) {
     for key in KEYS {
         cache.set([key], [key; 20_000]).unwrap();
     }
 }
 
 /// Of each key the value that it was given, or nothing; how many there are.
-fn values_left(cache: &FanoutCache) -> usize {
+fn values_left(cache: &Cache) -> usize {
     let is_there = |key: &u8| match cache.get([*key]).unwrap() {
         Some(value) => value == [*key; 20_000],
         None => false,
@@ -332,9 +332,6 @@ fn a_cache_of_shards_outlives_the_loss_of_the_file_that_says_how_many() {
     let reader = Reader::open(place.store()).unwrap();
     assert_eq!(reader.get([1]).unwrap().unwrap(), [1; 20_000]);
     drop(reader);
-    assert!(FanoutCache::is_at(place.store()));
-    let words = ["it has 00", "no slab"];
-    assert_error!(Cache::open(place.store()), Error::NotAStore { .. }, words);
     assert!(!place.store().join("fanout").exists());
 
     // Whoever opens it does, with or without the number.
@@ -348,11 +345,11 @@ fn a_cache_of_shards_outlives_the_loss_of_the_file_that_says_how_many() {
         ["shards"]
     );
     remove();
-    let again = FanoutCache::options().open_fanout(place.store(), None);
+    let again = Cache::options().open(place.store());
     assert_eq!(values_left(&again.unwrap()), KEYS.len());
     drop(cache);
     remove();
-    FanoutCache::repair(place.store()).unwrap();
+    Cache::repair(place.store()).unwrap();
     assert_eq!(record(), before);
 
     // With everything that a cleaner takes because it is never written.
@@ -374,10 +371,8 @@ fn a_shard_that_is_gone_costs_what_was_in_it_and_nothing_else() {
         fill(&cache);
         drop(cache);
         remove_log(&place, lost);
-        FanoutCache::repair(place.store()).unwrap();
-        let cache = FanoutCache::options()
-            .open_fanout(place.store(), None)
-            .unwrap();
+        Cache::repair(place.store()).unwrap();
+        let cache = Cache::options().open(place.store()).unwrap();
         let left = values_left(&cache);
         assert!(left > KEYS.len() / 2 && left < KEYS.len(), "{lost}: {left}");
         fill(&cache);
@@ -554,13 +549,14 @@ fn a_shard_begins_again_with_the_settings_of_the_others() {
     let _watchdog = Watchdog::new("settings of a shard");
     for lost in ["000/slab", "000", "002"] {
         let place = Place::new();
-        let options = FanoutCache::options()
+        let options = Cache::options()
             .capacity(4_000)
             .size_limit(64 << 20)
             .eviction(Eviction::None)
             .durability(Durability::PowerLoss)
-            .mode(0o640);
-        let cache = options.open_fanout(place.store(), Some(4)).unwrap();
+            .mode(0o640)
+            .shards(4);
+        let cache = options.open(place.store()).unwrap();
         let before = (cache.config().unwrap(), cache.capacity());
         drop(cache);
         remove_log(&place, lost);
@@ -577,7 +573,7 @@ fn a_shard_begins_again_with_the_settings_of_the_others() {
             );
         }
         drop(cache);
-        options.open_fanout(place.store(), Some(4)).unwrap();
+        options.open(place.store()).unwrap();
     }
 }
 

@@ -96,7 +96,7 @@ fn a_copied_cache_of_shards_is_adopted_as_a_whole() {
     cp(&["-a"], &place.store(), &copy);
     let refused = FanoutCache::open(&copy, 3);
     assert_error!(refused, Error::Copied { .. }, ["copied", "adopt"]);
-    FanoutCache::adopt(&copy).unwrap();
+    Cache::adopt(&copy).unwrap();
     let copied = FanoutCache::open(&copy, 3).unwrap();
     for key in 0..20 {
         assert_eq!(
@@ -122,8 +122,8 @@ fn what_is_told_of_a_shard_names_the_cache() {
     };
     let cache = FanoutCache::open(&store, 3).unwrap();
     let in_use = format!("{} is in use", store.display());
-    is_told(FanoutCache::repair(&store).map(drop).unwrap_err(), &in_use);
-    is_told(FanoutCache::adopt(&store).unwrap_err(), &in_use);
+    is_told(Cache::repair(&store).map(drop).unwrap_err(), &in_use);
+    is_told(Cache::adopt(&store).unwrap_err(), &in_use);
     is_told(
         Cache::repair(store.join("001")).map(drop).unwrap_err(),
         &in_use,
@@ -133,12 +133,12 @@ fn what_is_told_of_a_shard_names_the_cache() {
     cp(&["-a"], &store, &copy);
     let adopt = format!("`slablock adopt {}`", copy.display());
     is_told(FanoutCache::open(&copy, 3).map(drop).unwrap_err(), &adopt);
-    is_told(FanoutCache::repair(&copy).map(drop).unwrap_err(), &adopt);
+    is_told(Cache::repair(&copy).map(drop).unwrap_err(), &adopt);
     is_told(Cache::open(copy.join("002")).map(drop).unwrap_err(), &adopt);
     let link = place.root().join("link");
     std::os::unix::fs::symlink(copy.join("002"), &link).unwrap();
     is_told(Cache::open(&link).map(drop).unwrap_err(), &adopt);
-    FanoutCache::adopt(&copy).unwrap();
+    Cache::adopt(&copy).unwrap();
     drop(FanoutCache::open(&copy, 3).unwrap());
     let cache = FanoutCache::open(&copy, 3).unwrap();
     let reader = Reader::open(&copy).unwrap();

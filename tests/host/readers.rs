@@ -166,7 +166,7 @@ fn stores_for_readers(place: &Place) -> [PathBuf; 2] {
     let options = Cache::options().mode(0o640);
     let (store, fanout) = (place.store(), place.root().join("fanout"));
     furnish(&options.open(&store).unwrap());
-    let shards = options.open_fanout(&fanout, Some(3)).unwrap();
+    let shards = options.shards(3).open(&fanout).unwrap();
     for (key, value) in [("small", b"value".to_vec()), ("large", large())] {
         shards.set(key, value).unwrap();
     }

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use nix::libc;
 use slablock::{
-    BoundedSemaphore, Cache, Durability, Error, Eviction, FanoutCache, Options, SemaphoreGuard,
+    BoundedSemaphore, Cache, Durability, Error, Eviction, FanoutCache, Limits, Options,
+    SemaphoreGuard,
 };
 
 use crate::kit::{Child, Place, Role, bounded, say, until};
@@ -117,7 +118,9 @@ fn what_is_configured_is_what_may_be_asked_for_from_then_on() {
         let durable = Cache::options().durability(Durability::PowerLoss);
         let cache = place.open();
         mismatch(durable.open(place.store()));
-        cache.configure(&durable).unwrap();
+        cache
+            .configure(&Limits::new().durability(Durability::PowerLoss))
+            .unwrap();
         durable.open(place.store()).unwrap();
         drop(cache);
         durable.open(place.store()).unwrap();
@@ -130,9 +133,12 @@ fn what_is_configured_is_what_may_be_asked_for_from_then_on() {
 fn a_cache_of_shards_is_asked_for_as_a_whole() {
     bounded(|| {
         let place = Place::new();
-        let open = |options: &Options| options.open_fanout(place.store(), None);
-        let asked = Cache::options().capacity(403).size_limit(40 * MIB + 3);
-        let cache = asked.open_fanout(place.store(), Some(4)).unwrap();
+        let open = |options: &Options| options.open(place.store());
+        let asked = Cache::options()
+            .capacity(403)
+            .size_limit(40 * MIB + 3)
+            .shards(4);
+        let cache = asked.open(place.store()).unwrap();
         let config = cache.config().unwrap();
         assert_eq!(
             (config.capacity, config.shards, config.mode),
@@ -177,8 +183,9 @@ fn shards_that_another_opener_makes_are_like_the_first() {
             .capacity(400)
             .size_limit(64 * MIB)
             .eviction(Eviction::None)
-            .durability(Durability::PowerLoss);
-        drop(asked.open_fanout(place.store(), Some(4)).unwrap());
+            .durability(Durability::PowerLoss)
+            .shards(4);
+        drop(asked.open(place.store()).unwrap());
         for number in ["002", "003"] {
             std::fs::remove_dir_all(place.store().join(number)).unwrap();
         }
@@ -188,7 +195,7 @@ fn shards_that_another_opener_makes_are_like_the_first() {
         };
         assert_eq!((config.capacity, config.size_limit), (400, 64 * MIB));
         assert_eq!(config.durability, Durability::PowerLoss);
-        asked.open_fanout(place.store(), Some(4)).unwrap();
+        asked.open(place.store()).unwrap();
     });
 }
 

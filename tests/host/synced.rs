@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use memmap2::MmapOptions;
 use nix::libc;
-use slablock::{Cache, Durability, Error, FanoutCache, Options, Result};
+use slablock::{Cache, Durability, Error, Options, Result};
 
 use crate::kit::Place;
 use crate::kit::layout::{BOOT_ID, FAILED_SYNCS};
@@ -364,9 +364,7 @@ fn a_transaction_that_has_happened_is_no_error() {
     for shards in [1, 3] {
         for errno in [libc::EIO, libc::EMFILE] {
             let dir = Place::in_memory();
-            let cache = FanoutCache::options()
-                .open_fanout(dir.root(), Some(shards))
-                .unwrap();
+            let cache = Cache::options().shards(shards).open(dir.root()).unwrap();
             // The first segment of the log is begun by that.
             let before: Result<()> = cache.transact(|t| {
                 let mut keys = ["a", "b", "c", "d"].into_iter();

@@ -551,7 +551,7 @@ fn a_team_s_directory_gives_its_group_to_the_store() {
         "fan" => {
             let fanout = store.with_file_name("fanout").join("deep");
             let options = small().mode(0o660);
-            let cache = options.open_fanout(fanout, Some(2)).unwrap();
+            let cache = options.shards(2).open(fanout).unwrap();
             for key in 0..8_u8 {
                 cache.set([key], [key; LARGE]).unwrap();
             }

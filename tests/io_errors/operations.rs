@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use nix::sys::wait::{WaitStatus, waitpid};
 use slablock::{
-    Averager, BoundedSemaphore, Cache, Eviction, FanoutCache, Keyspace, Lock, RLock, Result,
-    SetOptions,
+    Averager, BoundedSemaphore, Cache, Eviction, Limits, Lock, RLock, Result, SetOptions,
 };
 
 use crate::kit::layout;
 use crate::kit::{fork, until};
-use crate::stage::{CAPACITY, Handle, Stage};
+use crate::stage::{CAPACITY, Stage};
 
 /// What an error leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,13 +85,13 @@ pub fn all() -> Vec<Operation> {
         ..new("open: a new store, durable", Law::Opens, opens, open)
     });
     all.push(new("open: adopt a copy", Law::Opens, copied, |s| {
-        s.handle = Some(Handle::Cache(s.options().adopt(true).open(s.store())?));
+        s.handle = Some(s.options().adopt(true).open(s.store())?);
         Ok(String::new())
     }));
     let repair: Act = |s| {
         match s.shards {
             None => Cache::repair(s.store())?,
-            Some(_) => FanoutCache::repair(s.store())?,
+            Some(_) => Cache::repair(s.store())?,
         };
         Ok(String::new())
     };
@@ -336,7 +335,7 @@ pub fn all() -> Vec<Operation> {
                 furnish(s);
             },
             |s| {
-                s.fanout().transact(|t| {
+                s.cache().transact(|t| {
                     for key in ["a", "b", "c", "d", "e", "small"] {
                         t.set(key, long(2))?;
                     }
@@ -387,11 +386,11 @@ pub fn all() -> Vec<Operation> {
                 s.shards = Some(3);
                 furnish(s);
             },
-            |s| Ok(format!("{}", s.fanout().clear()?)),
+            |s| Ok(format!("{}", s.cache().clear()?)),
         ),
         ("cull", wasteful, |s| Ok(format!("{}", s.cache().cull()?))),
         ("configure: a lower limit", abundant, |s| {
-            let limit = Cache::options().size_limit(4 << 20);
+            let limit = Limits::new().size_limit(4 << 20);
             done(
                 s.cache()
                     .configure(&limit.eviction(Eviction::LeastRecentlyStored)),
@@ -404,7 +403,7 @@ pub fn all() -> Vec<Operation> {
                 s.shards = Some(3);
                 furnish(s);
             },
-            |s| done(s.fanout().sync()),
+            |s| done(s.cache().sync()),
         ),
     ];
     for (name, set_up, act) in several {
@@ -473,24 +472,14 @@ fn with(stage: &mut Stage, happens: fn(&mut Stage)) {
 /// Some of everything.
 fn furnish(stage: &mut Stage) {
     stage.open();
-    match &stage.handle {
-        Some(Handle::Cache(cache)) => {
-            cache.set("small", "v").unwrap();
-            cache.set("large", long(1)).unwrap();
-            cache.set("number", "5").unwrap();
-            furnish_keys(cache);
-        }
-        Some(Handle::Fanout(fanout)) => {
-            fanout.set("small", "v").unwrap();
-            fanout.set("large", long(1)).unwrap();
-            fanout.set("number", "5").unwrap();
-            furnish_keys(fanout);
-        }
-        None => unreachable!("it was opened"),
-    }
+    let cache = stage.cache();
+    cache.set("small", "v").unwrap();
+    cache.set("large", long(1)).unwrap();
+    cache.set("number", "5").unwrap();
+    furnish_keys(cache);
 }
 
-fn furnish_keys(place: &impl Keyspace) {
+fn furnish_keys(place: &Cache) {
     Averager::new(place, "average").add(3.0).unwrap();
     drop(
         BoundedSemaphore::new(place, "permits", 3)

@@ -6,25 +6,19 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use slablock::{
-    BoundedSemaphore, Cache, CheckReport, Durability, FanoutCache, KeyState, Keyspace, Kind, Lock,
-    LockGuard, Options, Result,
+    BoundedSemaphore, Cache, CheckReport, Durability, KeyState, Kind, Lock, LockGuard, Options,
+    Result,
 };
 
 use crate::kit::layout;
 
 pub const CAPACITY: usize = 64;
 
-/// One or several shards.
-pub enum Handle {
-    Cache(Cache),
-    Fanout(FanoutCache),
-}
-
 pub struct Stage {
     root: PathBuf,
     is_durable: bool,
     pub shards: Option<usize>,
-    pub handle: Option<Handle>,
+    pub handle: Option<Cache>,
     /// Whether the store is there before the operation, so that it can be looked at.
     pub opens: bool,
     /// What this process holds by another opening.
@@ -69,11 +63,10 @@ impl Stage {
         Cache::options().capacity(CAPACITY).durability(durability)
     }
 
-    pub fn open_handle(&self) -> Result<Handle> {
-        Ok(match self.shards {
-            None => Handle::Cache(self.options().open(self.store())?),
-            Some(shards) => Handle::Fanout(self.options().open_fanout(self.store(), Some(shards))?),
-        })
+    pub fn open_handle(&self) -> Result<Cache> {
+        let options = self.options();
+        let options = self.shards.into_iter().fold(options, Options::shards);
+        options.open(self.store())
     }
 
     pub fn open(&mut self) {
@@ -81,24 +74,14 @@ impl Stage {
     }
 
     pub fn cache(&self) -> &Cache {
-        match &self.handle {
-            Some(Handle::Cache(cache)) => cache,
-            _ => panic!("no cache is open"),
-        }
-    }
-
-    pub fn fanout(&self) -> &FanoutCache {
-        match &self.handle {
-            Some(Handle::Fanout(fanout)) => fanout,
-            _ => panic!("no fanout is open"),
-        }
+        self.handle.as_ref().expect("a cache is open")
     }
 
     /// What somebody sees who opens the store now.
     pub fn look(&self) -> Result<State> {
-        let mut seen = state_of(&self.open_handle()?)?;
+        let mut seen = state_in(&self.open_handle()?)?;
         if let Some(handle) = &self.handle {
-            let ours = state_of(handle)?;
+            let ours = state_in(handle)?;
             assert_eq!(ours, seen, "what the handle and another opening see");
         }
         for slab in self.slabs() {
@@ -124,8 +107,7 @@ impl Stage {
     /// After a sync that failed.
     pub fn make_good(&self) -> Result<()> {
         match &self.handle {
-            Some(Handle::Cache(cache)) => cache.sync(),
-            Some(Handle::Fanout(fanout)) => fanout.sync(),
+            Some(cache) => cache.sync(),
             None => Ok(()),
         }
     }
@@ -154,14 +136,7 @@ impl State {
     }
 }
 
-fn state_of(handle: &Handle) -> Result<State> {
-    match handle {
-        Handle::Cache(cache) => state_in(cache),
-        Handle::Fanout(fanout) => state_in(fanout),
-    }
-}
-
-fn state_in(place: &impl Keyspace) -> Result<State> {
+fn state_in(place: &Cache) -> Result<State> {
     let mut keys = BTreeMap::new();
     for info in place.keys()? {
         let state = match &info.state {
@@ -173,8 +148,7 @@ fn state_in(place: &impl Keyspace) -> Result<State> {
             } => format!("{available} of {value}, {} holders", holders.len()),
             KeyState::Averager { summary } => format!("{summary:?}"),
             KeyState::Value { bytes, expires_in } => {
-                let cache = place.cache_for(&info.key);
-                let value = cache.get(&info.key)?.map(|value| {
+                let value = place.get(&info.key)?.map(|value| {
                     let sum = value.iter().fold(7_u64, |sum, byte| {
                         sum.wrapping_mul(31).wrapping_add(u64::from(*byte))
                     });
@@ -193,16 +167,10 @@ fn state_in(place: &impl Keyspace) -> Result<State> {
 /// Nothing is wrong, and what was held by nobody can be had. How many slots are leaked.
 pub fn check(stage: &Stage) -> std::result::Result<usize, String> {
     let opened = stage.open_handle().map_err(|e| e.to_string())?;
-    match &opened {
-        Handle::Cache(cache) => checked(cache, cache.check()),
-        Handle::Fanout(fanout) => checked(fanout, fanout.check()),
-    }
+    checked(&opened, opened.check())
 }
 
-fn checked(
-    place: &impl Keyspace,
-    report: Result<CheckReport>,
-) -> std::result::Result<usize, String> {
+fn checked(place: &Cache, report: Result<CheckReport>) -> std::result::Result<usize, String> {
     let report = report.map_err(|e| format!("check: {e}"))?;
     if !report.is_sound() {
         return Err(format!("{report:?}"));

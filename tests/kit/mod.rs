@@ -38,7 +38,7 @@ pub use patience::{
     Alone, HANGS, LEASE, LONG, SHORT, Stopwatch, Watchdog, alone, bounded, is_within, kept_at_last,
     until,
 };
-pub use place::{Place, memory, store, store_of, store_with};
+pub use place::{Place, memory, shards, store, store_of, store_with};
 pub use process::{KilledAtTheEnd, lines, until_stopped};
 pub use random::{Random, seed_of};
 pub use stepping::step_through;

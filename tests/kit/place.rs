@@ -134,3 +134,13 @@ pub fn memory() -> PathBuf {
         false => std::env::temp_dir(),
     }
 }
+
+/// Each shard of a cache as a cache by itself.
+pub fn shards(cache: &Cache) -> Vec<Cache> {
+    match cache.shards() {
+        1 => vec![cache.clone()],
+        many => (0..many)
+            .map(|number| Cache::open(cache.path().join(format!("{number:03}"))).unwrap())
+            .collect(),
+    }
+}

@@ -3,7 +3,7 @@
 use std::os::unix::fs::FileExt;
 
 use crate::kit::Place;
-use slablock::{Cache, Durability, Eviction};
+use slablock::{Cache, Durability, Eviction, Limits};
 
 use crate::disk::Image;
 use crate::kit::layout::{self, Layout};
@@ -40,7 +40,7 @@ fn moves_until_the_room_is_used_up(first: usize) {
         cache.set(key, vec![7; RECORD as usize - 40]).unwrap();
     }
     cache
-        .configure(&Cache::options().durability(Durability::PowerLoss))
+        .configure(&Limits::new().durability(Durability::PowerLoss))
         .unwrap();
     let slab = std::fs::File::options()
         .read(true)

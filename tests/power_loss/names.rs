@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use crate::kit::Place;
-use slablock::{Cache, Durability, FanoutCache};
+use slablock::{Cache, Durability, FanoutCache, Limits};
 
 use crate::disk::{Sync, noting_syncs};
 use crate::kit::layout;
@@ -67,7 +67,7 @@ fn the_names_of_what_the_dead_have_made_are_on_the_disk() {
     let options = Cache::options().durability(Durability::PowerLoss);
     let synced = directories(|| drop(options.open(&store).unwrap()));
     assert!(synced.contains(&above.to_path_buf()), "{synced:?}");
-    let synced = directories(|| drop(options.open_fanout(&fanout, Some(1)).unwrap()));
+    let synced = directories(|| drop(options.clone().shards(2).open(&fanout).unwrap()));
     assert!(synced.contains(&above.to_path_buf()), "{synced:?}");
     assert!(synced.contains(&fanout), "{synced:?}");
     for store in [&store, &shard] {
@@ -88,7 +88,7 @@ fn the_name_of_the_log_is_on_the_disk_when_values_are_to_survive() {
     let store = dir.store();
     let cache = Cache::open(&store).unwrap();
     cache.set("key", vec![7; 5_000_000]).unwrap();
-    let durable = Cache::options().durability(Durability::PowerLoss);
+    let durable = Limits::new().durability(Durability::PowerLoss);
     let synced = directories(|| cache.configure(&durable).unwrap());
     assert_eq!(synced, [store.join("log"), store]);
 }

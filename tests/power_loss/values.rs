@@ -8,9 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use slablock::{
-    Cache, CheckReport, Durability, Error, Eviction, FanoutCache, Options, Result, Transaction,
-};
+use slablock::{Cache, Durability, Error, Eviction, Limits, Options, Result};
 
 use crate::OnPanic;
 use crate::kit::{Place, Random, Watchdog};
@@ -29,58 +27,11 @@ type History = BTreeMap<&'static str, Vec<Option<Vec<u8>>>>;
 /// Of a `FanoutCache`; the keys are spread over them by chance.
 const SHARDS: usize = 3;
 
-enum Store {
-    One(Cache),
-    Several(FanoutCache),
-}
-
-macro_rules! either {
-    ($store:expr, $cache:ident => $what:expr) => {
-        match $store {
-            Store::One($cache) => $what,
-            Store::Several($cache) => $what,
-        }
-    };
-}
-
-impl Store {
-    fn open(options: &Options, dir: &Path, shards: Option<usize>) -> Result<Store> {
-        match shards {
-            None => options.open(dir).map(Store::One),
-            Some(_) => options.open_fanout(dir, shards).map(Store::Several),
-        }
-    }
-
-    fn repair(dir: &Path, shards: Option<usize>) {
-        match shards {
-            None => Cache::repair(dir).unwrap(),
-            Some(_) => FanoutCache::repair(dir).unwrap(),
-        };
-    }
-
-    fn configure(&self, options: &Options) {
-        either!(self, cache => cache.configure(options)).unwrap();
-    }
-
-    fn check(&self) -> CheckReport {
-        either!(self, cache => cache.check()).unwrap()
-    }
-
-    fn get(&self, key: &str) -> Option<Vec<u8>> {
-        either!(self, cache => cache.get(key)).unwrap()
-    }
-
-    fn set(&self, key: &str, value: &[u8]) {
-        either!(self, cache => cache.set(key, value)).unwrap();
-    }
-
-    fn delete(&self, key: &str) {
-        either!(self, cache => cache.delete(key)).unwrap();
-    }
-
-    fn transact(&self, work: impl FnOnce(&mut Transaction<'_>) -> Result<()>) {
-        either!(self, cache => cache.transact(work)).unwrap();
-    }
+fn open(options: &Options, dir: &Path, shards: Option<usize>) -> Result<Cache> {
+    shards
+        .into_iter()
+        .fold(options.clone(), Options::shards)
+        .open(dir)
 }
 
 struct Chain {
@@ -123,55 +74,56 @@ impl Chain {
         plan.into_iter().collect()
     }
 
-    fn carry_out(cache: &Store, plan: &[(&str, Option<Vec<u8>>)]) {
-        match plan {
+    fn carry_out(cache: &Cache, plan: &[(&str, Option<Vec<u8>>)]) {
+        let done = match plan {
             [(key, Some(value))] => cache.set(key, value),
-            [(key, None)] => cache.delete(key),
+            [(key, None)] => cache.delete(key).map(drop),
             several => cache.transact(|all| {
                 several.iter().try_for_each(|(key, value)| match value {
                     Some(value) => all.set(key, value),
                     None => all.delete(key).map(drop),
                 })
             }),
-        }
+        };
+        done.unwrap();
     }
 
-    fn open(&self, store: &Path) -> Store {
+    fn open(&self, store: &Path) -> Cache {
         // A limit is for all shards together.
         let shards = self.shards.unwrap_or(1);
         let options = Cache::options()
             .capacity(64 * shards)
             .size_limit((4 << 20) * shards as u64);
         let options = options.eviction(Eviction::None).durability(self.durability);
-        match Store::open(&options, store, self.shards) {
+        match open(&options, store, self.shards) {
             Err(Error::Corrupt { .. }) => {
-                Store::repair(store, self.shards);
-                Store::open(&options, store, self.shards).unwrap()
+                Cache::repair(store).unwrap();
+                open(&options, store, self.shards).unwrap()
             }
             other => other.unwrap(),
         }
     }
 
     /// A new store, which is told only later at times that values are to survive power failures.
-    fn begin(&mut self, store: &Path) -> Store {
+    fn begin(&mut self, store: &Path) -> Cache {
         if self.durability == Durability::ProcessCrash || self.random.below(2) == 0 {
             return self.open(store);
         }
         self.durability = Durability::ProcessCrash;
         let cache = self.open(store);
         let value = vec![7; 700];
-        cache.set(KEYS[0], &value);
+        cache.set(KEYS[0], &value).unwrap();
         self.history.get_mut(KEYS[0]).unwrap().push(Some(value));
         self.durability = Durability::PowerLoss;
-        let durable = Cache::options().durability(self.durability);
-        cache.configure(&durable);
+        let durable = Limits::new().durability(self.durability);
+        cache.configure(&durable).unwrap();
         cache
     }
 
     /// Looks at what a loss has left. `before`: how far back each key may be, of an operation that was under way.
-    fn verify(&mut self, cache: &Store, before: &[&str]) {
+    fn verify(&mut self, cache: &Cache, before: &[&str]) {
         self.losses += 1;
-        let report = cache.check();
+        let report = cache.check().unwrap();
         // Without the promise a value may be in the slots, and not in the log.
         let is_of_value = |problem: &String| problem.starts_with("the value of ");
         let excused = self.durability == Durability::ProcessCrash
@@ -180,7 +132,7 @@ impl Chain {
         assert!(report.is_sound() || excused, "{report:?}, {before:?}");
         let mut olds = 0;
         for (key, had) in &self.history {
-            let got = cache.get(key);
+            let got = cache.get(key).unwrap();
             self.values += u64::from(got.is_some());
             let last = had.last().unwrap();
             let is_under_way = before.contains(key);
@@ -257,7 +209,7 @@ impl Chain {
             cache = self.open(&next);
             self.verify(&cache, &[]);
             for (key, had) in &mut self.history {
-                let now = cache.get(key);
+                let now = cache.get(key).unwrap();
                 had.push(now);
             }
             fs::remove_dir_all(&store).unwrap();

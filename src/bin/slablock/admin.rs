@@ -7,14 +7,14 @@ use slablock::CheckReport;
 use crate::{
     failure::{FAILED, Failure},
     output::{Unwritten, print_done, print_line},
-    place::Place,
+    place,
     sight::Sight,
     text::quoted,
 };
 
 pub fn remove(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
-    let is_removed = match Place::open(dir)? {
-        Some(place) => place.shard(key).remove(key)?,
+    let is_removed = match place::open(dir)? {
+        Some(cache) => cache.remove(key)?,
         None => false,
     };
     match is_removed {
@@ -24,8 +24,8 @@ pub fn remove(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
 }
 
 pub fn evict(dir: &Path, tag: &[u8]) -> Result<u8, Failure> {
-    let count = match Place::open(dir)? {
-        Some(place) => place.evict(tag)?,
+    let count = match place::open(dir)? {
+        Some(cache) => cache.evict(tag)?,
         None => 0,
     };
     print_done(count)?;
@@ -33,13 +33,13 @@ pub fn evict(dir: &Path, tag: &[u8]) -> Result<u8, Failure> {
 }
 
 pub fn check(dir: &Path) -> Result<u8, Failure> {
-    let place = Sight::open(dir)?;
-    let report = match &place {
-        Some(place) => place.check()?,
+    let cache = Sight::open(dir)?;
+    let report = match &cache {
+        Some(cache) => cache.check()?,
         None => CheckReport::default(),
     };
     let mut lines = vec![format!("store         {}", dir.display())];
-    let note = place.as_ref().and_then(Sight::note);
+    let note = cache.as_ref().and_then(Sight::note);
     lines.extend(note.map(|note| format!("{note}; leaked slots are not looked for")));
     lines.extend([
         format!("keys          {}", report.keys),
@@ -65,7 +65,7 @@ pub fn check(dir: &Path) -> Result<u8, Failure> {
 }
 
 pub fn repair(dir: &Path) -> Result<u8, Failure> {
-    let report = Place::repair(dir)?;
+    let report = place::repair(dir)?;
     let count = format!(
         "{} keys kept, {} lost, {} slots freed",
         report.keys_kept, report.keys_lost, report.slots_freed
@@ -77,7 +77,7 @@ pub fn repair(dir: &Path) -> Result<u8, Failure> {
 }
 
 pub fn adopt(dir: &Path) -> Result<u8, Failure> {
-    Place::adopt(dir)?;
+    place::adopt(dir)?;
     let dir = dir.display();
     print_done(format!(
         "{dir} is a store of its own: nobody holds anything in it, and its tokens have leapt"

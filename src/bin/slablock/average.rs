@@ -2,9 +2,9 @@
 
 use std::{path::Path, time::Duration};
 
-use slablock::Averager;
+use slablock::{Averager, Cache};
 
-use crate::{failure::Failure, output::print_line, place::Place, sight::Sight, text};
+use crate::{failure::Failure, output::print_line, place, sight::Sight, text};
 
 /// A value to add, and to what.
 pub struct Addition {
@@ -15,8 +15,8 @@ pub struct Addition {
 }
 
 pub fn add(dir: &Path, addition: &Addition) -> Result<u8, Failure> {
-    let place = Place::open_or_create(dir)?;
-    let averager = averager(&place, &addition.key);
+    let cache = place::open_or_create(dir)?;
+    let averager = averager(&cache, &addition.key);
     let averager = addition.expire.into_iter().fold(averager, Averager::expire);
     let averager = addition.tag.iter().fold(averager, Averager::tag);
     averager.add(addition.value)?;
@@ -24,15 +24,15 @@ pub fn add(dir: &Path, addition: &Addition) -> Result<u8, Failure> {
 }
 
 pub fn get(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
-    let place = Sight::open(dir)?.ok_or_else(|| no_values(key))?;
-    let mean = place.mean(key)?;
+    let cache = Sight::open(dir)?.ok_or_else(|| no_values(key))?;
+    let mean = cache.mean(key)?;
     print_line(mean.ok_or_else(|| no_values(key))?)?;
     Ok(0)
 }
 
 pub fn pop(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
-    let place = Place::open(dir)?.ok_or_else(|| no_values(key))?;
-    let mean = averager(&place, key).pop()?;
+    let cache = place::open(dir)?.ok_or_else(|| no_values(key))?;
+    let mean = averager(&cache, key).pop()?;
     let mean = mean.ok_or_else(|| no_values(key))?;
     // It is taken away before: those who add go on, however slowly this is read.
     print_line(mean).map_err(|unwritten| {
@@ -44,8 +44,8 @@ pub fn pop(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn averager(place: &Place, key: &[u8]) -> Averager {
-    Averager::new(place.shard(key), key)
+fn averager(cache: &Cache, key: &[u8]) -> Averager {
+    Averager::new(cache, key)
 }
 
 fn no_values(key: &[u8]) -> Failure {

@@ -19,7 +19,7 @@ pub enum Held {
 impl Wanted {
     /// A lock without `permits`, else one permit of a semaphore that has so many.
     pub fn new(
-        shard: &Cache,
+        cache: &Cache,
         key: &[u8],
         permits: Option<u32>,
         lease: Option<Duration>,
@@ -27,12 +27,12 @@ impl Wanted {
     ) -> Wanted {
         match permits {
             None => {
-                let lock = Lock::new(shard, key);
+                let lock = Lock::new(cache, key);
                 let lock = lease.into_iter().fold(lock, Lock::expire);
                 Wanted::Lock(tag.into_iter().fold(lock, Lock::tag))
             }
             Some(permits) => {
-                let semaphore = BoundedSemaphore::new(shard, key, permits);
+                let semaphore = BoundedSemaphore::new(cache, key, permits);
                 let semaphore = lease.into_iter().fold(semaphore, BoundedSemaphore::expire);
                 Wanted::Permit(tag.into_iter().fold(semaphore, BoundedSemaphore::tag))
             }

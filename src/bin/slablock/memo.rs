@@ -24,7 +24,7 @@ use crate::{
     nesting,
     output::{Unwritten, print},
     passed::Passed,
-    place::Place,
+    place,
     program::Program,
     run::{self, SIGNALLED},
     signals::{self, Arrived, Signals},
@@ -94,9 +94,8 @@ pub fn memo(dir: &Path, plan: &MemoPlan) -> Result<u8, Failure> {
 fn memo_guarded(dir: &Path, plan: &MemoPlan) -> Result<u8, Failure> {
     let signals = Signals::block(signals::catchable())?;
     // Nothing is held, so the signals may simply end this process. So they may a waiter.
-    let place = signals.let_through(|| Place::open_or_create(dir))??;
-    let shard = place.shard(&plan.key);
-    if nesting::turn_waits_for_us(shard, &plan.key)? {
+    let cache = signals.let_through(|| place::open_or_create(dir))??;
+    if nesting::turn_waits_for_us(&cache, &plan.key)? {
         let name = text::quoted(&plan.key);
         return Err(Failure::new(format!(
             "waiting for {name} would never end: it is being run by a slablock that waits for this command; \
@@ -109,7 +108,7 @@ fn memo_guarded(dir: &Path, plan: &MemoPlan) -> Result<u8, Failure> {
         let outcome = Run {
             dir,
             plan,
-            shard,
+            cache: &cache,
             signals: &signals,
         }
         .to_its_end()?;
@@ -126,7 +125,7 @@ fn memo_guarded(dir: &Path, plan: &MemoPlan) -> Result<u8, Failure> {
     };
     // A waiter has nothing to tidy up, so the signals may simply end it.
     let computed =
-        signals.let_through(|| shard.compute_if_missing(&plan.key, &plan.options, compute))?;
+        signals.let_through(|| cache.compute_if_missing(&plan.key, &plan.options, compute))?;
     let outcome = match (computed, ran) {
         (Ok(there), None) => {
             let kept = Said::decode(&there.value).ok_or_else(|| no_memo(&plan.key))?;
@@ -228,7 +227,7 @@ impl<'a> Said<'a> {
 struct Run<'a> {
     dir: &'a Path,
     plan: &'a MemoPlan,
-    shard: &'a Cache,
+    cache: &'a Cache,
     signals: &'a Signals,
 }
 
@@ -274,7 +273,7 @@ impl Run<'_> {
     }
 
     fn start(&self) -> Result<(Child, Capture), Failure> {
-        let lifeline = self.shard.lifeline()?;
+        let lifeline = self.cache.lifeline_of(&self.plan.key)?;
         child::learn_of_ends()?;
         let (capture, output, errors) = Capture::new()?;
         let streams = Streams {
@@ -282,7 +281,7 @@ impl Run<'_> {
             output,
             errors,
         };
-        let holds = nesting::with_turn(self.shard, &self.plan.key)?;
+        let holds = nesting::with_turn(self.cache, &self.plan.key)?;
         let variables = [
             ("SLABLOCK_DIR", self.dir.as_os_str()),
             ("SLABLOCK_KEY", OsStr::from_bytes(&self.plan.key)),

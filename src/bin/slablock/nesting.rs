@@ -59,23 +59,23 @@ struct Process {
 }
 
 /// The list for a command that runs under this hold.
-pub fn with_hold(shard: &Cache, key: &[u8], token: Token, tree: bool) -> Result<String, Failure> {
+pub fn with_hold(cache: &Cache, key: &[u8], token: Token, tree: bool) -> Result<String, Failure> {
     let what = match tree {
         true => What::OfTree(token),
         false => What::Hold(token),
     };
-    with(shard, key, what)
+    with(cache, key, what)
 }
 
 /// The list for a command that is run for all who ask.
-pub fn with_turn(shard: &Cache, key: &[u8]) -> Result<String, Failure> {
+pub fn with_turn(cache: &Cache, key: &[u8]) -> Result<String, Failure> {
     let me = Process::of(process::id()).map(|(me, _)| me);
     // Without /proc nobody would recognise it.
-    me.map_or_else(|| Ok(inherited()), |me| with(shard, key, What::Turn(me)))
+    me.map_or_else(|| Ok(inherited()), |me| with(cache, key, What::Turn(me)))
 }
 
-fn with(shard: &Cache, key: &[u8], what: What) -> Result<String, Failure> {
-    let (store, key) = (store_id(shard)?, key.to_vec());
+fn with(cache: &Cache, key: &[u8], what: What) -> Result<String, Failure> {
+    let (store, key) = (store_id(cache, key)?, key.to_vec());
     let own = Entry { store, key, what }.to_text();
     let before = inherited();
     let mut all: Vec<&str> = before.split_whitespace().chain([&own[..]]).collect();
@@ -93,13 +93,13 @@ pub enum Endless {
 
 /// Whether the key is on the list at all. If so, waiting for it may turn out to be endless later,
 /// too.
-pub fn is_listed(shard: &Cache, key: &[u8]) -> Result<bool, Failure> {
-    Ok(!listed_tokens(shard, key)?.is_empty())
+pub fn is_listed(cache: &Cache, key: &[u8]) -> Result<bool, Failure> {
+    Ok(!listed_tokens(cache, key)?.is_empty())
 }
 
 /// And whether that is of a whole tree.
-fn listed_tokens(shard: &Cache, key: &[u8]) -> Result<Vec<(Token, bool)>, Failure> {
-    listed(shard, key, |what| match what {
+fn listed_tokens(cache: &Cache, key: &[u8]) -> Result<Vec<(Token, bool)>, Failure> {
+    listed(cache, key, |what| match what {
         What::Hold(token) => Some((token, false)),
         What::OfTree(token) => Some((token, true)),
         What::Turn(_) => None,
@@ -108,12 +108,12 @@ fn listed_tokens(shard: &Cache, key: &[u8]) -> Result<Vec<(Token, bool)>, Failur
 
 /// Why waiting for a key would never end: all that there is of it is held by those that this
 /// process was started by. `None`: somebody may give back, or has.
-pub fn is_endless(shard: &Cache, key: &[u8]) -> Result<Option<Endless>, Failure> {
-    let tokens = listed_tokens(shard, key)?;
+pub fn is_endless(cache: &Cache, key: &[u8]) -> Result<Option<Endless>, Failure> {
+    let tokens = listed_tokens(cache, key)?;
     if tokens.is_empty() {
         return Ok(None);
     }
-    let Some(info) = shard.key(key)? else {
+    let Some(info) = cache.key(key)? else {
         return Ok(None);
     };
     let ancestors = Ancestors::of_this_process();
@@ -126,7 +126,7 @@ pub fn is_endless(shard: &Cache, key: &[u8]) -> Result<Option<Endless>, Failure>
         if ancestors.wait_in(is_it) || *tree && ancestors.0.iter().any(is_it) {
             return Some(Endless::Waits(holder.clone()));
         }
-        let is_kept = Process::of(holder.pid).is_none() && has_lifeline(shard);
+        let is_kept = Process::of(holder.pid).is_none() && has_lifeline(cache, key);
         is_kept.then(|| Endless::Keeps(holder.clone()))
     };
     let all: Option<Vec<Endless>> = all_of(&info).iter().map(why).collect();
@@ -134,10 +134,11 @@ pub fn is_endless(shard: &Cache, key: &[u8]) -> Result<Option<Endless>, Failure>
 }
 
 /// Whether this process has inherited a lifeline of the store. Of which hold, nobody can tell.
-fn has_lifeline(shard: &Cache) -> bool {
+fn has_lifeline(cache: &Cache, key: &[u8]) -> bool {
     let files_of = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
     let identity = |path: PathBuf| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
-    let of_store: Vec<_> = files_of(shard.path())
+    let slab = cache.slab_of(key);
+    let of_store: Vec<_> = files_of(slab.parent().unwrap_or(&slab))
         .filter_map(|entry| identity(entry.path()))
         .collect();
     files_of(Path::new("/proc/self/fd")).any(|entry| {
@@ -157,12 +158,12 @@ fn is_inherited(number: &OsStr) -> bool {
 
 /// Whether one of those that this process was started by has the turn to run what `key` stands for,
 /// and waits for this process.
-pub fn turn_waits_for_us(shard: &Cache, key: &[u8]) -> Result<bool, Failure> {
-    let turns = listed(shard, key, |what| match what {
+pub fn turn_waits_for_us(cache: &Cache, key: &[u8]) -> Result<bool, Failure> {
+    let turns = listed(cache, key, |what| match what {
         What::Turn(process) => Some(process),
         _ => None,
     })?;
-    let is_open = || shard.contains(key).map(|there| !there);
+    let is_open = || cache.contains(key).map(|there| !there);
     Ok(!turns.is_empty()
         && is_open()?
         && Ancestors::of_this_process().wait_in(|process| turns.contains(process)))
@@ -182,7 +183,7 @@ fn all_of(info: &KeyInfo) -> &[Holder] {
 }
 
 fn listed<T>(
-    shard: &Cache,
+    cache: &Cache,
     key: &[u8],
     wanted: impl Fn(What) -> Option<T>,
 ) -> Result<Vec<T>, Failure> {
@@ -190,7 +191,7 @@ fn listed<T>(
     if list.is_empty() {
         return Ok(Vec::new());
     }
-    let store = store_id(shard)?;
+    let store = store_id(cache, key)?;
     let entries = list.split_whitespace().filter_map(Entry::of_text);
     let of_key = entries.filter(|entry| entry.store == store && entry.key == key);
     Ok(of_key.filter_map(|entry| wanted(entry.what)).collect())
@@ -201,8 +202,8 @@ fn inherited() -> String {
     env::var(VARIABLE).unwrap_or_default()
 }
 
-fn store_id(shard: &Cache) -> Result<StoreId, Failure> {
-    let slab = shard.path().join("slab");
+fn store_id(cache: &Cache, key: &[u8]) -> Result<StoreId, Failure> {
+    let slab = cache.slab_of(key);
     let meta = fs::metadata(&slab)
         .map_err(|error| Failure::new(format!("cannot look at {}: {error}", slab.display())))?;
     Ok((meta.dev(), meta.ino()))

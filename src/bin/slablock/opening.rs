@@ -14,7 +14,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{failure::Failure, place::Place, signals::Signals, text};
+use slablock::Cache;
+
+use crate::{failure::Failure, place, signals::Signals, text};
 
 /// How long another process may keep an opener from the store that does not want to wait at all.
 /// Making a store takes milliseconds, and rarely a second, where a disk is slow to sync it.
@@ -34,8 +36,8 @@ pub fn open_until(
     until: Option<Instant>,
     in_vain: Failure,
     signals: &Signals,
-) -> Result<Place, Failure> {
-    let open = || signals.let_through(|| Place::open_or_create(dir));
+) -> Result<Cache, Failure> {
+    let open = || signals.let_through(|| place::open_or_create(dir));
     let Some(until) = until else {
         return open()?;
     };

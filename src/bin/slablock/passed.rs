@@ -26,7 +26,7 @@ impl Passed<'_> {
             Passed::As(descriptors) => descriptors
                 .iter()
                 .try_for_each(|descriptor| keep(descriptor.as_fd())),
-            Passed::Lifeline(lifeline) => lifeline.descriptors().into_iter().try_for_each(|it| {
+            Passed::Lifeline(lifeline) => lifeline.descriptors().try_for_each(|it| {
                 // Where few descriptors are allowed the number that it has must do.
                 match fcntl(it, FcntlArg::F_DUPFD(LIFELINE_MIN)) {
                     Ok(_) => Ok(()),

@@ -1,4 +1,4 @@
-//! Where the store is, and the two shapes that it can have.
+//! Where the store is, and whether there is one.
 
 use std::{
     env,
@@ -10,9 +10,7 @@ use std::{
 };
 
 use nix::unistd::geteuid;
-use slablock::{
-    Cache, CheckReport, Config, FanoutCache, KeyInfo, Keyspace, RepairReport, Stats, Transaction,
-};
+use slablock::{Cache, RepairReport};
 
 use crate::{
     failure::{Failure, LOST, denied},
@@ -33,12 +31,6 @@ const NO_STORE: [&str; 6] = [
     ".gitkeep",
 ];
 
-/// An open store: whichever of the two it is.
-pub enum Place {
-    Single(Cache),
-    Fanout(FanoutCache),
-}
-
 /// The file in which a key is, and which one that was when it was first looked at.
 pub struct Spot {
     slab: PathBuf,
@@ -48,139 +40,48 @@ pub struct Spot {
 
 type Identity = (u64, u64);
 
-impl Place {
-    /// Opens the store in `dir` and makes one if there is none.
-    pub fn open_or_create(dir: &Path) -> Result<Place, Failure> {
-        match has_shards(dir)? {
-            true => Ok(Place::open_fanout(dir)?),
-            false => Ok(Place::open_single(dir, true)?),
-        }
-    }
+/// Opens the store in `dir` and makes one if there is none.
+pub fn open_or_create(dir: &Path) -> Result<Cache, Failure> {
+    // That it cannot be looked for is to be told as that.
+    is_nowhere(dir)?;
+    Ok(Cache::open(dir)?)
+}
 
-    /// Opens the store in `dir`; `None`: there is none yet.
-    pub fn open(dir: &Path) -> Result<Option<Place>, Failure> {
-        Ok(Place::try_open(dir)?.transpose()?)
-    }
+/// Opens the store in `dir`; `None`: there is none yet.
+pub fn open(dir: &Path) -> Result<Option<Cache>, Failure> {
+    Ok(try_open(dir)?.transpose()?)
+}
 
-    /// Opens the store in `dir`; `None`: there is none yet. The inner error: there is one, and it was not opened.
-    pub fn try_open(dir: &Path) -> Result<Option<slablock::Result<Place>>, Failure> {
-        if has_shards(dir)? {
-            return Ok(Some(Place::open_fanout(dir)));
-        }
-        match !is_file(&dir.join(SLAB))? && has_no_store(dir)? {
-            true => Ok(None),
-            false => Ok(Some(Place::open_single(dir, false))),
-        }
-    }
+/// Opens the store in `dir`; `None`: there is none yet. The inner error: there is one, and it was not opened.
+pub fn try_open(dir: &Path) -> Result<Option<slablock::Result<Cache>>, Failure> {
+    Ok(match is_nowhere(dir)? {
+        true => None,
+        false => Some(Cache::options().create(false).open(dir)),
+    })
+}
 
-    fn open_single(dir: &Path, create: bool) -> slablock::Result<Place> {
-        let cache = Cache::options().create(create).open(dir);
-        cache.map(Place::Single)
-    }
+pub fn repair(dir: &Path) -> Result<RepairReport, Failure> {
+    has_one_to(dir, "repair")?;
+    Ok(Cache::repair(dir)?)
+}
 
-    fn open_fanout(dir: &Path) -> slablock::Result<Place> {
-        let cache = Cache::options().create(false).open_fanout(dir, None);
-        cache.map(Place::Fanout)
-    }
+pub fn adopt(dir: &Path) -> Result<(), Failure> {
+    has_one_to(dir, "adopt")?;
+    Ok(Cache::adopt(dir)?)
+}
 
+impl Spot {
     /// Where `key` is. To be asked before the key is taken, which fails if the store is not in its place any more.
-    pub fn spot(&self, key: &[u8]) -> Result<Spot, Failure> {
-        let slab = self.shard(key).path().join(SLAB);
+    pub fn of(cache: &Cache, key: &[u8]) -> Result<Spot, Failure> {
+        let slab = cache.slab_of(key);
         let identity = identity(&slab).map_err(|error| cannot_look(&slab, &error))?;
         Ok(Spot {
             slab,
             identity,
-            store: self.path().to_path_buf(),
+            store: cache.path().to_path_buf(),
         })
     }
 
-    fn path(&self) -> &Path {
-        match self {
-            Place::Single(cache) => cache.path(),
-            Place::Fanout(cache) => cache.path(),
-        }
-    }
-
-    pub fn repair(dir: &Path) -> Result<RepairReport, Failure> {
-        Ok(match is_fanout(dir, "repair")? {
-            true => FanoutCache::repair(dir)?,
-            false => Cache::repair(dir)?,
-        })
-    }
-
-    pub fn adopt(dir: &Path) -> Result<(), Failure> {
-        let adopted = match is_fanout(dir, "adopt")? {
-            true => FanoutCache::adopt(dir),
-            false => Cache::adopt(dir),
-        };
-        Ok(adopted?)
-    }
-
-    /// The part of the store in which `key` lives.
-    pub fn shard(&self, key: &[u8]) -> &Cache {
-        match self {
-            Place::Single(cache) => cache.cache_for(key),
-            Place::Fanout(cache) => cache.cache_for(key),
-        }
-    }
-
-    /// Changes several values all or not at all.
-    pub fn transact<T>(
-        &self,
-        work: impl FnOnce(&mut Transaction<'_>) -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
-        match self {
-            Place::Single(cache) => cache.transact(work),
-            Place::Fanout(cache) => cache.transact(work),
-        }
-    }
-
-    pub fn keys(&self) -> Result<Vec<KeyInfo>, Failure> {
-        Ok(match self {
-            Place::Single(cache) => cache.keys()?,
-            Place::Fanout(cache) => cache.keys()?,
-        })
-    }
-
-    pub fn evict(&self, tag: &[u8]) -> Result<usize, Failure> {
-        Ok(match self {
-            Place::Single(cache) => cache.evict(tag)?,
-            Place::Fanout(cache) => cache.evict(tag)?,
-        })
-    }
-
-    pub fn stats(&self) -> Result<Stats, Failure> {
-        Ok(match self {
-            Place::Single(cache) => cache.stats()?,
-            Place::Fanout(cache) => cache.stats()?,
-        })
-    }
-
-    /// The settings in force.
-    pub fn config(&self) -> Result<Config, Failure> {
-        Ok(match self {
-            Place::Single(cache) => cache.config()?,
-            Place::Fanout(cache) => cache.config()?,
-        })
-    }
-
-    /// All parts of the store.
-    pub fn shards(&self) -> &[Cache] {
-        match self {
-            Place::Single(cache) => cache.caches(),
-            Place::Fanout(cache) => cache.caches(),
-        }
-    }
-
-    pub fn check(&self) -> Result<CheckReport, Failure> {
-        Ok(match self {
-            Place::Single(cache) => cache.check()?,
-            Place::Fanout(cache) => cache.check()?,
-        })
-    }
-}
-
-impl Spot {
     /// Whether the store that was opened then is the one that others find. If not, they have excluded nothing since.
     pub fn check_in_place(&self) -> Result<(), Failure> {
         let what = match identity(&self.slab) {
@@ -197,22 +98,21 @@ impl Spot {
     }
 }
 
-/// Whether there is a store with shards; also one whose file `fanout` a cleaner has taken.
-fn has_shards(dir: &Path) -> Result<bool, Failure> {
-    let is_plain = || is_file(&dir.join(SLAB));
-    Ok(is_file(&dir.join(FANOUT))? || (!is_plain()? && FanoutCache::is_at(dir)))
+/// Whether there is no store in `dir`, and nothing else either.
+fn is_nowhere(dir: &Path) -> Result<bool, Failure> {
+    let is_there = is_file(&dir.join(SLAB))? || is_file(&dir.join(FANOUT))?;
+    Ok(!is_there && has_no_store(dir)?)
 }
 
-/// Whether the store has shards; that there is none `to` do something with is an error.
-fn is_fanout(dir: &Path, to: &str) -> Result<bool, Failure> {
-    if has_shards(dir)? {
-        return Ok(true);
+/// That there is no store `to` do something with is an error.
+fn has_one_to(dir: &Path, to: &str) -> Result<(), Failure> {
+    match is_nowhere(dir)? {
+        true => {
+            let dir = dir.display();
+            Err(Failure::new(format!("there is no store in {dir} to {to}")))
+        }
+        false => Ok(()),
     }
-    if !is_file(&dir.join(SLAB))? && has_no_store(dir)? {
-        let dir = dir.display();
-        return Err(Failure::new(format!("there is no store in {dir} to {to}")));
-    }
-    Ok(false)
 }
 
 fn identity(path: &Path) -> io::Result<Identity> {

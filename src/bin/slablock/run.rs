@@ -19,7 +19,7 @@ use crate::{
     nesting::{self, Endless},
     opening::{self, AT_ONCE, open_until},
     passed::Passed,
-    place::{Place, Spot},
+    place::Spot,
     program::Program,
     signals::{self, Signals},
     supervise::{Ended, supervise},
@@ -75,9 +75,9 @@ pub fn run(dir: &Path, plan: &RunPlan) -> Result<u8, Failure> {
 fn run_guarded(dir: &Path, plan: &RunPlan) -> Result<u8, Failure> {
     let signals = Signals::block(signals::catchable())?;
     let started = Instant::now();
-    let place = open(dir, plan, &signals, started)?;
-    let spot = place.spot(&plan.key)?;
-    let held = take(&place, plan, &signals, started)?.ok_or_else(|| in_vain(plan))?;
+    let cache = open(dir, plan, &signals, started)?;
+    let spot = Spot::of(&cache, &plan.key)?;
+    let held = take(&cache, plan, &signals, started)?.ok_or_else(|| in_vain(plan))?;
     plan.say(Talk::Verbose, || {
         let (waited, token) = (text::span(started.elapsed()), held.token());
         let dir = dir.display();
@@ -92,10 +92,10 @@ fn run_guarded(dir: &Path, plan: &RunPlan) -> Result<u8, Failure> {
         held.release()?;
         return Ok(SIGNALLED + number as u8);
     }
-    execute(dir, plan, held, &place, &spot, &signals)
+    execute(dir, plan, held, &cache, &spot, &signals)
 }
 
-fn open(dir: &Path, plan: &RunPlan, signals: &Signals, started: Instant) -> Result<Place, Failure> {
+fn open(dir: &Path, plan: &RunPlan, signals: &Signals, started: Instant) -> Result<Cache, Failure> {
     let limit = match plan.patience {
         Patience::None => Some(AT_ONCE),
         Patience::Limited(limit) => Some(limit),
@@ -107,14 +107,13 @@ fn open(dir: &Path, plan: &RunPlan, signals: &Signals, started: Instant) -> Resu
 }
 
 fn take(
-    place: &Place,
+    cache: &Cache,
     plan: &RunPlan,
     signals: &Signals,
     started: Instant,
 ) -> Result<Option<Held>, Failure> {
-    let shard = place.shard(&plan.key);
     let tag = plan.tag.as_deref();
-    let wanted = Wanted::new(shard, &plan.key, plan.permits, plan.lease, tag);
+    let wanted = Wanted::new(cache, &plan.key, plan.permits, plan.lease, tag);
     match wanted.try_acquire() {
         Ok(Some(held)) => return Ok(Some(held)),
         Ok(None) => {}
@@ -125,17 +124,17 @@ fn take(
     match plan.patience {
         Patience::None => Ok(None),
         // A waiter has nothing to tidy up, so the signals may simply end it.
-        Patience::Limited(_) => signals.let_through(|| wait(place, plan, &wanted, started))?,
+        Patience::Limited(_) => signals.let_through(|| wait(cache, plan, &wanted, started))?,
         Patience::Endless => {
-            refuse_ancestor(shard, plan)?;
-            signals.let_through(|| wait(place, plan, &wanted, started))?
+            refuse_ancestor(cache, plan)?;
+            signals.let_through(|| wait(cache, plan, &wanted, started))?
         }
     }
 }
 
 /// Waiting without a limit for one that waits for us would never end.
-fn refuse_ancestor(shard: &Cache, plan: &RunPlan) -> Result<(), Failure> {
-    let why = match nesting::is_endless(shard, &plan.key)? {
+fn refuse_ancestor(cache: &Cache, plan: &RunPlan) -> Result<(), Failure> {
+    let why = match nesting::is_endless(cache, &plan.key)? {
         None => return Ok(()),
         Some(Endless::Waits(ancestor)) => format!(
             "it is held by {}, which waits for this command",
@@ -158,18 +157,18 @@ fn refuse_ancestor(shard: &Cache, plan: &RunPlan) -> Result<(), Failure> {
 
 /// Waits without a limit. What is held by an ancestor of this process is looked at again and again,
 /// for it may come to be kept by this process itself.
-fn wait_endlessly(shard: &Cache, plan: &RunPlan, wanted: &Wanted) -> Result<Held, Failure> {
-    while nesting::is_listed(shard, &plan.key)? {
+fn wait_endlessly(cache: &Cache, plan: &RunPlan, wanted: &Wanted) -> Result<Held, Failure> {
+    while nesting::is_listed(cache, &plan.key)? {
         if let Some(held) = wanted.acquire_timeout(NEXT_LOOK)? {
             return Ok(held);
         }
-        refuse_ancestor(shard, plan)?;
+        refuse_ancestor(cache, plan)?;
     }
     Ok(wanted.acquire()?)
 }
 
 fn wait(
-    place: &Place,
+    cache: &Cache,
     plan: &RunPlan,
     wanted: &Wanted,
     started: Instant,
@@ -189,17 +188,17 @@ fn wait(
     }
     plan.say(Talk::Normal, || match busy {
         Some(error) => format!("waiting for {}: {error}", plan.name()),
-        None => waiting_for(place, plan),
+        None => waiting_for(cache, plan),
     });
     Ok(match plan.patience {
         Patience::Limited(_) => wanted.acquire_timeout(limit - SILENCE)?,
-        _ => Some(wait_endlessly(place.shard(&plan.key), plan, wanted)?),
+        _ => Some(wait_endlessly(cache, plan, wanted)?),
     })
 }
 
-fn waiting_for(place: &Place, plan: &RunPlan) -> String {
+fn waiting_for(cache: &Cache, plan: &RunPlan) -> String {
     let name = plan.name();
-    match place.shard(&plan.key).key(&plan.key) {
+    match cache.key(&plan.key) {
         // This process is between two waits, so the others are counted and it is not.
         Ok(Some(info)) => format!(
             "waiting for {name}: {}, {} waiting",
@@ -242,12 +241,12 @@ fn execute(
     dir: &Path,
     plan: &RunPlan,
     held: Held,
-    place: &Place,
+    cache: &Cache,
     spot: &Spot,
     signals: &Signals,
 ) -> Result<u8, Failure> {
     // Nothing runs yet: where this fails, the hold is given back.
-    let mut child = start(dir, plan, &held, place, signals)?;
+    let mut child = start(dir, plan, &held, cache, signals)?;
     match supervise(&mut child, &held, plan.lease, signals) {
         Ok(ended) => {
             let in_place = spot.check_in_place();
@@ -267,14 +266,13 @@ fn start(
     dir: &Path,
     plan: &RunPlan,
     held: &Held,
-    place: &Place,
+    cache: &Cache,
     signals: &Signals,
 ) -> Result<Running, Failure> {
-    let shard = place.shard(&plan.key);
-    let lifeline = shard.lifeline()?;
+    let lifeline = cache.lifeline_of(&plan.key)?;
     child::learn_of_ends()?;
     let token = held.token().to_string();
-    let holds = nesting::with_hold(shard, &plan.key, held.token(), plan.tree)?;
+    let holds = nesting::with_hold(cache, &plan.key, held.token(), plan.tree)?;
     let variables = [
         ("SLABLOCK_DIR", dir.as_os_str()),
         ("SLABLOCK_KEY", OsStr::from_bytes(&plan.key)),

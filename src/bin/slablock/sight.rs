@@ -8,11 +8,11 @@ use slablock::{Averager, Cache, CheckReport, Config, Error, KeyInfo, Reader, Sta
 use crate::{
     failure::Failure,
     opening::{self, AT_ONCE, within},
-    place::Place,
+    place,
 };
 
 pub enum Sight {
-    Place(Place),
+    Cache(Cache),
     Reader {
         reader: Reader,
         /// Why it is no more than that.
@@ -33,12 +33,12 @@ impl Sight {
     }
 
     fn open_or(dir: &Path, in_vain: Failure) -> Result<Option<Sight>, Failure> {
-        let opened = within(Instant::now() + AT_ONCE, in_vain, || Place::try_open(dir))??;
+        let opened = within(Instant::now() + AT_ONCE, in_vain, || place::try_open(dir))??;
         let Some(opened) = opened else {
             return Ok(None);
         };
         let why = match opened {
-            Ok(place) => return Ok(Some(Sight::Place(place))),
+            Ok(cache) => return Ok(Some(Sight::Cache(cache))),
             Err(error) => why_not_written(&error).ok_or(error)?,
         };
         let reader = Reader::open(dir)?;
@@ -48,28 +48,28 @@ impl Sight {
     /// What is to be said of a store that is open for reading alone.
     pub fn note(&self) -> Option<String> {
         match self {
-            Sight::Place(_) => None,
+            Sight::Cache(_) => None,
             Sight::Reader { why, .. } => Some(format!("read only: {why}")),
         }
     }
 
     pub fn keys(&self) -> Result<Vec<KeyInfo>, Failure> {
         match self {
-            Sight::Place(place) => place.keys(),
+            Sight::Cache(cache) => Ok(cache.keys()?),
             Sight::Reader { reader, .. } => Ok(reader.keys()?),
         }
     }
 
     pub fn key(&self, key: &[u8]) -> Result<Option<KeyInfo>, Failure> {
         Ok(match self {
-            Sight::Place(place) => place.shard(key).key(key)?,
+            Sight::Cache(cache) => cache.key(key)?,
             Sight::Reader { reader, .. } => reader.key(key)?,
         })
     }
 
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Failure> {
         Ok(match self {
-            Sight::Place(place) => place.shard(key).get(key)?,
+            Sight::Cache(cache) => cache.get(key)?,
             Sight::Reader { reader, .. } => reader.get(key)?,
         })
     }
@@ -77,38 +77,35 @@ impl Sight {
     /// The mean of an average.
     pub fn mean(&self, key: &[u8]) -> Result<Option<f64>, Failure> {
         Ok(match self {
-            Sight::Place(place) => Averager::new(place.shard(key), key).get()?,
+            Sight::Cache(cache) => Averager::new(cache, key).get()?,
             Sight::Reader { reader, .. } => reader.summary(key)?.map(|summary| summary.mean),
         })
     }
 
     pub fn stats(&self) -> Result<Stats, Failure> {
         match self {
-            Sight::Place(place) => place.stats(),
+            Sight::Cache(cache) => Ok(cache.stats()?),
             Sight::Reader { reader, .. } => Ok(reader.stats()?),
         }
     }
 
     pub fn config(&self) -> Result<Config, Failure> {
         match self {
-            Sight::Place(place) => place.config(),
+            Sight::Cache(cache) => Ok(cache.config()?),
             Sight::Reader { reader, .. } => Ok(reader.config()?),
         }
     }
 
     pub fn volume(&self) -> Result<u64, Failure> {
         Ok(match self {
-            Sight::Place(place) => {
-                let volumes = place.shards().iter().map(Cache::volume);
-                volumes.sum::<slablock::Result<u64>>()?
-            }
+            Sight::Cache(cache) => cache.volume()?,
             Sight::Reader { reader, .. } => reader.volume()?,
         })
     }
 
     pub fn check(&self) -> Result<CheckReport, Failure> {
         match self {
-            Sight::Place(place) => place.check(),
+            Sight::Cache(cache) => Ok(cache.check()?),
             Sight::Reader { reader, .. } => Ok(reader.check()?),
         }
     }

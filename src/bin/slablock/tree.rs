@@ -152,10 +152,11 @@ impl Tree {
     ) -> io::Result<Tree> {
         let (line, of_keeper) = UnixStream::pair()?;
         line.set_nonblocking(true)?;
-        let [one, two] = lifeline.descriptors();
         // At high numbers, for the keeper is told them, and the command may have any of the others.
-        let passed = [of_keeper.as_fd(), one, two].map(child::above);
-        let passed = passed.into_iter().collect::<io::Result<Vec<OwnedFd>>>()?;
+        let passed = std::iter::once(of_keeper.as_fd()).chain(lifeline.descriptors());
+        let passed = passed
+            .map(child::above)
+            .collect::<io::Result<Vec<OwnedFd>>>()?;
         let numbers = passed.iter().map(|fd| fd.as_raw_fd().to_string().into());
         let words = ["slablock", "keep-tree"].map(OsString::from).into_iter();
         let words = words.chain(numbers).chain(["--".into()]);

@@ -13,7 +13,7 @@ use slablock::{Cache, Config, Error, KeyInfo, KeyState, SetOptions, Stats};
 use crate::{
     failure::{Failure, NO},
     output::{Unwritten, print, print_done, print_line},
-    place::Place,
+    place,
     sight::Sight,
     start, text,
 };
@@ -71,12 +71,12 @@ pub fn get(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
 /// that the death of this process leaves it. What is left: a death between writing and the end of the transaction,
 /// after which it is there and written.
 pub fn pop(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
-    ask_in(dir, key, |place| pop_from(place, key))
+    ask(dir, key, |cache| pop_from(cache, key))
 }
 
-fn pop_from(place: &Place, key: &[u8]) -> Result<u8, Failure> {
+fn pop_from(cache: &Cache, key: &[u8]) -> Result<u8, Failure> {
     let mut is_written = false;
-    let popped = place.transact(|values| {
+    let popped: Result<u8, Failure> = cache.transact(|values| {
         let Some(value) = values.get(key)? else {
             return Ok(NO);
         };
@@ -100,23 +100,23 @@ fn still_there(key: &[u8], unwritten: &Unwritten) -> Failure {
 }
 
 pub fn delete(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
-    ask(dir, key, |shard| Ok(answer(shard.delete(key)?)))
+    ask(dir, key, |cache| Ok(answer(cache.delete(key)?)))
 }
 
 pub fn touch(dir: &Path, key: &[u8], expire: Option<Duration>) -> Result<u8, Failure> {
-    ask(dir, key, |shard| Ok(answer(shard.touch(key, expire)?)))
+    ask(dir, key, |cache| Ok(answer(cache.touch(key, expire)?)))
 }
 
 pub fn set(dir: &Path, new: &New) -> Result<u8, Failure> {
-    change(dir, &new.key, |shard| {
-        shard.set_with(&new.key, new.bytes()?, &new.options)?;
+    change(dir, |cache| {
+        cache.set_with(&new.key, new.bytes()?, &new.options)?;
         Ok(0)
     })
 }
 
 pub fn add(dir: &Path, new: &New) -> Result<u8, Failure> {
-    change(dir, &new.key, |shard| {
-        Ok(answer(shard.add_with(
+    change(dir, |cache| {
+        Ok(answer(cache.add_with(
             &new.key,
             new.bytes()?,
             &new.options,
@@ -125,8 +125,8 @@ pub fn add(dir: &Path, new: &New) -> Result<u8, Failure> {
 }
 
 pub fn incr(dir: &Path, addend: &Addend) -> Result<u8, Failure> {
-    change(dir, &addend.key, |shard| {
-        let sum = shard.incr_with(&addend.key, addend.by, addend.default)?;
+    change(dir, |cache| {
+        let sum = cache.incr_with(&addend.key, addend.by, addend.default)?;
         print_done(sum)?;
         Ok(0)
     })
@@ -138,17 +138,8 @@ fn ask(
     key: &[u8],
     work: impl FnOnce(&Cache) -> Result<u8, Failure>,
 ) -> Result<u8, Failure> {
-    ask_in(dir, key, |place| work(place.shard(key)))
-}
-
-/// Does something with a key and its place, as [`ask`] does.
-fn ask_in(
-    dir: &Path,
-    key: &[u8],
-    work: impl FnOnce(&Place) -> Result<u8, Failure>,
-) -> Result<u8, Failure> {
-    let answer = Place::open(dir).and_then(|place| match place {
-        Some(place) => work(&place),
+    let answer = place::open(dir).and_then(|cache| match cache {
+        Some(cache) => work(&cache),
         None => check_length(key).map(|()| NO),
     });
     answer.map_err(Failure::of_run)
@@ -162,14 +153,10 @@ fn check_length(key: &[u8]) -> Result<(), Failure> {
     }
 }
 
-/// Does something with a key, for which a store is made if there is none.
-fn change(
-    dir: &Path,
-    key: &[u8],
-    work: impl FnOnce(&Cache) -> Result<u8, Failure>,
-) -> Result<u8, Failure> {
-    Place::open_or_create(dir)
-        .and_then(|place| work(place.shard(key)))
+/// Does something for which a store is made if there is none.
+fn change(dir: &Path, work: impl FnOnce(&Cache) -> Result<u8, Failure>) -> Result<u8, Failure> {
+    place::open_or_create(dir)
+        .and_then(|cache| work(&cache))
         .map_err(Failure::of_run)
 }
 
@@ -361,10 +348,8 @@ pub fn stats(dir: &Path, json: bool) -> Result<u8, Failure> {
 
 pub fn upkeep(dir: &Path, upkeep: Upkeep) -> Result<u8, Failure> {
     let count = |work: fn(&Cache) -> slablock::Result<usize>| -> Result<u64, Failure> {
-        let place = Place::open(dir)?;
-        let shards = place.as_ref().map_or(&[][..], Place::shards);
-        let counts = shards.iter().map(work);
-        counts.map(|count| Ok(count? as u64)).sum()
+        let cache = place::open(dir)?;
+        Ok(cache.map_or(Ok(0), |cache| work(&cache))? as u64)
     };
     let number = match upkeep {
         Upkeep::Expire => count(Cache::expire)?,

@@ -93,7 +93,7 @@ impl ReadStore {
         prepare_dir(&dir, &settings)?;
         refuse_strangers(&dir, &settings)?;
         let site = Site::of(&dir)?;
-        let slab = slab_file::map_to_read(&dir)?.filter(original::names_itself);
+        let slab = slab_file::map_to_read(&dir)?.filter(|slab| original::names_itself(slab));
         let slab = slab.ok_or_else(|| not_a_store(&dir, "its slab was never finished"))?;
         match original::check(&slab) {
             // What a copy says may be read: nobody is granted anything by that.
@@ -104,7 +104,7 @@ impl ReadStore {
         let log = Log::new(&dir, Arc::new(home), SLAB, slab.part().id).reading_only();
         let store = ReadStore {
             slab_identity: slab.identity().number(),
-            slab,
+            slab: *slab,
             log,
             site,
         };
@@ -681,17 +681,17 @@ impl ReadStore {
 mod tests {
     use super::*;
     use crate::store::journal::decided::tests::{
-        KEYS, decided, decided_by_a_dead_one, is_done, key,
+        KEYS, decided, decided_by_a_dead_one, is_done, key, shard_dir,
     };
     use crate::{Cache, FanoutCache, Reader};
 
-    fn journal_of(dir: &Path) -> u64 {
-        let first = ReadStore::open(&dir.join("000")).unwrap();
+    fn journal_of(dir: &Path, shards: usize) -> u64 {
+        let first = ReadStore::open(&shard_dir(dir, shards, 0)).unwrap();
         first.slab.header().journal.load(Ordering::Acquire)
     }
 
     fn bytes_of(dir: &Path, shards: usize) -> Vec<Vec<u8>> {
-        let slab = |number| dir.join(format!("{number:03}/slab"));
+        let slab = |number| shard_dir(dir, shards, number).join("slab");
         (0..shards)
             .map(|n| std::fs::read(slab(n)).unwrap())
             .collect()
@@ -714,11 +714,11 @@ mod tests {
             assert_eq!(reader.keys().unwrap().len(), KEYS.len());
             let report = reader.check().unwrap();
             assert!(report.is_sound() && report.keys == KEYS.len(), "{report:?}");
-            assert_ne!(journal_of(dir.path()), 0);
+            assert_ne!(journal_of(dir.path(), shards), 0);
             assert!(bytes_of(dir.path(), shards) == before, "it has written");
             // Who may write carries it out, and the reader sees no difference.
             is_done(&FanoutCache::open(dir.path(), shards).unwrap());
-            assert_eq!(journal_of(dir.path()), 0);
+            assert_eq!(journal_of(dir.path(), shards), 0);
             let value = reader.get(key(7)).unwrap();
             assert_eq!(value.as_deref(), Some(&b"set"[..]));
             assert_eq!(reader.len().unwrap(), KEYS.len());
@@ -736,7 +736,7 @@ mod tests {
         }
         let report = reader.check().unwrap();
         assert!(report.is_sound(), "{report:?}");
-        assert_ne!(journal_of(dir.path()), 0);
+        assert_ne!(journal_of(dir.path(), 2), 0);
     }
 
     #[test]
@@ -746,7 +746,7 @@ mod tests {
         let last = Reader::open(dir.path().join("002")).unwrap();
         let there = last.len().unwrap();
         assert!(there > 0);
-        assert_ne!(journal_of(dir.path()), 0);
+        assert_ne!(journal_of(dir.path(), 3), 0);
         let carried_out = Cache::open(dir.path().join("002")).unwrap();
         assert_eq!(carried_out.get("something").unwrap(), None);
         assert_eq!(carried_out.len().unwrap(), there);
@@ -757,14 +757,13 @@ mod tests {
     fn a_journal_that_leads_to_no_list_is_passed_over_and_left() {
         let dir = tempfile::tempdir().unwrap();
         decided_by_a_dead_one(dir.path(), 1);
-        let store = dir.path().join("000");
-        for entry in std::fs::read_dir(store.join("log")).unwrap() {
+        for entry in std::fs::read_dir(dir.path().join("log")).unwrap() {
             std::fs::remove_file(entry.unwrap().path()).unwrap();
         }
         let reader = Reader::open(dir.path()).unwrap();
         assert_eq!(reader.get(key(1)).unwrap(), None);
         assert_eq!(reader.len().unwrap(), 0);
-        assert_ne!(journal_of(dir.path()), 0);
+        assert_ne!(journal_of(dir.path(), 1), 0);
     }
 
     #[test]

@@ -23,13 +23,13 @@ use crate::store::members::living;
 use crate::store::members::living::is_ready;
 use crate::store::members::lock_files::{ATTACH, BEACONS, Locks, STRIPES_FILE};
 use crate::store::members::shards::ShardsOf;
-use crate::store::names::{FANOUT, OTHERS_FILES, SLAB, is_there, not_a_store};
+use crate::store::names::{FANOUT, NEW_FANOUT, OTHERS_FILES, SLAB, is_there, not_a_store};
 use crate::store::settings::{Settings, mismatch, mode_of};
 use crate::store::{Site, Store, day};
 use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, Ordering, crash_point};
 
 /// What a directory may hold and still be, or become, a store.
-const OUR_FILES: [&str; 5] = [SLAB, ATTACH, BEACONS, STRIPES_FILE, LOG];
+const OUR_FILES: [&str; 6] = [SLAB, ATTACH, BEACONS, STRIPES_FILE, LOG, NEW_FANOUT];
 
 /// The stores that this process has open. Opening one again gives the same one, so that a thread is the
 /// same owner through every handle.
@@ -69,12 +69,17 @@ fn open_prepared(dir: &Path, settings: &Settings) -> Result<Arc<Store>> {
     Ok(store)
 }
 
-fn new_store(site: Site, slab: Slab, slab_identity: (u64, u64), settings: &Settings) -> Arc<Store> {
+fn new_store(
+    site: Site,
+    slab: Box<Slab>,
+    slab_identity: (u64, u64),
+    settings: &Settings,
+) -> Arc<Store> {
     static SERIAL: AtomicU64 = AtomicU64::new(0);
     Arc::new(Store {
         serial: SERIAL.fetch_add(1, Ordering::Relaxed),
         me: AtomicU64::new(0),
-        slab,
+        slab: *slab,
         slab_identity,
         site,
         mode: settings.new_mode(),
@@ -166,7 +171,7 @@ pub(crate) fn prepare_dir(dir: &Path, settings: &Settings) -> Result<()> {
     if let Some(capacity) = settings.capacity {
         layout_of(capacity)?;
     }
-    settings.config.check()?;
+    settings.limits.check()?;
     refuse_without_futex(dir)?;
     crash_point();
     match std::fs::metadata(dir) {
@@ -216,12 +221,7 @@ pub(in crate::store) fn refuse_strangers(dir: &Path, settings: &Settings) -> Res
     if is_there(&dir.join(SLAB))? {
         return Ok(());
     }
-    if is_there(&dir.join(FANOUT))? {
-        return Err(not_a_store(
-            dir,
-            "it holds a FanoutCache, to be opened as one",
-        ));
-    }
+    refuse_several(dir)?;
     if !settings.create {
         return Err(not_a_store(
             dir,
@@ -243,8 +243,19 @@ pub(in crate::store) fn refuse_strangers(dir: &Path, settings: &Settings) -> Res
     Ok(())
 }
 
+/// Refuses the directory of a cache of several shards, which its opener looks for then.
+fn refuse_several(dir: &Path) -> Result<()> {
+    match is_there(&dir.join(FANOUT))? {
+        false => Ok(()),
+        true => Err(not_a_store(
+            dir,
+            "it has a fanout file, as a cache of several shards, which was never finished",
+        )),
+    }
+}
+
 /// Attaches, as the first (who sees to it that the slab is whole) or beside others.
-fn attach(site: &Site, settings: &Settings) -> Result<(Locks, Slab)> {
+fn attach(site: &Site, settings: &Settings) -> Result<(Locks, Box<Slab>)> {
     for round in 0..ATTACH_ROUNDS {
         if round > 0 {
             // Somebody died over making or rebuilding the slab, and others are looking at it as we are:
@@ -267,7 +278,9 @@ fn attach(site: &Site, settings: &Settings) -> Result<(Locks, Slab)> {
         }
         let slab = map(&site.dir)?;
         // Not ready: the one who was first died over it. Then another has to be.
-        let Some(slab) = slab.filter(is_ready) else {
+        let Some(slab) = slab.filter(|slab| is_ready(slab)) else {
+            // Or somebody who was first has made a cache of several shards meanwhile.
+            refuse_several(&site.dir)?;
             continue;
         };
         original::check(&slab)?;
@@ -298,7 +311,7 @@ const ATTACH_ROUNDS: u32 = 1_000;
 
 /// What the first to attach does: make the slab, or finish making it, or make a copy a store of its own, or give it
 /// lock files again, or void what is left of the time before a reboot.
-fn go_first(site: &Site, locks: &Locks, settings: &Settings) -> Result<Slab> {
+fn go_first(site: &Site, locks: &Locks, settings: &Settings) -> Result<Box<Slab>> {
     let Some(slab) = map(&site.dir)? else {
         return initialise(site, locks, settings);
     };
@@ -307,7 +320,7 @@ fn go_first(site: &Site, locks: &Locks, settings: &Settings) -> Result<Slab> {
         // the header, nor to what it wanted to be chosen.
         slab.fill_holes()?;
         slab_file::write_static(slab.file()?, slab.path(), slab.part())?;
-        settings.new_config().write(&slab);
+        settings.new_limits().write(&slab);
         rebuild::begin_floors(&slab);
         rebuild::rebuild(&slab, locks, Leap::None, false)?;
         return Ok(slab);
@@ -349,7 +362,7 @@ fn check_settings(slab: &Slab, settings: &Settings, site: &Site) -> Result<()> {
     if let Some(asked) = asked {
         return Err(mismatch("capacity", of, found * shards, asked));
     }
-    settings.config.check_in_force(slab, shards, of)?;
+    settings.limits.check_in_force(slab, shards, of)?;
     let Some(asked) = settings.mode else {
         return Ok(());
     };

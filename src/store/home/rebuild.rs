@@ -97,7 +97,7 @@ pub(crate) fn repair(dir: &Path, mode: u32) -> Result<RepairReport> {
 }
 
 /// Attaches to a store for something that can only be done alone. `None`: the slab was never finished.
-fn alone_with(dir: &Path, mode: u32) -> Result<(Option<Slab>, Locks)> {
+fn alone_with(dir: &Path, mode: u32) -> Result<(Option<Box<Slab>>, Locks)> {
     open::refuse_sandbox(dir)?;
     let site = Site::of(dir)?;
     let dir = &site.dir;

@@ -226,7 +226,7 @@ mod tests {
     use crate::log::SEGMENT_HEADER_BYTES;
     use crate::store::Store;
     use crate::store::journal::decided::tests::{
-        KEYS, decided, decided_by_a_dead_one, is_done, key,
+        KEYS, decided, decided_by_a_dead_one, is_done, key, shard_dir,
     };
     use crate::store::log::decided_list::list_bytes;
     use crate::{Cache, FanoutCache};
@@ -235,8 +235,8 @@ mod tests {
     #[test]
     fn what_was_decided_above_a_damaged_value_survives_a_repair() {
         let dir = tempfile::tempdir().unwrap();
-        let shard = dir.path().join("000");
-        let cache = FanoutCache::open(dir.path(), 1).unwrap();
+        let shard = dir.path();
+        let cache = Cache::open(shard).unwrap();
         for number in KEYS {
             cache.set(key(number), [7; 1_000]).unwrap();
         }
@@ -247,7 +247,7 @@ mod tests {
         let mut bytes = std::fs::read(&segment).unwrap();
         bytes[64..whole.len()].fill(0);
         std::fs::write(&segment, bytes).unwrap();
-        let report = Cache::repair(&shard).unwrap();
+        let report = Cache::repair(shard).unwrap();
         assert!(report.actions.is_empty(), "{report:?}");
         is_done(&FanoutCache::open(dir.path(), 1).unwrap());
     }
@@ -260,13 +260,13 @@ mod tests {
             let dir = dir.path().join(format!("{shards}"));
             decided(&dir, shards, &[7; 1_000]);
             for shard in 0..shards {
-                let segment = dir.join(format!("{shard:03}/log/00000001"));
+                let segment = shard_dir(&dir, shards, shard).join("log/00000001");
                 let mut bytes = std::fs::read(&segment).unwrap();
                 // The first record there is some value's.
                 bytes[500] ^= 1;
                 std::fs::write(&segment, bytes).unwrap();
             }
-            let report = FanoutCache::repair(&dir).unwrap();
+            let report = Cache::repair(&dir).unwrap();
             assert_eq!(report.actions.len(), shards, "{report:?}");
             let cache = FanoutCache::open(&dir, shards).unwrap();
             let check = cache.check().unwrap();
@@ -276,7 +276,7 @@ mod tests {
             let check = cache.check().unwrap();
             assert!(check.is_sound(), "{check:?}");
             drop(cache);
-            let report = FanoutCache::repair(&dir).unwrap();
+            let report = Cache::repair(&dir).unwrap();
             assert!(report.actions.is_empty(), "{report:?}");
         }
     }
@@ -310,11 +310,11 @@ mod tests {
     fn a_list_is_counted_once() {
         let dir = tempfile::tempdir().unwrap();
         decided_by_a_dead_one(dir.path(), 1);
-        let slab = dir.path().join("000/slab");
+        let slab = dir.path().join("slab");
         let slab = std::fs::File::options().write(true).open(slab).unwrap();
         slab.write_all_at(&[7; 16], 328).unwrap();
         let cache = FanoutCache::open(dir.path(), 1).unwrap();
-        let store = &cache.shard_caches()[0].store;
+        let store = &cache.each()[0].store;
         let live = |store: &Store| store.segments().unwrap()[0].live();
         assert_eq!(live(store), list_bytes(KEYS.len()));
         is_done(&cache);

@@ -27,18 +27,18 @@ use crate::store::settings::{DEFAULT_CAPACITY, Settings};
 use crate::sync::{Ordering, crash_point};
 
 /// Maps the slab of `dir`, or says why it cannot be one. `None`: it is not made yet.
-pub(in crate::store) fn map(dir: &Path) -> Result<Option<Slab>> {
+pub(in crate::store) fn map(dir: &Path) -> Result<Option<Box<Slab>>> {
     map_unchecked(dir)?.map(whole).transpose()
 }
 
 /// The same for reading alone: opened and mapped so that nothing of it can be written.
-pub(in crate::store) fn map_to_read(dir: &Path) -> Result<Option<Slab>> {
+pub(in crate::store) fn map_to_read(dir: &Path) -> Result<Option<Box<Slab>>> {
     let slab = map_by(dir, file::open_to_read_with_names, Slab::map_to_read)?;
     slab.map(whole).transpose()
 }
 
 /// Refuses a slab that was cut off.
-fn whole(slab: Slab) -> Result<Slab> {
+fn whole(slab: Box<Slab>) -> Result<Box<Slab>> {
     match slab.cover_all()? {
         None => Ok(slab),
         Some((len, need)) => Err(slab.corrupt(format!("it is cut off at {len} of {need} bytes"))),
@@ -46,15 +46,15 @@ fn whole(slab: Slab) -> Result<Slab> {
 }
 
 /// The same without a look at the file's length, for repair.
-pub(in crate::store) fn map_unchecked(dir: &Path) -> Result<Option<Slab>> {
+pub(in crate::store) fn map_unchecked(dir: &Path) -> Result<Option<Box<Slab>>> {
     map_by(dir, file::open_with_names, Slab::map)
 }
 
 fn map_by(
     dir: &Path,
     open: impl FnOnce(&Path) -> io::Result<(Kept, FileIdentity)>,
-    map: impl FnOnce((Kept, FileIdentity), &Path, Static, Layout) -> Result<Slab>,
-) -> Result<Option<Slab>> {
+    map: impl FnOnce((Kept, FileIdentity), &Path, Static, Layout) -> Result<Box<Slab>>,
+) -> Result<Option<Box<Slab>>> {
     let path = dir.join(SLAB);
     let (slab, identity) = match open(&path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -158,9 +158,9 @@ pub(in crate::store) fn initialise(
     site: &Site,
     locks: &Locks,
     settings: &Settings,
-) -> Result<Slab> {
+) -> Result<Box<Slab>> {
     let dir = &site.dir;
-    // Whoever makes a FanoutCache has the same file locked.
+    // The maker of a cache of several shards has the same file locked.
     refuse_strangers(dir, settings)?;
     let layout = layout_of(settings.new_capacity().unwrap_or(DEFAULT_CAPACITY))?;
     let path = dir.join(SLAB);
@@ -184,7 +184,7 @@ pub(in crate::store) fn initialise(
     write_static(&slab, &path, &part)?;
     let slab = file::keep(slab).map_err(io("look at"))?;
     let slab = Slab::map(slab, &path, part, layout)?;
-    settings.new_config().write(&slab);
+    settings.new_limits().write(&slab);
     // What a store had that was here before is nobody's.
     rebuild_values::adopt_log(&slab, false)?;
     rebuild::name(&slab, locks)?;

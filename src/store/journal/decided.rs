@@ -142,7 +142,7 @@ impl Store {
 
 #[cfg(all(test, not(loom)))]
 pub(in crate::store) mod tests {
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
 
     use super::*;
     use crate::store::home::open;
@@ -159,6 +159,14 @@ pub(in crate::store) mod tests {
         format!("key {number}")
     }
 
+    /// Where one of so many shards is.
+    pub(crate) fn shard_dir(dir: &Path, shards: usize, number: usize) -> PathBuf {
+        match shards {
+            1 => dir.to_path_buf(),
+            _ => dir.join(format!("{number:03}")),
+        }
+    }
+
     /// Somebody sets all keys at once, and dies before any of it is carried out.
     pub(crate) fn decided_by_a_dead_one(dir: &Path, shards: usize) {
         decided(dir, shards, b"set");
@@ -167,7 +175,7 @@ pub(in crate::store) mod tests {
     pub(crate) fn decided(dir: &Path, shards: usize, value: &[u8]) {
         let cache = FanoutCache::open(dir, shards).unwrap();
         let shard = |number| {
-            let dir = dir.join(format!("{number:03}"));
+            let dir = shard_dir(dir, shards, number);
             open::open_apart(&dir, Options::default().settings()).unwrap()
         };
         let stores: Vec<_> = (0..shards).map(shard).collect();
@@ -189,7 +197,7 @@ pub(in crate::store) mod tests {
         stores.iter().for_each(|store| store.die());
     }
 
-    pub(crate) fn is_done(cache: &FanoutCache) {
+    pub(crate) fn is_done(cache: &Cache) {
         for number in KEYS {
             let value = cache.get(key(number)).unwrap();
             assert_eq!(value.as_deref(), Some(&b"set"[..]), "{number}");
@@ -255,7 +263,7 @@ pub(in crate::store) mod tests {
     /// A store whose decided list is followed by a value that is being set, and what it takes of the log.
     fn with_a_list_amid(dir: &Path) -> (Arc<Store>, Location, Location) {
         decided_by_a_dead_one(dir, 1);
-        let store = open::open_apart(&dir.join("000"), Options::default().settings()).unwrap();
+        let store = open::open_apart(dir, Options::default().settings()).unwrap();
         let list = Location::from_bits(store.journal().load(Ordering::Relaxed)).unwrap();
         let value = store.append(b"key", &[], &[7; 200_000], Room::ToMove);
         (store, list, value.unwrap().unwrap())
@@ -313,10 +321,11 @@ pub(in crate::store) mod tests {
     #[test]
     fn a_key_of_which_a_value_was_decided_is_not_reclaimed() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = FanoutCache::options()
+        let cache = Cache::options()
             .capacity(64)
             .eviction(Eviction::None)
-            .open_fanout(dir.path(), Some(1))
+            .shards(1)
+            .open(dir.path())
             .unwrap();
         decided_by_a_dead_one(dir.path(), 1);
         for number in 0..64 {
@@ -343,7 +352,7 @@ pub(in crate::store) mod tests {
     fn who_has_some_shards_only_carries_out_what_was_decided_in_all() {
         let dir = tempfile::tempdir().unwrap();
         let cache = FanoutCache::open(dir.path(), 3).unwrap();
-        let last = cache.shard_caches()[2].clone();
+        let last = cache.each()[2].clone();
         drop(cache);
         decided_by_a_dead_one(dir.path(), 3);
         assert_eq!(last.get("something").unwrap(), None);

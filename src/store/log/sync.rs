@@ -284,8 +284,8 @@ mod tests {
     fn what_a_shard_s_device_failed_to_do_is_told_of_the_cache() {
         let dir = tempfile::tempdir().unwrap();
         let options = Cache::options().durability(Durability::PowerLoss);
-        let cache = options.open_fanout(dir.path(), Some(2)).unwrap();
-        let shard = &cache.shard_caches()[1];
+        let cache = options.shards(2).open(dir.path()).unwrap();
+        let shard = &cache.each()[1];
         note_failed(&shard.store.slab, &failure());
         let refused = shard.set("k", "v").unwrap_err();
         assert!(matches!(refused, Error::Unsynced { .. }));

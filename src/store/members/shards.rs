@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use crate::store::Store;
 
-/// The shards of a `FanoutCache`, as a store that is one of them knows them.
+/// The shards of a cache, as a store that is one of them knows them.
 #[derive(Default)]
 pub(crate) struct Shards {
     /// In the first, as they were opened last. Who is not there any more, or was never opened here, is opened when

@@ -14,6 +14,7 @@ use crate::slab::{KEY_BYTES_MAX, TAG_BYTES_MAX};
 use crate::store::Store;
 use crate::store::log::segments::{Room, slack_of};
 use crate::store::members::recount::SegmentState;
+use crate::store::settings::Limits;
 use crate::store::space::compact::{CROWDED, LATCH_PATIENCE, Mine};
 use crate::store::space::recount::Counted;
 use crate::store::space::set::New;
@@ -211,9 +212,23 @@ impl Store {
         Ok(expired + evicted)
     }
 
+    /// Changes settings for all who have the store open. After any error what was chosen is in force.
+    pub(crate) fn configure(self: &Arc<Store>, changes: &Limits) -> Result<()> {
+        changes.change(&self.slab);
+        if changes.size_limit.is_some() {
+            self.make_fit()?;
+        }
+        match self.is_durable() {
+            // Whose names nobody has waited for until now.
+            true => self.sync_all(),
+            false => Ok(()),
+        }
+        .map_err(|error| self.not_durable(error))
+    }
+
     /// After the limit was lowered: lets values go, and compacts, until the log takes no more than that. If values may
     /// not go, or somebody is in the way, the next ones who set a value do the rest.
-    pub(crate) fn make_fit(self: &Arc<Store>) -> Result<()> {
+    fn make_fit(self: &Arc<Store>) -> Result<()> {
         self.evict_what_is_too_much()?;
         while self.usage()?.bytes > self.size_limit() && self.compact(u64::MAX, &[])? {}
         Ok(())
@@ -291,9 +306,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path()).unwrap();
         for limit in LIMIT..LIMIT + 16 {
-            cache
-                .configure(&Cache::options().size_limit(limit))
-                .unwrap();
+            cache.configure(&Limits::new().size_limit(limit)).unwrap();
             let bytes = record_bytes(KEY_BYTES_MAX, TAG_BYTES_MAX, limit as usize);
             let room = cache.store.make_room(bytes, &Wait::begin(), &[]);
             assert!(room.is_ok(), "{limit}: {room:?}");
@@ -319,7 +332,7 @@ mod tests {
     #[test]
     fn a_log_that_fits_a_lower_limit_does_not_grow_above_it() {
         let (_dir, cache) = full_of_dead(Cache::options().size_limit(16 * LIMIT));
-        let lower = Cache::options().size_limit(LIMIT);
+        let lower = Limits::new().size_limit(LIMIT);
         let _lock = cache.store.try_lock_compaction().unwrap().unwrap();
         cache.configure(&lower).unwrap();
         let mut refused = 0;

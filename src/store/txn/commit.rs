@@ -229,25 +229,26 @@ impl Part<'_> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::FanoutCache;
+    use crate::Cache;
     use crate::store::space::set::{New, When};
 
     /// Nothing in the first shard is latched then, so nobody who compacts there waits.
     #[test]
     fn a_list_that_was_compacted_away_decides_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = FanoutCache::options()
+        let cache = Cache::options()
             .size_limit(8 << 20)
-            .open_fanout(dir.path(), Some(2))
+            .shards(2)
+            .open(dir.path())
             .unwrap();
-        let stores: Vec<_> = cache.shard_caches().iter().map(|c| &c.store).collect();
-        let mut ongoing = Ongoing::begin(stores[0]).unwrap();
+        let stores = cache.stores();
+        let mut ongoing = Ongoing::begin(&stores[0]).unwrap();
         let new = New {
             value: b"set",
             tag: &[],
             expires_ms: 0,
         };
-        ongoing.set(1, stores[1], b"key", &new).unwrap();
+        ongoing.set(1, &stores[1], b"key", &new).unwrap();
         let list = vec![0; 20];
         let place = stores[0]
             .append(LIST_KEY, &[], &list, Room::ToMove)

@@ -6,7 +6,7 @@
 //! selectors are to be flipped, and puts the place of that list into the journal, a word of the header: by that store
 //! all has happened, and it is carried out by whoever meets the word (`journal`).
 //!
-//! In a `FanoutCache` the journal is that of the first shard, for all of them (`siblings`).
+//! In a cache of several shards the journal is that of the first shard, for all of them (`siblings`).
 
 use std::sync::Arc;
 
@@ -54,7 +54,7 @@ impl<'a> Ongoing<'a> {
     pub(crate) fn begin(home: &'a Arc<Store>) -> Result<Ongoing<'a>> {
         if !std::ptr::eq(home.home(), Arc::as_ptr(home)) {
             let what = format!(
-                "{} is a shard, and a transaction is one of all shards; open the FanoutCache in {}",
+                "{} is a shard, and a transaction is one of all shards; open the cache in {}",
                 home.dir().display(),
                 home.known_as().display()
             );

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use slablock::{Averager, BoundedSemaphore, Cache, Eviction, FanoutCache, Keyspace, Lock, RLock};
+use slablock::{Averager, BoundedSemaphore, Cache, Eviction, FanoutCache, Lock, RLock};
 
 use super::journal::Journal;
 use crate::failure::Failure;
@@ -166,7 +166,7 @@ pub enum Handle {
 }
 
 impl Handle {
-    fn new(place: &impl Keyspace, key: &KeySpec) -> Handle {
+    fn new(place: &Cache, key: &KeySpec) -> Handle {
         let tag = key.tag.map_or("", |tag| TAGS[tag]);
         let name = &key.name;
         match key.what {
@@ -201,7 +201,7 @@ impl Handle {
 pub struct Site {
     pub dir: PathBuf,
     pub cache: Cache,
-    pub fanout: FanoutCache,
+    pub fanout: Cache,
     pub small: Cache,
     /// Of values, nothing else.
     pub values: Cache,

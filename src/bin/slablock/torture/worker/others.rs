@@ -1,6 +1,6 @@
 //! Everything but holding: averages, removal by force, rushes, looking.
 
-use slablock::{Error, Keyspace};
+use slablock::Error;
 
 use super::Worker;
 use crate::{
@@ -128,7 +128,7 @@ impl Worker<'_> {
         let key = self.random.below(self.site.keys.len() as u64) as usize;
         let looked = match self.random.below(4) {
             0 => self.site.cache.keys().map(drop),
-            1 => Keyspace::keys(&self.site.fanout).map(drop),
+            1 => self.site.fanout.keys().map(drop),
             _ => self.look_at(key),
         };
         if let Err(error) = looked {

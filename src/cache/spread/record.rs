@@ -25,16 +25,14 @@ use crate::os::dir::names;
 use crate::os::file::{self, Likeness};
 use crate::slab::header::CACHE_OFFSET;
 use crate::store::members::lock_files::{self, Locks};
-use crate::store::names::{FANOUT, Site};
-use crate::store::settings::Settings;
+use crate::store::names::{FANOUT, NEW_FANOUT, Site};
+use crate::store::settings::{Settings, mismatch};
 use crate::store::{Store, names};
 use crate::sync::{Ordering, crash_point};
 
 const MAGIC: [u8; 8] = *b"slabfan\0";
 const FORMAT_VERSION: u32 = 1;
 const RECORD_BYTES: usize = 36;
-/// Where the record is written before it gets its name; with a random number behind, if several may write it.
-const NEW_RECORD: &str = "fanout.new";
 /// How long to look for a record beside processes that are attached, in milliseconds. A maker has made it by then: it
 /// is attached alone until it has.
 const PATIENCE_MS: u32 = 2_000;
@@ -200,7 +198,7 @@ fn record_in_slab(path: &Path) -> Result<Option<Record>> {
 /// Several may do so at once: they write the same.
 fn restore(dir: &Path, record: Record, like: Likeness) -> Result<()> {
     let path = dir.join(FANOUT);
-    let new = dir.join(format!("{NEW_RECORD}.{:016x}", names::random(dir)?));
+    let new = dir.join(format!("{NEW_FANOUT}.{:016x}", names::random(dir)?));
     let put_back = || {
         write_record(&new, &record.encode(), like)?;
         crash_point();
@@ -239,16 +237,16 @@ pub(super) fn make_record(
     settings: &Settings,
     wanted: Option<usize>,
 ) -> Result<Record> {
-    let plain = || names::not_a_store(dir, "it holds a plain Cache, to be opened as one");
-    if names::is_there(&dir.join(names::SLAB))? {
-        return Err(plain());
-    }
     let Some(shards) = wanted.filter(|_| settings.create) else {
         return Err(names::not_a_store(
             dir,
-            "it holds no FanoutCache; name the number of shards to make one",
+            "it has no finished fanout file; name the directory of a cache",
         ));
     };
+    let alone = || mismatch("shards", dir, 1, shards);
+    if names::is_there(&dir.join(names::SLAB))? {
+        return Err(alone());
+    }
     refuse_strangers(dir)?;
     let io = |action, path: &Path| {
         let path = path.to_path_buf();
@@ -270,6 +268,9 @@ pub(super) fn make_record(
         if is_alone {
             break;
         }
+        if names::is_there(&dir.join(names::SLAB))? {
+            return Err(alone());
+        }
         // A maker has as long as its disk takes. Processes that are only attached make no record any more.
         waited_ms = match locks.is_another_alone()? {
             true => 0,
@@ -287,10 +288,10 @@ pub(super) fn make_record(
         std::thread::sleep(Duration::from_millis(1));
     }
     if names::is_there(&dir.join(names::SLAB))? {
-        return Err(plain());
+        return Err(alone());
     }
     let seed = [names::random(dir)?, names::random(dir)?];
-    let (new, path) = (dir.join(NEW_RECORD), dir.join(FANOUT));
+    let (new, path) = (dir.join(NEW_FANOUT), dir.join(FANOUT));
     let record = Record { shards, seed };
     let like = Likeness::of_mode(settings.new_mode());
     write_record(&new, &record.encode(), like).map_err(io("write", &new))?;
@@ -321,8 +322,8 @@ fn refuse_strangers(dir: &Path) -> Result<()> {
         let mut harmless = ours.chain(names::OTHERS_FILES);
         if !harmless.any(|known| name == known) && !is_left_over(dir, &name)? {
             crash_point();
-            if dir.join(FANOUT).exists() {
-                // Made since we looked for it, and with it the shards.
+            if dir.join(FANOUT).exists() || dir.join(names::SLAB).exists() {
+                // Made since we looked for it, and with it the shards; or a store by itself, as is found out then.
                 return Ok(());
             }
             let why = format!(
@@ -341,7 +342,7 @@ fn is_left_over(dir: &Path, name: &OsStr) -> Result<bool> {
     let Some(name) = name.to_str() else {
         return Ok(false);
     };
-    if name.starts_with(NEW_RECORD) {
+    if name.starts_with(NEW_FANOUT) {
         return Ok(true);
     }
     let is_shard = (0..SHARDS_MAX).any(|number| name == shard_name(number));
