@@ -5,7 +5,7 @@ use std::error::Error;
 use std::thread;
 use std::time::Duration;
 
-use slablock::{Cache, Error as Slablock, Lock, Token};
+use slablock::{Cache, Ending, Error as Slablock, Lock, Token};
 
 const LEASE: Duration = Duration::from_millis(300);
 
@@ -30,7 +30,7 @@ impl Ledger {
 fn main() -> Result<(), Box<dyn Error>> {
     let dir = tempfile::tempdir()?;
     let cache = Cache::open(dir.path().join("store"))?;
-    let lock = Lock::new(&cache, "ledger").expire(LEASE);
+    let lock = Lock::new(&cache, "ledger").lease(LEASE);
     let mut ledger = Ledger::default();
 
     // Who renews keeps it for as long as it takes.
@@ -51,7 +51,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         next.token(),
         slow.token()
     );
-    assert!(next.overran().is_some());
+    let before = next.predecessor().ok_or("somebody was late")?;
+    assert_eq!(before.why, Ending::LeaseExpired);
     assert!(ledger.write(next.token(), "by the next one"));
 
     // The slow one can find out ...

@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let total: u64 = fs::read_to_string(&total)?.parse()?;
     println!("{WRITERS} writers added {ROUNDS} each: {total}");
     assert_eq!(total, WRITERS * ROUNDS);
-    assert!(!Lock::new(&cache, "total").locked()?);
+    assert!(!Lock::new(&cache, "total").is_locked()?);
     Ok(())
 }
 

@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("{} keys", cache.len()?);
     assert_eq!(cache.len()?, 4);
 
-    let gone = cache.evict("acme")?;
+    let gone = cache.remove_tagged("acme")?;
     println!("evicted {gone}, left {}", cache.len()?);
     assert_eq!((gone, cache.len()?), (3, 1));
 

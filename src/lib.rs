@@ -26,7 +26,7 @@
 //!   compute one once for all who ask, [`Cache::transact`] to change several at once. [`SetOptions`] has how long, and
 //!   a tag; [`Options`] how much room, what goes when there is none, and what a value survives.
 //! * A dead holder blocks nobody, and its successor is told ([`LockGuard::recovered`]).
-//! * A lease (`expire`) bounds how long a hold may last; a [`Token`] with every grant fences off the late.
+//! * A lease ([`Lock::lease`]) bounds how long a hold may last; a [`Token`] with every grant fences off the late.
 //!
 //! [`docs`] has the pages of the repository: what is guaranteed when a process is killed, stopped or forked, the
 //! format of the files, the protocol, how it is proved, what it costs, and how to run it.
@@ -79,7 +79,10 @@ pub use crate::{
     store::care::check::CheckReport,
     store::home::rebuild::RepairReport,
     store::settings::{Config, Durability, Eviction, Limits},
-    types::{Holder, KeyInfo, KeyState, Kind, Lifeline, ProcessInfo, Stats, Summary, Token},
+    types::{
+        Ending, Holder, KeyInfo, KeyState, Kind, Lifeline, Predecessor, ProcessInfo, Stats,
+        Summary, Token,
+    },
 };
 
 /// The name of the file system of `path`, if a store there is refused for it. For the command line.

@@ -10,7 +10,7 @@ use crate::slab::Tenant;
 use crate::store::holds::guard::{Anchor, Held};
 use crate::store::holds::handle::Handle;
 use crate::store::patience::Patience;
-use crate::types::{Holder, Token};
+use crate::types::{Holder, Predecessor, Token};
 
 /// A lock that one thread of one process has at a time, among all threads of all processes that opened the
 /// same store.
@@ -36,7 +36,7 @@ use crate::types::{Holder, Token};
 /// use slablock::{Cache, Lock};
 ///
 /// let cache = Cache::open(&dir)?;
-/// let lock = Lock::new(&cache, "nightly-report").expire(Duration::from_secs(60));
+/// let lock = Lock::new(&cache, "nightly-report").lease(Duration::from_secs(60));
 /// if let Some(guard) = lock.try_acquire()? {
 ///     if let Some(dead) = guard.recovered() {
 ///         eprintln!("process {} died at this, starting over", dead.pid);
@@ -67,11 +67,11 @@ impl Lock {
     /// holder who is alive. It is never shorter than asked, and one of two seconds or more up to
     /// 50 ms longer. Zero is refused by the first use. Without this, holds last until they are
     /// given back or their process dies. Stands still while the machine is suspended.
-    pub fn expire(self, lease: Duration) -> Lock {
+    pub fn lease(self, lease: Duration) -> Lock {
         self.with(|handle| handle.expire = Some(lease))
     }
 
-    /// Stores a tag of at most 255 bytes beside the key, for [`Cache::evict`](crate::Cache::evict). An
+    /// Stores a tag of at most 255 bytes beside the key, for [`Cache::remove_tagged`](crate::Cache::remove_tagged). An
     /// empty tag is none. A key that has another tag gets this one at the first use.
     pub fn tag(self, tag: impl AsRef<[u8]>) -> Lock {
         self.with(|handle| handle.tag = tag.as_ref().into())
@@ -141,7 +141,7 @@ impl Lock {
     }
 
     /// Whether anybody has it now whose lease is not over and whose process lives.
-    pub fn locked(&self) -> Result<bool> {
+    pub fn is_locked(&self) -> Result<bool> {
         Ok(self.handle.standing()?.available == 0)
     }
 
@@ -156,10 +156,13 @@ impl Lock {
         self.handle.waiters()
     }
 
-    /// Gives back the hold with that token, whichever process acquired it: who knows the token may. `true`
-    /// if it was held with that token and is free now; `false` if not, and then the present holder, if
-    /// any, is left alone.
-    pub fn release(&self, token: Token) -> Result<bool> {
+    /// Gives back the hold with that token, whichever process acquired it: whoever knows the token may.
+    ///
+    /// # Errors
+    ///
+    /// `Lost` if the lock was granted again since; `NotHolder` if it was not, and is not held with that token. The present
+    /// holder, if any, is left alone.
+    pub fn release(&self, token: Token) -> Result<()> {
         self.handle.release_token(token)
     }
 }
@@ -168,7 +171,7 @@ impl fmt::Debug for Lock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lock")
             .field("key", &format_args!("{}", self.handle.show_key()))
-            .field("expire", &self.handle.expire)
+            .field("lease", &self.handle.expire)
             .finish()
     }
 }
@@ -188,15 +191,16 @@ impl LockGuard<'_> {
         self.held.token()
     }
 
-    /// Who died holding the lock just before, if so: what it protects may be half-written.
-    pub fn recovered(&self) -> Option<&Holder> {
-        self.held.predecessor(true)
+    /// The holder just before, if it did not give the lock back: it died, or its lease was over. `None`: it did, or
+    /// nobody held the lock before.
+    pub fn predecessor(&self) -> Option<&Predecessor> {
+        self.held.predecessor()
     }
 
-    /// Whose lease ran out just before, if so: it was alive then, and may not know yet that it lost the
-    /// lock.
-    pub fn overran(&self) -> Option<&Holder> {
-        self.held.predecessor(false)
+    /// The holder just before, if it died: what the lock protects may be half-written. Short for the
+    /// [`predecessor`](Self::predecessor) that has died.
+    pub fn recovered(&self) -> Option<&Holder> {
+        self.predecessor()?.dead()
     }
 
     /// Starts the lease of the handle anew. Works also after it was over, as long as nobody took the lock;

@@ -12,15 +12,15 @@ use crate::error::Result;
 use crate::os::fork;
 use crate::record::{Hold, Word};
 use crate::slab::Tenant;
-use crate::store::holds::fast::{Grant, Predecessor};
+use crate::store::holds::fast::Grant;
 use crate::store::holds::guard::{self, Anchor};
 use crate::store::holds::handle::Handle;
 use crate::store::patience::Patience;
-use crate::types::{Holder, Token};
+use crate::types::{Holder, Predecessor, Token};
 
 /// A lock that the thread which has it can acquire again, through any handle of the same key.
 ///
-/// Each acquire adds one to the depth and, through a handle with `expire`, starts the lease anew; each release takes one away; at zero the
+/// Each acquire adds one to the depth and, through a handle with a lease, starts the lease anew; each release takes one away; at zero the
 /// lock is free. The owner is a thread of a process; a thread that got the number of one that ended is not
 /// its successor. In all else it is a [`Lock`](crate::Lock).
 ///
@@ -109,8 +109,8 @@ impl RLock {
         }
     }
 
-    /// Gives each hold a lease, which every acquire through this handle starts anew. See [`Lock::expire`](crate::Lock::expire).
-    pub fn expire(self, lease: Duration) -> RLock {
+    /// Gives each hold a lease, which every acquire through this handle starts anew. See [`Lock::lease`](crate::Lock::lease).
+    pub fn lease(self, lease: Duration) -> RLock {
         self.with(|handle| handle.expire = Some(lease))
     }
 
@@ -220,7 +220,7 @@ impl RLock {
     }
 
     /// Whether anybody has it now whose lease is not over and whose process lives.
-    pub fn locked(&self) -> Result<bool> {
+    pub fn is_locked(&self) -> Result<bool> {
         Ok(self.handle.standing()?.available == 0)
     }
 
@@ -234,17 +234,18 @@ impl RLock {
         self.handle.waiters()
     }
 
-    /// Takes one from the depth of the hold with that token; `true` if the lock is free now.
+    /// Takes one from the depth of the hold with that token; at zero the lock is free.
     ///
     /// # Errors
     ///
-    /// `NotHolder` if the calling thread does not hold it with that token.
-    pub fn release(&self, token: Token) -> Result<bool> {
+    /// `NotHolder` if the calling thread does not hold it with that token; `Lost` if it did until the lease was over, or
+    /// the key was removed.
+    pub fn release(&self, token: Token) -> Result<()> {
         let spot = self.handle.locate()?;
         let spot = spot.ok_or_else(|| self.handle.not_holder())?;
         let hold = &self.handle.slot(spot).hold;
         if find(Key::of(&self.handle, hold)) && WORD.get().sequence() == token.get() {
-            return release_one(&self.handle, &Grant::new(spot, (0, 0), WORD.get()));
+            return release_one(&self.handle, &Grant::new(spot, (0, 0), WORD.get())).map(drop);
         }
         Err(self.handle.not_holder())
     }
@@ -254,7 +255,7 @@ impl fmt::Debug for RLock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RLock")
             .field("key", &format_args!("{}", self.handle.show_key()))
-            .field("expire", &self.handle.expire)
+            .field("lease", &self.handle.expire)
             .finish()
     }
 }
@@ -414,14 +415,15 @@ impl RLockGuard<'_> {
         self.grant.token()
     }
 
-    /// Who died holding the lock just before; only for the outermost guard.
-    pub fn recovered(&self) -> Option<&Holder> {
-        self.handle.predecessor(true)
+    /// The holder just before, if it did not give the lock back; only for the outermost guard. See
+    /// [`LockGuard::predecessor`](crate::LockGuard::predecessor).
+    pub fn predecessor(&self) -> Option<&Predecessor> {
+        self.handle.predecessor()
     }
 
-    /// Whose lease ran out just before; only for the outermost guard.
-    pub fn overran(&self) -> Option<&Holder> {
-        self.handle.predecessor(false)
+    /// The holder just before, if it died; only for the outermost guard.
+    pub fn recovered(&self) -> Option<&Holder> {
+        self.predecessor()?.dead()
     }
 
     /// Starts the lease anew. See [`LockGuard::renew`](crate::LockGuard::renew).

@@ -10,7 +10,7 @@ use crate::slab::Tenant;
 use crate::store::holds::guard::{Anchor, Held};
 use crate::store::holds::handle::Handle;
 use crate::store::patience::Patience;
-use crate::types::{Holder, Token};
+use crate::types::{Holder, Predecessor, Token};
 
 /// A number of permits shared by all threads of all processes that opened the same store.
 ///
@@ -66,8 +66,8 @@ impl BoundedSemaphore {
         }
     }
 
-    /// Gives each permit a lease. See [`Lock::expire`](crate::Lock::expire).
-    pub fn expire(self, lease: Duration) -> BoundedSemaphore {
+    /// Gives each permit a lease. See [`Lock::lease`](crate::Lock::lease).
+    pub fn lease(self, lease: Duration) -> BoundedSemaphore {
         self.with(|handle| handle.expire = Some(lease))
     }
 
@@ -152,13 +152,10 @@ impl BoundedSemaphore {
     ///
     /// # Errors
     ///
-    /// `NotHolder` if no permit is held with that token: nothing is changed, so there can never be more
+    /// `NotHolder` if no permit is held with that token, `Lost` if its hold ended just now: nothing is changed, so there can never be more
     /// permits than there were.
     pub fn release(&self, token: Token) -> Result<()> {
-        match self.handle.release_token(token)? {
-            true => Ok(()),
-            false => Err(self.handle.not_holder()),
-        }
+        self.handle.release_token(token)
     }
 }
 
@@ -167,7 +164,7 @@ impl fmt::Debug for BoundedSemaphore {
         f.debug_struct("BoundedSemaphore")
             .field("key", &format_args!("{}", self.handle.show_key()))
             .field("value", &self.value())
-            .field("expire", &self.handle.expire)
+            .field("lease", &self.handle.expire)
             .finish()
     }
 }
@@ -193,12 +190,13 @@ impl SemaphoreGuard<'_> {
     /// Who died holding this permit just before, if so; or another one, of another number of permits. All is known of
     /// that one to whoever changed the number; others get the process, and a token above the dead one's.
     pub fn recovered(&self) -> Option<&Holder> {
-        self.held.predecessor(true)
+        self.predecessor()?.dead()
     }
 
-    /// Whose lease on this permit ran out just before, if so.
-    pub fn overran(&self) -> Option<&Holder> {
-        self.held.predecessor(false)
+    /// The holder of this permit just before, if it did not give it back. See
+    /// [`LockGuard::predecessor`](crate::LockGuard::predecessor).
+    pub fn predecessor(&self) -> Option<&Predecessor> {
+        self.held.predecessor()
     }
 
     /// Starts the lease of this permit anew. See [`LockGuard::renew`](crate::LockGuard::renew).

@@ -140,6 +140,45 @@ impl fmt::Display for Holder {
     }
 }
 
+/// Who had a hold before, and did not give it back: what it protects may be half-written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Predecessor {
+    /// Who it was.
+    pub holder: Holder,
+    /// How its hold ended.
+    pub why: Ending,
+}
+
+/// How a hold ended that was not given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Ending {
+    /// Its process died.
+    Died,
+    /// Its lease was over. It may still run, and not know: what it writes later, its token tells.
+    LeaseExpired,
+}
+
+impl Predecessor {
+    pub(crate) fn of(holder: Holder, died: bool) -> Predecessor {
+        let why = match died {
+            true => Ending::Died,
+            false => Ending::LeaseExpired,
+        };
+        Predecessor { holder, why }
+    }
+
+    pub(crate) fn has_died(&self) -> bool {
+        self.why == Ending::Died
+    }
+
+    /// Its holder, if it died.
+    pub(crate) fn dead(&self) -> Option<&Holder> {
+        self.has_died().then_some(&self.holder)
+    }
+}
+
 /// A key, what it is, and how it stands.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]

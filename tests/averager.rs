@@ -263,7 +263,7 @@ fn a_removed_average_starts_from_nothing() {
         assert_eq!(average.get().unwrap(), None);
         average.add(1.0).unwrap();
         assert_eq!(average.get().unwrap(), Some(1.0));
-        assert_eq!(cache.evict("t").unwrap(), 1);
+        assert_eq!(cache.remove_tagged("t").unwrap(), 1);
         assert_eq!(average.summary().unwrap(), None);
     });
 }
@@ -276,7 +276,7 @@ fn a_slot_that_was_a_lock_is_a_clean_average_and_back() {
             let key = format!("{round:x<130}");
             drop(
                 slablock::Lock::new(&cache, &key)
-                    .expire(SHORT)
+                    .lease(SHORT)
                     .acquire()
                     .unwrap(),
             );
@@ -299,7 +299,7 @@ fn averages_outlive_the_last_handle() {
         drop(cache);
         let cache = place.open();
         assert_eq!(Averager::new(&cache, "a").get().unwrap(), Some(2.5));
-        let info = cache.key("a").unwrap().unwrap();
+        let info = cache.key_info("a").unwrap().unwrap();
         assert_eq!(info.kind, Kind::Averager);
         match info.state {
             KeyState::Averager { summary } => assert_eq!(summary.unwrap().count, 1),

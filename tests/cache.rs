@@ -111,12 +111,12 @@ fn keys_are_listed_with_kind_tag_and_state() {
                 KeyState::Averager { summary } => assert_eq!(summary.unwrap().mean, 1.5),
                 other => panic!("{other:?}"),
             }
-            let alone = cache.key(&info.key).unwrap().unwrap();
+            let alone = cache.key_info(&info.key).unwrap().unwrap();
             assert_eq!((&alone.key, alone.kind), (&info.key, info.kind));
             // For how long it is held has changed meanwhile.
             assert!(name == "lock" || alone == info);
         }
-        assert_eq!(cache.key("nobody").unwrap(), None);
+        assert_eq!(cache.key_info("nobody").unwrap(), None);
         assert_sound(&cache);
     });
 }
@@ -129,8 +129,11 @@ fn a_key_is_removed_once() {
             make(&cache, kind, b"k", b"t");
             assert!(cache.remove("k").unwrap());
             assert!(!cache.remove("k").unwrap());
-            assert_eq!((cache.len().unwrap(), cache.key("k").unwrap()), (0, None));
-            assert_eq!(cache.evict("t").unwrap(), 0);
+            assert_eq!(
+                (cache.len().unwrap(), cache.key_info("k").unwrap()),
+                (0, None)
+            );
+            assert_eq!(cache.remove_tagged("t").unwrap(), 0);
         }
         assert_sound(&cache);
     });
@@ -149,12 +152,12 @@ fn eviction_takes_what_carries_the_tag_and_counts_it() {
             }
         }
         assert_eq!(cache.len().unwrap(), 20);
-        assert_eq!(cache.evict("").unwrap(), 0);
-        assert_eq!(cache.evict("c").unwrap(), 0);
-        assert_eq!(cache.evict([7_u8; 254]).unwrap(), 0);
-        assert_eq!(cache.evict("a").unwrap(), 4);
-        assert_eq!(cache.evict("a").unwrap(), 0);
-        assert_eq!(cache.evict(long).unwrap(), 4);
+        assert_eq!(cache.remove_tagged("").unwrap(), 0);
+        assert_eq!(cache.remove_tagged("c").unwrap(), 0);
+        assert_eq!(cache.remove_tagged([7_u8; 254]).unwrap(), 0);
+        assert_eq!(cache.remove_tagged("a").unwrap(), 4);
+        assert_eq!(cache.remove_tagged("a").unwrap(), 0);
+        assert_eq!(cache.remove_tagged(long).unwrap(), 4);
         let left = cache.keys().unwrap();
         assert_eq!(left.len(), 12);
         assert!(
@@ -212,7 +215,7 @@ fn keys_of_every_length_are_told_apart() {
             assert_eq!(info.tag.as_deref(), Some(&b"tag"[..]));
         }
         assert_sound(&cache);
-        assert_eq!(cache.evict("tag").unwrap(), infos.len());
+        assert_eq!(cache.remove_tagged("tag").unwrap(), infos.len());
         assert_sound(&cache);
     });
 }
@@ -234,7 +237,7 @@ fn tags_of_every_length_are_kept() {
         }
         let both = [b'k'; 1_024];
         make(&cache, Kind::Averager, &both, &[1; 255]);
-        let tag = cache.key(both).unwrap().unwrap().tag;
+        let tag = cache.key_info(both).unwrap().unwrap().tag;
         assert_eq!(tag, Some(vec![1; 255]));
         assert_sound(&cache);
     });
@@ -244,7 +247,7 @@ fn tags_of_every_length_are_kept() {
 fn a_handle_with_another_tag_changes_it_at_first_use() {
     bounded(|| {
         let (_place, cache) = store();
-        let tag = || cache.key("k").unwrap().unwrap().tag;
+        let tag = || cache.key_info("k").unwrap().unwrap().tag;
         make(&cache, Kind::Lock, b"k", b"");
         assert_eq!(tag(), None);
         let untagged = Lock::new(&cache, "k");
@@ -267,8 +270,8 @@ fn a_handle_with_another_tag_changes_it_at_first_use() {
         // No tag asked for is no change.
         make(&cache, Kind::Lock, b"k", b"");
         assert_eq!(tag().as_deref(), Some(&b"none"[..]));
-        assert_eq!(cache.evict("first").unwrap(), 0);
-        assert_eq!(cache.evict("none").unwrap(), 1);
+        assert_eq!(cache.remove_tagged("first").unwrap(), 0);
+        assert_eq!(cache.remove_tagged("none").unwrap(), 1);
         assert_sound(&cache);
     });
 }
@@ -281,10 +284,16 @@ fn a_tag_that_no_longer_fits_is_a_clear_error_and_changes_nothing() {
         let lock = Lock::new(&cache, "k").tag([1; 255]);
         match lock.try_acquire().map(drop) {
             // Either there is a way, or it is said that there is none.
-            Ok(()) => assert_eq!(cache.key("k").unwrap().unwrap().tag, Some(vec![1; 255])),
+            Ok(()) => assert_eq!(
+                cache.key_info("k").unwrap().unwrap().tag,
+                Some(vec![1; 255])
+            ),
             Err(error) => {
                 assert!(error.to_string().contains("255"), "{error}");
-                assert_eq!(cache.key("k").unwrap().unwrap().tag, Some(b"old".to_vec()));
+                assert_eq!(
+                    cache.key_info("k").unwrap().unwrap().tag,
+                    Some(b"old".to_vec())
+                );
             }
         }
         assert_sound(&cache);
@@ -372,13 +381,13 @@ fn what_is_held_is_never_taken_for_room_and_a_full_store_says_so() {
         ));
         assert!(matches!(more.try_acquire(), Err(Error::Full { .. })));
         // What is there goes on, and looking needs no room.
-        assert!(!more.locked().unwrap());
+        assert!(!more.is_locked().unwrap());
         guards.iter().for_each(|g| g.check().unwrap());
         permit.check().unwrap();
         assert_eq!(cache.len().unwrap(), 8);
         permit.release().unwrap();
         drop(more.acquire().unwrap());
-        assert_eq!(cache.key("s").unwrap(), None);
+        assert_eq!(cache.key_info("s").unwrap(), None);
         assert_sound(&cache);
     });
 }
@@ -517,7 +526,7 @@ fn threads_that_make_take_and_remove_keys_leave_a_sound_store() {
                         }
                         match n % 10 {
                             3 => drop(cache.remove(&key).unwrap()),
-                            7 => drop(cache.evict("t").unwrap()),
+                            7 => drop(cache.remove_tagged("t").unwrap()),
                             9 => assert_sound(cache),
                             _ => {}
                         }
@@ -600,7 +609,7 @@ fn one_keyspace_and_each_key_of_one_kind() {
         let (_place, cache) = store();
         for made in KINDS {
             make(&cache, made, b"k", b"");
-            let before = cache.key("k").unwrap();
+            let before = cache.key_info("k").unwrap();
             for asked in KINDS.into_iter().filter(|k| *k != made) {
                 let result = match asked {
                     Kind::Lock => Lock::new(&cache, "k").tag("t").acquire().map(drop),
@@ -617,7 +626,7 @@ fn one_keyspace_and_each_key_of_one_kind() {
                     } => assert_eq!((found, expected), (made, asked)),
                     other => panic!("{other:?}"),
                 }
-                assert_eq!(cache.key("k").unwrap(), before);
+                assert_eq!(cache.key_info("k").unwrap(), before);
             }
             assert!(cache.remove("k").unwrap());
         }
@@ -634,7 +643,7 @@ fn a_sound_store_is_found_sound_and_repairing_it_changes_nothing() {
                 make(&cache, kind, key.as_bytes(), &vec![b't'; n]);
             }
         }
-        let lock = Lock::new(&cache, "held").expire(LONG);
+        let lock = Lock::new(&cache, "held").lease(LONG);
         let held = lock.acquire().unwrap();
         let report = cache.check().unwrap();
         assert!(report.is_sound(), "{report:?}");
@@ -678,11 +687,11 @@ fn a_fanout_cache_is_a_place_like_any_other() {
         let guard = lock.acquire().unwrap();
         let other = FanoutCache::open(place.store(), 4).unwrap();
         assert!(Lock::new(&other, "k0").try_acquire().unwrap().is_none());
-        assert!(fanout.key("k0").unwrap().is_some());
+        assert!(fanout.key_info("k0").unwrap().is_some());
         assert!(fanout.remove("k0").unwrap() && !fanout.remove("k0").unwrap());
         assert!(guard.check().is_err());
         assert_sound(&fanout);
-        assert_eq!(fanout.evict("t").unwrap(), 39);
+        assert_eq!(fanout.remove_tagged("t").unwrap(), 39);
         make(&fanout, Kind::Lock, b"last", b"");
         assert_eq!(fanout.clear().unwrap(), 1);
         assert!(fanout.is_empty().unwrap());

@@ -125,10 +125,8 @@ fn use_cache(cache: &Cache) {
         hear(cache.len().map(drop));
         for key in keys {
             ok(key);
-            hear(cache.key(key).map(drop));
-            let lock = Lock::new(cache, key)
-                .expire(Duration::from_secs(9))
-                .tag("t");
+            hear(cache.key_info(key).map(drop));
+            let lock = Lock::new(cache, key).lease(Duration::from_secs(9)).tag("t");
             hear(lock.try_acquire().map(drop));
             hear(lock.acquire_timeout(Duration::from_millis(2)).map(drop));
             hear(lock.holder().map(drop));
@@ -149,7 +147,7 @@ fn use_cache(cache: &Cache) {
         ok("remove");
         hear(cache.remove("average 5").map(drop));
         ok("evict");
-        hear(cache.evict("t").map(drop));
+        hear(cache.remove_tagged("t").map(drop));
         if round == 0 {
             ok("fill");
             for n in 0..700 {
@@ -1064,7 +1062,7 @@ fn a_repair_keeps_a_tagged_value_and_drops_a_damaged_one() {
             assert_eq!(tagged.tag.as_deref(), Some(&b"blue"[..]));
             assert!(cache.get("plain").unwrap() == Some(value(b'p')));
             assert_eq!(cache.get("damaged").unwrap(), None);
-            assert_eq!(cache.evict("blue").unwrap(), 1);
+            assert_eq!(cache.remove_tagged("blue").unwrap(), 1);
             assert!(cache.check().unwrap().is_sound());
         }
     });

@@ -21,8 +21,8 @@ use nix::sys::wait::WaitStatus;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use slablock::{
-    Averager, BoundedSemaphore, Cache, Error, Holder, Lock, LockGuard, RLock, RLockGuard, Result,
-    SemaphoreGuard, Token,
+    Averager, BoundedSemaphore, Cache, Error, Holder, Lock, LockGuard, Predecessor, RLock,
+    RLockGuard, Result, SemaphoreGuard, Token,
 };
 
 const KINDS: [&str; 3] = ["lock", "rlock", "semaphore"];
@@ -71,12 +71,12 @@ impl Handle {
         let lease = (lease_ms > 0).then(|| Duration::from_millis(lease_ms));
         match (kind, lease) {
             ("lock", None) => Handle::Lock(Lock::new(cache, kind)),
-            ("lock", Some(lease)) => Handle::Lock(Lock::new(cache, kind).expire(lease)),
+            ("lock", Some(lease)) => Handle::Lock(Lock::new(cache, kind).lease(lease)),
             ("rlock", None) => Handle::RLock(RLock::new(cache, kind)),
-            ("rlock", Some(lease)) => Handle::RLock(RLock::new(cache, kind).expire(lease)),
+            ("rlock", Some(lease)) => Handle::RLock(RLock::new(cache, kind).lease(lease)),
             ("semaphore", None) => Handle::Semaphore(BoundedSemaphore::new(cache, kind, 1)),
             ("semaphore", Some(lease)) => {
-                Handle::Semaphore(BoundedSemaphore::new(cache, kind, 1).expire(lease))
+                Handle::Semaphore(BoundedSemaphore::new(cache, kind, 1).lease(lease))
             }
             (other, _) => panic!("no kind {other}"),
         }
@@ -109,7 +109,7 @@ impl Handle {
     /// Releases by token, as somebody may try who is late. Whether that changed anything.
     fn release(&self, token: Token) -> bool {
         match self {
-            Handle::Lock(l) => l.release(token).unwrap(),
+            Handle::Lock(l) => l.release(token).is_ok(),
             Handle::RLock(l) => l.release(token).is_ok(),
             Handle::Semaphore(s) => s.release(token).is_ok(),
         }
@@ -133,11 +133,11 @@ impl Guard<'_> {
         }
     }
 
-    fn overran(&self) -> Option<&Holder> {
+    fn predecessor(&self) -> Option<&Predecessor> {
         match self {
-            Guard::Lock(g) => g.overran(),
-            Guard::RLock(g) => g.overran(),
-            Guard::Semaphore(g) => g.overran(),
+            Guard::Lock(g) => g.predecessor(),
+            Guard::RLock(g) => g.predecessor(),
+            Guard::Semaphore(g) => g.predecessor(),
         }
     }
 
@@ -235,7 +235,7 @@ fn a_killed_holders_hold_goes_to_the_waiter_who_is_told() {
         // The one after that has nothing to be told.
         waiter.tell("release");
         let guard = handle.acquire_timeout(HANGS).unwrap();
-        assert!(guard.recovered().is_none() && guard.overran().is_none());
+        assert!(guard.recovered().is_none() && kit::late(guard.predecessor()).is_none());
         assert!(guard.token().get() > token + 1);
     }
 }
@@ -263,7 +263,7 @@ fn what_a_dead_one_held_is_told_in_full_to_who_only_tries() {
             assert!(comm.starts_with("death") || !dead.program.is_empty());
             assert!(dead.same_pid_namespace && !dead.alive);
             assert_eq!(dead.lease_left.is_some(), lease_ms != "0");
-            assert!(guard.overran().is_none());
+            assert!(kit::late(guard.predecessor()).is_none());
         }
     }
 }
@@ -545,8 +545,8 @@ fn work(cache: &Cache, board: &Board, mut random: Random) {
                     cache.remove(&key).unwrap();
                 }
             }
-            _ if random.below(10) == 0 => drop(cache.evict("churn").unwrap()),
-            _ => drop(cache.key("average").unwrap()),
+            _ if random.below(10) == 0 => drop(cache.remove_tagged("churn").unwrap()),
+            _ => drop(cache.key_info("average").unwrap()),
         }
     }
 }
@@ -614,7 +614,7 @@ fn a_stopped_holders_lease_runs_out_and_it_never_frees_its_successor() {
         holder.stop();
         let handle = Handle::new(&open(&dir), kind, 0);
         let guard = handle.acquire_timeout(HANGS).unwrap();
-        let late = guard.overran().unwrap();
+        let late = kit::late(guard.predecessor()).unwrap();
         assert_eq!(late.pid as i32, holder.pid().as_raw());
         assert_eq!(late.token.get(), token);
         assert!(late.alive && guard.recovered().is_none());
@@ -874,8 +874,8 @@ fn a_holder_whose_number_is_anothers_is_dead_for_all_who_ask() {
         .unwrap();
     let held = cache.keys().unwrap();
     let lock = Lock::new(&cache, &held[0].key);
-    assert!(!lock.locked().unwrap());
-    assert!(!lock.locked().unwrap());
+    assert!(!lock.is_locked().unwrap());
+    assert!(!lock.is_locked().unwrap());
     assert!(lock.try_acquire().unwrap().is_some());
     holder.kill();
 }

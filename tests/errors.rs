@@ -33,7 +33,7 @@ fn keys_that_are_empty_or_too_long_are_refused_everywhere() {
             let lock = Lock::new(&cache, &key);
             assert_error!(lock.acquire(), Error::KeyLength { .. }, words);
             assert_error!(lock.try_acquire(), Error::KeyLength { .. }, words);
-            assert_error!(lock.locked(), Error::KeyLength { .. }, words);
+            assert_error!(lock.is_locked(), Error::KeyLength { .. }, words);
             assert_error!(lock.holder(), Error::KeyLength { .. }, words);
             assert_error!(lock.waiters(), Error::KeyLength { .. }, words);
             assert_error!(lock.release(Token::new(1)), Error::KeyLength { .. }, words);
@@ -64,7 +64,7 @@ fn removing_or_asking_for_an_impossible_key_finds_nothing_or_says_so() {
                 Ok(removed) => assert!(!removed),
                 Err(error) => says(&error, &["1 to 1024 bytes"]),
             }
-            match cache.key(&key) {
+            match cache.key_info(&key) {
                 Ok(info) => assert_eq!(info, None),
                 Err(error) => says(&error, &["1 to 1024 bytes"]),
             }
@@ -96,7 +96,7 @@ fn tags_that_are_too_long_are_refused() {
             words
         );
         assert_eq!(cache.len().unwrap(), 0);
-        assert_eq!(cache.evict(tag).unwrap(), 0);
+        assert_eq!(cache.remove_tagged(tag).unwrap(), 0);
         drop(Lock::new(&cache, "k").tag([b't'; 255]).acquire().unwrap());
     });
 }
@@ -110,7 +110,7 @@ fn another_kind_is_named_beside_the_one_asked_for() {
         let words = ["averager", "lock", r#"odd \n\"key\""#, "another key"];
         assert_error!(lock.acquire(), Error::KindMismatch { .. }, words);
         assert_error!(lock.try_acquire(), Error::KindMismatch { .. }, words);
-        assert_error!(lock.locked(), Error::KindMismatch { .. }, words);
+        assert_error!(lock.is_locked(), Error::KindMismatch { .. }, words);
         assert_error!(lock.holder(), Error::KindMismatch { .. }, words);
         assert_error!(
             lock.release(Token::new(1)),
@@ -158,12 +158,12 @@ fn leases_of_zero_are_refused() {
         let (_place, cache) = store();
         let zero = Duration::ZERO;
         let words = ["zero", "none"];
-        let lock = Lock::new(&cache, "k").expire(zero);
+        let lock = Lock::new(&cache, "k").lease(zero);
         assert_error!(lock.acquire(), Error::Invalid { .. }, words);
         assert_error!(lock.acquire_timeout(zero), Error::Invalid { .. }, words);
-        let rlock = RLock::new(&cache, "k").expire(zero);
+        let rlock = RLock::new(&cache, "k").lease(zero);
         assert_error!(rlock.acquire(), Error::Invalid { .. }, words);
-        let semaphore = BoundedSemaphore::new(&cache, "k", 1).expire(zero);
+        let semaphore = BoundedSemaphore::new(&cache, "k", 1).lease(zero);
         assert_error!(semaphore.acquire(), Error::Invalid { .. }, words);
         assert_error!(
             Averager::new(&cache, "k").expire(zero).add(1.0),

@@ -379,7 +379,7 @@ fn the_room_of_a_large_value_is_free_as_soon_as_nobody_needs_it() {
         ("removed", Box::new(|| assert!(cache.remove("k").unwrap()))),
         (
             "evicted",
-            Box::new(|| assert_eq!(cache.evict("tag").unwrap(), 1)),
+            Box::new(|| assert_eq!(cache.remove_tagged("tag").unwrap(), 1)),
         ),
         (
             "set in a transaction",

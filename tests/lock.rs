@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kit::{LEASE, LONG, SHORT, bounded, is_within, kept_at_last, store, until};
+use kit::{LEASE, LONG, SHORT, bounded, is_not_holder, is_within, kept_at_last, store, until};
 use slablock::{Cache, Error, Lock, LockGuard, Token};
 
 fn assert_lost<T: std::fmt::Debug>(result: Result<T, Error>, token: Token) {
@@ -24,16 +24,16 @@ fn a_held_lock_is_refused_to_others_and_free_after_the_guard() {
     bounded(|| {
         let (_place, cache) = store();
         let lock = Lock::new(&cache, "k");
-        assert!(!lock.locked().unwrap());
+        assert!(!lock.is_locked().unwrap());
         let guard = lock.acquire().unwrap();
-        assert!(lock.locked().unwrap());
+        assert!(lock.is_locked().unwrap());
         assert!(lock.try_acquire().unwrap().is_none());
         assert!(Lock::new(&cache, "k").try_acquire().unwrap().is_none());
         assert!(Lock::new(&cache, "other").try_acquire().unwrap().is_some());
         drop(guard);
-        assert!(!lock.locked().unwrap() && lock.holder().unwrap().is_none());
+        assert!(!lock.is_locked().unwrap() && lock.holder().unwrap().is_none());
         lock.try_acquire().unwrap().unwrap().release().unwrap();
-        assert!(!lock.locked().unwrap());
+        assert!(!lock.is_locked().unwrap());
     });
 }
 
@@ -177,7 +177,7 @@ fn tokens_only_grow() {
             assert!(token > last, "{token} after {last}");
             last = token;
         };
-        let lock = Lock::new(&cache, "k").expire(SHORT);
+        let lock = Lock::new(&cache, "k").lease(SHORT);
         for _ in 0..10 {
             grew(lock.acquire().unwrap().token());
         }
@@ -196,11 +196,11 @@ fn tokens_only_grow() {
 fn an_expired_lease_goes_to_the_next_at_once_and_the_late_one_finds_it_lost() {
     bounded(|| {
         let (_place, cache) = store();
-        let lock = Lock::new(&cache, "k").expire(LEASE);
+        let lock = Lock::new(&cache, "k").lease(LEASE);
         let late = lock.acquire().unwrap();
         assert!(lock.try_acquire().unwrap().is_none());
         until("the lease is over", || late.check().is_err());
-        assert!(!lock.locked().unwrap());
+        assert!(!lock.is_locked().unwrap());
         let shown = lock.holder().unwrap().unwrap();
         assert_eq!(
             (shown.lease_left, shown.alive),
@@ -209,12 +209,15 @@ fn an_expired_lease_goes_to_the_next_at_once_and_the_late_one_finds_it_lost() {
         let next = Lock::new(&cache, "k");
         let next = next.try_acquire().unwrap().expect("the lease is over");
         assert!(next.recovered().is_none());
-        assert_eq!(next.overran().map(|h| h.token), Some(late.token()));
+        assert_eq!(
+            kit::late(next.predecessor()).map(|h| h.token),
+            Some(late.token())
+        );
         let token = late.token();
         assert_lost(late.check(), token);
         assert_lost(late.renew(), token);
         assert_lost(late.release(), token);
-        assert!(!lock.release(token).unwrap());
+        assert_lost(lock.release(token), token);
         next.check().unwrap();
         assert_eq!(lock.holder().unwrap().unwrap().token, next.token());
         next.release().unwrap();
@@ -225,12 +228,12 @@ fn an_expired_lease_goes_to_the_next_at_once_and_the_late_one_finds_it_lost() {
 fn a_dropped_late_guard_leaves_the_successor_alone() {
     bounded(|| {
         let (_place, cache) = store();
-        let lock = Lock::new(&cache, "k").expire(SHORT);
+        let lock = Lock::new(&cache, "k").lease(SHORT);
         let late = lock.acquire().unwrap();
         let next = Lock::new(&cache, "k");
         let next = next.acquire().unwrap();
         drop(late);
-        assert!(lock.locked().unwrap());
+        assert!(lock.is_locked().unwrap());
         next.release().unwrap();
     });
 }
@@ -241,7 +244,7 @@ fn a_waiter_gets_the_lock_when_the_lease_is_over() {
         let (_place, cache) = store();
         // No multiple of any tick.
         let lease = Duration::from_millis(14);
-        let lock = Lock::new(&cache, "k").expire(lease);
+        let lock = Lock::new(&cache, "k").lease(lease);
         kept_at_last("2 ms late", || {
             let start = Instant::now();
             let _late = lock.acquire().unwrap();
@@ -257,7 +260,7 @@ fn a_waiter_gets_the_lock_when_the_lease_is_over() {
 fn renewing_starts_the_lease_anew_also_when_it_was_over_and_nobody_came() {
     bounded(|| {
         let (_place, cache) = store();
-        let lock = Lock::new(&cache, "k").expire(LEASE);
+        let lock = Lock::new(&cache, "k").lease(LEASE);
         let guard = lock.acquire().unwrap();
         until("the lease is over", || guard.check().is_err());
         guard.renew().unwrap();
@@ -277,7 +280,7 @@ fn without_a_lease_a_hold_has_no_end() {
     bounded(|| {
         let (_place, cache) = store();
         // The key had a lease before: none of it may be left.
-        drop(Lock::new(&cache, "k").expire(SHORT).acquire().unwrap());
+        drop(Lock::new(&cache, "k").lease(SHORT).acquire().unwrap());
         let lock = Lock::new(&cache, "k");
         let guard = lock.acquire().unwrap();
         assert_eq!(lock.holder().unwrap().unwrap().lease_left, None);
@@ -293,7 +296,7 @@ fn without_a_lease_a_hold_has_no_end() {
 fn a_lease_of_centuries_is_one() {
     bounded(|| {
         let (_place, cache) = store();
-        let lock = Lock::new(&cache, "k").expire(Duration::MAX);
+        let lock = Lock::new(&cache, "k").lease(Duration::MAX);
         let guard = lock.acquire().unwrap();
         guard.check().unwrap();
         assert!(lock.try_acquire().unwrap().is_none());
@@ -308,7 +311,7 @@ fn a_lease_of_centuries_is_one() {
 fn the_holder_is_told_in_full() {
     bounded(|| {
         let (_place, cache) = store();
-        let lock = Lock::new(&cache, "k").expire(LONG);
+        let lock = Lock::new(&cache, "k").lease(LONG);
         let guard = lock.acquire().unwrap();
         let holder = thread::scope(|scope| {
             let asked = scope.spawn(|| Lock::new(&cache, "k").holder().unwrap());
@@ -351,20 +354,20 @@ fn a_token_releases_once_and_only_its_own_hold() {
     bounded(|| {
         let (_place, cache) = store();
         let lock = Lock::new(&cache, "k");
-        assert!(!lock.release(Token::new(1)).unwrap());
+        assert!(is_not_holder(lock.release(Token::new(1))));
         let first = lock.acquire().unwrap().into_token();
-        assert!(lock.locked().unwrap());
-        assert!(!lock.release(Token::new(first.get() + 1)).unwrap());
-        assert!(!lock.release(Token::new(0)).unwrap());
-        assert!(lock.locked().unwrap());
-        assert!(Lock::new(&cache, "k").release(first).unwrap());
-        assert!(!lock.locked().unwrap());
-        assert!(!lock.release(first).unwrap());
+        assert!(lock.is_locked().unwrap());
+        assert!(is_not_holder(lock.release(Token::new(first.get() + 1))));
+        assert!(is_not_holder(lock.release(Token::new(0))));
+        assert!(lock.is_locked().unwrap());
+        Lock::new(&cache, "k").release(first).unwrap();
+        assert!(!lock.is_locked().unwrap());
+        assert!(is_not_holder(lock.release(first)));
         let second = lock.acquire().unwrap();
-        assert!(!lock.release(first).unwrap());
+        assert_lost(lock.release(first), first);
         second.check().unwrap();
         let token = second.token();
-        assert!(lock.release(token).unwrap());
+        lock.release(token).unwrap();
         assert_lost(second.release(), token);
     });
 }
@@ -378,7 +381,7 @@ fn releasing_by_token_wakes_a_waiter() {
         thread::scope(|scope| {
             let waiter = scope.spawn(|| lock.acquire().unwrap().token());
             until("somebody waits", || lock.waiters().unwrap() == 1);
-            assert!(lock.release(token).unwrap());
+            lock.release(token).unwrap();
             assert!(waiter.join().unwrap() > token);
         });
     });
@@ -393,7 +396,7 @@ fn a_token_keeps_the_lock_when_every_handle_is_gone() {
         let cache = place.open();
         let lock = Lock::new(&cache, "k");
         assert!(lock.try_acquire().unwrap().is_none());
-        assert!(lock.release(token).unwrap());
+        lock.release(token).unwrap();
     });
 }
 
@@ -411,7 +414,7 @@ fn an_owned_guard_outlives_its_handle_and_moves_between_threads() {
             .join()
             .unwrap()
             .unwrap();
-        assert!(!lock.locked().unwrap());
+        assert!(!lock.is_locked().unwrap());
     });
 }
 
@@ -444,12 +447,12 @@ fn handles_go_everywhere() {
 fn making_a_handle_and_looking_makes_no_key() {
     bounded(|| {
         let (_place, cache) = store();
-        let lock = Lock::new(&cache, "k").expire(LONG).tag("t");
+        let lock = Lock::new(&cache, "k").lease(LONG).tag("t");
         assert_eq!(cache.len().unwrap(), 0);
-        assert!(!lock.locked().unwrap());
+        assert!(!lock.is_locked().unwrap());
         assert!(lock.holder().unwrap().is_none());
         assert_eq!(lock.waiters().unwrap(), 0);
-        assert!(!lock.release(Token::new(7)).unwrap());
+        assert!(is_not_holder(lock.release(Token::new(7))));
         assert_eq!(cache.len().unwrap(), 0);
         // What is wrong is told by the first use, not by the constructor.
         assert!(Lock::new(&cache, "").acquire().is_err());
@@ -468,12 +471,12 @@ fn text_and_bytes_name_the_same_key() {
             Lock::new(&cache, vec![b'k']),
             Lock::new(&cache, String::from("k")),
         ] {
-            assert!(other.locked().unwrap());
+            assert!(other.is_locked().unwrap());
         }
         let odd = Lock::new(&cache, [0_u8, 0xff, 0]);
         let _odd = odd.acquire().unwrap();
-        assert!(!Lock::new(&cache, [0_u8, 0xff]).locked().unwrap());
-        assert!(Lock::new(&cache, [0_u8, 0xff, 0]).locked().unwrap());
+        assert!(!Lock::new(&cache, [0_u8, 0xff]).is_locked().unwrap());
+        assert!(Lock::new(&cache, [0_u8, 0xff, 0]).is_locked().unwrap());
     });
 }
 
@@ -511,7 +514,7 @@ fn waiters_are_counted() {
             }
             until("three wait", || lock.waiters().unwrap() == 3);
             assert_eq!(other.waiters().unwrap(), 0);
-            assert_eq!(cache.key("k").unwrap().unwrap().waiters, 3);
+            assert_eq!(cache.key_info("k").unwrap().unwrap().waiters, 3);
             drop(guard);
         });
         assert_eq!(lock.waiters().unwrap(), 0);
@@ -527,7 +530,7 @@ fn eviction_releases_by_force_and_the_holder_finds_it_lost() {
         thread::scope(|scope| {
             let waiter = scope.spawn(|| lock.acquire().unwrap().token());
             until("somebody waits", || lock.waiters().unwrap() == 1);
-            assert_eq!(cache.evict("jobs").unwrap(), 1);
+            assert_eq!(cache.remove_tagged("jobs").unwrap(), 1);
             assert!(waiter.join().unwrap() > guard.token());
         });
         let token = guard.token();
@@ -537,7 +540,7 @@ fn eviction_releases_by_force_and_the_holder_finds_it_lost() {
         assert_lost(guard.release(), token);
         successor.check().unwrap();
         // Made anew by the waiter's handle, with its tag.
-        assert_eq!(cache.evict("jobs").unwrap(), 1);
+        assert_eq!(cache.remove_tagged("jobs").unwrap(), 1);
     });
 }
 
@@ -554,6 +557,6 @@ fn removal_wakes_every_waiter_and_they_go_on() {
             until("three wait", || lock.waiters().unwrap() == 3);
             assert!(cache.remove("k").unwrap());
         });
-        assert!(!lock.locked().unwrap());
+        assert!(!lock.is_locked().unwrap());
     });
 }

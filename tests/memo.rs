@@ -313,7 +313,7 @@ fn a_value_that_is_there_is_not_computed() {
     let entry = cache.entry("k").unwrap().unwrap();
     assert_eq!(entry.tag.as_deref(), Some(&b"t"[..]));
     assert!(entry.expires_in.is_some());
-    assert_eq!(cache.evict("t").unwrap(), 1);
+    assert_eq!(cache.remove_tagged("t").unwrap(), 1);
     assert_eq!(
         cache.get_or_insert_with("k", &tagged, number(3)).unwrap(),
         [3]
@@ -344,7 +344,7 @@ fn one_computes_early_and_the_others_go_on() {
     let dir = Place::new();
     let cache = &cache_in(dir.root());
     let ask = |beta, value: &'static str| {
-        let got = cache.get_or_insert_early("k", &for_long(), beta, || {
+        let got = cache.get_or_refresh("k", &for_long(), beta, || {
             slablock::Result::Ok(value.into())
         });
         String::from_utf8(got.unwrap()).unwrap()
@@ -358,7 +358,7 @@ fn one_computes_early_and_the_others_go_on() {
     std::thread::scope(|scope| {
         let (begun, wait) = (channel(), channel::<()>());
         let computing = scope.spawn(move || {
-            cache.get_or_insert_early("k", &for_long(), AT_ONCE, || {
+            cache.get_or_refresh("k", &for_long(), AT_ONCE, || {
                 begun.0.send(()).unwrap();
                 wait.1.recv().unwrap();
                 slablock::Result::Ok(b"third".to_vec())
@@ -377,7 +377,7 @@ fn an_early_error_goes_to_its_caller_and_the_value_stays() {
     let dir = Place::new();
     let cache = cache_in(dir.root());
     let ask = |result: Result<Vec<u8>, Failed>| {
-        cache.get_or_insert_early("k", &for_long(), AT_ONCE, || result)
+        cache.get_or_refresh("k", &for_long(), AT_ONCE, || result)
     };
     ask(Ok(b"first".to_vec())).unwrap();
     for _ in 0..3 {
@@ -392,7 +392,7 @@ fn without_an_end_nothing_is_early() {
     let dir = Place::new();
     let cache = cache_in(dir.root());
     for _ in 0..3 {
-        let got = cache.get_or_insert_early("k", &SetOptions::new(), AT_ONCE, || {
+        let got = cache.get_or_refresh("k", &SetOptions::new(), AT_ONCE, || {
             assert!(!cache.contains("k").unwrap());
             slablock::Result::Ok(vec![1])
         });
@@ -400,7 +400,7 @@ fn without_an_end_nothing_is_early() {
     }
     // A value that somebody else set says nothing of how long it takes.
     cache.set_with("set", "v", &for_long()).unwrap();
-    let got = cache.get_or_insert_early::<Error>("set", &for_long(), AT_ONCE, || unreachable!());
+    let got = cache.get_or_refresh::<Error>("set", &for_long(), AT_ONCE, || unreachable!());
     assert_eq!(got.unwrap(), b"v");
 }
 
@@ -411,7 +411,7 @@ fn what_cannot_be_set_is_refused_before_it_is_computed() {
     drop(Lock::new(&cache, "lock").acquire().unwrap());
     let ask = |key: &[u8], options: &SetOptions, beta| {
         cache
-            .get_or_insert_early::<Error>(key, options, beta, || unreachable!())
+            .get_or_refresh::<Error>(key, options, beta, || unreachable!())
             .unwrap_err()
     };
     let plain = SetOptions::new();
@@ -438,7 +438,7 @@ fn a_store_that_is_cleared_meanwhile_does_not_keep_it() {
         // Nothing of this is to be seen.
         assert_eq!(cache.len().unwrap(), 0);
         assert!(cache.keys().unwrap().is_empty());
-        assert!(cache.key("k").unwrap().is_none());
+        assert!(cache.key_info("k").unwrap().is_none());
         assert!(!cache.remove("k").unwrap());
         assert_eq!(cache.check().unwrap().keys, 0);
         assert_eq!(cache.clear().unwrap(), 0);
@@ -472,7 +472,7 @@ fn repair_keeps_a_value_and_how_long_it_took() {
     let dir = Place::new();
     for round in 0..3 {
         let cache = cache_in(dir.root());
-        let got = cache.get_or_insert_early("k", &for_long(), AT_ONCE, || {
+        let got = cache.get_or_refresh("k", &for_long(), AT_ONCE, || {
             slablock::Result::Ok(vec![round])
         });
         assert_eq!(got.unwrap(), [round]);
@@ -513,8 +513,7 @@ fn values_fill_a_store_whatever_is_known_of_them() {
     let cache = Cache::options().capacity(64).eviction(Eviction::None);
     let cache = cache.open(dir.store()).unwrap();
     for n in 0..60_u8 {
-        let got =
-            cache.get_or_insert_early([n], &for_long(), 1.0, || slablock::Result::Ok(vec![n]));
+        let got = cache.get_or_refresh([n], &for_long(), 1.0, || slablock::Result::Ok(vec![n]));
         assert_eq!(got.unwrap(), [n]);
     }
     assert_eq!(cache.len().unwrap(), 60);
@@ -526,15 +525,15 @@ fn values_fill_a_store_whatever_is_known_of_them() {
     for n in 0..100_u8 {
         let compute = || slablock::Result::Ok(vec![n]);
         cache
-            .get_or_insert_early("kept", &for_long(), 1.0, compute)
+            .get_or_refresh("kept", &for_long(), 1.0, compute)
             .unwrap();
         cache
-            .get_or_insert_early([n], &for_long(), 1.0, compute)
+            .get_or_refresh([n], &for_long(), 1.0, compute)
             .unwrap();
         cache.delete([n]).unwrap();
     }
     let compute = || slablock::Result::Ok(b"early".to_vec());
-    let early = cache.get_or_insert_early("kept", &for_long(), AT_ONCE, compute);
+    let early = cache.get_or_refresh("kept", &for_long(), AT_ONCE, compute);
     assert_eq!(early.unwrap(), b"early");
 }
 
@@ -605,7 +604,7 @@ fn what_cannot_be_kept_is_returned_all_the_same() {
     let plain = SetOptions::new();
     let got = cache.get_or_insert_with("k", &plain, compute).unwrap();
     assert!(got == large);
-    let got = cache.get_or_insert_early("k", &for_long(), 1.0, compute);
+    let got = cache.get_or_refresh("k", &for_long(), 1.0, compute);
     assert!(got.unwrap() == large);
     assert_eq!(cache.stats().unwrap().unkept, 2);
     let computed = cache.compute_if_missing("k", &plain, compute).unwrap();

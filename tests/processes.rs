@@ -124,7 +124,7 @@ fn increment(role: &Role) {
         semaphore = BoundedSemaphore::new(&place, key, 1);
     }
     let lock = match kind {
-        "lease" => lock.expire(Duration::from_secs(3_600)),
+        "lease" => lock.lease(Duration::from_secs(3_600)),
         _ => lock,
     };
     let once = || match kind {
@@ -532,7 +532,7 @@ fn a_forked_child_holds_nothing_and_its_guards_are_inert() {
 
 fn inert_guards(role: &Role) {
     let cache = Cache::open(role.store()).unwrap();
-    let lock = Lock::new(&cache, "lock").expire(Duration::from_secs(600));
+    let lock = Lock::new(&cache, "lock").lease(Duration::from_secs(600));
     let rlock = RLock::new(&cache, "rlock");
     let semaphore = BoundedSemaphore::new(&cache, "semaphore", 1);
     let averager = Averager::new(&cache, "average");
@@ -546,7 +546,7 @@ fn inert_guards(role: &Role) {
         assert!(rlock.try_acquire().unwrap().is_none());
         assert_eq!(rlock.depth().unwrap(), 0);
         assert!(semaphore.try_acquire().unwrap().is_none());
-        assert!(lock.locked().unwrap() && rlock.locked().unwrap());
+        assert!(lock.is_locked().unwrap() && rlock.is_locked().unwrap());
         assert_eq!(semaphore.available().unwrap(), 0);
     };
 
@@ -640,7 +640,9 @@ fn a_parents_death_frees_its_holds_though_its_child_lives() {
     let holder = lock.holder().unwrap().unwrap();
     assert_eq!(holder.pid as i32, child.as_raw());
     board.set(STEP, 3);
-    until("the orphan has given it back", || !lock.locked().unwrap());
+    until("the orphan has given it back", || {
+        !lock.is_locked().unwrap()
+    });
 }
 
 fn parent_dies(role: &Role) {

@@ -65,12 +65,12 @@ fn the_first_use_sets_the_tag_whatever_it_is() {
                 _ => Averager::new(&cache, what).add(1.0),
             };
             made.unwrap();
-            assert_eq!(cache.key(what).unwrap().unwrap().tag, None);
+            assert_eq!(cache.key_info(what).unwrap().unwrap().tag, None);
             first_use(what).unwrap();
-            let tag = cache.key(what).unwrap().unwrap().tag;
+            let tag = cache.key_info(what).unwrap().unwrap().tag;
             assert_eq!(tag.as_deref(), Some(&b"t"[..]), "{what}");
         }
-        assert_eq!(cache.evict("t").unwrap(), 8);
+        assert_eq!(cache.remove_tagged("t").unwrap(), 8);
     });
 }
 
@@ -164,9 +164,9 @@ fn a_removal_says_that_the_journal_cannot_be_read() {
 
         let words = ["log", "not a directory"];
         assert_error!(cache.remove("small"), Error::Io { .. }, words);
-        assert_error!(cache.evict("t"), Error::Io { .. }, words);
+        assert_error!(cache.remove_tagged("t"), Error::Io { .. }, words);
         assert_error!(cache.clear(), Error::Io { .. }, words);
-        assert_error!(cache.expire(), Error::Io { .. }, words);
+        assert_error!(cache.remove_expired(), Error::Io { .. }, words);
         assert_error!(cache.delete("small"), Error::Io { .. }, words);
         let lock = Lock::new(&cache, "lock");
         assert!(lock.try_acquire().unwrap().is_some(), "which has no value");

@@ -37,7 +37,7 @@ fn the_owner_goes_deeper_and_the_last_level_frees_it() {
         assert!(!free_for_others(&lock));
         outer.release().unwrap();
         assert_eq!(lock.depth().unwrap(), 0);
-        assert!(!lock.locked().unwrap());
+        assert!(!lock.is_locked().unwrap());
         assert!(free_for_others(&lock));
     });
 }
@@ -178,9 +178,9 @@ fn a_token_takes_one_level_away() {
         let token = lock.acquire().unwrap().into_token();
         assert_eq!(lock.acquire().unwrap().into_token(), token);
         assert_eq!(lock.depth().unwrap(), 2);
-        assert!(!lock.release(token).unwrap());
+        lock.release(token).unwrap();
         assert!(!free_for_others(&lock));
-        assert!(lock.release(token).unwrap());
+        lock.release(token).unwrap();
         assert!(free_for_others(&lock));
         assert!(is_not_holder(lock.release(token)));
     });
@@ -190,8 +190,8 @@ fn a_token_takes_one_level_away() {
 fn each_acquire_starts_the_lease_anew() {
     bounded(|| {
         let (_place, cache) = store();
-        let short = RLock::new(&cache, "k").expire(SHORT);
-        let long = RLock::new(&cache, "k").expire(LONG);
+        let short = RLock::new(&cache, "k").lease(SHORT);
+        let long = RLock::new(&cache, "k").lease(LONG);
         let outer = short.acquire().unwrap();
         let inner = long.acquire().unwrap();
         assert_eq!(outer.token(), inner.token());
@@ -210,14 +210,14 @@ fn each_acquire_starts_the_lease_anew() {
 fn an_expired_hold_is_lost_at_every_depth() {
     bounded(|| {
         let (_place, cache) = store();
-        let lock = RLock::new(&cache, "k").expire(SHORT);
+        let lock = RLock::new(&cache, "k").lease(SHORT);
         let outer = lock.acquire().unwrap();
         let inner = lock.acquire().unwrap();
         let token = thread::scope(|scope| {
             let thief = scope.spawn(|| {
                 let guard = RLock::new(&cache, "k");
                 let guard = guard.acquire().unwrap();
-                assert!(guard.overran().is_some() && guard.recovered().is_none());
+                assert!(kit::late(guard.predecessor()).is_some() && guard.recovered().is_none());
                 guard.into_token()
             });
             thief.join().unwrap()
@@ -252,7 +252,7 @@ fn a_dropped_lost_guard_takes_nothing_from_the_new_hold() {
         let (_place, cache) = store();
         let lock = RLock::new(&cache, "k").tag("t");
         let old = [(); 3].map(|()| lock.acquire().unwrap());
-        assert_eq!(cache.evict("t").unwrap(), 1);
+        assert_eq!(cache.remove_tagged("t").unwrap(), 1);
         let new = lock.acquire().unwrap();
         drop(old);
         assert_eq!(lock.depth().unwrap(), 1);
@@ -266,7 +266,7 @@ fn a_dropped_lost_guard_takes_nothing_from_the_new_hold() {
 fn going_deeper_never_yields_a_hold_that_is_over() {
     bounded(|| {
         let (_place, cache) = store();
-        let leased = RLock::new(&cache, "k").expire(SHORT);
+        let leased = RLock::new(&cache, "k").lease(SHORT);
         let plain = RLock::new(&cache, "k");
         let outer = leased.acquire().unwrap();
         until("the lease is over", || outer.check().is_err());
@@ -290,7 +290,7 @@ fn a_waiter_is_woken_at_depth_zero_only() {
             });
             until("somebody waits", || lock.waiters().unwrap() == 1);
             drop(inner);
-            assert!(lock.locked().unwrap());
+            assert!(lock.is_locked().unwrap());
             thread::sleep(Duration::from_millis(10));
             assert!(!waiter.is_finished());
             let released = Instant::now();
@@ -353,7 +353,7 @@ fn guards_stay_in_their_thread() {
 fn tokens_grow_and_the_holder_is_told() {
     bounded(|| {
         let (_place, cache) = store();
-        let lock = RLock::new(&cache, "k").expire(LONG);
+        let lock = RLock::new(&cache, "k").lease(LONG);
         let first = lock.acquire().unwrap().token();
         assert!(cache.remove("k").unwrap());
         let guard = lock.acquire().unwrap();
@@ -363,6 +363,6 @@ fn tokens_grow_and_the_holder_is_told() {
         assert_eq!(holder.tid, nix::unistd::gettid().as_raw() as u32);
         assert_eq!(holder.token, guard.token());
         assert!(holder.alive && holder.lease_left.is_some());
-        assert!(guard.recovered().is_none() && guard.overran().is_none());
+        assert!(guard.recovered().is_none() && kit::late(guard.predecessor()).is_none());
     });
 }

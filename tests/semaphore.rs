@@ -127,7 +127,7 @@ fn a_semaphore_in_use_has_one_number_of_permits() {
 fn looking_makes_no_key() {
     bounded(|| {
         let (_place, cache) = store();
-        let semaphore = BoundedSemaphore::new(&cache, "s", 3).tag("t").expire(LONG);
+        let semaphore = BoundedSemaphore::new(&cache, "s", 3).tag("t").lease(LONG);
         assert_eq!(semaphore.available().unwrap(), 3);
         assert!(semaphore.holders().unwrap().is_empty());
         assert!(is_not_holder(semaphore.release(Token::new(1))));
@@ -139,7 +139,7 @@ fn looking_makes_no_key() {
 fn an_expired_permit_comes_back_alone() {
     bounded(|| {
         let (_place, cache) = store();
-        let leased = BoundedSemaphore::new(&cache, "s", 3).expire(LEASE);
+        let leased = BoundedSemaphore::new(&cache, "s", 3).lease(LEASE);
         let plain = BoundedSemaphore::new(&cache, "s", 3);
         let one = plain.acquire().unwrap();
         let late = leased.acquire().unwrap();
@@ -149,7 +149,10 @@ fn an_expired_permit_comes_back_alone() {
         assert_eq!(plain.available().unwrap(), 1);
         let next = plain.try_acquire().unwrap().expect("the lease is over");
         assert_eq!(next.permit(), late.permit());
-        assert_eq!(next.overran().map(|h| h.token), Some(late.token()));
+        assert_eq!(
+            kit::late(next.predecessor()).map(|h| h.token),
+            Some(late.token())
+        );
         assert!(next.recovered().is_none());
         assert!(plain.try_acquire().unwrap().is_none());
         assert!(is_lost(late.renew()));
@@ -166,8 +169,8 @@ fn an_expired_permit_comes_back_alone() {
 fn a_waiter_gets_the_first_permit_whose_lease_is_over() {
     bounded(|| {
         let (_place, cache) = store();
-        let long = BoundedSemaphore::new(&cache, "s", 2).expire(LONG);
-        let short = BoundedSemaphore::new(&cache, "s", 2).expire(Duration::from_millis(40));
+        let long = BoundedSemaphore::new(&cache, "s", 2).lease(LONG);
+        let short = BoundedSemaphore::new(&cache, "s", 2).lease(Duration::from_millis(40));
         let _long = long.acquire().unwrap();
         let start = Instant::now();
         let late = short.acquire().unwrap();
@@ -181,7 +184,7 @@ fn a_waiter_gets_the_first_permit_whose_lease_is_over() {
 fn a_renewed_permit_stays() {
     bounded(|| {
         let (_place, cache) = store();
-        let semaphore = BoundedSemaphore::new(&cache, "s", 1).expire(LEASE);
+        let semaphore = BoundedSemaphore::new(&cache, "s", 1).lease(LEASE);
         let guard = semaphore.acquire().unwrap();
         until("the lease is over", || guard.check().is_err());
         guard.renew().unwrap();
@@ -317,7 +320,7 @@ fn a_timeout_ends_in_none() {
 fn all_holders_are_told() {
     bounded(|| {
         let (_place, cache) = store();
-        let semaphore = BoundedSemaphore::new(&cache, "s", 5).expire(LONG);
+        let semaphore = BoundedSemaphore::new(&cache, "s", 5).lease(LONG);
         let guards = [(); 3].map(|()| semaphore.acquire().unwrap());
         let holders = semaphore.holders().unwrap();
         let tokens: HashSet<_> = holders.iter().map(|h| h.token).collect();
@@ -326,7 +329,7 @@ fn all_holders_are_told() {
             assert_eq!(holder.pid, std::process::id());
             assert!(holder.alive && holder.lease_left.is_some());
         }
-        match cache.key("s").unwrap().unwrap().state {
+        match cache.key_info("s").unwrap().unwrap().state {
             KeyState::Semaphore {
                 value,
                 available,
@@ -346,7 +349,7 @@ fn eviction_takes_every_permit_and_waiters_start_over() {
         thread::scope(|scope| {
             scope.spawn(|| drop(semaphore.acquire().unwrap()));
             until("somebody waits", || semaphore.waiters().unwrap() == 1);
-            assert_eq!(cache.evict("t").unwrap(), 1);
+            assert_eq!(cache.remove_tagged("t").unwrap(), 1);
         });
         for guard in guards {
             assert!(is_lost(guard.check()));

@@ -109,9 +109,9 @@ fn integers_are_counted_and_nothing_else_is() {
     let (_dir, cache) = cache();
     assert_eq!(cache.incr("n", 5).unwrap(), 5);
     assert_eq!(cache.decr("n", 7).unwrap(), -2);
-    assert_eq!(cache.decr_with("from a hundred", 1, 100).unwrap(), 99);
-    assert_eq!(cache.decr_with("from a hundred", 1, 100).unwrap(), 98);
-    assert_eq!(cache.incr_with("m", 1, 10).unwrap(), 11);
+    assert_eq!(cache.decr_or("from a hundred", 1, 100).unwrap(), 99);
+    assert_eq!(cache.decr_or("from a hundred", 1, 100).unwrap(), 98);
+    assert_eq!(cache.incr_or("m", 1, 10).unwrap(), 11);
     assert_eq!(cache.get("n").unwrap().unwrap(), b"-2");
     cache.set("n", i64::MAX.to_string()).unwrap();
     assert!(matches!(cache.incr("n", 1), Err(Error::NotInteger { .. })));
@@ -138,7 +138,7 @@ fn an_integer_keeps_its_tag_and_its_expiry() {
         assert_eq!(entry.value, b"999");
         assert_eq!(entry.tag.as_deref(), Some(tag));
         assert!(entry.expires_in.unwrap() > HOUR / 2);
-        assert_eq!(cache.evict(tag).unwrap(), 1);
+        assert_eq!(cache.remove_tagged(tag).unwrap(), 1);
     }
 }
 
@@ -182,8 +182,8 @@ fn tags_are_evicted_wherever_the_value_lies() {
             .unwrap();
         cache.set(format!("was blue {len}"), bytes(len)).unwrap();
     }
-    assert_eq!(cache.evict("red").unwrap(), 0);
-    assert_eq!(cache.evict("blue").unwrap(), LENGTHS.len());
+    assert_eq!(cache.remove_tagged("red").unwrap(), 0);
+    assert_eq!(cache.remove_tagged("blue").unwrap(), LENGTHS.len());
     assert_eq!(cache.len().unwrap(), LENGTHS.len());
     assert_eq!(cache.clear().unwrap(), LENGTHS.len());
     let report = cache.check().unwrap();
@@ -210,7 +210,7 @@ fn a_key_is_a_value_or_a_primitive() {
     mismatch(Kind::Value, lock.acquire().map(drop));
     // Once it is deleted, the key is anybody's.
     assert!(cache.delete("value").unwrap());
-    assert!(!lock.locked().unwrap());
+    assert!(!lock.is_locked().unwrap());
     let guard = lock.acquire().unwrap();
     mismatch(Kind::Lock, cache.set("value", "v"));
     drop(guard);
@@ -269,7 +269,7 @@ fn a_fanout_has_the_same_operations() {
     }
     assert_eq!(cache.incr("n", 2).unwrap(), 2);
     assert_eq!(cache.len().unwrap(), LENGTHS.len() + 1);
-    assert_eq!(cache.get_with("k7", <[u8]>::len).unwrap(), Some(7));
+    assert_eq!(cache.read("k7", <[u8]>::len).unwrap(), Some(7));
     assert!(cache.pop("n").unwrap().is_some());
 }
 

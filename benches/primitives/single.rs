@@ -23,7 +23,7 @@ pub fn measure(effort: Effort) -> Vec<Row> {
     let words = Words::map(&dir.path().join("store/slab"));
 
     let lock = Lock::new(&cache, "lock");
-    let leased = Lock::new(&cache, "leased").expire(Duration::from_secs(60));
+    let leased = Lock::new(&cache, "leased").lease(Duration::from_secs(60));
     let nested = RLock::new(&cache, "nested");
     let outer = nested.acquire().expect("it is free");
     let semaphore = BoundedSemaphore::new(&cache, "semaphore", 8);

@@ -104,7 +104,7 @@ impl Cache {
         memo(store, key, options, None, compute)
     }
 
-    /// The same for a value that many ask for all the time: it is computed anew *before* it is over,
+    /// The value under a key, for one that many ask for all the time: it is computed again *before* it is over,
     /// by one of those who ask, while the others go on with the value that is there. So nobody has to
     /// wait when it is over.
     ///
@@ -123,7 +123,7 @@ impl Cache {
     /// As for [`get_or_insert_with`](Self::get_or_insert_with): also who computes early gets what
     /// comes of it, although the present value is not over yet. `Invalid` if `beta` is negative or not
     /// finite.
-    pub fn get_or_insert_early<E: From<Error>>(
+    pub fn get_or_refresh<E: From<Error>>(
         &self,
         key: impl AsRef<[u8]>,
         options: &SetOptions,

@@ -48,7 +48,7 @@ use crate::types::{KeyInfo, Lifeline, Stats};
 /// let cache = slablock::Cache::open(&dir)?;
 /// let lock = slablock::Lock::new(&cache, "report");
 /// let guard = lock.acquire()?;
-/// assert!(lock.locked()?);
+/// assert!(lock.is_locked()?);
 /// guard.release()?;
 /// # Ok(())
 /// # }
@@ -175,7 +175,7 @@ impl Cache {
     /// # Errors
     ///
     /// If the tag of a large value cannot be read, that value stays; the others are gone.
-    pub fn evict(&self, tag: impl AsRef<[u8]>) -> Result<usize> {
+    pub fn remove_tagged(&self, tag: impl AsRef<[u8]>) -> Result<usize> {
         let tag = tag.as_ref();
         if tag.is_empty() {
             return Ok(0);
@@ -213,7 +213,7 @@ impl Cache {
     }
 
     /// One key and how it stands; `None` if there is none.
-    pub fn key(&self, key: impl AsRef<[u8]>) -> Result<Option<KeyInfo>> {
+    pub fn key_info(&self, key: impl AsRef<[u8]>) -> Result<Option<KeyInfo>> {
         let key = key.as_ref();
         self.store_of(key).key_info(key)
     }
@@ -230,7 +230,7 @@ impl Cache {
 
     /// Removes values whose time is over, and returns how many. They cannot be got any more anyway; this makes
     /// their room free. Locks and averages see to themselves.
-    pub fn expire(&self) -> Result<usize> {
+    pub fn remove_expired(&self) -> Result<usize> {
         self.sum(|store| store.expire())
     }
 

@@ -172,7 +172,7 @@ impl Reader {
     }
 
     /// One key and how it stands; `None` if there is none. Errors: `KeyLength`, `StructureBusy`.
-    pub fn key(&self, key: impl AsRef<[u8]>) -> Result<Option<KeyInfo>> {
+    pub fn key_info(&self, key: impl AsRef<[u8]>) -> Result<Option<KeyInfo>> {
         let key = key.as_ref();
         self.of_key(key, |shard, decided| shard.key_info(decided, key))
     }

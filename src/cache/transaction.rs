@@ -37,7 +37,7 @@ impl<'a> Transaction<'a> {
         self.set_with(key, value, &SetOptions::default())
     }
 
-    /// The same with an expiry or a tag.
+    /// Sets a value with an expiry or a tag.
     pub fn set_with(
         &mut self,
         key: impl AsRef<[u8]>,

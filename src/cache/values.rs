@@ -33,7 +33,7 @@ impl SetOptions {
         self
     }
 
-    /// Stores a tag beside the value, at most 255 bytes, for `evict`. An empty one is none.
+    /// Stores a tag beside the value, at most 255 bytes, for `remove_tagged`. An empty one is none.
     pub fn tag(mut self, tag: impl AsRef<[u8]>) -> SetOptions {
         self.tag = tag.as_ref().into();
         self
@@ -105,7 +105,7 @@ impl Iterator for Iter {
 }
 
 thread_local! {
-    /// For [`Cache::get_with`]: what is read is copied once, and nothing is allocated each time.
+    /// For [`Cache::read`]: what is read is copied once, and nothing is allocated each time.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -169,7 +169,7 @@ impl Cache {
         self.store_of(key).put(key, &new, When::Always).map(drop)
     }
 
-    /// The same with an expiry or a tag.
+    /// Sets a value with an expiry or a tag. See [`set`](Self::set).
     pub fn set_with(
         &self,
         key: impl AsRef<[u8]>,
@@ -190,7 +190,7 @@ impl Cache {
         self.add_with(key, value, &SetOptions::default())
     }
 
-    /// The same with an expiry or a tag.
+    /// Sets a value with an expiry or a tag, if there is none. See [`add`](Self::add).
     pub fn add_with(
         &self,
         key: impl AsRef<[u8]>,
@@ -205,7 +205,7 @@ impl Cache {
         self.replace_with(key, value, &SetOptions::default())
     }
 
-    /// The same with an expiry or a tag.
+    /// Sets a value with an expiry or a tag, if there is one already. See [`replace`](Self::replace).
     pub fn replace_with(
         &self,
         key: impl AsRef<[u8]>,
@@ -225,7 +225,8 @@ impl Cache {
         self.compare_and_swap_with(key, old, new, &SetOptions::default())
     }
 
-    /// The same with an expiry or a tag.
+    /// Sets a value with an expiry or a tag, if what is there is `old`. See
+    /// [`compare_and_swap`](Self::compare_and_swap).
     pub fn compare_and_swap_with(
         &self,
         key: impl AsRef<[u8]>,
@@ -259,7 +260,7 @@ impl Cache {
 
     /// Shows the value to `look`, without allocating memory each time: it is copied once, into a
     /// buffer of this thread, because other processes may replace it at any moment.
-    pub fn get_with<T>(
+    pub fn read<T>(
         &self,
         key: impl AsRef<[u8]>,
         look: impl FnOnce(&[u8]) -> T,
@@ -342,25 +343,25 @@ impl Cache {
     /// # }
     /// ```
     #[inline]
-    pub fn incr(&self, key: impl AsRef<[u8]>, delta: i64) -> Result<i64> {
-        self.incr_with(key, delta, 0)
+    pub fn incr(&self, key: impl AsRef<[u8]>, by: i64) -> Result<i64> {
+        self.incr_or(key, by, 0)
     }
 
-    /// The same, where what is not there counts as `default`.
+    /// Adds to an integer that counts as `start` where there is none. See [`incr`](Self::incr).
     #[inline]
-    pub fn incr_with(&self, key: impl AsRef<[u8]>, delta: i64, default: i64) -> Result<i64> {
+    pub fn incr_or(&self, key: impl AsRef<[u8]>, by: i64, start: i64) -> Result<i64> {
         let key = key.as_ref();
-        self.store_of(key).add_to(key, delta.into(), default)
+        self.store_of(key).add_to(key, by.into(), start)
     }
 
     /// Takes from an integer. See [`incr`](Self::incr).
-    pub fn decr(&self, key: impl AsRef<[u8]>, delta: i64) -> Result<i64> {
-        self.decr_with(key, delta, 0)
+    pub fn decr(&self, key: impl AsRef<[u8]>, by: i64) -> Result<i64> {
+        self.decr_or(key, by, 0)
     }
 
-    /// The same, where what is not there counts as `default`.
-    pub fn decr_with(&self, key: impl AsRef<[u8]>, delta: i64, default: i64) -> Result<i64> {
+    /// Takes from an integer that counts as `start` where there is none. See [`incr`](Self::incr).
+    pub fn decr_or(&self, key: impl AsRef<[u8]>, by: i64, start: i64) -> Result<i64> {
         let key = key.as_ref();
-        self.store_of(key).add_to(key, -i128::from(delta), default)
+        self.store_of(key).add_to(key, -i128::from(by), start)
     }
 }

@@ -259,7 +259,7 @@ mod tests {
         };
         at(0);
         let cache = crate::Cache::open(dir.path()).unwrap();
-        let lock = crate::Lock::new(&cache, "k").expire(Duration::from_secs(10));
+        let lock = crate::Lock::new(&cache, "k").lease(Duration::from_secs(10));
         let guard = lock.acquire().unwrap();
         pretend::suspended(3_600_000_000);
         at(9_900_000);

@@ -131,7 +131,7 @@ fn compute(
 
 fn early(cache: &Cache, key: &str, value: &[u8]) -> Vec<u8> {
     let for_long = SetOptions::new().expire(Duration::from_secs(3_600));
-    let got = cache.get_or_insert_early(key, &for_long, AT_ONCE, || {
+    let got = cache.get_or_refresh(key, &for_long, AT_ONCE, || {
         slablock::Result::Ok(value.to_vec())
     });
     got.unwrap()

@@ -39,7 +39,7 @@ pub const ALL: &[Operation] = &[
         prepare: with_key,
         act: |scene, trap| {
             let cache = open(scene);
-            let lock = Lock::new(&cache, KEY).expire(LEASE);
+            let lock = Lock::new(&cache, KEY).lease(LEASE);
             let guard = take_over(scene, &lock);
             scene.board.set(Entry::Holder, std::process::id().into());
             let renewed = trap.armed(|| guard.renew());
@@ -55,7 +55,7 @@ pub const ALL: &[Operation] = &[
         prepare: with_key,
         act: |scene, trap| {
             let cache = open(scene);
-            let lock = Lock::new(&cache, KEY).expire(LEASE);
+            let lock = Lock::new(&cache, KEY).lease(LEASE);
             let guard = take_over(scene, &lock);
             let released = trap.armed(|| guard.release());
             released.unwrap();
@@ -72,7 +72,7 @@ pub const ALL: &[Operation] = &[
             let token = take_over(scene, &lock).into_token();
             let other = Lock::new(&cache, KEY);
             let released = trap.armed(|| other.release(token));
-            assert!(released.unwrap());
+            released.unwrap();
         },
         look: is_free,
         ..STANDARD
@@ -135,7 +135,7 @@ pub const ALL: &[Operation] = &[
         prepare: with_a_crowd,
         act: |scene, trap| {
             let cache = open(scene);
-            let lock = RLock::new(&cache, KEY).expire(LEASE);
+            let lock = RLock::new(&cache, KEY).lease(LEASE);
             trap.arm();
             let outer = lock.try_acquire().unwrap().expect("free, or a dead one's");
             let inner = lock.try_acquire().unwrap().expect("our own");
@@ -149,7 +149,7 @@ pub const ALL: &[Operation] = &[
         look: |scene, cache, stage| {
             scene.crowd_is_well(cache);
             let lock = RLock::new(cache, KEY);
-            assert!(!lock.locked().unwrap());
+            assert!(!lock.is_locked().unwrap());
             assert!(stage == Stage::Between || lock.holder().unwrap().is_none());
         },
         ..STANDARD
@@ -162,7 +162,7 @@ pub const ALL: &[Operation] = &[
             let lock = Lock::new(&cache, KEY);
             let guard = trap.armed(|| lock.try_acquire());
             let guard = guard.unwrap().expect("expired, or a dead one's");
-            let before = guard.overran().or(guard.recovered());
+            let before = crate::kit::late(guard.predecessor()).or(guard.recovered());
             let free = scene.board.get(Entry::Done) > 0 || scene.board.get(Entry::Own) > 0;
             assert!(before.is_some() || free, "whose it was is told");
             scene.saw(guard.token());
@@ -172,11 +172,11 @@ pub const ALL: &[Operation] = &[
         },
         look: |scene, cache, stage| {
             scene.crowd_is_well(cache);
-            assert!(stage == Stage::Between || !Lock::new(cache, KEY).locked().unwrap());
+            assert!(stage == Stage::Between || !Lock::new(cache, KEY).is_locked().unwrap());
         },
         companion: Some(|scene| {
             let cache = open(scene);
-            let lock = Lock::new(&cache, KEY).expire(Duration::from_micros(100));
+            let lock = Lock::new(&cache, KEY).lease(Duration::from_micros(100));
             let guard = lock.acquire().unwrap();
             scene.saw(guard.token());
             until("the lease is over", || guard.check().is_err());
@@ -212,7 +212,7 @@ pub const ALL: &[Operation] = &[
         prepare: with_pool,
         act: |scene, trap| {
             let cache = open(scene);
-            let pool = BoundedSemaphore::new(&cache, KEY, PERMITS).expire(LEASE);
+            let pool = BoundedSemaphore::new(&cache, KEY, PERMITS).lease(LEASE);
             let three = trap.armed(|| [(); 3].map(|()| pool.try_acquire()));
             let three = three.map(|guard| guard.unwrap().expect("a permit"));
             three.iter().for_each(|guard| scene.saw(guard.token()));
@@ -271,7 +271,7 @@ pub const ALL: &[Operation] = &[
 fn with_key(scene: &Scene) {
     let cache = open(scene);
     scene.crowd(&cache);
-    let lock = Lock::new(&cache, KEY).expire(LEASE);
+    let lock = Lock::new(&cache, KEY).lease(LEASE);
     scene.saw(lock.acquire().unwrap().token());
 }
 
@@ -287,7 +287,7 @@ fn acquire(scene: &Scene, trap: &Trap, fast: bool, lease: Option<Duration>) {
     let cache = open(scene);
     let lock = Lock::new(&cache, KEY);
     let lock = match lease {
-        Some(lease) => lock.expire(lease),
+        Some(lease) => lock.lease(lease),
         None => lock,
     };
     if fast {

@@ -41,7 +41,7 @@ pub const ALL: &[Operation] = &[
         look: |scene, cache, stage| {
             scene.crowd_is_well(cache);
             is_old_or_new(cache, KEY, Kind::Semaphore, TAG, stage);
-            if cache.key(KEY).unwrap().is_some() {
+            if cache.key_info(KEY).unwrap().is_some() {
                 all_permits(cache, PERMITS, stage);
             }
         },
@@ -82,7 +82,7 @@ pub const ALL: &[Operation] = &[
         act: |scene, trap| take_new(scene, trap, &long_key(0), TAG),
         look: |_, cache, stage| {
             is_old_or_new(cache, &long_key(0), Kind::Lock, TAG, stage);
-            (1..=32).for_each(|n| assert!(cache.key(long_key(n)).unwrap().is_some()));
+            (1..=32).for_each(|n| assert!(cache.key_info(long_key(n)).unwrap().is_some()));
         },
         ..STANDARD
     },
@@ -97,7 +97,7 @@ pub const ALL: &[Operation] = &[
         },
         look: |scene, cache, stage| {
             scene.crowd_is_well(cache);
-            if stage == Stage::After || cache.key(KEY).unwrap().is_some() {
+            if stage == Stage::After || cache.key_info(KEY).unwrap().is_some() {
                 all_permits(cache, 200, stage);
             }
         },
@@ -114,7 +114,7 @@ pub const ALL: &[Operation] = &[
         act: |scene, trap| take_new(scene, trap, KEY, TAG),
         look: |scene, cache, stage| {
             scene.crowd_is_well(cache);
-            let tag = cache.key(KEY).unwrap().expect("the key").tag;
+            let tag = cache.key_info(KEY).unwrap().expect("the key").tag;
             match (stage, tag.as_deref()) {
                 // In between it has none for a moment, as docs/protocol.md says.
                 (Stage::Between, None | Some(b"old")) | (_, Some(b"tag")) => {}
@@ -129,7 +129,7 @@ pub const ALL: &[Operation] = &[
         act: remove_key,
         look: |scene, cache, stage| {
             scene.crowd_is_well(cache);
-            let there = cache.key(KEY).unwrap().is_some();
+            let there = cache.key_info(KEY).unwrap().is_some();
             assert!(!there || stage == Stage::Between);
             // By force: with the key the hold is gone, and not without it.
             assert_eq!(scene.companion_has_lost(), !there);
@@ -149,7 +149,7 @@ pub const ALL: &[Operation] = &[
         look: |scene, cache, stage| {
             scene.crowd_is_well(cache);
             let lost = scene.companion_has_lost();
-            match cache.key(KEY).unwrap() {
+            match cache.key_info(KEY).unwrap() {
                 // An interrupted removal may have taken some permits, and is then undone: what is held
                 // still, nobody else gets.
                 Some(_) if stage == Stage::Between => {
@@ -187,7 +187,7 @@ pub const ALL: &[Operation] = &[
             scene.crowd_is_well(cache);
             match Averager::new(cache, KEY).get().unwrap() {
                 Some(5.0) if stage == Stage::Between => {}
-                None => assert!(cache.key(KEY).unwrap().is_none()),
+                None => assert!(cache.key_info(KEY).unwrap().is_none()),
                 other => panic!("the average is {other:?}"),
             }
         },
@@ -202,14 +202,14 @@ pub const ALL: &[Operation] = &[
         },
         act: |scene, trap| {
             let cache = open(scene);
-            let evicted = trap.armed(|| cache.evict(TAG));
+            let evicted = trap.armed(|| cache.remove_tagged(TAG));
             assert!(evicted.unwrap() <= 4);
         },
         look: |scene, cache, stage| {
             scene.crowd_is_well(cache);
             let left = family_is_whole(cache);
             assert!(left == 0 || stage == Stage::Between);
-            let there = cache.key(KEY).unwrap().is_some();
+            let there = cache.key_info(KEY).unwrap().is_some();
             assert_eq!(scene.companion_has_lost(), !there);
         },
         companion: Some(holds_the_lock),
@@ -232,7 +232,7 @@ pub const ALL: &[Operation] = &[
             if let Some(sum) = Averager::new(cache, "sum").summary().unwrap() {
                 assert_eq!((sum.count, sum.total), (3, 6.0));
             }
-            if let Some(pool) = cache.key("pool").unwrap() {
+            if let Some(pool) = cache.key_info("pool").unwrap() {
                 assert_eq!(pool.tag.as_deref(), Some(&b"other"[..]));
             }
             assert!(stage == Stage::Between || cache.is_empty().unwrap());
@@ -264,7 +264,7 @@ pub const ALL: &[Operation] = &[
             assert_eq!(u64::from(dead.pid), scene.board.get(Entry::Own));
             assert!(!dead.alive);
             for name in ["idle 1", "idle 2", "idle 3", "idle 4"] {
-                if cache.key(name).unwrap().is_some() {
+                if cache.key_info(name).unwrap().is_some() {
                     let pool = BoundedSemaphore::new(cache, name, 5);
                     let taken = u32::from(name == "idle 1");
                     assert!(pool.available().unwrap() >= 5 - taken);
@@ -294,14 +294,21 @@ pub const ALL: &[Operation] = &[
         },
         act: |scene, trap| {
             let cache = open(scene);
-            let seen = trap.armed(|| (cache.check(), cache.keys(), cache.len(), cache.key(KEY)));
+            let seen = trap.armed(|| {
+                (
+                    cache.check(),
+                    cache.keys(),
+                    cache.len(),
+                    cache.key_info(KEY),
+                )
+            });
             assert!(seen.0.unwrap().is_sound());
             assert!(seen.1.unwrap().len() == 5 && seen.2.unwrap() == 5);
             assert!(seen.3.unwrap().is_some());
         },
         look: |scene, cache, _| {
             scene.crowd_is_well(cache);
-            assert!(cache.key(KEY).unwrap().is_some());
+            assert!(cache.key_info(KEY).unwrap().is_some());
         },
         ..STANDARD
     },
@@ -364,7 +371,7 @@ fn remove_key(scene: &Scene, trap: &Trap) {
 
 /// The key is there, whole; or it is not, which is the old state.
 fn is_old_or_new(cache: &Cache, key: &str, kind: Kind, tag: &str, stage: Stage) {
-    match cache.key(key).unwrap() {
+    match cache.key_info(key).unwrap() {
         Some(info) => {
             assert_eq!(info.kind, kind);
             assert_eq!(info.tag.as_deref(), Some(tag.as_bytes()));
@@ -415,7 +422,7 @@ fn family_is_whole(cache: &Cache) -> usize {
     ];
     let mut left = 0;
     for (name, kind) in names {
-        if let Some(info) = cache.key(name).unwrap() {
+        if let Some(info) = cache.key_info(name).unwrap() {
             left += 1;
             is_old_or_new(cache, name, kind, TAG, Stage::Between);
             assert_eq!(info.waiters, 0);

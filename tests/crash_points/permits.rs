@@ -118,13 +118,13 @@ fn take_one_of(scene: &Scene, trap: &Trap, permits: u32, tag: Option<&str>) {
 fn are_old_or_new_and_told(scene: &Scene, cache: &Cache, stage: Stage, numbers: [u32; 2]) {
     are_old_or_new(scene, cache, stage, numbers, TAG);
     let told = scene.board.get(Entry::Told);
-    assert!(told > 0 || stage == Stage::Between && cache.key(KEY).unwrap().is_none());
+    assert!(told > 0 || stage == Stage::Between && cache.key_info(KEY).unwrap().is_none());
 }
 
 /// It has the old number or the new one, or there is none; all of them are available at once, and no more.
 fn are_old_or_new(scene: &Scene, cache: &Cache, stage: Stage, numbers: [u32; 2], tag: &str) {
     scene.crowd_is_well(cache);
-    let Some(info) = cache.key(KEY).unwrap() else {
+    let Some(info) = cache.key_info(KEY).unwrap() else {
         // Killed between the two: its tokens go on above the floor.
         return assert!(stage == Stage::Between, "there is no such key");
     };

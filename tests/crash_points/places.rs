@@ -238,7 +238,7 @@ fn verify_fanout(operation: &Operation, scene: &Scene, _: Order) {
     let cache = FanoutCache::open(scene.store(), 2).unwrap();
     assert_eq!(cache.len().unwrap(), 20);
     for n in 0..20 {
-        assert!(cache.key(format!("key {n}")).unwrap().is_some());
+        assert!(cache.key_info(format!("key {n}")).unwrap().is_some());
     }
     for shard in crate::kit::shards(&cache) {
         no_leak(&shard);
@@ -290,7 +290,7 @@ pub fn furniture_is_well(scene: &Scene, cache: &Cache, stage: Stage) {
     let pool = BoundedSemaphore::new(cache, "deserted", 5);
     assert_eq!(pool.available().unwrap(), 5);
     if stage == Stage::After {
-        let lock = Lock::new(cache, KEY).expire(Duration::from_secs(60));
+        let lock = Lock::new(cache, KEY).lease(Duration::from_secs(60));
         let guard = lock.try_acquire().unwrap().expect("of a dead one");
         assert!(guard.recovered().is_some(), "who died is told");
         scene.saw(guard.token());

@@ -103,7 +103,7 @@ impl Scene {
     /// That nothing has happened to the crowd, as far as it can be seen, and that it can be used.
     pub fn crowd_is_well(&self, cache: &Cache) {
         for name in self.neighbours() {
-            assert!(cache.key(&name).unwrap().is_some(), "{name} is gone");
+            assert!(cache.key_info(&name).unwrap().is_some(), "{name} is gone");
             let lock = Lock::new(cache, name);
             let guard = lock.try_acquire().unwrap().expect("nobody has it");
             assert!(guard.recovered().is_none());
@@ -116,7 +116,7 @@ impl Scene {
             _ => (2, 3.0, 2.0),
         };
         assert_eq!((sum.count, sum.total, sum.max), whole);
-        let info = cache.key("pool").unwrap().expect("the pool");
+        let info = cache.key_info("pool").unwrap().expect("the pool");
         assert_eq!(info.tag.as_deref(), Some(&b"other"[..]));
         assert!(matches!(
             info.state,

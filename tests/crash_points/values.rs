@@ -317,7 +317,7 @@ pub const ALL: &[Operation] = &[
         prepare: prepare_family,
         act: |scene, trap| {
             let cache = open(scene);
-            let evicted = trap.armed(|| cache.evict(TAG));
+            let evicted = trap.armed(|| cache.remove_tagged(TAG));
             assert!(evicted.unwrap() <= 3);
         },
         look: |scene, cache, stage| {
@@ -425,7 +425,7 @@ pub const ALL: &[Operation] = &[
         },
         look: |scene, cache, stage| {
             bystanders_are_well(scene, cache);
-            match cache.key(KEY).unwrap().map(|info| info.state) {
+            match cache.key_info(KEY).unwrap().map(|info| info.state) {
                 Some(KeyState::Lock { .. }) => {
                     let got = cache.get(KEY);
                     assert!(matches!(got, Err(Error::KindMismatch { .. })), "{got:?}");
@@ -464,7 +464,7 @@ pub const ALL: &[Operation] = &[
         },
         look: |scene, cache, stage| {
             // Takes away what is left of the deleted ones, and nothing of a transaction that was decided.
-            assert_eq!(cache.expire().unwrap(), 0);
+            assert_eq!(cache.remove_expired().unwrap(), 0);
             is_some_count_under(scene, cache, stage, "count", 0);
             let all = ["count", KEY, "made", "gone"].map(|name| cache.get(name).unwrap());
             match all {

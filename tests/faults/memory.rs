@@ -57,7 +57,7 @@ pub fn run(role: &Role) {
         cache.set("small", &small).unwrap();
     }
     // A tag is found without its value.
-    assert_eq!(cache.evict("tag").unwrap(), 1);
+    assert_eq!(cache.remove_tagged("tag").unwrap(), 1);
     // It cannot be moved, and is not damaged for that.
     let _ = cache.cull();
     limit(libc::RLIMIT_AS, libc::RLIM_INFINITY);

@@ -28,11 +28,11 @@ fn everybody_notices(cache: &Cache, held: &Lock) {
         "making a semaphore",
         semaphore.acquire_timeout(Duration::ZERO),
     );
-    is_replaced("looking for a key", RLock::new(cache, "new").locked());
+    is_replaced("looking for a key", RLock::new(cache, "new").is_locked());
     is_replaced("listing", cache.keys());
     is_replaced("counting", cache.len());
     is_replaced("removing", cache.remove("new"));
-    is_replaced("evicting", cache.evict("t"));
+    is_replaced("evicting", cache.remove_tagged("t"));
     is_replaced("clearing", cache.clear());
     is_replaced("checking", cache.check());
     is_replaced("trying", held.try_acquire());
@@ -48,7 +48,7 @@ fn a_store_that_is_removed_is_noticed_by_all_but_the_fast_path() {
     bounded(|| {
         let place = Place::new();
         let cache = place.open();
-        let lock = Lock::new(&cache, "lock").expire(LONG);
+        let lock = Lock::new(&cache, "lock").lease(LONG);
         let guard = lock.acquire().unwrap();
         let average = Averager::new(&cache, "average");
         average.add(2.0).unwrap();

@@ -93,7 +93,7 @@ fn everything(role: &Role) {
         });
         // Given back, and not died over.
         let guard = timed(Duration::from_millis(250), || lock.acquire().unwrap());
-        assert!(guard.recovered().is_none() || guard.overran().is_none());
+        assert!(guard.recovered().is_none() || crate::kit::late(guard.predecessor()).is_none());
     });
     waits_for_locks_of_files(role, &cache);
     assert!(cache.check().unwrap().is_sound());
@@ -112,12 +112,12 @@ fn waits_are_exact(cache: &Cache) {
     }
     // A lease of another thread's, which runs out.
     let lease = Duration::from_millis(150);
-    let rlock = RLock::new(cache, "rlock").expire(lease);
+    let rlock = RLock::new(cache, "rlock").lease(lease);
     std::thread::scope(|scope| {
         let other = scope.spawn(|| std::mem::forget(rlock.acquire().unwrap()));
         other.join().unwrap();
         let guard = timed(Duration::ZERO, || rlock.acquire().unwrap());
-        assert!(guard.overran().is_some());
+        assert!(crate::kit::late(guard.predecessor()).is_some());
     });
 }
 

@@ -118,7 +118,7 @@ pub fn waiters(role: &Role) {
     assert_eq!(board.get(COUNT), all);
     assert_eq!(board.get(RECOVERED), u64::from(role.args[0] == "killed"));
     assert_eq!(lock.waiters().unwrap(), 0);
-    assert!(!lock.locked().unwrap());
+    assert!(!lock.is_locked().unwrap());
     let cache = Cache::open(role.store()).unwrap();
     let report = cache.check().unwrap();
     assert!(report.is_sound(), "{report:?}");

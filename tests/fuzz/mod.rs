@@ -17,5 +17,12 @@ pub mod slab_bytes;
 mod stored;
 pub mod values;
 
+/// The holder whose lease was over just before, if that is how its hold ended.
+fn late(before: Option<&slablock::Predecessor>) -> Option<&slablock::Holder> {
+    before
+        .filter(|before| before.why == slablock::Ending::LeaseExpired)
+        .map(|before| &before.holder)
+}
+
 #[cfg(test)]
 mod replay;

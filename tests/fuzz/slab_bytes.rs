@@ -306,9 +306,9 @@ fn furnish(store: &std::path::Path) {
         average.add(2.0).expect("add");
     }
     drop(Lock::new(&cache, "gone").acquire().expect("acquire"));
-    let lock = Lock::new(&cache, "lock").tag("t").expire(lease);
+    let lock = Lock::new(&cache, "lock").tag("t").lease(lease);
     let rlock = RLock::new(&cache, work::long_key());
-    let semaphore = BoundedSemaphore::new(&cache, "semaphore", 5).expire(lease);
+    let semaphore = BoundedSemaphore::new(&cache, "semaphore", 5).lease(lease);
     let pair = BoundedSemaphore::new(&cache, "pair", 2).tag("u");
     let held = lock.acquire().expect("acquire").into_owned();
     drop(Lock::new(&cache, "free").acquire().expect("acquire"));

@@ -226,7 +226,7 @@ impl World {
             }
             27 => {
                 let over = self.model.len() - self.here();
-                assert_eq!(cache.expire().expect("expire"), over);
+                assert_eq!(cache.remove_expired().expect("expire"), over);
                 self.drop_over();
             }
             28 => {
@@ -497,7 +497,7 @@ impl World {
         let has = |key: &&Vec<u8>| self.now(key).is_some_and(|held| held.tag == tag);
         let due = self.model.keys().filter(|key| !tag.is_empty() && has(key));
         let due: Vec<Vec<u8>> = due.cloned().collect();
-        assert_eq!(cache.evict(tag).expect("evict"), due.len());
+        assert_eq!(cache.remove_tagged(tag).expect("evict"), due.len());
         due.iter().for_each(|key| drop(self.model.remove(key)));
     }
 

@@ -100,7 +100,7 @@ fn new_keys_lie_as_the_design_says() {
     bounded(|| {
         let place = Place::new();
         let cache = place.open();
-        let lock = Lock::new(&cache, "nine byte").tag("tag").expire(LONG);
+        let lock = Lock::new(&cache, "nine byte").tag("tag").lease(LONG);
         drop(lock.acquire().unwrap());
         let guard = lock.acquire().unwrap();
         let semaphore = BoundedSemaphore::new(&cache, "s", 6);

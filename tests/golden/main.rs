@@ -174,11 +174,8 @@ fn furnish(cache: &Cache) -> BTreeMap<&'static str, u64> {
     assert!(cache.remove("removed").unwrap());
     let again = Lock::new(cache, "made again");
     let again = again.acquire().unwrap().token().get();
-    assert!(
-        Lock::new(cache, "a lock")
-            .release(slablock::Token::new(lock))
-            .unwrap()
-    );
+    let of_lock = slablock::Token::new(lock);
+    Lock::new(cache, "a lock").release(of_lock).unwrap();
     BTreeMap::from([
         ("lock", lock),
         ("held", held),
@@ -196,7 +193,11 @@ fn spread(place: &Place, cache: &Cache) -> Vec<usize> {
     }
     let shard = |n| Cache::open(place.store().join(format!("{n:03}"))).unwrap();
     let shards: Vec<Cache> = (0..SHARDS).map(shard).collect();
-    let of = |name: &String| shards.iter().position(|s| s.key(name).unwrap().is_some());
+    let of = |name: &String| {
+        shards
+            .iter()
+            .position(|s| s.key_info(name).unwrap().is_some())
+    };
     names.map(|name| of(&name).unwrap()).collect()
 }
 
@@ -243,7 +244,8 @@ fn an_old_store_is_what_it_was() {
         let place = golden.place(true);
         let cache = place.open();
         everything_is_there(&cache);
-        let KeyState::Semaphore { value, .. } = cache.key("a semaphore").unwrap().unwrap().state
+        let KeyState::Semaphore { value, .. } =
+            cache.key_info("a semaphore").unwrap().unwrap().state
         else {
             panic!("not a semaphore");
         };

@@ -233,8 +233,8 @@ fn old_values_are_what_they_were() {
         everything_is_there(&cache);
         assert_eq!(bytes(&cache), golden().bytes);
         assert_eq!(cache.incr("number", 1).unwrap(), -40);
-        assert_eq!(cache.evict("one").unwrap(), 2);
-        assert_eq!(cache.evict(LONG_TAG).unwrap(), 1);
+        assert_eq!(cache.remove_tagged("one").unwrap(), 2);
+        assert_eq!(cache.remove_tagged(LONG_TAG).unwrap(), 1);
     });
 }
 

@@ -537,7 +537,7 @@ fn a_reader_reads_what_is_left_of_a_cache_of_shards() {
         assert!(0 < found && found < KEYS.len(), "{lost}: {found}");
         assert_eq!(reader.config().unwrap(), before, "{lost}");
         assert_eq!(reader.len().unwrap(), found);
-        assert!(reader.get("").is_err() && reader.key("none").unwrap().is_none());
+        assert!(reader.get("").is_err() && reader.key_info("none").unwrap().is_none());
         let report = reader.check().unwrap();
         assert!(report.problems[0].contains("is gone"), "{report:?}");
     }

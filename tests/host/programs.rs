@@ -37,7 +37,7 @@ fn use_locks(cache: &Cache, own: &dyn Fn(&str) -> String) -> Result<()> {
     let lock = Lock::new(cache, own("lock"));
     lock.acquire()?.into_owned().release()?;
     let token = lock.acquire()?.into_token();
-    assert!(lock.release(token)?);
+    lock.release(token)?;
     let rlock = RLock::new(cache, own("rlock"));
     let both = (rlock.acquire()?, rlock.acquire()?);
     drop(both);
@@ -61,7 +61,7 @@ fn use_counts(cache: &Cache, own: &dyn Fn(&str) -> String) -> Result<()> {
 fn use_value(cache: &Cache, key: &str, bytes: &[u8]) -> Result<()> {
     cache.set(key, bytes)?;
     assert_eq!(cache.get(key)?.as_deref(), Some(bytes));
-    let same = cache.get_with(key, |got| got == bytes)?;
+    let same = cache.read(key, |got| got == bytes)?;
     assert_eq!(same, Some(true));
     assert!(!cache.add(key, "other")?);
     assert!(cache.compare_and_swap(key, bytes, "swapped")?);

@@ -95,14 +95,14 @@ fn is_seen(reader: &Reader) {
         ("permits", Kind::Semaphore),
     ] {
         assert_eq!(kinds.get(key), Some(&kind), "{key}");
-        let info = reader.key(key).unwrap().unwrap();
+        let info = reader.key_info(key).unwrap().unwrap();
         let listed = keys.iter().find(|i| i.key == key.as_bytes()).unwrap();
         assert_eq!((info.kind, &info.tag), (kind, &listed.tag));
     }
-    assert!(!kinds.contains_key("deleted") && reader.key("deleted").unwrap().is_none());
+    assert!(!kinds.contains_key("deleted") && reader.key_info("deleted").unwrap().is_none());
     assert_eq!(reader.len().unwrap(), keys.len());
     assert!(!reader.is_empty().unwrap());
-    let tag = |key: &str| reader.key(key).unwrap().unwrap().tag;
+    let tag = |key: &str| reader.key_info(key).unwrap().unwrap().tag;
     assert_eq!(tag("tagged large").as_deref(), Some(&b"tag"[..]));
     assert_eq!(tag("average").as_deref(), Some(&b"of averages"[..]));
     assert!(reader.stats().unwrap().bytes_live >= 200_000);
@@ -199,7 +199,7 @@ pub fn reads(role: &Role) {
                 say("seen");
             }
             "holder" => {
-                let info = reader.key("held").unwrap().unwrap();
+                let info = reader.key_info("held").unwrap().unwrap();
                 let KeyState::Lock { holder } = info.state else {
                     panic!("{info:?}");
                 };
@@ -368,7 +368,7 @@ fn a_store_behind_a_read_only_mount_is_read() {
     }
     let reader = Reader::open(&there).unwrap();
     is_seen(&reader);
-    let info = reader.key("held").unwrap().unwrap();
+    let info = reader.key_info("held").unwrap().unwrap();
     let KeyState::Lock { holder } = info.state else {
         panic!("{info:?}");
     };

@@ -26,7 +26,7 @@ fn a_lock_taken_twice_by_the_only_thread_is_an_error_at_once() {
         for again in [
             &lock,
             &Lock::new(cache, "k"),
-            &Lock::new(cache, "k").expire(LONG),
+            &Lock::new(cache, "k").lease(LONG),
         ] {
             assert_error!(
                 again.acquire(),
@@ -86,7 +86,7 @@ fn what_another_may_give_back_is_waited_for() {
     });
     until("the thread waits", || lock.waiters().unwrap() == 1);
     let token = lock.holder().unwrap().unwrap().token;
-    assert!(lock.release(token).unwrap());
+    lock.release(token).unwrap();
     reap_well(pid);
     // One permit of two by token.
     let permits = BoundedSemaphore::new(&cache, "permits", 2);
@@ -102,9 +102,9 @@ fn what_another_may_give_back_is_waited_for() {
     reap_well(pid);
     // With a lease, which ends.
     alone(|cache| {
-        let lock = Lock::new(cache, "leased").expire(SHORT);
+        let lock = Lock::new(cache, "leased").lease(SHORT);
         let _late = lock.acquire().unwrap();
-        assert!(lock.acquire().unwrap().overran().is_some());
+        assert!(crate::kit::late(lock.acquire().unwrap().predecessor()).is_some());
     });
     // Another process has it, or one of the permits.
     let held = (lock.acquire().unwrap(), permits.acquire().unwrap());

@@ -245,7 +245,7 @@ fn another_number_of_permits_is_taken_over_when_nobody_uses_the_key() {
         let guards = [(); 5].map(|()| five.try_acquire().unwrap().expect("a permit"));
         assert!(five.try_acquire().unwrap().is_none());
         assert!(guards.iter().all(|guard| guard.token() > highest));
-        let info = cache.key("k").unwrap().unwrap();
+        let info = cache.key_info("k").unwrap().unwrap();
         assert_eq!(info.tag.as_deref(), Some(&b"nightly"[..]));
         // The old handle knows the key, and not that it was made again.
         let refused = mismatch(three.try_acquire());
@@ -384,16 +384,16 @@ fn a_permit_whose_lease_is_over_is_taken_over_by_another_number() {
         let place = Place::new();
         let cache = place.open();
         let [three, five] = [3, 5].map(|value| BoundedSemaphore::new(&cache, "k", value));
-        let three = three.expire(Duration::from_millis(20));
+        let three = three.lease(Duration::from_millis(20));
         let late = three.acquire().unwrap();
         until("it is over", || late.check().is_err());
         let guard = five.acquire().unwrap();
-        let overran = guard.overran().expect("somebody was late");
+        let overran = crate::kit::late(guard.predecessor()).expect("somebody was late");
         assert_eq!((overran.token, overran.alive), (late.token(), true));
         assert!(guard.recovered().is_none());
         let lost = late.release();
         assert!(matches!(lost, Err(Error::Lost { .. })), "{lost:?}");
-        assert!(five.acquire().unwrap().overran().is_none());
+        assert!(crate::kit::late(five.acquire().unwrap().predecessor()).is_none());
     });
 }
 

@@ -295,7 +295,7 @@ fn a_living_lease_is_not_taken_in_a_time_namespace_without_proc() {
         let lock = Lock::new(&cache, "leased");
         assert!(lock.try_acquire().unwrap().is_none());
         assert_error!(
-            Lock::new(&cache, "free").expire(hour).try_acquire(),
+            Lock::new(&cache, "free").lease(hour).try_acquire(),
             Error::Invalid { .. },
             ["lease", "/proc"]
         );
@@ -305,7 +305,7 @@ fn a_living_lease_is_not_taken_in_a_time_namespace_without_proc() {
     }
     let place = Place::new();
     let cache = place.open();
-    let lock = Lock::new(&cache, "leased").expire(crate::kit::LONG);
+    let lock = Lock::new(&cache, "leased").lease(crate::kit::LONG);
     let guard = lock.acquire().unwrap();
     let inner = child(NAME, place.store().to_str().unwrap());
     // Two hours ahead there the lease would be over.

@@ -162,7 +162,7 @@ pub fn all() -> Vec<Operation> {
                 let lock = Lock::new(s.cache(), "dead");
                 Ok(format!(
                     "{} {} {}",
-                    lock.locked()?,
+                    lock.is_locked()?,
                     lock.holder()?.is_some(),
                     lock.waiters()?
                 ))
@@ -377,7 +377,7 @@ pub fn all() -> Vec<Operation> {
 
     let several: &[(&str, SetUp, Act)] = &[
         ("evict", tagged, |s| {
-            Ok(format!("{}", s.cache().evict("tag")?))
+            Ok(format!("{}", s.cache().remove_tagged("tag")?))
         }),
         ("clear", furnish, |s| Ok(format!("{}", s.cache().clear()?))),
         (

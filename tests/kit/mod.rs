@@ -72,3 +72,10 @@ macro_rules! assert_error {
         }
     };
 }
+
+/// The holder whose lease was over just before, if that is how its hold ended.
+pub fn late(before: Option<&slablock::Predecessor>) -> Option<&slablock::Holder> {
+    before
+        .filter(|before| before.why == slablock::Ending::LeaseExpired)
+        .map(|before| &before.holder)
+}

@@ -162,7 +162,7 @@ impl World {
             }
             10 => {
                 let tag = [b't', random.below(3) as u8];
-                life.cache.evict(tag).unwrap();
+                life.cache.remove_tagged(tag).unwrap();
                 for (at, state) in observe(&life.cache, &self.keys).into_iter().enumerate() {
                     life.now_is(at, state);
                 }

@@ -25,7 +25,7 @@ pub fn remove(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
 
 pub fn evict(dir: &Path, tag: &[u8]) -> Result<u8, Failure> {
     let count = match place::open(dir)? {
-        Some(cache) => cache.evict(tag)?,
+        Some(cache) => cache.remove_tagged(tag)?,
         None => 0,
     };
     print_done(count)?;

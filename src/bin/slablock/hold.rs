@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use slablock::{BoundedSemaphore, Cache, Holder, Lock, LockGuard, Result, SemaphoreGuard, Token};
+use slablock::{
+    BoundedSemaphore, Cache, Lock, LockGuard, Predecessor, Result, SemaphoreGuard, Token,
+};
 
 /// What is to be held.
 pub enum Wanted {
@@ -28,12 +30,12 @@ impl Wanted {
         match permits {
             None => {
                 let lock = Lock::new(cache, key);
-                let lock = lease.into_iter().fold(lock, Lock::expire);
+                let lock = lease.into_iter().fold(lock, Lock::lease);
                 Wanted::Lock(tag.into_iter().fold(lock, Lock::tag))
             }
             Some(permits) => {
                 let semaphore = BoundedSemaphore::new(cache, key, permits);
-                let semaphore = lease.into_iter().fold(semaphore, BoundedSemaphore::expire);
+                let semaphore = lease.into_iter().fold(semaphore, BoundedSemaphore::lease);
                 Wanted::Permit(tag.into_iter().fold(semaphore, BoundedSemaphore::tag))
             }
         }
@@ -77,19 +79,11 @@ impl Held {
         }
     }
 
-    /// Who died holding it.
-    pub fn recovered(&self) -> Option<&Holder> {
+    /// The holder just before, if it did not give it back.
+    pub fn predecessor(&self) -> Option<&Predecessor> {
         match self {
-            Held::Lock(guard) => guard.recovered(),
-            Held::Permit(guard) => guard.recovered(),
-        }
-    }
-
-    /// Who lives but let its lease run out.
-    pub fn overran(&self) -> Option<&Holder> {
-        match self {
-            Held::Lock(guard) => guard.overran(),
-            Held::Permit(guard) => guard.overran(),
+            Held::Lock(guard) => guard.predecessor(),
+            Held::Permit(guard) => guard.predecessor(),
         }
     }
 

@@ -113,7 +113,7 @@ pub fn is_endless(cache: &Cache, key: &[u8]) -> Result<Option<Endless>, Failure>
     if tokens.is_empty() {
         return Ok(None);
     }
-    let Some(info) = cache.key(key)? else {
+    let Some(info) = cache.key_info(key)? else {
         return Ok(None);
     };
     let ancestors = Ancestors::of_this_process();

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use slablock::{Cache, Error};
+use slablock::{Cache, Ending, Error};
 
 use crate::{
     child,
@@ -198,7 +198,7 @@ fn wait(
 
 fn waiting_for(cache: &Cache, plan: &RunPlan) -> String {
     let name = plan.name();
-    match cache.key(&plan.key) {
+    match cache.key_info(&plan.key) {
         // This process is between two waits, so the others are counted and it is not.
         Ok(Some(info)) => format!(
             "waiting for {name}: {}, {} waiting",
@@ -222,19 +222,17 @@ fn in_vain(plan: &RunPlan) -> Failure {
 }
 
 fn warn_of_predecessor(held: &Held, plan: &RunPlan) {
-    let name = plan.name();
-    if let Some(dead) = held.recovered() {
-        plan.say(Talk::Normal, || {
-            let dead = holder::named(dead);
-            format!("the last holder of {name}, {dead}, died holding it: look for half-done work")
-        });
-    }
-    if let Some(late) = held.overran() {
-        plan.say(Talk::Normal, || {
-            let late = holder::named(late);
-            format!("the last holder of {name}, {late}, let its lease run out and may still run")
-        });
-    }
+    let Some(before) = held.predecessor() else {
+        return;
+    };
+    plan.say(Talk::Normal, || {
+        let what = match before.why {
+            Ending::Died => "died holding it: look for half-done work",
+            _ => "let its lease run out and may still run",
+        };
+        let (name, holder) = (plan.name(), holder::named(&before.holder));
+        format!("the last holder of {name}, {holder}, {what}")
+    });
 }
 
 fn execute(

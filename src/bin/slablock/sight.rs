@@ -62,8 +62,8 @@ impl Sight {
 
     pub fn key(&self, key: &[u8]) -> Result<Option<KeyInfo>, Failure> {
         Ok(match self {
-            Sight::Cache(cache) => cache.key(key)?,
-            Sight::Reader { reader, .. } => reader.key(key)?,
+            Sight::Cache(cache) => cache.key_info(key)?,
+            Sight::Reader { reader, .. } => reader.key_info(key)?,
         })
     }
 

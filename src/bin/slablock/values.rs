@@ -126,7 +126,7 @@ pub fn add(dir: &Path, new: &New) -> Result<u8, Failure> {
 
 pub fn incr(dir: &Path, addend: &Addend) -> Result<u8, Failure> {
     change(dir, |cache| {
-        let sum = cache.incr_with(&addend.key, addend.by, addend.default)?;
+        let sum = cache.incr_or(&addend.key, addend.by, addend.default)?;
         print_done(sum)?;
         Ok(0)
     })
@@ -352,7 +352,7 @@ pub fn upkeep(dir: &Path, upkeep: Upkeep) -> Result<u8, Failure> {
         Ok(cache.map_or(Ok(0), |cache| work(&cache))? as u64)
     };
     let number = match upkeep {
-        Upkeep::Expire => count(Cache::expire)?,
+        Upkeep::Expire => count(Cache::remove_expired)?,
         Upkeep::Cull => count(Cache::cull)?,
         Upkeep::Clear => count(Cache::clear)?,
         Upkeep::Volume => {

@@ -707,7 +707,7 @@ mod tests {
             for number in KEYS {
                 let value = reader.get(key(number)).unwrap();
                 assert_eq!(value.as_deref(), Some(&b"set"[..]), "{number}");
-                let info = reader.key(key(number)).unwrap().unwrap();
+                let info = reader.key_info(key(number)).unwrap().unwrap();
                 assert!(matches!(info.state, KeyState::Value { bytes: 3, .. }));
             }
             assert_eq!(reader.len().unwrap(), KEYS.len());

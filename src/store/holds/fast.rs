@@ -7,15 +7,7 @@ use crate::slab::Tenant;
 use crate::store::holds::handle::Handle;
 use crate::store::key_entry::SlotRef;
 use crate::sync::Ordering;
-use crate::types::{Holder, Token};
-
-/// What was had before, by somebody who did not give it back.
-#[derive(Clone, Debug)]
-pub(crate) struct Predecessor {
-    pub(crate) holder: Holder,
-    /// Died; otherwise only let its lease run out.
-    pub(crate) died: bool,
-}
+use crate::types::Token;
 
 /// A hold that is ours until it is given back or lost.
 #[derive(Clone, Copy)]
@@ -192,23 +184,35 @@ impl Handle {
         }
     }
 
-    /// Gives back whatever grant has `token`, also another process's: who knows the token may. `false` if
-    /// none has it, or none any more.
-    pub(crate) fn release_token(&self, token: Token) -> Result<bool> {
+    /// Gives back whatever grant has `token`, also another process's: whoever knows the token may.
+    ///
+    /// Errors: `Lost` if a hold was granted after it, or it ended just now; `NotHolder` if there is none with it. Which
+    /// permit of several it was is not known once it has ended, so of these it is always `NotHolder`.
+    pub(crate) fn release_token(&self, token: Token) -> Result<()> {
+        let lost = || Error::Lost {
+            key: self.key().to_vec(),
+            token,
+        };
         let Some(spot) = self.locate()? else {
-            return Ok(false);
+            return Err(self.not_holder());
         };
         let Some((first, count)) = self.current_range(spot)? else {
-            return Ok(false);
+            return Err(self.not_holder());
         };
+        let mut last = 0;
         for permit in 0..count {
             let hold = self.hold(spot, first, permit)?;
             let Some(word) = hold.held_as(token.get(), || self.is_current(spot)) else {
+                last = hold.load().sequence();
                 continue;
             };
-            return Ok(self.return_word(&Grant::new(spot, (first, permit), word)));
+            let grant = Grant::new(spot, (first, permit), word);
+            return self.return_word(&grant).then_some(()).ok_or_else(lost);
         }
-        Ok(false)
+        Err(match count == 1 && last > token.get() {
+            true => lost(),
+            false => self.not_holder(),
+        })
     }
 
     /// Starts the lease of a hold that is ours, if the handle has one. `false`: it is lost.

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::os::fork;
 use crate::record::Hold;
-use crate::store::holds::fast::{Grant, Predecessor};
+use crate::store::holds::fast::Grant;
 use crate::store::holds::handle::Handle;
-use crate::types::{Holder, Token};
+use crate::types::{Predecessor, Token};
 
 /// What a guard knows besides its grant. The common case is two references, so that making and dropping a
 /// guard are a few instructions.
@@ -65,13 +65,12 @@ impl<'a> Anchor<'a> {
         })
     }
 
-    /// Who had the grant before and died, or was late.
-    pub(crate) fn predecessor(&self, died: bool) -> Option<&Holder> {
-        let Anchor::Rich(rich) = self else {
-            return None;
-        };
-        let before = rich.predecessor.as_ref().filter(|p| p.died == died);
-        before.map(|p| &p.holder)
+    /// Who had the grant before and did not give it back.
+    pub(crate) fn predecessor(&self) -> Option<&Predecessor> {
+        match self {
+            Anchor::Borrowed { .. } => None,
+            Anchor::Rich(rich) => rich.predecessor.as_ref(),
+        }
     }
 }
 
@@ -103,8 +102,8 @@ impl<'a> Held<'a> {
         self.grant.permit
     }
 
-    pub(crate) fn predecessor(&self, died: bool) -> Option<&Holder> {
-        self.handle.predecessor(died)
+    pub(crate) fn predecessor(&self) -> Option<&Predecessor> {
+        self.handle.predecessor()
     }
 
     pub(crate) fn renew(&self) -> Result<()> {

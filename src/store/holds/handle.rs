@@ -8,7 +8,6 @@ use crate::error::{Error, Result, show_key};
 use crate::os::clock;
 use crate::record::{Force, NO_VERSION};
 use crate::slab::{Slot, SlotId, Tenant};
-use crate::store::holds::fast::Predecessor;
 use crate::store::index::allocate::{NoRoom, Room};
 use crate::store::index::busy::stripe_byte;
 use crate::store::index::stripe::StripeGuard;
@@ -16,6 +15,7 @@ use crate::store::key_entry::{KeyEntry, NewKey, SlotRef, check_lengths, hash_as}
 use crate::store::patience::{Patience, pause};
 use crate::store::{GROW_BYTE, Store};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::types::Predecessor;
 
 /// A handle's key and settings, and its memory of the slot. Shared by the clones of a handle.
 pub(crate) struct Handle {
@@ -350,7 +350,7 @@ impl Handle {
         check_lengths(&self.key, &self.tag)?;
         if self.expire == Some(Duration::ZERO) {
             let what =
-                "expire of zero would be over at once; use a longer one, or none".to_string();
+                "a time of zero would be over at once; use a longer one, or none".to_string();
             return Err(Error::Invalid { what });
         }
         let most = u32::from(u16::MAX);

@@ -10,12 +10,13 @@ use crate::record::{
 };
 use crate::slab::Tenant;
 use crate::store::Process;
-use crate::store::holds::fast::{Grant, Predecessor};
+use crate::store::holds::fast::Grant;
 use crate::store::holds::handle::Handle;
 use crate::store::holds::sleep::{HeldBy, Waiting};
 use crate::store::key_entry::SlotRef;
 use crate::store::patience::Patience;
 use crate::sync::{AtomicU32, Ordering};
+use crate::types::Predecessor;
 
 /// How often a waiter looks before it sleeps: a hold is often shorter than the way into the kernel.
 const SPINS: u32 = 60;
@@ -139,7 +140,7 @@ impl Handle {
             Judgement::Free | Judgement::Held | Judgement::Retiring => return None,
         };
         let holder = self.store().holder(process, hold, seen, !died);
-        (!self.kind().is_latched()).then_some(Predecessor { holder, died })
+        (!self.kind().is_latched()).then_some(Predecessor::of(holder, died))
     }
 
     /// Looks again and again for a little while. Whether anything looks free.
@@ -266,10 +267,12 @@ impl Acquiring<'_> {
         let before = self.before.as_ref();
         let known = before.filter(|before| before.0 == grant.spot);
         match (known, &found) {
-            (Some((_, dead)), Some(by_word)) if dead.died && by_word.died && grant.permit == 0 => {
+            (Some((_, dead)), Some(by_word))
+                if dead.has_died() && by_word.has_died() && grant.permit == 0 =>
+            {
                 Some(dead.clone())
             }
-            (Some((_, late)), None) if !late.died => Some(late.clone()),
+            (Some((_, late)), None) if !late.has_died() => Some(late.clone()),
             _ => found,
         }
     }

@@ -6,7 +6,6 @@ use crate::os::{clock, futex};
 use crate::record::{Force, Hold, Judgement, Returned, Stamp, Word, waiting};
 use crate::slab::Slot;
 use crate::store::Process;
-use crate::store::holds::fast::Predecessor;
 use crate::store::holds::handle::Handle;
 use crate::store::in_slab::permits_of;
 use crate::store::index::allocate::{NoRoom, Room};
@@ -14,7 +13,7 @@ use crate::store::index::stripe::StripeGuard;
 use crate::store::key_entry::{KeyEntry, NewKey};
 use crate::store::patience::Patience;
 use crate::sync::Ordering;
-use crate::types::Holder;
+use crate::types::{Holder, Predecessor};
 
 /// How often to try to take a semaphore over that somebody has for moments.
 const TRIES: u32 = 4;
@@ -124,7 +123,7 @@ impl Handle {
             let Some((seen, predecessor)) = look() else {
                 continue;
             };
-            if !predecessor.died {
+            if !predecessor.has_died() {
                 before.late.get_or_insert(predecessor);
                 continue;
             }
@@ -172,7 +171,7 @@ impl Handle {
                 }
             };
             if freed {
-                return Some((seen, Predecessor { holder, died }));
+                return Some((seen, Predecessor::of(holder, died)));
             }
         }
     }

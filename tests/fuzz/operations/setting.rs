@@ -86,10 +86,13 @@ impl Handle {
     pub fn new(cache: &Cache, of: &Setting) -> Handle {
         let lease = of.lease_us.map(Duration::from_micros);
         macro_rules! made {
-            ($variant:ident, $new:expr) => {{
+            ($variant:ident, $new:expr) => {
+                made!($variant, $new, lease)
+            };
+            ($variant:ident, $new:expr, $bounded:ident) => {{
                 let mut handle = $new;
                 if let Some(lease) = lease {
-                    handle = handle.expire(lease);
+                    handle = handle.$bounded(lease);
                 }
                 if !of.tag.is_empty() {
                     handle = handle.tag(&of.tag);
@@ -103,7 +106,7 @@ impl Handle {
             Kind::Semaphore => {
                 made!(Semaphore, BoundedSemaphore::new(cache, &of.key, of.value))
             }
-            _ => made!(Averager, Averager::new(cache, &of.key)),
+            _ => made!(Averager, Averager::new(cache, &of.key), expire),
         }
     }
 

@@ -76,9 +76,9 @@ impl Guard {
 
     fn look(&self) {
         let before = match self {
-            Guard::Lock(guard) => [guard.recovered(), guard.overran()],
-            Guard::RLock(guard) => [guard.recovered(), guard.overran()],
-            Guard::Permit(guard) => [guard.recovered(), guard.overran()],
+            Guard::Lock(guard) => [guard.recovered(), crate::fuzz::late(guard.predecessor())],
+            Guard::RLock(guard) => [guard.recovered(), crate::fuzz::late(guard.predecessor())],
+            Guard::Permit(guard) => [guard.recovered(), crate::fuzz::late(guard.predecessor())],
         };
         assert!(before[0].is_none() || before[1].is_none());
     }
@@ -168,12 +168,12 @@ impl Work {
             2 => self.semaphore(cache, &key, [5, 2, 1, 65_535][usize::from(choice >> 6)]),
             3 => average(cache, &key, tag),
             4 => look_at(cache, &key),
-            5 => hear(cache.key(&key).map(drop)),
+            5 => hear(cache.key_info(&key).map(drop)),
             6 => self.release_by_token(cache, &key),
             7 => hear(cache.remove(&key).map(drop)),
             8 => self.give_back(choice),
             9 => list(cache),
-            10 => hear(cache.evict(TAGS[usize::from(choice % 4)]).map(drop)),
+            10 => hear(cache.remove_tagged(TAGS[usize::from(choice % 4)]).map(drop)),
             11 => hear(cache.check().map(drop)),
             12 => hear(cache.lifeline().map(drop)),
             13 => fill(cache),
@@ -192,7 +192,7 @@ impl Work {
     fn lock(&mut self, cache: &Cache, key: &[u8], choice: u8) {
         let mut lock = Lock::new(cache, key).tag(TAGS[usize::from(choice >> 6)]);
         if choice & 16 != 0 {
-            lock = lock.expire(Duration::from_secs(9));
+            lock = lock.lease(Duration::from_secs(9));
         }
         let guard = match choice & 32 {
             0 => keep(lock.try_acquire()),
@@ -204,7 +204,7 @@ impl Work {
     fn rlock(&mut self, cache: &Cache, key: &[u8], lease: bool) {
         let mut lock = RLock::new(cache, key);
         if lease {
-            lock = lock.expire(Duration::from_secs(9));
+            lock = lock.lease(Duration::from_secs(9));
         }
         for guard in [lock.try_acquire(), lock.acquire_timeout(MOMENT)] {
             let guard = keep(guard).map(|guard| Guard::RLock(guard.into_owned()));
@@ -302,10 +302,10 @@ fn average(cache: &Cache, key: &[u8], tag: &str) {
 
 fn look_at(cache: &Cache, key: &[u8]) {
     let (lock, rlock) = (Lock::new(cache, key), RLock::new(cache, key));
-    hear(lock.locked().map(drop));
+    hear(lock.is_locked().map(drop));
     hear(lock.holder().map(drop));
     hear(lock.waiters().map(drop));
-    hear(rlock.locked().map(drop));
+    hear(rlock.is_locked().map(drop));
     hear(rlock.holder().map(drop));
     hear(rlock.waiters().map(drop));
     let semaphore = BoundedSemaphore::new(cache, key, 5);
@@ -323,7 +323,7 @@ fn value(cache: &Cache, key: &[u8], choice: u8) {
     hear(cache.entry(key).map(drop));
     hear(cache.contains(key).map(drop));
     if choice & 16 != 0 {
-        hear(cache.get_with(key, <[u8]>::len).map(drop));
+        hear(cache.read(key, <[u8]>::len).map(drop));
     }
 }
 
@@ -364,7 +364,7 @@ fn all_values(cache: &Cache) {
     for pair in cache.iter().take(1_000) {
         hear(pair.map(drop));
     }
-    hear(cache.expire().map(drop));
+    hear(cache.remove_expired().map(drop));
     hear(cache.cull().map(drop));
     hear(cache.stats().map(drop));
     hear(cache.volume().map(drop));

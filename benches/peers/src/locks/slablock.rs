@@ -34,7 +34,7 @@ pub fn open_lock(place: &Place) -> Answer<Box<dyn Lock>> {
 }
 
 pub fn open_leased(place: &Place) -> Answer<Box<dyn Lock>> {
-    boxed(SlabLock::new(&cache(place)?, format!("leased {}", place.key)).expire(LEASE))
+    boxed(SlabLock::new(&cache(place)?, format!("leased {}", place.key)).lease(LEASE))
 }
 
 pub fn open_rlock(place: &Place) -> Answer<Box<dyn Lock>> {
@@ -64,7 +64,7 @@ macro_rules! guard {
             }
 
             fn lend(&mut self, lease: Duration) -> Answer<bool> {
-                let handle = self.handle.clone().expire(lease);
+                let handle = self.handle.clone().lease(lease);
                 self.token = Some(handle.acquire()?.into_token());
                 Ok(true)
             }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use slablock::{Holder, LockGuard, RLockGuard, Result, SemaphoreGuard};
+use slablock::{Ending, Holder, LockGuard, RLockGuard, Result, SemaphoreGuard};
 
 use super::site::Handle;
 
@@ -85,8 +85,10 @@ impl Guard<'_> {
         of_any!(self, guard => guard.recovered())
     }
 
-    pub fn overran(&self) -> Option<&Holder> {
-        of_any!(self, guard => guard.overran())
+    /// Whether the holder before it was late.
+    pub fn overran(&self) -> bool {
+        let before = of_any!(self, guard => guard.predecessor());
+        before.is_some_and(|before| before.why == Ending::LeaseExpired)
     }
 
     pub fn check(&self) -> Result<()> {

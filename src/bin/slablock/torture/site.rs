@@ -173,21 +173,21 @@ impl Handle {
             What::Lock => {
                 let lock = Lock::new(place, name).tag(tag);
                 Handle::Lock(match key.lease {
-                    Some(lease) => lock.expire(lease),
+                    Some(lease) => lock.lease(lease),
                     None => lock,
                 })
             }
             What::RLock => {
                 let lock = RLock::new(place, name).tag(tag);
                 Handle::RLock(match key.lease {
-                    Some(lease) => lock.expire(lease),
+                    Some(lease) => lock.lease(lease),
                     None => lock,
                 })
             }
             What::Semaphore(permits) => {
                 let semaphore = BoundedSemaphore::new(place, name, permits).tag(tag);
                 Handle::Semaphore(match key.lease {
-                    Some(lease) => semaphore.expire(lease),
+                    Some(lease) => semaphore.lease(lease),
                     None => semaphore,
                 })
             }
@@ -272,7 +272,9 @@ impl Site {
 
     pub fn evict(&self, tag: usize) -> slablock::Result<usize> {
         let tag = TAGS[tag];
-        Ok(self.cache.evict(tag)? + self.fanout.evict(tag)? + self.small.evict(tag)?)
+        Ok(self.cache.remove_tagged(tag)?
+            + self.fanout.remove_tagged(tag)?
+            + self.small.remove_tagged(tag)?)
     }
 
     /// What `check` finds wrong in any of the stores.

@@ -27,7 +27,7 @@ impl World {
         let expected = found.map(drop);
         let (waiters, holders) = match &handle {
             Handle::Lock(lock) => {
-                let locked = agree(lock.locked(), expected, &of);
+                let locked = agree(lock.is_locked(), expected, &of);
                 assert!(
                     locked.is_none_or(|locked| locked == (available == 0)),
                     "{of:?}"
@@ -36,7 +36,7 @@ impl World {
                 (lock.waiters(), holder)
             }
             Handle::RLock(lock) => {
-                let locked = agree(lock.locked(), expected, &of);
+                let locked = agree(lock.is_locked(), expected, &of);
                 assert!(
                     locked.is_none_or(|locked| locked == (available == 0)),
                     "{of:?}"
@@ -99,7 +99,7 @@ impl World {
     pub(super) fn key(&mut self, seat: usize, input: &mut Input) {
         let key = key(self.sort, input.byte());
         if let Some(here) = self.take_seat(seat) {
-            let info = here.cache.key(&key).expect("look at a key");
+            let info = here.cache.key_info(&key).expect("look at a key");
             self.compare(&key, info.as_ref());
         }
     }

@@ -19,7 +19,7 @@ impl World {
     pub(super) fn evict(&mut self, seat: usize, input: &mut Input) {
         let tag = tag(self.sort, input.byte());
         if let Some(here) = self.take_seat(seat) {
-            let evicted = here.cache.evict(&tag).expect("evict");
+            let evicted = here.cache.remove_tagged(&tag).expect("evict");
             let before = self.model.keys.len();
             self.model
                 .keys

@@ -75,7 +75,7 @@ impl Worker<'_> {
             asked,
             permit: guard.permit(),
             died: dead.map_or(0, |pid| pid + 1),
-            overran: u64::from(guard.overran().is_some()),
+            overran: u64::from(guard.overran()),
         })
     }
 
@@ -147,9 +147,9 @@ impl Worker<'_> {
         match (&self.site.handles[key], guard) {
             (Handle::Lock(lock), Guard::Lock(guard)) => {
                 let token = guard.into_token();
-                match lock.release(token)? {
-                    true => Ok(()),
-                    false => Err(lost(token)),
+                match lock.release(token) {
+                    Err(Error::NotHolder { .. }) => Err(lost(token)),
+                    released => released,
                 }
             }
             (Handle::Semaphore(semaphore), Guard::Semaphore(guard)) => {

@@ -141,7 +141,7 @@ impl Worker<'_> {
     fn look_at(&self, key: usize) -> slablock::Result<()> {
         match &self.site.handles[key] {
             Handle::Lock(lock) => {
-                lock.locked()?;
+                lock.is_locked()?;
                 lock.waiters()?;
                 lock.holder().map(drop)
             }
