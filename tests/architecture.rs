@@ -319,6 +319,27 @@ fn nothing_is_left_for_later() {
     }
 }
 
+/// A first line stands alone in an index, and in an editor.
+#[test]
+fn no_doc_comment_begins_with_the_same() {
+    let is_doc = |line: &str| line.starts_with("///") || line.starts_with("//!");
+    for dir in ["src", "tests", "examples"] {
+        for source in sources_below(dir) {
+            let lines: Vec<&str> = source.text.lines().map(str::trim).collect();
+            let begins = lines.iter().zip(std::iter::once(&"").chain(&lines));
+            for (line, before) in begins.filter(|(line, _)| is_doc(line)) {
+                let words = line.trim_start_matches(['/', '!', ' ']);
+                let is_first = !is_doc(before);
+                let name = &source.name;
+                assert!(
+                    !is_first || !words.starts_with("The same"),
+                    "{name}: {line}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn the_library_depends_on_five_crates() {
     let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();

@@ -33,7 +33,7 @@ impl Log {
         }
     }
 
-    /// The same without its name.
+    /// Waits until the bytes of a segment are on the device, and not for its name.
     pub(crate) fn sync_bytes(&self, number: u32, note: Note<'_>) -> io::Result<()> {
         self.syncs.sync(number, || {
             // Reading is enough for that, of a segment that this process may not write.

@@ -454,7 +454,7 @@ impl Log {
         let _ = known.compare_exchange(place.bits(), 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// The same for a record of which only the key is known, and that it has no tag.
+    /// Reads a record of which only the key is known, and that it has no tag. `false`: it is damaged.
     pub(crate) fn read_sized(
         &self,
         place: Location,
@@ -562,7 +562,7 @@ impl Log {
         Ok(self.size_of(number)?.map(|(len, _)| len))
     }
 
-    /// The same, and how much of the device it takes.
+    /// How long a segment is, and how much of the device it takes; `None`: there is none.
     pub(crate) fn size_of(&self, number: u32) -> io::Result<Option<(u64, u64)>> {
         match self
             .directory()

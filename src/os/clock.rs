@@ -177,7 +177,7 @@ fn scale() -> Option<&'static Offsets> {
         .as_ref()
 }
 
-/// The same where it is for showing only.
+/// That, or none where it is unknown: for what is only shown.
 #[inline]
 fn offsets() -> Offsets {
     scale().copied().unwrap_or_default()

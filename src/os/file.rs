@@ -38,7 +38,7 @@ pub(crate) fn open_like(path: &Path, create: bool, like: Likeness) -> io::Result
     }
 }
 
-/// The same, to be kept, with which file it is.
+/// Opens `path` as [`open_like`] does, to be kept, and says which file it is.
 pub(crate) fn open_to_keep(path: &Path, like: Likeness) -> io::Result<(Kept, FileIdentity)> {
     match open_and_look(AT_FDCWD, path, OFlag::O_RDWR, Names::One) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => keep(open_like(path, true, like)?),
@@ -172,7 +172,7 @@ pub(super) fn open_at(
     open_and_look(dir, name, how, names).map(|(file, _)| file)
 }
 
-/// The same, with which file it is.
+/// Opens a file as [`open_at`] does, and says which file it is.
 fn open_and_look(
     dir: BorrowedFd<'_>,
     name: &Path,
@@ -198,7 +198,7 @@ fn open_and_look(
     Ok((file, identity))
 }
 
-/// The same, made if there is nothing.
+/// Opens the file `name` in `dir`, or makes it.
 pub(super) fn open_or_create_at(
     dir: BorrowedFd<'_>,
     name: &Path,
@@ -301,7 +301,7 @@ impl Likeness {
         Ok((Likeness::of_stat(&stat), links))
     }
 
-    /// The same for a file that only those may open who may write.
+    /// Those of a file that only those may open who may write.
     pub(crate) fn for_writers(self) -> Likeness {
         let writers = self.mode & 0o222;
         Likeness {
@@ -320,7 +320,7 @@ impl Likeness {
         }
     }
 
-    /// The same for a directory: search permission goes with read permission.
+    /// Those of a directory: search permission goes with read permission.
     pub(crate) fn of_dir(self) -> Likeness {
         Likeness {
             mode: self.mode | (self.mode & 0o444) >> 2,

@@ -85,7 +85,7 @@ impl Stamp {
         })
     }
 
-    /// The same moment, under another id.
+    /// That moment, under another id.
     pub(crate) fn with_tid(self, tid: u32) -> Stamp {
         Stamp { tid, ..self }
     }

@@ -13,7 +13,7 @@ pub(crate) fn draw(ticket: &AtomicU64, seen: Word) -> Option<u64> {
     (above && sequence <= SEQUENCE_MAX).then_some(sequence)
 }
 
-/// The same, raising the ticket if it is behind: after damage, or when a removal was begun and undone.
+/// A token for a grant after `seen`, of a ticket that is raised if it is behind: after damage, or when a removal was begun and undone.
 pub(crate) fn draw_above(ticket: &AtomicU64, seen: Word) -> Option<u64> {
     let least = next_sequence(seen)?;
     if !left_out(Rule::TokenAboveWord) {

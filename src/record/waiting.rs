@@ -65,7 +65,7 @@ pub(crate) fn wait<W: Waiter>(waiter: &mut W) -> Result<Option<W::Grant>, W::Err
     }
 }
 
-/// The same, and says where it `slept` last.
+/// Waits, and says where the waiter `slept` last.
 fn wait_where<W: Waiter>(
     waiter: &mut W,
     slept: &mut Option<W::Place>,

@@ -149,8 +149,8 @@ impl Store {
         }
     }
 
-    /// The same for what makes keys, which would take half as long again: each time whether the slab has a
-    /// name at all, and once in some milliseconds whether it is the one that its path leads to.
+    /// Notices that the store was removed, each time that a key is made; and once in some milliseconds also that another
+    /// one was put in its place, for to ask that each time would take half as long again.
     pub(crate) fn check_in_place_often(&self) -> Result<()> {
         match self.looked_lately() {
             true => self.check_named(),
@@ -158,7 +158,8 @@ impl Store {
         }
     }
 
-    /// The same for what cannot afford a system call each time: once in some milliseconds.
+    /// Notices once in some milliseconds that the store was removed or replaced: for what cannot afford a system call
+    /// each time.
     #[inline]
     pub(crate) fn check_in_place_seldom(&self) -> Result<()> {
         if self.looked_lately() {

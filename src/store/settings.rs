@@ -215,7 +215,7 @@ impl Limits {
         }
     }
 
-    /// The same for what so many shards are to share: what each has at least is not to be more than was asked for.
+    /// Refuses a limit that so many shards cannot share: what each has at least is not to be more than was asked for.
     pub(crate) fn check_for(&self, shards: usize) -> Result<()> {
         let least = SIZE_LIMIT_MIN * shards as u64;
         match self.size_limit {
@@ -228,7 +228,7 @@ impl Limits {
         }
     }
 
-    /// The same for a store that is there, whose log may be larger than a new limit.
+    /// Writes the settings of a store that is there, whose log may be larger than a new limit.
     pub(crate) fn change(&self, slab: &Slab) {
         if self.size_limit.is_some() {
             // The bound of before holds until the log fits. Release, here and below: who knows the new limit knows that.

@@ -82,7 +82,7 @@ impl Peer {
         self.hear()
     }
 
-    /// The same, of a number.
+    /// Says a line, and hears a number.
     pub fn ask_number(&mut self, line: &str) -> Answer<f64> {
         number(&self.ask(line)?)
     }

@@ -70,7 +70,7 @@ impl Failure {
         }
     }
 
-    /// The same failure seen from `run`, whose status 1 would look like the command's own, and from what asks
+    /// This failure seen from `run`, whose status 1 would look like the command's own, and from what asks
     /// for a value, whose status 1 is an answer.
     pub fn of_run(self) -> Failure {
         match self.status {
@@ -82,7 +82,7 @@ impl Failure {
         }
     }
 
-    /// The same failure, told after something else.
+    /// This failure, told after something else.
     pub fn after(self, first: impl Display) -> Failure {
         let message = match self.message {
             Some(message) => format!("{first}: {message}"),

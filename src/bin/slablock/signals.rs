@@ -118,7 +118,7 @@ impl Signals {
         self.next_beside(until, &[])
     }
 
-    /// The same, and also `None` as soon as one of these can be read.
+    /// The next signal, or `None` when it is `until`, or as soon as one of these can be read.
     pub fn next_beside(
         &self,
         until: Option<Instant>,

@@ -33,7 +33,7 @@ fn explore(model: impl Fn() + Sync + Send + 'static) {
     explore_with(None, model);
 }
 
-/// The same with at most so many preemptions: switches away from a thread that could have gone on. For models
+/// Runs a model in every interleaving with at most so many preemptions: switches away from a thread that could have gone on. For models
 /// that do not end within a minute otherwise. Going to sleep is none, so where that is what matters one says
 /// a lot.
 #[track_caller]

@@ -26,7 +26,7 @@ pub(crate) struct Handle {
     pub(crate) tag: Box<[u8]>,
     /// For locks and semaphores the lease, for averages how long they last.
     pub(crate) expire: Option<Duration>,
-    /// The same in microseconds.
+    /// That time in microseconds.
     pub(crate) lease_us: Option<u64>,
     /// Of a semaphore, otherwise 0.
     permits: u32,
@@ -76,7 +76,7 @@ impl Handle {
         }
     }
 
-    /// The same with other settings, for the builder methods.
+    /// A handle with other settings, for the builder methods.
     pub(crate) fn with(&self, change: impl FnOnce(&mut Handle)) -> Handle {
         let mut new = Handle {
             store: Arc::clone(&self.store),
@@ -188,7 +188,7 @@ impl Handle {
         self.locate_within(Patience::Forever)
     }
 
-    /// The same. Errors: `StructureBusy` if the patience was over before it could be said.
+    /// Where the key is now. Errors: `StructureBusy` if the patience was over before it could be said.
     pub(crate) fn locate_within(&self, patience: Patience) -> Result<Option<SlotRef>> {
         if let Some(spot) = self.remembered().filter(|s| self.is_current(*s)) {
             return Ok(Some(spot));

@@ -32,7 +32,7 @@ impl Handle {
         self.acquire_unless(patience, &|| false)
     }
 
-    /// The same, but whoever has slept gives up when `needless` says so. `None` then, too.
+    /// Acquires, unless a waiter that has slept is told by `needless` to give up. `None` then, too.
     #[cold]
     pub(crate) fn acquire_unless(
         &self,
@@ -95,7 +95,7 @@ impl Handle {
         }
     }
 
-    /// The same while the key is where it was; `None` when it is not.
+    /// First block and number of permits while the key is where it was; `None` when it is not.
     pub(in crate::store) fn current_range(&self, spot: SlotRef) -> Result<Option<(u32, u32)>> {
         let range = self.hold_range(spot);
         // What is read of another life's permits, and be it nonsense, means nothing.

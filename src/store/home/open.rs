@@ -91,7 +91,7 @@ fn new_store(
     })
 }
 
-/// The same as [`open`], but for the table of open stores: a participant of its own each time.
+/// Opens as [`open`] does, but for the table of open stores: a participant of its own each time.
 #[cfg(any(fuzzing, test))]
 pub(crate) fn open_apart(dir: &Path, settings: &Settings) -> Result<Arc<Store>> {
     prepare_dir(dir, settings)?;

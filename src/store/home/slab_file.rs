@@ -31,7 +31,7 @@ pub(in crate::store) fn map(dir: &Path) -> Result<Option<Box<Slab>>> {
     map_unchecked(dir)?.map(whole).transpose()
 }
 
-/// The same for reading alone: opened and mapped so that nothing of it can be written.
+/// Maps the slab of `dir` for reading alone: so that nothing of it can be written.
 pub(in crate::store) fn map_to_read(dir: &Path) -> Result<Option<Box<Slab>>> {
     let slab = map_by(dir, file::open_to_read_with_names, Slab::map_to_read)?;
     slab.map(whole).transpose()
@@ -45,7 +45,7 @@ fn whole(slab: Box<Slab>) -> Result<Box<Slab>> {
     }
 }
 
-/// The same without a look at the file's length, for repair.
+/// Maps the slab of `dir` without a look at the file's length, for repair.
 pub(in crate::store) fn map_unchecked(dir: &Path) -> Result<Option<Box<Slab>>> {
     map_by(dir, file::open_with_names, Slab::map)
 }

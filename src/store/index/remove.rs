@@ -40,8 +40,8 @@ impl StripeGuard<'_> {
         self.retire_untold(found, bucket, force, &[], wanted)
     }
 
-    /// The same of a semaphore that is about to be made again, and of whose permits some were abandoned: which words
-    /// those are, with the stamps of the dead. One of them is noted in the stripe until a word says it again, of the
+    /// Takes a semaphore away that is about to be made again, and of whose permits some were abandoned: `untold` says which
+    /// words those are, with the stamps of the dead. One of them is noted in the stripe until a word says it again, of the
     /// old key if this is undone, otherwise of the new one.
     pub(in crate::store) fn retire_untold(
         &self,

@@ -46,7 +46,7 @@ impl Store {
         self.stripe_guard(process, number, lock)
     }
 
-    /// The same, waiting no longer than `patience` allows; `None`: somebody has it, stopped perhaps. Stripes
+    /// Locks a stripe, waiting no longer than `patience` allows; `None`: somebody has it, stopped perhaps. Stripes
     /// are held for microseconds: even who will not wait for a key waits that long for one.
     pub(crate) fn lock_stripe_within(
         &self,

@@ -46,7 +46,7 @@ impl Store {
         Ok(())
     }
 
-    /// The same for who is about to decide something: the journal is empty afterwards.
+    /// Ends a transaction before another one is decided: the journal is empty afterwards.
     pub(in crate::store) fn settle_for_good(&self) -> Result<()> {
         match self.is_settled() {
             true => Ok(()),

@@ -35,7 +35,7 @@ fn join_home(store: &Arc<Store>, home: &Arc<Store>) {
     });
 }
 
-/// The same for one that was opened alone, if it is a shard.
+/// Tells a store that was opened alone whose journal is its own, if it is a shard.
 pub(crate) fn join_alone(store: &Arc<Store>) -> Result<()> {
     if store.shards.get().is_some() {
         return Ok(());

@@ -66,7 +66,7 @@ impl Store {
         }
     }
 
-    /// The same for what was dead in memory just now, of which the medium may not know yet.
+    /// Gives back what became dead in memory just now, of which the device may not know yet.
     pub(crate) fn give_back_soon(&self, all: &[Dead]) {
         let must_wait = self.is_durable() && all.iter().any(Dead::is_large);
         let sync = || self.sync_slab_since(self.known()?);

@@ -158,7 +158,7 @@ impl Store {
         Ok(self.usage_and_segments()?.0)
     }
 
-    /// The same, and of how many segments it is.
+    /// How much the log takes, and of how many segments it consists.
     pub(crate) fn usage_and_segments(&self) -> Result<(Usage, usize)> {
         let all = self.segments()?;
         Ok((usage_of(&all), all.len()))
@@ -225,7 +225,7 @@ impl Store {
         }
     }
 
-    /// The same, and waits for the medium if values are to survive a power failure: before a cell leads there.
+    /// Appends, and waits for the device if values are to survive a power failure: before a cell leads there.
     pub(crate) fn append_durably(
         &self,
         key: &[u8],
@@ -272,7 +272,8 @@ impl Store {
         bound_of(self.size_limit())
     }
 
-    /// The same for what is moved: after the limit was lowered, what it was before, and then ever less.
+    /// What the log never takes more than while values are moved: after the limit was lowered, what it was before, and
+    /// then ever less.
     fn bound_for_moving(&self) -> u64 {
         let bound = self.bound();
         bound.max(self.slab.header().falling.load(Ordering::Acquire))

@@ -84,7 +84,7 @@ impl Store {
         self.noted(What::Slot { id, generation })
     }
 
-    /// The same for the lock of transactions.
+    /// Notes that this thread has the lock of transactions, until what is returned is dropped.
     pub(crate) fn note_transaction(&self) -> Noted {
         self.noted(What::Transactions)
     }
@@ -102,7 +102,7 @@ impl Store {
         }
     }
 
-    /// The same for a transaction inside another one.
+    /// Refuses to begin a transaction inside another one, which would wait for ever.
     pub(crate) fn check_no_transaction(&self) -> Result<()> {
         match self.is_mine(What::Transactions) {
             false => Ok(()),

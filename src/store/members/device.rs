@@ -108,7 +108,7 @@ impl Store {
         })
     }
 
-    /// The same if values are to survive a power failure.
+    /// What is known of the device, if values are to survive a power failure.
     #[inline]
     pub(crate) fn known_if_durable(&self) -> Result<Option<Known>> {
         match self.is_durable() {

@@ -62,7 +62,7 @@ pub(in crate::store) fn take_oldest(
 }
 
 impl Store {
-    /// The same, of a part of the slots, another one each time: the next one in which anything goes.
+    /// Evicts from a part of the slots, another one each time: the next one in which anything can be evicted.
     pub(in crate::store) fn evict_some(&self, bytes: u64, only_large: bool) -> Result<Evicted> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let wanted = bytes.max(self.size_limit() / 64);

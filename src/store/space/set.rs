@@ -209,7 +209,7 @@ impl Store {
         self.latch_within(key, hash, make, Patience::Forever)
     }
 
-    /// The same, waiting no longer than `patience` allows: then `None`, too.
+    /// Takes the latch of a value, waiting no longer than `patience` allows: then `None`, too.
     #[inline]
     pub(crate) fn latch_within(
         self: &Arc<Store>,

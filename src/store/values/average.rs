@@ -81,7 +81,7 @@ impl Average {
         (new.total + new.lost).is_finite().then_some(new)
     }
 
-    /// The same, or nothing if its time is over.
+    /// This average, or an empty one if its time is over.
     #[inline(always)]
     fn at(self, now_us: impl FnOnce() -> u64) -> Average {
         if self.expires_us != 0 && now_us() >= self.expires_us {

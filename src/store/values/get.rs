@@ -36,7 +36,7 @@ impl Store {
         }
     }
 
-    /// The same where a walk without the lock found none.
+    /// The key of a value, looked for under its stripe, where a walk without it found none.
     #[inline(never)]
     fn find_value_slowly(&self, key: &[u8], hash: u64) -> Result<Option<KeyEntry>> {
         if self.is_miss(key, hash) {
@@ -66,7 +66,7 @@ impl Store {
         Ok(got)
     }
 
-    /// The same with the tag.
+    /// The value under a key, with its tag and its expiry.
     pub(crate) fn whole_value(&self, key: &[u8]) -> Result<Option<Whole>> {
         let mut whole = Whole::default();
         let got = self.look_up(key, &mut whole.value, Some(&mut whole.tag))?;

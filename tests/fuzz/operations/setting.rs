@@ -146,7 +146,7 @@ pub enum Guard {
     Permit(SemaphoreGuard<'static>),
 }
 
-/// The same call on whatever guard it is.
+/// A call on whatever guard it is.
 macro_rules! with_guard {
     ($guard:expr, $name:ident => $call:expr) => {
         match $guard {

@@ -49,7 +49,7 @@ pub trait Lock {
     /// Adds one to the counter of `page`, not in one step, as long as that says so. Returns how often.
     fn count(&mut self, page: &Words, most: u64) -> Answer<u64>;
 
-    /// The same, and lets others run in the midst of it.
+    /// Adds as `count` does, and lets others run in the midst of it.
     fn count_slowly(&mut self, page: &Words, most: u64) -> Answer<u64>;
 
     /// As `count`, and how long each took.

@@ -88,7 +88,7 @@ impl Words {
         self.at(COUNTER).store(seen + 1, Ordering::Relaxed);
     }
 
-    /// The same, and lets others run in between: who has no lock loses nearly all.
+    /// Adds one to the counter, and lets others run in between: without a lock nearly all is lost.
     pub fn add_one_slowly(&self) {
         let seen = self.counter();
         thread::yield_now();

@@ -104,7 +104,7 @@ fn grouped(number: f64) -> String {
     thousands(number.round() as u64)
 }
 
-/// The same.
+/// A whole number, its thousands apart.
 pub fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();

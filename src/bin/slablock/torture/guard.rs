@@ -31,7 +31,7 @@ pub enum Guard<'a> {
     Semaphore(SemaphoreGuard<'a>),
 }
 
-/// The same method of whichever guard it is.
+/// A method of whichever guard it is.
 macro_rules! of_any {
     ($guard:expr, $inner:ident => $call:expr) => {
         match $guard {

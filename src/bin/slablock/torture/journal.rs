@@ -61,7 +61,7 @@ events! {
     "take" Take { key, token, asked, permit, died, overran }
     /// At `asked`, the library was asked whether the hold stands, and said yes.
     "stands" Stands { key, token, asked }
-    /// The same for renewing.
+    /// At `asked`, the library was asked to renew the hold, and did.
     "renewed" Renewed { key, token, asked }
     /// It is about to give back; `count` is what it wrote to the counter, 0 if there is none.
     "give" Give { key, token, count }
