@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::cache::Cache;
 use crate::error::Result;
+use crate::key::AsKey;
 use crate::slab::Tenant;
 use crate::store::holds::handle::Handle;
 use crate::types::Summary;
@@ -48,8 +49,8 @@ pub struct Averager {
 
 impl Averager {
     /// The average under `key` in `place`. See [`Lock::new`](crate::Lock::new).
-    pub fn new(cache: &Cache, key: impl AsRef<[u8]>) -> Averager {
-        let key = key.as_ref();
+    pub fn new(cache: &Cache, key: impl AsKey) -> Averager {
+        let key = key.as_key();
         let store = Arc::clone(cache.store_of(key));
         Averager {
             handle: Arc::new(Handle::new(store, Tenant::Averager, key, 0)),

@@ -41,6 +41,8 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 #[cfg(not(loom))]
+mod key;
+#[cfg(not(loom))]
 mod lock;
 #[cfg(not(loom))]
 mod rlock;
@@ -73,6 +75,7 @@ pub use crate::{
     averager::Averager,
     cache::{Cache, Computed, Entry, FanoutCache, Iter, Options, Reader, SetOptions, Transaction},
     error::{Error, Result},
+    key::AsKey,
     lock::{Lock, LockGuard},
     rlock::{RLock, RLockGuard},
     semaphore::{BoundedSemaphore, SemaphoreGuard},

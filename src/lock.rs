@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::cache::Cache;
 use crate::error::Result;
+use crate::key::AsKey;
 use crate::slab::Tenant;
 use crate::store::holds::guard::{Anchor, Held};
 use crate::store::holds::handle::Handle;
@@ -55,8 +56,8 @@ pub struct Lock {
 impl Lock {
     /// The lock under `key` in `place`. Does no I/O: a key that is empty, longer than 1,024 bytes or of
     /// another kind is reported by the first use.
-    pub fn new(cache: &Cache, key: impl AsRef<[u8]>) -> Lock {
-        let key = key.as_ref();
+    pub fn new(cache: &Cache, key: impl AsKey) -> Lock {
+        let key = key.as_key();
         let store = Arc::clone(cache.store_of(key));
         Lock {
             handle: Arc::new(Handle::new(store, Tenant::Lock, key, 0)),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::cache::Cache;
 use crate::error::Result;
+use crate::key::AsKey;
 use crate::os::fork;
 use crate::record::{Hold, Word};
 use crate::slab::Tenant;
@@ -101,8 +102,8 @@ thread_local! {
 
 impl RLock {
     /// The lock under `key` in `place`. See [`Lock::new`](crate::Lock::new).
-    pub fn new(cache: &Cache, key: impl AsRef<[u8]>) -> RLock {
-        let key = key.as_ref();
+    pub fn new(cache: &Cache, key: impl AsKey) -> RLock {
+        let key = key.as_key();
         let store = Arc::clone(cache.store_of(key));
         RLock {
             handle: Arc::new(Handle::new(store, Tenant::RLock, key, 0)),

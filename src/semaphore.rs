@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::cache::Cache;
 use crate::error::Result;
+use crate::key::AsKey;
 use crate::slab::Tenant;
 use crate::store::holds::guard::{Anchor, Held};
 use crate::store::holds::handle::Handle;
@@ -58,8 +59,8 @@ impl BoundedSemaphore {
     /// number: see [`SemaphoreGuard::recovered`]. Of more dead than there are permits now, the first are told of; so is at
     /// least one of them if whoever takes over is killed in the midst of it. Of those whose leases were over, the one who
     /// takes over is told of one, unless somebody died.
-    pub fn new(cache: &Cache, key: impl AsRef<[u8]>, value: u32) -> BoundedSemaphore {
-        let key = key.as_ref();
+    pub fn new(cache: &Cache, key: impl AsKey, value: u32) -> BoundedSemaphore {
+        let key = key.as_key();
         let store = Arc::clone(cache.store_of(key));
         BoundedSemaphore {
             handle: Arc::new(Handle::new(store, Tenant::Semaphore, key, value)),

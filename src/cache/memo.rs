@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::cache::{Cache, SetOptions};
 use crate::error::Error;
+use crate::key::AsKey;
 use crate::store::Store;
 use crate::store::key_entry::check_lengths;
 use crate::store::space::set::When;
@@ -64,7 +65,7 @@ impl Cache {
     /// ```
     pub fn get_or_insert_with<E: From<Error>>(
         &self,
-        key: impl AsRef<[u8]>,
+        key: impl AsKey,
         options: &SetOptions,
         compute: impl FnOnce() -> Result<Vec<u8>, E>,
     ) -> Result<Vec<u8>, E> {
@@ -95,11 +96,11 @@ impl Cache {
     /// ```
     pub fn compute_if_missing<E: From<Error>>(
         &self,
-        key: impl AsRef<[u8]>,
+        key: impl AsKey,
         options: &SetOptions,
         compute: impl FnOnce() -> Result<Vec<u8>, E>,
     ) -> Result<Computed, E> {
-        let key = key.as_ref();
+        let key = key.as_key();
         let store = self.store_of(key);
         memo(store, key, options, None, compute)
     }
@@ -125,12 +126,12 @@ impl Cache {
     /// finite.
     pub fn get_or_refresh<E: From<Error>>(
         &self,
-        key: impl AsRef<[u8]>,
+        key: impl AsKey,
         options: &SetOptions,
         beta: f64,
         compute: impl FnOnce() -> Result<Vec<u8>, E>,
     ) -> Result<Vec<u8>, E> {
-        let key = key.as_ref();
+        let key = key.as_key();
         let store = self.store_of(key);
         let computed = memo(store, key, options, Some(beta), compute)?;
         Ok(computed.value)

@@ -20,6 +20,7 @@ pub use transaction::Transaction;
 pub use values::{Entry, Iter, SetOptions};
 
 use crate::error::Result;
+use crate::key::AsKey;
 use crate::record::Force;
 use crate::store::Store;
 use crate::store::care::check::CheckReport;
@@ -185,8 +186,8 @@ impl Cache {
 
     /// Removes a key, whoever holds it: the holder finds it lost, waiters start over. `false` if there is
     /// none.
-    pub fn remove(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        let key = key.as_ref();
+    pub fn remove(&self, key: impl AsKey) -> Result<bool> {
+        let key = key.as_key();
         self.store_of(key).remove(key)
     }
 
@@ -213,8 +214,8 @@ impl Cache {
     }
 
     /// One key and how it stands; `None` if there is none.
-    pub fn key_info(&self, key: impl AsRef<[u8]>) -> Result<Option<KeyInfo>> {
-        let key = key.as_ref();
+    pub fn key_info(&self, key: impl AsKey) -> Result<Option<KeyInfo>> {
+        let key = key.as_key();
         self.store_of(key).key_info(key)
     }
 
@@ -329,9 +330,9 @@ impl Cache {
 
     /// What keeps alive what this process holds under one key, and all else that lies in the same shard. See
     /// [`lifeline`](Self::lifeline), of which this is the smaller part where there are several shards.
-    pub fn lifeline_of(&self, key: impl AsRef<[u8]>) -> Result<Lifeline> {
+    pub fn lifeline_of(&self, key: impl AsKey) -> Result<Lifeline> {
         Ok(Lifeline {
-            descriptors: self.store_of(key.as_ref()).lifeline()?.into(),
+            descriptors: self.store_of(key.as_key()).lifeline()?.into(),
         })
     }
 }

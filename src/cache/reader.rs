@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::cache::values::Entry;
 use crate::cache::{Cache, spread};
 use crate::error::{Error, Result};
+use crate::key::AsKey;
 use crate::slab::hash::hash;
 use crate::store::care::check::CheckReport;
 use crate::store::care::reader::{Decided, ReadStore};
@@ -149,13 +150,13 @@ impl Reader {
     ///
     /// `KindMismatch` if the key is none of a value; `KeyLength`. `StructureBusy` if others change the structure of its
     /// part of the store so fast that it cannot be told whether there is such a key.
-    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
+    pub fn get(&self, key: impl AsKey) -> Result<Option<Vec<u8>>> {
         Ok(self.entry(key)?.map(|entry| entry.value))
     }
 
     /// The value, its tag, and how long it will be there, all of the same moment.
-    pub fn entry(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>> {
-        let key = key.as_ref();
+    pub fn entry(&self, key: impl AsKey) -> Result<Option<Entry>> {
+        let key = key.as_key();
         let whole = self.of_key(key, |shard, decided| shard.value(decided, key))?;
         Ok(whole.map(|whole| Entry {
             value: whole.value,
@@ -166,14 +167,14 @@ impl Reader {
 
     /// The average under a key; `None`: nothing was added, or it is over. Errors: as for [`get`](Self::get); `Corrupt`
     /// if it fails its checksum.
-    pub fn summary(&self, key: impl AsRef<[u8]>) -> Result<Option<Summary>> {
-        let key = key.as_ref();
+    pub fn summary(&self, key: impl AsKey) -> Result<Option<Summary>> {
+        let key = key.as_key();
         self.of_key(key, |shard, _| shard.summary(key))
     }
 
     /// One key and how it stands; `None` if there is none. Errors: `KeyLength`, `StructureBusy`.
-    pub fn key_info(&self, key: impl AsRef<[u8]>) -> Result<Option<KeyInfo>> {
-        let key = key.as_ref();
+    pub fn key_info(&self, key: impl AsKey) -> Result<Option<KeyInfo>> {
+        let key = key.as_key();
         self.of_key(key, |shard, decided| shard.key_info(decided, key))
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::cache::Cache;
 use crate::cache::values::SetOptions;
 use crate::error::{Error, Result};
+use crate::key::AsKey;
 use crate::store::Store;
 use crate::store::space::integer::integer_after;
 use crate::store::space::set::New;
@@ -25,41 +26,41 @@ impl<'a> Transaction<'a> {
     }
 
     /// The value; `None` if there is none. Nobody else changes it until the transaction has ended.
-    pub fn get(&mut self, key: impl AsRef<[u8]>) -> Result<Option<&[u8]>> {
-        let key = key.as_ref();
+    pub fn get(&mut self, key: impl AsKey) -> Result<Option<&[u8]>> {
+        let key = key.as_key();
         let (shard, store) = self.of_key(key);
         let whole = self.ongoing.get(shard, store, key)?;
         Ok(whole.map(|whole| &whole.value[..]))
     }
 
     /// Sets a value, for ever and without a tag.
-    pub fn set(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
+    pub fn set(&mut self, key: impl AsKey, value: impl AsRef<[u8]>) -> Result<()> {
         self.set_with(key, value, &SetOptions::default())
     }
 
     /// Sets a value with an expiry or a tag.
     pub fn set_with(
         &mut self,
-        key: impl AsRef<[u8]>,
+        key: impl AsKey,
         value: impl AsRef<[u8]>,
         options: &SetOptions,
     ) -> Result<()> {
-        let key = key.as_ref();
+        let key = key.as_key();
         let (shard, store) = self.of_key(key);
         let new = options.new_value(value.as_ref())?;
         self.ongoing.set(shard, store, key, &new)
     }
 
     /// Deletes a value. `false`: there is none.
-    pub fn delete(&mut self, key: impl AsRef<[u8]>) -> Result<bool> {
-        let key = key.as_ref();
+    pub fn delete(&mut self, key: impl AsKey) -> Result<bool> {
+        let key = key.as_key();
         let (shard, store) = self.of_key(key);
         self.ongoing.delete(shard, store, key)
     }
 
     /// Adds to an integer, and returns the sum; what is not there counts as 0. See [`Cache::incr`].
-    pub fn incr(&mut self, key: impl AsRef<[u8]>, delta: i64) -> Result<i64> {
-        let key = key.as_ref();
+    pub fn incr(&mut self, key: impl AsKey, delta: i64) -> Result<i64> {
+        let key = key.as_key();
         let (shard, store) = self.of_key(key);
         let old = self.ongoing.get(shard, store, key)?;
         let number = integer_after(key, old.map(|w| &w.value[..]), delta.into(), 0)?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::cache::Cache;
 use crate::error::{Error, Result};
+use crate::key::AsKey;
 use crate::slab::layout::STRIPES;
 use crate::store::Store;
 use crate::store::expiry::{expires_ms, left_until};
@@ -159,24 +160,24 @@ impl Cache {
     /// # }
     /// ```
     #[inline]
-    pub fn set(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
+    pub fn set(&self, key: impl AsKey, value: impl AsRef<[u8]>) -> Result<()> {
         let new = New {
             value: value.as_ref(),
             tag: &[],
             expires_ms: 0,
         };
-        let key = key.as_ref();
+        let key = key.as_key();
         self.store_of(key).put(key, &new, When::Always).map(drop)
     }
 
     /// Sets a value with an expiry or a tag. See [`set`](Self::set).
     pub fn set_with(
         &self,
-        key: impl AsRef<[u8]>,
+        key: impl AsKey,
         value: impl AsRef<[u8]>,
         options: &SetOptions,
     ) -> Result<()> {
-        self.put(key.as_ref(), value.as_ref(), options, When::Always)
+        self.put(key.as_key(), value.as_ref(), options, When::Always)
             .map(drop)
     }
 
@@ -186,39 +187,39 @@ impl Cache {
     }
 
     /// Sets a value if there is none. `false`: there is one.
-    pub fn add(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<bool> {
+    pub fn add(&self, key: impl AsKey, value: impl AsRef<[u8]>) -> Result<bool> {
         self.add_with(key, value, &SetOptions::default())
     }
 
     /// Sets a value with an expiry or a tag, if there is none. See [`add`](Self::add).
     pub fn add_with(
         &self,
-        key: impl AsRef<[u8]>,
+        key: impl AsKey,
         value: impl AsRef<[u8]>,
         options: &SetOptions,
     ) -> Result<bool> {
-        self.put(key.as_ref(), value.as_ref(), options, When::Absent)
+        self.put(key.as_key(), value.as_ref(), options, When::Absent)
     }
 
     /// Sets a value if there is one already. `false`: there is none.
-    pub fn replace(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<bool> {
+    pub fn replace(&self, key: impl AsKey, value: impl AsRef<[u8]>) -> Result<bool> {
         self.replace_with(key, value, &SetOptions::default())
     }
 
     /// Sets a value with an expiry or a tag, if there is one already. See [`replace`](Self::replace).
     pub fn replace_with(
         &self,
-        key: impl AsRef<[u8]>,
+        key: impl AsKey,
         value: impl AsRef<[u8]>,
         options: &SetOptions,
     ) -> Result<bool> {
-        self.put(key.as_ref(), value.as_ref(), options, When::Present)
+        self.put(key.as_key(), value.as_ref(), options, When::Present)
     }
 
     /// Sets a value if what is there is `old`, byte by byte. `false`: it is another, or none.
     pub fn compare_and_swap(
         &self,
-        key: impl AsRef<[u8]>,
+        key: impl AsKey,
         old: impl AsRef<[u8]>,
         new: impl AsRef<[u8]>,
     ) -> Result<bool> {
@@ -229,13 +230,13 @@ impl Cache {
     /// [`compare_and_swap`](Self::compare_and_swap).
     pub fn compare_and_swap_with(
         &self,
-        key: impl AsRef<[u8]>,
+        key: impl AsKey,
         old: impl AsRef<[u8]>,
         new: impl AsRef<[u8]>,
         options: &SetOptions,
     ) -> Result<bool> {
         let when = When::Equal(old.as_ref());
-        self.put(key.as_ref(), new.as_ref(), options, when)
+        self.put(key.as_key(), new.as_ref(), options, when)
     }
 
     /// The value; `None`: there is none, it is over, or it is damaged.
@@ -244,8 +245,8 @@ impl Cache {
     /// gets it, and not each time: of its file what was sound is believed until this process has got or
     /// set a few hundred others, or [`check`](Self::check) has found it damaged.
     #[inline]
-    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
-        let (key, mut value) = (key.as_ref(), Vec::new());
+    pub fn get(&self, key: impl AsKey) -> Result<Option<Vec<u8>>> {
+        let (key, mut value) = (key.as_key(), Vec::new());
         let got = self.store_of(key).get_value(key, &mut value)?;
         Ok(got.map(|_| value))
     }
@@ -253,24 +254,20 @@ impl Cache {
     /// Puts the value in place of what is in `into`, whose memory is used again. `false`: there is
     /// none, and `into` means nothing.
     #[inline]
-    pub fn get_into(&self, key: impl AsRef<[u8]>, into: &mut Vec<u8>) -> Result<bool> {
-        let key = key.as_ref();
+    pub fn get_into(&self, key: impl AsKey, into: &mut Vec<u8>) -> Result<bool> {
+        let key = key.as_key();
         Ok(self.store_of(key).get_value(key, into)?.is_some())
     }
 
     /// Shows the value to `look`, without allocating memory each time: it is copied once, into a
     /// buffer of this thread, because other processes may replace it at any moment.
-    pub fn read<T>(
-        &self,
-        key: impl AsRef<[u8]>,
-        look: impl FnOnce(&[u8]) -> T,
-    ) -> Result<Option<T>> {
+    pub fn read<T>(&self, key: impl AsKey, look: impl FnOnce(&[u8]) -> T) -> Result<Option<T>> {
         with_buffer(|buffer| Ok(self.get_into(key, buffer)?.then(|| look(buffer))))
     }
 
     /// The value, its tag, and how long it will be there, all of the same moment.
-    pub fn entry(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>> {
-        let key = key.as_ref();
+    pub fn entry(&self, key: impl AsKey) -> Result<Option<Entry>> {
+        let key = key.as_key();
         let whole = self.store_of(key).whole_value(key)?;
         Ok(whole.map(|whole| Entry {
             value: whole.value,
@@ -292,14 +289,14 @@ impl Cache {
     /// Whether there is a value. Not counted as a hit or a miss. The bytes of a value that does not lie in
     /// the slots are not looked at: one that is damaged there counts as a value here, as it does for
     /// `replace`, `touch` and `delete`, until it is set anew.
-    pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        let key = key.as_ref();
+    pub fn contains(&self, key: impl AsKey) -> Result<bool> {
+        let key = key.as_key();
         Ok(self.store_of(key).peek_value(key)?.is_some())
     }
 
     /// Deletes a value. `false`: there was none.
-    pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        let key = key.as_ref();
+    pub fn delete(&self, key: impl AsKey) -> Result<bool> {
+        let key = key.as_key();
         Ok(self.store_of(key).take_value(key, false)?.is_some())
     }
 
@@ -310,14 +307,14 @@ impl Cache {
     /// After any error the value is there still. With [`Durability::PowerLoss`](crate::Durability) that may be
     /// one of the device, which has failed to write that the value is gone: then others may have missed the
     /// value for a moment, and a power failure before [`sync`](Self::sync) has made that good may take it away.
-    pub fn pop(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
-        let key = key.as_ref();
+    pub fn pop(&self, key: impl AsKey) -> Result<Option<Vec<u8>>> {
+        let key = key.as_key();
         self.store_of(key).take_value(key, true)
     }
 
     /// Gives a value another expiry, from now; `None`: for ever. `false`: there is none.
-    pub fn touch(&self, key: impl AsRef<[u8]>, expire: Option<Duration>) -> Result<bool> {
-        let key = key.as_ref();
+    pub fn touch(&self, key: impl AsKey, expire: Option<Duration>) -> Result<bool> {
+        let key = key.as_key();
         self.store_of(key).touch_value(key, expires_ms(expire)?)
     }
 
@@ -343,25 +340,25 @@ impl Cache {
     /// # }
     /// ```
     #[inline]
-    pub fn incr(&self, key: impl AsRef<[u8]>, by: i64) -> Result<i64> {
+    pub fn incr(&self, key: impl AsKey, by: i64) -> Result<i64> {
         self.incr_or(key, by, 0)
     }
 
     /// Adds to an integer that counts as `start` where there is none. See [`incr`](Self::incr).
     #[inline]
-    pub fn incr_or(&self, key: impl AsRef<[u8]>, by: i64, start: i64) -> Result<i64> {
-        let key = key.as_ref();
+    pub fn incr_or(&self, key: impl AsKey, by: i64, start: i64) -> Result<i64> {
+        let key = key.as_key();
         self.store_of(key).add_to(key, by.into(), start)
     }
 
     /// Takes from an integer. See [`incr`](Self::incr).
-    pub fn decr(&self, key: impl AsRef<[u8]>, by: i64) -> Result<i64> {
+    pub fn decr(&self, key: impl AsKey, by: i64) -> Result<i64> {
         self.decr_or(key, by, 0)
     }
 
     /// Takes from an integer that counts as `start` where there is none. See [`incr`](Self::incr).
-    pub fn decr_or(&self, key: impl AsRef<[u8]>, by: i64, start: i64) -> Result<i64> {
-        let key = key.as_ref();
+    pub fn decr_or(&self, key: impl AsKey, by: i64, start: i64) -> Result<i64> {
+        let key = key.as_key();
         self.store_of(key).add_to(key, -i128::from(by), start)
     }
 }

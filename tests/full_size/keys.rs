@@ -197,7 +197,7 @@ fn the_longest_lease_is_a_lease() {
         guard.release().unwrap();
     }
     let zero = Lock::new(&cache, "key").lease(Duration::ZERO);
-    assert_error!(zero.acquire(), Error::Invalid { .. }, ["expire"]);
+    assert_error!(zero.acquire(), Error::Invalid { .. }, ["lease"]);
 }
 
 /// So many keys in one transaction.

@@ -349,8 +349,11 @@ impl Handle {
     fn check_settings(&self) -> Result<()> {
         check_lengths(&self.key, &self.tag)?;
         if self.expire == Some(Duration::ZERO) {
-            let what =
-                "a time of zero would be over at once; use a longer one, or none".to_string();
+            let what = match self.kind {
+                Tenant::Averager => "an expire",
+                _ => "a lease",
+            };
+            let what = format!("{what} of zero would be over at once; use a longer one, or none");
             return Err(Error::Invalid { what });
         }
         let most = u32::from(u16::MAX);
