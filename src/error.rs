@@ -231,6 +231,52 @@ pub enum Error {
         /// has locked the slab without taking part.
         processes: Vec<ProcessInfo>,
     },
+    /// A function of the caller's, as it was given to [`Cache::transact`](crate::Cache::transact) or to
+    /// [`Cache::get_or_insert_with`](crate::Cache::get_or_insert_with), has failed.
+    Caller {
+        /// The error that it returned.
+        source: BoxError,
+    },
+}
+
+/// An error of whatever type, as a function of the caller's may return it.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What a function of the caller's returned: an error of this crate as it is, others as [`Error::Caller`].
+impl From<BoxError> for Error {
+    fn from(source: BoxError) -> Error {
+        match source.downcast::<Error>() {
+            Ok(own) => *own,
+            Err(source) => Error::Caller { source },
+        }
+    }
+}
+
+/// With the kind of what the operating system said, where it said something; otherwise of the kind that comes nearest.
+impl From<Error> for io::Error {
+    fn from(error: Error) -> io::Error {
+        let kind = match &error {
+            Error::Io { source, .. } | Error::Unsupported { source, .. } => source.kind(),
+            Error::NoSpace { .. } | Error::Full { .. } | Error::OverLimit { .. } => {
+                io::ErrorKind::StorageFull
+            }
+            Error::NotAStore { .. } | Error::Version { .. } | Error::Corrupt { .. } => {
+                io::ErrorKind::InvalidData
+            }
+            Error::KeyLength { .. }
+            | Error::ValueLength { .. }
+            | Error::TagLength { .. }
+            | Error::NotInteger { .. }
+            | Error::KindMismatch { .. }
+            | Error::ConfigMismatch { .. }
+            | Error::Invalid { .. } => io::ErrorKind::InvalidInput,
+            Error::Busy { .. } | Error::StructureBusy { .. } => io::ErrorKind::ResourceBusy,
+            Error::Deadlock { .. } => io::ErrorKind::Deadlock,
+            Error::UnsupportedFs { .. } => io::ErrorKind::Unsupported,
+            _ => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, error)
+    }
 }
 
 impl Error {
@@ -289,6 +335,7 @@ impl fmt::Display for Error {
                 "{} is full (capacity {capacity} keys, none idle); remove or evict keys, or make a store with a larger capacity",
                 path.display()
             ),
+            Error::Caller { source } => write!(f, "the caller's own function failed: {source}"),
             Error::TooManyParticipants { path, limit } => write!(
                 f,
                 "{} is open in {limit} processes, which is the limit; close some, or spread the work over several stores",
@@ -507,6 +554,7 @@ impl std::error::Error for Error {
         match self {
             Error::Io { source, .. } | Error::Unsupported { source, .. } => Some(source),
             Error::NotDurable { source, .. } => Some(source),
+            Error::Caller { source } => Some(&**source),
             _ => None,
         }
     }

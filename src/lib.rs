@@ -74,7 +74,7 @@ pub use sync::crash;
 pub use crate::{
     averager::Averager,
     cache::{Cache, Computed, Entry, FanoutCache, Iter, Options, Reader, SetOptions, Transaction},
-    error::{Error, Result},
+    error::{BoxError, Error, Result},
     key::AsKey,
     lock::{Lock, LockGuard},
     rlock::{RLock, RLockGuard},

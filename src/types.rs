@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 /// What a key is. Each key is of one kind for as long as it exists.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Kind {
@@ -53,6 +54,7 @@ impl fmt::Display for Kind {
 /// assert!(token > Token::from(1));
 /// # Ok::<_, std::num::ParseIntError>(())
 /// ```
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Token(u64);
 
@@ -96,6 +98,7 @@ impl fmt::Display for Token {
 }
 
 /// Who holds, or held, a lock or a permit.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Holder {
@@ -141,6 +144,7 @@ impl fmt::Display for Holder {
 }
 
 /// Who had a hold before, and did not give it back: what it protects may be half-written.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Predecessor {
@@ -151,6 +155,7 @@ pub struct Predecessor {
 }
 
 /// How a hold ended that was not given back.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Ending {
@@ -180,6 +185,7 @@ impl Predecessor {
 }
 
 /// A key, what it is, and how it stands.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct KeyInfo {
@@ -197,6 +203,7 @@ pub struct KeyInfo {
 }
 
 /// How a key stands.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum KeyState {
@@ -230,6 +237,7 @@ pub enum KeyState {
 }
 
 /// What was added to an average.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Summary {
@@ -246,6 +254,7 @@ pub struct Summary {
 }
 
 /// How a cache fares.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -298,6 +307,7 @@ impl fmt::Display for Stats {
 }
 
 /// A process that has a store open, as another one can find out.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ProcessInfo {

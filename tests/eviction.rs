@@ -288,7 +288,7 @@ fn all_values_come_once_while_others_change_them() {
             let mut seen = vec![0; 300];
             for (key, value) in all {
                 if let Ok(key) = String::from_utf8(key).unwrap().parse::<usize>() {
-                    assert!(is_of(key, &value));
+                    assert!(is_of(key, &value.value));
                     seen[key] += 1;
                 }
             }
@@ -321,7 +321,7 @@ fn transactions_find_room_in_a_log_full_of_what_they_replaced() {
         let replace = |t: &mut slablock::Transaction<'_>| -> slablock::Result<()> {
             (0..8).try_for_each(|key| t.set(format!("{key}"), value(key, round, 100_000)))
         };
-        cache.transact(replace).unwrap();
+        cache.try_transact(replace).unwrap();
     }
     assert!(cache.check().unwrap().is_sound());
 }
@@ -383,16 +383,16 @@ fn the_room_of_a_large_value_is_free_as_soon_as_nobody_needs_it() {
         ),
         (
             "set in a transaction",
-            Box::new(|| cache.transact(|t| t.set("k", "small")).unwrap()),
+            Box::new(|| cache.try_transact(|t| t.set("k", "small")).unwrap()),
         ),
         (
             "deleted in one",
-            Box::new(|| assert!(cache.transact(|t| t.delete("k")).unwrap())),
+            Box::new(|| assert!(cache.try_transact(|t| t.delete("k")).unwrap())),
         ),
         (
             "not wanted",
             Box::new(|| {
-                let gives_up = cache.transact(|t| {
+                let gives_up = cache.try_transact(|t| {
                     t.set("k", value(1, 3, LARGE))?;
                     t.set("k", "small")
                 });

@@ -393,3 +393,119 @@ fn a_limit_that_its_shards_cannot_share_is_refused() {
         .unwrap();
     fanout.configure(&Limits::new()).unwrap();
 }
+
+/// No annotation is needed anywhere, whatever errors meet in a closure.
+#[test]
+fn closures_take_errors_of_all_types() {
+    use std::error::Error as AnyError;
+    fn counted(cache: &Cache, text: &str) -> std::result::Result<i64, Box<dyn AnyError>> {
+        let by = cache.get_or_insert_with("by", &SetOptions::new(), || {
+            let number: i64 = text.parse()?;
+            Ok(number.to_string().into_bytes())
+        })?;
+        let by: i64 = String::from_utf8(by)?.parse()?;
+        Ok(cache.transact(|t| {
+            t.incr("here", -by)?;
+            if by > 100 {
+                Err("too much")?;
+            }
+            Ok(t.incr("there", by)?)
+        })?)
+    }
+    let (_dir, cache) = cache();
+    let refused = counted(&cache, "seven").unwrap_err();
+    let text = "the caller's own function failed: invalid digit found in string";
+    assert_eq!(refused.to_string(), text);
+    let refused = refused.downcast::<Error>().unwrap();
+    let Error::Caller { source } = *refused else {
+        panic!("{refused:?}");
+    };
+    assert!(source.is::<std::num::ParseIntError>());
+    assert_eq!(counted(&cache, "7").unwrap(), 7);
+    // An error of the cache's own comes back as it is.
+    cache.set("here", "no number").unwrap();
+    let refused = counted(&cache, "7").unwrap_err();
+    assert!(matches!(
+        *refused.downcast().unwrap(),
+        Error::NotInteger { .. }
+    ));
+    cache.set("by", "101").unwrap();
+    cache.set("here", "0").unwrap();
+    assert!(counted(&cache, "101").is_err());
+    assert_eq!(cache.get("here").unwrap().as_deref(), Some(&b"0"[..]));
+}
+
+#[test]
+fn an_error_is_an_io_error_of_the_kind_that_comes_nearest() {
+    fn open(path: &std::path::Path) -> std::io::Result<Cache> {
+        Ok(Cache::open(path)?)
+    }
+    use std::io::ErrorKind;
+    let dir = Place::new();
+    let cache = open(&dir.store()).unwrap();
+    std::fs::write(dir.root().join("file"), "").unwrap();
+    let refused = open(&dir.root().join("file")).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidData);
+    assert!(matches!(
+        refused.get_ref().and_then(|inner| inner.downcast_ref()),
+        Some(Error::NotAStore { .. })
+    ));
+    let refused = std::io::Error::from(cache.set("", "v").unwrap_err());
+    assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+    let refused = std::io::Error::from(Cache::repair(dir.store()).unwrap_err());
+    assert_eq!(refused.kind(), ErrorKind::ResourceBusy);
+}
+
+#[test]
+fn iterating_shows_tag_and_time_left() {
+    let (_dir, cache) = cache();
+    let options = SetOptions::new().tag("t").expire(Duration::from_secs(60));
+    cache.set_with("small", "1", &options).unwrap();
+    cache.set_with("large", vec![7; 3_000], &options).unwrap();
+    cache.set("plain", "2").unwrap();
+    let before = cache.stats().unwrap().hits;
+    let mut seen = Vec::new();
+    for item in &cache {
+        let (key, entry) = item.unwrap();
+        assert_eq!(entry.tag.is_some(), key != b"plain");
+        let left = entry.expires_in.unwrap_or_default();
+        assert_eq!(left > Duration::from_secs(50), key != b"plain");
+        seen.push((key, entry.value.len()));
+    }
+    seen.sort();
+    let all = [("large", 3_000), ("plain", 1), ("small", 1)];
+    assert_eq!(seen, all.map(|(key, len)| (key.as_bytes().to_vec(), len)));
+    assert_eq!(
+        cache.stats().unwrap().hits,
+        before,
+        "it is no use of a value"
+    );
+}
+
+/// What is only data goes into JSON and comes back.
+#[test]
+#[cfg(feature = "serde")]
+fn what_is_only_data_is_serialized() {
+    fn round<T>(data: &T)
+    where
+        T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug,
+    {
+        let text = serde_json::to_string(data).unwrap();
+        assert_eq!(&serde_json::from_str::<T>(&text).unwrap(), data, "{text}");
+    }
+    let (_dir, cache) = cache();
+    cache.set("value", "1").unwrap();
+    let lock = Lock::new(&cache, "lock").lease(HOUR);
+    let guard = lock.acquire().unwrap();
+    round(&guard.token());
+    assert_eq!(
+        serde_json::to_string(&guard.token()).unwrap(),
+        guard.token().to_string()
+    );
+    round(&lock.holder().unwrap().unwrap());
+    round(&cache.keys().unwrap());
+    round(&cache.entry("value").unwrap().unwrap());
+    round(&cache.stats().unwrap());
+    round(&cache.config().unwrap());
+    round(&cache.check().unwrap());
+}

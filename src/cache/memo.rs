@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::cache::{Cache, SetOptions};
-use crate::error::Error;
+use crate::error::{BoxError, Error};
 use crate::key::AsKey;
 use crate::store::Store;
 use crate::store::key_entry::check_lengths;
@@ -23,12 +23,11 @@ impl Cache {
     ///
     /// # Errors
     ///
-    /// An error of `compute` goes to its caller, and the next one who waits computes. The cache's own
-    /// errors are turned into the same type: those of a bad key or `options`, or of a store in which it
-    /// cannot be seen to that one computes. After any of them `compute` was not called, but for `Deadlock`
-    /// in the midst of a transaction that has touched the key. Whoever calls this
-    /// with an error type of one's own needs `From<slablock::Error>` for it; for
-    /// [`slablock::Error`](crate::Error) itself and for `Box<dyn std::error::Error>` it is there.
+    /// Inside `compute`, `?` takes errors of all types; one that is not the cache's own comes back as
+    /// [`Error::Caller`], and the next waiter computes. For an error type of your own there is
+    /// [`try_get_or_insert_with`](Self::try_get_or_insert_with). The cache's own errors are those of a bad key or
+    /// `options`, or of a store that cannot ensure that one process computes. After any of them `compute` was not
+    /// called, but for `Deadlock` inside a transaction that has touched the key.
     ///
     /// # Panics
     ///
@@ -57,13 +56,25 @@ impl Cache {
     /// let cache = slablock::Cache::open(&dir)?;
     /// let for_a_minute = SetOptions::new().expire(Duration::from_secs(60));
     /// let report = cache.get_or_insert_with("report", &for_a_minute, || {
-    ///     slablock::Result::Ok(b"what takes long to compute".to_vec())
+    ///     Ok(b"what takes long to compute".to_vec())
     /// })?;
     /// assert_eq!(report, b"what takes long to compute");
     /// # Ok(())
     /// # }
     /// ```
-    pub fn get_or_insert_with<E: From<Error>>(
+    pub fn get_or_insert_with(
+        &self,
+        key: impl AsKey,
+        options: &SetOptions,
+        compute: impl FnOnce() -> Result<Vec<u8>, BoxError>,
+    ) -> Result<Vec<u8>, Error> {
+        self.try_get_or_insert_with(key, options, || compute().map_err(Error::from))
+    }
+
+    /// The value under a key, computed if there is none, with an error type of the caller's own. See
+    /// [`get_or_insert_with`](Self::get_or_insert_with). An error of `compute` comes back as it is; the cache's own
+    /// errors are turned into that type.
+    pub fn try_get_or_insert_with<E: From<Error>>(
         &self,
         key: impl AsKey,
         options: &SetOptions,
@@ -73,8 +84,8 @@ impl Cache {
         Ok(computed.value)
     }
 
-    /// As [`get_or_insert_with`](Self::get_or_insert_with), and tells whether the value was there, was
-    /// computed, and could be kept.
+    /// The value under a key, computed if there is none, and whether it was there, was computed, and could be kept. See
+    /// [`try_get_or_insert_with`](Self::try_get_or_insert_with).
     ///
     /// # Examples
     ///
@@ -124,7 +135,19 @@ impl Cache {
     /// As for [`get_or_insert_with`](Self::get_or_insert_with): also who computes early gets what
     /// comes of it, although the present value is not over yet. `Invalid` if `beta` is negative or not
     /// finite.
-    pub fn get_or_refresh<E: From<Error>>(
+    pub fn get_or_refresh(
+        &self,
+        key: impl AsKey,
+        options: &SetOptions,
+        beta: f64,
+        compute: impl FnOnce() -> Result<Vec<u8>, BoxError>,
+    ) -> Result<Vec<u8>, Error> {
+        self.try_get_or_refresh(key, options, beta, || compute().map_err(Error::from))
+    }
+
+    /// The value under a key, computed again before it is over, with an error type of the caller's own. See
+    /// [`get_or_refresh`](Self::get_or_refresh).
+    pub fn try_get_or_refresh<E: From<Error>>(
         &self,
         key: impl AsKey,
         options: &SetOptions,

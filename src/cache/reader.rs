@@ -10,7 +10,6 @@ use crate::key::AsKey;
 use crate::slab::hash::hash;
 use crate::store::care::check::CheckReport;
 use crate::store::care::reader::{Decided, ReadStore};
-use crate::store::expiry::left_until;
 use crate::store::key_entry::check_lengths;
 use crate::store::names::{SLAB, is_there, not_a_store};
 use crate::store::settings::Config;
@@ -158,11 +157,7 @@ impl Reader {
     pub fn entry(&self, key: impl AsKey) -> Result<Option<Entry>> {
         let key = key.as_key();
         let whole = self.of_key(key, |shard, decided| shard.value(decided, key))?;
-        Ok(whole.map(|whole| Entry {
-            value: whole.value,
-            expires_in: left_until(whole.expires_ms),
-            tag: (!whole.tag.is_empty()).then_some(whole.tag),
-        }))
+        Ok(whole.map(Entry::of))
     }
 
     /// The average under a key; `None`: nothing was added, or it is over. Errors: as for [`get`](Self::get); `Corrupt`

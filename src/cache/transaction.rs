@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::cache::Cache;
 use crate::cache::values::SetOptions;
-use crate::error::{Error, Result};
+use crate::error::{BoxError, Error, Result};
 use crate::key::AsKey;
 use crate::store::Store;
 use crate::store::space::integer::integer_after;
@@ -93,8 +93,9 @@ impl Cache {
     ///
     /// # Errors
     ///
-    /// An error of `work` goes to the caller. The cache's own errors are turned into the same type: after any of
-    /// them nothing has happened, but after `NotDurable`, with
+    /// Inside `work`, `?` takes errors of all types; one that is not the cache's own comes back as
+    /// [`Error::Caller`]. For an error type of your own there is [`try_transact`](Self::try_transact). After any
+    /// error nothing has happened, but after `NotDurable`, with
     /// [`Durability::PowerLoss`](crate::Durability), all has: the device has failed to write it, and until
     /// [`sync`](Self::sync) has made that good a power failure may undo it, or a part of it.
     ///
@@ -115,13 +116,51 @@ impl Cache {
     /// cache.transact(|t| {
     ///     t.incr("here", -10)?;
     ///     t.incr("there", 10)?;
-    ///     slablock::Result::Ok(())
+    ///     Ok(())
     /// })?;
     /// assert_eq!(cache.get("there")?.as_deref(), Some(&b"10"[..]));
     /// # Ok(())
     /// # }
     /// ```
-    pub fn transact<T, E: From<Error>>(
+    pub fn transact<T>(
+        &self,
+        work: impl FnOnce(&mut Transaction<'_>) -> std::result::Result<T, BoxError>,
+    ) -> Result<T> {
+        self.try_transact(|transaction| work(transaction).map_err(Error::from))
+    }
+
+    /// Reads and changes several values in one step, as [`transact`](Self::transact) does, with an error type of
+    /// the caller's own. An error of `work` comes back as it is; the cache's own errors are turned into that type.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> slablock::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let dir = dir.path().join("store");
+    /// # let cache = slablock::Cache::open(&dir)?;
+    /// #[derive(Debug)]
+    /// enum Refused {
+    ///     Overdrawn(i64),
+    ///     Cache(slablock::Error),
+    /// }
+    ///
+    /// impl From<slablock::Error> for Refused {
+    ///     fn from(error: slablock::Error) -> Refused {
+    ///         Refused::Cache(error)
+    ///     }
+    /// }
+    ///
+    /// let paid = cache.try_transact(|t| match t.incr("balance", -5)? {
+    ///     left if left < 0 => Err(Refused::Overdrawn(left)),
+    ///     left => Ok(left),
+    /// });
+    /// assert!(matches!(paid, Err(Refused::Overdrawn(-5))));
+    /// assert_eq!(cache.get("balance")?, None);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn try_transact<T, E: From<Error>>(
         &self,
         work: impl FnOnce(&mut Transaction<'_>) -> std::result::Result<T, E>,
     ) -> std::result::Result<T, E> {

@@ -10,6 +10,7 @@ use crate::key::AsKey;
 use crate::slab::layout::STRIPES;
 use crate::store::Store;
 use crate::store::expiry::{expires_ms, left_until};
+use crate::store::slots::by_slot::Whole;
 use crate::store::space::set::{New, When};
 
 /// How a value is set, besides under which key: for how long, and with which tag. What is not said is not
@@ -50,6 +51,7 @@ impl SetOptions {
 }
 
 /// A value and what is kept beside it.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Entry {
@@ -61,8 +63,18 @@ pub struct Entry {
     pub tag: Option<Vec<u8>>,
 }
 
-/// All values of a cache with their keys, in no particular order, while others change it. A key that has a
-/// value throughout comes exactly once, with the value that it has then; others come once or not at all.
+impl Entry {
+    pub(super) fn of(whole: Whole) -> Entry {
+        Entry {
+            value: whole.value,
+            expires_in: left_until(whole.expires_ms),
+            tag: (!whole.tag.is_empty()).then_some(whole.tag),
+        }
+    }
+}
+
+/// All values of a cache with their keys, tags and expiries, in no particular order, while others change it. A key that has
+/// a value throughout comes exactly once, with the value that it has then; others come once or not at all.
 ///
 /// Holds nothing between two values. Lists the keys of a 64th of a cache at a time.
 pub struct Iter {
@@ -73,7 +85,7 @@ pub struct Iter {
 }
 
 impl Iterator for Iter {
-    type Item = Result<(Vec<u8>, Vec<u8>)>;
+    type Item = Result<(Vec<u8>, Entry)>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
@@ -83,11 +95,10 @@ impl Iterator for Iter {
                 continue;
             };
             for key in self.keys.by_ref() {
-                let mut value = Vec::new();
-                match store.value_at_hand(&key, &mut value) {
-                    Ok(true) => return Some(Ok((key, value))),
+                match store.whole_at_hand(&key) {
+                    Ok(Some(whole)) => return Some(Ok((key, Entry::of(whole)))),
                     // Gone since it was listed, and a lock perhaps by now.
-                    Ok(false) | Err(Error::KindMismatch { .. }) => {}
+                    Ok(None) | Err(Error::KindMismatch { .. }) => {}
                     Err(error) => return Some(Err(error)),
                 }
             }
@@ -102,6 +113,15 @@ impl Iterator for Iter {
                 Err(error) => return Some(Err(error)),
             }
         }
+    }
+}
+
+impl IntoIterator for &Cache {
+    type Item = Result<(Vec<u8>, Entry)>;
+    type IntoIter = Iter;
+
+    fn into_iter(self) -> Iter {
+        self.iter()
     }
 }
 
@@ -269,14 +289,27 @@ impl Cache {
     pub fn entry(&self, key: impl AsKey) -> Result<Option<Entry>> {
         let key = key.as_key();
         let whole = self.store_of(key).whole_value(key)?;
-        Ok(whole.map(|whole| Entry {
-            value: whole.value,
-            expires_in: left_until(whole.expires_ms),
-            tag: (!whole.tag.is_empty()).then_some(whole.tag),
-        }))
+        Ok(whole.map(Entry::of))
     }
 
-    /// All values with their keys. Not counted as hits.
+    /// All values with their keys, tags and expiries. Not counted as hits.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> slablock::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let dir = dir.path().join("store");
+    /// # let cache = slablock::Cache::open(&dir)?;
+    /// cache.set_with("page", "<html>", &slablock::SetOptions::new().tag("pages"))?;
+    /// for item in &cache {
+    ///     let (key, entry) = item?;
+    ///     assert_eq!((&key[..], &entry.value[..]), (&b"page"[..], &b"<html>"[..]));
+    ///     assert_eq!(entry.tag.as_deref(), Some(&b"pages"[..]));
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn iter(&self) -> Iter {
         Iter {
             stores: self.stores().to_vec().into_iter(),

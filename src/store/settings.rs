@@ -10,6 +10,7 @@ use crate::slab::Slab;
 use crate::sync::{Ordering, crash_point};
 
 /// What goes when there is no room for a value that is to be set. Locks, semaphores and averages never do.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Eviction {
@@ -25,6 +26,7 @@ pub enum Eviction {
 }
 
 /// What a value survives once `set` has returned.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Durability {
@@ -41,6 +43,7 @@ pub(crate) const SIZE_LIMIT: u64 = 1 << 30;
 const SIZE_LIMIT_MIN: u64 = 1 << 22;
 
 /// The settings in force of a cache, as [`Cache::config`](crate::Cache::config) reads them.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {

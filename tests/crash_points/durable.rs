@@ -131,7 +131,7 @@ pub const ALL: &[Operation] = &[
         act: |scene, trap| {
             let cache = open(scene);
             let done = trap.armed(|| {
-                cache.transact(|all| {
+                cache.try_transact(|all| {
                     all.set(KEY, large(OTHER_LARGE))?;
                     all.set("made", SMALL)
                 })
@@ -166,7 +166,9 @@ pub const ALL: &[Operation] = &[
         act: |scene, trap| {
             let cache = FanoutCache::open(scene.store(), 2).unwrap();
             let done = trap.armed(|| {
-                cache.transact(|all| NAMES.iter().try_for_each(|name| all.set(name, OTHER_SMALL)))
+                cache.try_transact(|all| {
+                    NAMES.iter().try_for_each(|name| all.set(name, OTHER_SMALL))
+                })
             });
             done.unwrap();
         },

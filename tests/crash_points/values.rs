@@ -161,7 +161,7 @@ pub const ALL: &[Operation] = &[
         act: |scene, trap| {
             let cache = open(scene);
             let done = trap.armed(|| {
-                cache.transact(|all| {
+                cache.try_transact(|all| {
                     // What was written first is not needed after all.
                     all.set(KEY, large(OTHER_HUGE))?;
                     all.set(KEY, SMALL)?;
@@ -452,7 +452,7 @@ pub const ALL: &[Operation] = &[
         act: |scene, trap| {
             let cache = open(scene);
             let done = trap.armed(|| {
-                cache.transact(|all| {
+                cache.try_transact(|all| {
                     all.set(KEY, SMALL)?;
                     all.set("made", large(OTHER_LARGE))?;
                     all.delete("gone")?;

@@ -40,11 +40,11 @@ pub fn run(role: &Role) {
     lacks("check", cache.check());
     lacks(
         "get in a transaction",
-        cache.transact(|t| t.get("large").map(drop)),
+        cache.try_transact(|t| t.get("large").map(drop)),
     );
     lacks(
         "incr in a transaction",
-        cache.transact(|t| t.incr("large", 1)),
+        cache.try_transact(|t| t.incr("large", 1)),
     );
     let failed = cache.compute_if_missing("large", &SetOptions::new(), || Ok(Vec::new()));
     lacks("compute", failed);

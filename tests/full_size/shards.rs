@@ -42,7 +42,7 @@ fn use_all_shards(cache: &Cache, me: u64) {
     for _ in 0..TRANSACTIONS {
         let add = |n: u64| format!("sum {n}");
         cache
-            .transact(|t| (0..TOGETHER).try_for_each(|n| t.incr(add(n), 1).map(drop)))
+            .try_transact(|t| (0..TOGETHER).try_for_each(|n| t.incr(add(n), 1).map(drop)))
             .unwrap();
     }
     for n in (0..KEYS).filter(|n| n % PROCESSES == me) {

@@ -307,7 +307,7 @@ impl World {
         let made = self.made(input);
         let due = self.now(key).map(|held| held.value.clone());
         let mut computed = false;
-        let got = cache.get_or_insert_with(key, &made.options(), || {
+        let got = cache.try_get_or_insert_with(key, &made.options(), || {
             computed = true;
             match input.byte() % 4 {
                 0 => Err(Error::Invalid {
@@ -442,7 +442,7 @@ impl World {
     fn transact(&mut self, cache: &Cache, input: &mut Input) {
         let before = self.model.clone();
         let how = input.byte();
-        let done = cache.transact(|all| {
+        let done = cache.try_transact(|all| {
             for _ in 0..how % 5 {
                 self.within(all, input)?;
             }
@@ -550,7 +550,9 @@ impl World {
         }
         assert_eq!(values.len(), self.here());
         for (key, value) in &values {
-            assert!(self.now(key).is_some_and(|held| held.value == *value));
+            let tag = value.tag.clone().unwrap_or_default();
+            let held = self.now(key).expect("what is listed is there");
+            assert_eq!((&held.value, &held.tag), (&value.value, &tag));
         }
         let stats = cache.stats().expect("stats");
         assert_eq!((stats.evictions, stats.damaged), (0, 0));

@@ -210,7 +210,11 @@ fn everything_is_there(cache: &Cache) {
         assert_eq!(cache.get(key).unwrap(), None, "{key}");
     }
     assert_eq!(cache.len().unwrap(), expected().len());
-    let mut listed: Vec<_> = cache.iter().map(|pair| pair.unwrap()).collect();
+    let mut listed: Vec<_> = cache
+        .iter()
+        .map(|pair| pair.unwrap())
+        .map(|(key, entry)| (key, entry.value))
+        .collect();
     let mut all: Vec<_> = expected()
         .into_iter()
         .map(|(k, v, ..)| (k.to_vec(), v))

@@ -45,7 +45,7 @@ fn use_all(cache: &Cache) {
     assert_eq!(cache.get("large").unwrap(), Some(vec![7; 300_000]));
     Averager::new(cache, "average").add(1.0).unwrap();
     cache
-        .transact(|t| t.incr("a", 1).and_then(|_| t.incr("b", 1)))
+        .try_transact(|t| t.incr("a", 1).and_then(|_| t.incr("b", 1)))
         .unwrap();
     assert!(cache.check().unwrap().is_sound());
 }

@@ -24,6 +24,7 @@ use crate::store::{Store, names};
 use crate::sync::{AtomicU8, Ordering};
 
 /// What a check found.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CheckReport {

@@ -31,6 +31,7 @@ use crate::store::names::Site;
 use crate::sync::{AtomicU8, AtomicU64, Ordering};
 
 /// What a repair did.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RepairReport {

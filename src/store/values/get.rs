@@ -68,9 +68,15 @@ impl Store {
 
     /// The value under a key, with its tag and its expiry.
     pub(crate) fn whole_value(&self, key: &[u8]) -> Result<Option<Whole>> {
+        let whole = self.whole_at_hand(key)?;
+        self.count_look(whole.is_some());
+        Ok(whole)
+    }
+
+    /// The value under a key, with its tag and its expiry, without counting the look.
+    pub(crate) fn whole_at_hand(&self, key: &[u8]) -> Result<Option<Whole>> {
         let mut whole = Whole::default();
         let got = self.look_up(key, &mut whole.value, Some(&mut whole.tag))?;
-        self.count_look(got.is_some());
         whole.expires_ms = got.map_or(0, |content| content.expires_ms);
         Ok(got.map(|_| whole))
     }
