@@ -58,7 +58,7 @@ pub fn check(dir: &Path) -> Result<u8, Failure> {
     };
     lines.push(verdict.to_owned());
     match print_line(lines.join("\n")) {
-        // The verdict is also for those who do not read the reasons.
+        // The exit status gives the verdict also to a caller that does not read the reasons.
         Ok(()) | Err(Unwritten::Unread) => Ok(status),
         Err(unwritten) => Err(Failure::new(format!("{verdict}; {unwritten}"))),
     }

@@ -34,7 +34,7 @@ pub fn pop(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
     let cache = place::open(dir)?.ok_or_else(|| no_values(key))?;
     let mean = averager(&cache, key).pop()?;
     let mean = mean.ok_or_else(|| no_values(key))?;
-    // It is taken away before: those who add go on, however slowly this is read.
+    // The average is popped before it is printed: adders continue, however slow the reader is.
     print_line(mean).map_err(|unwritten| {
         let name = text::quoted(key);
         Failure::new(format!(

@@ -11,8 +11,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 /// As much as fits into a value, with room for what else is kept there.
 pub const OUTPUT_BYTES_MAX: usize = (1 << 30) - 128;
-/// More than a pipe holds, unless an administrator allowed more: whoever writes without end is read no longer
-/// than that at a time.
+/// More than a pipe holds, unless an administrator allowed more. Of a command that writes without
+/// end no more than this is read at a time.
 const READ_BYTES_MAX: usize = 1 << 20;
 
 /// The reading ends of a command's standard output and error.
@@ -22,13 +22,13 @@ pub struct Capture {
 }
 
 struct Stream {
-    /// `None`: nobody can write to it any more.
+    /// `None`: no process can write to it any more.
     from: Option<PipeReader>,
     bytes: Vec<u8>,
 }
 
 impl Capture {
-    /// And the writing ends.
+    /// A capture, and the writing ends of its two pipes.
     pub fn new() -> io::Result<(Capture, OwnedFd, OwnedFd)> {
         let (output, to_output) = Stream::new()?;
         let (errors, to_errors) = Stream::new()?;
@@ -46,7 +46,7 @@ impl Capture {
         self.output.bytes.len() + self.errors.bytes.len()
     }
 
-    /// Where more may come from.
+    /// The pipes from which more may come.
     pub fn open(&self) -> Vec<BorrowedFd<'_>> {
         let both = [&self.output, &self.errors];
         let open = both.into_iter().filter_map(|stream| stream.from.as_ref());
@@ -97,7 +97,7 @@ fn append(bytes: &mut Vec<u8>, more: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// That so many bytes were wanted, for what.
+/// The error that there is no memory for so many bytes of `what`.
 pub fn no_memory(bytes: usize, what: &str) -> io::Error {
     let message = format!(
         "no memory for the {bytes} bytes of {what}; allow more address space (ulimit -v), or let the command write to a file"

@@ -292,15 +292,15 @@ impl Child {
         }
     }
 
-    /// Does nothing if its end is known. Until then its process id is its own, so nobody else is
-    /// hit.
+    /// Sends a signal, or does nothing if the command's end is known. Until then no other process
+    /// has its id, so none is hit.
     pub fn send(&self, signal: Signal) {
         if self.status.is_none() {
             let _ = kill(self.pid, signal);
         }
     }
 
-    /// Notes how it ended, if that process is it: for who hears of the ends of all children.
+    /// Notes how the command ended, if `pid` is the command: for a caller that reaps all children.
     pub fn has_ended(&mut self, pid: Pid, status: ExitStatus) -> bool {
         let is_it = pid == self.pid && !self.is_over();
         if is_it {
@@ -365,14 +365,14 @@ pub enum Forked {
     Child,
 }
 
-/// Divides this process in two.
+/// Forks this process.
 ///
-/// For `slablock torture`, which has to do what programs do that use the library: the child goes on
-/// with whatever its parent had open.
+/// For `slablock torture`, which has to do what programs do that use the library: the child
+/// continues with everything that its parent had open.
 pub fn fork() -> nix::Result<Forked> {
     // SAFETY: the thread that the child is left with holds none of this program's locks: the one
-    // other thread that there may be is the library's, whose hook makes forking sound at any
-    // moment, and the allocator's own hook does the same.
+    // other thread that there may be is the library's, and the library's hook makes forking sound
+    // at any moment, as does the allocator's own hook.
     Ok(match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child } => Forked::Parent(child),
         ForkResult::Child => Forked::Child,

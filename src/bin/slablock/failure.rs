@@ -32,7 +32,7 @@ pub const LOST: u8 = 76;
 /// Ends a command early.
 #[derive(Debug)]
 pub struct Failure {
-    /// `None` where nobody is left to read it.
+    /// `None`: nothing is printed.
     message: Option<String>,
     status: u8,
     /// The status is the user's own choice.
@@ -70,8 +70,8 @@ impl Failure {
         }
     }
 
-    /// This failure seen from `run`, whose status 1 would look like the command's own, and from what asks
-    /// for a value, whose status 1 is an answer.
+    /// This failure with status 125 in place of 1, unless the user chose it: from `run`, 1 would
+    /// look like the command's own status, and from a question about a value, 1 is an answer.
     pub fn of_run(self) -> Failure {
         match self.status {
             FAILED if !self.chosen => Failure {
@@ -127,8 +127,8 @@ impl From<slablock::Error> for Failure {
 /// What can be done about a directory that does not serve.
 const ELSEWHERE: &str = "another directory is named with --dir or SLABLOCK_DIR";
 
-/// Why this user may not use `path`: the first directory on the way that may not be searched, or the file itself, or what
-/// it would be made in; its mode, and whose it is.
+/// Why this user may not use `path`: the first directory on the way that may not be searched, or
+/// the file itself, or the directory that it would be made in; its mode, owner and group.
 pub fn denied(path: &Path) -> String {
     let mut way: Vec<&Path> = path.ancestors().collect();
     way.reverse();

@@ -1,4 +1,4 @@
-//! Who holds a thing, as far as this process can find out.
+//! The holders of a key, as far as this process can find out about them.
 
 use std::fs;
 
@@ -22,7 +22,7 @@ pub fn command_line(holder: &Holder) -> Option<String> {
     (!words.is_empty()).then(|| words.join(" "))
 }
 
-/// The process id may be somebody else's by now; another program's name betrays it.
+/// The process id may be another process's by now; another program's name betrays it.
 fn still_runs_the_same_program(holder: &Holder) -> bool {
     fs::read_to_string(format!("/proc/{}/comm", holder.pid))
         .is_ok_and(|comm| holder.program.is_empty() || comm.trim_end() == holder.program)
@@ -43,7 +43,7 @@ pub fn named(holder: &Holder) -> String {
     }
 }
 
-/// Everyone who holds the key, dead or alive.
+/// All holders of the key, dead or alive.
 pub fn holders(info: &KeyInfo) -> &[Holder] {
     match &info.state {
         KeyState::Lock { holder } => holder.as_slice(),
@@ -52,7 +52,7 @@ pub fn holders(info: &KeyInfo) -> &[Holder] {
     }
 }
 
-/// What one waits for: "held by pid 4242 (rsync -a here there) for 3.0 s".
+/// What a waiter waits for: "held by pid 4242 (rsync -a here there) for 3.0 s".
 pub fn what_keeps(info: &KeyInfo) -> String {
     let holders = holders(info);
     let Some(longest) = holders.iter().max_by_key(|holder| holder.held_for) else {

@@ -1,4 +1,4 @@
-//! `slablock memo`: run a command once for all who ask, and replay what came of it.
+//! `slablock memo`: run a command once for all callers, and replay its outcome.
 //!
 //! What is kept under the key is a line of text, then the command's standard output, then its
 //! standard error:
@@ -34,7 +34,8 @@ use crate::{
 };
 
 const MAGIC: &str = "slablock memo 1 ";
-/// What precedes the command in a key that was not named: nobody takes it for a name of one's own.
+/// What precedes the command in a key that the user did not name: it is not taken for a name that a
+/// user chose.
 const KEY_PREFIX: &[u8] = b"memo: ";
 
 /// What `slablock memo` is to do.
@@ -134,7 +135,7 @@ fn memo_guarded(dir: &Path, plan: &MemoPlan) -> Result<u8, Failure> {
         (Ok(computed), Some(outcome)) => {
             // It ran, so its output is shown, whatever becomes of the value.
             match computed.unkept {
-                // The store was cleared meanwhile, as somebody wanted.
+                // The store was cleared meanwhile, as another process wanted.
                 None | Some(slablock::Error::Lost { .. }) => {}
                 Some(error) => drop(unkept(error).report()),
             }
@@ -143,7 +144,7 @@ fn memo_guarded(dir: &Path, plan: &MemoPlan) -> Result<u8, Failure> {
         (Err(Unkept::ForUs(outcome)), _) => outcome,
         (Err(Unkept::Failed(failure)), _) => return Err(failure),
     };
-    // Whoever reads this may be slow, and the signals end that, too.
+    // The reader of this output may be slow; the signals end this process while it writes, too.
     Ok(signals.let_through(|| outcome.said().replay())?)
 }
 
@@ -205,8 +206,8 @@ impl<'a> Said<'a> {
         })
     }
 
-    /// Says what the command said, and returns its status: also where nobody wants to hear it, but not success
-    /// where it could not be said.
+    /// Writes what the command wrote, and returns its status: also if the reader has gone, but
+    /// never success if the output could not be written.
     fn replay(&self) -> u8 {
         // A closed standard error is no reason to fail.
         let _ = stderr().lock().write_all(self.errors);
@@ -233,7 +234,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn to_its_end(&self) -> Result<Outcome, Unkept> {
-        // Whoever asked us to end meanwhile does not want the command started at all.
+        // If a signal has asked for an end meanwhile, the command is not started at all.
         if let Some(number) = self.signals.end_requested()? {
             let status = SIGNALLED + number as u8;
             return Err(Failure::silent(status).chosen().into());
@@ -262,8 +263,8 @@ impl Run<'_> {
     }
 
     /// Ends this process without giving back the turn to run the command, which a signal ended:
-    /// what it started may be at the same work still. By the lifeline the turn lasts until nothing
-    /// is left of that, and then is the next one's.
+    /// what it started may still be doing the same work. By the lifeline the turn lasts until all
+    /// of that has ended, and then is the next process's.
     fn end_in_turn(&self, outcome: Result<Outcome, Failure>) -> ! {
         let replay = || outcome.map(|outcome| outcome.said().replay());
         let replayed = self.signals.let_through(replay);
@@ -321,7 +322,7 @@ fn too_much() -> Failure {
     Failure::new("the command wrote more than 1 GiB and was ended; let it write to a file")
 }
 
-/// The key under which a command is kept that was not given one: as it would be typed.
+/// The key under which a command is kept if the user named none: the command as it would be typed.
 pub fn key_of(command: &[OsString]) -> Vec<u8> {
     let words = command.iter().map(|word| quoted_word(word.as_bytes()));
     let words = words.collect::<Vec<_>>().join(&b' ');

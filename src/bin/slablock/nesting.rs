@@ -1,10 +1,10 @@
-//! What the commands hold that this one was started by, so that nobody waits for an ancestor that
+//! The holds of the processes that started this one, so that no process waits for an ancestor that
 //! waits for it.
 //!
 //! Each `run` and `memo` adds what it holds to a list in the environment of its command. The list
-//! alone proves nothing: it may be old, or that of a process that has long gone on. So whoever is
-//! about to wait for something on it also looks whether that hold is still in force, and whether
-//! its holder is still waiting for this process.
+//! alone proves nothing: it may be old, or that of a process that no longer waits. So a process
+//! that is about to wait for a key on it also looks whether that hold is still in force, and
+//! whether its holder is still waiting for this process.
 
 use std::{
     env,
@@ -27,10 +27,10 @@ use crate::{failure::Failure, processes, signals::is_ignored_by};
 pub const VARIABLE: &str = "SLABLOCK_HOLDS";
 /// The last field of an entry of a whole tree.
 const OF_TREE: &str = "tree";
-/// Nobody is nested as deeply; a loop by mistake is not to fill the environment.
+/// No command is nested as deeply; a loop by mistake is not to fill the environment.
 const ENTRIES_MAX: usize = 32;
 
-/// What is held by the processes that this one was started by, and where.
+/// What a process that started this one holds, and in which store.
 #[derive(Debug, PartialEq)]
 struct Entry {
     store: StoreId,
@@ -47,7 +47,7 @@ enum What {
     Hold(Token),
     /// A lock or a permit that is held until all that its command started has ended.
     OfTree(Token),
-    /// The turn to run a command for all who ask.
+    /// The turn to run a command for all callers of `memo`.
     Turn(Process),
 }
 
@@ -67,10 +67,10 @@ pub fn with_hold(cache: &Cache, key: &[u8], token: Token, tree: bool) -> Result<
     with(cache, key, what)
 }
 
-/// The list for a command that is run for all who ask.
+/// The list for a command that is run for all callers of `memo`.
 pub fn with_turn(cache: &Cache, key: &[u8]) -> Result<String, Failure> {
     let me = Process::of(process::id()).map(|(me, _)| me);
-    // Without /proc nobody would recognise it.
+    // Without /proc no process would recognise it.
     me.map_or_else(|| Ok(inherited()), |me| with(cache, key, What::Turn(me)))
 }
 
@@ -87,7 +87,7 @@ fn with(cache: &Cache, key: &[u8], what: What) -> Result<String, Failure> {
 pub enum Endless {
     /// This holder waits for this process.
     Waits(Holder),
-    /// This holder is dead, and this process is of what keeps the key in its place.
+    /// This holder is dead, and this process is part of what keeps its hold in force.
     Keeps(Holder),
 }
 
@@ -97,7 +97,7 @@ pub fn is_listed(cache: &Cache, key: &[u8]) -> Result<bool, Failure> {
     Ok(!listed_tokens(cache, key)?.is_empty())
 }
 
-/// And whether that is of a whole tree.
+/// The tokens under which the key is on the list, and whether each is of a whole tree.
 fn listed_tokens(cache: &Cache, key: &[u8]) -> Result<Vec<(Token, bool)>, Failure> {
     listed(cache, key, |what| match what {
         What::Hold(token) => Some((token, false)),
@@ -106,8 +106,8 @@ fn listed_tokens(cache: &Cache, key: &[u8]) -> Result<Vec<(Token, bool)>, Failur
     })
 }
 
-/// Why waiting for a key would never end: all that there is of it is held by those that this
-/// process was started by. `None`: somebody may give back, or has.
+/// Why waiting for a key would never end: all that there is of it is held by processes that started
+/// this one. `None`: a holder may give back, or has.
 pub fn is_endless(cache: &Cache, key: &[u8]) -> Result<Option<Endless>, Failure> {
     let tokens = listed_tokens(cache, key)?;
     if tokens.is_empty() {
@@ -133,7 +133,8 @@ pub fn is_endless(cache: &Cache, key: &[u8]) -> Result<Option<Endless>, Failure>
     Ok(all.and_then(|all| all.into_iter().next()))
 }
 
-/// Whether this process has inherited a lifeline of the store. Of which hold, nobody can tell.
+/// Whether this process has inherited a lifeline of the store. The lifeline does not tell of which
+/// hold.
 fn has_lifeline(cache: &Cache, key: &[u8]) -> bool {
     let files_of = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
     let identity = |path: PathBuf| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
@@ -156,7 +157,7 @@ fn is_inherited(number: &OsStr) -> bool {
     flags.is_some_and(|flags| flags & libc::O_CLOEXEC == 0)
 }
 
-/// Whether one of those that this process was started by has the turn to run what `key` stands for,
+/// Whether one of the processes that started this one has the turn to run what `key` stands for,
 /// and waits for this process.
 pub fn turn_waits_for_us(cache: &Cache, key: &[u8]) -> Result<bool, Failure> {
     let turns = listed(cache, key, |what| match what {
@@ -169,7 +170,7 @@ pub fn turn_waits_for_us(cache: &Cache, key: &[u8]) -> Result<bool, Failure> {
         && Ancestors::of_this_process().wait_in(|process| turns.contains(process)))
 }
 
-/// Everyone who has a part of it, if none of it is to be had.
+/// All holders of the key, if nothing of it is available; else none.
 fn all_of(info: &KeyInfo) -> &[Holder] {
     match &info.state {
         KeyState::Lock { holder } => holder.as_slice(),
@@ -197,7 +198,7 @@ fn listed<T>(
     Ok(of_key.filter_map(|entry| wanted(entry.what)).collect())
 }
 
-/// What is no text is no list.
+/// The list in the environment; a value that is not text is no list.
 fn inherited() -> String {
     env::var(VARIABLE).unwrap_or_default()
 }
@@ -220,7 +221,7 @@ impl Entry {
         }
     }
 
-    /// `None`: somebody else wrote it.
+    /// `None`: it was not written by this program.
     fn of_text(text: &str) -> Option<Entry> {
         let fields: Vec<&str> = text.split(':').collect();
         let (dev, ino, key, what) = match fields[..] {
@@ -248,7 +249,7 @@ impl Entry {
 }
 
 impl Process {
-    /// It and its parent's number; `None`: it is dead, or nobody can say.
+    /// The process and its parent's number; `None`: it is dead, or `/proc` does not say.
     fn of(pid: u32) -> Option<(Process, u32)> {
         let found = processes::Process::of(pid).filter(|process| !process.is_zombie)?;
         let (pid, started) = (found.pid, found.started);
@@ -270,7 +271,7 @@ impl Ancestors {
         Ancestors(all)
     }
 
-    /// Whether one of them is meant, and waits for this process to end as far as one can tell.
+    /// Whether one of them is meant, and waits for this process to end as far as can be told.
     ///
     /// What a script starts in the background (`&`) it need not wait for. Shells have that ignore
     /// the keys that interrupt; and when the script has ended, the other one is no ancestor any

@@ -18,16 +18,16 @@ use slablock::Cache;
 
 use crate::{failure::Failure, place, signals::Signals, text};
 
-/// How long another process may keep an opener from the store that does not want to wait at all.
+/// How long another process may keep an opener that does not want to wait at all from the store.
 /// Making a store takes milliseconds, and rarely a second, where a disk is slow to sync it.
 pub const AT_ONCE: Duration = Duration::from_secs(2);
-/// How long this process has to be seen waiting. One that is itself at work, as after a reboot,
-/// goes on: whoever is interrupted at that each time would never get to the end.
+/// How many looks decide whether this process is waiting. An opener that is itself busy, as after a
+/// reboot, may continue: interrupted each time, it would never finish.
 const LOOKS: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Opens the store in `dir`, or ends the process with `in_vain` when `until` has come and others
-/// keep it from that.
+/// Opens the store in `dir`, or ends the process with `in_vain` when `until` has come and another
+/// process keeps it from that.
 ///
 /// Signals have their usual effect meanwhile. Call it from the first thread, which is the one that
 /// is watched.
@@ -46,14 +46,14 @@ pub fn open_until(
 
 /// Opens something by `open`, or ends the process with `in_vain` as [`open_until`] does.
 pub fn within<T>(until: Instant, in_vain: Failure, open: impl FnOnce() -> T) -> Result<T, Failure> {
-    // Where all signals are blocked while it is made, it gets none.
+    // If all signals are blocked here, the watchdog's thread inherits that and gets none.
     let watchdog = Watchdog::start(until, in_vain)?;
     let opened = open();
     watchdog.call_off();
     Ok(opened)
 }
 
-/// What is said when others kept the store in `dir` from being opened for that long.
+/// What is said when another process kept the store in `dir` from being opened for that long.
 pub fn in_vain(dir: &Path, limit: Duration) -> String {
     format!(
         "the store in {} could not be opened for {}: another process is making or mending it, or \
@@ -85,7 +85,7 @@ impl Watchdog {
         Ok(Watchdog { called_off })
     }
 
-    /// Returns only if the process goes on.
+    /// Calls the watchdog off. Returns only if this process is not ended.
     fn call_off(self) {
         let CalledOff { is_so, changed } = &*self.called_off;
         *is_so.lock().unwrap_or_else(PoisonError::into_inner) = true;
@@ -101,7 +101,8 @@ impl CalledOff {
         while !*is_so {
             let now = Instant::now();
             if now >= until && is_waiting(&looks) {
-                // With the mutex locked: nobody can go on and take anything.
+                // With the mutex locked, the opener cannot return from `call_off` and take
+                // anything.
                 process::exit(in_vain.tell().into());
             }
             if now >= looking_from {
@@ -114,15 +115,16 @@ impl CalledOff {
     }
 }
 
-/// Whether most of the last looks found it asleep, and so waiting for somebody else.
+/// Whether most of the last looks found the first thread asleep, and so waiting for another
+/// process.
 fn is_waiting(looks: &[bool]) -> bool {
     let last = looks.iter().rev().take(LOOKS as usize);
     let asleep = last.clone().filter(|sleeps| **sleeps).count();
     asleep > 0 && asleep * 4 >= last.len() * 3
 }
 
-/// Whether the first thread waits for something that is neither the processor nor a disk. Where
-/// nobody can say, it does.
+/// Whether the first thread waits for something that is neither the processor nor a disk. If
+/// `/proc` does not say, it does.
 fn first_thread_sleeps() -> bool {
     let path = format!("/proc/self/task/{}/stat", process::id());
     let stat = fs::read_to_string(path).unwrap_or_default();
@@ -142,7 +144,7 @@ mod tests {
         let (asleep, at_work) = (vec![true; LOOKS as usize], vec![false; LOOKS as usize]);
         assert!(is_waiting(&[&at_work[..], &asleep].concat()));
         assert!(!is_waiting(&[&asleep[..], &at_work].concat()));
-        // One who looks now and then whether it can go on.
+        // An opener that looks now and then whether it can continue.
         assert!(is_waiting(&[true, true, false, true]));
     }
 }

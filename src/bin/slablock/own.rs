@@ -1,10 +1,11 @@
 //! Where a user's own store is, if none was named.
 //!
-//! The rule has to give one answer to a login shell, a job of cron and `sudo -u`, today and next week: two answers
-//! are two stores, and who uses one excludes nobody in the other. So it asks nothing that differs between them (no
-//! variable of the environment, no session) and nothing that passes by itself: a home that is not mounted, full or
-//! read-only is an error, never another place. Where it cannot tell whether a home is away or was never meant to be
-//! there, it is an error, too.
+//! The rule has to give one answer to a login shell, a job of cron and `sudo -u`, today and next
+//! week: two answers are two stores, and a holder in one excludes no process in the other. So it
+//! asks nothing that differs between them (no variable of the environment, no session) and nothing
+//! that passes by itself: a home that is not mounted, full or read-only is an error, never another
+//! place. Where it cannot tell whether a home is away or was never meant to be there, it is an
+//! error, too.
 
 use std::{
     fs::{self, DirBuilder, Metadata},
@@ -23,7 +24,7 @@ const NO_HOMES: [&str; 5] = [
     "/run/empty",
     "/usr/share/empty",
 ];
-/// In a home: where programs keep what is to last and is nobody's to edit.
+/// In a home: where programs keep what is to last and no user edits.
 const IN_HOME: [&str; 3] = [".local", "state", "slablock"];
 /// For users without a home. Survives a reboot, which `/tmp` does not.
 const SPARE: &str = "/var/tmp";
@@ -68,7 +69,7 @@ impl Own {
         }
         let (owner, mode, is_empty) = match look(&home) {
             Home::NoDir => return Ok(spare()),
-            // Belongs to a machine of its own kind, whose answer is the same when it is mounted.
+            // A home on a network file system gives the same answer each time that it is mounted.
             Home::Dir {
                 is_local: false, ..
             } => return Ok(spare()),
@@ -105,7 +106,7 @@ impl Own {
         }
     }
 
-    /// That of the user as whom this process runs.
+    /// Where the store of `user` is, the user that this process runs as.
     pub fn of_this_user(user: u32) -> Result<Own, Failure> {
         let passwd = users::passwd()
             .map_err(|error| no_place(format!("cannot read /etc/passwd: {error}")))?;
@@ -118,7 +119,8 @@ impl Own {
         }
     }
 
-    /// Makes the directory for the store, if it is missing, and refuses one that others have a hand in.
+    /// Makes the directory for the store, if it is missing, and refuses one that another user owns
+    /// or may write to.
     pub fn prepare(&self, user: u32) -> Result<(), Failure> {
         let dir = self.dir();
         let above = match self {
@@ -135,7 +137,7 @@ impl Own {
         self.examine(user)
     }
 
-    /// Refuses a directory that others have a hand in. One that is not there is nobody's.
+    /// Refuses a directory that another user owns or may write to. A missing one is accepted.
     pub fn examine(&self, user: u32) -> Result<(), Failure> {
         let dir = self.dir();
         let refuse = |why: String| Err(no_place(format!("cannot use {}: {why}", dir.display())));

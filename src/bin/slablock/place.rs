@@ -42,7 +42,7 @@ type Identity = (u64, u64);
 
 /// Opens the store in `dir` and makes one if there is none.
 pub fn open_or_create(dir: &Path) -> Result<Cache, Failure> {
-    // That it cannot be looked for is to be told as that.
+    // If the store cannot be looked for, the error says so.
     is_nowhere(dir)?;
     Ok(Cache::open(dir)?)
 }
@@ -82,7 +82,8 @@ impl Spot {
         })
     }
 
-    /// Whether the store that was opened then is the one that others find. If not, they have excluded nothing since.
+    /// Fails unless the store that was opened is the one that other processes find. If it is not,
+    /// the hold has excluded none of them since.
     pub fn check_in_place(&self) -> Result<(), Failure> {
         let what = match identity(&self.slab) {
             Ok(now) if now == self.identity => return Ok(()),
@@ -104,7 +105,7 @@ fn is_nowhere(dir: &Path) -> Result<bool, Failure> {
     Ok(!is_there && has_no_store(dir)?)
 }
 
-/// That there is no store `to` do something with is an error.
+/// Fails if there is no store `to` do something with.
 fn has_one_to(dir: &Path, to: &str) -> Result<(), Failure> {
     match is_nowhere(dir)? {
         true => {
@@ -119,13 +120,13 @@ fn identity(path: &Path) -> io::Result<Identity> {
     fs::metadata(path).map(|meta| (meta.dev(), meta.ino()))
 }
 
-/// Whether there is such a file. That it cannot be seen is not that there is none.
+/// Whether `path` is a file. It is an error if that cannot be seen.
 fn is_file(path: &Path) -> Result<bool, Failure> {
     match fs::metadata(path) {
         Ok(meta) => Ok(meta.is_file()),
         Err(error) => match error.kind() {
             ErrorKind::NotFound | ErrorKind::NotADirectory => Ok(false),
-            // Of the directory, for nobody knows whether there is that file.
+            // Names the directory, for it is unknown whether it has that file.
             ErrorKind::PermissionDenied => Err(cannot_look(path.parent().unwrap_or(path), &error)),
             _ => Err(cannot_look(path, &error)),
         },
@@ -171,10 +172,10 @@ fn cannot_look(path: &Path, error: &io::Error) -> Failure {
     }
 }
 
-/// The directory of the store, and by whom it was chosen.
+/// The directory of the store, and whether the user named it.
 pub struct Chosen {
     dir: PathBuf,
-    /// If nobody named one.
+    /// `Some` if neither the command line nor the environment named one.
     own: Option<Own>,
 }
 
@@ -198,8 +199,8 @@ impl Chosen {
         &self.dir
     }
 
-    /// Comes before the store is opened: sees to it that nobody else has a hand in the user's own, and, to `make` it,
-    /// that there is a directory for it.
+    /// Prepares for opening the store: checks that no other user owns or may write to the user's
+    /// own directory, and with `make` makes that directory first if it is missing.
     pub fn get_ready(&self, make: bool) -> Result<(), Failure> {
         let user = geteuid().as_raw();
         match (&self.own, make) {

@@ -8,7 +8,7 @@ pub struct Process {
     pub parent: u32,
     /// In the kernel's ticks: a number alone may be another process's by now.
     pub started: u64,
-    /// Its first thread has ended. Nobody has asked yet how, or other threads go on.
+    /// Its first thread has ended. Its parent has not reaped it yet, or other threads still run.
     pub is_zombie: bool,
 }
 
@@ -28,8 +28,8 @@ impl Process {
     }
 }
 
-/// All that descend from a process, whatever their own parents have come to: for one that adopts
-/// orphans.
+/// All processes that descend from `pid`, whatever has become of their own parents: for a process
+/// that adopts orphans.
 pub fn descendants_of(pid: u32) -> Vec<u32> {
     let names = fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = names.filter_map(|entry| entry.file_name().to_str()?.parse().ok());

@@ -15,7 +15,7 @@ use std::{
 
 use nix::errno::Errno;
 
-/// Longer names are nowhere.
+/// No file has a longer name.
 const NAME_BYTES_MAX: usize = 255;
 /// Where programs are looked for when there is no PATH, as the C library does.
 const PATH_OF_SYSTEM: &str = "/bin:/usr/bin";
@@ -35,7 +35,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// What runs scripts that do not say what does.
+    /// The shell that runs scripts without `#!`.
     pub const SHELL: &CStr = c"/bin/sh";
 
     /// `command` is not empty. `variables` come on top of this process's environment.
@@ -91,7 +91,7 @@ impl Program {
         self.candidates.iter().map(CString::as_c_str)
     }
 
-    /// How the looking for it goes.
+    /// A search for the program, before its first step.
     pub fn search(&self) -> Search {
         Search {
             is_along_path: self.is_searched,
@@ -177,7 +177,7 @@ fn candidates(name: &OsStr, path: Option<OsString>) -> io::Result<Vec<CString>> 
     let path = path.unwrap_or_else(|| PATH_OF_SYSTEM.into());
     let directories = path.as_bytes().split(|byte| *byte == b':');
     let paths = directories.map(|directory| match directory {
-        // The directory that one is in.
+        // An empty entry is the current directory.
         b"" => name.to_vec(),
         directory => [directory, b"/", name].concat(),
     });

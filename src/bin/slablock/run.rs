@@ -29,7 +29,7 @@ use crate::{
 
 /// Waiting in silence for longer makes people wonder.
 const SILENCE: Duration = Duration::from_millis(500);
-/// How often to look whether an ancestor still is what one waits for.
+/// How often a waiter looks whether an ancestor of its own still holds the key.
 const NEXT_LOOK: Duration = Duration::from_secs(1);
 /// A shell's status for a command that a signal ended: this plus the signal's number.
 pub const SIGNALLED: u8 = 128;
@@ -87,7 +87,7 @@ fn run_guarded(dir: &Path, plan: &RunPlan) -> Result<u8, Failure> {
         )
     });
     warn_of_predecessor(&held, plan);
-    // Whoever asked us to end meanwhile does not want the command started at all.
+    // If a signal has asked for an end meanwhile, the command is not started at all.
     if let Some(number) = signals.end_requested()? {
         held.release()?;
         return Ok(SIGNALLED + number as u8);
@@ -117,7 +117,7 @@ fn take(
     match wanted.try_acquire() {
         Ok(Some(held)) => return Ok(Some(held)),
         Ok(None) => {}
-        // Who waits for a key waits for that, too.
+        // A waiter for the key waits for the end of that change, too.
         Err(Error::StructureBusy { .. }) if !matches!(plan.patience, Patience::None) => {}
         Err(error) => return Err(error.into()),
     }
@@ -132,7 +132,8 @@ fn take(
     }
 }
 
-/// Waiting without a limit for one that waits for us would never end.
+/// Fails if waiting without a limit would never end: the holder waits for this process, or is dead
+/// and this process keeps its hold in force.
 fn refuse_ancestor(cache: &Cache, plan: &RunPlan) -> Result<(), Failure> {
     let why = match nesting::is_endless(cache, &plan.key)? {
         None => return Ok(()),
@@ -155,8 +156,8 @@ fn refuse_ancestor(cache: &Cache, plan: &RunPlan) -> Result<(), Failure> {
     ))
 }
 
-/// Waits without a limit. What is held by an ancestor of this process is looked at again and again,
-/// for it may come to be kept by this process itself.
+/// Waits without a limit. Looks again and again at a key that an ancestor of this process holds,
+/// for this process itself may come to keep it.
 fn wait_endlessly(cache: &Cache, plan: &RunPlan, wanted: &Wanted) -> Result<Held, Failure> {
     while nesting::is_listed(cache, &plan.key)? {
         if let Some(held) = wanted.acquire_timeout(NEXT_LOOK)? {
@@ -313,7 +314,7 @@ fn finish(held: Held, plan: &RunPlan, ended: &Ended) -> Result<u8, Failure> {
     let still_held = match ended.status.signal() {
         // Explicitly, for a daemon that the command left behind has the lifeline.
         None => held.release(),
-        // It had no say in what it left behind, which may be at the same work still.
+        // The command had no say in what it left behind, which may still be doing the same work.
         Some(_) => {
             let still_held = held.check();
             held.leave();
@@ -350,7 +351,7 @@ impl RunPlan {
         text::quoted(&self.key)
     }
 
-    /// What was wanted was not to be had in time.
+    /// The failure when the key was not available in time.
     fn conflict(&self, message: String) -> Failure {
         let failure = match self.talk {
             Talk::Quiet => Failure::silent(self.conflict_status),

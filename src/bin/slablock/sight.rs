@@ -1,5 +1,5 @@
-//! A store as commands see it that only look: open as by any program, or, where this user may not write it, or nobody can
-//! join those who have it open, for reading alone.
+//! A store for commands that only look: open as by any program, or for reading alone, if this user
+//! may not write it or no process can join those that have it open.
 
 use std::{io::ErrorKind, path::Path, time::Instant};
 
@@ -15,14 +15,14 @@ pub enum Sight {
     Cache(Cache),
     Reader {
         reader: Reader,
-        /// Why it is no more than that.
+        /// Why it is open for reading alone.
         why: &'static str,
     },
 }
 
 impl Sight {
-    /// Opens the store in `dir`; `None`: there is none yet. Waits for a process that is making or mending it for a
-    /// moment only: the user may be looking for just that one.
+    /// Opens the store in `dir`; `None`: there is none yet. Waits for a process that is making or
+    /// mending the store for a moment only: the user may be looking for just that process.
     pub fn open(dir: &Path) -> Result<Option<Sight>, Failure> {
         Sight::open_or(dir, Failure::new(opening::in_vain(dir, AT_ONCE)))
     }

@@ -100,7 +100,8 @@ impl Signals {
         self.before
     }
 
-    /// Does `work` with them at their usual effect: most of them end this process at once.
+    /// Does `work` while these signals have their usual effect: most of them end this process at
+    /// once.
     pub fn let_through<T>(&self, work: impl FnOnce() -> T) -> nix::Result<T> {
         self.striking.thread_unblock()?;
         let done = work();
@@ -218,7 +219,7 @@ fn timeout(until: Option<Instant>) -> PollTimeout {
     PollTimeout::try_from(left.as_micros().div_ceil(1_000)).unwrap_or(PollTimeout::MAX)
 }
 
-/// Whether whoever started this process had it ignore that signal, as `nohup` does.
+/// Whether the process that started this one made it ignore that signal, as `nohup` does.
 ///
 /// Asked in the rare case only, so the text is read rather than the state kept.
 fn is_ignored(number: c_int) -> bool {

@@ -104,7 +104,7 @@ fn show_once(snapshot: &Snapshot, place: Option<&Sight>, view: &View) -> Result<
     Ok(())
 }
 
-/// One row for each holder, and one for each key that nobody holds.
+/// One row for each holder, and one for each key without a holder.
 fn table(snapshot: &Snapshot) -> Table {
     let rows: Vec<[String; HEADER.len()]> = snapshot.keys.iter().flat_map(rows_of).collect();
     let mut table = Table::new();

@@ -1,4 +1,5 @@
-//! Watching the command while it runs: signals go to it, the lease stays fresh, nobody waits.
+//! Watching the command while it runs: signals are passed on to it, its lease is renewed, and it is
+//! ended if the lease is lost.
 
 use std::{
     process::ExitStatus,
@@ -18,7 +19,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// Two renewals may fail to come in time before the lease is over.
 const RENEWALS_PER_LEASE: u32 = 3;
 
-/// How it ended.
+/// How the command ended.
 pub struct Ended {
     pub status: ExitStatus,
     /// The lease was lost and the command was ended for that.
@@ -43,7 +44,8 @@ pub fn supervise(
         match signals.next_beside(watch.next, child.line().as_slice())? {
             Some(arrived) => child.pass_on(&arrived),
             None => {
-                // What came before the news is for whom it was meant for then.
+                // Signals that came before the news are passed on before it is read: to the process
+                // they were for.
                 while let Some(arrived) = signals.next(Some(Instant::now()))? {
                     child.pass_on(&arrived);
                 }
@@ -56,8 +58,8 @@ pub fn supervise(
     }
 }
 
-/// What came while the command was being started may have missed it, whoever sent it. Twice in this
-/// instant is better than not at all.
+/// Passes on what came while the command was being started and may have missed it, whatever its
+/// sender. Twice in this instant is better than not at all.
 pub fn pass_on_early(signals: &Signals, pass_on: impl Fn(&Arrived)) -> Result<(), Failure> {
     while let Some(arrived) = signals.pending()? {
         pass_on(&arrived);

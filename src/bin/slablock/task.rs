@@ -1,4 +1,4 @@
-//! What the arguments mean, and who carries it out.
+//! What the arguments mean, and which module carries that out.
 
 use std::{
     ffi::OsString,

@@ -2,15 +2,15 @@
 //! command starts.
 //!
 //! The keeper adopts what is orphaned below it, so everything that descends from the command
-//! descends from the keeper, whatever it closes and whichever sessions it makes. It has the
-//! lifeline as all others have, and ends when nothing is left. A line, a pair of sockets, ties it to slablock:
-//! slablock's end is closed by its death, and then the keeper ends what it may; the other way goes
-//! the news of the command: that it was started, and how it ended.
+//! descends from the keeper, whatever it closes and whichever sessions it makes. The keeper has the
+//! lifeline as all others have, and ends when nothing is left. A line, a pair of sockets, ties it
+//! to slablock: slablock's end is closed by its death, and then the keeper ends what it may; the
+//! other way comes the news of the command: that it was started, and how it ended.
 //!
-//! The command is in slablock's process group, as without a keeper, so that the terminal and
-//! whoever signals the group reach it. The keeper is in a session of its own, so that it survives
-//! what kills the group. A key at the terminal does not reach it: while there is no command that
-//! the key reaches, slablock passes that on, too.
+//! The command is in slablock's process group, as without a keeper, so that the terminal and a
+//! sender of signals to the group reach it. The keeper is in a session of its own, so that it
+//! survives what kills the group. A key at the terminal does not reach it: while there is no
+//! command that the key reaches, slablock passes that on, too.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -46,9 +46,9 @@ use crate::{
     text,
 };
 
-/// How soon to look again for what those have started that were just killed.
+/// How soon to look again for processes that the ones just killed have started.
 const AFTER_A_BLOW: Duration = Duration::from_millis(10);
-/// How soon where there is nobody whom this process may kill.
+/// How soon to look again if there is no process that this one may kill.
 const AFTER_A_MISS: Duration = Duration::from_millis(500);
 
 /// The command, with or without a keeper.
@@ -92,7 +92,7 @@ impl Running {
         }
     }
 
-    /// By what news comes, if there may be more.
+    /// The line by which news comes, if there may be more.
     pub fn line(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Running::Kept(tree) if !tree.is_told_all => Some(tree.line.as_fd()),
@@ -217,14 +217,15 @@ pub fn keep(args: KeepArgs) -> Result<u8, Failure> {
     // In the background of a terminal it may write there as the others do.
     SigSet::from(Signal::SIGTTOU).thread_block()?;
     set_child_subreaper(true)?;
-    // From here on the line tells. Whoever had died before would have taken this process along.
+    // From here on the line tells. If slablock had died before, this process would have died with
+    // it.
     set_pdeathsig(None)?;
     child::learn_of_ends()?;
     if let Some(number) = signals.end_requested()? {
         return Ok(SIGNALLED + number as u8);
     }
-    // Before it is, so that slablock knows of whatever may be left when this process is killed. Where slablock has gone
-    // nobody wants to know.
+    // Before the start, so that slablock knows of whatever may be left when this process is killed.
+    // If slablock has gone, no process needs to know.
     let _ = line.write_all(&[STARTED]);
     let child = start_apart(&args.command, &signals.mask_before(), &lifeline)
         .map_err(|error| not_started(&args.command[0], &error))?;
@@ -239,9 +240,10 @@ pub fn keep(args: KeepArgs) -> Result<u8, Failure> {
 
 /// Starts the command in the process group that this process is in, and leaves the group and its session.
 ///
-/// Whatever kills the group then kills the command at the most, and what that has started has a keeper. Killed in
-/// between, what is left has the lifeline. Never is this process in another group of the same session: when its
-/// child ended, or was stopped, the kernel would take the group for one that nobody cares for any more, and hang it up.
+/// Whatever kills the group then kills the command at the most, and what that has started has a
+/// keeper. Killed in between, what is left has the lifeline. Never is this process in another group
+/// of the same session: when its child ended, or was stopped, the kernel would take the group for
+/// an orphaned one, and hang it up.
 fn start_apart(command: &[OsString], mask: &SigSet, lifeline: &[OwnedFd]) -> io::Result<Child> {
     let program = Program::new(command, &[])?;
     let child = child::start(&program, mask, Passed::As(lifeline), None)?;
@@ -286,16 +288,16 @@ impl Keeper {
         }
     }
 
-    /// An orphan's end is nobody's business.
+    /// Tells slablock how the command ended. The end of an orphan is not told.
     fn note(&mut self, pid: Pid, status: ExitStatus) {
         if self.child.has_ended(pid, status) {
-            // Where slablock has gone nobody wants to know.
+            // If slablock has gone, no process needs to know.
             let _ = self.line.write_all(&status.into_raw().to_ne_bytes());
         }
     }
 
-    /// To the command; when that has ended, to all that is left of it, for it is what keeps
-    /// slablock from ending.
+    /// Passes a signal on to the command; when that has ended, to all that is left of it, for it is
+    /// what keeps slablock from ending.
     fn pass_on(&self, arrived: &Arrived) {
         if !self.child.is_over() {
             if arrived.is_to_be_passed_on() {

@@ -67,9 +67,9 @@ pub fn get(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
     answer.map_err(Failure::of_run)
 }
 
-/// Takes the value away once it is written: in a transaction, so that nobody else changes or pops it meanwhile, and
-/// that the death of this process leaves it. What is left: a death between writing and the end of the transaction,
-/// after which it is there and written.
+/// Takes the value away once it is written: in a transaction, so that no other process changes or
+/// pops it meanwhile, and that the death of this process leaves it. What is left: a death between
+/// writing and the end of the transaction, after which it is there and written.
 pub fn pop(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
     ask(dir, key, |cache| pop_from(cache, key))
 }
@@ -272,7 +272,7 @@ struct Figures {
     settings: SettingsOf,
 }
 
-/// What is in force, whoever chose it; or would be in a new store.
+/// The settings in force, whichever process chose them; or those of a new store.
 #[derive(Serialize)]
 struct SettingsOf {
     capacity: usize,

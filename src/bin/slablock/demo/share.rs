@@ -21,10 +21,10 @@ const PERMITS: u32 = 3;
 const PROCESSES: usize = 6;
 const TIME: Duration = Duration::from_millis(1_200);
 const TICK: Duration = Duration::from_millis(100);
-/// What each does inside.
+/// How long a process works inside.
 const WORK: Duration = Duration::from_millis(1);
 
-/// Somebody came in (+1) or went out (-1).
+/// A process came in (+1) or went out (-1), at that time in nanoseconds.
 type Step = (u64, i32);
 
 pub fn perform(stage: &Stage, screen: &mut Screen) -> Result<(), Failure> {
@@ -71,8 +71,8 @@ fn watch(
     Ok(())
 }
 
-/// Kills a process while it is inside, and returns its last steps. It was inside at least until
-/// it was killed; when the kernel was done with it, nobody can say.
+/// Kills a process while it is inside, and returns its last steps. It was inside at least until it
+/// was killed; when the kernel was done with it is unknown.
 fn steps_of_the_killed(mut worker: Worker) -> Result<Vec<Step>, Failure> {
     let mut steps = Vec::new();
     collect(worker.lines_so_far(), &mut steps)?;
@@ -104,7 +104,7 @@ fn collect(lines: impl Iterator<Item = String>, steps: &mut Vec<Step>) -> Result
     Ok(())
 }
 
-/// How often somebody was inside, and how many at most at once.
+/// How often a process was inside, and how many at most at once.
 fn visits_and_most(mut steps: Vec<Step>) -> (u64, i32) {
     steps.sort_unstable();
     let (mut visits, mut inside, mut most) = (0, 0, 0);

@@ -85,7 +85,7 @@ impl Guard<'_> {
         of_any!(self, guard => guard.recovered())
     }
 
-    /// Whether the holder before it was late.
+    /// Whether the holder before this one was late.
     pub fn overran(&self) -> bool {
         let before = of_any!(self, guard => guard.predecessor());
         before.is_some_and(|before| before.why == Ending::LeaseExpired)

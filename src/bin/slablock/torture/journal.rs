@@ -71,16 +71,16 @@ events! {
     "lost" Lost { key, token }
     /// It asked in vain, for at most `patience` nanoseconds.
     "passed" Passed { key, asked, patience }
-    /// Not even whether the key could be had was to be found out: somebody was in the middle of a change of the
-    /// structure for too long.
+    /// It could not even find out whether the key was available: another process was in the middle
+    /// of a change of the structure for too long.
     "busy" Busy { key, asked, patience }
     /// It is about to add `value` to an average `times` times.
     "add" Add { key, value, times }
-    /// It has.
+    /// It has added them.
     "added" Added { key, value, times }
     /// It is about to set a value under a name.
     "announce" Announce { value, number }
-    /// It has read one.
+    /// It has read such a value.
     "saw" Saw { value, number }
     /// It is about to add one to a counter among the values `times` times; it has.
     "count" Count { counter, times }
@@ -93,17 +93,17 @@ events! {
     "cut" Cut { }
     /// Something that has to come to an end, named by a number, has; it began at `asked`.
     "did" Did { kind, asked }
-    /// It is about to execute another program, holds and all.
+    /// It is about to execute this program again, holds and all.
     "exec" Exec { }
     /// It is about to end, holds and all.
     "exit" Exit { }
-    /// The torturer is about to kill or stop a process; has let it go on; has seen it ended.
+    /// The torturer is about to kill or stop a process; has let it run again; has seen it ended.
     "kill" Kill { pid }
     "stop" Stop { pid }
     "cont" Cont { pid }
     "dead" Dead { pid }
-    /// The torturer, who waits for nobody, was to go on at `from` and only now gets to: so did
-    /// everybody else, for the machine stood still.
+    /// The torturer, which waits for no process, was to continue at `from` and only now does: every
+    /// other process was as late, for the machine stood still.
     "stall" Stall { from }
 }
 

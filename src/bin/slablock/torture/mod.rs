@@ -1,10 +1,10 @@
 //! `slablock torture`: processes that are killed and stopped at any moment, and a judge outside of
-//! the store who compares what they say.
+//! the store that compares what they say.
 //!
 //! A run is made of rounds. In a round workers take, hold, add, remove and fork, and are killed,
-//! stopped and replaced; each writes what it does into a journal, a plain file. Then nobody is left,
-//! everything is taken once more by one process, `check` looks at the stores, and the oracle judges
-//! the journal. The stores go on into the next round as they are.
+//! stopped and replaced; each writes what it does into a journal, a plain file. When no worker is
+//! left, one process takes everything once more, `check` looks at the stores, and the oracle judges
+//! the journal. The stores continue into the next round as they are.
 
 mod guard;
 mod journal;
@@ -70,7 +70,7 @@ impl Plan {
     }
 }
 
-/// It need not be secret, only another one each time.
+/// A seed that need not be secret, only another one each time.
 fn any_seed() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let nanos = now.map_or(0, |time| time.as_nanos() as u64);
@@ -106,7 +106,8 @@ pub fn torture(plan: &Plan) -> Result<u8, Failure> {
     }
 }
 
-/// The directory that was named, if it is not there yet. It stays: whoever named it may have others work in it.
+/// Makes the directory that was named, if it is missing. It stays, for other programs may be using
+/// it.
 fn make_place(place: &Path) -> Result<(), Failure> {
     fs::create_dir_all(place).map_err(|error| {
         let place = place.display();
@@ -216,7 +217,7 @@ fn tell(violations: &[String]) {
     }
 }
 
-/// What is there when nobody is left. What cannot be read is told.
+/// What is there when no worker is left. What cannot be read is told.
 fn leftovers(site: &Site, told: &mut Vec<String>) -> Result<Leftovers, Failure> {
     let mut leftovers = Leftovers::default();
     for key in 0..site.keys.len() {

@@ -32,14 +32,14 @@ pub struct Summary {
     pub forks: u64,
     pub execs: u64,
     pub holds: u64,
-    /// Successors who were told of a dead holder.
+    /// Successors that were told of a dead holder.
     pub recoveries: u64,
-    /// Successors who were told of one whose lease was over.
+    /// Successors that were told of a holder with a lease that was over.
     pub expired_leases: u64,
     pub holds_lost: u64,
     pub forced_removals: u64,
     pub values_added: u64,
-    /// Of those who waited when a holder was killed.
+    /// Takeovers by processes that waited when a holder was killed.
     pub takeovers: u64,
     pub worst_takeover_ms: f64,
     pub longest_wait_ms: f64,
@@ -131,7 +131,7 @@ impl Report {
         }
     }
 
-    /// Now and then, how far it has come.
+    /// Shows now and then how far the run has come.
     pub fn progress(&mut self, summary: &Summary, kills: u64) -> io::Result<()> {
         let interval = if self.is_live { LIVE } else { PLAIN };
         if self.is_silent || self.shown.elapsed() < interval {

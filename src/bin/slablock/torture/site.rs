@@ -1,7 +1,7 @@
-//! Where it takes place: stores, keys, and beside them the files of the oracle.
+//! Where the torture takes place: stores, keys, and beside them the files of the oracle.
 //!
 //! Made once, before the first worker is forked, and inherited by all of them: what a worker finds
-//! open it need not open, which makes dying cheap. A worker that executed itself opens it anew.
+//! open it need not open, which makes dying cheap. A worker that executed itself opens it again.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -63,7 +63,7 @@ pub struct KeySpec {
     pub lease: Option<Duration>,
     /// Number of the tag. Keys with one are removed by force now and then.
     pub tag: Option<usize>,
-    /// Taken and given back as quickly as it goes, without a word in the journal.
+    /// Taken and given back as quickly as possible, without a word in the journal.
     pub is_hot: bool,
 }
 
@@ -100,12 +100,12 @@ impl KeySpec {
         }
     }
 
-    /// Nothing but a release or a death ends a hold.
+    /// Whether nothing but a release or a death ends a hold.
     pub fn is_plain(&self) -> bool {
         self.lease.is_none() && self.tag.is_none()
     }
 
-    /// Each hold of it is in the journal.
+    /// Whether each hold of the key is in the journal.
     pub fn is_told(&self) -> bool {
         self.permits() > 0 && !self.is_hot
     }
@@ -114,7 +114,7 @@ impl KeySpec {
         matches!(self.what, What::Average | What::PoppedAverage)
     }
 
-    /// How many may hold it at once.
+    /// How many holders the key may have at once.
     pub fn permits(&self) -> u32 {
         match self.what {
             What::Semaphore(permits) => permits,

@@ -1,7 +1,8 @@
-//! The one who tortures: starts workers, kills, stops and resumes them, buries the dead.
+//! The torturer: starts workers, kills, stops and resumes them, buries the dead.
 //!
-//! What it does when, and to whom, is drawn from a generator of its own. It is the parent, or by
-//! adoption the guardian, of every process of the torture, so it learns of each one's end.
+//! What the torturer does, when, and to which process, is drawn from a generator of its own. It is
+//! the parent, or by adoption the guardian, of every process of the torture, so it learns of each
+//! one's end.
 
 use std::{
     cmp::Reverse,
@@ -34,14 +35,14 @@ use crate::{failure::Failure, signals::Signals};
 
 /// One blow in so many is a stop, the others kill.
 const STOP_ONCE_IN: u64 = 6;
-/// How long a process is stopped, mostly; short, for nobody is blamed for waiting meanwhile.
+/// How long a process is stopped, mostly; short, for no process is blamed for waiting meanwhile.
 const STOP_NS: (u64, u64) = (100_000, 20_000_000);
 /// One stop in so many is a long one.
 const LONG_STOP_ONCE_IN: u64 = 40;
 const LONG_STOP_NS: (u64, u64) = (50_000_000, 250_000_000);
-/// After the end of a round, whoever does not end by itself within this hangs.
+/// A worker that has not ended by itself this long after the end of a round hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How often it looks meanwhile who does.
+/// How often the torturer looks meanwhile for processes that have ended.
 const END_TICK: Duration = Duration::from_millis(50);
 /// Being late by more than that is no matter of a busy machine, but of one that stands still.
 const STALL_NS: u64 = 100_000_000;
@@ -56,7 +57,7 @@ pub struct Torturer<'a> {
     kill_pause_ns: f64,
     serial: u64,
     slots: Vec<Option<Slot>>,
-    /// When to resume whom.
+    /// When to resume which process.
     resumptions: BinaryHeap<Reverse<(u64, i32)>>,
     pub kills: u64,
     pub stops: u64,
@@ -84,7 +85,7 @@ impl<'a> Torturer<'a> {
         processes: usize,
         kills_per_second: f64,
     ) -> Result<Torturer<'a>, Failure> {
-        // Whoever loses its parent is to become a child of this process.
+        // A process that loses its parent is to become a child of this process.
         set_child_subreaper(true)?;
         Ok(Torturer {
             site,
@@ -100,7 +101,7 @@ impl<'a> Torturer<'a> {
         })
     }
 
-    /// Tortures until then, and lets everybody end. Afterwards no process is left.
+    /// Tortures until `until_ns`, and lets every worker end. Afterwards no process is left.
     pub fn round(
         &mut self,
         until_ns: u64,
@@ -166,7 +167,7 @@ impl<'a> Torturer<'a> {
         Ok(())
     }
 
-    /// Kills or stops somebody. Those in the first places are struck more often, so that some die
+    /// Kills or stops a worker. Workers in the first places are struck more often, so that some die
     /// young and some grow old.
     fn strike(&mut self, now: u64) -> Result<(), Failure> {
         let places = self.slots.len() as u64;
@@ -177,7 +178,7 @@ impl<'a> Torturer<'a> {
             false => STOP_NS,
         };
         let time_ns = self.random.spread(least, most);
-        // Those who are dying already are passed over.
+        // Workers that are dying already are passed over.
         let from_there = (place..places).chain(0..place).map(|at| at as usize);
         let alive = |at: &usize| self.slots[*at].is_some_and(|slot| !slot.is_condemned);
         let Some(place) = from_there.into_iter().find(alive) else {
@@ -218,7 +219,7 @@ impl<'a> Torturer<'a> {
         Ok(())
     }
 
-    /// A process that has been buried meanwhile needs none: its slot is another's.
+    /// Resumes a process, unless it has been buried meanwhile: then its slot is another's.
     fn resume(&mut self, pid: Pid) -> Result<(), Failure> {
         let slots = self.slots.iter_mut().flatten();
         let Some(slot) = slots.into_iter().find(|s| s.pid == pid && s.is_stopped) else {
@@ -230,7 +231,7 @@ impl<'a> Torturer<'a> {
         self.tell(Event::Cont { pid })
     }
 
-    /// Takes note of all who have ended.
+    /// Takes note of all processes that have ended.
     fn bury(&mut self) -> Result<(), Failure> {
         while self.bury_one(Some(WaitPidFlag::WNOHANG))? == Some(true) {}
         Ok(())
@@ -264,7 +265,8 @@ impl<'a> Torturer<'a> {
         Ok(Some(true))
     }
 
-    /// Resumes everybody and waits until all have ended. Whoever does not hangs.
+    /// Resumes all that are stopped and waits until every process has ended. A worker that does not
+    /// hangs.
     fn let_end(&mut self) -> Result<(), Failure> {
         self.resume_those_due(u64::MAX)?;
         let deadline = Instant::now() + PATIENCE;
@@ -303,7 +305,7 @@ impl<'a> Torturer<'a> {
         Ok(())
     }
 
-    /// What time it is, and a word in the journal if it should be much earlier.
+    /// The time now, and a line in the journal if it should be much earlier.
     fn note_stall(&self, due_ns: u64) -> Result<u64, Failure> {
         let now = now_ns()?;
         if now > due_ns + STALL_NS {
@@ -330,7 +332,7 @@ impl<'a> Torturer<'a> {
 
 impl Drop for Torturer<'_> {
     fn drop(&mut self) {
-        // After a failure; otherwise nobody is left.
+        // After a failure; otherwise no worker is left.
         for slot in self.slots.iter().flatten() {
             let _ = kill(slot.pid, SIGKILL);
         }

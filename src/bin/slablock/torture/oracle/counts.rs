@@ -9,9 +9,9 @@ use crate::torture::{
     worker::{POPPED_VALUE, VALUE_REMAINDER, VALUE_STEP},
 };
 
-/// The counter goes up by one with each hold, in the order of the tokens. Whoever died before giving
-/// back has written or not, so from there on two values are possible until the next one tells.
-/// Returns what the counter can be at the end.
+/// Judges a counter, which grows by one with each hold, in the order of the tokens. A holder that
+/// died before giving back has written or not, so one more value is possible until the next holder
+/// tells. Returns what the counter can be at the end.
 pub fn judge_counter(
     key: usize,
     spec: &KeySpec,
@@ -49,7 +49,8 @@ pub fn judge_counter(
     possible
 }
 
-/// Compares an average, as it is when nobody is left, with what was added. `seen`: count and total.
+/// Compares an average, as it is when no worker is left, with what was added. `seen`: count and
+/// total.
 pub fn judge_sum(
     spec: &KeySpec,
     of_key: &KeyHistory,
@@ -77,7 +78,8 @@ pub fn judge_sum(
     judge_exact_sum(spec, &of_key.additions, carried, count, sum)
 }
 
-/// Every value whose adding was told is in the sum; of those of a dead one, any number from the first.
+/// Judges a sum: it has every value that was told as added, and any number of those that a worker
+/// was adding when it died.
 fn judge_exact_sum(
     spec: &KeySpec,
     additions: &[Addition],

@@ -1,4 +1,4 @@
-//! The journal, sorted: who lived when, who held what, who waited, what was removed and added.
+//! The journal, sorted: lives of processes; holds, waits, removals and additions of each key.
 
 use std::collections::HashMap;
 
@@ -52,7 +52,8 @@ pub struct Hold {
 #[derive(Clone, Copy, Debug)]
 pub struct Loss {
     pub at: u64,
-    /// When the last renewal before had begun. A hold that is late and that nobody has taken can be renewed later.
+    /// When the last renewal before had begun. A late hold that no other process has taken can be
+    /// renewed later.
     pub renewed: Option<u64>,
 }
 
@@ -105,7 +106,7 @@ pub struct History {
     pub end: u64,
 }
 
-/// What has begun and not ended yet, by who did it.
+/// What has begun and not ended yet, by the life or process that began it.
 #[derive(Default)]
 struct Open {
     /// Lives of a process id that have not been seen to be gone.
@@ -152,7 +153,7 @@ impl History {
         reader.finish()
     }
 
-    /// When the life `id` had ended for certain not yet; the end of everything if it lives.
+    /// Until when the life `id` certainly lasted; the end of everything if it lives.
     pub fn end_of(&self, id: u64) -> u64 {
         let end = self.lives.get(&id).and_then(|life| life.end);
         end.unwrap_or(self.end)
@@ -191,7 +192,7 @@ impl Reader<'_> {
             Event::Added { .. } => self.added(at, id),
             Event::Remove { key } => self.cut_begins(at, id, Scope::Key(key)),
             Event::Evict { tag } => self.cut_begins(at, id, Scope::Tag(tag)),
-            // They are judged on their own.
+            // Values are judged on their own.
             Event::Announce { .. }
             | Event::Saw { .. }
             | Event::Count { .. }
@@ -292,7 +293,7 @@ impl Reader<'_> {
     }
 
     fn cut_begins(&mut self, at: u64, id: u64, scope: Scope) {
-        // One that failed ended without a word.
+        // A removal that failed ended without a line.
         self.cut_ends(at, id, false);
         self.open.cuts.insert(id, (at, scope));
     }
@@ -425,7 +426,8 @@ impl Reader<'_> {
             self.wait_ends(to, id, key);
         }
         for id in self.open.cuts.keys().copied().collect::<Vec<_>>() {
-            // What a dead one began is undone, or affects only what was held when it died.
+            // A removal that a dead process began is undone, or affects only what was held when it
+            // died.
             let gone = self.history.lives.get(&id).and_then(|life| life.gone);
             self.cut_ends(gone.unwrap_or(end), id, false);
         }

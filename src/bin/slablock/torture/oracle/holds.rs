@@ -4,16 +4,16 @@
 //! Each hold is known to have stood from when it was told (after taking) to a moment until which
 //! nothing could have ended it. That moment is on the safe side:
 //!
-//! * Given back without a complaint: when giving back began. Nobody had it in between, whatever
-//!   the lease; that is what the answer means.
+//! * Given back without a complaint: when giving back began. No other process had it in between,
+//!   whatever the lease; that is what the answer means.
 //! * Otherwise the earliest of: when giving back began, when the holder was about to be killed,
 //!   executed or ended, when its lease may have been over, when a removal by force may have struck;
 //!   but not before the library last said that it stood.
 //!
-//! So of a hold with a lease whose holder was late nothing is claimed after the lease: its successor
-//! may overlap it. What is claimed instead is that its token is smaller, which is what whoever is
-//! written to can tell by, and that the late one is told so: its giving back does not succeed, for
-//! otherwise the two overlap by the first rule.
+//! So of a hold with a lease and a late holder nothing is claimed after the lease: its successor
+//! may overlap it. What is claimed instead is that the late holder's token is smaller, by which the
+//! receiver of a write can tell, and that the late holder is told so: its giving back does not
+//! succeed, for otherwise the two overlap by the first rule.
 
 use std::collections::HashSet;
 
@@ -140,7 +140,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Whoever follows one that died holding is told, unless the key was taken away in between.
+    /// A successor of a holder that died is told so, unless the key was taken away in between.
     fn deaths_are_told(&mut self, unit: &[Sure]) {
         for pair in unit.windows(2) {
             let (before, next) = (pair[0].hold, pair[1].hold);
@@ -153,8 +153,9 @@ impl<'a> Judge<'a> {
             if before.give.is_some() || before.lost.is_some() || self.spec.tag.is_some() {
                 continue;
             }
-            // With a lease, others may have had it in between who did not get to tell: one who took over
-            // while it lived, and one who was told of its death and then was late itself.
+            // With a lease, other holders may have had it in between and not got to tell: one that
+            // took over while the one before lived, and one that was told of its death and then was
+            // late itself.
             let by_lease = next.asked > gone && (next.token == before.token + 1 || !next.overran);
             let must_be_told = self.spec.lease.is_none() || by_lease;
             let pid = life.pid;
@@ -182,7 +183,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Nobody is told of the death of one who lives.
+    /// No holder is told of the death of a process that lives.
     fn told_of_the_dead_only(&mut self, hold: &Hold) {
         let Some(pid) = hold.told_of.filter(|pid| *pid != 0) else {
             return;
@@ -253,7 +254,7 @@ impl<'a> Judge<'a> {
             steps.push((sure.hold.take, true, at));
             steps.push((sure.until, false, at));
         }
-        // Who leaves at a moment leaves before who comes.
+        // At one moment, leaving comes before entering.
         steps.sort_unstable();
         let mut inside: Vec<usize> = Vec::new();
         for (_, comes, at) in steps {

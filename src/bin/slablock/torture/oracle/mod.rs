@@ -26,7 +26,7 @@ const EVIDENCE_MAX: usize = 60;
 /// How long before and after the holds in question removals are of interest.
 const AROUND_NS: u64 = 5_000_000;
 
-/// Something that must not be, and whom and what it is about.
+/// Something that must not be, with the key, the tokens and the lives that it is about.
 #[derive(Clone, Debug)]
 pub struct Violation {
     pub what: String,
@@ -41,14 +41,14 @@ pub struct Facts {
     pub holds: u64,
     pub forks: u64,
     pub execs: u64,
-    /// Successors who were told of a dead holder.
+    /// Successors that were told of a dead holder.
     pub recoveries: u64,
-    /// Successors who were told of a late one.
+    /// Successors that were told of a late holder.
     pub expiries: u64,
     pub lost: u64,
     pub removals: u64,
     pub values_added: u64,
-    /// Takeovers from the killed by one who waited, while nobody was stopped; and the slowest.
+    /// Takeovers from killed holders by waiters, while no process was stopped; and the slowest.
     pub takeovers: u64,
     pub worst_takeover_ns: u64,
     pub longest_wait_ns: u64,
@@ -66,7 +66,8 @@ struct Carried {
     sum: (u64, u64),
 }
 
-/// What is there when nobody is left, read past the store: the counters; and out of it: the averages.
+/// What is there when no worker is left: the counters, read past the store, and the averages, read
+/// out of it.
 #[derive(Clone, Debug, Default)]
 pub struct Leftovers {
     /// By key; `None` where there is no such thing.
@@ -97,7 +98,7 @@ impl Oracle {
         }
     }
 
-    /// Judges a round, at the end of which nobody was left.
+    /// Judges a round, at the end of which no worker was left.
     pub fn judge(&mut self, lines: &[Line], leftovers: &Leftovers) -> (Facts, Vec<Violation>) {
         let history = History::of(lines, &self.keys);
         let mut violations = Vec::new();
@@ -223,7 +224,8 @@ fn count(lines: &[Line]) -> Facts {
     for line in lines {
         match line.event {
             Event::Born { parent } => {
-                // A life that goes on under the same process id was executed.
+                // A life with the process id of its parent is an executed program or a thread, not
+                // a fork.
                 let forked = pid_of_life.get(&parent) != Some(&line.pid);
                 facts.forks += u64::from(parent != 0 && forked);
                 pid_of_life.insert(line.id, line.pid);

@@ -1,7 +1,7 @@
-//! When somebody was stopped: time for which nobody else is blamed.
+//! When a process was stopped: time for which no other process is blamed.
 //!
-//! A stopped process may hold, or be in the middle of anything; whoever waits for it waits
-//! legitimately. So bounds apply to the time in which nobody at all was stopped. Nor is anybody blamed
+//! A stopped process may hold, or be in the middle of anything; a waiter for it waits legitimately.
+//! So bounds apply to the time in which no process at all was stopped. Nor is a process blamed
 //! while the machine stands still, which the torturer notices by being late itself.
 
 /// Spans of time in which at least one process was stopped, apart from one another and ascending.
@@ -33,7 +33,7 @@ impl Pauses {
         pauses
     }
 
-    /// How much of the time from `from` to `to` nobody was stopped.
+    /// How much of the time from `from` to `to` no process was stopped.
     pub fn free_between(&self, from: u64, to: u64) -> u64 {
         let whole = to.saturating_sub(from);
         whole.saturating_sub(

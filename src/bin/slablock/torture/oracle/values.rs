@@ -17,7 +17,7 @@ pub struct CarriedValues {
 }
 
 impl CarriedValues {
-    /// `ends`: the counters, when nobody was left.
+    /// Judges the values of a round. `ends`: the counters, when no worker was left.
     pub fn judge(
         &mut self,
         lines: &[Line],
@@ -37,7 +37,8 @@ impl CarriedValues {
         }
     }
 
-    /// In the order of the journal, into which everybody announces a value before it is set.
+    /// Judges what was read, in the order of the journal: each worker announces a value before it
+    /// sets it.
     fn judge_reads(&mut self, lines: &[Line], violations: &mut Vec<Violation>) {
         for line in lines {
             match line.event {

@@ -1,8 +1,8 @@
 //! How long things may take, and how long they took.
 //!
-//! No waiter is promised its turn, for others may be quicker each time. What is promised is that a key
-//! which can be had is not left alone while somebody waits for it; so what is bounded is how long a
-//! permit lies idle, held by nobody or by a dead or late one, while one and the same process waits.
+//! No waiter is promised its turn, for others may be quicker each time. What is promised is that an
+//! available key is not left alone while a process waits for it; so what is bounded is how long a
+//! permit lies idle, with no holder or a dead or late one, while one and the same process waits.
 
 use super::{
     Facts, Violation,
@@ -88,7 +88,7 @@ impl Bounds<'_> {
         }
     }
 
-    /// A permit that can be had is had within the bound, if somebody waits.
+    /// An available permit is taken within the bound, if a process waits for it.
     fn idle(
         &mut self,
         key: usize,
@@ -129,7 +129,7 @@ impl Bounds<'_> {
         }
     }
 
-    /// From when on the permit can be had by others.
+    /// From when on the permit is available to other processes.
     fn idle_from(&self, spec: &KeySpec, hold: &Hold) -> u64 {
         let end = self.history.end_of(hold.id);
         let end = hold.give.map_or(end, |(at, _)| at.min(end));

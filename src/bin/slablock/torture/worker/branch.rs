@@ -32,11 +32,11 @@ const CHILD_STEPS: u64 = 40;
 /// What a worker becomes now and then, and how many steps each of them lives.
 const THREADS: usize = 3;
 const THREAD_STEPS: u64 = 20;
-/// No process lives nearly as long, unless it hangs and whoever would end it is gone.
+/// No process lives nearly as long, unless it hangs and the process that would end it is gone.
 const LIFE_MAX_S: u32 = 40;
 /// This program, also when another one was put in its place meanwhile.
 const OWN_PROGRAM: &str = "/proc/self/exe";
-/// For `Did`: opening the stores anew.
+/// For `Did`: opening the stores again.
 const OPENED: u64 = 0;
 
 /// What makes a worker the one that it is.
@@ -66,7 +66,7 @@ pub fn start(site: &Site, plan: WorkerPlan) -> Result<Pid, Failure> {
     }
 }
 
-/// Goes on as a worker that has executed itself, with everything opened anew.
+/// Continues as a worker that has executed itself, with everything opened again.
 pub fn resume(dir: &Path, plan: WorkerPlan) -> Result<u8, Failure> {
     die_with_master(plan.master)?;
     let asked = now_ns()?;
@@ -81,7 +81,7 @@ pub fn resume(dir: &Path, plan: WorkerPlan) -> Result<u8, Failure> {
 
 fn die_with_master(master: i32) -> Result<(), Failure> {
     alarm::set(LIFE_MAX_S);
-    // A key at the terminal reaches all of us; it is the torturer who ends this in order.
+    // A key at the terminal reaches all processes; the torturer ends the run in order.
     ENDING.into_iter().collect::<SigSet>().thread_block()?;
     set_pdeathsig(Signal::SIGKILL)?;
     match getppid().as_raw() == master {
@@ -91,7 +91,7 @@ fn die_with_master(master: i32) -> Result<(), Failure> {
 }
 
 impl Worker<'_> {
-    /// The number of another life; `None` for who makes none.
+    /// The number of another life; `None` if this worker may make none.
     fn take_id(&mut self) -> Option<u64> {
         if self.standing != Standing::Free {
             return None;
@@ -108,8 +108,8 @@ impl Worker<'_> {
         }
     }
 
-    /// Forks while holding. The parent goes on holding; the child must find that it holds nothing,
-    /// and uses the same handles for a while.
+    /// Forks while holding. The parent continues to hold; the child must find that it holds
+    /// nothing, and uses the same handles for a while.
     pub(super) fn fork_holding(&mut self, guard: &mut Option<Guard<'_>>) -> Result<(), Failure> {
         let Some(id) = self.take_id() else {
             return Ok(());
@@ -149,8 +149,8 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Goes on as several threads for a while: they exclude each other as processes do. They do not
-    /// fork or end, for what becomes of the others then would be anybody's guess.
+    /// Continues as several threads for a while: they exclude each other as processes do. They do
+    /// not fork or end, for what becomes of the other threads then cannot be foreseen.
     pub(super) fn crowd(&mut self) -> Result<(), Failure> {
         let mut threads = Vec::new();
         for _ in 0..THREADS {
@@ -176,7 +176,7 @@ impl Worker<'_> {
         })
     }
 
-    /// Becomes another program with its holds unreleased: they end as a dead one's.
+    /// Executes this program again with its holds unreleased: they end as those of a dead process.
     pub(super) fn exec(&mut self) -> Result<(), Failure> {
         let Some(id) = self.take_id() else {
             return Ok(());

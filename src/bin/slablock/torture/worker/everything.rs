@@ -1,4 +1,4 @@
-//! The last one: when nobody is left, everything can be had, whoever died with it.
+//! The last worker: when no other is left, everything is available, whichever holders have died.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ pub fn take_everything(site: &Site, seed: u64, bound: Duration) -> Result<(), Fa
 }
 
 impl<'a> Worker<'a> {
-    /// The guard, and what the counter was set to.
+    /// Takes one hold. Returns the guard, and what the counter was set to.
     fn take_one(
         &mut self,
         key: usize,
@@ -63,7 +63,8 @@ impl<'a> Worker<'a> {
                     ))?;
                     return Ok(None);
                 }
-                // Its few slots are the dead ones' who held other keys: one of these has to go.
+                // Its few slots belong to dead holders of other keys: one of these keys has to be
+                // removed.
                 Err(Error::Full { .. }) => {
                     if !self.make_room()? {
                         self.complain(format_args!("{name}: there is no room, and no key"))?;
@@ -94,7 +95,7 @@ impl<'a> Worker<'a> {
     }
 
     fn expect_no_more(&self, key: usize, guards: &[(Guard<'_>, u64)]) -> Result<(), Failure> {
-        // Whoever has a re-entrant lock gets it again; a lease may be over by now.
+        // The holder of a re-entrant lock gets it again; a lease may be over by now.
         let spec = &self.site.keys[key];
         let is_plain_semaphore = spec.permits() > 1 && spec.lease.is_none();
         if !is_plain_semaphore || guards.is_empty() {

@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// Holds within holds, of keys in ascending order, so that nobody waits in a circle.
+/// Holds within holds, of keys in ascending order, so that no workers wait in a circle.
 const NESTING_MAX: usize = 2;
 
 impl Worker<'_> {
@@ -35,7 +35,7 @@ impl Worker<'_> {
             }
             Ok(None) => self.passed(key, asked, patience),
             Err(Error::Full { .. }) if self.site.keys[key].place == Where::Small => {
-                // Too many dead hold too many of its few slots: make room, as the error says.
+                // Dead processes hold too many of its few slots: make room, as the error says.
                 self.passed(key, asked, patience)?;
                 self.cut(key)
             }
@@ -119,7 +119,7 @@ impl Worker<'_> {
         })?;
         let Some(guard) = guard else { return Ok(()) };
         let answer = match self.random.below(4) {
-            // Nobody is told what came of it.
+            // The outcome of dropping a guard is not told.
             0 => {
                 drop(guard);
                 return Ok(());
@@ -138,7 +138,7 @@ impl Worker<'_> {
         })
     }
 
-    /// The style in which taking and giving back stand in different functions.
+    /// Gives back as programs do that take and give back in different functions.
     fn give_back_by_token(&self, key: usize, guard: Guard<'_>) -> slablock::Result<()> {
         let lost = |token| Error::Lost {
             key: self.site.keys[key].name.clone().into(),
@@ -233,7 +233,8 @@ impl Worker<'_> {
         }
     }
 
-    /// A re-entrant lock that cannot be lost is there at once for who has it, under the same token.
+    /// A re-entrant lock that cannot be lost is available at once to its holder, under the same
+    /// token.
     fn go_deeper(&mut self, key: usize, guard: &Option<Guard<'_>>) -> Result<(), Failure> {
         let spec = &self.site.keys[key];
         let (Some(guard), Handle::RLock(lock)) = (guard, &self.site.handles[key]) else {

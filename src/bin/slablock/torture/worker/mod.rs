@@ -82,7 +82,7 @@ impl<'a> Worker<'a> {
             if now_ns()? >= self.plan.until_ns {
                 break;
             }
-            // Anew for each step: what it tries does not depend on what came of the steps before.
+            // Seeded for each step: what it tries does not depend on what came of the steps before.
             self.random = Random::of(own_seed, step);
             self.step()?;
         }

@@ -69,7 +69,7 @@ impl Worker<'_> {
         }
     }
 
-    /// What is there, or what somebody computes, or what we do.
+    /// Takes the value that is there, or that another worker computes, or computes it.
     fn compute_value(&mut self) -> Result<(), Failure> {
         let (name, number, len) = self.some_new_value();
         let (values, kept) = (&self.site.values, SetOptions::new());
@@ -132,7 +132,7 @@ impl Worker<'_> {
         self.tell(Event::Counted { counter, times })
     }
 
-    /// One more of both, or of none.
+    /// Adds one to both, or to none.
     fn change_two(&mut self) -> Result<(), Failure> {
         let times = self.random.spread(1, 200);
         self.tell(Event::Count {
@@ -171,7 +171,7 @@ impl Worker<'_> {
         })
     }
 
-    /// One more, by reading and swapping, until nobody was in between.
+    /// Adds one, by reading and swapping, until no other worker came in between.
     fn swap_up(&mut self) -> Result<(), Failure> {
         let (counter, times) = (SWAPPED, self.random.spread(1, 500));
         self.tell(Event::Count { counter, times })?;
@@ -187,7 +187,7 @@ impl Worker<'_> {
         let swapped = values.get("swapped").and_then(|old| {
             let count: u64 = old.as_deref().and_then(swapped_count).unwrap_or(0);
             let next = format!("{:0len$}", count + 1);
-            // Others come in between more often then.
+            // Other workers come in between more often then.
             if count.is_multiple_of(4) {
                 std::thread::yield_now();
             }

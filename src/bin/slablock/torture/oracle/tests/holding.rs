@@ -1,4 +1,4 @@
-//! Who may hold what when, under which token, and what is told of those who did before.
+//! Which process may hold what when, under which token, and what is told of the holders before.
 
 use super::*;
 
@@ -204,7 +204,7 @@ fn a_death_under_a_lease_is_told_unless_others_came_in_between() {
             .kept(31, 2, "leased-lock", token);
         story
     };
-    // Another one was told of the death, did not get to say so, and was late.
+    // Another holder was told of the death, did not get to say so, and was late.
     followed(3, 1).is_clean();
     followed(3, 0).is_caught("was not told");
     followed(2, 1).is_caught("was not told");
@@ -225,7 +225,7 @@ fn a_loss_without_a_reason_is_caught() {
     story.is_caught("lost for no reason");
 }
 
-/// Nobody had taken it, so it could be renewed. Once in three million holds.
+/// No other process had taken it, so it could be renewed. Once in three million holds.
 #[test]
 fn a_hold_that_was_found_late_and_renewed_since_is_judged_by_the_lease_it_had() {
     let late = |lost_ms, key| {
