@@ -21,7 +21,7 @@ use crate::types::Summary;
 ///
 /// # Blocking
 ///
-/// `add` and `pop` exclude each other, for some ten nanoseconds each; one whose process is stopped in
+/// `add` and `pop` exclude each other, for some ten nanoseconds each; a process that is stopped in
 /// between makes the others wait until it goes on or is killed. `get` and `summary` never wait.
 ///
 /// # Examples

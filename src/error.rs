@@ -81,8 +81,8 @@ pub enum Error {
         /// What stands in the way.
         why: &'static str,
     },
-    /// The value does not fit into what the cache may take on disk, and nothing may be evicted for it. Or what is
-    /// dead there cannot be compacted, because who is at it was stopped, and there is no large value to evict.
+    /// The value does not fit into what the cache may take on disk, and nothing may be evicted for it. Or its
+    /// garbage cannot be compacted, because the compactor was stopped, and there is no large value to evict.
     OverLimit {
         /// The directory of the values.
         path: PathBuf,
@@ -113,7 +113,8 @@ pub enum Error {
         found: String,
         /// What was asked for.
         expected: String,
-        /// Of permits: who has some, alive and within the lease. Empty: somebody waits for one, or just had one.
+        /// Of permits: the holders that are alive and within the lease. Empty: a waiter waits for one, or one was
+        /// held a moment ago.
         holders: Vec<Holder>,
     },
     /// An argument that can never work: a zero lease, no permits, a number that is not finite.
@@ -173,7 +174,8 @@ pub enum Error {
         path: PathBuf,
     },
     /// The slab that this process has open is not the one at its path any more: the store was removed, or
-    /// another one is in its place. Whoever opens it now shares nothing with who has this one open.
+    /// another one is in its place. A process that opens it now shares nothing with those
+    /// that have this one open.
     Replaced {
         /// The store.
         path: PathBuf,
@@ -205,14 +207,14 @@ pub enum Error {
     },
     /// A process has been in the middle of making or removing a key, or of making the slab longer, for longer than
     /// 50 ms, and the key that was asked for cannot be found or made without that. It is stopped, perhaps. Nobody need
-    /// hold the key. `try_acquire` and `acquire_timeout` say so; who has no time limit waits.
+    /// hold the key. `try_acquire` and `acquire_timeout` say so; without a time limit the caller waits.
     StructureBusy {
         /// The store.
         path: PathBuf,
         /// Which processes that are, as far as can be seen.
         pids: Vec<u32>,
     },
-    /// The slab has more than one name, as in a copy made of hard links: whoever opened it by the other one would
+    /// The slab has more than one name, as in a copy made of hard links: an opener by the other one would
     /// have other lock files and another log.
     Linked {
         /// The store.
@@ -227,7 +229,7 @@ pub enum Error {
         path: PathBuf,
         /// Which lock files were removed or replaced while others had the store open; usually none.
         lost: Vec<&'static str>,
-        /// Who has it open, as far as that can be told. Empty: a process that is just opening it, or one that
+        /// The processes that have it open, as far as that can be told. Empty: a process that is just opening it, or one that
         /// has locked the slab without taking part.
         processes: Vec<ProcessInfo>,
     },
@@ -508,7 +510,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// Who is in the way of another number of permits, and what can be done.
+/// The holders that are in the way of another number of permits, and what can be done.
 fn write_busy(f: &mut fmt::Formatter<'_>, found: &str, holders: &[Holder]) -> fmt::Result {
     let mut by = ", and is held by process ";
     for holder in holders {

@@ -54,7 +54,7 @@ pub fn die_setting(
     check_lengths(key, new.tag)?;
     let bytes = new.tag.len() + value.len();
     let latch = || store.latch(key, store.hash(key), Some(cell_words(bytes)));
-    // As whoever finds out that it does not fit.
+    // As a writer that finds out that it does not fit.
     let fits = latch()?.is_some_and(|latched| latched.cells.fits(bytes));
     let place = match fits {
         true => None,

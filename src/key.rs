@@ -94,7 +94,7 @@ mod tests {
         let all = [
             bytes_of(text),
             bytes_of(text.to_string()),
-            bytes_of(&&text),
+            bytes_of(Box::new(text)),
             bytes_of(text.as_bytes()),
             bytes_of(b"a key"),
             bytes_of(*b"a key"),

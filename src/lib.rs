@@ -1,6 +1,6 @@
 //! Locks, re-entrant locks, semaphores, running averages and a cache of values that the processes of one
 //! machine share through a directory. No server, no database: a mapped file, two atomic operations on the hot
-//! path, and the kernel's word on who is dead.
+//! path, and the kernel's word on which process is dead.
 //!
 //! ```
 //! # fn main() -> slablock::Result<()> {
@@ -23,7 +23,7 @@
 //!   [`Averager`]: a running average.
 //! * They live under keys in a [`Cache`], of one store or of several side by side ([`Options::shards`]).
 //! * Values live there, too: [`Cache::set`] and [`Cache::get`], [`Cache::incr`], [`Cache::get_or_insert_with`] to
-//!   compute one once for all who ask, [`Cache::transact`] to change several at once. [`SetOptions`] has how long, and
+//!   compute one once for all processes, [`Cache::transact`] to change several at once. [`SetOptions`] has how long, and
 //!   a tag; [`Options`] how much room, what goes when there is none, and what a value survives.
 //! * A dead holder blocks nobody, and its successor is told ([`LockGuard::recovered`]).
 //! * A lease ([`Lock::lease`]) bounds how long a hold may last; a [`Token`] with every grant fences off the late.
@@ -61,7 +61,7 @@ mod slab;
 
 #[cfg(not(loom))]
 mod os;
-// Checked alone by loom, whose atomics have another size than real ones and cannot lie in a map.
+// Checked alone by loom: its atomics have another size than real ones and cannot lie in a map.
 #[cfg_attr(loom, allow(dead_code, unused_imports))]
 mod record;
 

@@ -18,12 +18,12 @@ use crate::types::{Holder, Predecessor, Token};
 ///
 /// Not re-entrant: acquiring again in the thread that has it waits, as it does for `std::sync::Mutex`, or is the
 /// error `Deadlock` where it is certain that the wait would not end, which is in a process with one thread; see
-/// [`acquire`](Lock::acquire) and [`RLock`](crate::RLock). Clones share key and settings. Waiters are woken one at a time; one who comes
-/// by just then may be quicker, so the order is not strictly first come, first served.
+/// [`acquire`](Lock::acquire) and [`RLock`](crate::RLock). Clones share key and settings. Waiters are woken one at
+/// a time; an acquirer that comes just then may be quicker, so the order is not strictly first come, first served.
 ///
 /// # If the process dies
 ///
-/// The lock goes to the next one to ask at once, to one who waits within some ten milliseconds (150 when it
+/// The lock goes to the next one to ask at once, to a waiter within some ten milliseconds (150 when it
 /// has waited for long and the holder's end goes unnoticed, as when it closes the store or executes another
 /// program), and [`recovered`](LockGuard::recovered) tells it, because what the lock protects may be half-written.
 ///
@@ -65,7 +65,7 @@ impl Lock {
     }
 
     /// Gives each hold a lease: when it is over, the next one to ask gets the lock at once, also from a
-    /// holder who is alive. It is never shorter than asked, and one of two seconds or more up to
+    /// holder that is alive. It is never shorter than asked, and one of two seconds or more up to
     /// 50 ms longer. Zero is refused by the first use. Without this, holds last until they are
     /// given back or their process dies. Stands still while the machine is suspended.
     pub fn lease(self, lease: Duration) -> Lock {
@@ -141,13 +141,13 @@ impl Lock {
         }))
     }
 
-    /// Whether anybody has it now whose lease is not over and whose process lives.
+    /// Whether it is held now, by a living process and within the lease.
     pub fn is_locked(&self) -> Result<bool> {
         Ok(self.handle.standing()?.available == 0)
     }
 
-    /// Who has it; `None` if it is free. One who is dead, or whose lease is over, is shown as such until
-    /// the next one takes over.
+    /// The holder; `None` if it is free. A dead holder, or one with an expired lease, is shown as such
+    /// until the next one takes over.
     pub fn holder(&self) -> Result<Option<Holder>> {
         Ok(self.handle.standing()?.holders.pop())
     }
@@ -157,7 +157,7 @@ impl Lock {
         self.handle.waiters()
     }
 
-    /// Gives back the hold with that token, whichever process acquired it: whoever knows the token may.
+    /// Gives back the hold with that token, whichever process acquired it: knowing the token is enough.
     ///
     /// # Errors
     ///
@@ -228,7 +228,7 @@ impl LockGuard<'_> {
     ///
     /// # Errors
     ///
-    /// `Lost` if somebody had taken it over or the key was removed: whoever has it now is left alone.
+    /// `Lost` if it was taken over or the key was removed: the present holder is left alone.
     /// `NotHolder` in a forked child: the parent goes on holding it.
     pub fn release(self) -> Result<()> {
         self.held.release()

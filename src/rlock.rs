@@ -220,12 +220,12 @@ impl RLock {
         Ok(if has { DEPTH.get() } else { 0 })
     }
 
-    /// Whether anybody has it now whose lease is not over and whose process lives.
+    /// Whether it is held now, by a living process and within the lease.
     pub fn is_locked(&self) -> Result<bool> {
         Ok(self.handle.standing()?.available == 0)
     }
 
-    /// Who has it. See [`Lock::holder`](crate::Lock::holder).
+    /// The holder. See [`Lock::holder`](crate::Lock::holder).
     pub fn holder(&self) -> Result<Option<Holder>> {
         Ok(self.handle.standing()?.holders.pop())
     }

@@ -1,4 +1,4 @@
-//! A counting semaphore whose permits come back from the dead, one by one.
+//! A counting semaphore: permits come back from dead holders, one by one.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::types::{Holder, Predecessor, Token};
 ///
 /// # If the process dies
 ///
-/// Its permits go to the next ones to ask, who are told.
+/// Its permits go to the next acquirers, which are told.
 ///
 /// # Examples
 ///
@@ -50,15 +50,15 @@ impl BoundedSemaphore {
     /// The semaphore under `key` in `place`, with `value` permits, 1 to 65,535. Does no I/O: what is wrong with key
     /// or number is reported by the first use.
     ///
-    /// A key has one number of permits as long as anybody alive has one within its lease, or waits for one: to acquire with
-    /// another number is the error `ConfigMismatch` then, which says who that is. Nobody uses it otherwise, and who acquires
-    /// next decides: the key is made again with the new number, its tag stays, and its tokens go on. Handles of the old number
-    /// do the same from then on.
+    /// A key has one number of permits as long as a living process holds one within its lease, or waits for
+    /// one: to acquire with another number is the error `ConfigMismatch` then, which names the holders.
+    /// Otherwise nobody uses it, and the next acquirer decides: the key is made again with the new number, its
+    /// tag stays, and its tokens go on. Handles of the old number do the same from then on.
     ///
-    /// Whoever died with a permit is told of as if the number had stayed, one to each of the first permits of the new
-    /// number: see [`SemaphoreGuard::recovered`]. Of more dead than there are permits now, the first are told of; so is at
-    /// least one of them if whoever takes over is killed in the midst of it. Of those whose leases were over, the one who
-    /// takes over is told of one, unless somebody died.
+    /// Holders that died are told of as if the number had stayed, one to each of the first permits of the new
+    /// number: see [`SemaphoreGuard::recovered`]. Of more dead holders than there are permits now, the first are
+    /// told of; so is at least one if the successor is killed meanwhile. Of holders with expired leases the
+    /// successor is told of one, unless one died.
     pub fn new(cache: &Cache, key: impl AsKey, value: u32) -> BoundedSemaphore {
         let key = key.as_key();
         let store = Arc::clone(cache.store_of(key));
@@ -88,7 +88,7 @@ impl BoundedSemaphore {
         self.handle.permits()
     }
 
-    /// Waits for a permit as long as it takes. See [`Lock::acquire`](crate::Lock::acquire), whose error `Deadlock` it
+    /// Waits for a permit as long as it takes. See [`Lock::acquire`](crate::Lock::acquire): its error `Deadlock` it
     /// is if guards of this process have all permits; another number of permits, on a key in use, is the error
     /// `ConfigMismatch`, also in the midst of waiting.
     #[inline(always)]
@@ -138,8 +138,8 @@ impl BoundedSemaphore {
         Ok(self.handle.standing()?.available)
     }
 
-    /// Who has the others. Those who are dead, or whose leases are over, are shown as such until somebody
-    /// takes their permits over; these count as available, too.
+    /// The holders of the others. Dead ones, and those with expired leases, are shown as such until an
+    /// acquirer takes their permits over; these count as available, too.
     pub fn holders(&self) -> Result<Vec<Holder>> {
         Ok(self.handle.standing()?.holders)
     }
@@ -171,7 +171,7 @@ impl fmt::Debug for BoundedSemaphore {
 }
 
 /// The possession of one permit. Dropping it gives the permit back. See
-/// [`LockGuard`](crate::LockGuard), whose methods it has.
+/// [`LockGuard`](crate::LockGuard): it has the same methods.
 #[must_use = "the permit is given back as soon as the guard is dropped"]
 pub struct SemaphoreGuard<'a> {
     held: Held<'a>,
@@ -188,8 +188,9 @@ impl SemaphoreGuard<'_> {
         self.held.permit()
     }
 
-    /// Who died holding this permit just before, if so; or another one, of another number of permits. All is known of
-    /// that one to whoever changed the number; others get the process, and a token above the dead one's.
+    /// The holder of this permit just before, if it died; or that of another permit, of another number of them.
+    /// The acquirer that changed the number is told all of that one; others get the process, and a token above
+    /// the dead one's.
     pub fn recovered(&self) -> Option<&Holder> {
         self.predecessor()?.dead()
     }

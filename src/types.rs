@@ -39,7 +39,7 @@ impl fmt::Display for Kind {
 ///
 /// For one key, tokens only ever grow, also across expiry, the death of holders, removal and re-creation
 /// of the key, and reboots. Hand the token to what the lock protects, and let that refuse whatever comes
-/// with a smaller one: then a holder who was stopped past its lease can do no harm. For a semaphore,
+/// with a smaller one: then a holder that was stopped past its lease can do no harm. For a semaphore,
 /// tokens are unique, and grow in the order in which acquirers arrived at their permit.
 ///
 /// A token is below 2^50, so that it fits a signed 64-bit column of a database, and a double.
@@ -97,7 +97,7 @@ impl fmt::Display for Token {
     }
 }
 
-/// Who holds, or held, a lock or a permit.
+/// The holder of a lock or a permit, now or before.
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -143,12 +143,12 @@ impl fmt::Display for Holder {
     }
 }
 
-/// Who had a hold before, and did not give it back: what it protects may be half-written.
+/// The holder before, which did not give its hold back: what it protects may be half-written.
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Predecessor {
-    /// Who it was.
+    /// Which holder it was.
     pub holder: Holder,
     /// How its hold ended.
     pub why: Ending,
@@ -209,7 +209,7 @@ pub struct KeyInfo {
 pub enum KeyState {
     /// A lock or a re-entrant lock.
     Lock {
-        /// Who has it. One who is dead or whose lease is over is still shown, as such, until the next
+        /// The holder. A dead one, or one with an expired lease, is still shown, as such, until the next
         /// one takes over.
         holder: Option<Holder>,
     },
@@ -219,7 +219,7 @@ pub enum KeyState {
         value: u32,
         /// How many could be acquired now.
         available: u32,
-        /// Who has the others, and whose permits are there to be taken over.
+        /// The holders of the others, and of those that can be taken over.
         holders: Vec<Holder>,
     },
     /// An average.
@@ -331,7 +331,7 @@ impl fmt::Display for ProcessInfo {
 /// [`Cache::lifeline`](crate::Cache::lifeline).
 ///
 /// Two descriptors for each shard, all close-on-exec. A process has the lifeline while it has either of the two open; hand
-/// on both, for the second one tells who repairs the store that somebody lives, also when a cleaner of temporary
+/// on both, for the second one tells a repair of the store that a process lives, also when a cleaner of temporary
 /// files has removed the lock files.
 #[derive(Debug, Default)]
 pub struct Lifeline {

@@ -14,12 +14,12 @@ use crate::store::values::compute_once::Turn;
 /// Values that are computed when they are missing.
 impl Cache {
     /// The value under a key. If there is none, `compute` makes it, in one thread of one process, while
-    /// all others who ask for it wait for what it makes. It is set with `options`.
+    /// all others that ask for it wait for what it makes. It is set with `options`.
     ///
     /// A value that is over, was deleted or evicted, or is damaged counts as missing. What was computed is
     /// returned also if it cannot be kept, because there is no room for it, say, or because the store was
     /// cleared meanwhile: [`stats`](Self::stats) counts that, and
-    /// [`compute_if_missing`](Self::compute_if_missing) tells it. The next one who waits computes then.
+    /// [`compute_if_missing`](Self::compute_if_missing) tells it. The next waiter computes then.
     ///
     /// # Errors
     ///
@@ -31,7 +31,7 @@ impl Cache {
     ///
     /// # Panics
     ///
-    /// If `compute` does. The next one who waits computes.
+    /// If `compute` does. The next waiter computes.
     ///
     /// # Blocking
     ///
@@ -41,7 +41,7 @@ impl Cache {
     ///
     /// # If the process dies
     ///
-    /// Who computes and dies is followed by the next one who waits, as soon as that notices, usually
+    /// If the process that computes dies, the next waiter computes, as soon as it notices, usually
     /// within 10 ms. In a process that `compute` forked off, the value is not set.
     ///
     /// # Examples
@@ -117,10 +117,10 @@ impl Cache {
     }
 
     /// The value under a key, for one that many ask for all the time: it is computed again *before* it is over,
-    /// by one of those who ask, while the others go on with the value that is there. So nobody has to
+    /// by one of those that ask, while the others go on with the value that is there. So nobody has to
     /// wait when it is over.
     ///
-    /// Who asks is chosen with a probability that grows as the end comes near, in proportion to how
+    /// A caller is chosen with a probability that grows as the end comes near, in proportion to how
     /// long computing took the last time: about once in that time before the end, if `beta` is 1.0.
     /// With a larger `beta` it is done earlier, with 0.0 never. The time it took is known from when it
     /// was computed by this function, in whichever process; without it, as after a failure, and
@@ -132,8 +132,8 @@ impl Cache {
     ///
     /// # Errors
     ///
-    /// As for [`get_or_insert_with`](Self::get_or_insert_with): also who computes early gets what
-    /// comes of it, although the present value is not over yet. `Invalid` if `beta` is negative or not
+    /// As for [`get_or_insert_with`](Self::get_or_insert_with): also a caller that computes early gets the
+    /// result or the error of that, although the present value is not over yet. `Invalid` if `beta` is negative or not
     /// finite.
     pub fn get_or_refresh(
         &self,
@@ -213,7 +213,7 @@ fn memo<E: From<Error>>(
     })
 }
 
-/// Sets what was computed, if that is still this caller's turn. Whoever waits for it computes if it is not there.
+/// Sets what was computed, if that is still this caller's turn. A waiter computes if it is not there.
 fn keep(
     store: &Arc<Store>,
     key: &[u8],
@@ -266,7 +266,7 @@ fn course(
     let is_there = || !matches!(store.peek_value(key), Ok(None));
     loop {
         let turn = store.begin_turn(key, &is_there)?;
-        // Again: whoever had the turn before may have set it.
+        // Again: the one before, which had the turn, may have set it.
         if store.value_at_hand(key, &mut value)? {
             return Ok(Course::There(value));
         }

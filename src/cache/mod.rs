@@ -37,8 +37,8 @@ use crate::types::{KeyInfo, Lifeline, Stats};
 ///
 /// # If the process dies
 ///
-/// The kernel marks it dead at once. What it held goes to the next who asks, who is told; what it was
-/// changing is finished or undone by the next who comes near.
+/// The kernel marks it dead at once. What it held goes to the next acquirer, which is told; what it was
+/// changing is finished or undone by the next process that comes near.
 ///
 /// # Examples
 ///
@@ -184,7 +184,7 @@ impl Cache {
         self.sum(|store| store.remove_tagged(tag))
     }
 
-    /// Removes a key, whoever holds it: the holder finds it lost, waiters start over. `false` if there is
+    /// Removes a key, held or not: the holder finds it lost, waiters start over. `false` if there is
     /// none.
     pub fn remove(&self, key: impl AsKey) -> Result<bool> {
         let key = key.as_key();
@@ -229,13 +229,13 @@ impl Cache {
         Ok(self.len()? == 0)
     }
 
-    /// Removes values whose time is over, and returns how many. They cannot be got any more anyway; this makes
-    /// their room free. Locks and averages see to themselves.
+    /// Removes values with an expired time, and returns how many. They cannot be got any more anyway; this
+    /// frees their room. Locks and averages see to themselves.
     pub fn remove_expired(&self) -> Result<usize> {
         self.sum(|store| store.expire())
     }
 
-    /// Removes values whose time is over, then evicts others by the cache's policy until the rest is within
+    /// Removes values with an expired time, then evicts others by the cache's policy until the rest is within
     /// its `size_limit`, and compacts the files of large values. Returns how many values went. Not needed:
     /// setting values does the same, a little at a time.
     pub fn cull(&self) -> Result<usize> {
@@ -284,12 +284,12 @@ impl Cache {
     }
 
     /// Changes `size_limit`, `eviction` and `durability` from what was chosen when the cache was made, for all
-    /// processes at once. What `changes` does not say stays. Those who have the cache
-    /// open go on with what is new, also if they had asked for something else; those who ask for the old settings when they
-    /// open it are refused.
+    /// processes at once. What `changes` does not say stays. Processes that have the cache
+    /// open go on with what is new, also if they had asked for something else; an opener that asks for the old
+    /// settings is refused.
     ///
     /// With a lower `size_limit` this takes as long as it takes to let values go and to compact the log, until it fits;
-    /// those who set values meanwhile do not wait for that. If no value may go ([`Eviction::None`](crate::Eviction)),
+    /// writers of values do not wait for that. If no value may go ([`Eviction::None`](crate::Eviction)),
     /// they all stay, also above the limit, and no large one can be set until enough were deleted.
     ///
     /// # Errors
@@ -305,7 +305,7 @@ impl Cache {
     }
 
     /// Verifies the store while it is in use, changing nothing but for finishing what a dead process left
-    /// half done. It looks in pieces: whoever makes or removes a key waits for a millisecond at the most, and taking and
+    /// half done. It looks in pieces: making or removing a key waits for a millisecond at the most, and taking and
     /// giving back do not wait. What is said to be leaked was looked at again: it is not what was just being changed.
     pub fn check(&self) -> Result<CheckReport> {
         let mut report = CheckReport::default();
@@ -316,7 +316,7 @@ impl Cache {
     }
 
     /// What keeps this process's holds alive for as long as any process has it open, also when this process is
-    /// gone. For a supervisor whose child must not run unguarded: clear the close-on-exec flags of its
+    /// gone. For a supervisor with a child that must not run unguarded: clear the close-on-exec flags of its
     /// descriptors in the child. What is given back explicitly is free all the same.
     ///
     /// From this call on, this participant's process id is no proof of its death any more.

@@ -38,10 +38,10 @@ impl Options {
     }
 
     /// Permissions of the files, whatever the umask says; the directory gets search permission where it
-    /// gets read permission. Default `0o600`. Whoever may write the files can break the store for all.
+    /// gets read permission. Default `0o600`. A user that may write the files can break the store for all.
     ///
-    /// A store that has another mode is refused: with a wider one, users could hold its locks for whom this program does
-    /// not mean them; with a narrower one, some could not use it. `chmod` of its files changes it; where a file system
+    /// A store that has another mode is refused: with a wider one, users could hold its locks that this program does not
+    /// mean them for; with a narrower one, some could not use it. `chmod` of its files changes it; where a file system
     /// keeps no modes, name none.
     pub fn mode(mut self, mode: u32) -> Options {
         self.settings.mode = Some(mode & 0o777);

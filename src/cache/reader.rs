@@ -15,7 +15,7 @@ use crate::store::names::{SLAB, is_there, not_a_store};
 use crate::store::settings::Config;
 use crate::types::{KeyInfo, Stats, Summary};
 
-/// A cache, open for reading only: by a user who may read it and not write it, on a
+/// A cache, open for reading only: by a user that may read it and not write it, on a
 /// read-only mount, or by a monitor that is to disturb nobody.
 ///
 /// It needs read permission for the slab and for the files in `log`, and search permission for the directories. It takes
@@ -57,7 +57,7 @@ pub struct Reader {
     shards: Vec<Option<ReadStore>>,
     /// Of several.
     seed: [u64; 2],
-    /// The store whose journal counts, if it is none of these.
+    /// The store with the journal that counts, if it is none of these.
     home: Option<Box<ReadStore>>,
     path: PathBuf,
 }

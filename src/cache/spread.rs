@@ -121,7 +121,7 @@ fn find_or_make_record(dir: &Path, settings: &Settings, wanted: Option<usize>) -
 fn open_shards(dir: &Path, settings: &Settings, record: Record) -> Result<Box<[Arc<Store>]>> {
     let mut of_shard = Settings {
         shards: record.shards,
-        // The cache is there; a shard whose slab a cleaner has taken begins again.
+        // The cache is there; a shard without its slab, which a cleaner has taken, begins again.
         create: true,
         ..settings.clone()
     };
@@ -198,7 +198,7 @@ fn eldest_shard(dir: &Path, shards: usize) -> Result<usize> {
     Ok(0)
 }
 
-/// Makes the directory of a shard, unless it is there, for owner and group of the cache, whoever makes it.
+/// Makes the directory of a shard, unless it is there, for owner and group of the cache, whichever user makes it.
 fn make_shard(dir: &Path, number: usize) -> Result<()> {
     let path = shard_path(dir, number);
     if names::is_there(&path)? {

@@ -147,8 +147,8 @@ fn with_buffer<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
 /// Values.
 ///
 /// Every operation is one step for all threads of all processes: it has happened or it has not,
-/// whoever is killed when. Reading waits for nobody; changing a value waits for who is changing the
-/// same one. A key that holds a lock or another primitive is the error `KindMismatch`; an empty or too
+/// whichever process is killed when. Reading waits for nobody; a writer waits for another writer of the
+/// same value. A key that holds a lock or another primitive is the error `KindMismatch`; an empty or too
 /// long one is `KeyLength`.
 impl Cache {
     /// Sets a value of 0 bytes to 1 GiB, for ever and without a tag, whatever was there.
@@ -271,7 +271,7 @@ impl Cache {
         Ok(got.map(|_| value))
     }
 
-    /// Puts the value in place of what is in `into`, whose memory is used again. `false`: there is
+    /// Puts the value in place of what is in `into`, and uses its memory again. `false`: there is
     /// none, and `into` means nothing.
     #[inline]
     pub fn get_into(&self, key: impl AsKey, into: &mut Vec<u8>) -> Result<bool> {
@@ -333,7 +333,7 @@ impl Cache {
         Ok(self.store_of(key).take_value(key, false)?.is_some())
     }
 
-    /// Deletes a value and returns it, in one step: of all who pop it, one gets it.
+    /// Deletes a value and returns it, in one step: of all that pop it, one gets it.
     ///
     /// # Errors
     ///

@@ -143,7 +143,7 @@ pub(super) fn find_and_restore(dir: &Path) -> Result<Option<Record>> {
     Ok(Some(record))
 }
 
-/// What the shards say, all of whom have to say the same; and owner, group and mode of one.
+/// What the shards say, which all have to say the same; and owner, group and mode of one.
 fn record_of_shards(dir: &Path) -> Result<Option<(Record, Likeness)>> {
     // A plain store may have anything beside it.
     if names::is_there(&dir.join(names::SLAB))? {
@@ -203,7 +203,7 @@ fn restore(dir: &Path, record: Record, like: Likeness) -> Result<()> {
         write_record(&new, &record.encode(), like)?;
         crash_point();
         match path.exists() {
-            // Kept as it is, for whoever has looked at it already.
+            // Kept as it is, for openers that have looked at it already.
             true => std::fs::remove_file(&new),
             false => std::fs::rename(&new, &path),
         }?;
@@ -252,7 +252,7 @@ pub(super) fn make_record(
         let path = path.to_path_buf();
         move |e| Error::io(action, &path, e)
     };
-    // Whoever makes a plain store here has the same lane.
+    // A maker of a store by itself here has the same lane.
     let site = Site {
         dir: dir.to_path_buf(),
         locks: dir.to_path_buf(),
@@ -295,7 +295,7 @@ pub(super) fn make_record(
     let record = Record { shards, seed };
     let like = Likeness::of_mode(settings.new_mode());
     write_record(&new, &record.encode(), like).map_err(io("write", &new))?;
-    // Whoever finds the record takes that for done. Whoever made the directory may have died before.
+    // An opener that finds the record takes that for done. The maker of the directory may have died before.
     file::sync_above(dir).map_err(io("sync", dir))?;
     crash_point();
     std::fs::rename(&new, &path).map_err(io("write", &path))?;
@@ -363,7 +363,7 @@ fn is_left_over(dir: &Path, name: &OsStr) -> Result<bool> {
 mod tests {
     use super::*;
 
-    /// Who finds no record, and lists the directory after another process made record and shards.
+    /// An opener that finds no record, and lists the directory after another process made record and shards.
     #[test]
     fn shards_that_were_made_meanwhile_are_no_strangers() {
         let dir = tempfile::tempdir().unwrap();
