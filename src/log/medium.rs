@@ -1,4 +1,4 @@
-//! What is on the medium: segments, their names, and the name of the directory that they are in.
+//! What is on the device: segments, their names, and the name of the directory that they are in.
 
 use std::collections::HashSet;
 use std::io;
@@ -14,7 +14,7 @@ use crate::os::syncs::Syncs;
 use crate::os::{file, memory};
 use crate::sync::{Ordering, crash_point};
 
-/// Told of each failure, before anybody else is.
+/// Told of each failure, before any caller is.
 pub(crate) type Note<'a> = &'a dyn Fn(&io::Error);
 
 impl Log {
@@ -23,7 +23,8 @@ impl Log {
         &self.syncs
     }
 
-    /// Waits until a segment, and its name, are on the medium: it may have been begun when nobody asked for that.
+    /// Waits until a segment, and its name, are on the device: it may have been begun when no
+    /// caller asked for that.
     pub(crate) fn sync(&self, number: u32, note: Note<'_>) -> io::Result<()> {
         self.sync_bytes(number, note)?;
         let is_named = self.named().contains(&number);
@@ -46,7 +47,7 @@ impl Log {
         })
     }
 
-    /// Waits until the name of a segment is on the medium.
+    /// Waits until the name of a segment is on the device.
     pub(crate) fn sync_name(&self, number: u32, note: Note<'_>) -> io::Result<()> {
         self.sync_names(note)?;
         let mut named = self.named();
@@ -61,8 +62,8 @@ impl Log {
         self.named.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until the names of all segments are on the medium; with the first, that of their directory, which somebody
-    /// may have made who died before it was there.
+    /// Waits until the names of all segments are on the device; with the first, that of their
+    /// directory: its maker may have died before that name was there.
     pub(crate) fn sync_names(&self, note: Note<'_>) -> io::Result<()> {
         let home = self.home()?;
         home.sync(Path::new(LOG)).inspect_err(note)?;
@@ -73,9 +74,10 @@ impl Log {
         Ok(())
     }
 
-    /// Writes a record over itself, and the head of its segment, so that the next sync writes them to the medium. A
-    /// record is never changed, so nobody is disturbed; should it be given back in this moment, it takes its room until
-    /// its segment goes. Without a length, as long as it says itself that it is, if it has no key.
+    /// Writes a record over itself, and the head of its segment, so that the next sync writes them
+    /// to the device. A record is never changed, so no reader is disturbed; if the record is given
+    /// back in this moment, it takes its room until its segment is removed. Without `bytes`, as
+    /// long as the record says itself that it is, if it has no key.
     pub(crate) fn write_once_more(&self, place: Location, bytes: Option<u64>) -> io::Result<()> {
         let write = |file: &Kept| {
             let bytes = match bytes {

@@ -13,10 +13,11 @@
 //!            +--------+-------+----------------+-------+--------+----+----+-----+-----+-------+
 //! ```
 //!
-//! Numbers are little-endian. A record begins at a multiple of 16 bytes, at which one is in its place, and
-//! its checksum is over everything behind it. Which room is whose is the slab's to say: here are only files.
-//! They are read and written by system calls, not mapped: then a file that was cut off is an error, not a
-//! signal, and nobody else's writes are seen through a reference.
+//! Numbers are little-endian. A record begins at a multiple of 16 bytes, at which one is in its
+//! place, and its checksum is over everything behind it. The slab says which room belongs to which
+//! value: here are only files. The files are read and written by system calls, not mapped: then a
+//! file that was cut off is an error, not a signal, and no write of another process is seen through
+//! a reference.
 
 pub(crate) mod medium;
 mod open;
@@ -47,8 +48,8 @@ pub(crate) const LOG: &str = "log";
 pub(crate) const SEGMENT_HEADER_BYTES: u64 = 48;
 const SEGMENT_MAGIC: [u8; 8] = *b"slablog\0";
 const FORMAT_VERSION: u32 = 1;
-/// So often a segment is opened again whose descriptor was closed or replaced since; then somebody else is doing that all
-/// the time.
+/// How often a segment is opened again because its descriptor was closed or replaced; beyond that,
+/// other code is doing so all the time.
 const ATTEMPTS: u32 = 8;
 /// Values up to that length are read together with what is before them: copying them down is cheaper than
 /// another system call.
@@ -56,8 +57,8 @@ const SMALL_BYTES: usize = 16 * 1024;
 /// How much is read and summed up at a time, so that it is still in the processor's cache.
 const CHUNK_BYTES: usize = 128 * 1024;
 
-/// Of a dead record that many bytes are worth a system call to give them back at once; what is less stays until its
-/// segment goes.
+/// So many garbage bytes of a record are worth a system call to give them back at once; fewer stay
+/// until its segment is removed.
 const PUNCH_BYTES_MIN: u64 = 64 * 1024;
 /// A record that long is worth it, wherever it lies.
 pub(crate) const LARGE_BYTES: u64 = PUNCH_BYTES_MIN + 2 * PAGE;
@@ -70,7 +71,7 @@ pub(crate) struct Log {
     dir: PathBuf,
     /// That of the store, found wherever it is moved.
     home: Mutex<Arc<Dir>>,
-    /// In there: the file whose owner, group and mode all of the log has.
+    /// The file in `home` that has the owner, group and mode of all of the log.
     like: &'static str,
     store_id: u128,
     open: Arc<OpenSegments>,
@@ -79,7 +80,7 @@ pub(crate) struct Log {
     /// Places of records that were found whole, each where its bits say.
     // Not in a frame: the thread that makes it may have a small stack.
     known: Box<[AtomicU64]>,
-    /// The name of the directory is on the medium; and those of some segments.
+    /// The name of the directory is on the device; and those of some segments.
     is_named: AtomicBool,
     named: Mutex<HashSet<u32>>,
     syncs: Syncs,
@@ -99,13 +100,13 @@ pub(crate) enum Created {
     NotWritable,
 }
 
-/// Whether a segment cannot be appended to, and another one perhaps can: this process may not write to it, or somebody
-/// has removed it.
+/// Whether a segment cannot be appended to, and another one perhaps can: this process may not write
+/// to it, or it was removed.
 pub(crate) fn needs_another(error: &io::Error) -> bool {
     may_not_write(error) || error.kind() == io::ErrorKind::NotFound
 }
 
-/// Whether that was said of one file, which this process may not write. It may still write others.
+/// Whether the error says that this process may not write one file; it may still write others.
 fn may_not_write(error: &io::Error) -> bool {
     let refusals = [Errno::EACCES, Errno::EPERM, Errno::EROFS, Errno::ETXTBSY];
     let said = error.raw_os_error();
@@ -116,7 +117,7 @@ fn may_not_write(error: &io::Error) -> bool {
 const KNOWN: usize = 256;
 
 fn known_at(place: Location) -> usize {
-    // Fibonacci hashing: places that follow one another go to different ones.
+    // Fibonacci hashing: places that follow one another are put into different entries.
     (place.bits().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as usize % KNOWN
 }
 
@@ -175,9 +176,11 @@ impl Log {
         format!("{number:08x}").into()
     }
 
-    /// Closes what the child of a fork has inherited, and its parent goes on using. The segments see to theirs.
+    /// Closes what the child of a fork has inherited, and its parent continues to use. The segments
+    /// are closed by [`OpenSegments`].
     pub(crate) fn disown(&self) {
-        // A thread of the parent may just have had the lock, which nobody unlocks here: then it stays open.
+        // A thread of the parent may just have had the lock, which no thread unlocks here: then it
+        // stays open.
         match self.home.try_lock() {
             Ok(home) => home.close(),
             Err(TryLockError::Poisoned(home)) => home.into_inner().close(),
@@ -199,8 +202,8 @@ impl Log {
         Ok(Arc::clone(&home))
     }
 
-    /// The directory of the segments. Opened each time: anybody who may write to the store's can put another one, or a
-    /// link, there.
+    /// The directory of the segments. Opened each time: any process that may write to the store's
+    /// can put another one, or a link, there.
     fn directory(&self) -> io::Result<Dir> {
         self.home()?.dir(Path::new(LOG))
     }
@@ -242,11 +245,12 @@ impl Log {
         Err(Errno::EBADF.into())
     }
 
-    /// Should another store have been put in the place of ours, its segments have the same names.
+    /// Refuses segments of another store: one that was put in the place of ours has segments of the
+    /// same names.
     fn refuse_anothers(&self, file: &File) -> io::Result<()> {
         let mut header = [0; SEGMENT_HEADER_BYTES as usize];
         crash_point();
-        // Without a whole header it may be anybody's, also ours after a power failure.
+        // Without a whole header it may be any store's, also ours after a power failure.
         let store_id = match read_whole(file, &mut header, 0)? {
             true => store_id_in(&header),
             false => None,
@@ -262,8 +266,8 @@ impl Log {
         self.open.close(wanted);
     }
 
-    /// Makes a segment, or begins one anew that was made and never used. Only for who has its number. With an error
-    /// there is no more of it than before.
+    /// Makes a segment, or begins one again that was made and never used. Only for the owner of its
+    /// number. With an error there is no more of it than before.
     pub(crate) fn create(&self, number: u32) -> io::Result<Created> {
         let home = self.home()?;
         let like = home.likeness_of(Path::new(self.like))?;
@@ -288,7 +292,7 @@ impl Log {
         match begun {
             Ok(()) => Ok(Created::Yes),
             Err(e) => {
-                // Nobody knows of it, so nobody would remove it.
+                // No process knows of it, so none would remove it.
                 let _ = dir.remove(&name);
                 Err(e)
             }
@@ -313,8 +317,9 @@ impl Log {
         Ok(())
     }
 
-    /// What is written to a segment that has no name any more, because somebody has removed it, only this process would
-    /// find again. Once in some milliseconds, for it takes a system call: `NotFound` then.
+    /// `NotFound` if a segment was removed, and has no name any more: only this process would find
+    /// again what is written to it. Looked at once in some milliseconds, for it takes a system
+    /// call.
     fn see_that_it_has_a_name(&self, number: u32) -> io::Result<()> {
         let now = clock::period();
         if self.looked_in.swap(now, Ordering::Relaxed) == now {
@@ -404,8 +409,8 @@ impl Log {
         tag.into_iter()
             .for_each(|tag| *tag = head[HEAD_BYTES + wanted.key.len()..].to_vec());
         if let Some(is_needed) = trusting {
-            // Pairs with the fence of who gives it back: if any byte above came from after that, what is read in
-            // there says that it was not needed any more.
+            // Pairs with the fence in `punch`: if any byte above came from after that, `is_needed`
+            // finds that the record was not needed any more.
             fence(Ordering::Acquire);
             if kept.proven().is_ok() && is_needed() {
                 return Ok(true);
@@ -420,8 +425,8 @@ impl Log {
         Ok(whole)
     }
 
-    /// The tag of a value without the rest, whose sum would be over all of it. `None`: it is not there, or its head is
-    /// damaged.
+    /// The tag of a value without the rest: the sum would be over all of it. `None`: it is not
+    /// there, or its head is damaged.
     pub(crate) fn read_tag(&self, wanted: Wanted<'_>) -> io::Result<Option<Vec<u8>>> {
         let tag_at = HEAD_BYTES + wanted.key.len();
         let mut head = memory::filled(0, tag_at + wanted.tag_len)?;
@@ -447,7 +452,7 @@ impl Log {
         self.known[known_at(place)].store(place.bits(), Ordering::Relaxed);
     }
 
-    /// What is damaged was whole before.
+    /// Forgets a record that was whole before, and is damaged now.
     #[cold]
     fn forget(&self, place: Location) {
         let known = &self.known[known_at(place)];
@@ -498,7 +503,7 @@ impl Log {
         Ok(head.map_or(0, |head| record_bytes(0, 0, head.value_len)))
     }
 
-    /// Notes that a segment is of no use to who compacts.
+    /// Notes that a segment is of no use to a compactor.
     pub(crate) fn leave(&self, number: u32) {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         left.insert(number);
@@ -509,8 +514,8 @@ impl Log {
         left.contains(&number)
     }
 
-    /// Gives back what it can of a record to which nothing leads, nor ever will; how many bytes. Its head stays. What
-    /// cannot be given back stays, too, until its segment goes.
+    /// Gives back what it can of a record to which nothing points, nor ever will; how many bytes.
+    /// Its head stays. What cannot be given back stays, too, until its segment is removed.
     pub(crate) fn punch(&self, place: Location, bytes: u64) -> u64 {
         let Some((from, to)) = interior(place, bytes) else {
             return 0;
@@ -518,7 +523,7 @@ impl Log {
         if self.cannot_punch.load(Ordering::Relaxed) {
             return 0;
         }
-        // Pairs with the fence of who reads it without its sum.
+        // Pairs with the fence of a reader that does not sum it up.
         fence(Ordering::SeqCst);
         let punch = |file: &Kept| file::punch(file.proven()?, from, to);
         match self.with_segment(place.segment(), Access::Write, punch) {
@@ -531,8 +536,9 @@ impl Log {
         }
     }
 
-    /// Removes a segment that nothing leads to, whosever it was. Cut off first: whoever has it open does not keep
-    /// its room. With an error it is as it was; once it was cut off it is gone, also if its name stays.
+    /// Removes a segment that nothing points to, of whichever process. Cut off first: a process
+    /// that has it open does not keep its room. With an error it is as it was; once it was cut off
+    /// it is gone, also if its name stays.
     pub(crate) fn remove(&self, number: u32) -> io::Result<()> {
         let dir = match self.directory() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -552,7 +558,7 @@ impl Log {
             }
         }
         self.close(|open| open != number);
-        // An empty file takes no room, and nobody gets its number: a repair tries again.
+        // An empty file takes no room, and no segment gets its number: a repair tries again.
         let _ = dir.remove(&name);
         Ok(())
     }
@@ -693,7 +699,8 @@ fn segment_header(number: u32, store_id: u128) -> [u8; SEGMENT_HEADER_BYTES as u
 mod tests {
     use super::*;
 
-    /// A failed sync may have left pages clean that are not on the medium: only a write makes them dirty again.
+    /// A failed sync may have left pages clean that are not on the device: only a write makes them
+    /// dirty again.
     #[test]
     fn a_record_that_is_written_once_more_is_written_and_stays_as_it_is() {
         let dir = tempfile::tempdir().unwrap();
@@ -714,7 +721,7 @@ mod tests {
             assert_ne!(written, long_ago, "{bytes:?}");
             assert!(std::fs::read(&path).unwrap() == before);
         }
-        // What is gone is needed by nobody; what cannot be written is told.
+        // What is gone is not needed; what cannot be written is told.
         let elsewhere = |number| Location::new(number, SEGMENT_HEADER_BYTES);
         log.write_once_more(elsewhere(2), None).unwrap();
         std::fs::create_dir(log.path(3)).unwrap();
@@ -739,7 +746,7 @@ mod tests {
         }
     }
 
-    /// The file ends long before: nobody is to run out of memory over that.
+    /// The file ends long before: no process is to run out of memory over that.
     #[test]
     fn a_length_that_is_not_there_takes_no_memory() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! The segments that a process has open, and what becomes of their descriptors: other code in the process may close or
-//! replace them at any time, and a forked child has copies.
+//! The segments that a process has open, and what becomes of their descriptors: other code in the
+//! process may close or replace them at any time, and a forked child has copies.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -24,8 +24,9 @@ type Table = HashMap<u32, Arc<Segment>>;
 
 /// All of them, by their numbers.
 ///
-/// The table changes only while the registry of what is inherited is locked, which a fork waits for: the child finds it
-/// whole, and closes its copies. Who looks up a segment locks nothing but the table.
+/// The table changes only while the registry of what is inherited is locked, which a fork waits
+/// for: the child finds the table whole, and closes its copies. A reader that looks up a segment
+/// locks nothing but the table.
 #[derive(Default)]
 pub(super) struct OpenSegments {
     table: RwLock<Table>,
@@ -82,7 +83,7 @@ impl OpenSegments {
         self.change(|table| table.retain(|number, _| wanted(*number)));
     }
 
-    /// Forgets one whose descriptor is not its own any more, unless it was opened again meanwhile.
+    /// Forgets a segment that has lost its descriptor, unless it was opened again meanwhile.
     #[cold]
     pub(super) fn forget_lost(&self, number: u32, lost: &Arc<Segment>) {
         let _registry = Registry::lock();
@@ -97,7 +98,8 @@ impl OpenSegments {
 
 impl Inherited for OpenSegments {
     fn disown(&self) {
-        // Nobody changes it during a fork. Nothing is taken out of it, for that would free memory.
+        // No thread changes it during a fork. Nothing is taken out of it, for that would free
+        // memory.
         if let Ok(table) = self.table.try_read() {
             table.values().for_each(|segment| segment.file.close());
         }

@@ -1,7 +1,8 @@
 //! A bell that one thread rings and another one hears while it waits for something else: a pair of sockets.
 //!
-//! Other code in the process may close or replace their numbers at any time. Then nothing is written to, read from or
-//! closed that is not a socket of the pair, and whoever listens finds out that there is nothing more to hear.
+//! Other code in the process may close or replace their numbers at any time. Then nothing is
+//! written to, read from or closed that is not a socket of the pair, and the listener finds out
+//! that there is nothing more to hear.
 
 use std::fs::File;
 use std::io;
@@ -74,7 +75,7 @@ impl Bell {
         }
     }
 
-    /// Closes both ends in the child of a fork, whose parent goes on using them.
+    /// Closes both ends in the child of a fork; the parent continues to use them.
     pub(crate) fn close(&self) {
         self.rung.close();
         self.heard.close();

@@ -1,5 +1,6 @@
-//! What keeps cleaners of temporary files away: they take what has not been touched for days, and pass over
-//! directories that somebody has locked. All of it is a courtesy: nothing waits for it, and what fails is left.
+//! What keeps cleaners of temporary files away: they take what has not been touched for days, and
+//! pass over directories that a process has locked. All of it is a courtesy: nothing waits for it,
+//! and what fails is left.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -21,7 +22,7 @@ pub(crate) const RENEW_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 pub(crate) fn mark_in_use(dir: &Path) -> Option<Kept> {
     let open = open_dir(dir, OFlag::empty())?;
     crash_point();
-    // Somebody who cleans it up has it alone just now, and will be done before anything here is old.
+    // A cleaner that has it alone just now will be done before anything here is old.
     let _ = fs2::FileExt::try_lock_shared(&open);
     Kept::new(open).ok()
 }
@@ -99,7 +100,7 @@ mod tests {
         assert!(mark_in_use(dir.path()).is_some());
         drop(mark);
         assert!(fs2::FileExt::try_lock_exclusive(&cleaner).is_ok());
-        // Nor does anybody wait for a cleaner.
+        // Nor does it wait for a cleaner.
         assert!(mark_in_use(dir.path()).is_some());
     }
 }

@@ -1,7 +1,8 @@
-//! Clocks. Leases run on `CLOCK_MONOTONIC`, which never jumps and stands still while the machine is suspended: on one
-//! machine everybody sleeps then, the holder and those who wait for its lease to end. They run on the *host's*
-//! scale: a process in a time namespace of its own sees that clock shifted, and two that share a store
-//! have to mean the same moment. Averages, which outlive a reboot, run on wall-clock time.
+//! Clocks. Leases run on `CLOCK_MONOTONIC`, which never jumps and stands still while the machine is
+//! suspended: on one machine all processes sleep then, the holder and those that wait for its lease
+//! to end. Leases run on the *host's* scale: a process in a time namespace of its own sees that
+//! clock shifted, and two that share a store have to mean the same moment. Averages, which outlive
+//! a reboot, run on wall-clock time.
 
 use std::cell::Cell;
 use std::io;
@@ -106,8 +107,8 @@ pub(crate) fn lease_end_us(lease_us: u64) -> (u64, u64) {
 
 /// From how long on a tick more does not matter.
 const LONG_LEASE_US: u64 = 2_000_000;
-/// A tick is 1 to 10 ms, depending on how the kernel was configured. The rest is for a virtual machine whose
-/// timer interrupt comes late.
+/// A tick is 1 to 10 ms, depending on how the kernel was configured. The rest is for a virtual
+/// machine with a timer interrupt that comes late.
 const LONGEST_TICK_US: u64 = 50_000;
 
 thread_local! {
@@ -247,7 +248,7 @@ mod tests {
         assert_eq!(duration_us(Duration::MAX), u64::MAX);
     }
 
-    /// The holder could not have renewed it, and nobody could have taken over.
+    /// The holder could not have renewed it, and no thief could have taken over.
     #[test]
     fn a_lease_does_not_run_while_the_machine_is_suspended() {
         let dir = tempfile::tempdir().unwrap();

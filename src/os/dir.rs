@@ -96,8 +96,8 @@ impl Dir {
         Ok(Likeness::of_stat(&self.stat(name)?))
     }
 
-    /// Makes a directory in it, unless there is one; in either case it is no link. Its name may not be on the medium
-    /// yet.
+    /// Makes a directory in it, unless there is one; in either case it is no link. Its name may not
+    /// be on the device yet.
     pub(crate) fn make_dir(&self, name: &Path, like: Likeness) -> io::Result<()> {
         let like = like.of_dir();
         crash_point();
@@ -119,8 +119,8 @@ impl Dir {
         like.apply(made)
     }
 
-    /// Waits until its own names are on the medium. It may be written and not be read: then they are when the kernel
-    /// gets to it.
+    /// Waits until its own names are on the device. It may be written and not be read: then they
+    /// are when the kernel gets to it.
     pub(crate) fn sync_own(&self) -> io::Result<()> {
         match self.sync(Path::new(".")) {
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
@@ -128,7 +128,7 @@ impl Dir {
         }
     }
 
-    /// Waits until the names in a directory in it are on the medium.
+    /// Waits until the names in a directory in it are on the device.
     pub(crate) fn sync(&self, name: &Path) -> io::Result<()> {
         let dir = File::from(self.readable(name)?);
         crash_point();

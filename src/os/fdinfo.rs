@@ -1,6 +1,6 @@
-//! Which process has a byte of a file locked. The kernel's own answer to that question names nobody for locks of the open
-//! file description; the description of each descriptor in `/proc` lists them. For messages only: who may not look at a
-//! process sees nothing of it.
+//! Which process has a byte of a file locked. The kernel's own answer to that question names no
+//! process for locks of the open file description; the description of each descriptor in `/proc`
+//! lists them. For messages only: a process that the caller may not look at shows nothing.
 
 use std::fs::{self, File};
 use std::io;

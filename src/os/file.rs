@@ -1,8 +1,9 @@
 //! Files and directories: opening them in a way that no trap of Unix spoils.
 //!
-//! A directory that several users write to may hold anything by the time a name in it is opened: a link to a file of
-//! somebody else's, a FIFO, a device. So nothing is opened for being where it is expected: it is a regular file with one
-//! name, found without following a link, or it is refused ([`Unfit`]).
+//! A directory that several users write to may hold anything by the time a name in it is opened: a
+//! link to a file of another user, a FIFO, a device. So nothing is opened for being where it is
+//! expected: it is a regular file with one name, found without following a link, or it is refused
+//! ([`Unfit`]).
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -212,14 +213,15 @@ pub(super) fn open_or_create_at(
             other => return other,
         }
         match create_at(dir, name, like) {
-            // Somebody else created it in the meantime.
+            // Another process created it in the meantime.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && rounds < ROUNDS => rounds += 1,
             other => return other,
         }
     }
 }
 
-/// More often nobody finds a file there and not there by turns who is not made to.
+/// How often an opener may find a file there and not there by turns; beyond that, another program
+/// causes it.
 const ROUNDS: u32 = 16;
 
 /// Creates a file where nothing is.
@@ -272,7 +274,7 @@ pub(crate) fn above_standard_descriptors(fd: OwnedFd) -> nix::Result<OwnedFd> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Likeness {
     mode: u32,
-    /// `None`: whoever makes it, and the group that the directory gives it.
+    /// `None`: the maker's, and the group that the directory gives it.
     owner: Option<(u32, u32)>,
 }
 
@@ -301,7 +303,7 @@ impl Likeness {
         Ok((Likeness::of_stat(&stat), links))
     }
 
-    /// Those of a file that only those may open who may write.
+    /// Those of a file that only writers may open.
     pub(crate) fn for_writers(self) -> Likeness {
         let writers = self.mode & 0o222;
         Likeness {
@@ -363,14 +365,14 @@ impl Likeness {
     }
 }
 
-/// Whether somebody may read a file of that mode who may not write it.
+/// Whether a user that may not write a file of that mode may read it.
 pub(crate) fn has_mere_readers(mode: u32) -> bool {
     mode & 0o444 & !((mode & 0o222) << 1) != 0
 }
 
-/// Makes `path` and what is missing above it. Only the last one gets `mode`, whatever the umask says;
-/// those above are made as any program would make them. Their names are on the medium afterwards, that of the last one
-/// once [`sync_above`] says so.
+/// Makes `path` and what is missing above it. Only the last one gets `mode`, whatever the umask
+/// says; those above are made as any program would make them. Their names are on the device
+/// afterwards, that of the last one once [`sync_above`] says so.
 pub(crate) fn create_dir(path: &Path, mode: u32) -> io::Result<()> {
     crash_point();
     if path.is_dir() {
@@ -386,7 +388,7 @@ pub(crate) fn create_dir(path: &Path, mode: u32) -> io::Result<()> {
         missing.into_iter().try_for_each(sync_above)?;
     }
     let Some(name) = path.file_name().map(OsStr::as_ref) else {
-        // It ends in `..`: what that leads to is made by now, if anything could make it.
+        // It ends in `..`: what that points to is made by now, if anything could make it.
         return match path.is_dir() {
             true => Ok(()),
             false => Err(Errno::ENOENT.into()),
@@ -400,9 +402,9 @@ pub(crate) fn create_dir(path: &Path, mode: u32) -> io::Result<()> {
     }
 }
 
-/// Waits until the name of `path` is on the medium. A directory that may be written and not be read cannot
-/// be opened for that: then the name is there when the kernel gets to it. Nor can all file systems do that in which
-/// `path` may be mounted.
+/// Waits until the name of `path` is on the device. A directory that may be written and not be read
+/// cannot be opened for that: then the name is there when the kernel gets to it. Nor can all file
+/// systems do that in which `path` may be mounted.
 pub(crate) fn sync_above(path: &Path) -> io::Result<()> {
     let above = || {
         let whole = path.canonicalize()?;
@@ -415,7 +417,7 @@ pub(crate) fn sync_above(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Waits until the names in a directory are on the medium.
+/// Waits until the names in a directory are on the device.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     let dir = File::from(dir::open_readable(AT_FDCWD, dir, OFlag::empty())?);
     crash_point();
@@ -580,8 +582,8 @@ fn to_offset(at: u64) -> io::Result<i64> {
     i64::try_from(at).map_err(|_| io::ErrorKind::FileTooLarge.into())
 }
 
-/// Whether `path` is still the file of that device and inode: a lock on a file that was unlinked or renamed
-/// excludes nobody who opens the path.
+/// Whether `path` is still the file of that device and inode: a lock on a file that was unlinked or
+/// renamed excludes no process that opens the path.
 pub(crate) fn is_still(path: &Path, number: (u64, u64)) -> io::Result<bool> {
     crash_point();
     match std::fs::symlink_metadata(path) {

@@ -32,7 +32,7 @@ pub(crate) struct FileIdentity {
     pub(crate) written: Option<SystemTime>,
     /// How long it is.
     pub(crate) len: u64,
-    /// What type of file it is, and who may do what with it.
+    /// What type of file it is, and its permissions.
     pub(crate) mode: u32,
 }
 

@@ -1,4 +1,5 @@
-//! Descriptors that this library keeps open, in a process whose other code may close or replace them.
+//! Descriptors that this library keeps open, in a process in which other code may close or replace
+//! them.
 //!
 //! Daemons close all descriptors when they start (`close_range`, `closefrom`), and the kernel gives the numbers
 //! out again. A number alone therefore proves nothing: used blindly it would lock, grow, write or close a file of
@@ -140,7 +141,7 @@ mod tests {
         assert!(is_detached(kept.proven()));
         // SAFETY: `dup2` has made it a moment ago, and `kept` does not close it.
         let replaced = unsafe { File::from_raw_fd(number) };
-        // Nor if it is that file's again: whoever opened that will close it.
+        // Nor if it is that file's again: its other owner will close it.
         // SAFETY: as above.
         let again = unsafe { nix::libc::dup2(ours.as_raw_fd(), number) };
         assert_eq!(again, number);

@@ -1,5 +1,5 @@
-//! Memory whose amount is read from a file, or is a value's: if there is not so much, that is an error which says how
-//! much was wanted, not the end of the process.
+//! Memory of an amount that is read from a file, or is a value's: if there is not so much, that is
+//! an error which says how much was wanted, not the end of the process.
 
 use std::io;
 
@@ -20,7 +20,7 @@ pub(crate) fn reserve_exact<T>(into: &mut Vec<T>, more: usize) -> io::Result<()>
     into.try_reserve_exact(more).map_err(|_| lacking(bytes))
 }
 
-/// As many of the same.
+/// So many copies of one value.
 pub(crate) fn filled<T: Clone>(value: T, count: usize) -> io::Result<Vec<T>> {
     let mut all = Vec::new();
     reserve_exact(&mut all, count)?;

@@ -1,5 +1,5 @@
-//! The platform: files, byte-range locks, futexes, clocks, who this process is. Knows nothing of slabs
-//! or holds.
+//! The platform: files, byte-range locks, futexes, clocks, the identity of this process. Knows
+//! nothing of slabs or holds.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!(

@@ -1,4 +1,4 @@
-//! Who this process is, and whether another still exists.
+//! The identity of this process, and whether another still exists.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -201,9 +201,10 @@ pub(crate) fn boot_id() -> io::Result<u128> {
     Ok(digits.fold(0, |id, digit| id << 4 | u128::from(digit)))
 }
 
-/// A short file of `/proc` in a single read, which is what makes it one moment's; empty if there is no such
-/// file, or not for us. Short of descriptors or memory is an error: who took it for "not there" would take
-/// this boot for another. The general way asks for its size first, and reads once more for the end.
+/// A short file of `/proc` in a single read, which is what makes it one moment's; empty if there is
+/// no such file, or not for us. A shortage of descriptors or memory is an error: a caller that took
+/// it for "not there" would take this boot for another. The general way asks for its size first,
+/// and reads once more for the end.
 pub(super) fn read_proc(path: &str) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; 1024];
     crash_point();

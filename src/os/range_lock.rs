@@ -16,7 +16,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::sync::crash_point;
 
-/// How a byte is locked: beside others who do the same, which needs read permission only, or alone.
+/// How a byte is locked: shared with other openings, which needs read permission only, or alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Shared,
@@ -87,8 +87,8 @@ fn is_in_the_way(file: &File, at: u64, mode: Mode) -> io::Result<bool> {
     Ok(answer.l_type != libc::F_UNLCK as libc::c_short)
 }
 
-/// Fails if this process may not lock bytes at all, tried with a file that nobody else sees. Where there is no such file
-/// to be had, the first lock of a real one has to tell.
+/// Fails if this process may not lock bytes at all, tried with a file that no other process sees.
+/// Where no such file is available, the first lock of a real one has to tell.
 pub(crate) fn probe() -> io::Result<()> {
     crash_point();
     let Ok(file) = memfd_create(c"slablock", MFdFlags::MFD_CLOEXEC) else {
@@ -96,7 +96,7 @@ pub(crate) fn probe() -> io::Result<()> {
     };
     let file = File::from(file);
     lock(&file, 0)?;
-    // One that is refused as if somebody else had the byte: nobody has.
+    // A lock that is refused as if another opening had the byte: none has.
     if !try_lock(&file, 0)? || is_locked(&file, 0)? {
         return Err(Errno::EACCES.into());
     }

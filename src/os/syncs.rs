@@ -15,7 +15,7 @@ pub(crate) struct Syncs {
     ended: Condvar,
 }
 
-/// How far the syncs of a file are, counted from 1. It is forgotten when nobody waits.
+/// How far the syncs of a file are, counted from 1. It is forgotten when no caller waits.
 #[derive(Default)]
 struct Progress {
     begun: u64,
@@ -56,8 +56,8 @@ impl Progress {
 }
 
 impl Syncs {
-    /// Waits for a sync of a file that begins after now: `sync`, in this thread or in another one. Whatever `sync` does
-    /// about a failure is done before anybody is told of it.
+    /// Waits for a sync of a file that begins after now: `sync`, in this thread or in another one.
+    /// Whatever `sync` does about a failure is done before any caller is told of it.
     pub(crate) fn sync(&self, file: u32, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let mut files = self.lock();
         let progress = files.entry(file).or_default();
@@ -111,7 +111,7 @@ mod tests {
 
     use super::*;
 
-    /// Those that come while it is under way share the next one, and its failure.
+    /// Callers that come while a sync is running share the next one, and its failure.
     #[test]
     fn all_who_wait_for_a_sync_are_told_that_it_failed() {
         let syncs = Syncs::default();

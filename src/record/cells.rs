@@ -1,8 +1,8 @@
 //! Values wider than a word: two cells and a selector.
 //!
-//! A writer, alone by its latch, fills the idle cell, seals it with a version and a checksum, and flips the
-//! selector. Whoever dies in between leaves the old cell in force. Readers take no latch: selector, cell,
-//! seal, selector again (C1, C2).
+//! A writer, alone by its latch, fills the idle cell, seals it with a version and a checksum, and
+//! flips the selector. A writer that dies in between leaves the old cell in force. Readers take no
+//! latch: selector, cell, seal, selector again (C1, C2).
 //!
 //! An average has cells of a fixed size, which lie side by side; a value has wider ones, spread over the
 //! slots of its key. What they have in common are the selector's steps, [`read_once`] and [`write()`], and the
@@ -117,9 +117,9 @@ impl Cells<'_> {
         self.read(NO_VERSION).is_ok()
     }
 
-    /// Starts from `payload`, whatever was there, with versions of their own for each `life` of the slot:
-    /// after a power loss the cells of one life may lie beside the selector and the key of another. Only
-    /// while nobody else can see the cells.
+    /// Starts from `payload`, whatever was there, with versions of their own for each `life` of the
+    /// slot: after a power loss the cells of one life may lie beside the selector and the key of
+    /// another. Only while the caller alone can see the cells.
     pub(crate) fn reset(&self, payload: &[u64; PAYLOAD_WORDS], life: u32) {
         let first = first_version(life);
         self.cells[0].store(payload, first);
@@ -127,8 +127,8 @@ impl Cells<'_> {
         self.selector.store(first, Ordering::Release);
     }
 
-    /// After damage: puts the newest whole cell in force. `false` when neither is whole. Only for who is
-    /// alone with the slab.
+    /// After damage: puts the newest whole cell in force. `false` when neither is whole. Only for a
+    /// process that is alone with the slab.
     #[cfg(not(loom))]
     pub(crate) fn restore(&self) -> bool {
         if self.is_whole() {
@@ -171,8 +171,8 @@ pub(crate) fn read_once<T>(
 #[inline(always)]
 pub(crate) fn write(selector: &AtomicU64, version: u64, store: impl FnOnce(usize, u64)) -> u64 {
     let version = version.wrapping_add(1);
-    // Pairs with the reader's fence: who sees a word of the cell filled below also sees the selector that
-    // made this cell the idle one.
+    // Pairs with the reader's fence: a reader that sees a word of the cell filled below also sees
+    // the selector that made this cell the idle one.
     controls::fence(Rule::WriterFence, Ordering::Release);
     let idle = version & 1 ^ u64::from(left_out(Rule::CellIdle));
     store(idle as usize, version);
@@ -181,8 +181,9 @@ pub(crate) fn write(selector: &AtomicU64, version: u64, store: impl FnOnce(usize
     version
 }
 
-/// The two halves of [`write()`], for who decides in between, elsewhere, that this and other cells are to be in
-/// force: has `store` fill the idle cell, and returns the version in force.
+/// The first half of [`write()`], before [`flip`], for a writer that decides in between, elsewhere,
+/// that this and other cells are to be in force: has `store` fill the idle cell, and returns the
+/// version in force.
 #[inline(always)]
 pub(crate) fn prepare(selector: &AtomicU64, store: impl FnOnce(usize, u64)) -> u64 {
     let version = selector.load(Ordering::Relaxed);
@@ -193,8 +194,9 @@ pub(crate) fn prepare(selector: &AtomicU64, store: impl FnOnce(usize, u64)) -> u
     version
 }
 
-/// For who knows that what was prepared after version `decided` counts, and may not put it in force: what `load` makes of
-/// that cell, 0 or 1. `None`: it is in force by now, or something later is; then what was loaded means nothing.
+/// What `load` makes of the cell, 0 or 1, that was prepared after version `decided`: for a reader
+/// that knows that this cell counts, and may not put it in force. `None`: it is in force by now, or
+/// something later is; then what was loaded means nothing.
 pub(crate) fn read_prepared<T>(
     selector: &AtomicU64,
     decided: u64,
@@ -205,14 +207,15 @@ pub(crate) fn read_prepared<T>(
     }
     let next = decided.wrapping_add(1);
     let loaded = load((next & 1) as usize);
-    // As in `read_once`: nobody writes into that cell again before the selector is beyond `next`.
+    // As in `read_once`: no writer fills that cell again before the selector is beyond `next`.
     controls::fence(Rule::PreparedFenced, Ordering::Acquire);
     let again = selector.load(Ordering::Relaxed);
     (again == decided || left_out(Rule::PreparedReread)).then_some(loaded)
 }
 
-/// Puts in force what was prepared after `version`, whoever did, unless that was done already. A version is in
-/// force once in all of a slot's lives, so this does nothing however late it comes.
+/// Puts in force what was prepared after `version`, by whichever writer, unless that was done
+/// already. A version is in force once in all of a slot's lives, so this does nothing however late
+/// it comes.
 pub(crate) fn flip(selector: &AtomicU64, version: u64) -> bool {
     let next = version.wrapping_add(1);
     // Release: pairs with the Acquire at the head of `read_once`.

@@ -1,16 +1,18 @@
-//! Chains of the index, as who walks them without the lock sees their changes.
+//! Chains of the index, as a reader that walks them without the lock sees their changes.
 //!
-//! A slot that leaves a chain goes on in another one, of another stripe perhaps, and a walk that stands on it goes
-//! along. So it is counted, after the last link of the chain was changed and before the slot can be had by others.
-//! Who walks and finds the count as it was has not been led astray, and what it did not find is not there (I8).
-//! Before the slot goes on elsewhere it is filled, behind a fence (I6): who meets its new link sees that it was
-//! counted. A walk that begins after the count does not meet the slot. All else that happens to a chain leads
-//! nobody astray, so nobody is waited for.
+//! A slot that leaves a chain may be put into another one, perhaps of another stripe, and a reader
+//! that stands on the slot follows it there. So the departure is counted, after the last link of
+//! the chain was changed and before the slot is available to others. A reader that finds the count
+//! unchanged has not been led astray, and what the reader did not find is not there (I8). Before
+//! the slot is used elsewhere it is filled, behind a fence (I6): a reader that meets its new link
+//! sees that the departure was counted. A walk that begins after the count does not meet the slot.
+//! No other change of a chain leads a reader astray, so a reader waits for no writer.
 
 use crate::record::controls::{self, Rule, left_out, ordered};
 use crate::sync::{AtomicU64, Ordering};
 
-/// Takes a slot out of its chain, by `unlink`. Only under the stripe; done again by who finds a dead one's.
+/// Takes a slot out of its chain, by `unlink`. Only under the stripe; a successor of a dead process
+/// does it again.
 pub(crate) fn take_out<E>(
     count: &AtomicU64,
     unlink: impl FnOnce() -> Result<(), E>,
@@ -35,7 +37,8 @@ pub(crate) fn take_out<E>(
 pub(crate) fn is_unchanged_while(count: &AtomicU64, look: impl FnOnce() -> bool) -> bool {
     let before = count.load(Ordering::Acquire);
     let said = look();
-    // Pairs with the fence before a slot is filled: who met a slot's next life sees the count by which it left.
+    // Pairs with the fence before a slot is filled: a reader that met a slot's next life sees the
+    // count of its departure.
     controls::fence(Rule::WalkFenced, Ordering::Acquire);
     said && (count.load(Ordering::Relaxed) == before || left_out(Rule::CountReread))
 }

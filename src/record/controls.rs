@@ -21,11 +21,11 @@ pub(crate) enum Rule {
     TakeExact,
     /// H3: each grant has a higher sequence.
     SequenceGrows,
-    /// L1: a deadline is that of the hold whose tag it has.
+    /// L1: a deadline belongs to the hold that has its tag.
     DeadlineTagged,
     /// L2: a deadline is published by exchange.
     DeadlineExchanged,
-    /// L2: who finds the deadline changed looks whether the hold is still its own.
+    /// L2: a holder that finds the deadline changed looks whether the hold is still its own.
     DeadlineLooksAgain,
     /// L3: a thief marks the deadline first.
     ThiefMarks,
@@ -35,7 +35,7 @@ pub(crate) enum Rule {
     LatchUnleased,
     /// H4: the life is checked after the word was loaded.
     LifeAfterWord,
-    /// H4: who gives back by token checks the life after the word.
+    /// H4: a process that gives back by token checks the life after the word.
     TokenLifeChecked,
     /// H4: exchanges release what was done before them.
     ExchangeReleases,
@@ -45,23 +45,23 @@ pub(crate) enum Rule {
     WordsBeforeLife,
     /// H5: dead is judged before expired.
     DeadFirst,
-    /// H5: a dead one's word that is freed says so.
+    /// H5: a dead holder's word that is freed says so.
     AbandonedSaysSo,
-    /// H6: who removes idle keys takes only words that are plainly free.
+    /// H6: a remover of idle keys takes only words that are plainly free.
     IdleTakesNobodys,
-    /// H6: the remaker of a semaphore takes its permits from nobody.
+    /// H6: the remaker of a semaphore takes no permit that is held.
     UnheldTakesNobodys,
-    /// H5: what a dead one left is handed on only if nobody was told of it meanwhile.
+    /// H5: what a dead holder left is handed on only if no acquirer was told of it meanwhile.
     HandedOnOnce,
-    /// H5: what a dead one left is left again by a removal that is undone.
+    /// H5: what a dead holder left is left again by a removal that is undone.
     UndoneIsTold,
-    /// H6: an average is not taken from a living one in the middle of an `add`.
+    /// H6: an average is not taken from a live writer in the middle of an `add`.
     LivingUndisturbed,
-    /// H6: a dead one's removal is undone unless it had all words.
+    /// H6: a dead process's removal is undone unless it had all words.
     UndoneUnlessAll,
-    /// H6: what is wanted after all is not taken away.
+    /// H6: a key that is wanted after all is not taken away.
     VetoHeeded,
-    /// H6, W1: who waited for a word that was taken and given back is woken.
+    /// H6, W1: a waiter for a word that was taken and given back is woken.
     VetoWakes,
     /// H7: a token is drawn by one addition.
     TokenDrawnOnce,
@@ -71,7 +71,7 @@ pub(crate) enum Rule {
     GenerationGrows,
     /// S4: the words of a new key start at the floor.
     FloorHeeded,
-    /// I6: a fence comes before a slot is filled anew.
+    /// I6: a fence comes before a slot is filled again.
     FillFenced,
     /// I8: a slot that leaves its chain is unlinked before it is counted.
     UnlinkedFirst,
@@ -83,15 +83,15 @@ pub(crate) enum Rule {
     WalkFenced,
     /// I8: the count is read again after the walk.
     CountReread,
-    /// G2: who sets a value looks at the segment behind a fence.
+    /// G2: a writer that sets a value looks at the segment behind a fence.
     SetterFenced,
     /// G2: nothing is put into a closed segment.
     ClosingHeeded,
-    /// G2: who closes a segment looks at latches behind a fence.
+    /// G2: a compactor that closes a segment looks at latches behind a fence.
     CloserFenced,
-    /// G2: so does who goes on with it.
+    /// G2: so does a successor that continues with the segment.
     SuccessorFenced,
-    /// G2: who has the latch is waited for.
+    /// G2: the compactor waits for the holder of the latch.
     LatchAwaited,
     /// P3: a participant is described, and read, behind fences.
     RecordFenced,
@@ -107,7 +107,7 @@ pub(crate) enum Rule {
     RetiringKeepsNumber,
     /// W1: the wake word is read before the look.
     WakeReadFirst,
-    /// W1: who is about to sleep marks the word.
+    /// W1: a waiter that is about to sleep marks the word.
     WaiterMarks,
     /// W1: the word is freed before the wake-up.
     FreedBeforeWake,
@@ -115,17 +115,17 @@ pub(crate) enum Rule {
     WakeRaised,
     /// W1: raising releases, reading acquires.
     WakeOrders,
-    /// W1: a removal wakes everybody.
+    /// W1: a removal wakes all waiters.
     RemovalWakes,
     /// W2: no sleep is for ever.
     SleepBounded,
-    /// W3: who has slept takes with the mark.
+    /// W3: a waiter that has slept takes with the mark.
     SleeperMarks,
     /// W3: a mark that is there stays.
     MarkStays,
-    /// W4: who was woken judges anew.
+    /// W4: a waiter that was woken judges again.
     WokenJudge,
-    /// W5: who gives up passes a wake-up on.
+    /// W5: a waiter that gives up passes a wake-up on.
     WakePassedOn,
     /// C1: the cell that is filled is the idle one.
     CellIdle,

@@ -23,13 +23,13 @@ pub(crate) struct Hold {
 /// What a look at a held word found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Judgement {
-    /// Nobody has it.
+    /// It is free.
     Free,
-    /// Nobody has it, and the last holder died with it.
+    /// It is free, and the last holder died with it.
     Abandoned,
-    /// Somebody alive has it, within the lease.
+    /// A live holder has it, within the lease.
     Held,
-    /// Somebody is taking the key away.
+    /// A remover is taking the key away.
     Retiring,
     /// The holder is dead.
     Dead,
@@ -40,7 +40,7 @@ pub(crate) enum Judgement {
 /// What came of giving a hold back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Returned {
-    /// Free now, and nobody waits.
+    /// Free now, and no waiter has marked it.
     Free,
     /// Free now; wake a waiter.
     Wake,
@@ -48,13 +48,13 @@ pub(crate) enum Returned {
     Lost,
 }
 
-/// What came of freeing a word of the dead.
+/// What came of freeing a dead holder's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cleared {
-    /// It is nobody's, or somebody's who lives.
+    /// It is free, or its holder lives.
     Nothing,
     Freed,
-    /// This one is dead, and was taking the key away: whoever locks the stripe next ends that.
+    /// This dead process was taking the key away: the process that locks the stripe next ends that.
     Retiring(ParticipantId),
 }
 
@@ -78,9 +78,9 @@ impl Hold {
         Word::from_bits(bits)
     }
 
-    /// Takes exactly `seen` for `me` under `sequence`, which has to be above that of `seen`. On failure,
-    /// what is there instead. Who has slept says `contended`: there may be more sleepers, whose mark went
-    /// with the wake-up. A mark that is there stays.
+    /// Takes exactly `seen` for `me` under `sequence`, which has to be above that of `seen`. `Err`:
+    /// what is there instead. A waiter that has slept sets `contended`: there may be more sleepers,
+    /// and the wake-up took their mark away. A mark that is there stays.
     #[inline(always)]
     pub(crate) fn take(
         &self,
@@ -101,8 +101,8 @@ impl Hold {
         self.exchange(seen, mine)
     }
 
-    /// Gives back exactly the hold `mine`, as it was taken. `false`: nothing was changed; somebody waits, or
-    /// it is lost.
+    /// Gives back exactly the hold `mine`, as it was taken. `false`: nothing was changed; a waiter
+    /// has marked it, or it is lost.
     #[inline(always)]
     pub(crate) fn try_give_back(&self, mine: Word) -> bool {
         let free = Word::free(mine.sequence());
@@ -143,7 +143,7 @@ impl Hold {
         }
     }
 
-    /// Marks exactly `seen` as waited for, so that giving it back wakes somebody.
+    /// Marks exactly `seen` as waited for, so that giving it back wakes a waiter.
     pub(crate) fn mark_contended(&self, seen: Word) -> Result<Word, Word> {
         if seen.is_contended() {
             return Ok(seen);
@@ -151,8 +151,8 @@ impl Hold {
         self.exchange(seen, seen.contended())
     }
 
-    /// Frees exactly `seen`, whose holder is dead, keeping for the next taker that somebody died. The
-    /// process id takes the thread's place in the stamp first: a dead holder writes no more.
+    /// Frees exactly `seen`, of a dead holder, and marks it abandoned for the next taker. Before
+    /// that the process id replaces the thread id in the stamp: a dead holder writes no more.
     pub(crate) fn abandon(&self, seen: Word, pid: u32) -> Returned {
         if let Some(stamp) = self.stamp_of(seen) {
             self.stamp
@@ -169,10 +169,11 @@ impl Hold {
         }
     }
 
-    /// Frees the word if its holder is dead, in a sweep. Who is, and which process it was, says `dead`.
+    /// Frees the word if its holder is dead, in a sweep. `dead` says whether a participant is dead,
+    /// and which process it was.
     pub(crate) fn free_dead(&self, dead: impl Fn(ParticipantId) -> Option<u32>) -> Cleared {
         let mut seen = self.load();
-        // Again when it fails: a waiter may just have set the contended bit of the dead one's hold.
+        // Tried again: a waiter may just have set the contended bit of the dead holder's word.
         while let Some(holder) = seen.participant() {
             let Some(pid) = dead(holder) else {
                 return Cleared::Nothing;
@@ -180,8 +181,9 @@ impl Hold {
             if seen.is_retiring() {
                 return Cleared::Retiring(holder);
             }
-            // Waiters are not woken from here: they look again soon by themselves. (Should somebody take
-            // over between the two steps of this, its stamp is lost, which is for showing only.)
+            // Waiters are not woken from here: they look again soon by themselves. (If an acquirer
+            // takes over between the steps of `abandon`, the stamp of this acquirer is lost, which
+            // is for showing only.)
             if self.abandon(seen, pid) != Returned::Lost {
                 return Cleared::Freed;
             }
@@ -201,17 +203,18 @@ impl Hold {
         self.exchange(seen, Word::retiring(me, sequence))
     }
 
-    /// Ends a retirement, whoever began it: the word is plainly free afterwards. Only under the stripe.
+    /// Ends a retirement, of whichever process: the word is plainly free afterwards. Only under the
+    /// stripe.
     pub(crate) fn end_retirement(&self) {
         let seen = self.load();
         if seen.is_retiring() {
-            // A failure means that somebody else ended it: then there is nothing left to do.
+            // A failure means that another process ended it: then there is nothing left to do.
             let _ = self.exchange(seen, Word::free(seen.sequence()));
         }
     }
 
-    /// Makes a word abandoned that is nobody's to take: retiring, or of a key that is not there yet. `stamp` is that
-    /// of whoever died, with the process id. Only under the stripe.
+    /// Makes a word abandoned that no process may take: retiring, or of a key that is not there
+    /// yet. `stamp` is that of the dead holder, with the process id. Only under the stripe.
     pub(crate) fn leave_untold(&self, stamp: Stamp) {
         let seen = self.load();
         if seen.is_retiring() || seen.is_plainly_free() {
@@ -221,7 +224,8 @@ impl Hold {
         }
     }
 
-    /// Makes the word plainly free with a sequence of at least `floor`, before its slot goes to a new key.
+    /// Makes the word plainly free with a sequence of at least `floor`, before its slot is given to
+    /// a new key.
     pub(crate) fn raise_sequence(&self, floor: u64) {
         let floor = match left_out(Rule::FloorHeeded) {
             true => 0,
@@ -237,7 +241,7 @@ impl Hold {
         }
     }
 
-    /// Overwrites the word whatever it is. Only for who is alone with the slab.
+    /// Overwrites the word whatever it is. Only for a process that is alone with the slab.
     #[cfg(not(loom))]
     pub(crate) fn reset(&self, word: Word) {
         self.word.store(word.bits(), Ordering::Relaxed);
@@ -332,8 +336,9 @@ impl Hold {
         self.load().same_hold(mine) && !lease.is_over(now)
     }
 
-    /// Prepares the theft of `seen`, whose lease is over: marks the deadline so that the holder cannot
-    /// renew any more. `false`: the holder renewed, or somebody else was first; look again.
+    /// Prepares the theft of `seen`, which has a lease that is over: marks the deadline so that the
+    /// holder cannot renew any more. `false`: the holder renewed, or another thief was first; look
+    /// again.
     pub(crate) fn mark_over(&self, seen: Word, now: impl Fn() -> u64) -> bool {
         let deadline = self.deadline_bits();
         let lease = Lease::decode(deadline, seen);
@@ -355,8 +360,8 @@ impl Hold {
 
 /// Judging and showing.
 impl Hold {
-    /// What `seen` is, given who is dead and what time it is. Dead comes before expired, because the
-    /// successor of the dead has to be told.
+    /// What `seen` is, given which participants are dead and what time it is. Dead comes before
+    /// expired, because a dead holder's successor has to be told.
     pub(crate) fn judge(
         &self,
         seen: Word,
@@ -383,13 +388,13 @@ impl Hold {
         }
     }
 
-    /// Notes who took the hold `mine`, and when.
+    /// Notes which thread took the hold `mine`, and when.
     #[inline]
     pub(crate) fn set_stamp(&self, mine: Word, stamp: Stamp) {
         self.stamp.store(stamp.encode(mine), Ordering::Relaxed);
     }
 
-    /// Who took the hold `of`, if that is known by now.
+    /// The stamp of the hold `of`, if that is known by now.
     pub(crate) fn stamp_of(&self, of: Word) -> Option<Stamp> {
         Stamp::decode(self.stamp.load(Ordering::Relaxed), of)
     }

@@ -9,8 +9,8 @@ pub(crate) const PARTICIPANT_USED: u64 = 1 << 32;
 /// The beacon was handed to other processes: the process id is no proof of death.
 pub(crate) const PARTICIPANT_SHARED: u64 = 1 << 33;
 
-/// Takes a number, if it is unused and its beacon can be had: that first, then describing, then marking as
-/// used. Only under the lock for joining.
+/// Takes a number, if it is unused and its beacon is available: locks the beacon first, then
+/// describes, then marks as used. Only under the lock for joining.
 pub(crate) fn take_number<E>(
     state: &AtomicU64,
     lock_beacon: impl FnOnce() -> Result<bool, E>,
@@ -20,15 +20,16 @@ pub(crate) fn take_number<E>(
     if before & PARTICIPANT_USED != 0 {
         return Ok(false);
     }
-    // A child may have a dead one's beacon, whose end would then be taken for ours.
+    // A child may have a dead parent's beacon; the child's end would then be taken for ours.
     if !lock_beacon()? && !left_out(Rule::BeaconLocked) {
         return Ok(false);
     }
-    // Pairs with the fence in `read_whole`: who sees a word of this description sees that it was unused.
+    // Pairs with the fence in `read_whole`: a reader that sees a word of this description sees that
+    // the number was unused.
     controls::fence(Rule::RecordFenced, Ordering::Release);
     describe();
     let joins = before.wrapping_add(1) & 0xffff_ffff;
-    // Release: who sees it used sees the description.
+    // Release: a reader that sees the number used sees the description.
     state.store(joins | PARTICIPANT_USED, Ordering::Release);
     Ok(true)
 }
@@ -43,8 +44,9 @@ pub(crate) fn read_whole<T>(state: &AtomicU64, read: impl FnOnce() -> T) -> Opti
     same.then_some((before, read))
 }
 
-/// Frees every word that names one of the dead, and then their numbers. Only under the lock for joining, so
-/// none of them comes back to life meanwhile. `dead` is by number; `each_hold` shows every hold there is.
+/// Frees every word that names a dead participant, and then the numbers of the dead. Only under the
+/// lock for joining, so that no number is taken again meanwhile. `dead` is by number; `each_hold`
+/// shows every hold there is.
 pub(crate) fn sweep<'a>(
     dead: &mut [bool],
     each_hold: impl FnOnce(&mut dyn FnMut(&Hold)),
@@ -59,7 +61,8 @@ pub(crate) fn sweep<'a>(
             return;
         }
         let cleared = hold.free_dead(|p| dead[usize::from(p.get())].then(|| pid(p)));
-        // The next one to lock the stripe ends it; until then the number stays taken.
+        // The process that locks the stripe next ends the removal; until then the number stays
+        // taken.
         if let Cleared::Retiring(holder) = cleared
             && !left_out(Rule::RetiringKeepsNumber)
         {

@@ -31,7 +31,7 @@ pub(crate) enum Lease {
     None,
     /// Until this microsecond.
     Until(u64),
-    /// Somebody found it over and is about to take the hold.
+    /// A thief found it over and is about to take the hold.
     Over,
 }
 

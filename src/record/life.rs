@@ -1,4 +1,4 @@
-//! Lives of a slot: which key's it is, by the lower part of its meta word.
+//! Lives of a slot: which key it belongs to, by the lower part of its meta word.
 //!
 //! ```text
 //!        35    32 31                        0
@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A life ends in one store that makes the kind "none", which is 0, and the generation one higher (S2).
-//! Whoever remembers a slot compares both, after it has read what it wants to know (H4, I6).
+//! A handle that remembers a slot compares both, after it has read what it wants to know (H4, I6).
 
 use crate::record::controls::{self, Rule, left_out};
 use crate::sync::{AtomicU64, Ordering};
@@ -37,12 +37,14 @@ pub(crate) fn is_over(meta: &AtomicU64) -> bool {
 pub(crate) fn end(meta: &AtomicU64) {
     let generation = meta.load(Ordering::Relaxed) as u32;
     let next = generation.wrapping_add(u32::from(!left_out(Rule::GenerationGrows)));
-    // Release: pairs with the Acquire of who checks the life, who sees the words taken.
+    // Release: pairs with the Acquire in `is_current`: a process that finds the life over sees the
+    // words taken.
     meta.store(next.into(), Ordering::Release);
 }
 
-/// Comes before the first store into a slot that is between two lives. Pairs with the Acquire fence of who
-/// has read the contents and looks at the life next: if any word was of the next life, this one is over.
+/// Comes before the first store into a slot that is between two lives. Pairs with the Acquire fence
+/// of a reader that has read the contents and looks at the life next: if any word was of the next
+/// life, the reader finds its own over.
 pub(crate) fn before_filling() {
     controls::fence(Rule::FillFenced, Ordering::Release);
 }

@@ -1,7 +1,8 @@
 //! The protocol, and nothing but: how words of shared memory change hands.
 //!
-//! No I/O, no clock, no unsafe code. What time it is and who is dead are arguments, so that loom can
-//! check all of it. The invariants that the comments name (H1, L2, ...) are those of docs/protocol.md.
+//! No I/O, no clock, no unsafe code. What time it is and which participants are dead are arguments,
+//! so that loom can check all of it. The invariants that the comments name (H1, L2, ...) are those
+//! of docs/protocol.md.
 
 mod cells;
 pub(crate) mod changes;

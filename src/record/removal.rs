@@ -1,26 +1,28 @@
-//! Taking a key away, whoever holds it or only if nobody does, as far as it concerns its words. Only under
-//! the key's stripe (H6); the index is the caller's.
+//! Removing a key, held or only if free, as far as its words are concerned. Only under the key's
+//! stripe (H6); the index is the caller's.
 
 use crate::record::controls::{Rule, left_out};
 use crate::record::{Hold, ParticipantId, Stamp, Word, life, reachable, waiting};
 use crate::sync::{AtomicU32, AtomicU64};
 
-/// Whose key may be taken away.
+/// Which keys may be taken away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Force {
-    /// Nobody's: only if every word is plainly free. Keeps what a dead holder left for its successor.
+    /// Only if every word is plainly free. What a dead holder left for its successor is kept.
     Idle,
-    /// Nobody's, also what a dead holder left for its successor, if the removal knows of it and hands it on.
+    /// Only if every word is free; also what a dead holder left for its successor, if the removal
+    /// knows of it and hands it on.
     Unheld,
-    /// Also the dead's, but not that of somebody alive: for averages, whose holder is writing just now.
+    /// Also words of dead holders, but none of a live one: for averages, which a live holder is
+    /// writing just now.
     NotTheLiving,
-    /// Anybody's.
+    /// Any key, whatever its words say.
     Anybody,
 }
 
 impl Force {
     fn allows(self, seen: Word, is_dead: impl Fn(ParticipantId) -> bool) -> bool {
-        // A retiring word is a dead one's: we have the stripe.
+        // A retiring word is a dead remover's: we have the stripe.
         let is_living = || !seen.is_retiring() && seen.participant().is_some_and(|p| !is_dead(p));
         seen.is_plainly_free()
             || match self {
@@ -38,25 +40,26 @@ pub(crate) struct Removal<'a, H> {
     pub(crate) holds: H,
     pub(crate) meta: &'a AtomicU64,
     pub(crate) wake: &'a AtomicU32,
-    /// Which of the words, in their order, were abandoned, and the stamps of the dead: so they are again if it is undone.
+    /// The numbers of the words that were abandoned, in order, and the stamps of the dead holders:
+    /// these words are abandoned again if the removal is undone.
     pub(crate) untold: &'a [(usize, Stamp)],
 }
 
-/// What is to be done about a removal that a dead one began.
+/// What to do about a removal that a dead process began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Left {
     /// The key is gone: the rest can be done again.
     Finish,
-    /// Every word was taken for good, so that nobody can have acquired it since: done again.
+    /// Every word was taken for good, so that no process can have acquired it since: done again.
     Again,
-    /// Somebody may have acquired a word since, and must not lose it to the dead.
+    /// A process may have acquired a word since, and must not lose it to the dead remover.
     Undo,
 }
 
 impl<'a, H: Iterator<Item = &'a Hold> + Clone> Removal<'a, H> {
-    /// Takes all words for good, tells `agree` the highest sequence that they had, and ends the life. Or, if
-    /// a word is not to be had or `agree` does not, says `false`, and all is as it was: who waited for a
-    /// dead one's word is woken, for the marks went with it.
+    /// Takes all words for good, tells `agree` the highest sequence that they had, and ends the
+    /// life. `false`: a word is not available, or `agree` does not agree, and all is as it was. If
+    /// a waiter had marked a word that was taken, all waiters are woken, because the mark is gone.
     pub(crate) fn begin(
         &self,
         me: ParticipantId,
@@ -88,8 +91,8 @@ impl<'a, H: Iterator<Item = &'a Hold> + Clone> Removal<'a, H> {
         true
     }
 
-    /// Whether what a dead one left in a word is handed on if the word says so, and only then: somebody may have taken
-    /// it since it was listed, and have been told.
+    /// Whether what a dead holder left in a word is handed on exactly if the word says so: an
+    /// acquirer may have taken the word since it was listed, and have been told.
     fn hands_on(&self, force: Force, at: usize, seen: Word) -> bool {
         force != Force::Unheld
             || seen.is_abandoned() == self.untold_of(at).is_some()
@@ -108,8 +111,8 @@ impl<'a, H: Iterator<Item = &'a Hold> + Clone> Removal<'a, H> {
         }
     }
 
-    /// The rest: `unlink` takes the key out of the index; then the words are freed, and whoever waits for
-    /// the key is to find it gone. Every part of this can be done again.
+    /// Does the rest: `unlink` takes the key out of the index; then the words are freed, and all
+    /// waiters are woken to find the key gone. Every part of this can be done again.
     pub(crate) fn finish<E>(
         &self,
         unlink: impl FnOnce() -> Result<(), E>,
@@ -120,7 +123,8 @@ impl<'a, H: Iterator<Item = &'a Hold> + Clone> Removal<'a, H> {
         Ok(())
     }
 
-    /// Undoes what a dead one began. The marks of those who wait went with the words that it took.
+    /// Undoes a removal, as one that a dead process began, and wakes all waiters: their marks were
+    /// taken with the words.
     pub(crate) fn give_up(&self, futex_wake_all: impl FnOnce()) {
         self.undo();
         if !left_out(Rule::RemovalWakes) {
@@ -128,7 +132,7 @@ impl<'a, H: Iterator<Item = &'a Hold> + Clone> Removal<'a, H> {
         }
     }
 
-    /// Ends every retirement, whoever began it.
+    /// Ends every retirement, of whichever process.
     fn undo(&self) {
         for (at, hold) in self.holds.clone().enumerate() {
             match self.untold_of(at).filter(|_| hold.load().is_retiring()) {
@@ -150,7 +154,7 @@ impl<'a, H: Iterator<Item = &'a Hold> + Clone> Removal<'a, H> {
         .give_up(futex_wake_all);
     }
 
-    /// Judges what a dead one left, of a removal of anybody's key or of nobody's.
+    /// Judges what a dead process left of a removal under `force`.
     pub(crate) fn left(&self, force: Force) -> Left {
         let mut holds = self.holds.clone();
         if life::is_over(self.meta) {
@@ -164,7 +168,7 @@ impl<'a, H: Iterator<Item = &'a Hold> + Clone> Removal<'a, H> {
     }
 }
 
-/// Takes one word for good: what it was, and what it is. `None`: its holder may not be disturbed.
+/// Takes one word for good: what it was, and what it is. `None`: `allows` forbids it.
 fn retire(hold: &Hold, me: ParticipantId, allows: impl Fn(Word) -> bool) -> Option<(Word, Word)> {
     let mut seen = hold.load();
     while allows(seen) {

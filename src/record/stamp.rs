@@ -58,7 +58,8 @@ impl Stamp {
         }
     }
 
-    /// That what the hold was for took so long; no time counts as a microsecond, more than 4.7 hours as that.
+    /// The stamp of a turn that took so long; no time counts as a microsecond, more than 4.7 hours
+    /// as that.
     pub(crate) fn took(us: u64) -> Stamp {
         Stamp {
             tid: 0,
@@ -66,7 +67,7 @@ impl Stamp {
         }
     }
 
-    /// How long it took, in microseconds. `None`: it did not come to that, or nobody ever stamped it.
+    /// How long the turn took, in microseconds. `None`: it was not finished, or never stamped.
     pub(crate) fn took_us(self) -> Option<u64> {
         (self.tid == 0 && self.since != 0).then_some(self.since)
     }

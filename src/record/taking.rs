@@ -1,4 +1,4 @@
-//! Taking a hold: the quick way of who finds it free, and the judging one of who has to look closer.
+//! Taking a hold: the quick way if it is free, and the judging way if it needs a closer look.
 //!
 //! Both load the word, then check that the hold is still a part of the same key, then exchange exactly that
 //! word (H4); and both read the deadline before the take that they publish theirs after (L2).
@@ -6,7 +6,7 @@
 use crate::record::controls::{Rule, left_out};
 use crate::record::{Hold, Judgement, Lease, ParticipantId, Stamp, Word};
 
-/// What whoever looks at holds knows of the world, and brings along.
+/// What an acquirer that looks at holds knows of the world, and brings along.
 pub(crate) trait Taker {
     type Error;
 
@@ -28,7 +28,7 @@ pub(crate) trait Taker {
     /// What is about to be taken, and why it can be. Last called for what was taken.
     fn note_predecessor(&mut self, hold: &Hold, seen: Word, judgement: Judgement);
 
-    /// Somebody has a hold until then.
+    /// Another holder has a hold until then.
     fn note_held(&mut self, lease: Lease);
 
     /// Asked once the hold is taken: a lease must not begin before it (L4).
@@ -44,7 +44,7 @@ pub(crate) enum Look {
     Held,
     /// The key is not there any more.
     Gone,
-    /// Somebody is taking the key away.
+    /// A remover is taking the key away.
     Retiring,
 }
 
@@ -85,15 +85,17 @@ impl Hold {
         Ok(mine)
     }
 
-    /// The word, if somebody has the hold under that sequence, and it `is_current`: what has the same in the
-    /// next life of a block is another's, so the life is checked after the word, as for taking (H4).
+    /// The word, if it is held under that sequence and `is_current`: in the next life of a block
+    /// that sequence is another holder's, so the life is checked after the word, as for taking
+    /// (H4).
     pub(crate) fn held_as(&self, sequence: u64, is_current: impl Fn() -> bool) -> Option<Word> {
         let seen = self.load();
         let held = !seen.is_free() && !seen.is_retiring() && seen.sequence() == sequence;
         (held && (is_current() || left_out(Rule::TokenLifeChecked))).then_some(seen)
     }
 
-    /// Takes the hold if it can be had: free, or its holder dead or late. `number` is only for the answer.
+    /// Takes the hold if it is available: free, or its holder dead or late. `number` is only for
+    /// the answer.
     pub(crate) fn look<T: Taker>(
         &self,
         number: u32,
@@ -134,7 +136,7 @@ impl Hold {
     }
 }
 
-/// Takes the first of a key's holds that can be had.
+/// Takes the first of a key's holds that is available.
 pub(crate) fn look_at_all<'a, T: Taker>(
     holds: impl IntoIterator<Item = Result<(u32, &'a Hold), T::Error>>,
     slept: bool,

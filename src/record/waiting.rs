@@ -1,7 +1,8 @@
-//! Waiting for a hold, and waking who waits. The futex is the caller's.
+//! Waiting for a hold, and waking waiters. The futex is the caller's.
 //!
-//! A waiter reads the wake word, looks, asks to be woken, and sleeps only if the wake word is still that.
-//! Whoever gives back what is waited for frees it, raises the wake word, and wakes one (W1).
+//! A waiter reads the wake word, looks, asks to be woken, and sleeps only if the wake word is still
+//! that. A holder that gives back what is waited for frees it, raises the wake word, and wakes one
+//! (W1).
 
 use std::time::Duration;
 
@@ -9,24 +10,24 @@ use crate::record::controls::{Rule, left_out, ordered};
 use crate::record::{Hold, Returned, Word};
 use crate::sync::{AtomicU32, Ordering};
 
-/// Who waits for a key.
+/// A waiter for a key.
 pub(crate) trait Waiter {
     /// Where a key lies, for the time being.
     type Place: Copy;
     type Grant;
     type Error;
 
-    /// Finds out where the key is; `None`: it need not be had any more.
+    /// Finds out where the key is; `None`: it is not needed any more.
     fn settle(&mut self) -> Result<Option<Self::Place>, Self::Error>;
 
     fn wake_word(&self, at: Self::Place) -> &AtomicU32;
 
-    /// Looks at all holds, and takes what can be had. Who has `slept` says so.
+    /// Looks at all holds, and takes what is available. `slept`: the waiter has slept before.
     fn look(&mut self, at: Self::Place, slept: bool) -> Result<Seen<Self::Grant>, Self::Error>;
 
     fn is_patient(&self) -> bool;
 
-    /// Watches for a moment whether anything comes free by itself.
+    /// Watches for a moment whether anything becomes free by itself.
     fn spin(&mut self, at: Self::Place) -> bool;
 
     /// Asks to be woken, see [`mark_all`].
@@ -35,7 +36,7 @@ pub(crate) trait Waiter {
     /// Sleeps while the wake word is `wakes`, but not for ever (W2).
     fn sleep(&mut self, at: Self::Place, wakes: u32);
 
-    /// Wakes one who sleeps there.
+    /// Wakes one sleeper there.
     fn wake_one(&self, at: Self::Place);
 }
 
@@ -47,14 +48,15 @@ pub(crate) enum Seen<G> {
     Changed,
 }
 
-/// Waits until the key is had, or the patience is over: `None`.
+/// Waits until the key is granted, or the patience is over: `None`.
 pub(crate) fn wait<W: Waiter>(waiter: &mut W) -> Result<Option<W::Grant>, W::Error> {
     let mut slept = None;
     let granted = wait_where(waiter, &mut slept);
     if matches!(granted, Ok(Some(_))) || left_out(Rule::WakePassedOn) {
         return granted;
     }
-    // It may have been woken, and makes nothing of it: that was meant for any of the sleepers (W5).
+    // The waiter may have been woken, and makes nothing of it: the wake-up was meant for any of the
+    // sleepers (W5).
     match slept.map(|at| (at, waiter.mark(at))) {
         Some((_, Err(error))) => granted.and(Err(error)),
         Some((at, Ok(false))) => {
@@ -71,8 +73,9 @@ fn wait_where<W: Waiter>(
     slept: &mut Option<W::Place>,
 ) -> Result<Option<W::Grant>, W::Error> {
     while let Some(at) = waiter.settle()? {
-        // Before looking: whoever frees a word after that look also changes this. Acquire: pairs with the
-        // Release in `wake`, so who sees it raised sees the word that was freed before.
+        // Before looking: a holder that frees a word after that look also changes this. Acquire:
+        // pairs with the Release in `wake`, so a waiter that sees it raised sees the word that was
+        // freed before.
         let ordering = ordered(Rule::WakeOrders, Ordering::Acquire);
         let mut wakes = waiter.wake_word(at).load(ordering);
         match waiter.look(at, slept.is_some())? {
@@ -95,8 +98,8 @@ fn wait_where<W: Waiter>(
     Ok(None)
 }
 
-/// Marks all of a key's holds as waited for, so that whoever gives one back wakes somebody. `false`: one
-/// looks free, or the key is gone or going.
+/// Marks all of a key's holds as waited for, so that giving one back wakes a waiter. `false`: one
+/// looks free, or the key is gone or being removed.
 pub(crate) fn mark_all<'a, E>(
     holds: impl IntoIterator<Item = Result<&'a Hold, E>>,
     is_current: impl Fn() -> bool,
@@ -120,7 +123,7 @@ pub(crate) fn mark_all<'a, E>(
     Ok(true)
 }
 
-/// Gives the hold `mine` back, and wakes one who waits for it. `false`: it was lost.
+/// Gives the hold `mine` back, and wakes one waiter for it. `false`: it was lost.
 #[inline(always)]
 pub(crate) fn give_back(
     hold: &Hold,
@@ -140,7 +143,7 @@ pub(crate) fn give_back(
     true
 }
 
-/// Has sleepers look again.
+/// Makes sleepers look again.
 pub(crate) fn wake(wake_word: &AtomicU32, futex_wake: impl FnOnce()) {
     if !left_out(Rule::WakeRaised) {
         // Release: pairs with the Acquire at the head of the waiting loop.
@@ -150,7 +153,7 @@ pub(crate) fn wake(wake_word: &AtomicU32, futex_wake: impl FnOnce()) {
     futex_wake();
 }
 
-/// How long to sleep: until it is time to look for what nobody is woken for, at the latest.
+/// How long to sleep: until it is time to look for what wakes no waiter, at the latest.
 pub(crate) fn nap(patience: Duration, until_lease: Duration, tick: Duration) -> Duration {
     let nap = patience.min(until_lease);
     match left_out(Rule::SleepBounded) {

@@ -1,4 +1,4 @@
-//! The hold word: who has a thing, that it is had, and under which token, in one `u64`.
+//! The hold word: the holder, the fact that it holds, and its token, in one `u64`.
 //!
 //! ```text
 //!  63          52  51  50  49                                          0
@@ -10,12 +10,12 @@
 //! | participant | A | meaning |
 //! |---|---|---|
 //! | 0 | 0 | free |
-//! | 0 | 1 | abandoned: free, but its last holder died with it, and the next one has to be told |
+//! | 0 | 1 | abandoned: free, but its last holder died with it, and its successor has to be told |
 //! | p | 0 | held by p |
 //! | p | 1 | retiring: p is taking the key away, under the key's stripe |
 //!
-//! C: somebody sleeps until this is given back. Identity and possession are one word on purpose: in two
-//! words, whoever dies or stalls between them leaves a live lock that looks dead.
+//! C: a waiter sleeps until this is given back. Identity and possession are one word on purpose:
+//! with two words, a process that dies or stalls between them leaves a live lock that looks dead.
 
 /// How many participants a store can have: what fits twelve bits, less the zero that means "free".
 pub(crate) const PARTICIPANT_MAX: u16 = (1 << PARTICIPANT_BITS) - 1;
@@ -82,7 +82,7 @@ impl Word {
         Word(Word::held(by, sequence).0 | ABANDONED)
     }
 
-    /// Who has it, also while it is being retired.
+    /// The participant that has it, also while the word is being retired.
     pub(crate) fn participant(self) -> Option<ParticipantId> {
         ParticipantId::new((self.0 >> PARTICIPANT_SHIFT) as u16)
     }
@@ -95,7 +95,7 @@ impl Word {
         self.0 >> PARTICIPANT_SHIFT == 0
     }
 
-    /// Free, and nobody died holding it: the only state that the fast path takes.
+    /// Free, and no holder died with it: the only state that the fast path takes.
     pub(crate) fn is_plainly_free(self) -> bool {
         self.0 <= SEQUENCE_MAX
     }

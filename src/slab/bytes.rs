@@ -80,7 +80,7 @@ pub(crate) fn bytes_equal(slab: &Slab, id: SlotId, span: u32, at: usize, bytes: 
     true
 }
 
-/// `false` when the bodies are too short, which is for the caller to have seen to.
+/// `false` when the bodies are too short, which the caller has excluded.
 pub(crate) fn write_bytes(slab: &Slab, id: SlotId, span: u32, at: usize, bytes: &[u8]) -> bool {
     bytes.chunks(8).enumerate().all(|(i, chunk)| {
         let word = slab.body_word(id, span, at + i);

@@ -1,14 +1,14 @@
 //! Making the pages of a slab dirty, so that the next sync writes them all.
 //!
-//! A store through the map does that, and one of a word's own value is none that anybody notices. It is an exchange,
-//! not an addition of 0, which compilers make a load of.
+//! A store through the map does that, and no process notices one of a word's own value. It is an
+//! exchange, not an addition of 0, which compilers make a load of.
 
 use crate::slab::layout::{PAGE, PERMITS_PER_BLOCK, SEGMENTS, STRIPES};
 use crate::slab::{BODY_WORDS, Growing, Slab};
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-/// Exchanges the word for itself, unless the last one lay in the same page. Relaxed: what others do with it goes on as if
-/// nothing had been done.
+/// Exchanges the word for itself, unless the last one lay in the same page. Relaxed: other
+/// processes continue with it as if nothing had been done.
 macro_rules! touch {
     ($last:ident, $word:expr) => {
         let word = $word;

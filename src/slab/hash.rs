@@ -1,10 +1,10 @@
-//! Key to number: SipHash-2-4 under the store's own random key, so that nobody can prepare keys that all
-//! fall into one chain. Part of the format, hence the test with the authors' vectors.
+//! Key to number: SipHash-2-4 under the store's own random key, so that no caller can prepare keys
+//! that all fall into one chain. Part of the format, hence the test with the authors' vectors.
 
 use std::hash::Hasher;
 
 /// The hash of `key` under `seed`.
-// Deprecated in favour of `DefaultHasher`, whose algorithm may change; this one's may not.
+// Deprecated in favour of `DefaultHasher`: its algorithm may change, this one may not.
 #[allow(deprecated)]
 pub(crate) fn hash(seed: [u64; 2], key: &[u8]) -> u64 {
     let mut hasher = std::hash::SipHasher::new_with_keys(seed[0], seed[1]);

@@ -16,7 +16,7 @@ pub(crate) const STATIC_BYTES: usize = 64;
 
 /// The slab is whole and may be used.
 pub(crate) const STATE_READY: u64 = u64::from_le_bytes(*b"slready1");
-/// The slab is being rebuilt: whoever attaches first starts over.
+/// The slab is being rebuilt: the first process that attaches starts over.
 pub(crate) const STATE_REBUILDING: u64 = u64::from_le_bytes(*b"rebuild1");
 
 /// The static part of the header.
@@ -118,8 +118,8 @@ pub(crate) struct Mutable {
     pub(crate) next_participant: AtomicU32,
     pub(crate) slot_hint: AtomicU32,
     pub(crate) block_hint: AtomicU32,
-    /// Where the next value goes in the log: `segment << 32 | offset in units of 16 bytes`; 0 before the
-    /// first.
+    /// Where the next value is put in the log: `segment << 32 | offset in units of 16 bytes`; 0
+    /// before the first.
     pub(crate) tail: AtomicU64,
     /// How many bytes the log may take.
     pub(crate) size_limit: AtomicU64,
@@ -178,7 +178,7 @@ impl NamedFile {
     }
 }
 
-/// A boot of the machine, as one of those saw it who have another boot id each.
+/// A boot of the machine, as the processes that have one boot id saw it.
 #[repr(C)]
 pub(crate) struct Boot {
     pub(crate) id: [AtomicU64; 2],
@@ -203,7 +203,7 @@ impl Mutable {
         ];
         let is = |errno: &Errno| error.raw_os_error() == Some(*errno as i32);
         if !not_asked.iter().any(is) {
-            // Pairs with the Acquire of those who look. Wraps around in the high half only.
+            // Pairs with the Acquire of processes that look. Wraps around in the high half only.
             self.failed_syncs.fetch_add(FAILED_SYNC, Ordering::AcqRel);
         }
     }

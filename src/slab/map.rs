@@ -63,7 +63,8 @@ pub(crate) enum Growing {
 const GROWING: [Growing; 3] = [Growing::Participants, Growing::Slots, Growing::Blocks];
 
 impl Slab {
-    /// Maps `file`, whose fixed part has to be allocated already. In a box, for the stack of an opener may be small.
+    /// Maps `file`, which has to have its fixed part allocated already. In a box, for the stack of
+    /// an opener may be small.
     pub(crate) fn map(
         file: (Kept, FileIdentity),
         path: &Path,
@@ -73,8 +74,9 @@ impl Slab {
         Slab::mapped_by(|map, file| map.map_raw(file), file, path, part, layout)
     }
 
-    /// Maps a file that was opened for reading only. For [`care::reader`](crate::store::care::reader) and nobody else: to
-    /// write to any record of such a slab is a SIGSEGV.
+    /// Maps a file that was opened for reading only. For
+    /// [`care::reader`](crate::store::care::reader) and no other caller: to write to any record of
+    /// such a slab is a SIGSEGV.
     pub(crate) fn map_to_read(
         file: (Kept, FileIdentity),
         path: &Path,
@@ -137,7 +139,7 @@ impl Slab {
         }
     }
 
-    /// Waits until everything is on the medium. For creation and repair; holds need no such thing.
+    /// Waits until everything is on the device. For creation and repair; holds need no such thing.
     pub(crate) fn sync(&self) -> Result<()> {
         let file = self.file()?;
         crash_point();
@@ -191,7 +193,7 @@ impl Slab {
         }
     }
 
-    /// The slot that a bucket head or a `next` field leads to.
+    /// The slot that a bucket head or a `next` field points to.
     pub(crate) fn follow(&self, link: u32) -> Option<SlotId> {
         self.slot_id(link.checked_sub(1)?)
     }
@@ -338,8 +340,9 @@ impl Slab {
         opened.disowned.store(true, Ordering::Release);
     }
 
-    /// Locks the witness of a participant: the sign on the slab's own inode that it lives, which stands whatever
-    /// becomes of the lock files' names. `false`: somebody is alone with the slab just now.
+    /// Locks the witness of a participant: the sign on the slab's own inode that it lives, which
+    /// stands whatever becomes of the lock files' names. `false`: another process is alone with the
+    /// slab just now.
     pub(crate) fn lock_witness(&self, number: u16) -> Result<bool> {
         let at = WITNESS_OFFSET + u64::from(number);
         range_lock::try_lock_as(self.file()?, at..at + 1, range_lock::Mode::Shared)
@@ -354,13 +357,13 @@ impl Slab {
         }
     }
 
-    /// Whether anybody but this opening has the witness of a participant locked.
+    /// Whether another opening has the witness of a participant locked.
     pub(crate) fn is_witness_locked(&self, number: u16) -> Result<bool> {
         range_lock::is_locked(self.file()?, WITNESS_OFFSET + u64::from(number))
             .map_err(|e| Error::io("probe", &self.path, e))
     }
 
-    /// Locks all witnesses, if nobody has any: then nobody takes part, and nobody can begin to.
+    /// Locks all witnesses, if none is locked: then no process takes part, and none can begin to.
     pub(crate) fn try_lock_all_witnesses(&self) -> Result<bool> {
         range_lock::try_lock_as(self.file()?, witnesses(), range_lock::Mode::Alone)
             .map_err(|e| Error::io("lock", &self.path, e))

@@ -7,8 +7,8 @@
 //! +---------+----------+-----------+--------+---------------------------+
 //! ```
 //!
-//! The generation grows by one when a key is taken away, in the same store that makes the kind "none": a
-//! handle that remembers a slot compares generation and kind, and is sent to look anew.
+//! The generation grows by one when a key is taken away, in the same store that makes the kind
+//! "none": a handle that remembers a slot compares generation and kind, and is sent to look again.
 
 use crate::types::Kind;
 
@@ -17,7 +17,8 @@ pub(crate) const KEY_BYTES_MAX: usize = 1024;
 /// The most bytes a tag has.
 pub(crate) const TAG_BYTES_MAX: usize = 255;
 
-/// What is in a slot: a key of some kind, or the turn to compute a value, which nobody is shown.
+/// What is in a slot: a key of some kind, or the turn to compute a value, which is shown to no
+/// caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Tenant {
     Lock,
@@ -30,14 +31,14 @@ pub(crate) enum Tenant {
 }
 
 impl Tenant {
-    /// Whether its hold has no lease (L5), nor anybody who would ask since when it is held: a latch, which is held for the
-    /// moment of a change only, or a turn.
+    /// Whether its hold has no lease (L5), and no caller asks since when it is held: a latch, which
+    /// is held for the moment of a change only, or a turn.
     #[inline(always)]
     pub(crate) fn is_latched(self) -> bool {
         matches!(self, Tenant::Averager | Tenant::Value | Tenant::Turn)
     }
 
-    /// As it is told. A turn is found as a key by damage only.
+    /// The kind that callers are told. A turn is found as a key by damage only.
     pub(crate) fn kind(self) -> Kind {
         match self {
             Tenant::Lock => Kind::Lock,

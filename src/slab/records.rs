@@ -20,8 +20,8 @@ pub(crate) const STATE_USED: u8 = 1;
 pub(crate) const STATE_TAIL: u8 = 2;
 pub(crate) const CLAIMED: u8 = 0x80;
 
-/// One slot. The first 48 bytes mean the same in every life of the slot (S3); the rest is used for different
-/// things, and nobody writes it without the stripe or the latch.
+/// One slot. The first 48 bytes mean the same in every life of the slot (S3); the rest is used for
+/// different things, and no process writes it without the stripe or the latch.
 #[repr(C)]
 pub(crate) struct Slot {
     /// The hold of a lock, the latch of an average; of a semaphore only used while it is taken away.
@@ -40,9 +40,10 @@ pub(crate) struct Slot {
     body: SlotBody,
 }
 
-/// The body: of an average two cells and the key; of a value the word `use`, the key, and two cells as long as
-/// the room allows; of everything else the key. The tag follows the key, but of a value, where it is in the
-/// cells. All start on a word. What does not fit goes on in the body of the next slot.
+/// The body: of an average two cells and the key; of a value the word `use`, the key, and two cells
+/// as long as the room allows; of everything else the key. The tag follows the key, but of a value,
+/// where it is in the cells. All start on a word. What does not fit continues in the body of the
+/// next slot.
 #[repr(C)]
 struct SlotBody {
     cells: [Cell; 2],
@@ -73,7 +74,7 @@ pub(crate) struct Participant {
     pub(crate) program: [AtomicU64; 3],
     /// `threads waiting << 32 | link of the slot waited for`.
     pub(crate) waiting: [AtomicU64; WAITING_ENTRIES],
-    /// How many values were found, and how many were not, by whoever had this number.
+    /// How many values were found, and how many were not, by all processes that had this number.
     pub(crate) hits: AtomicU64,
     pub(crate) misses: AtomicU64,
 }
@@ -84,15 +85,16 @@ pub(crate) enum Intent {
     None = 0,
     /// A key is being made: undone unless it has its kind.
     Create = 1,
-    /// A key is being taken away if nobody holds it: undone unless its kind is "none" already.
+    /// A key is being taken away if it is not held: undone unless its kind is "none" already.
     Reclaim = 2,
-    /// A key is being taken away whoever holds it: finished if all its words were taken, otherwise undone.
+    /// A key is being taken away, held or not: finished if all its words were taken, otherwise
+    /// undone.
     Remove = 3,
     /// Claimed slots and blocks are being given back: finished.
     Free = 4,
 }
 
-/// What the next one to lock a stripe needs to finish or undo what a dead one left.
+/// What the next process that locks a stripe needs to finish or undo what a dead process left.
 #[repr(C)]
 pub(crate) struct Stripe {
     pub(crate) intent: AtomicU64,
@@ -104,7 +106,7 @@ pub(crate) struct Stripe {
     pub(crate) floor: AtomicU64,
     /// How many slots left its chains (I8).
     pub(crate) departures: AtomicU64,
-    /// Who died with a semaphore that is being made again: see [`Stripe::untold`].
+    /// The process that died with a semaphore that is being made again: see [`Stripe::untold`].
     untold: AtomicU64,
     reserved: AtomicU64,
 }
@@ -119,7 +121,7 @@ pub(crate) struct Segment {
     pub(crate) number: AtomicU64,
     /// The place behind its last record once it is not appended to any more; before that one of another segment, or 0.
     pub(crate) end: AtomicU64,
-    /// How many of its bytes nobody needs any more, and have been given back: see [`Gone`].
+    /// How many of its bytes are garbage, and how many of these have been given back: see [`Gone`].
     pub(crate) gone: AtomicU64,
     /// While its values are moved elsewhere: the next slot to look at.
     pub(crate) cursor: AtomicU64,
@@ -130,12 +132,13 @@ pub(crate) struct Segment {
 /// ```text
 ///  63              46 45                27 26                       0
 /// +------------------+--------------------+--------------------------+
-/// | number div 512   | pages given back   | dead, in units of 16     |
+/// | number div 512   | pages given back   | garbage, in units of 16  |
 /// +------------------+--------------------+--------------------------+
 /// ```
 ///
-/// The number (modulo 2^18) is that of the segment, so that who is late counts nothing of one for another. With another
-/// one it says nothing, and is begun anew by who counts.
+/// The number (modulo 2^18) is that of the segment, so that a late process counts nothing of one
+/// for another. With another number the word says nothing, and the next process that counts begins
+/// it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Gone(u64);
 
@@ -157,7 +160,7 @@ impl Gone {
         same.then_some(Gone(bits))
     }
 
-    /// With more dead, some of it given back. `None`: there is no such segment.
+    /// With more garbage, some of it given back. `None`: there is no such segment.
     pub(crate) fn and(self, dead: u64, given: u64) -> Option<u64> {
         let dead = (self.dead() + dead).div_ceil(DEAD_UNIT);
         let given = (self.given() + given) / GIVEN_UNIT;
@@ -170,20 +173,20 @@ impl Gone {
         self.0
     }
 
-    /// In bytes.
+    /// Garbage, in bytes.
     pub(crate) fn dead(self) -> u64 {
         (self.0 & ((1 << DEAD_BITS) - 1)) * DEAD_UNIT
     }
 
-    /// How many of the dead bytes are holes by now.
+    /// How many of the garbage bytes are holes by now.
     pub(crate) fn given(self) -> u64 {
         (self.0 >> DEAD_BITS & ((1 << GIVEN_BITS) - 1)) * GIVEN_UNIT
     }
 }
 
-/// Nothing new may lead into the segment: what is in it is being moved elsewhere.
+/// Nothing new may point into the segment: what is in it is being moved elsewhere.
 pub(crate) const SEGMENT_CLOSING: u64 = 1 << 32;
-/// Beside that: somebody is beginning it, and will open it.
+/// Beside that: a process is beginning it, and will open it.
 pub(crate) const SEGMENT_BEGUN: u64 = 1 << 33;
 
 const _: () = {
@@ -241,19 +244,20 @@ impl Stripe {
         self.intent.store(intent as u64, Ordering::Release);
     }
 
-    /// The process that died with the last semaphore of that hash, if whoever has a permit of the next one is to be told
-    /// and no word says so: there is none yet.
+    /// The process that died with the last semaphore of that hash, if an acquirer of the next one
+    /// is to be told and no word says so: there is none yet.
     pub(crate) fn untold(&self, hash: u32) -> Option<u32> {
         let bits = self.untold.load(Ordering::Acquire);
         let is_its = bits & UNTOLD != 0 && bits >> 32 == u64::from(hash);
         is_its.then_some((bits & (UNTOLD - 1)) as u32)
     }
 
-    /// Notes a death before the words that say so are taken. Only under the stripe. That of another key stays: it is
-    /// there because somebody was killed, and this one is needed only if somebody will be.
+    /// Notes a death before the words that say so are taken. Only under the stripe. A note of
+    /// another key stays: it is there because a process was killed, and this one is needed only if
+    /// a process will be.
     pub(crate) fn note_untold(&self, hash: u32, pid: u32) {
         let note = u64::from(hash) << 32 | UNTOLD | u64::from(pid) & (UNTOLD - 1);
-        // Release: pairs with the Acquire of who finds it under the stripe after us.
+        // Release: pairs with the Acquire of a process that finds it under the stripe after us.
         let none = 0;
         let _ = self
             .untold

@@ -69,7 +69,7 @@ impl Payload for Vec<u8> {
     }
 }
 
-/// Nobody needs it.
+/// Drops the payload, which the reader does not need.
 impl Payload for () {
     #[inline(always)]
     fn begin(&mut self, _words: usize) {}
@@ -153,7 +153,7 @@ impl<'a> ValueCells<'a> {
         Some(&body[at % BODY_WORDS])
     }
 
-    /// Reads a cell as it is. What comes out means something if nobody wrote it meanwhile.
+    /// Reads a cell as it is. What comes out means something if no writer filled it meanwhile.
     #[inline(always)]
     fn load(&self, cell: usize, payload: &mut impl Payload) -> Option<Loaded> {
         let head = self.word(cell, 0)?.load(Ordering::Relaxed);
@@ -199,8 +199,9 @@ impl<'a> ValueCells<'a> {
         }
     }
 
-    /// What counts where a transaction was decided that puts in force what was prepared after version `decided`: that,
-    /// also before anybody has put it in force (T1). For readers who may not do so themselves.
+    /// What counts where a transaction has decided what was prepared after version `decided`: the
+    /// prepared cell, also before any process has put it in force (T1). For readers that may not do
+    /// so themselves.
     pub(crate) fn read_decided(
         &self,
         decided: u64,
@@ -208,7 +209,7 @@ impl<'a> ValueCells<'a> {
     ) -> Result<Reading, Damaged> {
         let prepared =
             cells_read_prepared(self.selector(), decided, |cell| self.load(cell, payload));
-        // If it is damaged nobody flips the selector to it.
+        // If it is damaged no process flips the selector to it.
         if let Some(loaded) = prepared
             && let Ok(reading) = loaded.ok_or(Damaged)?.checked(decided.wrapping_add(1))
         {
@@ -217,8 +218,8 @@ impl<'a> ValueCells<'a> {
         self.read(payload)
     }
 
-    /// What a value has in the log. Only for the holder of the latch, who wants to put something else there, and gives
-    /// that back: what a damaged cell says may be another key's.
+    /// What a value has in the log, to be given back when the holder of the latch puts something
+    /// else there. Only for that holder: what a damaged cell says may be another key's.
     #[inline]
     pub(crate) fn logged_now(&self) -> Option<Content> {
         let version = self.version();
@@ -268,7 +269,7 @@ impl<'a> ValueCells<'a> {
         loaded.checked(next).ok().map(|reading| reading.content)
     }
 
-    /// What was in force before what is now. Only for the holder of the latch, who has just flipped.
+    /// What was in force before what is now. Only for the holder of the latch, just after its flip.
     pub(crate) fn before(&self) -> Option<Content> {
         let before = self.version().wrapping_sub(1);
         let loaded = self.load((before & 1) as usize, &mut ())?;
@@ -331,7 +332,7 @@ impl<'a> ValueCells<'a> {
         })
     }
 
-    /// Starts without a value, whatever was there. Only while nobody else can see the cells.
+    /// Starts without a value, whatever was there. Only while the caller alone can see the cells.
     pub(crate) fn reset(&self, life: u32) {
         let first = cells_first_version(life);
         // The slots are there, or the key could not be made.
@@ -342,8 +343,8 @@ impl<'a> ValueCells<'a> {
         self.selector().store(first, Ordering::Release);
     }
 
-    /// After damage: puts the newest whole cell in force. `false` when neither is whole. Only for who is
-    /// alone with the slab.
+    /// After damage: puts the newest whole cell in force. `false` when neither is whole. Only for a
+    /// process that is alone with the slab.
     pub(crate) fn restore(&self) -> bool {
         let selector = self.selector().load(Ordering::Relaxed);
         let whole = |cell: usize| {

@@ -92,8 +92,8 @@ fn control_selector_reread() {
     refute(Rule::SelectorReread, "a mixed value", cells_are_read_whole);
 }
 
-/// C1: whoever dies while writing leaves the old value or the new one, for readers during and after it, and
-/// the next writer goes on from there.
+/// C1: a writer that dies while writing leaves the old value or the new one, for readers during and
+/// after it, and the next writer continues from there.
 #[test]
 fn a_death_while_writing_leaves_a_whole_value() {
     for_each_death(|doom| {

@@ -44,8 +44,8 @@ impl Index {
         self.free.store(1, Ordering::Release);
     }
 
-    /// Ends what a dead one left, as who locks the stripe next does: undone, which changes nothing here, or
-    /// done again.
+    /// Ends what a dead process left, as the next process that locks the stripe does: undone, which
+    /// changes nothing here, or done again.
     fn recover(&self) {
         if self.over.load(Ordering::Acquire) == 1 && self.free.load(Ordering::Acquire) == 0 {
             self.end();
@@ -75,8 +75,8 @@ impl Index {
     }
 }
 
-/// I8: a key that is there all the time is not missed, although the slot before it leaves its chain, and is put
-/// into one of another stripe, while somebody walks by.
+/// I8: a key that is there all the time is not missed, although the slot before it leaves its
+/// chain, and is put into one of another stripe, while a reader walks by.
 #[test]
 fn a_miss_is_certain() {
     explore_with(Some(3), || {
@@ -96,7 +96,7 @@ fn a_miss_is_certain() {
     });
 }
 
-/// I8: nor when who takes the slot out dies over it, and the next one undoes or ends that.
+/// I8: nor when the process that takes the slot out dies, and its successor undoes or ends that.
 #[test]
 fn a_miss_is_certain_after_a_death() {
     for_each_death(|doom| {

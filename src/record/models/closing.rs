@@ -9,10 +9,11 @@ use crate::sync::{AtomicU64, Ordering};
 const OPEN: u64 = 7;
 const CLOSED: u64 = OPEN | 1 << 32;
 const GONE: u64 = 0;
-/// What a cell may lead to besides the segment.
+/// What a cell may point to besides the segment.
 const ELSEWHERE: u64 = 9;
 
-/// A segment and one value. The cell is a word here: who has the latch changes it, and gives the latch back.
+/// A segment and one value. The cell is a word here: the holder of the latch changes it, and gives
+/// the latch back.
 struct Log {
     segment: AtomicU64,
     latch: Hold,
@@ -28,7 +29,8 @@ impl Log {
         })
     }
 
-    /// Sets the value to what was written to the segment before. Looks no further if it is not to be had.
+    /// Sets the value to what was written to the segment before. Does nothing if the latch is not
+    /// available.
     fn set(&self, me: u16) {
         let Some(mine) = try_take(&self.latch, me) else {
             return;
@@ -39,13 +41,14 @@ impl Log {
         self.latch.try_give_back(mine);
     }
 
-    /// What is done of a closed segment: the value is moved if it is there, then the file goes.
+    /// What a compactor does with a closed segment: moves the value if it is there, then removes
+    /// the file.
     fn empty(&self, is_dead: impl Fn(ParticipantId) -> bool) {
         while !closing::is_settled(&self.latch, &is_dead) {
             thread::yield_now();
         }
         if self.cell.load(Ordering::Acquire) == OPEN {
-            // Under the latch, but nobody else wants it here.
+            // Under the latch, but no other thread wants it here.
             self.cell.store(ELSEWHERE, Ordering::Release);
         }
         self.segment.store(GONE, Ordering::Release);
@@ -58,7 +61,7 @@ impl Log {
     }
 }
 
-/// G2: when a segment goes no value leads there, and none will.
+/// G2: when a segment is removed no value points there, and none will.
 #[test]
 fn nothing_leads_into_a_segment_that_is_gone() {
     explore(|| {
@@ -102,7 +105,7 @@ fn control_latch_awaited() {
     refute_closing(Rule::LatchAwaited);
 }
 
-/// G2: the same when who closed it died before its fence, and another goes on.
+/// G2: the same when the compactor that closed it died before its fence, and a successor continues.
 #[test]
 fn a_segment_that_a_dead_one_closed_is_emptied_as_well() {
     explore(|| {
@@ -134,7 +137,8 @@ fn control_successor_fenced() {
     );
 }
 
-/// G2, C1: who dies with the latch keeps nobody waiting, and changes nothing afterwards.
+/// G2, C1: a writer that dies with the latch keeps no compactor waiting, and changes nothing
+/// afterwards.
 #[test]
 fn the_dead_let_nothing_lead_there() {
     for_each_death(|doom| {

@@ -42,7 +42,7 @@ struct Store {
     journal: AtomicU64,
     values: Vec<Value>,
     lists: Vec<Vec<AtomicU64>>,
-    /// Of which transaction somebody has said that it is decided.
+    /// The last transaction that its decider has said to be decided.
     said: AtomicU64,
 }
 
@@ -73,7 +73,7 @@ impl Store {
         self.carry_out(place, &list);
     }
 
-    /// By a decider, from memory, or by somebody who finds the list.
+    /// Carries a list out: by its decider, from memory, or by a successor that finds the list.
     fn carry_out(&self, place: u64, list: &[u64]) {
         for (value, version) in self.values.iter().zip(list) {
             cells_flip(&value.selector, *version);
@@ -85,7 +85,7 @@ impl Store {
         }
     }
 
-    /// What the next one does who is about to decide something.
+    /// What the next decider does before it decides something.
     fn settle(&self) {
         let place = self.journal.load(Ordering::Acquire);
         if let Some(list) = self.list(place) {
@@ -107,7 +107,7 @@ impl Store {
     }
 }
 
-/// Somebody who may only read, in the midst of one call.
+/// A reader that may only read, in the midst of one call.
 struct Reader<'s> {
     store: &'s Store,
     known: u64,
@@ -185,8 +185,8 @@ fn what_is_prepared_is_read_whole() {
     transactions_are_read(1, 3);
 }
 
-/// T1: the same when the decider dies, and the next one carries out what was decided, and decides something else. What
-/// was not decided is seen by nobody.
+/// T1: the same when the decider dies, and its successor carries out what was decided, and decides
+/// something else. No reader sees what was not decided.
 #[test]
 fn what_the_dead_have_decided_is_read() {
     for_each_death(|doom| {

@@ -49,7 +49,7 @@ fn control_give_back_releases() {
     refute(Rule::GiveBackReleases, "a raise is lost", a_lock_excludes);
 }
 
-/// H2: whoever lost a hold cannot free its successor's, however late it comes.
+/// H2: a process that lost a hold cannot free its successor's, however late it comes.
 #[test]
 fn a_late_return_frees_nobody() {
     explore(|| {
@@ -59,7 +59,7 @@ fn a_late_return_frees_nobody() {
             let hold = Arc::clone(&hold);
             thread::spawn(move || hold.give_back(first))
         };
-        // Judged dead by somebody who is right or wrong: the exchange is of the exact word.
+        // Judged dead, rightly or wrongly: the exchange is of the exact word.
         let second = hold.take(first, id(2), 2, false);
         let returned = late.join().expect("no panic");
         match second {

@@ -7,7 +7,7 @@ use super::*;
 use crate::record::joining::{PARTICIPANT_USED, read_whole, sweep, take_number};
 use crate::sync::{AtomicU64, Ordering};
 
-/// Sweeps after participant 1, who is dead.
+/// Sweeps after participant 1, which is dead.
 fn sweep_one(key: &Key, state: &AtomicU64) {
     let mut dead = [false; 8];
     dead[1] = true;
@@ -15,13 +15,13 @@ fn sweep_one(key: &Key, state: &AtomicU64) {
     sweep(&mut dead, all, |_| 77, |_| Some(state));
 }
 
-/// Joins as participant 1, if that number can be had.
+/// Joins as participant 1, if that number is available.
 fn join(key: &Key, state: &AtomicU64) -> bool {
     let Ok(joined): Result<_, Never> = take_number(state, || Ok(key.beacon.try_light()), || ());
     joined
 }
 
-/// Takes what can be had, works, and gives it back. Whether it was told of a death.
+/// Takes what is available, works, and gives it back. Whether it was told of a death.
 fn succeed(key: &Key, number: u16) -> Option<bool> {
     let mut somebody = Somebody::new(key, number);
     let (permit, mine) = somebody.try_acquire()?;
@@ -31,7 +31,7 @@ fn succeed(key: &Key, number: u16) -> Option<bool> {
     Some(somebody.recovered())
 }
 
-/// A key whose holder, participant 1, died in the middle of its work.
+/// A key with a dead holder: participant 1 died in the middle of its work.
 fn with_a_dead_holder() -> (Arc<Key>, Arc<AtomicU64>) {
     let key = Key::new(1);
     Somebody::new(&key, 1).try_acquire().expect("free");
@@ -40,9 +40,9 @@ fn with_a_dead_holder() -> (Arc<Key>, Arc<AtomicU64>) {
     (key, Arc::new(AtomicU64::new(PARTICIPANT_USED | 1)))
 }
 
-/// P4: a number is swept and used again while another judges a word of the one who had it before. Nobody
-/// alive is robbed by that judgement, the death is told once, and no word is left to a number that knows
-/// nothing of it.
+/// P4: a number is swept and used again while another process judges a word of its dead
+/// participant. That judgement robs no live process, the death is told once, and no word is left to
+/// a number that knows nothing of it.
 #[test]
 fn a_number_is_used_again_without_its_words() {
     explore_with(Some(3), || {
@@ -82,7 +82,8 @@ fn control_take_exact() {
     );
 }
 
-/// P4: who sweeps dies at any store; the next one joins by whatever number is free, and sweeps if none is.
+/// P4: a sweeper dies at any store; the next joiner takes whatever number is free, and sweeps if
+/// none is.
 #[test]
 fn a_death_in_a_sweep_frees_no_number_too_early() {
     for_each_death(|doom| {
@@ -113,8 +114,8 @@ fn control_numbers_last() {
     );
 }
 
-/// P4, H6: a dead one's number that a retiring word names stays taken until the stripe's next one has ended
-/// the removal.
+/// P4, H6: a dead remover's number that a retiring word names stays taken until the next process
+/// that locks the stripe has ended the removal.
 #[test]
 fn a_retiring_word_keeps_its_number() {
     explore(|| {
@@ -146,8 +147,8 @@ fn control_retiring_keeps_number() {
     );
 }
 
-/// P4: a number whose beacon a child of the dead still has is not used: the end of the child would be taken
-/// for the death of the new one.
+/// P4: a number is not used while a child of the dead still has its beacon: the end of the child
+/// would be taken for the death of the joiner.
 #[test]
 fn an_orphans_beacon_is_not_ones_own() {
     explore_with(Some(3), || {

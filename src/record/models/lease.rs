@@ -69,7 +69,7 @@ fn control_renewal_heeds_mark() {
     );
 }
 
-/// L1: whoever has taken a hold and not published its lease yet is not robbed by its predecessor's.
+/// L1: a holder that has not published its lease yet is not robbed by its predecessor's.
 #[test]
 fn an_unpublished_lease_is_not_over() {
     explore(|| {
@@ -97,8 +97,8 @@ fn control_deadline_tagged() {
     );
 }
 
-/// L2: whoever publishes so late that the hold was lost by force meanwhile leaves the successor's lease as
-/// it is, and the successor finds its lease published whatever comes late.
+/// L2: a holder that publishes so late that the hold was lost by force meanwhile leaves the
+/// successor's lease as it is, and the successor finds its lease published whatever comes late.
 #[test]
 fn a_late_publication_leaves_the_successors_lease() {
     explore(|| {
@@ -137,7 +137,7 @@ fn control_deadline_looks_again() {
     );
 }
 
-/// Renewing what was given back and taken by another changes nothing of the other's.
+/// A renewal of a hold that a thief has taken changes nothing of the thief's.
 #[test]
 fn a_stale_renewal_leaves_the_successors_lease() {
     explore_with(Some(3), || {

@@ -33,9 +33,9 @@ fn explore(model: impl Fn() + Sync + Send + 'static) {
     explore_with(None, model);
 }
 
-/// Runs a model in every interleaving with at most so many preemptions: switches away from a thread that could have gone on. For models
-/// that do not end within a minute otherwise. Going to sleep is none, so where that is what matters one says
-/// a lot.
+/// Runs a model in every interleaving with at most so many preemptions: switches away from a thread
+/// that could have continued. For models that do not end within a minute otherwise. A thread that
+/// sleeps is not preempted, so where sleep is what matters one preemption says a lot.
 #[track_caller]
 fn explore_with(preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
     let runs = Arc::new(Mutex::new(0_u32));
@@ -87,7 +87,7 @@ fn for_each_death(model: impl Fn(Doom)) {
 
 /// Runs `model` with `rule` left out. Fails unless it is refuted by an assertion that says `expected`.
 fn refute(rule: Rule, expected: &str, model: fn()) {
-    // A thread of its own, so that what loom leaves behind after a panic concerns nobody.
+    // A thread of its own, so that what loom leaves behind after a panic concerns no other test.
     let refutation = std::thread::spawn(move || {
         leave_out(rule);
         catch_unwind(AssertUnwindSafe(model)).map_err(|cause| {

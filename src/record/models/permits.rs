@@ -11,8 +11,8 @@ fn take_fast(key: &Key, me: u16, number: u32) -> Option<Word> {
     key.holds[number as usize].take_if_free(id(me), || true, token, || None)
 }
 
-/// H7: whichever permits two have, by the quick way or the other, their tokens differ, and each is above
-/// what its permit had before.
+/// H7: whichever permits two holders have, by the quick way or the other, their tokens differ, and
+/// each is above what its permit had before.
 #[test]
 fn no_token_comes_twice() {
     explore_with(Some(3), || {
@@ -65,7 +65,8 @@ fn control_token_above_word() {
     );
 }
 
-/// H1 for permits: never more than there are, whatever dies when; and the dead one's is had again.
+/// H1 for permits: never more than there are, whenever a holder dies; and the dead holder's is
+/// available again.
 #[test]
 fn a_death_costs_one_permit_and_no_other() {
     for_each_death(|doom| {

@@ -22,8 +22,8 @@ fn doomed(key: &Arc<Key>, doom: &Doom, lease: Lease) -> thread::JoinHandle<()> {
     })
 }
 
-/// Takes what can be had, and gives it back. Whether it was told of a death. Who finds work half done has
-/// to be told.
+/// Takes what is available, and gives it back. Whether it was told of a death. A successor that
+/// finds work half done has to be told.
 fn succeed(key: &Key, number: u16, now_us: u64) -> Option<bool> {
     let mut successor = Somebody::new(key, number);
     successor.now_us = now_us;
@@ -34,8 +34,9 @@ fn succeed(key: &Key, number: u16, now_us: u64) -> Option<bool> {
     Some(successor.recovered())
 }
 
-/// H2, H5: a holder dies at any store while another looks; afterwards the hold can be had at once, and
-/// one successor is told, if there is anything to tell. Two of them do not take over from the same dead.
+/// H2, H5: a holder dies at any store while another process looks; afterwards the hold is available
+/// at once, and one successor is told, if there is anything to tell. Two successors do not take
+/// over from the same dead holder.
 #[test]
 fn the_dead_are_succeeded_at_once() {
     for_each_death(|doom| {
@@ -77,8 +78,8 @@ fn control_dead_first() {
     );
 }
 
-/// H5: somebody clears up after the dead while another takes over; the one who has it next is told, whoever
-/// was first.
+/// H5: a sweeper clears up after the dead while an acquirer takes over; the next holder is told,
+/// whichever was first.
 #[test]
 fn clearing_up_hides_no_death() {
     for_each_death(|doom| {
@@ -112,8 +113,8 @@ fn control_abandoned_says_so() {
     );
 }
 
-/// L5, C1: a latch whose deadline word has an old lease, of another life of the slot, that fits by chance,
-/// is not taken from the living.
+/// L5, C1: a latch is not taken from the living although its deadline word has an old lease, of
+/// another life of the slot, that fits by chance.
 #[test]
 fn a_latch_is_not_stolen() {
     explore(|| {

@@ -1,12 +1,12 @@
-//! Taking keys away, by force or not: H4 and H6, and deaths of who does it.
+//! Taking keys away, by force or not: H4 and H6, and deaths of the remover.
 
 use loom::thread;
 
 use super::world::{Key, Somebody};
 use super::*;
 
-/// H4, H6: reclaiming takes a key from nobody. Who has a hold of a key that was left alone has it still;
-/// and a key that is gone is had by nobody.
+/// H4, H6: reclaiming takes no key that is held. The holder of a key that was left alone has it
+/// still; and a key that is gone has no holder.
 #[test]
 fn an_idle_key_is_taken_from_nobody() {
     explore_with(Some(3), || {
@@ -53,7 +53,8 @@ fn control_words_before_life() {
     );
 }
 
-/// Makes a semaphore again, or is not to after all, beside a user of it. A dead holder left one of its permits.
+/// Makes a semaphore again, or does not after all, beside an acquirer of it. A dead holder left one
+/// of its permits.
 fn make_again(is_wanted: bool) {
     explore_with(Some(3), move || {
         let key = Key::new(2);
@@ -63,7 +64,8 @@ fn make_again(is_wanted: bool) {
         let user = {
             let key = Arc::clone(&key);
             thread::spawn(move || {
-                // The second permit by the quick way, the first by the other, each if it is to be had.
+                // The second permit by the quick way, the first by the other, each if it is
+                // available.
                 let token = |seen| ticket::draw(&key.ticket, seen);
                 let current = || life::is_current(&key.life, world::LIFE);
                 let second = key.holds[1].take_if_free(id(3), current, token, || None);
@@ -91,15 +93,15 @@ fn make_again(is_wanted: bool) {
             let mut holds = || successor.try_acquire().map(|_| successor.recovered());
             [holds(), holds()].contains(&Some(true))
         };
-        // The remaker tells the first one that comes.
+        // The remaker tells the first acquirer that comes.
         let is_handed_on = begun || told_later();
         assert!(told || is_handed_on, "nobody is told of a death");
         assert!(!(told && is_handed_on), "told twice");
     });
 }
 
-/// H5, H6: the remaker of a semaphore takes its permits from nobody, and hands on what a dead holder left unless an
-/// acquirer was told of it meanwhile.
+/// H5, H6: the remaker of a semaphore takes no permit that is held, and hands on what a dead holder
+/// left unless an acquirer was told of it meanwhile.
 #[test]
 fn what_the_dead_left_is_handed_on_once() {
     make_again(true);
@@ -123,7 +125,7 @@ fn control_handed_on_once() {
     );
 }
 
-/// H5: a semaphore that is not made again after all says as before that somebody died.
+/// H5: a semaphore that is not made again after all says as before that a holder died.
 #[test]
 fn what_the_dead_left_stays_where_nothing_is_made_again() {
     make_again(false);
@@ -138,7 +140,7 @@ fn control_undone_is_told() {
     );
 }
 
-/// H6, L5: an average is taken from the dead, never from somebody alive in the middle of an `add`.
+/// H6, L5: an average is taken from the dead, never from a live writer in the middle of an `add`.
 #[test]
 fn an_average_is_not_taken_from_the_living() {
     for_each_death(|doom| {
@@ -176,8 +178,8 @@ fn control_living_undisturbed() {
     );
 }
 
-/// H6: a removal by force that dies at any store is done again if it had every word, and undone otherwise;
-/// who acquired in between keeps the hold.
+/// H6: a removal by force that dies at any store is done again if it had every word, and undone
+/// otherwise; a holder that acquired in between keeps the hold.
 #[test]
 fn a_dead_removal_robs_nobody() {
     for_each_death(|doom| {
@@ -188,19 +190,19 @@ fn a_dead_removal_robs_nobody() {
                 thread::spawn(move || doom.of(|| key.remove(Force::Anybody)).is_some())
             };
             let done = remover.join().expect("no panic");
-            // Who acquires after that death, in the middle of somebody else's clearing up.
+            // Acquires after that death, in the middle of another process's clearing up.
             let user = {
                 let key = Arc::clone(&key);
                 thread::spawn(move || {
                     let token = |seen| ticket::draw(&key.ticket, seen);
                     let current = || life::is_current(&key.life, world::LIFE);
                     let granted = key.holds[1].take_if_free(id(2), current, token, || None);
-                    // One that was turned away looks no further.
+                    // An acquirer that was turned away looks no further.
                     granted.map(|mine| key.give_back(1, mine))
                 })
             };
             if !done {
-                // As who locks the stripe next.
+                // As the process that locks the stripe next.
                 match key.removal().left(Force::Anybody) {
                     Left::Finish => key.finish_removal(),
                     Left::Again => assert!(key.remove(Force::Anybody).is_some()),
@@ -224,8 +226,8 @@ fn control_undone_unless_all() {
     );
 }
 
-/// W1: who sleeps for a key that is taken away is woken to find it gone; also when the remover died halfway
-/// and the next one undid it.
+/// W1: a waiter that sleeps for a key that is taken away is woken to find it gone; also when the
+/// remover died halfway and its successor undid the removal.
 #[test]
 fn a_removal_wakes_who_waits() {
     for_each_death(|doom| {
@@ -250,7 +252,7 @@ fn a_removal_wakes_who_waits() {
                     Left::Again => assert!(key.remove(Force::Anybody).is_some()),
                     Left::Undo => {
                         key.removal().give_up(|| key.futex.wake(9));
-                        // The other permit is still had by somebody, who gives it back some day.
+                        // The holder still has the other permit, and gives it back some day.
                         key.remove(Force::Anybody);
                     }
                 }
@@ -265,8 +267,8 @@ fn control_removal_wakes() {
     refute(Rule::RemovalWakes, "deadlock", a_removal_wakes_who_waits);
 }
 
-/// H6, W1: a removal that finds the key wanted after all leaves everything as it was: the key is there, its word
-/// can be had, and who waited for the dead one who had it does so no longer.
+/// H6, W1: a removal that finds the key wanted after all leaves everything as it was: the key is
+/// there, its word is available, and the waiter for the dead holder waits no longer.
 #[test]
 fn what_is_wanted_after_all_stays() {
     explore_with(Some(3), || {
@@ -289,7 +291,7 @@ fn what_is_wanted_after_all_stays() {
             life::is_current(&key.life, world::LIFE),
             "a wanted key went"
         );
-        // Nobody tells of the death, but who did away with the dead one's mark.
+        // No process tells of the death, except the one that took the dead holder's mark away.
         if key.holds[0].load().participant() == Some(id(1)) {
             key.futex.wake(9);
         }

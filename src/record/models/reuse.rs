@@ -1,5 +1,6 @@
-//! A slot that goes to another key while somebody still acts on the one before, by a handle that remembers
-//! it: H2 to H4, L1, L2, S2, S4 and I6, with a removal by force against everything that one can do.
+//! A slot that is given to another key while a handle that remembers it still acts on the one
+//! before: H2 to H4, L1, L2, S2, S4 and I6, with a removal by force against everything that a
+//! handle can do.
 
 use loom::thread;
 
@@ -10,8 +11,8 @@ use crate::sync::{AtomicU64, Ordering};
 
 const LATE: u64 = 640_000;
 
-/// What somebody is in the middle of when the key goes: with the hold that participant 1 has (or had), and
-/// the deadline word before it.
+/// What a handle is in the middle of when the key is removed: with the hold that participant 1 has
+/// (or had).
 type Act = fn(&Key, Word);
 
 fn take_fast(key: &Key, _: Word) {
@@ -75,7 +76,8 @@ fn mark(key: &Key, _: Word) {
     };
 }
 
-/// A removal by force, and the next key in the same slot, against `act` by who knew the one before.
+/// A removal by force, and the next key in the same slot, against `act` by a handle of the one
+/// before.
 fn reused(act: Act) {
     explore_with(Some(3), move || {
         let key = Key::new(1);
@@ -98,8 +100,8 @@ fn reused(act: Act) {
     });
 }
 
-/// H2 to H4, L1, L2: whatever one does by a handle that remembers a slot, while its key is taken away by
-/// force and the slot goes to another, changes nothing of the other's.
+/// H2 to H4, L1, L2: nothing that is done by a handle that remembers a slot, while its key is
+/// removed by force and the slot is given to another, changes anything of the other key's.
 #[test]
 fn a_remembered_slot_does_no_harm() {
     let acts: [Act; 10] = [
@@ -160,8 +162,8 @@ fn control_deadline_exchanged() {
     refute_reuse(Rule::DeadlineExchanged);
 }
 
-/// H4: who gives back by token, and remembers the block of a semaphore that is gone, does not free the permit
-/// of the next one that happens to have the same token.
+/// H4: a process that gives back by token, and remembers the block of a semaphore that is gone,
+/// does not free the permit of the next one that happens to have the same token.
 #[test]
 fn a_token_is_of_one_life_only() {
     explore(|| {
@@ -193,8 +195,8 @@ fn control_token_life_checked() {
     );
 }
 
-/// S4, H3: the tokens of a key grow although it was taken away, while somebody acquires it, and made again
-/// in another slot.
+/// S4, H3: the tokens of a key grow although it was taken away, while an acquirer takes it, and
+/// made again in another slot.
 #[test]
 fn tokens_grow_over_a_removal() {
     explore_with(Some(3), || {

@@ -1,5 +1,5 @@
-//! Waiting and waking, over a futex whose sleeps end by themselves only where a model says so: a wake-up
-//! that is lost is a deadlock. W1 to W5.
+//! Waiting and waking, over a futex with sleeps that end by themselves only where a model says so:
+//! a wake-up that is lost is a deadlock. W1 to W5.
 
 use loom::thread;
 
@@ -15,8 +15,8 @@ fn waiter(key: &Arc<Key>, number: u16) -> thread::JoinHandle<()> {
     })
 }
 
-/// W1: a hold that is given back while two others are on their way to sleep is had by both, one after the
-/// other.
+/// W1: a hold that is given back while two waiters are on their way to sleep is granted to both,
+/// one after the other.
 #[test]
 fn no_wake_up_is_lost() {
     explore_with(Some(2), || {
@@ -66,8 +66,8 @@ fn control_woken_judge() {
     refute(Rule::WokenJudge, "robbed", no_wake_up_is_lost);
 }
 
-/// W4, W5: somebody comes by who takes the hold between a wake-up and the one who was woken, which gives up
-/// then; the wake-up that it had in vain is not lost to the other sleeper.
+/// W4, W5: an acquirer takes the hold between a wake-up and the waiter that was woken, which then
+/// gives up; the wake-up that this waiter had in vain is not lost to the other sleeper.
 #[test]
 fn who_gives_up_takes_no_wake_up_along() {
     explore_with(Some(1), || {
@@ -78,7 +78,7 @@ fn who_gives_up_takes_no_wake_up_along() {
             let key = Arc::clone(&key);
             thread::spawn(move || {
                 assert!(key.give_back(permit, mine), "robbed");
-                // Whoever is woken may find it taken again.
+                // A waiter that is woken may find it taken again.
                 if let Some((permit, mine)) = Somebody::new(&key, 9).try_acquire() {
                     assert!(key.give_back(permit, mine), "robbed");
                 }
@@ -104,7 +104,7 @@ fn control_wake_passed_on() {
     );
 }
 
-/// W3: whoever takes over from a late holder for whom others wait keeps the mark, and they are woken.
+/// W3: a thief that takes over from a late holder keeps the waiters' mark, and they are woken.
 #[test]
 fn a_thief_keeps_the_mark() {
     explore_with(Some(3), || {
@@ -115,7 +115,7 @@ fn a_thief_keeps_the_mark() {
         let sleeper = waiter(&key, 2);
         let mut thief = Somebody::new(&key, 3);
         thief.now_us = 6_400;
-        // Unless the one who waits sees the thief's mark, and is quicker.
+        // Unless the waiter sees the thief's mark, and is quicker.
         if let Some((permit, mine)) = thief.try_acquire() {
             assert!(key.give_back(permit, mine), "robbed");
         }
@@ -128,8 +128,8 @@ fn control_mark_stays() {
     refute(Rule::MarkStays, "deadlock", a_thief_keeps_the_mark);
 }
 
-/// W2, H5: a holder dies at any store, also on its way into the kernel to wake somebody. Who waits has the
-/// hold in the end, when time has passed, and is told if there was somebody to be told of.
+/// W2, H5: a holder dies at any store, also on its way into the kernel to wake a waiter. The waiter
+/// has the hold in the end, when time has passed, and is told if there was a death to be told of.
 #[test]
 fn a_death_keeps_nobody_waiting() {
     for_each_death(|doom| {

@@ -1,4 +1,5 @@
-//! What models have in place of a store and a kernel: who lives, what time it is, a futex.
+//! What models have in place of a store and a kernel: which participants live, what time it is, a
+//! futex.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,8 @@ use crate::sync::{AtomicU32, AtomicU64, Condvar, Mutex, Ordering};
 /// Of a lock, of the first generation.
 pub(super) const LIFE: u64 = 1 << 32;
 
-/// A participant's beacon. What is seen after it was found dark includes all that the dead one did.
+/// A participant's beacon. What is seen after it was found dark includes all that the dead process
+/// did.
 pub(super) struct Beacon(AtomicU64);
 
 impl Beacon {
@@ -23,7 +25,7 @@ impl Beacon {
         self.0.store(0, Ordering::Release);
     }
 
-    /// Locking it, if nobody has.
+    /// Locks the beacon, if it is free.
     pub(super) fn try_light(&self) -> bool {
         let lit = self
             .0
@@ -40,7 +42,7 @@ impl Beacon {
 pub(super) struct Futex {
     queue: Mutex<Queue>,
     changed: Condvar,
-    /// Raised on the way into the kernel, so that one can die there.
+    /// Raised on the way into the kernel, so that a waker can die there.
     entered: AtomicU64,
 }
 
@@ -99,9 +101,9 @@ pub(super) struct Key {
     pub(super) ticket: AtomicU64,
     pub(super) wake: AtomicU32,
     pub(super) futex: Futex,
-    /// 0, or 1 while somebody is in the middle of something.
+    /// 0, or 1 while a holder is in the middle of its work.
     pub(super) work: AtomicU64,
-    /// Of participant 1, who dies.
+    /// Of participant 1, which dies.
     pub(super) beacon: Beacon,
     /// The slot's meta word.
     pub(super) life: AtomicU64,
@@ -127,7 +129,7 @@ impl Key {
             || waiting::give_back(hold, mine, &self.wake, || self.futex.wake(1))
     }
 
-    /// The removal of this key, by whoever has the stripe.
+    /// The removal of this key, by the process that has the stripe.
     pub(super) fn removal(&self) -> Removal<'_, std::slice::Iter<'_, Hold>> {
         Removal {
             holds: self.holds.iter(),
@@ -157,7 +159,7 @@ impl Key {
         })
     }
 
-    /// The slot goes to another key.
+    /// Gives the slot to another key.
     pub(super) fn begin_next_life(&self, floor: u64) {
         life::before_filling();
         self.holds
@@ -167,7 +169,7 @@ impl Key {
         self.life.store(next, Ordering::Release);
     }
 
-    /// Works under the hold, and says whether somebody died in the middle of the same.
+    /// Works under the hold, and says whether a holder died in the middle of its work.
     pub(super) fn work(&self) -> bool {
         let found = self.work.load(Ordering::Relaxed);
         self.work.store(1, Ordering::Relaxed);
@@ -176,7 +178,7 @@ impl Key {
     }
 }
 
-/// Somebody who wants one of a key's holds.
+/// An acquirer of one of a key's holds.
 pub(super) struct Somebody<'a> {
     pub(super) key: &'a Key,
     pub(super) number: u16,
@@ -221,7 +223,7 @@ impl<'a> Somebody<'a> {
         look
     }
 
-    /// Whether the one before died holding it.
+    /// Whether the predecessor died holding it.
     pub(super) fn recovered(&self) -> bool {
         matches!(self.before, Some(Judgement::Dead | Judgement::Abandoned))
     }
