@@ -340,6 +340,51 @@ fn no_doc_comment_begins_with_the_same() {
     }
 }
 
+/// Uses of these words for each 100 lines of comments: an actor has a name.
+const NAMELESS_MAX: f64 = 1.0;
+const NAMELESS: [&str; 4] = ["who", "whoever", "whose", "whom"];
+
+#[test]
+fn comments_name_who_acts() {
+    let (mut lines, mut uses) = (0_u32, 0_u32);
+    for source in sources_below("src") {
+        let comments = source.text.lines().map(str::trim_start);
+        for comment in comments.filter(|line| line.starts_with("//")) {
+            let words = comment.split(|c: char| !c.is_alphanumeric());
+            let nameless = |word: &&str| NAMELESS.contains(&word.to_lowercase().as_str());
+            lines += 1;
+            uses += words.filter(nameless).count() as u32;
+        }
+    }
+    let rate = 100.0 * f64::from(uses) / f64::from(lines);
+    assert!(
+        rate < NAMELESS_MAX,
+        "{uses} uses in {lines} lines of comments"
+    );
+}
+
+/// Prose of more columns than code has is hard to read.
+const COMMENT_COLUMNS: usize = 100;
+
+#[test]
+fn comments_wrap() {
+    for source in sources_below("src") {
+        for line in source.text.lines() {
+            let comment = line.trim_start();
+            // A table, or an address: what cannot be wrapped.
+            let words = comment.trim_start_matches(['/', '!', ' ']);
+            let fits = line.chars().count() <= COMMENT_COLUMNS;
+            let may_be_long = words.starts_with('|') || !words.contains(' ');
+            let is_comment = comment.starts_with("//");
+            assert!(
+                !is_comment || fits || may_be_long,
+                "{}: {line}",
+                source.name
+            );
+        }
+    }
+}
+
 #[test]
 fn the_library_depends_on_five_crates() {
     let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use crate::report::{Report, Row};
 
 /// How long to measure.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Effort {
     quick: bool,
 }

@@ -1,5 +1,6 @@
 //! Several values changed all or not at all.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::cache::Cache;
@@ -17,6 +18,14 @@ use crate::store::txn::transaction::Ongoing;
 pub struct Transaction<'a> {
     cache: &'a Cache,
     ongoing: Ongoing<'a>,
+}
+
+impl fmt::Debug for Transaction<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transaction")
+            .field("cache", self.cache)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<'a> Transaction<'a> {

@@ -1,6 +1,7 @@
 //! The cache as a cache: keys to values.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,6 +83,12 @@ pub struct Iter {
     store: Option<Arc<Store>>,
     stripe: u32,
     keys: std::vec::IntoIter<Vec<u8>>,
+}
+
+impl fmt::Debug for Iter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Iter").finish_non_exhaustive()
+    }
 }
 
 impl Iterator for Iter {

@@ -268,7 +268,7 @@ impl Run<'_> {
     fn end_in_turn(&self, outcome: Result<Outcome, Failure>) -> ! {
         let replay = || outcome.map(|outcome| outcome.said().replay());
         let replayed = self.signals.let_through(replay);
-        let done = replayed.map_err(Failure::from).flatten();
+        let done = replayed.map_err(Failure::from).and_then(|done| done);
         let status = done.unwrap_or_else(|failure| failure.of_run().tell());
         process::exit(status.into())
     }
