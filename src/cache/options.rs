@@ -92,7 +92,7 @@ impl Options {
         self
     }
 
-    /// What goes to make room for a value.
+    /// What is removed to make room for a value.
     pub fn eviction(mut self, eviction: Eviction) -> Options {
         self.settings.limits.eviction = Some(eviction);
         self

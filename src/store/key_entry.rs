@@ -34,7 +34,8 @@ pub(crate) struct NewKey<'a> {
     pub(crate) tag: &'a [u8],
     /// Of a semaphore, otherwise 0.
     pub(crate) permits: u32,
-    /// Of a semaphore: who died with the one before, by their stamps. Its first permits say so.
+    /// Of a semaphore: the stamps of holders that died with the one before. Its first permits say
+    /// so.
     pub(crate) untold: &'a [Stamp],
     /// Of a value: how many words each of its cells is to have, at least. Otherwise 0.
     pub(crate) cell_words: usize,
@@ -68,7 +69,7 @@ pub(crate) struct SlotRef {
 }
 
 impl SlotRef {
-    /// Whether the slot is still in that life. Read after the hold word: who takes a key away takes its
+    /// Whether the slot is still in that life. Read after the hold word: a remover takes a key's
     /// words first, so a word read in this life cannot be taken in the next (H4).
     #[inline]
     pub(crate) fn is_current(self, slot: &Slot, kind: Tenant) -> bool {

@@ -68,15 +68,16 @@ const GROW_BYTE: u64 = STRIPES as u64 + 1;
 const COMPACT_BYTE: u64 = STRIPES as u64 + 2;
 const TRANSACT_BYTE: u64 = STRIPES as u64 + 3;
 const RANGE_LOCKS: usize = STRIPES as usize + 4;
-/// How long to leave somebody else to join, which takes microseconds, before looking again; and at the most, when that goes
-/// on. Thousands that start together would otherwise look so often that nobody gets a processor to join with.
+/// How long to leave another joiner, which takes microseconds, before looking again; and at the
+/// most, when that takes longer. Thousands that start together would otherwise look so often that
+/// none gets a processor to join with.
 const JOIN_PAUSE: Duration = Duration::from_micros(500);
 const JOIN_PAUSE_MAX: Duration = Duration::from_millis(50);
 
 /// An open store. One for each process and slab, however often it is opened.
 pub(crate) struct Store {
-    /// This process's participant number, or 0: not joined, or not joined *again* after a fork. The one
-    /// word that the hot path needs to know who it is.
+    /// This process's participant number, or 0: not joined, or not joined *again* after a fork. All
+    /// that the hot path needs to know of the process is this word.
     me: AtomicU64,
     /// Tells the stores that this process ever opened apart.
     serial: u64,
@@ -132,9 +133,9 @@ impl Store {
         &self.site.locks
     }
 
-    /// Notices that the store was removed, or another put in its place: then those who open it now exclude
-    /// nothing that is done here. A system call, so not for the fast path; for everything that waits, looks
-    /// for keys or changes the structure.
+    /// Notices that the store was removed, or another put in its place: then processes that open it
+    /// now exclude nothing that is done here. A system call, so not for the fast path; for
+    /// everything that waits, looks for keys or changes the structure.
     ///
     /// A path that is gone while the slab still has a name says nothing: the store was moved, or this
     /// process sees another root by now. So does a path that cannot be looked at.

@@ -55,8 +55,9 @@ pub(in crate::store) struct Shard {
 }
 
 impl Shard {
-    /// A link from another place may lead there: who took it for a store by itself would not look at the journal. A
-    /// shard that is a link to another place is refused, as every link inside a store.
+    /// The shard in `dir`, if it is one. A link from another place may point there: an opener that
+    /// took it for a store by itself would not look at the journal. A shard that is a link to
+    /// another place is refused, as every link inside a store.
     pub(in crate::store) fn at(dir: &Path) -> Result<Option<Shard>> {
         if let Some(shard) = Shard::named(dir) {
             crash_point();
@@ -132,9 +133,9 @@ impl Site {
 }
 
 impl Site {
-    /// Owner, group and mode of what is made: those of the slab; of a cache of shards, whose slab is not there yet, those
-    /// of its record; of a new store, what its maker asks for. `Linked` if the slab has other names: told before its lock
-    /// files, which have them, too.
+    /// Owner, group and mode of what is made: those of the slab; of a cache of shards, where the
+    /// slab is not there yet, those of its record; of a new store, what its maker asks for.
+    /// `Linked` if the slab has other names: told before its lock files, which have them, too.
     pub(crate) fn likeness(&self, mode: u32) -> Result<Likeness> {
         for path in [self.dir.join(SLAB), self.locks.join(FANOUT)] {
             match Likeness::at(&path) {

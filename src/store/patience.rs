@@ -26,7 +26,7 @@ impl Patience {
             .map_or(Patience::Forever, Patience::Until)
     }
 
-    /// For who can do something else as well.
+    /// Without the grace for locks of structure: for a caller that can do something else as well.
     pub(crate) fn strictly(timeout: Duration) -> Patience {
         match Patience::of(timeout) {
             Patience::Until(moment) => Patience::Strictly(moment),
@@ -52,8 +52,8 @@ const PAUSE: Duration = Duration::from_micros(500);
 
 const GRACE_PAUSES: u32 = 100;
 
-/// Sleeps for a moment, before somebody is asked again who will not be long. `false`: the patience is over,
-/// and so is what everybody is granted who does not want it strictly.
+/// Sleeps for a moment, before the caller asks again for what will not take long. `false`: the
+/// patience is over, and so is the grace that every caller has but a strict one.
 pub(crate) fn pause(pauses: &mut u32, patience: Patience) -> bool {
     let is_granted = *pauses < GRACE_PAUSES && !matches!(patience, Patience::Strictly(_));
     let left = match is_granted {

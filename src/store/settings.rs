@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 use crate::slab::Slab;
 use crate::sync::{Ordering, crash_point};
 
-/// What goes when there is no room for a value that is to be set. Locks, semaphores and averages never do.
+/// What is removed when there is no room for a value that is to be set. Locks, semaphores and
+/// averages never are.
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -33,7 +34,7 @@ pub enum Durability {
     /// The death of any process. After a power failure it may be gone, or an older one in its place.
     #[default]
     ProcessCrash,
-    /// A power failure, too: everything that changes a value waits for the medium.
+    /// A power failure, too: everything that changes a value waits for the device.
     PowerLoss,
 }
 
@@ -55,7 +56,7 @@ pub struct Config {
     pub mode: u32,
     /// How many bytes the files of large values may take, all shards together.
     pub size_limit: u64,
-    /// What goes to make room for a value.
+    /// What is removed to make room for a value.
     pub eviction: Eviction,
     /// What a value that was set survives, in whichever shard it is.
     pub durability: Durability,
@@ -231,10 +232,12 @@ impl Limits {
         }
     }
 
-    /// Writes the settings of a store that is there, whose log may be larger than a new limit.
+    /// Writes the settings of a store that is there, with a log that may be larger than a new
+    /// limit.
     pub(crate) fn change(&self, slab: &Slab) {
         if self.size_limit.is_some() {
-            // The bound of before holds until the log fits. Release, here and below: who knows the new limit knows that.
+            // The bound of before holds until the log fits. Release, here and below: a process that
+            // sees the new limit sees that bound.
             let before = bound_of(size_limit_of(slab));
             slab.header().falling.fetch_max(before, Ordering::Release);
         }

@@ -94,8 +94,8 @@ struct Census<'a> {
 }
 
 impl Store {
-    /// Verifies everything that can be verified. Whoever makes or removes a key waits for a millisecond at the most;
-    /// taking and giving back do not wait.
+    /// Verifies everything that can be verified. A caller that makes or removes a key waits for a
+    /// millisecond at the most; taking and giving back do not wait.
     pub(crate) fn check(&self) -> Result<CheckReport> {
         self.check_in_place()?;
         self.process()?.locks.prove()?;
@@ -235,7 +235,8 @@ impl Census<'_> {
         Ok(())
     }
 
-    /// Notes a run as taken by a key, whose stripe is locked: nobody else has it, and nobody changes its states.
+    /// Notes a run as taken by a key, under its stripe: nobody else has it, and nobody changes its
+    /// states.
     fn take(&mut self, pool: Pool, first: u32, count: u32, by: SlotId) {
         for at in first..first.saturating_add(count) {
             let noted = match pool {
@@ -243,7 +244,7 @@ impl Census<'_> {
                 Pool::Blocks => &self.blocks,
             };
             let other = noted.get(at as usize).copied();
-            // Who had it when that was looked at may have been removed since.
+            // The other key may have been removed since this was noted.
             if other.is_none_or(|other| other != by.link() && self.has(other, pool, at)) {
                 return self.problem(by, "takes what another key has, or what is not there");
             }

@@ -1,4 +1,5 @@
-//! Showing: who holds what, how keys stand. Decides nothing, disturbs nobody.
+//! Showing the holders of each key, and how keys stand. Decides nothing; makers and removers of
+//! keys wait for a piece at the most.
 
 use crate::error::{Result, show_key};
 use crate::os::clock;

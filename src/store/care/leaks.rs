@@ -63,7 +63,7 @@ impl Store {
     /// Locks each stripe once: what was in the middle of being changed there is done, or is ended for a dead one.
     fn let_changes_end(&self) {
         for stripe in 0..STRIPES {
-            // What cannot be locked was told by who walked.
+            // The walk before has reported a stripe that cannot be locked.
             let _ = self.lock_stripe(stripe);
         }
     }
@@ -109,9 +109,9 @@ impl Store {
         }
     }
 
-    /// Whether a claim stands also under the stripe that it names: nobody is at it.
+    /// Whether a claim stands also under the stripe that it names: no process is working on it.
     fn is_claimed_for_good(&self, at: u32, head: u32, claim: u8) -> bool {
-        // What cannot be locked was told by who walked.
+        // The walk before has reported a stripe that cannot be locked.
         let _guard = self.lock_stripe(u32::from(claim & !CLAIMED)).ok();
         let states = [at, head].map(|at| load(self.slab().slot_state(at)));
         states.contains(&claim)
@@ -146,7 +146,7 @@ impl Store {
             }
             let before = self.departures();
             self.each_bucket(|bucket| {
-                // What cannot be locked or walked, or makes no sense, was told by who walked before.
+                // The walk before has reported what cannot be locked or walked, or makes no sense.
                 let Ok((guard, bucket)) = bucket else {
                     return Ok(());
                 };
@@ -208,7 +208,7 @@ mod tests {
         (dir, cache)
     }
 
-    /// Ends what goes on beside a test, also when that fails.
+    /// Ends what runs beside a test, also when the test fails.
     struct Ends<'a>(&'a AtomicBool);
 
     impl Drop for Ends<'_> {
@@ -243,7 +243,8 @@ mod tests {
         let (_dir, cache) = store_with_keys();
         let slab = cache.store.slab();
         assert!(cache.check().unwrap().is_sound());
-        // A first slot without a key, a further one behind it, claims that nobody is at; and a block.
+        // A first slot without a key, a further one behind it, a claim that no process works on;
+        // and a block.
         let leaks = [
             (300, STATE_USED),
             (301, STATE_TAIL),

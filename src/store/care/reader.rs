@@ -1,8 +1,8 @@
 //! Reading a store that may not be written to, or should not be.
 //!
-//! A reader takes part in nothing: it has no number, opens no lock file, and maps the slab so that it cannot be written.
-//! Nothing here gets hold of a `Store`, whose every way in joins it, and nothing here writes to a record: with such a
-//! map that would be a SIGSEGV.
+//! A reader takes part in nothing: it has no number, opens no lock file, and maps the slab so that
+//! it cannot be written. Nothing here gets hold of a `Store`, for every way into one joins it, and
+//! nothing here writes to a record: with such a map that would be a SIGSEGV.
 //!
 //! Without a stripe a reader has to look again instead: a key that is found is proved by its own bytes and its life, one
 //! that is missed by the count of those that left (I8). Whole lists go by the slots and not by the chains: a key stays
@@ -170,8 +170,9 @@ impl<'h> Decided<'h> {
         }
     }
 
-    /// The version after which what is prepared counts, if a change of that value was decided. Looks at the journal each
-    /// time: whoever has seen one change of a transaction finds it decided, or carried out.
+    /// The version after which what is prepared counts, if a change of that value was decided.
+    /// Looks at the journal each time: a reader that has seen one change of a transaction finds
+    /// every other decided, or carried out.
     fn after(&mut self, shard: u32, found: KeyEntry) -> Result<Option<u64>> {
         let Some(home) = self.home else {
             return Ok(None);
@@ -261,7 +262,8 @@ impl ReadStore {
     fn each(&self, mut visit: impl FnMut(KeyEntry) -> Result<()>) -> Result<()> {
         for number in 0..self.slab.allocated(Growing::Slots) {
             let state = check::load(self.slab.slot_state(number));
-            // Also what is claimed: whoever made a key there may be dead, or stopped, and the key exists.
+            // Also what is claimed: the maker of a key there may be dead, or stopped, and the key
+            // exists.
             if matches!(state, STATE_FREE | STATE_TAIL) {
                 continue;
             }
@@ -455,7 +457,7 @@ impl ReadStore {
         Ok(len)
     }
 
-    /// Whether a key is shown to those who list keys.
+    /// Whether a key is shown in lists of keys.
     fn is_listed(&self, decided: &mut Decided<'_>, found: KeyEntry) -> Result<bool> {
         Ok(match found.kind {
             Tenant::Turn => false,
@@ -625,7 +627,7 @@ impl ReadStore {
         if found.kind != Tenant::Turn {
             match self.find(&key) {
                 Ok(Some(other)) if other.id == found.id => {}
-                // Who removes it, or died over that, has it out of its chain before it is gone.
+                // While a process makes or removes the key, or died over that, a miss is no damage.
                 Ok(_) | Err(Error::StructureBusy { .. }) if self.is_changing(found) => {}
                 Ok(_) => return of_slot("has a key that is not found"),
                 Err(Error::StructureBusy { .. }) => {}
@@ -716,7 +718,7 @@ mod tests {
             assert!(report.is_sound() && report.keys == KEYS.len(), "{report:?}");
             assert_ne!(journal_of(dir.path(), shards), 0);
             assert!(bytes_of(dir.path(), shards) == before, "it has written");
-            // Who may write carries it out, and the reader sees no difference.
+            // A writer carries it out, and the reader sees no difference.
             is_done(&FanoutCache::open(dir.path(), shards).unwrap());
             assert_eq!(journal_of(dir.path(), shards), 0);
             let value = reader.get(key(7)).unwrap();

@@ -143,7 +143,7 @@ impl Handle {
         waiting::give_back(hold, grant.word, &slot.wake, || futex::wake(&slot.wake, 1))
     }
 
-    /// Starts the lease anew. Without one, only says whether the grant still stands.
+    /// Starts the lease again. Without one, only says whether the grant still stands.
     pub(crate) fn renew(&self, grant: &Grant) -> Result<()> {
         let hold = self.own_hold(grant)?;
         if self.expire.is_some() {
@@ -184,7 +184,7 @@ impl Handle {
         }
     }
 
-    /// Gives back whatever grant has `token`, also another process's: whoever knows the token may.
+    /// Gives back whatever grant has `token`, also another process's: any caller that knows it may.
     ///
     /// Errors: `Lost` if a hold was granted after it, or it ended just now; `NotHolder` if there is none with it. Which
     /// permit of several it was is not known once it has ended, so of these it is always `NotHolder`.

@@ -65,7 +65,7 @@ impl<'a> Anchor<'a> {
         })
     }
 
-    /// Who had the grant before and did not give it back.
+    /// The holder before, which did not give the grant back.
     pub(crate) fn predecessor(&self) -> Option<&Predecessor> {
         match self {
             Anchor::Borrowed { .. } => None,
@@ -161,8 +161,8 @@ pub(crate) fn take_anchor<'a>(anchor: &mut ManuallyDrop<Anchor<'a>>) -> Anchor<'
     unsafe { ManuallyDrop::take(anchor) }
 }
 
-/// Keeps the store open for the rest of the process's life: with its last handle the process would leave,
-/// and what a token stands for would pass for a dead one's.
+/// Keeps the store open for the rest of the process's life: with its last handle the process would
+/// leave, and what a token stands for would pass for a dead process's.
 pub(crate) fn keep_open(handle: &Arc<Handle>) {
     std::mem::forget(Arc::clone(handle.store()));
 }

@@ -1,5 +1,5 @@
-//! What a handle knows of its key: where it lies. KeyEntry or made at first use, remembered, and checked
-//! against the slot's generation each time, so a key that was taken away is noticed.
+//! What a handle knows of its key: where it lies. Found or made at first use, remembered, and
+//! checked against the slot's generation each time, so a key that was taken away is noticed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,7 +67,7 @@ impl Handle {
         }
     }
 
-    /// For one change of a value whose latch is not to be had at once.
+    /// A handle for one change of a value with a latch that is not available at once.
     pub(crate) fn of_value(store: Arc<Store>, key: &[u8], hash: u64, cell_words: usize) -> Handle {
         Handle {
             hash,
@@ -226,8 +226,8 @@ impl Handle {
         Ok(Some(self.remember(found)))
     }
 
-    /// Where the key is now; makes it if it is nowhere, and room for it if there is none. Also whom this handle succeeds
-    /// if it has taken over a semaphore of another number of permits.
+    /// Where the key is now; makes it if it is nowhere, and room for it if there is none. Also the
+    /// predecessor, if this handle has taken over a semaphore of another number of permits.
     /// Errors: `StructureBusy` if the patience was over before the structure of the store could be changed.
     pub(crate) fn locate_or_create(
         &self,
@@ -262,9 +262,9 @@ impl Handle {
                 Err(NoRoom::Full) => {}
             }
             drop(stripe);
-            // Some idle keys, or what may be evicted, as long as something goes: a key of many slots wants them in
-            // a row. Then what is only known of values; with that each stripe is locked, and what the dead have
-            // begun there ends.
+            // Some idle keys, or what may be evicted, as long as something is freed: a key of many
+            // slots wants them in a row. Then what is only known of values; with that each stripe
+            // is locked, and what the dead have begun there ends.
             if self.store.free_slots(patience)? > 0 {
                 continue;
             }
@@ -298,7 +298,7 @@ impl Handle {
         if let Some(ghost) = found.filter(|found| self.is_in_the_way(*found)) {
             let bucket = self.store.bucket_of(self.hash);
             let vacant = || self.store.is_vacant(ghost);
-            // Also if who deleted the value died with the latch.
+            // Also if the process that deleted the value died with the latch.
             if stripe.retire(ghost, bucket, Force::NotTheLiving, vacant)? {
                 found = None;
             } else if vacant() {

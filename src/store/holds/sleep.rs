@@ -1,4 +1,4 @@
-//! Waiting: how long, for whom, and when to look again.
+//! Waiting: how long, for which holders, and when to look again.
 //!
 //! A releaser wakes a waiter; nobody wakes one because a holder died. So no sleep is longer than a tick,
 //! after which the waiter looks whether the holders live, and a long wait has them watched.
@@ -46,7 +46,7 @@ impl Handle {
             let tick = waiting.tick(self.store(), held);
             futex::wait(wake, wakes, nap(left, until_lease(held.lease_us), tick));
             if wake.load(Ordering::Acquire) != wakes {
-                // Who died has been reported, and is watched no more.
+                // A holder that died has been reported, and is watched no more.
                 waiting.watch = None;
                 return;
             }
@@ -111,8 +111,8 @@ impl<'a> Waiting<'a> {
     }
 }
 
-/// What a look at the holds of a key found: who has them, each asked once whether it lives, and when the
-/// first lease ends.
+/// What a look at the holds of a key found: their holders, each asked once whether it lives, and
+/// when the first lease ends.
 #[derive(Default)]
 pub(in crate::store) struct HeldBy {
     pub(in crate::store) holds: u32,

@@ -61,7 +61,8 @@ impl Handle {
         Ok(granted)
     }
 
-    /// Looks at all holds of the key once and takes the first that can be had. What is held, says `held`.
+    /// Looks at all holds of the key once and takes the first that is available. `held` says what
+    /// is held.
     fn attempt(
         &self,
         at: Here<'_>,
@@ -162,7 +163,7 @@ impl Handle {
         false
     }
 
-    /// Asks to be woken by whoever gives back any of the holds. `false`: one of them looks free.
+    /// Asks to be woken when a holder gives back any of the holds. `false`: one of them looks free.
     fn mark_contended(&self, spot: SlotRef) -> Result<bool> {
         let Some((first, count)) = self.current_range(spot)? else {
             return Ok(false);
@@ -171,8 +172,9 @@ impl Handle {
         waiting::mark_all(holds, || self.is_current(spot))
     }
 
-    /// Waits until nobody is in the middle of taking the key away: under its stripe nobody is, for a dead
-    /// one's work is ended there. Errors: `StructureBusy` if the patience was over first.
+    /// Waits until no remover is in the middle of taking the key away: under its stripe none is,
+    /// for a dead process's work is ended there. Errors: `StructureBusy` if the patience was over
+    /// first.
     fn await_retirement(&self, spot: SlotRef, patience: Patience) -> Result<()> {
         let _guard = self.lock_stripe_within(patience)?;
         // Still there, and no intent said so: damage, which would keep us coming back for ever.
@@ -185,7 +187,7 @@ impl Handle {
     }
 }
 
-/// Where the key was found, and who we are there: another after a fork.
+/// Where the key was found, and this process's part there: another one after a fork.
 #[derive(Clone, Copy)]
 struct Here<'a> {
     process: &'a Process,
@@ -238,7 +240,7 @@ impl Taker for Looking<'_> {
         self.held.until(lease);
     }
 
-    /// Whoever took the slow way can afford the better clock.
+    /// The slow way can afford the better clock.
     fn terms(&self) -> Option<(Lease, Stamp)> {
         let (lease, stamp) = self.handle.terms(self.handle.kind())?;
         match lease {
@@ -248,21 +250,23 @@ impl Taker for Looking<'_> {
     }
 }
 
-/// Somebody who wants a key, and waits for it if need be.
+/// An acquirer of a key, which waits for it if need be.
 struct Acquiring<'a> {
     handle: &'a Handle,
     patience: Patience,
     needless: &'a dyn Fn() -> bool,
     spins: u32,
     held: HeldBy,
-    /// Whom this one succeeds by having taken over a semaphore of another number of permits, which is there.
+    /// The predecessor, if this acquirer has taken over a semaphore of another number of permits,
+    /// and where that is.
     before: Option<(SlotRef, Predecessor)>,
     waiting: Option<Waiting<'a>>,
 }
 
 impl Acquiring<'_> {
-    /// Whom the one who was granted that succeeds. The word says it of the dead, but not all that was known of them;
-    /// and if another one was granted the permit first, that one was told.
+    /// The predecessor of the acquirer that was granted `grant`. The word names a dead one, but not
+    /// all that was known of it; and if another acquirer was granted the permit first, that one was
+    /// told.
     fn told(&self, grant: &Grant, found: Option<Predecessor>) -> Option<Predecessor> {
         let before = self.before.as_ref();
         let known = before.filter(|before| before.0 == grant.spot);
@@ -346,7 +350,8 @@ impl<'a> Waiter for Acquiring<'a> {
     }
 
     fn sleep(&mut self, at: Here<'a>, wakes: u32) {
-        // For another slot anew, the old one first: a process can be seen to wait for a few keys only.
+        // Another slot takes another mark, and the old one is dropped first: a process can be seen
+        // to wait for a few keys only.
         let mut here = match self.waiting.take().filter(|w| w.spot == at.spot) {
             Some(here) => here,
             None => Waiting::new(self.handle.store(), at.process, at.spot),

@@ -28,7 +28,7 @@ pub(in crate::store) struct Onlooker<'a> {
 }
 
 impl Onlooker<'_> {
-    /// How a single hold stands: whether it can be had, and who has or had it.
+    /// How a single hold stands: whether it is available, and the holder that has or had it.
     fn stand(self, hold: &Hold) -> (bool, Option<Holder>) {
         loop {
             let seen = hold.load();
@@ -78,7 +78,7 @@ impl Onlooker<'_> {
         }
         match self.standing(found) {
             Ok(standing) => standing.holders.iter().filter(|h| !h.alive).count(),
-            // Said by who looks at the permits.
+            // The check of the permits reports that.
             Err(_) => 0,
         }
     }

@@ -1,5 +1,6 @@
-//! Another number of permits: a semaphore that nobody alive has or waits for is made again with the number that a
-//! handle asks for, and whoever is granted its first permits is told who died, or was late, with the old ones.
+//! Another number of permits: a semaphore that no living process has or waits for is made again
+//! with the number that a handle asks for, and the acquirers of its first permits are told which
+//! holders died, or were late, with the old ones.
 
 use crate::error::{Error, Result};
 use crate::os::{clock, futex};
@@ -25,13 +26,14 @@ struct Before {
     untold: Vec<(usize, Stamp)>,
     /// The first of the dead.
     dead: Option<Predecessor>,
-    /// The first whose lease was over. Noted nowhere else.
+    /// The first of the late. Noted nowhere else.
     late: Option<Predecessor>,
 }
 
 impl Handle {
-    /// Makes a semaphore of `permits` again with this handle's number, if nobody alive has a permit within its lease, or
-    /// waits. Also who was told of there: for the new permit 0, if somebody died.
+    /// Makes a semaphore of `permits` again with this handle's number, if no living process has a
+    /// permit within its lease, or waits. Also the predecessor: that of the new permit 0, if it
+    /// died.
     ///
     /// Killed after each step: (1) the permits of the dead are abandoned, which the next one is told of in whatever
     /// number; (2) the old key is taken away as an idle one is reclaimed, so that handles which know it find it gone:
@@ -76,7 +78,7 @@ impl Handle {
             return Ok((made, before.dead.or(before.late)));
         }
         self.is_in_use(found, permits)?;
-        // Each time somebody had a permit who had given it back when we looked who.
+        // Each time a permit was held, and was given back before we looked for its holder.
         Err(NoRoom::Failed(self.other_permits(permits, Vec::new())))
     }
 
@@ -109,8 +111,8 @@ impl Handle {
         }
     }
 
-    /// Takes from the dead and the late what an acquirer of the stored number could take. The dead are found again by
-    /// whoever looks next; a late one, whose hold is lost now, is not.
+    /// Takes from the dead and the late what an acquirer of the stored number could take. The dead
+    /// are found again by the next acquirer; a late holder, which has lost its hold now, is not.
     fn free_permits(&self, process: &Process, found: KeyEntry, before: &mut Before) -> Result<()> {
         let slab = self.store().slab();
         let (first, permits) = permits_of(slab, found.id)?;
@@ -137,8 +139,8 @@ impl Handle {
         Ok(())
     }
 
-    /// Takes one permit from a dead or late holder: its word then, and who that was. `None`: it is free, or somebody
-    /// has it.
+    /// Takes one permit from a dead or late holder: its word then, and that holder. `None`: the
+    /// permit is free, or held.
     fn free_permit(
         &self,
         process: &Process,

@@ -1,9 +1,10 @@
 //! Being alone with a slab, whatever became of the lock files' names.
 //!
-//! Whoever is attached alone is alone with those who have the same lock files. A cleaner that removes them, or somebody
-//! who does so by hand, leaves living participants who have others. What tells is the witness that each of them has
-//! locked on the slab's own inode; so who repairs a slab, or gives it other lock files, takes all witnesses first. It
-//! never waits for them: somebody who may only read the slab can lock them, too, and must not be able to stop more than
+//! An opener that is attached alone is alone among the processes with the same lock files. A
+//! cleaner or a user that removes these leaves living participants that have others. What tells is
+//! the witness that each participant has locked on the slab's own inode; so a process that repairs
+//! a slab, or gives it other lock files, takes all witnesses first. It never waits for witnesses: a
+//! reader that may not write the slab can lock them, too, and must not be able to stop more than
 //! that.
 
 use crate::error::Result;

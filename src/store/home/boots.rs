@@ -1,8 +1,9 @@
 //! In which boots of the machine a slab was in use: after another one every hold is void, and pages may have been lost.
 //!
-//! The kernel names each boot by a random id. A container may show one of its own, for as long as it runs or for ever;
-//! so an id says something only together with the moment of the boot, and several may stand for one boot. That two
-//! ids belong to one boot is known when somebody who joined under the other one lives: see `open`.
+//! The kernel names each boot by a random id. A container may show one of its own, for as long as
+//! it runs or for ever; so an id says something only together with the moment of the boot, and
+//! several may stand for one boot. That two ids belong to one boot is known when a participant that
+//! joined under the other one lives: see `open`.
 
 use std::path::Path;
 use std::time::Duration;
@@ -72,7 +73,8 @@ pub(in crate::store) fn remember(slab: &Slab, now: BootSeen) {
     if before[0].is_same(now) {
         return;
     }
-    // The latest first; one id has one moment. Whoever dies in between leaves one twice, or one less.
+    // The latest first; one id has one moment. A process that dies in between leaves one twice, or
+    // one less.
     let others = before
         .into_iter()
         .filter(|seen| seen.id != now.id || seen.moment_ms == 0);

@@ -1,4 +1,5 @@
-//! From a directory to an open store: what it may be, who goes first, and what a first one has to do.
+//! From a directory to an open store: what it may be, which opener is the first, and what a first
+//! one has to do.
 
 use std::ffi::OsStr;
 use std::io;
@@ -124,7 +125,8 @@ fn open_stores(_registry: &mut Registry) -> MutexGuard<'static, OpenStores> {
 fn find_open(open: &[(u64, u64, Weak<Store>)], dev: u64, ino: u64) -> Option<Arc<Store>> {
     let same = open.iter().filter(|(d, i, _)| (*d, *i) == (dev, ino));
     let mut stores = same.filter_map(|(_, _, store)| store.upgrade());
-    // One whose descriptors other code has closed is of no use any more; opened again, it joins again.
+    // One with descriptors that other code has closed is of no use any more; opened again, it joins
+    // again.
     stores.find(|store| store.is_attached())
 }
 
@@ -145,7 +147,8 @@ fn refuse_without_locks(dir: &Path) -> Result<()> {
     range_lock::probe().map_err(unsupported(dir, "fcntl (F_OFD_SETLK)"))
 }
 
-/// What opening does without when nothing is in its way, and waiting and judging the dead cannot. Once in a process.
+/// Tries the lock calls that waiting and judging the dead need, and opening does without when
+/// nothing is in its way. Once in a process.
 fn see_that_locks_work(locks: &Locks) -> Result<()> {
     static WORK: AtomicBool = AtomicBool::new(false);
     if !WORK.load(Ordering::Relaxed) {
@@ -185,7 +188,7 @@ pub(crate) fn prepare_dir(dir: &Path, settings: &Settings) -> Result<()> {
             if let Some(above) = above.ancestors().find(|above| above.exists()) {
                 refuse_network_fs(dir, above, settings)?;
             }
-            // Search permission goes with read permission.
+            // Search permission comes with read permission.
             let mode = settings.new_mode();
             let mode = mode | (mode & 0o444) >> 2;
             file::create_dir(dir, mode).map_err(|e| Error::io("create", dir, e))
@@ -254,12 +257,12 @@ fn refuse_several(dir: &Path) -> Result<()> {
     }
 }
 
-/// Attaches, as the first (who sees to it that the slab is whole) or beside others.
+/// Attaches, as the first (which makes the slab whole) or beside others.
 fn attach(site: &Site, settings: &Settings) -> Result<(Locks, Box<Slab>)> {
     for round in 0..ATTACH_ROUNDS {
         if round > 0 {
-            // Somebody died over making or rebuilding the slab, and others are looking at it as we are:
-            // out of each other's way, so that one of us is alone with it.
+            // A process died over making or rebuilding the slab, and others are looking at it as we
+            // are: out of each other's way, so that one of us is alone with it.
             crash_point();
             std::thread::sleep(Duration::from_millis(u64::from(round) % 7 + 1));
         }
@@ -268,7 +271,8 @@ fn attach(site: &Site, settings: &Settings) -> Result<(Locks, Box<Slab>)> {
             true => Some(go_first(site, &locks, settings)?),
             false => None,
         };
-        // From alone to shared is one step for the kernel; who was not alone waits for who is.
+        // From alone to shared is one step for the kernel; an opener that was not alone waits for
+        // the one that is.
         locks.attach_shared()?;
         if !locks.are_in_place() {
             continue;
@@ -277,9 +281,9 @@ fn attach(site: &Site, settings: &Settings) -> Result<(Locks, Box<Slab>)> {
             return Ok((locks, slab));
         }
         let slab = map(&site.dir)?;
-        // Not ready: the one who was first died over it. Then another has to be.
+        // Not ready: the first opener died over it. Then another has to be the first.
         let Some(slab) = slab.filter(|slab| is_ready(slab)) else {
-            // Or somebody who was first has made a cache of several shards meanwhile.
+            // Or another opener, as the first, has made a cache of several shards meanwhile.
             refuse_several(&site.dir)?;
             continue;
         };
@@ -316,8 +320,8 @@ fn go_first(site: &Site, locks: &Locks, settings: &Settings) -> Result<Box<Slab>
         return initialise(site, locks, settings);
     };
     if !original::names_itself(&slab) {
-        // Never finished: what is all zeros is quickly rebuilt. Whoever began it may not have come to the second copy of
-        // the header, nor to what it wanted to be chosen.
+        // Never finished: what is all zeros is quickly rebuilt. The process that began it may not
+        // have come to the second copy of the header, nor to the limits that it was to have.
         slab.fill_holes()?;
         slab_file::write_static(slab.file()?, slab.path(), slab.part())?;
         settings.new_limits().write(&slab);
@@ -344,7 +348,7 @@ fn go_first(site: &Site, locks: &Locks, settings: &Settings) -> Result<Box<Slab>
         let leap = if rebooted { Leap::Reboot } else { Leap::None };
         rebuild::rebuild(&slab, locks, leap, false)?;
     } else {
-        // Some who share a boot see it under different names, as those in containers do.
+        // Processes that share a boot may see it under different names, as in containers.
         boots::remember(&slab, boot);
     }
     Ok(slab)

@@ -1,8 +1,9 @@
 //! Whether a slab is the file that was made as it, or a copy.
 //!
-//! A copy has the words of the store that it was made of, and falls behind as soon as that one grants a token. Two who
-//! use both would hold the same, and a backup that is put back would give tokens again. So the slab names itself, by
-//! inode and birth, and one that is another file is refused until it is adopted: see `rebuild`.
+//! A copy has the words of the store that it was made of, and falls behind as soon as that one
+//! grants a token. Two holders, one in each, would hold the same, and a backup that is put back
+//! would give tokens again. So the slab names itself, by inode and birth, and one that is another
+//! file is refused until it is adopted: see `rebuild`.
 
 use crate::error::{Error, Result};
 use crate::slab::Slab;
@@ -10,7 +11,8 @@ use crate::slab::header::{STATE_READY, STATE_REBUILDING};
 use crate::store::names::known_as;
 use crate::sync::Ordering;
 
-/// Refuses a copy, and a slab with more than one name: whoever opened it by the other one would have another log.
+/// Refuses a copy, and a slab with more than one name: an opener by the other one would have
+/// another log.
 pub(in crate::store) fn check(slab: &Slab) -> Result<()> {
     if !names_itself(slab) {
         return Ok(());
@@ -38,7 +40,7 @@ pub(in crate::store) fn check(slab: &Slab) -> Result<()> {
     }
 }
 
-/// Whether it has come so far that it names itself. Otherwise it was never finished.
+/// Whether the slab has come so far that it names itself. Otherwise it was never finished.
 pub(in crate::store) fn names_itself(slab: &Slab) -> bool {
     let state = slab.header().state.load(Ordering::Acquire);
     matches!(state, STATE_READY | STATE_REBUILDING)

@@ -1,8 +1,8 @@
 //! Rebuilding: from the slots alone, everything that can be derived from them. What `repair` does, and what
 //! the first to attach does after a reboot, when pages may have reached the disk in any order.
 //!
-//! Needs to be alone. It only ever computes the same from the same slots, and marks the slab as being
-//! rebuilt until it is done: whoever dies over it leaves the work to the next one.
+//! Needs to be alone. It only ever computes the same from the same slots, and marks the slab as
+//! being rebuilt until it is done: a process that dies over it leaves the work to the next one.
 
 use std::fmt;
 use std::path::Path;
@@ -37,7 +37,7 @@ use crate::sync::{AtomicU8, AtomicU64, Ordering};
 pub struct RepairReport {
     /// Keys that are there afterwards.
     pub keys_kept: usize,
-    /// Keys whose slots made no sense any more, and are gone.
+    /// Keys of which the slots made no sense any more, and which are gone.
     pub keys_lost: usize,
     /// Slots that were marked as used and belonged to no key.
     pub slots_freed: usize,
@@ -73,7 +73,7 @@ pub(crate) fn repair(dir: &Path, mode: u32) -> Result<RepairReport> {
         return Ok(RepairReport::default());
     };
     original::check(&slab)?;
-    // Also of those who use lock files that were removed meanwhile.
+    // Also of participants with lock files that were removed meanwhile.
     let _alone = Alone::with(&slab, &locks, &locks.strangers(&slab))?;
     let cut_off = slab.clamp_to_file()?;
     slab.fill_holes()?;
@@ -130,7 +130,7 @@ fn alone_with(dir: &Path, mode: u32) -> Result<(Option<Box<Slab>>, Locks)> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leap {
     None,
-    /// Every hold is void, and pages with the last grants may not have reached the medium.
+    /// Every hold is void, and pages with the last grants may not have reached the device.
     Reboot,
     /// A copy, which does not know what was granted since by the store that it was made of.
     Copy,
@@ -451,7 +451,7 @@ fn void_holds(slab: &Slab, locks: &Locks, leap: Leap) -> Result<()> {
     let ids = (1..participants).filter_map(|n| ParticipantId::new(n as u16));
     let mut living = vec![false; participants as usize];
     for id in ids.clone().filter(|_| !leap.is_of_nobody()) {
-        // Who handed its beacon on lives although it is not attached.
+        // A participant that handed its beacon on lives although it is not attached.
         living[usize::from(id.get())] = locks.is_beacon_locked(id.get())?;
     }
     let lives = |id: ParticipantId| living.get(usize::from(id.get())) == Some(&true);
@@ -500,9 +500,9 @@ fn tickets(slab: &Slab) -> impl Iterator<Item = &AtomicU64> {
     blocks.filter_map(|block| Some(&slab.permit(block, 0)?.ticket))
 }
 
-/// Whatever key was lost, and whichever stripe it was in: when it is made again, its tokens go on above all
-/// there ever were. Sequences that no grant can reach are damage, and begin anew there, too. Returns the
-/// floor, which is above all sequences.
+/// Raises the floors of all stripes: whatever key was lost, when it is made again, its tokens are
+/// above all there ever were. Sequences that no grant can reach are damage, and begin there again,
+/// too. Returns the floor, above which there is no sequence.
 fn raise_floors(slab: &Slab, leap: u64) -> u64 {
     for number in 0..STRIPES {
         let floor = &slab.stripe(number).floor;
@@ -528,9 +528,9 @@ fn raise_floors(slab: &Slab, leap: u64) -> u64 {
     highest
 }
 
-/// Lets every sequence begin at the floor. A key that is removed and made again goes on above the floor,
-/// and if the power fails before that is on the medium, it is back where it was: then one leap from there
-/// has to be above all tokens of this boot.
+/// Lets every sequence begin at the floor. A key that is removed and made again continues above the
+/// floor, and if the power fails before that is on the device, it is back where it was: then one
+/// leap from there has to be above all tokens of this boot.
 fn catch_up(slab: &Slab, floor: u64) {
     /// What stamps know of a sequence: its lowest bits, which stay.
     const STAMPED: u64 = 1 << 8;

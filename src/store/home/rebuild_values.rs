@@ -22,7 +22,8 @@ use crate::sync::Ordering;
 /// Before a repair, alone with a slab: carries out there what was decided, so that what comes of it is mended, too.
 /// Says what it did about a journal that lists nothing.
 ///
-/// Others of the same cache may be in use: who has this one in a transaction is attached to it.
+/// Others of the same cache may be in use: a process with this one in a transaction is attached to
+/// it.
 pub(in crate::store) fn finish(slab: &Slab) -> Result<Option<String>> {
     let shard = Shard::at(&names::parent(slab.path()))?.filter(|shard| shard.number != 0);
     let Some(shard) = shard else {
@@ -38,7 +39,8 @@ pub(in crate::store) fn finish(slab: &Slab) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// In the slab whose journal it is. It stays if others have something of it to carry out, wherever they are.
+/// Carries out what is decided in the slab that has the journal. The journal stays if other shards
+/// have something of it to carry out, wherever they are.
 fn finish_at_home(slab: &Slab) -> Result<Option<String>> {
     let journal = &slab.header().journal;
     let bits = journal.load(Ordering::Acquire);
@@ -59,13 +61,13 @@ fn finish_at_home(slab: &Slab) -> Result<Option<String>> {
     if others > 0 {
         return Ok(None);
     }
-    // Only when the medium has it: it writes its pages in any order.
+    // Only when the device has the flips: it writes pages in any order.
     let done = sync::sync_alone(slab)?;
     journal.store(0, Ordering::Release);
     Ok(done)
 }
 
-/// What the journal of a slab lists, whoever uses it. `None`: no whole list.
+/// What the journal of a slab lists, whatever process uses the slab. `None`: no whole list.
 fn list_of(slab: &Slab, log: &Log) -> Result<Option<Vec<Flip>>> {
     let bits = slab.header().journal.load(Ordering::Acquire);
     decided_list::read_list(log, bits)
@@ -105,8 +107,9 @@ pub(in crate::store) fn mend_value(
     })
 }
 
-/// Makes the table of segments anew from the files and from what leads there; removes files to which nothing
-/// leads. With `thorough`, reads every value and drops those that are damaged. Returns what it did.
+/// Makes the table of segments again from the files and from what points to them; removes files to
+/// which nothing points. With `thorough`, reads every value and drops those that are damaged.
+/// Returns what it did.
 pub(in crate::store) fn adopt_log(slab: &Slab, thorough: bool) -> Result<Vec<String>> {
     let log = log_of(slab)?;
     let io = |action| {
@@ -131,7 +134,8 @@ pub(in crate::store) fn adopt_log(slab: &Slab, thorough: bool) -> Result<Vec<Str
         *live.entry(place.segment()).or_default() += bytes;
     }
     let header = slab.header();
-    // Decided and not carried out: whoever comes first flips to what is prepared, and counts the list as dead.
+    // Decided and not carried out: the first process to see it flips to what is prepared, and
+    // counts the list as garbage.
     if let Some(list) = LogPlace::from_bits(header.journal.load(Ordering::Relaxed)) {
         match list_of(slab, &log) {
             Ok(None) => header.journal.store(0, Ordering::Relaxed),
@@ -155,7 +159,8 @@ pub(in crate::store) fn adopt_log(slab: &Slab, thorough: bool) -> Result<Vec<Str
             word.store(0, Ordering::Relaxed);
         }
     }
-    // A repair finds out anew: the word may be what was damaged, and too high is the end of all numbers.
+    // A repair finds out again: the word may be what was damaged, and too high is the end of all
+    // numbers.
     let mut last = match thorough {
         true => 0,
         false => header.last_segment.load(Ordering::Relaxed),
@@ -178,7 +183,7 @@ pub(in crate::store) fn adopt_log(slab: &Slab, thorough: bool) -> Result<Vec<Str
         let dead = len.saturating_sub(SEGMENT_HEADER_BYTES + live);
         let end = LogPlace::new(number, len.next_multiple_of(RECORD_ALIGN));
         segment.end.store(end.bits(), Ordering::Relaxed);
-        // What is not on the device is some dead record's, however it came to that.
+        // What is not on the device is garbage, however it came to that.
         let given = len.saturating_sub(there).min(dead);
         let gone = Gone::none(number);
         let gone = gone.and(dead, given).unwrap_or(gone.bits());
@@ -305,7 +310,7 @@ mod tests {
         assert!(check.is_sound(), "{check:?}");
     }
 
-    /// As after a reboot, when everything is counted anew.
+    /// As after a reboot, when everything is counted again.
     #[test]
     fn a_list_is_counted_once() {
         let dir = tempfile::tempdir().unwrap();

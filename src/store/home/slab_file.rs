@@ -1,7 +1,7 @@
 //! The file of the slab, up to the map: whether it is one, mapping it, making it; and what the header says of it as a
 //! whole, its two static copies, and whether it is ready.
 //!
-//! Who may do which of that, and when, is for `open` and `rebuild` to see to.
+//! `open` and `rebuild` decide which process may do which of that, and when.
 
 use std::fs::File;
 use std::io;
@@ -122,7 +122,7 @@ pub(in crate::store) fn damaged_copy(slab: &Slab) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// Whether there is nothing but zeros in it, as in a slab whose making was interrupted.
+/// Whether there is nothing but zeros in it, as in a slab of which the making was interrupted.
 fn is_blank(slab: &File) -> io::Result<bool> {
     // Not in a frame: the thread may have a small stack.
     let mut bytes = vec![0; 1 << 16];
@@ -152,8 +152,8 @@ fn read_up_to(slab: &File, path: &Path, offset: u64) -> Result<[u8; STATIC_BYTES
     Ok(bytes)
 }
 
-/// Makes the slab. Only alone. Whoever dies in here leaves a slab that is not ready, and the next first
-/// one starts over.
+/// Makes the slab. Only alone. A maker that dies in here leaves a slab that is not ready, and the
+/// next first opener starts over.
 pub(in crate::store) fn initialise(
     site: &Site,
     locks: &Locks,
@@ -188,15 +188,16 @@ pub(in crate::store) fn initialise(
     // What a store had that was here before is nobody's.
     rebuild_values::adopt_log(&slab, false)?;
     rebuild::name(&slab, locks)?;
-    // Whoever began to make it may have failed to sync it.
+    // A maker before this one may have failed to sync it.
     sync::sync_alone(&slab)?;
-    // The name, too: a store that is gone after a power failure would begin its tokens anew.
+    // The name, too: a store that is gone after a power failure would begin its tokens again.
     let io = |e| Error::io("sync", dir, e);
     file::sync_dir(dir).map_err(io)?;
-    // Whoever made the directory may have died before.
+    // The maker of the directory may have died before that.
     file::sync_above(dir).map_err(io)?;
-    // Another store in this place may have granted tokens before. After the header is on the medium: a slab without
-    // one that is not blank would be taken for damaged. Should the power fail here, a rebuild does the same.
+    // Another store in this place may have granted tokens before. After the header is on the
+    // device: a slab without one that is not blank would be taken for damaged. Should the power
+    // fail here, a rebuild does the same.
     rebuild::begin_floors(&slab);
     slab.header().state.store(STATE_READY, Ordering::Release);
     slab.sync()?;

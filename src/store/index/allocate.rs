@@ -19,11 +19,12 @@ pub(in crate::store) const BLOCKS_MAX: u32 = 65_536 / PERMITS_PER_BLOCK;
 /// Room that was asked for.
 pub(crate) type Room<T> = Result<T, NoRoom>;
 
-/// Why there is no room to be had.
+/// Why there is no room.
 pub(crate) enum NoRoom {
     /// There is no run of that length.
     Full,
-    /// The slab has to be made longer, and another was still at it when the patience was over.
+    /// The slab has to be made longer, and another process was still doing so when the patience was
+    /// over.
     Late,
     /// What is left of a deleted value is in the way, and somebody alive has its latch just now.
     Busy,

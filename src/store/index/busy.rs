@@ -1,5 +1,5 @@
-//! Structure that is busy for too long: who has it. A busy structure is no hold: whoever wants a key is told so in its own
-//! words, and never that the key is held.
+//! Structure that is busy for too long, and the processes that have it locked. A busy structure is
+//! no hold: an acquirer gets an error of its own for it, and is never told that the key is held.
 
 use crate::error::Error;
 use crate::record::ParticipantId;
@@ -13,7 +13,8 @@ pub(in crate::store) fn stripe_byte(stripe: u32) -> u64 {
 }
 
 impl Store {
-    /// That somebody has had that byte of the file `stripes` locked for too long, and who.
+    /// The error that a process has had that byte of the file `stripes` locked for too long, with
+    /// its pid.
     #[cold]
     pub(in crate::store) fn structure_busy(&self, byte: u64) -> Error {
         let pids = self.process().ok().and_then(|process| {

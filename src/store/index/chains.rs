@@ -191,8 +191,8 @@ impl StripeGuard<'_> {
         slot.next
             .store(head.load(Ordering::Relaxed), Ordering::Relaxed);
         head.store(first.link(), Ordering::Release);
-        // 5. Last of all, because a walk that was stopped here in the slot's former life may be the first
-        // to find it. Release: who sees the kind sees the rest.
+        // 5. Last of all, because a walk that was stopped here in the slot's former life may be the
+        // first to find it. Release: a walk that sees the kind sees the rest.
         slot.meta.store(meta.encode(), Ordering::Release);
         // 6
         let slots = Run {
@@ -322,8 +322,8 @@ impl StripeGuard<'_> {
         self.stripe().set_intent(Intent::None);
     }
 
-    /// Gives a key another tag, in the room that it has. The tag is gone for a moment: who dies here
-    /// leaves the key without one.
+    /// Gives a key another tag, in the room that it has. The tag is gone for a moment: a process
+    /// that dies here leaves the key without one.
     pub(crate) fn retag(&self, found: KeyEntry, key: &[u8], tag: &[u8]) -> Result<()> {
         let slab = self.store.slab();
         let slot = slab.slot(found.id);

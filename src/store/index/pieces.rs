@@ -1,8 +1,9 @@
-//! Looking at the whole index without keeping anybody from it: in pieces of about a millisecond, each under the lock of
-//! its stripe. Who makes or removes a key waits for a piece at the most.
+//! Looking at the whole index without keeping anybody from it: in pieces of about a millisecond,
+//! each under the lock of its stripe. A maker or remover of a key waits for a piece at the most.
 //!
-//! Stripes take turns, so that whoever asks for one again and again finds it free for most of the time. What is seen is
-//! whole for each bucket, and a key stays in its bucket: one that is there all the time is seen once.
+//! Stripes take turns, so that a process that asks for one again and again finds it free for most
+//! of the time. What is seen is whole for each bucket, and a key stays in its bucket: one that is
+//! there all the time is seen once.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -42,7 +43,7 @@ impl Store {
                     continue;
                 }
                 if last.replace(stripe) == Some(stripe) {
-                    // No other has its turn in between: those who ask for this one do.
+                    // No other has its turn in between: the processes that ask for this one do.
                     std::thread::sleep(PIECE);
                 }
                 match self.lock_stripe(stripe) {

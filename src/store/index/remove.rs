@@ -1,5 +1,5 @@
-//! Taking keys away: by name, by tag, all of them, or idle ones when room is needed; and what the next one
-//! to lock a stripe does about a dead one's half-done work.
+//! Taking keys away: by name, by tag, all of them, or idle ones when room is needed; and what the
+//! next process to lock a stripe does about the half-done work of a dead one.
 
 use std::cell::Cell;
 
@@ -23,9 +23,9 @@ fn intent_of(force: Force) -> Intent {
 }
 
 impl StripeGuard<'_> {
-    /// Takes a key away, or says `false` and leaves it as it was: if a hold is not to be had, or if the key
-    /// turns out not to be `wanted` once nobody else can change it. An error leaves it, too: of a value, if what was
-    /// decided cannot be carried out.
+    /// Takes a key away, or says `false` and leaves it as it was: if a hold is not available, or if
+    /// the key turns out not to be `wanted` once nobody else can change it. An error leaves it,
+    /// too: of a value, if what was decided cannot be carried out.
     ///
     /// Killed after each step: (1) nothing has changed; (2) some words are retiring: that is undone, unless
     /// all are and the removal was by force: then it is done again; (3) the kind is none: (4) is repeated,
@@ -40,9 +40,10 @@ impl StripeGuard<'_> {
         self.retire_untold(found, bucket, force, &[], wanted)
     }
 
-    /// Takes a semaphore away that is about to be made again, and of whose permits some were abandoned: `untold` says which
-    /// words those are, with the stamps of the dead. One of them is noted in the stripe until a word says it again, of the
-    /// old key if this is undone, otherwise of the new one.
+    /// Takes a semaphore away that is about to be made again, with permits that were abandoned:
+    /// `untold` says which words those are, with the stamps of the dead. One of them is noted in
+    /// the stripe until a word says it again, of the old key if this is undone, otherwise of the
+    /// new one.
     pub(in crate::store) fn retire_untold(
         &self,
         found: KeyEntry,
@@ -82,7 +83,8 @@ impl StripeGuard<'_> {
             let first = slab.permit(first_block, 0).filter(|_| permits > 0);
             let ticket = first.map_or(0, |first| first.ticket.load(Ordering::Relaxed));
             let highest = sequence.max(reachable(ticket).unwrap_or(0));
-            // As after a latch was taken: a dead one may have decided that its idle cell is to be in force.
+            // As after a latch was taken: a dead process may have decided that the idle cell is to
+            // be in force.
             if found.kind == Tenant::Value
                 && let Err(error) = self.store.settle()
             {
@@ -149,8 +151,8 @@ impl StripeGuard<'_> {
         let wake = &slab.slot(id).wake;
         self.removal(id, first_block, permits)
             .finish(|| self.unlink(id, bucket), || futex::wake(wake, i32::MAX))?;
-        // As claims of this stripe they are still nobody else's, so up to here all can be done again. Once
-        // the first is free it may be another's, who is told apart by the mark.
+        // As claims of this stripe they are still nobody else's, so up to here all can be done
+        // again. Once the first is free it may be another stripe's, which the mark tells apart.
         let (slots, blocks) = self.noted_runs()?;
         self.set_states(Pool::Blocks, blocks, self.claim_mark());
         self.set_states(Pool::Slots, slots, self.claim_mark());
@@ -206,7 +208,7 @@ impl StripeGuard<'_> {
         })
     }
 
-    /// Finishes or undoes what a dead one left in this stripe.
+    /// Finishes or undoes what a dead process left in this stripe.
     pub(in crate::store) fn recover(&self) -> Result<()> {
         let intent = self.stripe().intent();
         let intent = intent.ok_or_else(|| self.damaged_intent())?;
@@ -290,7 +292,7 @@ impl StripeGuard<'_> {
         self.stripe().set_intent(Intent::None);
     }
 
-    /// What is noted of somebody who died with the last semaphore of that hash.
+    /// What is noted of a holder that died with the last semaphore of that hash.
     pub(in crate::store) fn untold_of(&self, hash: u32) -> Option<Stamp> {
         let pid = self.stripe().untold(hash)?;
         // Since when it had its permit is not noted.
@@ -299,7 +301,7 @@ impl StripeGuard<'_> {
 }
 
 impl Store {
-    /// Takes a key away, whoever holds it. `false`: there is no such key.
+    /// Takes a key away, also one that is held. `false`: there is no such key.
     pub(crate) fn remove(&self, key: &[u8]) -> Result<bool> {
         let hash = self.hash(key);
         let find = |stripe: &StripeGuard<'_>| stripe.find(key, hash);
@@ -308,8 +310,8 @@ impl Store {
         })
     }
 
-    /// Takes away what `find` finds. An average in the middle of an `add` is waited for, without the
-    /// stripe, for the one who adds may be stopped.
+    /// Takes away what `find` finds. Waits for an average or a value that is being changed, without
+    /// the stripe, for the writer may be stopped.
     fn remove_waiting(
         &self,
         stripe: u32,

@@ -1,5 +1,6 @@
-//! Locks of structure. A stripe is the part of the index that may be changed under one byte-range lock;
-//! each holds an intent, so that the next one to lock it finishes or undoes what a dead one left.
+//! Locks of structure. A stripe is the part of the index that may be changed under one byte-range
+//! lock; each holds an intent, so that the next process to lock it finishes or undoes what a dead
+//! one left.
 
 use crate::error::Result;
 use crate::slab::layout::STRIPES;
@@ -9,7 +10,7 @@ use crate::store::members::range::RangeGuard;
 use crate::store::patience::Patience;
 use crate::store::{Process, Store};
 
-/// A locked stripe, whose intent is none.
+/// A locked stripe, with its intent none.
 pub(crate) struct StripeGuard<'a> {
     pub(crate) store: &'a Store,
     pub(crate) process: &'a Process,
@@ -39,15 +40,17 @@ impl Store {
         bucket_of(&self.slab, hash)
     }
 
-    /// Locks a stripe, waiting for whoever has it, and clears up after one who died with it.
+    /// Locks a stripe, waiting for the process that has it, and clears up after one that died with
+    /// it.
     pub(crate) fn lock_stripe(&self, number: u32) -> Result<StripeGuard<'_>> {
         let process = self.process()?;
         let lock = self.lock_range(process, u64::from(number % STRIPES))?;
         self.stripe_guard(process, number, lock)
     }
 
-    /// Locks a stripe, waiting no longer than `patience` allows; `None`: somebody has it, stopped perhaps. Stripes
-    /// are held for microseconds: even who will not wait for a key waits that long for one.
+    /// Locks a stripe, waiting no longer than `patience` allows; `None`: somebody has it, stopped
+    /// perhaps. Stripes are held for microseconds: even an acquirer that will not wait for a key
+    /// waits that long for one.
     pub(crate) fn lock_stripe_within(
         &self,
         number: u32,
@@ -74,7 +77,7 @@ impl Store {
             dead: DeadList::new(self),
         };
         self.check_in_place_often()?;
-        // Each time, not only when the store is opened: the dead one died a moment ago.
+        // Each time, not only when the store is opened: the process may have died a moment ago.
         if guard.stripe().intent() != Some(Intent::None) {
             guard.recover()?;
         }

@@ -1,10 +1,11 @@
 //! What was decided and is not carried out yet: the word of the header that says where the list of flips lies, that
 //! list, and carrying it out.
 //!
-//! By the store of that word a transaction has happened, whoever of its parts sees it later. Everybody looks at the
-//! word before reading a value and after taking a latch, and flips first what is listed there (T1): so nobody sees one
-//! change without the others. Nobody needs to know whether who decided it lives, and it does no harm that several do
-//! it at once, or late: a flip is an exchange of the version that was in force, which is so once (T2).
+//! By the store of that word a transaction has happened, whenever its parts are seen. Every reader
+//! looks at the word before it reads a value, every writer after it takes a latch, and both flip
+//! first what is listed there (T1): so none sees one change without the others. Nobody needs to
+//! know whether the decider lives, and several processes may flip at once, or late: a flip is an
+//! exchange of the version that was in force, which is so once (T2).
 //!
 //! A list is believed if it is whole. What else the word leads to is damage: nothing was decided by it, and what it
 //! says of itself counts for nothing.
@@ -39,7 +40,8 @@ impl Store {
         }
     }
 
-    /// Whoever only reads, or changes something else, is not concerned by what the medium has of it.
+    /// Carries out what was decided. A reader, or a writer of something else, does not depend on
+    /// what the device has of it.
     #[cold]
     fn settle_slowly(&self) -> Result<()> {
         let _ = self.home().carry_out()?;
@@ -54,8 +56,9 @@ impl Store {
         }
     }
 
-    /// Flips what the journal says. Everybody may, at any time, again and again: a version is in force once. The inner
-    /// error: it is in force, and the journal stays, for it may be all that the medium has.
+    /// Flips what the journal says. Any process may, at any time, again and again: a version is in
+    /// force once. The inner error: the change is in force, and the journal stays, for it may be
+    /// all that the device has.
     fn carry_out(&self) -> Result<Result<()>> {
         let journal = &self.slab.header().journal;
         let bits = journal.load(Ordering::Acquire);
@@ -79,18 +82,18 @@ impl Store {
         Ok(Ok(()))
     }
 
-    /// Empties the journal, whose list was carried out, unless somebody has.
+    /// Empties the journal, of which the list was carried out, unless another process has.
     pub(in crate::store) fn end_journal(&self, place: Location, flips: usize) {
-        // Whoever is first.
+        // Only the first counts the list.
         if deciding::end(&self.slab.header().journal, place.bits()) {
-            // Not given back: the medium may still have the journal.
+            // Not given back: the device may still have the journal.
             let bytes = list_bytes(flips);
             self.mark_dead(Dead { place, bytes });
         }
     }
 
-    /// An error leaves the journal as it is, for the next one: nothing is flipped. The inner one: all is, and the medium
-    /// may not have it.
+    /// Flips what is listed, in all stores. An error leaves the journal as it is, for the next
+    /// process: nothing is flipped. The inner one: all is, and the device may not have it.
     fn flip_all(&self, flips: &[Flip]) -> Result<Result<()>> {
         let mut others: HashMap<u32, Option<Arc<Store>>> = HashMap::new();
         for flip in flips.iter().filter(|flip| flip.shard != 0) {
@@ -107,8 +110,10 @@ impl Store {
         Ok(self.flip_durably(&stores, || flips.iter().for_each(carry_out)))
     }
 
-    /// Pages reach the medium in any order: first what was decided, then what is done about it in these stores, then
-    /// that it is done. An error: it is done all the same, and the medium may have a part of it, or the journal.
+    /// Flips, and waits for the device if values are to survive a power failure. Pages reach the
+    /// device in any order: first what was decided, then what is done about it in these stores,
+    /// then that it is done. An error: it is done all the same, and the device may have a part of
+    /// it, or the journal.
     pub(in crate::store) fn flip_durably(
         &self,
         others: &[&Store],
@@ -260,7 +265,8 @@ pub(in crate::store) mod tests {
         is_done(&FanoutCache::open(dir.path(), 3).unwrap());
     }
 
-    /// A store whose decided list is followed by a value that is being set, and what it takes of the log.
+    /// A store with a decided list, followed by a value that is being set; and where both lie in
+    /// the log.
     fn with_a_list_amid(dir: &Path) -> (Arc<Store>, Location, Location) {
         decided_by_a_dead_one(dir, 1);
         let store = open::open_apart(dir, Options::default().settings()).unwrap();
@@ -269,7 +275,7 @@ pub(in crate::store) mod tests {
         (store, list, value.unwrap().unwrap())
     }
 
-    /// What it says of its own length: that it goes on over what is another's.
+    /// The damage is in the length that the list says it has: the list runs over what is another's.
     #[test]
     fn a_list_that_is_damaged_takes_nothing_with_it() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
-//! The shards of one cache, as the stores among them know each other: the first one's journal is for all, and whoever
-//! carries out what it says opens those that it has not. Also who opens a shard by itself is one of them: the
-//! directory tells.
+//! The shards of one cache, as the stores among them know each other: the first one's journal is
+//! for all, and a process that carries out what it says opens the shards that it has not. A shard
+//! that is opened by itself is one of them, too: its directory tells.
 
 use std::sync::{Arc, PoisonError};
 
@@ -35,7 +35,7 @@ fn join_home(store: &Arc<Store>, home: &Arc<Store>) {
     });
 }
 
-/// Tells a store that was opened alone whose journal is its own, if it is a shard.
+/// Tells a store that was opened alone which store's journal is its own, if it is a shard.
 pub(crate) fn join_alone(store: &Arc<Store>) -> Result<()> {
     if store.shards.get().is_some() {
         return Ok(());
@@ -46,7 +46,7 @@ pub(crate) fn join_alone(store: &Arc<Store>) -> Result<()> {
 }
 
 impl Store {
-    /// The store whose journal counts.
+    /// The store that has the journal for this one.
     #[inline]
     pub(in crate::store) fn home(&self) -> &Store {
         let shards = self.shards.get();

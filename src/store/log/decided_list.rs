@@ -47,7 +47,7 @@ impl Flip {
         }
     }
 
-    /// In the slab of its shard; nothing, if that was done, or the key is gone.
+    /// Flips the selector in the slab of its shard; nothing, if that was done, or the key is gone.
     pub(in crate::store) fn carry_out(self, slab: &Slab) {
         let Some(found) = self.value_in(slab) else {
             return;

@@ -1,16 +1,17 @@
-//! What nobody needs any more in the log: counting it, and giving its room back at once.
+//! Garbage in the log: counting it, and giving its room back at once.
 //!
-//! A record is dead when no cell leads to it and none ever will: the cell that did leads elsewhere by now, or its key
-//! is gone, or no cell ever led there. Whoever made it so counts it, after that and never before. Of a large one the
-//! blocks go back to the file system at once, without those of its head: nothing has to be moved for them. Where the
-//! file system cannot do that, they stay until the segment is compacted, as those of small ones do.
+//! A record is garbage when no cell points to it and none ever will: the cell that did points
+//! elsewhere by now, or its key is gone, or no cell ever pointed to it. The process that made it
+//! garbage counts it, after that and never before. The blocks of a large one are given back to the
+//! file system at once, without those of its head: nothing has to be moved for them. Where the file
+//! system cannot do that, they stay until the segment is compacted, as those of small ones do.
 //!
 //! Killed before the room is given back, or before it is counted: the count is too low by a record. Stopped in
 //! between, for however long: no place is given twice, and no segment's number, so the room is nobody else's then; the
 //! file may be gone. The count has the number of its segment in it, and is not changed if that is another by then.
 //!
-//! A power failure must not bring a cell back that leads to what was given back, if values are to survive one: the
-//! slab is synced before.
+//! A power failure must not bring a cell back that points to what was given back, if values are to
+//! survive one: the slab is synced before.
 
 use std::cell::RefCell;
 
@@ -20,7 +21,7 @@ use crate::slab::value_cells::Content;
 use crate::store::Store;
 use crate::sync::Ordering;
 
-/// A record that is dead.
+/// A record that is garbage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Dead {
     pub(crate) place: Location,
@@ -40,19 +41,21 @@ impl Dead {
 }
 
 impl Store {
-    /// Counts what is dead, and leaves it where it is.
+    /// Counts a record as garbage, and leaves it where it is.
     pub(crate) fn mark_dead(&self, dead: Dead) {
         self.count_dead(dead, 0);
     }
 
-    /// Gives back the room of what is dead, also after a power failure if values are to survive one.
+    /// Gives back the room of garbage: nothing points to it, also after a power failure if values
+    /// are to survive one.
     #[cold]
     pub(crate) fn give_back(&self, dead: Dead) {
         let Ok(process) = self.process() else {
             return self.mark_dead(dead);
         };
         if self.is_unsynced() {
-            // The device may have what leads there; and whoever writes everything once more would fill the hole.
+            // The device may have what points to it; and a process that writes everything once more
+            // would fill the hole.
             return self.mark_dead(dead);
         }
         if !self.remove_with(dead) {
@@ -61,16 +64,17 @@ impl Store {
         }
         let number = dead.place.segment();
         if self.segment_of(number).is_none() {
-            // Whoever wrote it was stopped until the file was gone: what was written takes room as long as it is open.
+            // The writer was stopped until the file was gone: what was written takes room while the
+            // file is open.
             process.log.close(|other| other != number);
         }
     }
 
-    /// Gives back what became dead in memory just now, of which the device may not know yet.
+    /// Gives back what became garbage in memory just now, of which the device may not know yet.
     pub(crate) fn give_back_soon(&self, all: &[Dead]) {
         let must_wait = self.is_durable() && all.iter().any(Dead::is_large);
         let sync = || self.sync_slab_since(self.known()?);
-        // Whoever compacts its segment waits for the medium again.
+        // The compactor of its segment waits for the device again.
         let may_go = !must_wait || sync().is_ok();
         for dead in all {
             match may_go {
@@ -90,7 +94,7 @@ impl Store {
             return false;
         };
         let end = Location::new(number, SEGMENT_HEADER_BYTES + dead.bytes);
-        // The tail before the end: that is what it stays when nothing is appended any more.
+        // The tail before the end: the end stays as it is when nothing is appended any more.
         let is_alone = dead.place.offset() == SEGMENT_HEADER_BYTES
             && !self.is_tail_in(number)
             && segment.end.load(Ordering::Acquire) == end.bits();
@@ -104,7 +108,7 @@ impl Store {
         if process.log.remove(number).is_err() {
             return false;
         }
-        // Otherwise who compacts it is about to do the same.
+        // Otherwise the compactor is about to do the same.
         let (open, none) = (u64::from(number), 0);
         let word = &segment.number;
         let ended = word.compare_exchange(open, none, Ordering::AcqRel, Ordering::Relaxed);
@@ -124,8 +128,8 @@ impl Store {
         }
     }
 
-    /// After it is dead and given back: too low a count costs room, too high a one would have others count on room
-    /// that is not there.
+    /// Counts garbage after it was given back: too low a count costs room, too high a one would
+    /// have others count on room that is not there.
     fn count_dead(&self, dead: Dead, given: u64) {
         let number = dead.place.segment();
         let gone = &self.slab.segment(number).gone;
@@ -134,8 +138,8 @@ impl Store {
         let _ = gone.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more);
     }
 
-    /// What a segment has lost. Another one's word stands there when somebody was stopped while it began that one, or
-    /// by damage: then it is begun anew. `None`: the segment is gone.
+    /// What a segment has lost. Another one's word stands there when a process was stopped while it
+    /// began that one, or by damage: then the count begins again. `None`: the segment is gone.
     pub(crate) fn gone_of(&self, number: u32, bits: u64) -> Option<Gone> {
         let anew = || self.segment_of(number).map(|_| Gone::none(number));
         Gone::of(number, bits).or_else(anew)
@@ -160,7 +164,7 @@ impl<'a> DeadList<'a> {
         self.all.borrow_mut().extend(dead);
     }
 
-    /// For who wants to wait for the medium once for many of them.
+    /// Moves all to another list, to wait for the device once for many of them.
     pub(crate) fn hand_to(&self, other: &DeadList<'_>) {
         other.all.borrow_mut().append(&mut self.all.borrow_mut());
     }
@@ -206,13 +210,13 @@ mod tests {
         cache.cull().unwrap();
         let usage = store.usage().unwrap();
         assert!(usage.bytes < 31 * 31_000, "{usage:?}");
-        // Whoever comes late with something of a segment that is gone changes nothing.
+        // A process that comes late with a record of a segment that is gone changes nothing.
         let place = Location::new(1 + 1024, SEGMENT_HEADER_BYTES);
         store.mark_dead(Dead { place, bytes: 160 });
         assert_eq!(store.usage().unwrap(), usage);
     }
 
-    /// Who had room in it was stopped, and writes when it was compacted away.
+    /// A writer with room in the segment was stopped, and writes after it was compacted away.
     #[test]
     fn what_is_written_too_late_takes_no_room() {
         let (_dir, cache) = open();

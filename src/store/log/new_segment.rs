@@ -1,9 +1,9 @@
-//! Beginning a segment of the log, without waiting for anybody: who is stopped over it has a number and a place in the
-//! table of its own, and nothing else.
+//! Beginning a segment of the log, without waiting for anybody: a process that is stopped over it
+//! has a number and a place in the table of its own, and nothing else.
 //!
-//! The number is taken first, by an exchange of the highest one that ever was, then the place in the table, described as
-//! closed and as being begun; then the file is made, and the segment opened. A place whose maker died is had by who
-//! compacts, when there are many numbers above its own.
+//! The number is taken first, by an exchange of the highest one that ever was, then the place in
+//! the table, described as closed and as being begun; then the file is made, and the segment
+//! opened. The compactor takes the place of a dead maker when there are many numbers above its own.
 
 use crate::error::Result;
 use crate::log::{Created, Location, Log, SEGMENT_HEADER_BYTES};
@@ -14,11 +14,11 @@ use crate::store::members::recount::SegmentState;
 use crate::sync::Ordering;
 
 impl Store {
-    /// Begins a segment: for one value of its own, or to append to. Waits for nobody: of several who begin one to
-    /// append to, one is the first, and the others take theirs away again.
+    /// Begins a segment: for one value of its own, or to append to. Waits for nobody: of several
+    /// makers of one to append to, one is the first, and the others remove theirs again.
     ///
-    /// Killed before it is open: it is described, and its place in the table is had by others when the table gets
-    /// full. Killed later: a segment that nothing leads to, which is compacted away.
+    /// Killed before it is open: it is described, and others take its place in the table when the
+    /// table gets full. Killed later: a segment that nothing points to, which is compacted away.
     pub(in crate::store) fn begin_segment(
         &self,
         log: &Log,
@@ -33,18 +33,19 @@ impl Store {
             let word = &self.slab.segment(number).number;
             let made = self.make_segment(log, number, alone);
             let give_up = |seen| {
-                // Nobody else has its number: a file that nothing leads to would be left.
+                // Nobody else has its number: a file that nothing points to would be left.
                 let _ = log.remove(number);
                 let _ = word.compare_exchange(seen, 0, Ordering::AcqRel, Ordering::Relaxed);
             };
             if !matches!(made, Ok(Created::Yes)) {
-                // There is nothing of ours. What is there instead stays for who looks into it.
+                // Nothing there is ours. What is there instead stays, to be looked into.
                 let _ = word.compare_exchange(begun, 0, Ordering::AcqRel, Ordering::Relaxed);
                 made?;
                 continue;
             }
             let open = number.into();
-            // Otherwise it took so long that who compacts has taken it for a dead one's.
+            // Otherwise it took so long that the compactor has taken the place for a dead
+            // process's.
             if word
                 .compare_exchange(begun, open, Ordering::SeqCst, Ordering::Relaxed)
                 .is_err()
@@ -76,8 +77,10 @@ impl Store {
         Ok(ends)
     }
 
-    /// Its place in the table may be another's by now, if that took long: nothing of that one is changed. What it has
-    /// lost has another number in it, and is begun anew by who counts it; who closes it sets the cursor.
+    /// Makes the file of a segment. Its place in the table may be another's by now, if that took
+    /// long: nothing of that one is changed. The count of what it has lost may have another number
+    /// in it, and begins again at the next count; the compactor that closes the segment sets the
+    /// cursor.
     fn make_segment(&self, log: &Log, number: u32, alone: Option<u64>) -> Result<Created> {
         if let Some(bytes) = alone {
             self.note_end(Location::new(number, SEGMENT_HEADER_BYTES + bytes));
@@ -89,7 +92,7 @@ impl Store {
             && self.is_durable()
             && let Err(e) = self.sync_segment_name(number)
         {
-            // Nobody else has its number: a file that nothing leads to would be left.
+            // Nobody else has its number: a file that nothing points to would be left.
             let _ = log.remove(number);
             return Err(e);
         }
@@ -117,16 +120,17 @@ impl Store {
         }
     }
 
-    /// Comes before a segment is not the tail any more: it is never shorter than what was handed out. Whoever was
-    /// stopped here comes too late, and knows less; or the segment is gone, and that of another one, whose number is
-    /// higher, is the greater place.
+    /// Notes the end of a segment before it is not the tail any more: it is never shorter than what
+    /// was handed out. A process that was stopped here comes too late, and knows less; or the
+    /// segment is gone, and the end of another one, with a higher number, is the greater place.
     fn note_end(&self, end: Location) {
         if let Some(segment) = self.segment_of(end.segment()) {
             segment.end.fetch_max(end.bits(), Ordering::AcqRel);
         }
     }
 
-    /// A number above all that there are, whose place in the table was free, and is marked now.
+    /// A number above all that there are, with a place in the table that was free, and is marked
+    /// now.
     fn claim_number(&self) -> Result<(u32, u64)> {
         let last = &self.slab.header().last_segment;
         let mut highest = last.load(Ordering::Acquire);
@@ -166,8 +170,8 @@ impl Store {
         let begun = u64::from(number) | SEGMENT_CLOSING | SEGMENT_BEGUN;
         word.compare_exchange(0, begun, Ordering::AcqRel, Ordering::Relaxed)
             .ok()?;
-        // Pairs with the release of all who had the place before. Numbers there only grow, so that of two ends the
-        // greater one is that of who came later.
+        // Pairs with the release of all processes that had the place before. Numbers there only
+        // grow, so that of two ends the greater one is the later one's.
         let last = self.slab.header().last_segment.load(Ordering::Acquire);
         if last < u64::from(number) + u64::from(SEGMENTS) {
             return Some(begun);
@@ -184,7 +188,8 @@ mod tests {
     use crate::sync::Ordering;
     use crate::{Cache, Error, Eviction};
 
-    /// Who wanted to begin another segment noted how long this one was, and was stopped; now it goes on.
+    /// A process read how long this segment was, to begin another one, and was stopped; now it
+    /// continues.
     #[test]
     fn a_segment_does_not_go_with_its_first_value_because_somebody_was_late() {
         let dir = tempfile::tempdir().unwrap();
@@ -222,8 +227,8 @@ mod tests {
         }
     }
 
-    /// Who begins a segment was stopped, and its place in the table is that of the one 512 higher, with a value, and
-    /// some of it dead; now it goes on.
+    /// The maker of a segment was stopped, and its place in the table is that of the one 512
+    /// higher, with values, some of them garbage; now the maker continues.
     #[test]
     fn who_is_late_to_begin_a_segment_leaves_the_next_one_in_its_place_alone() {
         for alone in [None, Some(3 << 20)] {
@@ -259,7 +264,8 @@ mod tests {
         }
     }
 
-    /// Who had taken a number was stopped before it had the place for it; then there were 512 more.
+    /// A maker had taken a number and was stopped before it had the place for it; then there were
+    /// 512 more.
     #[test]
     fn the_numbers_at_a_place_in_the_table_only_grow() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,8 +1,9 @@
-//! Whose room is which in the log. The slab says which segments there are, where the next value goes, and how
-//! much of each segment nobody needs any more; `log` has the files.
+//! Which room in the log is which record's. The slab says which segments there are, where the next
+//! value is written, and how much of each segment is garbage; `log` has the files.
 //!
-//! Room is handed out by one exchange of the tail: who gets it writes there, then puts the place into the
-//! key's slots. Who dies in between leaves a gap, which nobody will miss (G1).
+//! Room is handed out by one exchange of the tail: the writer that gets it writes there, then puts
+//! the place into the key's slots. A writer that dies in between leaves a gap, which nobody will
+//! miss (G1).
 //!
 //! How much there is on the device is looked at after room was handed out, when it counts already: of several at once
 //! at least one sees that it is too much, and leaves its room unused (G5).
@@ -95,11 +96,11 @@ pub(in crate::store) fn segments(slab: &Slab, log: &Log) -> Result<Vec<SegmentSt
         let end = end.filter(|end| end.segment() == number);
         let end = end.map_or(0, Location::offset);
         let bytes = match tail.filter(|_| is_active) {
-            // Nothing of its room is had before it is open; who begins it may be dead.
+            // None of its room is used before it is open; its maker may be dead.
             _ if is_begun => SEGMENT_HEADER_BYTES,
             Some(tail) => tail.offset(),
             None if (1..=longest()).contains(&end) => end,
-            // Who was to note it died.
+            // The process that was to note it died.
             None => log
                 .len_of(number)
                 .map_err(|e| Error::io("look at", &log.path(number), e))?
@@ -180,8 +181,8 @@ impl Store {
         is.then_some(segment)
     }
 
-    /// Whether a place may be put into slots: its segment is there, and stays. Asked by who has the key's
-    /// latch, after it was taken (G2).
+    /// Whether a place may be put into slots: its segment is there, and stays. Asked by the writer
+    /// with the key's latch, after it was taken (G2).
     pub(crate) fn may_lead_to(&self, place: Location) -> bool {
         let segment = self.slab.segment(place.segment());
         closing::may_lead_there(&segment.number, place.segment().into())
@@ -225,7 +226,8 @@ impl Store {
         }
     }
 
-    /// Appends, and waits for the device if values are to survive a power failure: before a cell leads there.
+    /// Appends, and waits for the device if values are to survive a power failure: before a cell
+    /// points to the place.
     pub(crate) fn append_durably(
         &self,
         key: &[u8],
@@ -240,7 +242,8 @@ impl Store {
         if let Some(known) = known {
             let synced = self.sync_segment(place.segment());
             match synced.and_then(|_| self.still_known(known)) {
-                // Compacted away meanwhile: the value is written anew, for nothing may lead there.
+                // Compacted away meanwhile: the value is written again, for nothing may point
+                // there.
                 Err(_) if !self.may_lead_to(place) => {}
                 synced => synced.inspect_err(|_| {
                     let bytes = record_bytes(key.len(), tag.len(), value.len());
@@ -251,9 +254,10 @@ impl Store {
         Ok(Some(place))
     }
 
-    /// Whether what was reserved may stay. It is counted already: of all who reserve, the last one counts what all
-    /// others have, so there is never more on the device than the bound of some of them (G5). Also what another one is
-    /// about to give back: several may refuse each other, so a setter that is refused tries again.
+    /// Whether what was reserved may stay. It is counted already: of all setters that reserve, the
+    /// last one counts what all others have, so there is never more on the device than the bound of
+    /// some of them (G5). Also what another one is about to give back: several may refuse each
+    /// other, so a setter that is refused tries again.
     fn is_within(&self, room: Room) -> Result<bool> {
         // Pairs with itself in all others: at least one of two sees what the other has reserved.
         fence(Ordering::SeqCst);
@@ -284,8 +288,9 @@ impl Store {
         self.bound_for_moving() > self.bound()
     }
 
-    /// After a segment went, or values did: if the log does not fit yet, it takes no more than now, and what is moved;
-    /// once it fits, and any segment could be moved, no more than its bound.
+    /// Lowers the bound after a segment or values were removed: if the log does not fit yet, it
+    /// takes no more than now, and what is moved; once it fits, and any segment could be moved, no
+    /// more than its bound.
     pub(crate) fn let_bound_fall(&self) -> Result<()> {
         let falling = &self.slab.header().falling;
         let seen = falling.load(Ordering::Acquire);
@@ -378,7 +383,7 @@ mod tests {
         });
         let check = |appended: u64| {
             let (usage, segments) = store.usage_and_segments().unwrap();
-            // What was left unused is dead, and counts for the rest of a page each.
+            // What was left unused is garbage, and counts for the rest of a page each.
             assert!(usage.bytes - usage.dead <= LIMIT, "{usage:?}");
             assert!(appended <= LIMIT, "{appended}");
             let log = &store.process().unwrap().log;
@@ -388,8 +393,8 @@ mod tests {
             segments as u64
         };
         check(appended);
-        // Alone the shortest goes on until there is no room for it: nothing is lost but the pages at both ends of what
-        // was refused, once for each setter, and the heads of segments.
+        // Alone the shortest continues until there is no room for it: nothing is lost but the pages
+        // at both ends of what was refused, once for each setter, and the heads of segments.
         appended += fill(300);
         let segments = check(appended);
         let refused = lens.len() as u64 + 1;
@@ -401,8 +406,8 @@ mod tests {
         assert!(moved.unwrap().is_some());
     }
 
-    /// A setter has reserved room that is too much, and is stopped before it has counted. Whoever asks meanwhile is
-    /// refused, too, and has the room as soon as it is given back.
+    /// A setter has reserved room that is too much, and is stopped before it has counted. Another
+    /// setter that asks meanwhile is refused, too, and has the room as soon as it is given back.
     #[test]
     fn a_setter_refused_for_room_that_is_given_back_has_it_then() {
         let (_dir, store) = open_with_limit();

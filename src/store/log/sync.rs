@@ -20,8 +20,9 @@ use crate::sync::{Ordering, crash_point};
 /// The slab among the files that are synced; no segment has that number.
 const SLAB_NUMBER: u32 = 0;
 
-/// Makes all that is there dirty once more: the pages of the slab, and each record that anything leads to. Those that
-/// are just being written are not concerned: their writers see that a sync failed meanwhile.
+/// Makes all that is there dirty once more: the pages of the slab, and each record that anything
+/// points to. Those that are just being written are not concerned: their writers see that a sync
+/// failed meanwhile.
 fn write_once_more(slab: &Slab, log: &Log) -> Result<()> {
     slab.dirty_pages();
     let list = Location::from_bits(slab.header().journal.load(Ordering::Acquire));
@@ -172,7 +173,8 @@ impl Store {
         self.known().map(drop)
     }
 
-    /// Whoever has seen a failure be made good by others wants to hear no more of it.
+    /// Renews what is synced if others have made a failure good: this process wants to hear no more
+    /// of it.
     fn see_what_is_made_good(&self, process: &Process) -> Result<()> {
         let now = made_good(word_of(&self.slab));
         let is_new = {
@@ -185,7 +187,8 @@ impl Store {
         }
     }
 
-    /// Opens once more what is synced. An error that nobody was told of yet is told to the next one who asks, also then.
+    /// Opens once more what is synced. An error that no caller was told of yet is told to the next
+    /// one, also then.
     fn renew(&self, process: &Process, made_good: u32) -> Result<()> {
         let io = |e| Error::io("open", self.slab.path(), e);
         let slab = file::open_with_names(self.slab.path());
@@ -233,7 +236,7 @@ mod tests {
         assert!(store.is_unsynced());
         note_made_good(&store.slab, read + 1);
         assert!(!store.is_unsynced());
-        // Who began earlier ends later.
+        // The one that began earlier ends later.
         note_made_good(&store.slab, read);
         assert!(!store.is_unsynced());
         assert_eq!(word_of(&store.slab), before + 2 * ((1 << 32) + 1));
@@ -244,7 +247,8 @@ mod tests {
         assert!(!store.is_unsynced());
     }
 
-    /// Its record was written, the device failed to, and somebody else made good all that anything led to.
+    /// A setter's record was written, the device failed to, and another process made good all that
+    /// anything pointed to.
     #[test]
     fn what_is_being_written_while_all_else_is_made_good_is_not_claimed() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,14 +1,15 @@
 //! What this thread is in the middle of, so that it does not wait for itself.
 //!
-//! The function given to a transaction, or to who computes a value, may use the cache as it likes; but what its
-//! own thread has is given back only when the function has ended. Whoever waits without a limit looks here first,
-//! and answers with an error where the wait would never end.
+//! The function given to a transaction, or to compute a value, may use the cache as it likes; but
+//! what its own thread has is given back only when the function has ended. A waiter without a limit
+//! looks here first, and answers with an error where the wait would never end.
 //!
-//! Holds of locks and semaphores are not noted when they are taken. A note would prove nothing: a guard is `Send`,
-//! no code of the library runs when it moves, and a thread that lends its guard to another may wait for that one to
-//! drop it. What is certain, and asked only before a sleep: while the waiter is the only thread of its process,
-//! nobody else can drop a guard of this process. A hold whose guard became a token is another matter, for who
-//! knows the token may be anywhere, and so is one with a lease, which ends by itself.
+//! Holds of locks and semaphores are not noted when they are taken. A note would prove nothing: a
+//! guard is `Send`, no code of the library runs when it moves, and a thread that lends its guard to
+//! another may wait for that one to drop it. What is certain, and asked only before a sleep: while
+//! the waiter is the only thread of its process, nobody else can drop a guard of this process. A
+//! hold with a token in place of its guard is another matter, for any process may know the token,
+//! and so is one with a lease, which ends by itself.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

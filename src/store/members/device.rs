@@ -1,14 +1,15 @@
 //! Whether what was changed is on the device: syncs, what is known after one that failed, and making that good.
 //!
-//! Linux reports a write that failed once for each open description, and takes the pages for written: later syncs of the
-//! same file, and all syncs of who opens it later, succeed although the device has nothing. So a failure is noted in the
-//! header, for all processes, before anybody is told of it. The word `failed_syncs` has in its high half how many were
-//! noted, in its low half how many of these were made good. While the two differ
+//! Linux reports a write that failed once for each open description, and takes the pages for
+//! written: later syncs of the same file, and all syncs of a process that opens it later, succeed
+//! although the device has nothing. So a failure is noted in the header, for all processes, before
+//! anybody is told of it. The word `failed_syncs` has in its high half how many were noted, in its
+//! low half how many of these were made good. While the two differ
 //!
 //! * nobody says of anything that it is on the device;
 //! * with durability *power loss* nobody changes a value: what the idle cell of a key has may be all that the device has
 //!   of it (D2);
-//! * nothing of the log is given back: the device may have what leads there.
+//! * nothing of the log is given back: the device may have what points to it.
 //!
 //! Made good is what was noted before everything that is there was made dirty once more and then synced (D3).
 
@@ -85,7 +86,7 @@ pub(in crate::store) fn note_failed(slab: &Slab, error: &io::Error) {
     slab.header().note_failed_sync(error);
 }
 
-/// So many failures are made good. Whoever noted another one meanwhile is not concerned.
+/// Notes that so many failures are made good. One that was noted meanwhile is not concerned.
 pub(in crate::store) fn note_made_good(slab: &Slab, until: u32) {
     let further = |word: u64| {
         let is_further = until.wrapping_sub(made_good(word)) as i32 > 0;

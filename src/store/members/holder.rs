@@ -9,7 +9,7 @@ use crate::store::participants::describe;
 use crate::store::{Process, Store};
 use crate::{Holder, Token};
 
-/// Who has, or had, the hold `of`, told to somebody in that PID namespace.
+/// The holder that has, or had, the hold `of`, told to a process in that PID namespace.
 pub(in crate::store) fn holder(
     slab: &Slab,
     pid_namespace: u64,
@@ -43,7 +43,7 @@ pub(in crate::store) fn holder(
 }
 
 impl Store {
-    /// Who has, or had, the hold `of`.
+    /// The holder that has, or had, the hold `of`.
     pub(crate) fn holder(&self, process: &Process, hold: &Hold, of: Word, alive: bool) -> Holder {
         holder(&self.slab, process.identity.pid_namespace, hold, of, alive)
     }

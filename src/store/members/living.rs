@@ -12,8 +12,9 @@ use crate::store::names::known_as;
 use crate::store::{Locks, participants};
 use crate::sync::Ordering;
 
-/// Who takes part, by beacon or by witness. A locked witness alone proves no life: whoever may read the slab can lock it.
-/// So those are left out whose process is gone.
+/// The processes that take part, by beacon or by witness. A locked witness alone proves no life:
+/// any process that may read the slab can lock it. So a participant is left out if its process is
+/// gone.
 pub(in crate::store) fn living(slab: &Slab, locks: &Locks) -> Result<Vec<ProcessInfo>> {
     let mut living = Vec::new();
     let mut me = None;

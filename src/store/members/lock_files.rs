@@ -44,8 +44,8 @@ struct LockFiles {
     disowned: AtomicBool,
 }
 
-/// What is to be said of lock files that may be read by somebody who may not write them: he could lock them, and keep
-/// everybody waiting.
+/// What is to be said of lock files that mere readers may open: such a reader could lock them, and
+/// keep everybody waiting.
 pub(in crate::store) fn opened_up(dir: &Path) -> Result<Vec<String>> {
     let mut problems = Vec::new();
     for path in NAMES.map(|name| dir.join(name)) {
@@ -90,7 +90,8 @@ impl Locks {
         let shared = open.iter().filter_map(Weak::upgrade);
         let shared = shared.filter(|files| files.dir == site.locks && files.are_in_place());
         for files in shared {
-            // Whoever is in the lane already would be in no one's way: locks of one opening do not exclude each other.
+            // Another store in the lane already would be in no one's way: locks of one opening do
+            // not exclude each other.
             if files.take_lane(lane) {
                 return Ok(Locks { files, lane });
             }
@@ -147,8 +148,8 @@ impl Locks {
             .map_err(self.error("attach to", ATTACH))
     }
 
-    /// Fails if a lock that is free is refused, or the kernel does not say who has one. Only while attached: what is
-    /// tried is the lock that this process has.
+    /// Fails if a lock that is free is refused, or the kernel does not name the holder of one. Only
+    /// while attached: what is tried is the lock that this process has.
     pub(crate) fn try_calls(&self) -> Result<()> {
         let (attach, byte) = (self.proven(ATTACH)?, self.byte(0));
         let tried = range_lock::try_lock_as(attach, byte..byte + 1, Mode::Shared);
@@ -159,7 +160,7 @@ impl Locks {
         tried.map_err(self.error("attach to", ATTACH))
     }
 
-    /// Whether who opens the directory now opens these files.
+    /// Whether an opener of the directory opens these files now.
     pub(crate) fn are_in_place(&self) -> bool {
         self.files.are_in_place()
     }
@@ -192,7 +193,7 @@ impl Locks {
             .map_err(self.error("duplicate", BEACONS))
     }
 
-    /// Locks a part of the structure, waiting for whoever has it.
+    /// Locks a part of the structure, waiting for the process that has it.
     pub(crate) fn lock_range(&self, at: u64) -> Result<()> {
         range_lock::lock(self.proven(STRIPES_FILE)?, self.byte(at))
             .map_err(self.error("lock", STRIPES_FILE))
@@ -209,9 +210,9 @@ impl Locks {
             .map_err(self.error("look at", STRIPES_FILE))
     }
 
-    /// Unproved: whoever locked it did so a moment ago.
+    /// Unlocks a part of the structure. Unproved: the caller locked it a moment ago.
     pub(crate) fn unlock_range(&self, at: u64) {
-        // Unlocking fails for no valid descriptor; should it, the lock goes with the process.
+        // Unlocking fails for no valid descriptor; should it, the lock ends with the process.
         let stripes = self.files.named(STRIPES_FILE).unproven();
         let _ = range_lock::unlock(stripes, self.byte(at));
     }
@@ -223,8 +224,9 @@ impl Locks {
         }
     }
 
-    /// Which of them are not those that the slab names: they were removed, by a cleaner of temporary files, say, and
-    /// made again by the next one to open them. Then two who lock them exclude nothing.
+    /// Which of them are not those that the slab names: they were removed, by a cleaner of
+    /// temporary files, say, and made again by the next opener. Then two processes that lock them
+    /// exclude nothing.
     pub(crate) fn strangers(&self, slab: &Slab) -> Vec<&'static str> {
         let files = self.files.identities.iter().zip(&slab.header().lock_files);
         let named = NAMES.into_iter().zip(files);
@@ -258,8 +260,9 @@ impl Drop for Locks {
         if self.files.disowned.load(Ordering::Acquire) {
             return;
         }
-        // Explicitly, for copies in children; what fails here is left to the closing. The beacon, of which
-        // there is one byte for each participant and all else is others', is unlocked by who locked it.
+        // Explicitly, for copies in children; what fails here is left to the closing. The beacon,
+        // of which there is one byte for each participant and all else is others', is unlocked by
+        // the participant that locked it.
         if let Ok(attach) = self.proven(ATTACH) {
             let _ = range_lock::unlock(attach, self.byte(0));
         }
@@ -269,14 +272,15 @@ impl Drop for Locks {
 
 impl LockFiles {
     fn open(dir: &Path, like: Likeness) -> Result<LockFiles> {
-        // What may be waited for lies where only those may open who may write.
+        // What may be waited for lies where only writers may open it.
         let like = like.for_writers();
         let open = |name| {
             let path = dir.join(name);
             let io = |e| Error::io("open", &path, e);
             let (file, identity) = file::open_to_keep(&path, like).map_err(io)?;
             if file::has_mere_readers(identity.mode) {
-                // Somebody has let others read the whole directory. Who may not mend that goes on: `check` tells.
+                // Somebody has let others read the whole directory. An opener that may not mend
+                // that continues: `check` tells.
                 let io = |e| Error::io("change the mode of", &path, e);
                 like.give_mode(file.unproven()).map_err(io)?;
             }

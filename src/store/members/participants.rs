@@ -1,4 +1,4 @@
-//! Who takes part, and who is dead.
+//! Which processes take part, and which are dead.
 //!
 //! A participant keeps its beacon byte locked for as long as it lives; the kernel unlocks it with the last
 //! descriptor. That is the only proof of life. A process id is a second proof of *death*, for the case
@@ -24,8 +24,9 @@ pub(crate) struct Described {
     pub(crate) same_pid_namespace: bool,
 }
 
-/// Takes a participant number: locks its beacon first, then describes this process, then marks it used.
-/// Whoever dies in between leaves an unlocked beacon and an unused number. `None`: somebody else is joining.
+/// Takes a participant number: locks its beacon first, then describes this process, then marks it
+/// used. A joiner that dies in between leaves an unlocked beacon and an unused number. `None`:
+/// another process is joining, or alone with the slab.
 pub(in crate::store) fn try_join(
     slab: &Slab,
     locks: &Locks,
@@ -39,8 +40,8 @@ pub(in crate::store) fn try_join(
     let Some(id) = joined? else {
         return Ok(None);
     };
-    // Whoever gives the slab other lock files has all witnesses meanwhile: these are its own, or it has done so before
-    // there was ours, and here is the place to see that.
+    // A process that gives the slab other lock files has all witnesses meanwhile: these are its
+    // own, or it has done so before there was ours, and here is the place to see that.
     let strangers = locks.strangers(slab);
     if strangers.is_empty() {
         return Ok(Some(id));
@@ -198,8 +199,8 @@ fn is_gone(slab: &Slab, locks: &Locks, me: &Identity, number: u16, thorough: boo
     Ok(record.is_none_or(|r| process_is_gone(r, me, 0, true) || has_executed(r, me, 0)))
 }
 
-/// Whether a participant is dead, as far as who may only read can tell: the lock files are not to be opened then, so the
-/// witness stands for the beacon. Where the kernel does not answer, the process id decides.
+/// Whether a participant is dead, as far as a reader can tell: it does not open the lock files, so
+/// the witness stands for the beacon. Where the kernel does not answer, the process id decides.
 pub(in crate::store) fn is_gone_by_witness(slab: &Slab, me: &Identity, number: u16) -> bool {
     match slab.is_witness_locked(number) {
         Ok(false) => true,
@@ -216,9 +217,9 @@ pub(in crate::store) fn is_gone_by_process(slab: &Slab, me: &Identity, number: u
     })
 }
 
-/// The second proof: in this PID namespace there is no such process, or another that started later; and the third: all
-/// its threads are on their way out. They do not count for a participant with one of the flags `spared`: one whose
-/// beacon was handed to others on purpose lives by that.
+/// The second proof: in this PID namespace there is no such process, or another that started later;
+/// and the third: all its threads are on their way out. They do not count for a participant with
+/// one of the flags `spared`: one that handed its beacon to others on purpose lives by that.
 fn process_is_gone(record: &Participant, me: &Identity, spared: u64, thorough: bool) -> bool {
     let read = read_whole(&record.state, || {
         let namespace = record.pid_namespace.load(Ordering::Relaxed);
@@ -282,15 +283,17 @@ fn pid_of(record: &Participant) -> u32 {
 impl Store {
     /// Whether `other` is dead. In doubt it is alive, also when the kernel refuses to answer.
     pub(crate) fn is_dead(&self, process: &Process, other: ParticipantId) -> bool {
-        // Reading /proc costs as much as all the rest of a look: once a second is often enough for the
-        // case that it is for, another process under the number of a dead one whose beacon a child has.
+        // Reading /proc costs as much as all the rest of a look: once a second is often enough for
+        // the case that it is for, another process with the pid of a dead one that left its beacon
+        // to a child.
         let asked = &process.asked[usize::from(other.get()) % process.asked.len()];
         let now = clock::wall_s() << 12 | u64::from(other.get());
         let thorough = asked.load(Ordering::Relaxed) != now;
         let (locks, me) = (&process.locks, &process.identity);
         let gone = other != process.id
             && is_gone(&self.slab, locks, me, other.get(), thorough).unwrap_or(false);
-        // Only a living one is not asked about again: who was found dead has to be so for the next look, too.
+        // Only about a living one it is not asked again: one that was found dead has to be so for
+        // the next look, too.
         if thorough && !gone {
             asked.store(now, Ordering::Relaxed);
         }
@@ -356,7 +359,7 @@ impl Store {
     }
 }
 
-/// How many threads of those who are not dead wait for `slot`.
+/// How many threads of participants that are not dead wait for `slot`.
 pub(in crate::store) fn waiters(
     slab: &Slab,
     slot: SlotId,

@@ -46,18 +46,19 @@ impl Store {
         }
     }
 
-    /// The lock under which regions grow, held for one system call. `None`: somebody who has it was stopped
-    /// there, perhaps, and the patience is over.
+    /// The lock under which regions grow, held for one system call. `None`: the process that has it
+    /// was stopped there, perhaps, and the patience is over.
     pub(crate) fn lock_growth_within(&self, patience: Patience) -> Result<Option<RangeGuard<'_>>> {
         self.lock_range_within(self.process()?, GROW_BYTE, patience)
     }
 
-    /// The lock of who compacts the log. `None`: somebody has it.
+    /// The lock of the compactor. `None`: somebody has it.
     pub(crate) fn try_lock_compaction(&self) -> Result<Option<RangeGuard<'_>>> {
         self.try_lock_range(self.process()?, COMPACT_BYTE)
     }
 
-    /// The lock of who changes several values at once. Waits for whoever has it.
+    /// The lock of transactions, which change several values at once. Waits for the one that has
+    /// it.
     pub(crate) fn lock_transactions(&self) -> Result<RangeGuard<'_>> {
         self.lock_range(self.process()?, TRANSACT_BYTE)
     }

@@ -17,7 +17,7 @@ pub(crate) struct Recount {
 pub(crate) struct Usage {
     /// Of the device, as far as records go.
     pub(crate) bytes: u64,
-    /// Nobody needs them, and they are still there.
+    /// Garbage that is still there.
     pub(crate) dead: u64,
 }
 
@@ -32,8 +32,8 @@ pub(crate) struct SegmentState {
     pub(crate) is_active: bool,
     /// How long it is.
     pub(crate) bytes: u64,
-    /// So many of them nobody needs any more.
+    /// So many of them are garbage.
     pub(crate) dead: u64,
-    /// So many of the dead are not on the device any more.
+    /// So many bytes of the garbage are not on the device any more.
     pub(crate) given: u64,
 }

@@ -6,8 +6,8 @@
 //! for (`poll` on their pidfds) and wakes them; they look seldom themselves. The thread is there only while
 //! somebody waits for long.
 //!
-//! Nothing is decided here: who is woken judges anew. What cannot be watched (another PID namespace, no
-//! pidfds, no thread to be had) is looked at often, as before.
+//! Nothing is decided here: a waiter that is woken judges again. What cannot be watched (another
+//! PID namespace, no pidfds, no thread) is looked at often, as before.
 
 use std::os::fd::AsFd;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, Weak};
@@ -44,11 +44,11 @@ struct State {
     next_id: u64,
 }
 
-/// A holder's process, and the slot whose waiters are to be woken when it ends.
+/// A holder's process, and the slot with the waiters that are to be woken when it ends.
 struct Watched {
     id: u64,
     holder: ParticipantId,
-    /// Shared by all who wait for that holder.
+    /// Shared by all waiters for that holder.
     pidfd: Arc<Pidfd>,
     slot: SlotId,
 }

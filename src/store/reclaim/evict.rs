@@ -39,7 +39,7 @@ pub(in crate::store) struct Candidate {
 #[derive(Default)]
 pub(in crate::store) struct Evicted {
     pub(in crate::store) values: usize,
-    /// For the bytes of how many records that is.
+    /// The bytes of their records in the log.
     pub(in crate::store) bytes: u64,
     /// The stripes, one in each bit, that somebody had for too long.
     pub(in crate::store) busy: u64,
@@ -71,7 +71,7 @@ impl Store {
         if self.eviction() == Eviction::None || count == 0 {
             return Ok(evicted);
         }
-        // Given back at the end, with one wait for the medium.
+        // Given back at the end, with one wait for the device.
         let dead = DeadList::new(self);
         let least = if only_large { LARGE_BYTES } else { 1 };
         let patience = Patience::strictly(MOMENT);

@@ -1,8 +1,8 @@
 //! Room for keys: when no slots are left, some keys go.
 //!
-//! Nothing is kept in order of use. A hand goes round the slots, some at a time: whatever is idle among these
-//! goes, and if nothing is, the oldest values by the store's policy. So nobody who makes a key looks at more
-//! of the slots than that, unless all of these are in use.
+//! Nothing is kept in order of use. A hand moves round the slots, some at a time: whatever is idle
+//! among these is freed, and if nothing is, the oldest values by the store's policy. So no maker of
+//! a key looks at more of the slots than that, unless all of these are in use.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -25,8 +25,9 @@ use crate::sync::{AtomicU32, Ordering};
 const ENOUGH: u32 = 1_024;
 
 impl Store {
-    /// Frees some slots. How many; 0: every one is in use, or its stripe was not to be had within `patience`. Whose
-    /// stripe somebody has for long, stopped perhaps, is taken only if nothing else can be.
+    /// Frees some slots, and returns how many; 0: every one is in use, or its stripe was not
+    /// available within `patience`. Keys in a stripe that somebody has for long, stopped perhaps,
+    /// are taken only if nothing else can be.
     pub(crate) fn free_slots(&self, patience: Patience) -> Result<u32> {
         let missed = Cell::new(false);
         match self.free_slots_within(Patience::strictly(MOMENT), &missed)? {
@@ -44,7 +45,7 @@ impl Store {
         let from = HAND.load(Ordering::Relaxed);
         for window in (0..windows).map(|i| from.wrapping_add(i) % windows) {
             let first = window * WINDOW;
-            // Given back at the end, with one wait for the medium.
+            // Given back at the end, with one wait for the device.
             let dead = DeadList::new(self);
             let slots = first..count.min(first + WINDOW);
             let freed = self.free_among(slots, patience, missed, &dead)?;
@@ -126,8 +127,8 @@ impl Store {
         patience: Patience,
         dead: &DeadList<'_>,
     ) -> Result<Option<bool>> {
-        // What is left of a value is nobody's, also if who deleted it died with the latch; and who follows a dead
-        // one on a turn need not be told.
+        // What is left of a value is nobody's, also if the process that deleted it died with the
+        // latch; and the successor of a dead holder of a turn need not be told.
         let force = match found.kind {
             Tenant::Value | Tenant::Turn => Force::NotTheLiving,
             _ => Force::Idle,
@@ -135,9 +136,9 @@ impl Store {
         self.take_away(found, force, patience, || self.is_idle(found), dead)
     }
 
-    /// Takes a key away that was found without its stripe. `Some(false)`: it is not there any more, or not `wanted`
-    /// any more, or somebody has it whom `force` leaves alone; `None`: the patience was over, and somebody has the
-    /// stripe. What it had in the log is put to the `dead`.
+    /// Takes a key away that was found without its stripe. `Some(false)`: it is not there any more,
+    /// or not `wanted` any more, or has a holder that `force` leaves alone; `None`: the patience
+    /// was over, and somebody has the stripe. What the key had in the log is put to the `dead`.
     pub(in crate::store) fn take_away(
         &self,
         found: KeyEntry,
@@ -182,7 +183,8 @@ impl Store {
         value.is_some_and(|value| value.kind == Tenant::Value && !self.is_vacant(value))
     }
 
-    /// Takes all turns away that `force` allows, in the stripes that are to be had within `patience`.
+    /// Takes all turns away that `force` allows, in the stripes that are available within
+    /// `patience`.
     pub(crate) fn remove_turns(&self, force: Force, patience: Patience) -> Result<()> {
         for stripe in 0..STRIPES {
             let Some(guard) = self.lock_stripe_within(stripe, patience)? else {

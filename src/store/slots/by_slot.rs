@@ -139,7 +139,7 @@ impl Store {
         content.is_some_and(|c| c.is_absent() || is_over(c.expires_ms))
     }
 
-    /// Whether a key is shown to those who list keys.
+    /// Whether a key is shown in lists of keys.
     pub(crate) fn is_listed(&self, found: KeyEntry) -> bool {
         found.kind != Tenant::Turn && !self.is_vacant(found)
     }

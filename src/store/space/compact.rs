@@ -1,13 +1,15 @@
-//! Compacting the log: what is still needed of a segment moves to the end of the log, and the file goes.
+//! Compacting the log: what is still needed of a segment moves to the end of the log, and the file
+//! is removed.
 //!
-//! A segment is closed first: nothing new may lead into it. Then every slot is looked at once, a few thousand
-//! at a time, by whoever sets a large value and has the lock for it; a value that lies in the segment is
-//! written anew, and its cell changed under the latch as by anybody who sets a value. When all slots were
-//! looked at nothing leads there any more. Segments of which nothing is needed go together, with one look at each slot.
+//! A segment is closed first: nothing new may point into it. Then every slot is looked at once, a
+//! few thousand at a time, by a writer of a large value that has the lock for it, the compactor; a
+//! value that lies in the segment is written again, and its cell changed under the latch as by any
+//! writer. When all slots were looked at nothing points there any more. Segments of which nothing
+//! is needed are removed together, with one look at each slot.
 //!
-//! Who sets a value takes the latch, then looks whether the segment is closed, then changes the cell. Who
-//! compacts closes the segment, then looks at the latch, waits for who has it, then reads the cell. There are
-//! fences between the first two of each, so at least one of the two sees the other (G2).
+//! A writer (1) takes the latch, (2) looks whether the segment is closed, (3) changes the cell. The
+//! compactor (1) closes the segment, (2) waits until no writer holds the latch, (3) reads the cell.
+//! There are fences between (1) and (2) of each, so at least one of the two sees the other (G2).
 //!
 //! What can not be emptied (there is no room for what is to be moved, or it can not be read) is opened again, and
 //! another one is taken.
@@ -37,38 +39,39 @@ use crate::sync::Ordering;
 /// At least so much moves in a step, if there is so much, and no more than that.
 const STEP_BYTES: u64 = 1 << 20;
 const STEP_BYTES_MAX: u64 = 16 << 20;
-/// How many bytes move for each that is to be set: a segment that is compacted may have no more than a quarter of dead
-/// ones or so, and three quarters to move.
+/// How many bytes move for each that is to be set: a segment that is compacted may have no more
+/// than a quarter of garbage or so, and three quarters to move.
 const PACE: u64 = 4;
 /// So many slots are looked at in a step, or a 64th of all.
 const STEP_SLOTS: u32 = 16_384;
 /// No step begins anything new after that time; it is looked at every so many slots.
 const STEP_TIME: Duration = Duration::from_millis(15);
 const SLOTS_A_LOOK: u32 = 256;
-/// A segment is worth it from so many dead bytes on: one in so many.
+/// A segment is worth it from so much garbage on: one byte in so many.
 const WORTH: u64 = 8;
-/// When so many segments are described, some with little in them go, however little of that is dead.
+/// When so many segments are described, some with little in them are compacted, however little of
+/// that is garbage.
 pub(crate) const CROWDED: usize = SEGMENTS as usize / 4 * 3;
-/// How long to wait for who is changing a value: it may be stopped.
+/// How long to wait for the writer of a value: it may be stopped.
 pub(crate) const LATCH_PATIENCE: Duration = Duration::from_millis(5);
 
-/// Latches that who compacts has itself: it need not wait for them.
+/// Latches that the compactor has itself: it need not wait for them.
 pub(crate) type Mine<'a> = [&'a Latched<'a>];
 
 /// What came of a look at a slot.
 enum Visit {
     Clear,
-    /// It leads there, and what it leads to was written anew.
+    /// A cell pointed into a closed segment, and its value was written again.
     Written(Move),
     /// Somebody is changing the value, and takes long.
     Busy,
-    /// There is no room to write it anew.
+    /// There is no room to write it again.
     NoRoom,
     /// It can not be read.
     Unreadable(u32),
 }
 
-/// A value that was written anew, and is to lead there.
+/// A value that was written again, and a cell that is to point to it.
 struct Move {
     at: u32,
     found: KeyEntry,
@@ -92,11 +95,11 @@ fn is_of_the_device(error: &Error) -> bool {
 }
 
 impl Store {
-    /// Goes on compacting, for `bytes` that are to be set. `false`: there is nothing to gain, or somebody
-    /// else is at it.
+    /// Compacts one step more, for `bytes` that are to be set. `false`: there is nothing to gain,
+    /// or another compactor is running.
     ///
-    /// Killed after each step: a segment that is closed is compacted first; what was written anew and is not
-    /// in force is a gap; the slot to go on from is noted after it was looked at.
+    /// Killed after each step: a segment that is closed is compacted first; what was written again
+    /// and is not in force is a gap; the slot to continue from is noted after it was looked at.
     pub(crate) fn compact(self: &Arc<Store>, bytes: u64, mine: &Mine<'_>) -> Result<bool> {
         let process = self.process()?;
         let Some(_lock) = self.try_lock_compaction()? else {
@@ -139,7 +142,7 @@ impl Store {
                     last = other;
                     break;
                 }
-                // What was written anew before is needed, or dead, whatever comes of the rest.
+                // What was written before is needed, or garbage, whatever comes of the rest.
                 Err(error) => {
                     failed = Some(error);
                     break;
@@ -157,8 +160,8 @@ impl Store {
         }
         let is_open_again = matches!(last, Visit::Unreadable(_) | Visit::NoRoom);
         if is_open_again && let Some(known) = known {
-            // What has moved, now or in an earlier step, may move once more before anybody waits for the medium, and
-            // would be written over what that has.
+            // What has moved, now or in an earlier step, may move once more before anybody waits
+            // for the device, and would be written over what the device has.
             self.sync_slab_since(known)?;
         }
         match last {
@@ -179,22 +182,22 @@ impl Store {
         self.remove_emptied(process, &closed, known)
     }
 
-    /// All slots were looked at: nothing leads there any more.
+    /// Removes the closed segments when all slots were looked at: nothing points there any more.
     fn remove_emptied(
         &self,
         process: &Process,
         closed: &[u32],
         known: Option<Known>,
     ) -> Result<bool> {
-        // The list of a transaction may lie there. Whoever decides one looks under this lock whether the segment is
-        // closed: now it was decided, or is not any more.
+        // The list of a transaction may lie there. A transaction looks under this lock whether the
+        // segment is closed: now it has decided, or does not any more.
         match self.lock_growth_within(Patience::strictly(LATCH_PATIENCE))? {
             Some(growth) => drop(growth),
             None => return Ok(false),
         }
         self.settle()?;
         if let Some(known) = known {
-            // Nothing that the medium has leads there either.
+            // Nothing that the device has points there either.
             self.sync_values_since(known)?;
         }
         self.check_in_place()?;
@@ -278,7 +281,7 @@ impl Store {
             .then_some(state.number)
     }
 
-    /// Sees to it that a slot does not lead into a closed segment.
+    /// Writes the value in a slot again if its cell points into a closed segment.
     fn visit(
         self: &Arc<Store>,
         process: &Process,
@@ -299,7 +302,7 @@ impl Store {
                 return Ok(Visit::Clear);
             };
             if is_settled || mine.iter().any(|latched| latched.found.id == id) {
-                // A dead one may have decided that its idle cell is to be in force.
+                // A dead process may have decided that the idle cell is to be in force.
                 self.settle()?;
                 return self.write_anew(found, closed);
             }
@@ -327,7 +330,7 @@ impl Store {
             let (mut value, mut tag) = (Vec::new(), Vec::new());
             let read = self.read_logged(&key, &reading.content, &mut value, Some(&mut tag));
             if !self.is_in_force(found, &reading) {
-                // It was replaced while it was read: look again, where it leads now.
+                // The value was replaced while it was read: look again, where its cell points now.
                 continue;
             }
             let whole = match read {
@@ -365,8 +368,9 @@ impl Store {
         }
     }
 
-    /// Lets the cells lead to what was written anew: after the medium has that, if values are to survive a power
-    /// failure. Which slot is to be looked at again, the first if there are several.
+    /// Lets the cells point to what was written again: after the device has that, if values are to
+    /// survive a power failure. Which slot is to be looked at again, the first if there are
+    /// several.
     fn put_in_force(
         self: &Arc<Store>,
         moves: Vec<Move>,
@@ -412,7 +416,8 @@ impl Store {
         }
     }
 
-    /// What is dead by it. `None`: it was changed meanwhile, or somebody is about to.
+    /// Moves a value, and says what is garbage by that. `None`: it was changed meanwhile, or is
+    /// about to be.
     fn move_to(self: &Arc<Store>, one: &Move, mine: &Mine<'_>) -> Result<Option<Option<Dead>>> {
         let write = |latched: &Latched<'_>| {
             let same = latched.found.id == one.found.id

@@ -97,7 +97,7 @@ fn no_integer(key: &[u8], why: &'static str) -> Error {
     }
 }
 
-/// What is dead by it. `None`: it does not fit beside the tag.
+/// Writes an integer, and says what is garbage by that. `None`: it does not fit beside the tag.
 fn write_integer(
     latched: &Latched<'_>,
     old: Content,

@@ -19,10 +19,10 @@ use crate::store::space::compact::{CROWDED, LATCH_PATIENCE, Mine};
 use crate::store::space::recount::Counted;
 use crate::store::space::set::New;
 
-/// How long setting a value goes on compacting, or waits for somebody else who does, before it takes the last room that
+/// How long a writer compacts, or waits for another compactor, before it takes the last room that
 /// there is. A step of its own may come on top, and evicting: 50 ms in all.
 const PATIENCE: Duration = Duration::from_millis(25);
-/// When even who gets on with it gives up.
+/// When even a writer that makes progress gives up.
 const ENDLESS: Duration = Duration::from_secs(1);
 /// How often others may be quicker to take the room that there was.
 const ATTEMPTS: u32 = 20;
@@ -51,7 +51,7 @@ impl Wait {
         worked + self.waited.get() > PATIENCE || self.is_endless()
     }
 
-    /// For somebody else, who has no way to tell us.
+    /// Sleeps for a moment, for another process that has no way to tell us.
     fn pause(&self) {
         std::thread::sleep(PAUSE);
         self.count(PAUSE);
@@ -79,8 +79,8 @@ impl Store {
         self.size_limit().saturating_add(around)
     }
 
-    /// Sees to it that so many bytes more fit into the log: lets values go by the store's policy, and
-    /// compacts in proportion to what is asked for. Says how much the log may take with them.
+    /// Makes so many bytes more fit into the log: evicts values by the store's policy, and compacts
+    /// in proportion to what is asked for. Says how much the log may take with them.
     pub(crate) fn make_room(
         self: &Arc<Store>,
         bytes: u64,
@@ -118,16 +118,17 @@ impl Store {
             let begun = Instant::now();
             let compacted = is_pressed && self.compact(bytes, mine)?;
             if !compacted {
-                // For somebody who is in the way, and no longer than anybody waits for one.
+                // For a process that is in the way, and no longer than anybody waits for one.
                 wait.count(begun.elapsed().min(LATCH_PATIENCE));
             }
             if !is_full {
                 return Ok(Room::ToSet(limit));
             }
-            // What is dead where others are appended is in its way, too.
+            // Garbage where others are appended is in its way, too.
             let ended = !compacted && alone > self.live_limit() && self.end_tail()?;
             if wait.is_over() {
-                // As long as we get on with it ourselves it is no reason to refuse a value that it takes longer.
+                // While we make progress ourselves, that it takes longer is no reason to refuse a
+                // value.
                 let gets_on = (compacted || ended) && !wait.is_endless();
                 match self.last_room(bytes, gets_on, wait)? {
                     Some(room) => return Ok(room),
@@ -141,9 +142,10 @@ impl Store {
         }
     }
 
-    /// When the log is full and there is no more time to compact it. What is moved needs a segment's room; a value that
-    /// is to be set gets a quarter of that, so that there is always something that can be compacted: of a log with a
-    /// quarter of dead bytes some segment has a quarter of them.
+    /// The room there is when the log is full and there is no more time to compact it. What is
+    /// moved needs a segment's room; a value that is to be set gets a quarter of that, so that
+    /// there is always something that can be compacted: if a quarter of the log is garbage, so is a
+    /// quarter of some segment.
     fn last_room(
         self: &Arc<Store>,
         bytes: u64,
@@ -168,7 +170,7 @@ impl Store {
         Ok(None)
     }
 
-    /// Writes a value to the log, and waits for the medium if it is to survive a power failure.
+    /// Writes a value to the log, and waits for the device if it is to survive a power failure.
     pub(crate) fn append_for(
         self: &Arc<Store>,
         key: &[u8],
@@ -176,7 +178,7 @@ impl Store {
         mine: &Mine<'_>,
     ) -> Result<Location> {
         let bytes = record_bytes(key.len(), new.tag.len(), new.value.len());
-        // Before anything goes for it.
+        // Before anything is evicted for it.
         self.known_if_durable()?;
         let wait = Wait::begin();
         for _ in 0..ATTEMPTS {
@@ -189,9 +191,10 @@ impl Store {
         Err(self.over_limit())
     }
 
-    /// Evicts values that lie in the log, for that many bytes at least if there are so many; on request only such whose
-    /// room is free at once. How many went. None goes whose stripe somebody has, stopped perhaps, unless there are no
-    /// others: then that is waited for, as long as anybody waits for room.
+    /// Evicts values that lie in the log, for that many bytes at least if there are so many; on
+    /// request only large ones, with room that is free at once. Returns how many. Values in a
+    /// stripe that somebody has, stopped perhaps, stay unless there are no others: then that is
+    /// waited for, as long as anybody waits for room.
     fn evict_from_log(&self, bytes: u64, only_large: bool, wait: &Wait) -> Result<usize> {
         loop {
             let evicted = self.evict_some(bytes, only_large)?;
@@ -202,8 +205,8 @@ impl Store {
         }
     }
 
-    /// Removes what is over, lets values go until the rest fits, and compacts as far as it gains something.
-    /// How many values went.
+    /// Removes what is over, evicts values until the rest fits, and compacts as far as it gains
+    /// something. Returns how many values were removed.
     pub(crate) fn cull(self: &Arc<Store>) -> Result<usize> {
         let expired = self.expire()?;
         self.recount_while(|| true)?;
@@ -212,22 +215,23 @@ impl Store {
         Ok(expired + evicted)
     }
 
-    /// Changes settings for all who have the store open. After any error what was chosen is in force.
+    /// Changes settings for all processes that have the store open. After any error what was chosen
+    /// is in force.
     pub(crate) fn configure(self: &Arc<Store>, changes: &Limits) -> Result<()> {
         changes.change(&self.slab);
         if changes.size_limit.is_some() {
             self.make_fit()?;
         }
         match self.is_durable() {
-            // Whose names nobody has waited for until now.
+            // No writer has waited for the names of segments until now.
             true => self.sync_all(),
             false => Ok(()),
         }
         .map_err(|error| self.not_durable(error))
     }
 
-    /// After the limit was lowered: lets values go, and compacts, until the log takes no more than that. If values may
-    /// not go, or somebody is in the way, the next ones who set a value do the rest.
+    /// After the limit was lowered: evicts values, and compacts, until the log takes no more than
+    /// that. If values may not be evicted, or somebody is in the way, the next writers do the rest.
     fn make_fit(self: &Arc<Store>) -> Result<()> {
         self.evict_what_is_too_much()?;
         while self.usage()?.bytes > self.size_limit() && self.compact(u64::MAX, &[])? {}
@@ -276,7 +280,7 @@ mod tests {
 
     const LIMIT: u64 = 4 << 20;
 
-    /// A store with two megabytes that nobody needs, which nobody compacts as long as there is the lock.
+    /// A store with two megabytes of garbage, which nobody compacts as long as there is the lock.
     fn full_of_dead(options: Options) -> (tempfile::TempDir, Cache) {
         let dir = tempfile::tempdir().unwrap();
         let cache = options.eviction(Eviction::None).open(dir.path()).unwrap();
@@ -313,7 +317,8 @@ mod tests {
         }
     }
 
-    /// All that is left to be done is to begin another segment, so that what is dead where others are appended can go.
+    /// All that is left to be done is to begin another segment, so that garbage where others are
+    /// appended can be removed.
     #[test]
     fn a_value_as_long_as_the_limit_is_set_also_when_making_room_took_long() {
         let dir = tempfile::tempdir().unwrap();
@@ -328,7 +333,7 @@ mod tests {
         assert!(room.is_ok(), "{room:?}");
     }
 
-    /// What was large went without anything being compacted; then nobody can compact.
+    /// What was large was removed without anything being compacted; then nobody can compact.
     #[test]
     fn a_log_that_fits_a_lower_limit_does_not_grow_above_it() {
         let (_dir, cache) = full_of_dead(Cache::options().size_limit(16 * LIMIT));
@@ -352,7 +357,7 @@ mod tests {
         panic!("it never was full");
     }
 
-    /// For somebody who is compacting, and no longer than that: a setter is to be answered.
+    /// For a compactor, and no longer than that: a setter is to be answered.
     #[test]
     fn a_setter_waits_for_a_while_and_not_for_ever() {
         let wait = Wait::begin();

@@ -1,10 +1,12 @@
-//! Counting anew how much of each segment is needed. Who is killed between writing a record and leading a cell there,
-//! or between that and counting the old record as dead, leaves bytes that nobody needs and that pass for needed: one
-//! by one they would fill the log for good.
+//! Counting again how much of each segment is needed. A writer that is killed between writing a
+//! record and pointing a cell to it, or between that and counting the old record as garbage, leaves
+//! bytes that nobody needs and that are counted as needed: one by one they would fill the log for
+//! good.
 //!
-//! Slots are looked at some thousand at a time, by those who want room, and each process goes on where it was. What
-//! is being written when it begins is taken for dead, too. That does no harm: the count only says which segment is
-//! worth compacting, and what somebody is about to lead there is not lost by that (G2).
+//! Slots are looked at some thousand at a time, by writers that want room, and each process
+//! continues where it was. What is being written when a count begins is taken for garbage, too.
+//! That does no harm: the count only says which segment is worth compacting, and a record to which
+//! a writer is about to point a cell is not lost by that (G2).
 
 use std::collections::HashMap;
 
@@ -26,9 +28,9 @@ const STEP: u32 = 16_384;
 pub(crate) enum Counted {
     /// There are more slots to be looked at.
     Partly,
-    /// All was known already; or somebody else in this process is at it.
+    /// All was known already; or another thread of this process is counting.
     AsKnown,
-    /// More is dead than was known.
+    /// More is garbage than was known.
     More,
 }
 
@@ -109,7 +111,7 @@ impl Store {
         }
     }
 
-    /// Counts as dead what no cell leads to.
+    /// Counts as garbage what no cell points to.
     fn note(&self, count: &Recount) -> Counted {
         let mut counted = Counted::AsKnown;
         // To the active one is appended, and it is not compacted.
@@ -143,7 +145,7 @@ mod tests {
     const LARGE: usize = 300_000;
     const SMALL: usize = 30_000;
 
-    /// Of each one's value nothing leads to the record, or to the one before.
+    /// Of each dead process's value nothing points to the record, or to the one before.
     fn what_the_dead_have_written_does_not_fill_the_log_for_good(len: usize, deaths: usize) {
         let dir = tempfile::tempdir().unwrap();
         let options = Cache::options()

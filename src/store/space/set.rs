@@ -1,6 +1,7 @@
-//! Changing values: who has the latch of a key writes the idle cell, and flips the selector. A value that does
-//! not fit a cell is written to the log before, and the cell says where. A key whose value was deleted or is
-//! over keeps its slots, without a value, until they are needed.
+//! Changing values: the writer with the latch of a key writes the idle cell, and flips the
+//! selector. A value that does not fit a cell is written to the log before, and the cell says
+//! where. A key of which the value was deleted or is over keeps its slots, without a value, until
+//! they are needed.
 
 use std::sync::Arc;
 
@@ -59,7 +60,7 @@ enum Attempt {
     Elsewhere,
 }
 
-/// A value whose latch we have.
+/// A value with its latch, which we have.
 pub(crate) struct Latched<'a> {
     store: &'a Store,
     pub(crate) found: KeyEntry,
@@ -93,7 +94,7 @@ impl Latched<'_> {
         (!content.is_absent() && !is_over(content.expires_ms)).then_some(content)
     }
 
-    /// Puts something else in force, and says what is dead by that.
+    /// Puts something else in force, and says what is garbage by that.
     #[inline]
     #[must_use]
     pub(crate) fn write(&self, content: Content, tag: &[u8], value: &[u8]) -> Option<Dead> {
@@ -109,10 +110,11 @@ impl Latched<'_> {
         Dead::of(&old, key_len).filter(|old| now.is_none_or(|now| now.place != old.place))
     }
 
-    /// Ends a change that is in force: waits for the medium if values are to survive a power failure, with the latch,
-    /// for the next one writes over what was in force before; then gives back what is dead by it.
+    /// Ends a change that is in force: waits for the device if values are to survive a power
+    /// failure, with the latch, for the next writer writes over what was in force before; then
+    /// gives back what is garbage by it.
     ///
-    /// `NotDurable`, and nothing else: it is in force, and the medium may not have it.
+    /// `NotDurable`, and nothing else: it is in force, and the device may not have it.
     #[inline]
     pub(crate) fn end(self, dead: Option<Dead>, known: Option<Known>) -> Result<()> {
         let store = self.store;
@@ -130,9 +132,9 @@ impl Latched<'_> {
         ended.map_err(|error| store.not_durable(error))
     }
 
-    /// Ends the deletion of a value that is in force, and that was `content` with this payload; if the medium may not
-    /// have it, undoes it. What is written there is what the medium has for certain, but for the seal: torn, it is
-    /// whole all the same.
+    /// Ends the deletion of a value that was `content` with this payload; undoes it if the device
+    /// may not have it. What is written then is what the device has for certain, but for the seal:
+    /// torn, it is whole all the same.
     fn end_deletion(
         self,
         dead: Option<Dead>,
@@ -147,16 +149,17 @@ impl Latched<'_> {
             Form::Inline { .. } => payload.split_at(content.tag_len),
             _ => (&[][..], &[][..]),
         };
-        // Nothing was in force that could be dead by it.
+        // Nothing was in force that could be garbage by that.
         let _ = self.write(content, tag, value);
         Err(error)
     }
 }
 
 impl Latched<'_> {
-    /// Comes before the idle cell is filled, if values are to survive a power failure: what is in that cell may be
-    /// all that the medium has. Whoever sets a value waits for the medium with the latch, but who compacts does
-    /// not. Nothing is known of the medium after a sync that failed: then nothing is written there.
+    /// Comes before the idle cell is filled, if values are to survive a power failure: what is in
+    /// that cell may be all that the device has. A writer waits for the device with the latch, but
+    /// the compactor does not. Nothing is known of the device after a sync that failed: then
+    /// nothing is written there.
     #[inline]
     pub(crate) fn settle_on_medium(&self) -> Result<Option<Known>> {
         let Some(known) = self.store.known_if_durable()? else {
@@ -169,7 +172,7 @@ impl Latched<'_> {
         Ok(Some(known))
     }
 
-    /// After a transaction: what is dead by it.
+    /// What is garbage after a transaction.
     pub(crate) fn left_before(&self) -> Option<Dead> {
         let now = self.cells.logged_now().unwrap_or(Content::ABSENT);
         self.outlived(self.cells.before()?, &now)
@@ -258,7 +261,7 @@ impl Store {
         };
         let found = handle.found_at(grant.spot).ok_or_else(not_holder)?;
         let latched = self.latched(found, grant.word)?;
-        // Who had it before may have died after changing the value and before the medium had it.
+        // The holder before may have died after changing the value and before the device had it.
         if let Some(known) = self.known_if_durable()? {
             self.sync_slab_since(known)?;
         }
@@ -281,7 +284,8 @@ impl Store {
             word,
             epoch: fork::epoch(),
         };
-        // Before anything is read or written: a dead one's transaction may have decided about this value.
+        // Before anything is read or written: a dead process's transaction may have decided about
+        // this value.
         self.settle()?;
         Ok(latched)
     }
@@ -330,7 +334,7 @@ impl Store {
         })
     }
 
-    /// Waits for the medium to have a value of the log, and what leads there.
+    /// Waits for the device to have a value of the log, and what points to it.
     fn sync_place(&self, place: Location, known: Known) -> Result<()> {
         // Without its segment it is damaged, and to be replaced.
         self.sync_segment(place.segment())?;
@@ -348,7 +352,7 @@ impl Store {
     ) -> Result<Attempt> {
         let len = new.value.len();
         let make = cell_words(new.tag.len() + len);
-        // Without a place it fits, or it is found out that it does not.
+        // `None`: try the inline cells; `Elsewhere` is returned if the value does not fit.
         let wasted = |place: Option<Location>| {
             let bytes = record_bytes(key.len(), new.tag.len(), len);
             place.inspect(|place| {

@@ -1,12 +1,16 @@
 //! The end of a transaction: from what it has collected to the moment in which all of it has happened, and what is to
 //! be done then.
 //!
-//! 1. Room for the list of flips is made, and what lies in segments that were closed meanwhile is written anew. Both
-//!    may compact; nothing after that does, for then idle cells would have to be looked at.
+//! 1. Room for the list of flips is made, and what lies in segments that were closed meanwhile is
+//!    written again. Both may compact; nothing after that does, for then idle cells would have to
+//!    be looked at.
 //! 2. The idle cells are filled. They mean nothing yet.
-//! 3. The list is written to the log. With durability *power loss*, all of that is on the medium before 4.
-//! 4. Its place is put into the journal: that is the decision, if its segment is not closed. Otherwise 3 again.
-//! 5. It is carried out, from memory, as by anybody who meets it; the latches are given back, then what is dead by it.
+//! 3. The list is written to the log. With durability *power loss*, all of that is on the device
+//!    before 4.
+//! 4. Its place is put into the journal: that is the decision, if its segment is not closed.
+//!    Otherwise 3 again.
+//! 5. The list is carried out, from memory, as by any process that meets it; the latches are given
+//!    back, then what is garbage by it.
 
 use std::sync::Arc;
 
@@ -26,10 +30,10 @@ use crate::store::txn::transaction::{Ongoing, Part};
 impl Ongoing<'_> {
     /// Makes all changes at once.
     ///
-    /// Killed before the journal is set: nothing has happened, the idle cells mean nothing. After it: all has,
-    /// and whoever comes next carries it out.
+    /// Killed before the journal is set: nothing has happened, the idle cells mean nothing. After
+    /// it: all has, and the next process to meet it carries it out.
     ///
-    /// `NotDurable`: it has happened, and the medium may not have it. Any other error: nothing has.
+    /// `NotDurable`: it has happened, and the device may not have it. Any other error: nothing has.
     pub(crate) fn commit(mut self) -> Result<()> {
         let Some(decided) = self.decide()? else {
             return Ok(());
@@ -94,8 +98,9 @@ impl Ongoing<'_> {
         }
     }
 
-    /// Writes once more what lies in segments that were closed since. That may compact others, by ourselves, who do not
-    /// wait for our latches: until nothing lies in such any more. Others who compact do wait.
+    /// Writes once more what lies in segments that were closed since. That may compact others, by
+    /// ourselves, and we do not wait for our latches: until nothing lies in such any more. Other
+    /// compactors do wait.
     fn write_anew(&mut self) -> Result<()> {
         let is_stale = |part: &Part<'_>| {
             let place = part.place.filter(|_| part.is_changed);
@@ -118,8 +123,8 @@ impl Ongoing<'_> {
     /// Puts the place of the list into the journal: by that it has happened. `false`: its segment is closed.
     fn lead_to(&self, place: Location) -> Result<bool> {
         let home = self.home;
-        // Who compacts the segment waits for our latches, or, if there is none in that store, looks at the
-        // journal after it has had the lock for growing (G3).
+        // The compactor of the segment waits for our latches, or, if there is none in that store,
+        // looks at the journal after it has had the lock for growing (G3).
         let is_latched = self.parts.iter().any(|part| part.shard == 0);
         let _growth = match is_latched {
             true => None,
@@ -161,7 +166,7 @@ impl Ongoing<'_> {
         stores
     }
 
-    /// What is known of the medium of each, if that is asked for; otherwise nothing.
+    /// What is known of the device of each, if that is asked for; otherwise nothing.
     fn known(&self) -> Result<Vec<Known>> {
         match self.home.is_durable() {
             true => self.stores().into_iter().map(|one| one.known()).collect(),
@@ -219,7 +224,7 @@ impl Part<'_> {
         })
     }
 
-    /// After it was carried out: what is dead by it.
+    /// What is garbage after the change was carried out.
     fn done(&self) -> Option<Dead> {
         self.latched.note_stored();
         self.latched.left_before()
@@ -232,7 +237,7 @@ mod tests {
     use crate::Cache;
     use crate::store::space::set::{New, When};
 
-    /// Nothing in the first shard is latched then, so nobody who compacts there waits.
+    /// Nothing in the first shard is latched then, so no compactor waits there.
     #[test]
     fn a_list_that_was_compacted_away_decides_nothing() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,10 +1,11 @@
 //! Several values changed all or not at all: what a transaction has collected so far, and what it sees.
 //!
-//! It takes the latch of each key that it reads or sets, and keeps it: nobody else changes these values meanwhile.
-//! One transaction at a time, so there is no circle of waiters. Large values are written to the log as they are set,
-//! small ones kept here; nobody sees any of it yet. At the end `commit` fills the idle cells, writes to the log which
-//! selectors are to be flipped, and puts the place of that list into the journal, a word of the header: by that store
-//! all has happened, and it is carried out by whoever meets the word (`journal`).
+//! It takes the latch of each key that it reads or sets, and keeps it: nobody else changes these
+//! values meanwhile. One transaction at a time, so there is no circle of waiters. Large values are
+//! written to the log as they are set, small ones kept here; nobody sees any of it yet. At the end
+//! `commit` fills the idle cells, writes to the log which selectors are to be flipped, and puts the
+//! place of that list into the journal, a word of the header: by that store all has happened, and
+//! any process that meets the word carries it out (`journal`).
 //!
 //! In a cache of several shards the journal is that of the first shard, for all of them (`siblings`).
 
@@ -72,7 +73,7 @@ impl<'a> Ongoing<'a> {
         })
     }
 
-    /// Which part is that of a key, whose latch is kept from the first time on.
+    /// Which part is that of a key. Its latch is kept from the first time on.
     fn part(
         &mut self,
         shard: usize,
@@ -95,7 +96,7 @@ impl<'a> Ongoing<'a> {
         }
     }
 
-    /// The latches in a store: who compacts it for us need not wait for them.
+    /// The latches in a store: a compactor in this transaction need not wait for them.
     pub(super) fn mine(&self, store: &Arc<Store>) -> Vec<&Latched<'a>> {
         let there = self
             .parts
@@ -227,7 +228,7 @@ impl<'a> Part<'a> {
 
 impl Drop for Part<'_> {
     fn drop(&mut self) {
-        // In the child of a fork it is the parent's, who may come to need it.
+        // In the child of a fork it is the parent's, which may come to need it.
         if self.place.is_some() && self.latched.is_ours() {
             self.forget_place();
         }

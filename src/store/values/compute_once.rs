@@ -1,9 +1,9 @@
 //! Turns to compute a value that is not there, or will not be for long: one process has the turn, for all.
 //!
-//! A turn is a lock in a namespace of its own, so that the key itself can be the value's. Who takes it looks
-//! at the value again, computes it, sets it, notes in the hold's stamp how long it took, and gives the turn
-//! back; those who wait leave as soon as the value is there. Everything else, from waking to taking over from
-//! the dead, is the lock's.
+//! A turn is a lock in a namespace of its own, so that the key itself can be the value's. Its
+//! holder looks at the value again, computes it, sets it, notes in the hold's stamp how long it
+//! took, and gives the turn back; waiters leave as soon as the value is there. Everything else,
+//! from waking to taking over from the dead, is the lock's.
 //!
 //! A turn that is over stays beside its value for as long as it is good for something, and is reclaimed like
 //! any lock when the value is not there.
@@ -51,7 +51,7 @@ impl Store {
     pub(crate) fn try_begin_turn(self: &Arc<Store>, key: &[u8]) -> Result<Option<Turn>> {
         let handle = Handle::new(Arc::clone(self), Tenant::Turn, key, 0);
         let granted = match handle.acquire(Patience::Never) {
-            // Whoever only would have computed it early does without.
+            // A caller that would only have computed it early does without.
             Err(Error::StructureBusy { .. }) => None,
             granted => granted?,
         };
@@ -70,8 +70,9 @@ impl Store {
         Some(Duration::from_micros(us))
     }
 
-    /// Whether it is time to compute a value anew before it is over: with a probability that grows as the end
-    /// comes near, so that of all who ask about one does, early enough for the new value to be there in time.
+    /// Whether it is time to compute a value again before it is over: with a probability that grows
+    /// as the end comes near, so that of all callers about one does, early enough for the new value
+    /// to be there in time.
     ///
     /// Vattani, Chierichetti and Lowenstein, "Optimal Probabilistic Cache Stampede Prevention" (VLDB 2015).
     pub(crate) fn is_due(&self, key: &[u8], expires_ms: u64, beta: f64) -> Result<bool> {
@@ -126,16 +127,16 @@ impl Turn {
         }
     }
 
-    /// Ends it: the value is there. Lets all go who wait for that. With `stays`, keeps how long it took for
-    /// [`Store::last_turn`].
+    /// Ends the turn: the value is there. Releases all waiters for that. With `stays`, keeps how
+    /// long it took for [`Store::last_turn`].
     pub(crate) fn finish(mut self, took: Duration, stays: bool) {
         self.stays |= stays;
         let took = Stamp::took(clock::duration_us(took));
         self.hold().set_stamp(self.grant.word, took);
         let is_waited_for = self.hold().load().is_contended();
         let returned = self.handle.give_back(&self.grant.take());
-        // One was woken, and would wake the next; but they need not leave one by one. Who comes between the
-        // look and the return is woken by the one before.
+        // One was woken, and would wake the next; but they need not leave one by one. A waiter that
+        // comes between the look and the return is woken by the one before.
         if returned.is_ok() && is_waited_for {
             let wake = &self.handle.slot(self.grant.spot).wake;
             waiting::wake(wake, || futex::wake(wake, i32::MAX));
