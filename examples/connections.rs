@@ -1,5 +1,5 @@
-//! A semaphore that limits how many connections a machine has open at once, however many programs and
-//! threads want one.
+//! A semaphore that limits how many connections a machine has open at once, however many programs
+//! and threads want one.
 
 use std::error::Error;
 use std::sync::atomic::{AtomicU32, Ordering};

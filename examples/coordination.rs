@@ -1,5 +1,5 @@
-//! Six processes together: a semaphore lets two of them work at a time, a lock lets one of them write.
-//! The example starts itself again as its workers.
+//! Six processes together: a semaphore lets two of them work at a time, a lock lets one of them
+//! write. The example starts itself again as its workers.
 
 use std::env;
 use std::error::Error;

@@ -1,5 +1,5 @@
-//! A lease bounds how long a stuck holder can block the others; the token fences off what the stuck one
-//! still writes when it comes to again.
+//! A lease bounds how long a stuck holder can block the others; the token fences off what the stuck
+//! one still writes when it comes to again.
 
 use std::error::Error;
 use std::thread;

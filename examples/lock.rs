@@ -1,5 +1,5 @@
-//! A lock around a read-modify-write of a file: without it, two writers read the same number, and one
-//! of their additions is lost.
+//! A lock around a read-modify-write of a file: without it, two writers read the same number, and
+//! one of their additions is lost.
 
 use std::error::Error;
 use std::fs;

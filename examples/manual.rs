@@ -1,5 +1,5 @@
-//! Acquire and release in different functions, tied together by nothing but a token: for code in which
-//! no scope spans both, as with callbacks, or a job that one request starts and another ends.
+//! Acquire and release in different functions, tied together by nothing but a token: for code in
+//! which no scope spans both, as with callbacks, or a job that one request starts and another ends.
 
 use std::error::Error;
 
@@ -29,7 +29,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Starts the job, unless it runs already. The number of the token could go into a database, or a URL.
+/// Starts the job, unless it runs already. The number of the token could go into a database, or a
+/// URL.
 fn begin(cache: &Cache) -> slablock::Result<Option<Token>> {
     let lock = Lock::new(cache, "export");
     Ok(lock.try_acquire()?.map(|guard| guard.into_token()))

@@ -1,5 +1,5 @@
-//! A report that takes long is computed once, however many programs and threads ask for it; and once it is
-//! asked for all the time, it is computed anew before it is over, so that nobody waits.
+//! A report that takes long is computed once, however many programs and threads ask for it; and
+//! once it is asked for all the time, it is computed anew before it is over, so that nobody waits.
 
 use std::error::Error;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -26,7 +26,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The sum of 1 to `n`, with the lock held at each level: a plain lock would wait for itself for ever.
+/// The sum of 1 to `n`, with the lock held at each level: a plain lock would wait for itself for
+/// ever.
 fn sum_to(lock: &RLock, n: u32) -> slablock::Result<u32> {
     let _guard = lock.acquire()?;
     if n == 0 {

@@ -1,5 +1,5 @@
-//! The average response time of a service with many workers, reported and begun anew each interval: no
-//! response is in two reports, and none is in no report.
+//! The average response time of a service with many workers, reported and begun anew each interval:
+//! no response is in two reports, and none is in no report.
 
 use std::error::Error;
 use std::thread;

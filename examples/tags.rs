@@ -1,5 +1,5 @@
-//! Tags: whatever belongs to one deployment, customer or job carries its tag, and goes with one call,
-//! also what is held by somebody who forgot it.
+//! Tags: whatever belongs to one deployment, customer or job carries its tag, and goes with one
+//! call, also what is held by somebody who forgot it.
 
 use std::error::Error;
 

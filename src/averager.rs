@@ -15,9 +15,9 @@ use crate::types::Summary;
 ///
 /// # If the process dies
 ///
-/// In the middle of an `add` or a `pop`, that one has happened or it has not; no other value is counted
-/// twice or lost. After a power failure an average comes back as some value it had. Averages are never
-/// dropped to make room.
+/// In the middle of an `add` or a `pop`, that one has happened or it has not; no other value is
+/// counted twice or lost. After a power failure an average comes back as some value it had.
+/// Averages are never dropped to make room.
 ///
 /// # Blocking
 ///
@@ -57,9 +57,9 @@ impl Averager {
         }
     }
 
-    /// Lets the average be forgotten when nothing was added for that long, in wall-clock time, for averages
-    /// outlive a reboot. Each `add` through this handle starts it anew; one through a handle without it
-    /// ends it. Zero is refused by the first use.
+    /// Lets the average be forgotten when nothing was added for that long, in wall-clock time, for
+    /// averages outlive a reboot. Each `add` through this handle starts it anew; one through a
+    /// handle without it ends it. Zero is refused by the first use.
     pub fn expire(self, after: Duration) -> Averager {
         self.with(|handle| handle.expire = Some(after))
     }
@@ -75,8 +75,8 @@ impl Averager {
         }
     }
 
-    /// Adds a value to total and count, in one atomic step. The total is a compensated sum, so that ten
-    /// million values of 0.1 average to 0.1.
+    /// Adds a value to total and count, in one atomic step. The total is a compensated sum, so that
+    /// ten million values of 0.1 average to 0.1.
     ///
     /// # Errors
     ///
@@ -93,8 +93,8 @@ impl Averager {
         self.handle.mean()
     }
 
-    /// Returns the average and forgets it, in one atomic step: every value that anybody adds is in exactly
-    /// one `pop`.
+    /// Returns the average and forgets it, in one atomic step: every value that anybody adds is in
+    /// exactly one `pop`.
     pub fn pop(&self) -> Result<Option<f64>> {
         self.handle.pop()
     }

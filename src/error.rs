@@ -34,7 +34,8 @@ pub enum Error {
         /// What was found there instead, and what to do.
         why: String,
     },
-    /// The store was made by another version of the format, or uses features that are not known here.
+    /// The store was made by another version of the format, or uses features that are not known
+    /// here.
     Version {
         /// The store.
         path: PathBuf,
@@ -50,7 +51,8 @@ pub enum Error {
         /// What does not hold, and where.
         what: String,
     },
-    /// No slot is left, and none could be taken back from an idle lock or semaphore, or by evicting a value.
+    /// No slot is left, and none could be taken back from an idle lock or semaphore, or by evicting
+    /// a value.
     Full {
         /// The store.
         path: PathBuf,
@@ -81,8 +83,9 @@ pub enum Error {
         /// What stands in the way.
         why: &'static str,
     },
-    /// The value does not fit into what the cache may take on disk, and nothing may be evicted for it. Or its
-    /// garbage cannot be compacted, because the compactor was stopped, and there is no large value to evict.
+    /// The value does not fit into what the cache may take on disk, and nothing may be evicted for
+    /// it. Or its garbage cannot be compacted, because the compactor was stopped, and there is
+    /// no large value to evict.
     OverLimit {
         /// The directory of the values.
         path: PathBuf,
@@ -113,8 +116,8 @@ pub enum Error {
         found: String,
         /// What was asked for.
         expected: String,
-        /// Of permits: the holders that are alive and within the lease. Empty: a waiter waits for one, or one was
-        /// held a moment ago.
+        /// Of permits: the holders that are alive and within the lease. Empty: a waiter waits for
+        /// one, or one was held a moment ago.
         holders: Vec<Holder>,
     },
     /// An argument that can never work: a zero lease, no permits, a number that is not finite.
@@ -131,7 +134,8 @@ pub enum Error {
     },
     /// The caller does not hold what it wants to give back.
     NotHolder {
-        /// The key, as it was given; that of a transaction is the first that it has touched, or none.
+        /// The key, as it was given; that of a transaction is the first that it has touched, or
+        /// none.
         key: Vec<u8>,
     },
     /// The directory is on a file system on which mappings or locks are not coherent.
@@ -141,8 +145,9 @@ pub enum Error {
         /// The name of the file system's type.
         fs: String,
     },
-    /// The system, or a sandbox that this process is in, refuses a system call without which no store can be shared. Asked
-    /// when a process opens its first store, before anything is made.
+    /// The system, or a sandbox that this process is in, refuses a system call without which no
+    /// store can be shared. Asked when a process opens its first store, before anything is
+    /// made.
     Unsupported {
         /// The store that was to be opened.
         path: PathBuf,
@@ -158,83 +163,89 @@ pub enum Error {
         /// The file that was to grow.
         path: PathBuf,
     },
-    /// The change is in force, and it is not known whether it will survive a power failure: the device has failed to
-    /// write. [`Cache::sync`](crate::Cache::sync) writes everything once more; do not make the change again.
+    /// The change is in force, and it is not known whether it will survive a power failure: the
+    /// device has failed to write. [`Cache::sync`](crate::Cache::sync) writes everything once
+    /// more; do not make the change again.
     NotDurable {
         /// The store.
         path: PathBuf,
         /// What the device said.
         source: Box<Error>,
     },
-    /// The device has failed to write before, to this process or to another one, and nothing is known of what it has.
-    /// Nothing that is to survive a power failure can be changed until [`Cache::sync`](crate::Cache::sync), or
-    /// `Cache::repair`, has written everything once more.
+    /// The device has failed to write before, to this process or to another one, and nothing is
+    /// known of what it has. Nothing that is to survive a power failure can be changed until
+    /// [`Cache::sync`](crate::Cache::sync), or `Cache::repair`, has written everything once
+    /// more.
     Unsynced {
         /// The store.
         path: PathBuf,
     },
-    /// The slab that this process has open is not the one at its path any more: the store was removed, or
-    /// another one is in its place. A process that opens it now shares nothing with those
-    /// that have this one open.
+    /// The slab that this process has open is not the one at its path any more: the store was
+    /// removed, or another one is in its place. A process that opens it now shares nothing with
+    /// those that have this one open.
     Replaced {
         /// The store.
         path: PathBuf,
     },
-    /// The calling thread would wait for itself, and so for ever: it is in the middle of a transaction, or of
-    /// computing a value, and asks for something that is given back only when that has ended. Inside a
-    /// transaction use the transaction; values that are computed must not need themselves. Or it acquires, without
-    /// a time limit, a lock that a guard of this process has, or a semaphore of which such guards have all permits,
-    /// all without leases, while the process has no other thread that could drop one: drop it first, or use an
+    /// The calling thread would wait for itself, and so for ever: it is in the middle of a
+    /// transaction, or of computing a value, and asks for something that is given back only
+    /// when that has ended. Inside a transaction use the transaction; values that are computed
+    /// must not need themselves. Or it acquires, without a time limit, a lock that a guard of
+    /// this process has, or a semaphore of which such guards have all permits, all without
+    /// leases, while the process has no other thread that could drop one: drop it first, or use an
     /// [`RLock`](crate::RLock).
     Deadlock {
         /// The key, or what else it would wait for.
         what: String,
     },
-    /// Another part of this program has closed or replaced descriptors of the store in this process. The process
-    /// keeps what it holds (not on overlayfs), and gets nothing more. Open the store again, after
-    /// what closes descriptors (as a daemon does when it starts).
+    /// Another part of this program has closed or replaced descriptors of the store in this
+    /// process. The process keeps what it holds (not on overlayfs), and gets nothing more. Open
+    /// the store again, after what closes descriptors (as a daemon does when it starts).
     Detached {
         /// The store.
         path: PathBuf,
     },
-    /// The store is a copy of another one, or was restored from one: it may have fallen behind tokens that the
-    /// other has granted since. `Cache::options().adopt(true)`, or `slablock adopt`, makes it a store of its own.
+    /// The store is a copy of another one, or was restored from one: it may have fallen behind
+    /// tokens that the other has granted since. `Cache::options().adopt(true)`, or `slablock
+    /// adopt`, makes it a store of its own.
     Copied {
         /// The store.
         path: PathBuf,
         /// What shows it.
         what: String,
     },
-    /// A process has been in the middle of making or removing a key, or of making the slab longer, for longer than
-    /// 50 ms, and the key that was asked for cannot be found or made without that. It is stopped, perhaps. Nobody need
-    /// hold the key. `try_acquire` and `acquire_timeout` say so; without a time limit the caller waits.
+    /// A process has been in the middle of making or removing a key, or of making the slab longer,
+    /// for longer than 50 ms, and the key that was asked for cannot be found or made without
+    /// that. It is stopped, perhaps. Nobody need hold the key. `try_acquire` and
+    /// `acquire_timeout` say so; without a time limit the caller waits.
     StructureBusy {
         /// The store.
         path: PathBuf,
         /// Which processes that are, as far as can be seen.
         pids: Vec<u32>,
     },
-    /// The slab has more than one name, as in a copy made of hard links: an opener by the other one would
-    /// have other lock files and another log.
+    /// The slab has more than one name, as in a copy made of hard links: an opener by the other one
+    /// would have other lock files and another log.
     Linked {
         /// The store.
         path: PathBuf,
         /// How many names the slab has.
         links: u64,
     },
-    /// What has to be done can only be done alone with the store: a repair, adopting a copy, or giving the store lock
-    /// files again when somebody has removed them.
+    /// What has to be done can only be done alone with the store: a repair, adopting a copy, or
+    /// giving the store lock files again when somebody has removed them.
     Busy {
         /// The store.
         path: PathBuf,
-        /// Which lock files were removed or replaced while others had the store open; usually none.
+        /// Which lock files were removed or replaced while others had the store open; usually
+        /// none.
         lost: Vec<&'static str>,
-        /// The processes that have it open, as far as that can be told. Empty: a process that is just opening it, or one that
-        /// has locked the slab without taking part.
+        /// The processes that have it open, as far as that can be told. Empty: a process that is
+        /// just opening it, or one that has locked the slab without taking part.
         processes: Vec<ProcessInfo>,
     },
-    /// A function of the caller's, as it was given to [`Cache::transact`](crate::Cache::transact) or to
-    /// [`Cache::get_or_insert_with`](crate::Cache::get_or_insert_with), has failed.
+    /// A function of the caller's, as it was given to [`Cache::transact`](crate::Cache::transact)
+    /// or to [`Cache::get_or_insert_with`](crate::Cache::get_or_insert_with), has failed.
     Caller {
         /// The error that it returned.
         source: BoxError,
@@ -244,7 +255,8 @@ pub enum Error {
 /// An error of whatever type, as a function of the caller's may return it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What a function of the caller's returned: an error of this crate as it is, others as [`Error::Caller`].
+/// What a function of the caller's returned: an error of this crate as it is, others as
+/// [`Error::Caller`].
 impl From<BoxError> for Error {
     fn from(source: BoxError) -> Error {
         match source.downcast::<Error>() {
@@ -254,7 +266,8 @@ impl From<BoxError> for Error {
     }
 }
 
-/// With the kind of what the operating system said, where it said something; otherwise of the kind that comes nearest.
+/// With the kind of what the operating system said, where it said something; otherwise of the kind
+/// that comes nearest.
 impl From<Error> for io::Error {
     fn from(error: Error) -> io::Error {
         let kind = match &error {
@@ -287,7 +300,8 @@ impl Error {
         let source = source.into();
         let path = path.to_path_buf();
         match source.kind() {
-            // A number of the library's own that is no descriptor, or another file's: see `os::kept`.
+            // A number of the library's own that is no descriptor, or another file's: see
+            // `os::kept`.
             _ if source.raw_os_error() == Some(Errno::EBADF as i32) => Error::Detached { path },
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 Error::NoSpace { action, path }

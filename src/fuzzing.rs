@@ -1,6 +1,6 @@
-//! What fuzz targets may do beyond the public interface: set the clock, be several participants in one
-//! process, and die. Compiled for fuzzing (`--cfg fuzzing`, which cargo-fuzz sets) and for this crate's own
-//! tests, never into what users get.
+//! What fuzz targets may do beyond the public interface: set the clock, be several participants in
+//! one process, and die. Compiled for fuzzing (`--cfg fuzzing`, which cargo-fuzz sets) and for this
+//! crate's own tests, never into what users get.
 
 use std::fs::File;
 use std::ops::Range;
@@ -18,15 +18,16 @@ use crate::store::key_entry::check_lengths;
 use crate::store::space::set::Latched;
 use crate::store::txn::transaction::Ongoing;
 
-/// Opens the store in `path` as a further process would: with descriptors, a beacon and a participant number
-/// of its own, however often this process has opened it already.
+/// Opens the store in `path` as a further process would: with descriptors, a beacon and a
+/// participant number of its own, however often this process has opened it already.
 pub fn open_apart(path: impl AsRef<Path>, options: &Options) -> Result<Cache> {
     let store = open::open_apart(path.as_ref(), options.settings())?;
     Ok(Cache::of_store(store))
 }
 
-/// Ends a participant as the death of its process would: its beacon is free unless it was handed on, its words
-/// stay as they are, and guards that were copied out of their handles (`into_owned`) are inert.
+/// Ends a participant as the death of its process would: its beacon is free unless it was handed
+/// on, its words stay as they are, and guards that were copied out of their handles (`into_owned`)
+/// are inert.
 pub fn die(cache: &Cache) {
     cache.store.die();
 }
@@ -91,7 +92,8 @@ pub fn die_setting(
     Ok(())
 }
 
-/// Begins to set values all at once, and dies. With an error nobody has died, and nothing has happened.
+/// Begins to set values all at once, and dies. With an error nobody has died, and nothing has
+/// happened.
 pub fn die_in_transaction(
     cache: &Cache,
     values: &[(Vec<u8>, Vec<u8>, SetOptions)],
@@ -120,7 +122,8 @@ pub fn participant(cache: &Cache) -> u16 {
     cache.store.me().map_or(0, |me| me.get())
 }
 
-/// Locks bytes of a store by itself in a lock file, as others would, for as long as the descriptor is open.
+/// Locks bytes of a store by itself in a lock file, as others would, for as long as the descriptor
+/// is open.
 pub fn lock_bytes(file: &File, bytes: Range<u64>) -> std::io::Result<()> {
     for at in bytes {
         range_lock::lock(file, at << 8)?;

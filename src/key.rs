@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// What can be a key: text, bytes and paths, borrowed or not. A key is a string of 1 to 1,024 bytes, and two
-/// types that have the same bytes are the same key.
+/// What can be a key: text, bytes and paths, borrowed or not. A key is a string of 1 to 1,024
+/// bytes, and two types that have the same bytes are the same key.
 ///
 /// ```
 /// # fn main() -> slablock::Result<()> {

@@ -1,6 +1,6 @@
-//! Locks, re-entrant locks, semaphores, running averages and a cache of values that the processes of one
-//! machine share through a directory. No server, no database: a mapped file, two atomic operations on the hot
-//! path, and the kernel's word on which process is dead.
+//! Locks, re-entrant locks, semaphores, running averages and a cache of values that the processes
+//! of one machine share through a directory. No server, no database: a mapped file, two atomic
+//! operations on the hot path, and the kernel's word on which process is dead.
 //!
 //! ```
 //! # fn main() -> slablock::Result<()> {
@@ -19,17 +19,21 @@
 //! # }
 //! ```
 //!
-//! * [`Lock`]: one holder. [`RLock`]: one holder, again and again. [`BoundedSemaphore`]: so many holders.
-//!   [`Averager`]: a running average.
-//! * They live under keys in a [`Cache`], of one store or of several side by side ([`Options::shards`]).
-//! * Values live there, too: [`Cache::set`] and [`Cache::get`], [`Cache::incr`], [`Cache::get_or_insert_with`] to
-//!   compute one once for all processes, [`Cache::transact`] to change several at once. [`SetOptions`] has how long, and
-//!   a tag; [`Options`] how much room, what goes when there is none, and what a value survives.
+//! * [`Lock`]: one holder. [`RLock`]: one holder, again and again. [`BoundedSemaphore`]: so many
+//!   holders. [`Averager`]: a running average.
+//! * They live under keys in a [`Cache`], of one store or of several side by side
+//!   ([`Options::shards`]).
+//! * Values live there, too: [`Cache::set`] and [`Cache::get`], [`Cache::incr`],
+//!   [`Cache::get_or_insert_with`] to compute one once for all processes, [`Cache::transact`] to
+//!   change several at once. [`SetOptions`] has how long, and a tag; [`Options`] how much room,
+//!   what goes when there is none, and what a value survives.
 //! * A dead holder blocks nobody, and its successor is told ([`LockGuard::recovered`]).
-//! * A lease ([`Lock::lease`]) bounds how long a hold may last; a [`Token`] with every grant fences off the late.
+//! * A lease ([`Lock::lease`]) bounds how long a hold may last; a [`Token`] with every grant fences
+//!   off the late.
 //!
-//! [`docs`] has the pages of the repository: what is guaranteed when a process is killed, stopped or forked, the
-//! format of the files, the protocol, how it is proved, what it costs, and how to run it.
+//! [`docs`] has the pages of the repository: what is guaranteed when a process is killed, stopped
+//! or forked, the format of the files, the protocol, how it is proved, what it costs, and how to
+//! run it.
 
 #[cfg(not(loom))]
 mod averager;
@@ -95,7 +99,8 @@ pub fn refused_fs(path: &std::path::Path) -> std::io::Result<Option<&'static str
     os::file::fs_magic(path).map(os::file::incoherent_fs)
 }
 
-// The laws of the fuzz targets, and what they have found, run as tests of the library: they may set its clock.
+// The laws of the fuzz targets, and what they have found, run as tests of the library: they may set
+// its clock.
 #[cfg(all(test, not(loom)))]
 extern crate self as slablock;
 #[cfg(all(test, not(loom)))]
@@ -105,8 +110,8 @@ mod fuzz;
 /// The pages of the repository, as they are there.
 #[cfg(all(doc, not(loom)))]
 pub mod docs {
-    /// A page as a module. Its links to other pages become links to their modules: of two definitions of a link
-    /// the first one counts, and the page's own are at its end.
+    /// A page as a module. Its links to other pages become links to their modules: of two
+    /// definitions of a link the first one counts, and the page's own are at its end.
     macro_rules! page {
         ($name:ident, $file:literal) => {
             /// [design]: crate::docs::design
@@ -117,7 +122,6 @@ pub mod docs {
             /// [performance]: crate::docs::performance
             /// [operations]: crate::docs::operations
             /// [found]: crate::docs::found
-            ///
             #[doc = include_str!($file)]
             pub mod $name {}
         };

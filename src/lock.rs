@@ -13,19 +13,22 @@ use crate::store::holds::handle::Handle;
 use crate::store::patience::Patience;
 use crate::types::{Holder, Predecessor, Token};
 
-/// A lock that one thread of one process has at a time, among all threads of all processes that opened the
-/// same store.
+/// A lock that one thread of one process has at a time, among all threads of all processes that
+/// opened the same store.
 ///
-/// Not re-entrant: acquiring again in the thread that has it waits, as it does for `std::sync::Mutex`, or is the
-/// error `Deadlock` where it is certain that the wait would not end, which is in a process with one thread; see
-/// [`acquire`](Lock::acquire) and [`RLock`](crate::RLock). Clones share key and settings. Waiters are woken one at
-/// a time; an acquirer that comes just then may be quicker, so the order is not strictly first come, first served.
+/// Not re-entrant: acquiring again in the thread that has it waits, as it does for
+/// `std::sync::Mutex`, or is the error `Deadlock` where it is certain that the wait would not end,
+/// which is in a process with one thread; see [`acquire`](Lock::acquire) and
+/// [`RLock`](crate::RLock). Clones share key and settings. Waiters are woken one at a time; an
+/// acquirer that comes just then may be quicker, so the order is not strictly first come, first
+/// served.
 ///
 /// # If the process dies
 ///
-/// The lock goes to the next one to ask at once, to a waiter within some ten milliseconds (150 when it
-/// has waited for long and the holder's end goes unnoticed, as when it closes the store or executes another
-/// program), and [`recovered`](LockGuard::recovered) tells it, because what the lock protects may be half-written.
+/// The lock goes to the next one to ask at once, to a waiter within some ten milliseconds (150 when
+/// it has waited for long and the holder's end goes unnoticed, as when it closes the store or
+/// executes another program), and [`recovered`](LockGuard::recovered) tells it, because what the
+/// lock protects may be half-written.
 ///
 /// # Examples
 ///
@@ -54,8 +57,8 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// The lock under `key` in `place`. Does no I/O: a key that is empty, longer than 1,024 bytes or of
-    /// another kind is reported by the first use.
+    /// The lock under `key` in `place`. Does no I/O: a key that is empty, longer than 1,024 bytes
+    /// or of another kind is reported by the first use.
     pub fn new(cache: &Cache, key: impl AsKey) -> Lock {
         let key = key.as_key();
         let store = Arc::clone(cache.store_of(key));
@@ -64,16 +67,18 @@ impl Lock {
         }
     }
 
-    /// Gives each hold a lease: when it is over, the next one to ask gets the lock at once, also from a
-    /// holder that is alive. It is never shorter than asked, and one of two seconds or more up to
-    /// 50 ms longer. Zero is refused by the first use. Without this, holds last until they are
-    /// given back or their process dies. Stands still while the machine is suspended.
+    /// Gives each hold a lease: when it is over, the next one to ask gets the lock at once, also
+    /// from a holder that is alive. It is never shorter than asked, and one of two seconds or
+    /// more up to 50 ms longer. Zero is refused by the first use. Without this, holds last
+    /// until they are given back or their process dies. Stands still while the machine is
+    /// suspended.
     pub fn lease(self, lease: Duration) -> Lock {
         self.with(|handle| handle.expire = Some(lease))
     }
 
-    /// Stores a tag of at most 255 bytes beside the key, for [`Cache::remove_tagged`](crate::Cache::remove_tagged). An
-    /// empty tag is none. A key that has another tag gets this one at the first use.
+    /// Stores a tag of at most 255 bytes beside the key, for
+    /// [`Cache::remove_tagged`](crate::Cache::remove_tagged). An empty tag is none. A key that
+    /// has another tag gets this one at the first use.
     pub fn tag(self, tag: impl AsRef<[u8]>) -> Lock {
         self.with(|handle| handle.tag = tag.as_ref().into())
     }
@@ -88,9 +93,10 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// [`Error::Deadlock`](crate::Error::Deadlock), at once, if a guard of this process has it without a lease, and the calling
-    /// thread is the only one of the process: nobody is left to drop the guard. Beside other threads it waits, for a guard can
-    /// move to them unseen. A hold of which [`into_token`](LockGuard::into_token) made a token is waited for, too.
+    /// [`Error::Deadlock`](crate::Error::Deadlock), at once, if a guard of this process has it
+    /// without a lease, and the calling thread is the only one of the process: nobody is left
+    /// to drop the guard. Beside other threads it waits, for a guard can move to them unseen. A
+    /// hold of which [`into_token`](LockGuard::into_token) made a token is waited for, too.
     ///
     /// `KeyLength`, `TagLength`, `Invalid`, `KindMismatch`, `Full`, `NoSpace`, `Corrupt`, `Io`.
     #[inline(always)]
@@ -102,21 +108,24 @@ impl Lock {
         }
     }
 
-    /// Takes the lock if it is free, expired or a dead one's; `None` if it is held. Does not wait for the
-    /// lock. The first use of a key, or one while it is being removed, may have to wait for a process that
-    /// makes or removes a key, which takes microseconds, or looks at all keys, which takes it a millisecond at a time.
+    /// Takes the lock if it is free, expired or a dead one's; `None` if it is held. Does not wait
+    /// for the lock. The first use of a key, or one while it is being removed, may have to wait
+    /// for a process that makes or removes a key, which takes microseconds, or looks at all
+    /// keys, which takes it a millisecond at a time.
     ///
     /// # Errors
     ///
-    /// [`Error::StructureBusy`](crate::Error::StructureBusy) if such a process is in the middle of that for longer than 50 ms, stopped perhaps: whether
-    /// the lock is held cannot be said then. `None` is never said for it.
+    /// [`Error::StructureBusy`](crate::Error::StructureBusy) if such a process is in the middle of
+    /// that for longer than 50 ms, stopped perhaps: whether the lock is held cannot be said
+    /// then. `None` is never said for it.
     #[inline(always)]
     pub fn try_acquire(&self) -> Result<Option<LockGuard<'_>>> {
         self.acquire_as(Patience::Never)
     }
 
-    /// Waits for the lock, for `timeout` at most, to about a millisecond; `None` if it was held throughout.
-    /// Zero is [`try_acquire`](Lock::try_acquire); too long to be a date is for ever.
+    /// Waits for the lock, for `timeout` at most, to about a millisecond; `None` if it was held
+    /// throughout. Zero is [`try_acquire`](Lock::try_acquire); too long to be a date is for
+    /// ever.
     #[inline]
     pub fn acquire_timeout(&self, timeout: Duration) -> Result<Option<LockGuard<'_>>> {
         self.acquire_as(Patience::of(timeout))
@@ -124,8 +133,8 @@ impl Lock {
 
     #[inline(always)]
     fn acquire_as(&self, patience: Patience) -> Result<Option<LockGuard<'_>>> {
-        // The guard is put together here, from what both ways give, so that the quick one never has it in
-        // memory.
+        // The guard is put together here, from what both ways give, so that the quick one never has
+        // it in memory.
         let (grant, anchor) = match self.handle.try_fast(Tenant::Lock) {
             Some((grant, hold)) => {
                 let handle = &self.handle;
@@ -146,8 +155,8 @@ impl Lock {
         Ok(self.handle.standing()?.available == 0)
     }
 
-    /// The holder; `None` if it is free. A dead holder, or one with an expired lease, is shown as such
-    /// until the next one takes over.
+    /// The holder; `None` if it is free. A dead holder, or one with an expired lease, is shown as
+    /// such until the next one takes over.
     pub fn holder(&self) -> Result<Option<Holder>> {
         Ok(self.handle.standing()?.holders.pop())
     }
@@ -157,12 +166,13 @@ impl Lock {
         self.handle.waiters()
     }
 
-    /// Gives back the hold with that token, whichever process acquired it: knowing the token is enough.
+    /// Gives back the hold with that token, whichever process acquired it: knowing the token is
+    /// enough.
     ///
     /// # Errors
     ///
-    /// `Lost` if the lock was granted again since; `NotHolder` if it was not, and is not held with that token. The present
-    /// holder, if any, is left alone.
+    /// `Lost` if the lock was granted again since; `NotHolder` if it was not, and is not held with
+    /// that token. The present holder, if any, is left alone.
     pub fn release(&self, token: Token) -> Result<()> {
         self.handle.release_token(token)
     }
@@ -179,8 +189,8 @@ impl fmt::Debug for Lock {
 
 /// The possession of a [`Lock`]. Dropping it gives the lock back.
 ///
-/// `LockGuard<'static>`, which [`into_owned`](LockGuard::into_owned) makes, does not borrow the handle. In
-/// the child of a fork, a copied guard is inert: the parent has the lock.
+/// `LockGuard<'static>`, which [`into_owned`](LockGuard::into_owned) makes, does not borrow the
+/// handle. In the child of a fork, a copied guard is inert: the parent has the lock.
 #[must_use = "the lock is given back as soon as the guard is dropped"]
 pub struct LockGuard<'a> {
     held: Held<'a>,
@@ -192,20 +202,21 @@ impl LockGuard<'_> {
         self.held.token()
     }
 
-    /// The holder just before, if it did not give the lock back: it died, or its lease was over. `None`: it did, or
-    /// nobody held the lock before.
+    /// The holder just before, if it did not give the lock back: it died, or its lease was over.
+    /// `None`: it did, or nobody held the lock before.
     pub fn predecessor(&self) -> Option<&Predecessor> {
         self.held.predecessor()
     }
 
-    /// The holder just before, if it died: what the lock protects may be half-written. Short for the
-    /// [`predecessor`](Self::predecessor) that has died.
+    /// The holder just before, if it died: what the lock protects may be half-written. Short for
+    /// the [`predecessor`](Self::predecessor) that has died.
     pub fn recovered(&self) -> Option<&Holder> {
         self.predecessor()?.dead()
     }
 
-    /// Starts the lease of the handle anew. Works also after it was over, as long as nobody took the lock;
-    /// then it was held without a gap. Without a lease, says whether the lock is still held.
+    /// Starts the lease of the handle anew. Works also after it was over, as long as nobody took
+    /// the lock; then it was held without a gap. Without a lease, says whether the lock is
+    /// still held.
     ///
     /// # Errors
     ///
@@ -214,8 +225,9 @@ impl LockGuard<'_> {
         self.held.renew()
     }
 
-    /// Says whether the lock is still held and its lease not over: whether it is safe, at this instant, to
-    /// go on. What may be paused after asking should hand on the [`token`](LockGuard::token) instead.
+    /// Says whether the lock is still held and its lease not over: whether it is safe, at this
+    /// instant, to go on. What may be paused after asking should hand on the
+    /// [`token`](LockGuard::token) instead.
     ///
     /// # Errors
     ///
@@ -234,8 +246,8 @@ impl LockGuard<'_> {
         self.held.release()
     }
 
-    /// Ends the guard without giving the lock back: that is for [`Lock::release`] to do, with the token.
-    /// Keeps the store open in this process until it exits.
+    /// Ends the guard without giving the lock back: that is for [`Lock::release`] to do, with the
+    /// token. Keeps the store open in this process until it exits.
     pub fn into_token(self) -> Token {
         self.held.into_token()
     }

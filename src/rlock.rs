@@ -21,9 +21,10 @@ use crate::types::{Holder, Predecessor, Token};
 
 /// A lock that the thread which has it can acquire again, through any handle of the same key.
 ///
-/// Each acquire adds one to the depth and, through a handle with a lease, starts the lease anew; each release takes one away; at zero the
-/// lock is free. The owner is a thread of a process; a thread that got the number of one that ended is not
-/// its successor. In all else it is a [`Lock`](crate::Lock).
+/// Each acquire adds one to the depth and, through a handle with a lease, starts the lease anew;
+/// each release takes one away; at zero the lock is free. The owner is a thread of a process; a
+/// thread that got the number of one that ended is not its successor. In all else it is a
+/// [`Lock`](crate::Lock).
 ///
 /// # Examples
 ///
@@ -56,8 +57,8 @@ struct Own {
     depth: u32,
 }
 
-/// Which lock: its store (an address may be another's after a store was closed), the address of its hold,
-/// and the process, for a forked child has its parent's notes.
+/// Which lock: its store (an address may be another's after a store was closed), the address of its
+/// hold, and the process, for a forked child has its parent's notes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Key {
     store: u64,
@@ -81,10 +82,10 @@ fn address(hold: &Hold) -> usize {
     std::ptr::from_ref(hold).addr()
 }
 
-// The depth is kept by the owner: nobody else needs it, and it goes with the thread. The lock used last
-// lies apart, where a nested acquire finds it without a search, and field by field: going one level deeper
-// or up touches only the depth. (Written and read as a whole, it would cost a failed store-forwarding each
-// time.)
+// The depth is kept by the owner: nobody else needs it, and it goes with the thread. The lock used
+// last lies apart, where a nested acquire finds it without a search, and field by field: going one
+// level deeper or up touches only the depth. (Written and read as a whole, it would cost a failed
+// store-forwarding each time.)
 thread_local! {
     static STORE: Cell<u64> = const { Cell::new(0) };
     static HOLD: Cell<usize> = const { Cell::new(0) };
@@ -94,8 +95,8 @@ thread_local! {
     static DEPTH: Cell<u32> = const { Cell::new(0) };
     /// How many others there are: as a rule none, and no need to look for one.
     static OTHERS_LEN: Cell<usize> = const { Cell::new(0) };
-    /// Without a destructor, so that guards in other thread-local variables still find it; that is why
-    /// it does not stay allocated while it is empty.
+    /// Without a destructor, so that guards in other thread-local variables still find it; that is
+    /// why it does not stay allocated while it is empty.
     static OTHERS: ManuallyDrop<RefCell<Vec<Own>>> =
         const { ManuallyDrop::new(RefCell::new(Vec::new())) };
 }
@@ -110,7 +111,8 @@ impl RLock {
         }
     }
 
-    /// Gives each hold a lease, which every acquire through this handle starts anew. See [`Lock::lease`](crate::Lock::lease).
+    /// Gives each hold a lease, which every acquire through this handle starts anew. See
+    /// [`Lock::lease`](crate::Lock::lease).
     pub fn lease(self, lease: Duration) -> RLock {
         self.with(|handle| handle.expire = Some(lease))
     }
@@ -126,7 +128,8 @@ impl RLock {
         }
     }
 
-    /// Waits for the lock, unless this thread has it already. See [`Lock::acquire`](crate::Lock::acquire).
+    /// Waits for the lock, unless this thread has it already. See
+    /// [`Lock::acquire`](crate::Lock::acquire).
     #[inline(always)]
     pub fn acquire(&self) -> Result<RLockGuard<'_>> {
         loop {
@@ -136,8 +139,8 @@ impl RLock {
         }
     }
 
-    /// Takes the lock if it is free, or this thread's already; `None` if another has it. Does not wait for
-    /// the lock; see [`Lock::try_acquire`](crate::Lock::try_acquire).
+    /// Takes the lock if it is free, or this thread's already; `None` if another has it. Does not
+    /// wait for the lock; see [`Lock::try_acquire`](crate::Lock::try_acquire).
     #[inline(always)]
     pub fn try_acquire(&self) -> Result<Option<RLockGuard<'_>>> {
         self.acquire_as(Patience::Never)
@@ -175,8 +178,8 @@ impl RLock {
     #[cold]
     #[inline(never)]
     fn acquire_slowly(&self, patience: Patience) -> Result<Option<(Grant, Option<Predecessor>)>> {
-        // This handle may not have met its key yet, or know it from an earlier life: the thread may have it
-        // through another handle, and would wait for itself.
+        // This handle may not have met its key yet, or know it from an earlier life: the thread may
+        // have it through another handle, and would wait for itself.
         self.handle.locate_within(patience)?;
         if let Some((grant, _)) = self.acquire_again() {
             return Ok(Some((grant, None)));
@@ -239,8 +242,8 @@ impl RLock {
     ///
     /// # Errors
     ///
-    /// `NotHolder` if the calling thread does not hold it with that token; `Lost` if it did until the lease was over, or
-    /// the key was removed.
+    /// `NotHolder` if the calling thread does not hold it with that token; `Lost` if it did until
+    /// the lease was over, or the key was removed.
     pub fn release(&self, token: Token) -> Result<()> {
         let spot = self.handle.locate()?;
         let spot = spot.ok_or_else(|| self.handle.not_holder())?;
@@ -353,9 +356,9 @@ pub(crate) fn forget_thread() {
     });
 }
 
-/// One level up, if that is all there is to it: this lock was used last, and still is this thread's; at the last
-/// level nobody waits for it. The guard keeps its store open, so the address of the hold is enough to know the
-/// lock by.
+/// One level up, if that is all there is to it: this lock was used last, and still is this
+/// thread's; at the last level nobody waits for it. The guard keeps its store open, so the address
+/// of the hold is enough to know the lock by.
 #[inline(always)]
 fn release_fast(hold: &Hold, grant: &Grant) -> bool {
     let depth = DEPTH.get();
@@ -385,8 +388,8 @@ fn release_one(handle: &Handle, grant: &Grant) -> Result<bool> {
     if !handle.is_ours(grant.word) {
         return Err(handle.not_holder());
     }
-    // What was ours and is noted no more went when this thread took the lock anew, which it could only
-    // after losing it.
+    // What was ours and is noted no more went when this thread took the lock anew, which it could
+    // only after losing it.
     if !find(Key::of(handle, hold)) || !WORD.get().same_hold(grant.word) {
         return Err(handle.lost(grant));
     }
@@ -399,8 +402,8 @@ fn release_one(handle: &Handle, grant: &Grant) -> Result<bool> {
     }
 }
 
-/// One level of the possession of an [`RLock`]. Dropping it gives the level back; guards may be dropped in
-/// any order. Stays in its thread.
+/// One level of the possession of an [`RLock`]. Dropping it gives the level back; guards may be
+/// dropped in any order. Stays in its thread.
 #[must_use = "the lock is given back as soon as the guard is dropped"]
 pub struct RLockGuard<'a> {
     /// Dropped by hand, for the reason given in `Held`.
@@ -444,8 +447,8 @@ impl RLockGuard<'_> {
         release_one(&self.handle, &grant).map(drop)
     }
 
-    /// Ends the guard without giving its level back: that is for [`RLock::release`] to do, in this thread.
-    /// Keeps the store open in this process until it exits.
+    /// Ends the guard without giving its level back: that is for [`RLock::release`] to do, in this
+    /// thread. Keeps the store open in this process until it exits.
     pub fn into_token(mut self) -> Token {
         guard::keep_open(&self.handle);
         self.grant.take().token()

@@ -15,8 +15,8 @@ use crate::types::{Holder, Predecessor, Token};
 
 /// A number of permits shared by all threads of all processes that opened the same store.
 ///
-/// Each permit has its own holder, lease and token, so a dead or late holder loses its own permit and no
-/// other, and there are never more holders than permits.
+/// Each permit has its own holder, lease and token, so a dead or late holder loses its own permit
+/// and no other, and there are never more holders than permits.
 ///
 /// # If the process dies
 ///
@@ -47,18 +47,19 @@ pub struct BoundedSemaphore {
 }
 
 impl BoundedSemaphore {
-    /// The semaphore under `key` in `place`, with `value` permits, 1 to 65,535. Does no I/O: what is wrong with key
-    /// or number is reported by the first use.
+    /// The semaphore under `key` in `place`, with `value` permits, 1 to 65,535. Does no I/O: what
+    /// is wrong with key or number is reported by the first use.
     ///
-    /// A key has one number of permits as long as a living process holds one within its lease, or waits for
-    /// one: to acquire with another number is the error `ConfigMismatch` then, which names the holders.
-    /// Otherwise nobody uses it, and the next acquirer decides: the key is made again with the new number, its
-    /// tag stays, and its tokens go on. Handles of the old number do the same from then on.
+    /// A key has one number of permits as long as a living process holds one within its lease, or
+    /// waits for one: to acquire with another number is the error `ConfigMismatch` then, which
+    /// names the holders. Otherwise nobody uses it, and the next acquirer decides: the key is
+    /// made again with the new number, its tag stays, and its tokens go on. Handles of the old
+    /// number do the same from then on.
     ///
-    /// Holders that died are told of as if the number had stayed, one to each of the first permits of the new
-    /// number: see [`SemaphoreGuard::recovered`]. Of more dead holders than there are permits now, the first are
-    /// told of; so is at least one if the successor is killed meanwhile. Of holders with expired leases the
-    /// successor is told of one, unless one died.
+    /// Holders that died are told of as if the number had stayed, one to each of the first permits
+    /// of the new number: see [`SemaphoreGuard::recovered`]. Of more dead holders than there
+    /// are permits now, the first are told of; so is at least one if the successor is killed
+    /// meanwhile. Of holders with expired leases the successor is told of one, unless one died.
     pub fn new(cache: &Cache, key: impl AsKey, value: u32) -> BoundedSemaphore {
         let key = key.as_key();
         let store = Arc::clone(cache.store_of(key));
@@ -88,9 +89,9 @@ impl BoundedSemaphore {
         self.handle.permits()
     }
 
-    /// Waits for a permit as long as it takes. See [`Lock::acquire`](crate::Lock::acquire): its error `Deadlock` it
-    /// is if guards of this process have all permits; another number of permits, on a key in use, is the error
-    /// `ConfigMismatch`, also in the midst of waiting.
+    /// Waits for a permit as long as it takes. See [`Lock::acquire`](crate::Lock::acquire): its
+    /// error `Deadlock` it is if guards of this process have all permits; another number of
+    /// permits, on a key in use, is the error `ConfigMismatch`, also in the midst of waiting.
     #[inline(always)]
     pub fn acquire(&self) -> Result<SemaphoreGuard<'_>> {
         loop {
@@ -100,8 +101,8 @@ impl BoundedSemaphore {
         }
     }
 
-    /// Takes a permit if one is free, expired or a dead one's; `None` if all are held. Does not wait for one;
-    /// see [`Lock::try_acquire`](crate::Lock::try_acquire).
+    /// Takes a permit if one is free, expired or a dead one's; `None` if all are held. Does not
+    /// wait for one; see [`Lock::try_acquire`](crate::Lock::try_acquire).
     #[inline(always)]
     pub fn try_acquire(&self) -> Result<Option<SemaphoreGuard<'_>>> {
         self.acquire_as(Patience::Never)
@@ -116,8 +117,8 @@ impl BoundedSemaphore {
 
     #[inline(always)]
     fn acquire_as(&self, patience: Patience) -> Result<Option<SemaphoreGuard<'_>>> {
-        // The guard is put together here, from what both ways give, so that the quick one never has it in
-        // memory.
+        // The guard is put together here, from what both ways give, so that the quick one never has
+        // it in memory.
         let (grant, anchor) = match self.handle.try_fast_permit() {
             Some((grant, hold)) => {
                 let handle = &self.handle;
@@ -138,8 +139,8 @@ impl BoundedSemaphore {
         Ok(self.handle.standing()?.available)
     }
 
-    /// The holders of the others. Dead ones, and those with expired leases, are shown as such until an
-    /// acquirer takes their permits over; these count as available, too.
+    /// The holders of the others. Dead ones, and those with expired leases, are shown as such until
+    /// an acquirer takes their permits over; these count as available, too.
     pub fn holders(&self) -> Result<Vec<Holder>> {
         Ok(self.handle.standing()?.holders)
     }
@@ -153,8 +154,8 @@ impl BoundedSemaphore {
     ///
     /// # Errors
     ///
-    /// `NotHolder` if no permit is held with that token, `Lost` if its hold ended just now: nothing is changed, so there can never be more
-    /// permits than there were.
+    /// `NotHolder` if no permit is held with that token, `Lost` if its hold ended just now: nothing
+    /// is changed, so there can never be more permits than there were.
     pub fn release(&self, token: Token) -> Result<()> {
         self.handle.release_token(token)
     }
@@ -188,9 +189,9 @@ impl SemaphoreGuard<'_> {
         self.held.permit()
     }
 
-    /// The holder of this permit just before, if it died; or that of another permit, of another number of them.
-    /// The acquirer that changed the number is told all of that one; others get the process, and a token above
-    /// the dead one's.
+    /// The holder of this permit just before, if it died; or that of another permit, of another
+    /// number of them. The acquirer that changed the number is told all of that one; others get
+    /// the process, and a token above the dead one's.
     pub fn recovered(&self) -> Option<&Holder> {
         self.predecessor()?.dead()
     }
@@ -216,8 +217,8 @@ impl SemaphoreGuard<'_> {
         self.held.release()
     }
 
-    /// Ends the guard without giving the permit back: that is for [`BoundedSemaphore::release`] to do.
-    /// Keeps the store open in this process until it exits.
+    /// Ends the guard without giving the permit back: that is for [`BoundedSemaphore::release`] to
+    /// do. Keeps the store open in this process until it exits.
     pub fn into_token(self) -> Token {
         self.held.into_token()
     }

@@ -1,6 +1,6 @@
-//! The one place that says where atomics come from: the standard library, or loom when the protocol is
-//! model-checked (`--cfg loom`), or `crash` when processes are to die at each store (`--cfg crash_points`).
-//! Everything else names them through here.
+//! The one place that says where atomics come from: the standard library, or loom when the protocol
+//! is model-checked (`--cfg loom`), or `crash` when processes are to die at each store (`--cfg
+//! crash_points`). Everything else names them through here.
 
 #[cfg(crash_points)]
 pub mod crash;

@@ -37,10 +37,11 @@ impl fmt::Display for Kind {
 
 /// A fencing token: the number of a grant.
 ///
-/// For one key, tokens only ever grow, also across expiry, the death of holders, removal and re-creation
-/// of the key, and reboots. Hand the token to what the lock protects, and let that refuse whatever comes
-/// with a smaller one: then a holder that was stopped past its lease can do no harm. For a semaphore,
-/// tokens are unique, and grow in the order in which acquirers arrived at their permit.
+/// For one key, tokens only ever grow, also across expiry, the death of holders, removal and
+/// re-creation of the key, and reboots. Hand the token to what the lock protects, and let that
+/// refuse whatever comes with a smaller one: then a holder that was stopped past its lease can do
+/// no harm. For a semaphore, tokens are unique, and grow in the order in which acquirers arrived at
+/// their permit.
 ///
 /// A token is below 2^50, so that it fits a signed 64-bit column of a database, and a double.
 ///
@@ -106,11 +107,12 @@ pub struct Holder {
     pub pid: u32,
     /// Its thread id; 0 while it is not known.
     pub tid: u32,
-    /// The name of its program as the kernel has it (at most 15 bytes); empty if nobody can say any more.
+    /// The name of its program as the kernel has it (at most 15 bytes); empty if nobody can say
+    /// any more.
     pub program: String,
-    /// For how long it has it. A hold with a lease, or one that was waited for, to about 4 ms and not
-    /// counting time the machine was suspended; one that was free for the taking in whole seconds of the
-    /// wall clock. `None` in the instant before the holder has noted it.
+    /// For how long it has it. A hold with a lease, or one that was waited for, to about 4 ms and
+    /// not counting time the machine was suspended; one that was free for the taking in whole
+    /// seconds of the wall clock. `None` in the instant before the holder has noted it.
     pub held_for: Option<Duration>,
     /// What is left of its lease; zero when it is over. `None`: no lease.
     pub lease_left: Option<Duration>,
@@ -122,8 +124,8 @@ pub struct Holder {
     pub same_pid_namespace: bool,
 }
 
-/// As in `rsync (process 4711)`, with what is special about it: that it died, that its lease is over, that its process id
-/// means nothing here.
+/// As in `rsync (process 4711)`, with what is special about it: that it died, that its lease is
+/// over, that its process id means nothing here.
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.pid, self.program.is_empty()) {
@@ -131,7 +133,8 @@ impl fmt::Display for Holder {
             (_, true) => write!(f, "process {}", self.pid)?,
             _ => write!(f, "{} (process {})", self.program.escape_debug(), self.pid)?,
         }
-        // Nothing is known of the process behind a number without a name: it may be of any namespace.
+        // Nothing is known of the process behind a number without a name: it may be of any
+        // namespace.
         if !self.same_pid_namespace && !self.program.is_empty() {
             f.write_str(", in another PID namespace")?;
         }
@@ -197,8 +200,8 @@ pub struct KeyInfo {
     pub tag: Option<Vec<u8>>,
     /// How it stands.
     pub state: KeyState,
-    /// How many threads of all processes sleep until it is given back. A process that waits for more than
-    /// six keys at once is counted for six of them.
+    /// How many threads of all processes sleep until it is given back. A process that waits for
+    /// more than six keys at once is counted for six of them.
     pub waiters: usize,
 }
 
@@ -209,8 +212,8 @@ pub struct KeyInfo {
 pub enum KeyState {
     /// A lock or a re-entrant lock.
     Lock {
-        /// The holder. A dead one, or one with an expired lease, is still shown, as such, until the next
-        /// one takes over.
+        /// The holder. A dead one, or one with an expired lease, is still shown, as such, until
+        /// the next one takes over.
         holder: Option<Holder>,
     },
     /// A semaphore.
@@ -258,8 +261,9 @@ pub struct Summary {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// How many times a value was asked for and found, by all processes since the cache was made. A forked child
-    /// counts from its first change on, or its first value that does not lie in the slots.
+    /// How many times a value was asked for and found, by all processes since the cache was made.
+    /// A forked child counts from its first change on, or its first value that does not lie in
+    /// the slots.
     pub hits: u64,
     /// How many times it was not found.
     pub misses: u64,
@@ -272,7 +276,8 @@ pub struct Stats {
     pub unkept: u64,
     /// How many bytes of the files of large values are in use.
     pub bytes_live: u64,
-    /// How many bytes of them are left from what was replaced or deleted, until they are compacted away.
+    /// How many bytes of them are left from what was replaced or deleted, until they are compacted
+    /// away.
     pub bytes_dead: u64,
 }
 
@@ -315,8 +320,9 @@ pub struct ProcessInfo {
     pub pid: u32,
     /// The program's name, at most 15 bytes of it.
     pub program: String,
-    /// Its command line, with blanks between the words; `None` if the process is in another PID namespace, or gone
-    /// while another process has something of it (a child that it forked, or a holder of its lifeline).
+    /// Its command line, with blanks between the words; `None` if the process is in another PID
+    /// namespace, or gone while another process has something of it (a child that it forked,
+    /// or a holder of its lifeline).
     pub command: Option<String>,
 }
 
@@ -330,9 +336,9 @@ impl fmt::Display for ProcessInfo {
 /// What keeps the holds of a process alive when the process itself is gone: see
 /// [`Cache::lifeline`](crate::Cache::lifeline).
 ///
-/// Two descriptors for each shard, all close-on-exec. A process has the lifeline while it has either of the two open; hand
-/// on both, for the second one tells a repair of the store that a process lives, also when a cleaner of temporary
-/// files has removed the lock files.
+/// Two descriptors for each shard, all close-on-exec. A process has the lifeline while it has
+/// either of the two open; hand on both, for the second one tells a repair of the store that a
+/// process lives, also when a cleaner of temporary files has removed the lock files.
 #[derive(Debug, Default)]
 pub struct Lifeline {
     pub(crate) descriptors: Vec<OwnedFd>,

@@ -106,14 +106,17 @@ fn imports_point_down_only() {
     }
 }
 
-/// The rooms of `store`, from the top down. Below them are the words that all rooms use, and the store itself.
+/// The rooms of `store`, from the top down. Below them are the words that all rooms use, and the
+/// store itself.
 const ROOMS: [&str; 12] = [
     "care", "txn", "space", "values", "holds", "reclaim", "index", "slots", "journal", "home",
     "log", "members",
 ];
-/// Types with methods in several rooms, so that a call may point up without a word of it in the imports.
+/// Types with methods in several rooms, so that a call may point up without a word of it in the
+/// imports.
 const SPREAD: [&str; 4] = ["Store", "StripeGuard", "Handle", "Process"];
-/// Methods of theirs that have the name of a method of something else: the name does not tell which of the two is called.
+/// Methods of theirs that have the name of a method of something else: the name does not tell which
+/// of the two is called.
 const SHARED: [&str; 19] = [
     "acquire",
     "add",

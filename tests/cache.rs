@@ -765,8 +765,8 @@ fn a_store_costs_little_disk_until_it_is_used() {
     });
 }
 
-/// Making keys takes a stripe and then the lock for growing; checking takes all stripes. Were anybody to take
-/// them the other way round (I7), this would not end.
+/// Making keys takes a stripe and then the lock for growing; checking takes all stripes. Were
+/// anybody to take them the other way round (I7), this would not end.
 #[test]
 fn checking_goes_on_beside_a_store_that_grows() {
     bounded(|| {

@@ -1,4 +1,5 @@
-//! What a damaged slab gets: a clear error or a mended store, never a signal, a hang or a wrong answer.
+//! What a damaged slab gets: a clear error or a mended store, never a signal, a hang or a wrong
+//! answer.
 
 #![allow(missing_docs)]
 
@@ -22,8 +23,8 @@ use slablock::{
 
 /// The capacity of the stores that are damaged here.
 const CAPACITY: usize = 600;
-/// What a furnished store has in it, in the order of its slots: averages, a lock, a re-entrant lock with a
-/// key of eight slots, and a semaphore with thirteen blocks of permits.
+/// What a furnished store has in it, in the order of its slots: averages, a lock, a re-entrant lock
+/// with a key of eight slots, and a semaphore with thirteen blocks of permits.
 const AVERAGES: usize = 300;
 const LOCK_SLOT: u64 = AVERAGES as u64;
 const RLOCK_SLOT: u64 = LOCK_SLOT + 1;
@@ -80,8 +81,8 @@ fn token_of(cache: &Cache, key: &str) -> Token {
     guard.token()
 }
 
-/// Does everything that can be done with a store, and cares only that it ends; and that it can be repaired,
-/// before or after, if it has a header.
+/// Does everything that can be done with a store, and cares only that it ends; and that it can be
+/// repaired, before or after, if it has a header.
 fn use_all(dir: &Path) {
     println!("step open");
     match Cache::open(dir) {
@@ -956,8 +957,8 @@ fn a_store_with_random_damage_ends_in_errors() {
             for _ in 0..1 + random.below(60) {
                 let (from, to) = regions[random.below(7) as usize];
                 let at = from + random.below(to - from);
-                // The upper bytes of hold words name their holders. A lock that seems to be held by one who
-                // lives is waited for, and rightly.
+                // The upper bytes of hold words name their holders. A lock that seems to be held by
+                // one who lives is waited for, and rightly.
                 let names_holder =
                     at >= map.slots && (at - map.slots) % layout::SLOT_BYTES < 8 && at % 8 >= 6
                         || at >= map.blocks
@@ -1010,7 +1011,8 @@ fn a_damaged_table_of_segments_ends_nothing() {
     });
 }
 
-/// The other copy serves meanwhile: nothing is lost, and nobody is to find out when that one fails, too.
+/// The other copy serves meanwhile: nothing is lost, and nobody is to find out when that one fails,
+/// too.
 #[test]
 fn a_damaged_copy_of_the_header_is_told_and_repaired() {
     bounded(|| {
@@ -1034,7 +1036,8 @@ fn a_damaged_copy_of_the_header_is_told_and_repaired() {
     });
 }
 
-/// In the log, where the tag stands between the key and the value. One of them is damaged, the others are kept.
+/// In the log, where the tag stands between the key and the value. One of them is damaged, the
+/// others are kept.
 #[test]
 fn a_repair_keeps_a_tagged_value_and_drops_a_damaged_one() {
     bounded(|| {
@@ -1068,7 +1071,8 @@ fn a_repair_keeps_a_tagged_value_and_drops_a_damaged_one() {
     });
 }
 
-/// What a waiter had noted of itself was overwritten while it waited: it takes nothing away from what is not there.
+/// What a waiter had noted of itself was overwritten while it waited: it takes nothing away from
+/// what is not there.
 #[test]
 fn a_waiter_whose_mark_is_gone_gets_the_lock() {
     bounded(|| {

@@ -1,5 +1,5 @@
-//! What holds when processes are killed, stopped or late: the next one gets it, is told, and finds nothing
-//! half done. What holds among the living is in `processes.rs`.
+//! What holds when processes are killed, stopped or late: the next one gets it, is told, and finds
+//! nothing half done. What holds among the living is in `processes.rs`.
 
 mod kit;
 
@@ -325,9 +325,9 @@ fn a_dead_ones_permit_comes_back_and_no_other() {
 
 // ---- Averages ----
 
-/// Three processes add under weights that keep their counts apart in the total; each notes on the board
-/// what it was told is added. Whatever is killed when, what is in the average is what was noted, and at
-/// most one more for each death.
+/// Three processes add under weights that keep their counts apart in the total; each notes on the
+/// board what it was told is added. Whatever is killed when, what is in the average is what was
+/// noted, and at most one more for each death.
 #[test]
 fn a_death_inside_an_add_leaves_every_acknowledged_value_and_at_most_one_more() {
     let _watchdog = Watchdog::new("killed adders");
@@ -403,8 +403,8 @@ fn killed_adders(role: &Role) {
     assert!(cache.check().unwrap().is_sound());
 }
 
-/// One process after the other adds 1, 2, 3, ..., each going on where the last one died; what the pops
-/// took has to be all of them, in order, without a gap.
+/// One process after the other adds 1, 2, 3, ..., each going on where the last one died; what the
+/// pops took has to be all of them, in order, without a gap.
 #[test]
 fn every_value_is_in_exactly_one_pop_whoever_is_killed() {
     let _watchdog = Watchdog::new("killed while popped");
@@ -449,9 +449,9 @@ fn killed_while_popped(role: &Role) {
 
 // ---- Anything, killed at any time ----
 
-/// Many processes do everything at once and are killed and stopped at random. Those that live check with
-/// every step that they are alone with what they hold, that tokens grow, and that a predecessor who did
-/// not clear away its mark was reported as dead.
+/// Many processes do everything at once and are killed and stopped at random. Those that live check
+/// with every step that they are alone with what they hold, that tokens grow, and that a
+/// predecessor who did not clear away its mark was reported as dead.
 #[test]
 fn random_deaths_never_break_exclusion_nor_the_store() {
     let _watchdog = Watchdog::new("torture");
@@ -551,8 +551,8 @@ fn work(cache: &Cache, board: &Board, mut random: Random) {
     }
 }
 
-/// Checks that a grant has a later token than all that the key was seen to have before it, also when the
-/// key was removed and made again in between.
+/// Checks that a grant has a later token than all that the key was seen to have before it, also
+/// when the key was removed and made again in between.
 fn later(board: &Board, key: &str, acquire: impl FnOnce() -> Token) {
     let digit = usize::from(key.as_bytes()[key.len() - 1] - b'0');
     let last = board.cell(TOKENS + 8 + key.len() % 2 * 10 + digit);
@@ -679,8 +679,8 @@ fn a_lease_that_is_renewed_lasts_and_one_that_is_over_is_reported_to_its_holder(
 
 // ---- Participant numbers ----
 
-/// More processes than there are numbers join one after the other, and some die holding something, so that
-/// numbers have to be swept and reused. Their holds must not pass for their successors'.
+/// More processes than there are numbers join one after the other, and some die holding something,
+/// so that numbers have to be swept and reused. Their holds must not pass for their successors'.
 #[test]
 fn numbers_of_the_dead_are_reused_and_their_holds_still_recovered() {
     let _watchdog = Watchdog::new("numbers reused");
@@ -804,8 +804,9 @@ fn supervise(role: &Role) {
     program.wait().unwrap();
 }
 
-/// A supervisor that is dead, not yet reaped, and whose beacon its child has: its pidfd is readable, and it is
-/// alive all the same. Waiters were woken by that again and again, as fast as the machine could.
+/// A supervisor that is dead, not yet reaped, and whose beacon its child has: its pidfd is
+/// readable, and it is alive all the same. Waiters were woken by that again and again, as fast as
+/// the machine could.
 #[test]
 fn a_zombie_with_a_lifeline_is_waited_for_quietly() {
     let _watchdog = Watchdog::new("zombie");
@@ -843,8 +844,9 @@ fn own_cpu() -> Duration {
     Duration::from(now)
 }
 
-/// The process number of a dead holder is another's by now, and a child has its beacon: only the start time
-/// tells. That was asked for once a second, by whoever came first, and the others never learned of it.
+/// The process number of a dead holder is another's by now, and a child has its beacon: only the
+/// start time tells. That was asked for once a second, by whoever came first, and the others never
+/// learned of it.
 #[test]
 fn a_holder_whose_number_is_anothers_is_dead_for_all_who_ask() {
     let _watchdog = Watchdog::new("number");
@@ -880,8 +882,9 @@ fn a_holder_whose_number_is_anothers_is_dead_for_all_who_ask() {
     holder.kill();
 }
 
-/// Who has waited for long looks only every 150 ms whether the holder died: it has to hear of it. Five deaths,
-/// each at another moment of that rhythm, for an average delay that looking alone does not come near.
+/// Who has waited for long looks only every 150 ms whether the holder died: it has to hear of it.
+/// Five deaths, each at another moment of that rhythm, for an average delay that looking alone does
+/// not come near.
 #[test]
 fn a_long_wait_ends_with_the_death_of_the_holder() {
     let _watchdog = Watchdog::new("long wait");
@@ -919,8 +922,8 @@ fn a_long_wait_ends_with_the_death_of_the_holder() {
     });
 }
 
-/// A grandchild inherits lock files that its parent closed already, and their numbers are other files' by now:
-/// closing them again took the grandchild's own from it.
+/// A grandchild inherits lock files that its parent closed already, and their numbers are other
+/// files' by now: closing them again took the grandchild's own from it.
 #[test]
 fn a_grandchild_keeps_its_own_files() {
     let _watchdog = Watchdog::new("grandchild");
@@ -936,7 +939,8 @@ fn a_grandchild_keeps_its_own_files() {
     }));
 }
 
-/// Forking is still possible when the thread's own variables are gone: the hook used one, and aborted.
+/// Forking is still possible when the thread's own variables are gone: the hook used one, and
+/// aborted.
 #[test]
 #[allow(unsafe_code)]
 fn a_fork_while_the_process_exits_is_a_fork() {
@@ -958,7 +962,8 @@ fn a_fork_while_the_process_exits_is_a_fork() {
     assert_eq!(reap(child), WaitStatus::Exited(child, 7));
 }
 
-/// A process that is stopped while it joins makes others wait that want to join, but nobody who forks.
+/// A process that is stopped while it joins makes others wait that want to join, but nobody who
+/// forks.
 #[test]
 fn forking_does_not_wait_for_who_is_joining() {
     let _watchdog = Watchdog::new("joining");
@@ -1014,8 +1019,8 @@ fn a_death_at_any_instruction_of_acquire_and_release_is_recovered() {
     step_role("step acquire", "step_acquire");
 }
 
-/// Runs `body` in a traced child, instruction by instruction, and now and then copies the store as it is at
-/// that instruction: in the copy, everybody is dead. `verify` looks at each copy.
+/// Runs `body` in a traced child, instruction by instruction, and now and then copies the store as
+/// it is at that instruction: in the copy, everybody is dead. `verify` looks at each copy.
 fn at_any_instruction(
     role: &Role,
     every: u64,

@@ -421,7 +421,8 @@ fn a_cache_has_as_many_shards_as_it_was_made_with() {
     });
 }
 
-/// A maker of one and a maker of several, at once: whoever comes second gets what is there, or is told.
+/// A maker of one and a maker of several, at once: whoever comes second gets what is there, or is
+/// told.
 #[test]
 fn makers_of_different_numbers_of_shards_agree_on_one() {
     const STEP: Duration = Duration::from_micros(10);
@@ -632,7 +633,8 @@ fn a_read_only_file_system_is_told_with_a_remedy() {
     println!("all told");
 }
 
-/// The files that were opened before the one that could not be were left open, three for each attempt.
+/// The files that were opened before the one that could not be were left open, three for each
+/// attempt.
 #[test]
 fn an_open_that_fails_leaves_no_descriptor_behind() {
     let dir = Place::new();

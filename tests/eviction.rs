@@ -298,7 +298,8 @@ fn all_values_come_once_while_others_change_them() {
     });
 }
 
-/// Only a part of a large store's slots is looked at for what may go. What is in the others goes, too.
+/// Only a part of a large store's slots is looked at for what may go. What is in the others goes,
+/// too.
 #[test]
 fn large_values_make_room_wherever_their_slots_are() {
     let (_dir, cache) = open(Cache::options().capacity(80_000).size_limit(4 << 20));
@@ -313,7 +314,8 @@ fn large_values_make_room_wherever_their_slots_are() {
     assert!(cache.stats().unwrap().evictions > 0);
 }
 
-/// What a transaction has latched is not compacted, and nothing is while that is so: it makes room before.
+/// What a transaction has latched is not compacted, and nothing is while that is so: it makes room
+/// before.
 #[test]
 fn transactions_find_room_in_a_log_full_of_what_they_replaced() {
     let (_dir, cache) = open(Cache::options().size_limit(4 << 20));
@@ -349,10 +351,12 @@ fn makes_holes(dir: &Path) -> bool {
 }
 
 const LARGE: usize = 200_000;
-/// Of a record that was given back: the page of its head, and what of its last page is another one's as well.
+/// Of a record that was given back: the page of its head, and what of its last page is another
+/// one's as well.
 const LEFT: u64 = 2 * 4096;
 
-/// However a large value goes, its room is free at once, although nothing is compacted: its segment is in use.
+/// However a large value goes, its room is free at once, although nothing is compacted: its segment
+/// is in use.
 #[test]
 fn the_room_of_a_large_value_is_free_as_soon_as_nobody_needs_it() {
     let (dir, cache) = open(Cache::options().size_limit(1 << 30));
@@ -455,7 +459,8 @@ fn a_value_with_a_segment_of_its_own_leaves_no_file() {
     assert!(cache.check().unwrap().is_sound());
 }
 
-/// Who has read a value before, or written it, does not sum it up each time: it may have been given back meanwhile.
+/// Who has read a value before, or written it, does not sum it up each time: it may have been given
+/// back meanwhile.
 #[test]
 fn readers_see_no_holes() {
     let (_dir, cache) = open(Cache::options().size_limit(1 << 30));

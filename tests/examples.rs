@@ -18,7 +18,8 @@ fn every_example_runs_to_its_end() {
     }
 }
 
-/// The examples, by their sources: what another checkout left in the build directory is none of ours.
+/// The examples, by their sources: what another checkout left in the build directory is none of
+/// ours.
 fn names() -> Vec<String> {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     let entries = fs::read_dir(sources).expect("there are examples");
@@ -31,8 +32,8 @@ fn names() -> Vec<String> {
     names
 }
 
-/// `cargo test` builds the examples beside this test: `deps/examples-...` and `examples/...`. Naming this
-/// test alone (`--test examples`) does not build them.
+/// `cargo test` builds the examples beside this test: `deps/examples-...` and `examples/...`.
+/// Naming this test alone (`--test examples`) does not build them.
 fn program(name: &str) -> PathBuf {
     let this = std::env::current_exe().expect("this test has a path");
     let profile = this.ancestors().nth(2).expect("it lies in deps");

@@ -87,8 +87,8 @@ fn the_release_wakes_the_waiter() {
     bounded(|| {
         let (_place, cache) = store();
         let lock = Lock::new(&cache, "k");
-        // A waiter looks for dead holders every few milliseconds; without the wake-up it would notice
-        // the release no sooner.
+        // A waiter looks for dead holders every few milliseconds; without the wake-up it would
+        // notice the release no sooner.
         let handover = || {
             let guard = lock.acquire().unwrap();
             thread::scope(|scope| {

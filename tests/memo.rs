@@ -43,7 +43,8 @@ fn child_role() {
     }
 }
 
-/// Asks once for each line it hears, and says what it got. Computing means to do what the parent says.
+/// Asks once for each line it hears, and says what it got. Computing means to do what the parent
+/// says.
 fn asker(role: &Role) {
     let cache = Cache::open(role.store()).unwrap();
     let (board, me) = (role.board(), role.number(0));
@@ -122,8 +123,8 @@ static PIPE: std::sync::OnceLock<std::io::PipeWriter> = std::sync::OnceLock::new
 /// Forks, and returns in both: the child's process id in the parent, 0 in the child.
 #[allow(unsafe_code)]
 fn fork_and_go_on() -> i32 {
-    // SAFETY: the child only uses what this crate makes usable after a fork, and the allocator, which the C
-    // library makes usable.
+    // SAFETY: the child only uses what this crate makes usable after a fork, and the allocator,
+    // which the C library makes usable.
     match unsafe { nix::unistd::fork() }.unwrap() {
         nix::unistd::ForkResult::Parent { child } => child.as_raw(),
         nix::unistd::ForkResult::Child => 0,
@@ -193,7 +194,8 @@ impl Askers {
     }
 }
 
-/// Whether a child waits for another process: its test thread, as its main thread always does, in a futex.
+/// Whether a child waits for another process: its test thread, as its main thread always does, in a
+/// futex.
 fn sleeps(child: &Child) -> bool {
     let futex = format!("{} ", libc::SYS_futex);
     let tasks = std::fs::read_dir(format!("/proc/{}/task", child.pid())).unwrap();

@@ -1,5 +1,5 @@
-//! What holds between real processes that all live well: exclusion, hand-over, forking, executing, joining
-//! and leaving. What holds when they die is in `death.rs`.
+//! What holds between real processes that all live well: exclusion, hand-over, forking, executing,
+//! joining and leaving. What holds when they die is in `death.rs`.
 
 mod kit;
 
@@ -259,8 +259,9 @@ fn add_in_order(role: &Role) {
     }
 }
 
-/// Two processes chase each other around a ring of three locks, each holding the one it stands on: no
-/// step can be made before the other gives back a lock. A lost wake-up costs a tick of six milliseconds.
+/// Two processes chase each other around a ring of three locks, each holding the one it stands on:
+/// no step can be made before the other gives back a lock. A lost wake-up costs a tick of six
+/// milliseconds.
 #[test]
 fn locks_are_handed_over_without_losing_wake_ups() {
     let _watchdog = Watchdog::new("hand-over");
@@ -408,7 +409,8 @@ fn two_hundred_processes_join_and_leave() {
 }
 
 fn join_and_leave(role: &Role) {
-    // Half of them find the store open at birth, half open it themselves; half close it, half just end.
+    // Half of them find the store open at birth, half open it themselves; half close it, half just
+    // end.
     let mut opened = None;
     let mut children = Vec::new();
     for n in 0..200 {
@@ -789,7 +791,8 @@ fn fork_amid_threads(role: &Role) {
                 );
                 board.increment_badly(COUNT);
             });
-            // Not `reap`: its panic would leave the threads running, and this scope waiting for them.
+            // Not `reap`: its panic would leave the threads running, and this scope waiting for
+            // them.
             let deadline = Instant::now() + HANGS;
             let status = loop {
                 let flag = Some(nix::sys::wait::WaitPidFlag::WNOHANG);
@@ -871,7 +874,8 @@ fn hold_and_exec(role: &Role) {
     panic!("{}", command("list_descriptors", &role.dir, &[]).exec());
 }
 
-/// Says `clean` if it has no file of the store open, and stays until the test lets go of its standard input.
+/// Says `clean` if it has no file of the store open, and stays until the test lets go of its
+/// standard input.
 fn list_descriptors(role: &Role) {
     for (_, path) in open_below(&role.store()) {
         say(format!("leak {}", path.display()));

@@ -18,9 +18,9 @@ use slablock::{
 /// Its name, for which kind of key, and what it does with the key.
 type FirstUse<'a> = (&'a str, Kind, &'a dyn Fn(&str) -> Result<()>);
 
-/// A re-entrant lock looks for its key before it acquires it, and remembered where it is; and so did whoever
-/// asked first who holds a lock. What is remembered is not looked at for its tag again: `evict` would never have
-/// found it.
+/// A re-entrant lock looks for its key before it acquires it, and remembered where it is; and so
+/// did whoever asked first who holds a lock. What is remembered is not looked at for its tag again:
+/// `evict` would never have found it.
 #[test]
 fn the_first_use_sets_the_tag_whatever_it_is() {
     bounded(|| {
@@ -74,8 +74,9 @@ fn the_first_use_sets_the_tag_whatever_it_is() {
     });
 }
 
-/// A thread knows the re-entrant locks that it has by the place of their holds. When one key was removed and the
-/// next got its slot, a handle of the first took the thread's hold of the second for its own.
+/// A thread knows the re-entrant locks that it has by the place of their holds. When one key was
+/// removed and the next got its slot, a handle of the first took the thread's hold of the second
+/// for its own.
 #[test]
 fn a_handle_of_a_removed_rlock_does_not_get_in_by_way_of_another_key() {
     bounded(|| {
@@ -126,8 +127,8 @@ fn a_fanout_file_of_any_length_takes_no_memory() {
     });
 }
 
-/// A file that only had the name of the highest segment, and to which nothing led, used up all numbers when a repair
-/// removed it: no large value could be set any more.
+/// A file that only had the name of the highest segment, and to which nothing led, used up all
+/// numbers when a repair removed it: no large value could be set any more.
 #[test]
 fn a_file_with_the_name_of_the_last_segment_does_not_use_up_their_numbers() {
     bounded(|| {
@@ -144,7 +145,8 @@ fn a_file_with_the_name_of_the_last_segment_does_not_use_up_their_numbers() {
     });
 }
 
-/// A removal asked again and again for what somebody had decided, for ever, where the journal could not be read.
+/// A removal asked again and again for what somebody had decided, for ever, where the journal could
+/// not be read.
 #[test]
 fn a_removal_says_that_the_journal_cannot_be_read() {
     bounded(|| {

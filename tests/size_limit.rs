@@ -1,5 +1,5 @@
-//! The size limit: of the device the log never takes more than its limit and a segment, however many
-//! writers set values at once; and no writer waits for long, whichever process is stopped, and
+//! The size limit: of the device the log never takes more than its limit and a segment, however
+//! many writers set values at once; and no writer waits for long, whichever process is stopped, and
 //! whatever is to be done.
 
 #![allow(missing_docs)]
@@ -16,8 +16,8 @@ use kit::{Child, Place, Random, Role, Stopwatch, alone, hear, lock_stripes, say,
 use slablock::{Cache, Error, Eviction, Limits, Lock};
 
 const SEGMENT: u64 = 1 << 20;
-/// What nobody waits longer for, as docs/guarantees.md promises; beside that there is the value itself, which is
-/// written. Time in which the machine ran others does not count.
+/// What nobody waits longer for, as docs/guarantees.md promises; beside that there is the value
+/// itself, which is written. Time in which the machine ran others does not count.
 const WAIT: Duration = Duration::from_millis(50);
 const MARGIN: Duration = Duration::from_millis(450);
 
@@ -70,7 +70,8 @@ fn value(random: &mut Random, longest: u64) -> Vec<u8> {
     vec![len as u8; len as usize]
 }
 
-/// Sets values of all lengths for so long: how many, how many times there was no room, and the longest wait.
+/// Sets values of all lengths for so long: how many, how many times there was no room, and the
+/// longest wait.
 fn set_for(cache: &Cache, seed: u64, time: Duration) -> (u64, u64, Duration) {
     let mut random = Random::new(seed);
     let (mut set, mut refused, mut longest) = (0, 0, Duration::ZERO);
@@ -167,7 +168,8 @@ fn the_log_of_many_processes_stays_within_its_bound() {
     assert!(cache.check().unwrap().is_sound());
 }
 
-/// Nothing can be compacted past a value that somebody is in the middle of changing, for however long.
+/// Nothing can be compacted past a value that somebody is in the middle of changing, for however
+/// long.
 #[test]
 fn who_is_stopped_with_a_value_keeps_nobody_waiting_for_room() {
     let _alone = alone("size limit");
@@ -398,7 +400,8 @@ fn who_lowers_the_limit_makes_the_log_fit() {
     assert!(cache.check().unwrap().is_sound());
 }
 
-/// What a transaction has latched itself is moved by it: it sets four times as much as the log may take.
+/// What a transaction has latched itself is moved by it: it sets four times as much as the log may
+/// take.
 #[test]
 fn a_transaction_compacts_past_what_it_has_latched() {
     let _alone = alone("size limit");

@@ -53,7 +53,8 @@ fn all_is_changed_and_seen_within() {
     assert!(cache.check().unwrap().is_sound());
 }
 
-/// The list of what a transaction changes is garbage once that is done: all of it, so that its segment goes one day.
+/// The list of what a transaction changes is garbage once that is done: all of it, so that its
+/// segment goes one day.
 #[test]
 fn nothing_in_the_log_is_needed_for_what_is_done() {
     const HEADER_OF_A_SEGMENT: u64 = 48;
@@ -197,8 +198,8 @@ macro_rules! nothing_is_lost {
 nothing_is_lost!(nothing_is_lost_in_a_cache, cache());
 nothing_is_lost!(nothing_is_lost_in_a_fanout, fanout());
 
-/// Two values that are always set together, read one after the other without a transaction: the second is
-/// never older than the first.
+/// Two values that are always set together, read one after the other without a transaction: the
+/// second is never older than the first.
 #[test]
 fn readers_see_no_change_without_the_others() {
     let (_dir, cache) = fanout();
@@ -285,8 +286,8 @@ fn a_shard_that_is_opened_alone_has_no_transactions() {
     assert!(shard.check().unwrap().is_sound());
 }
 
-/// Inside a transaction what would wait for its end is an error; other threads wait, and what the transaction has not
-/// touched can be changed.
+/// Inside a transaction what would wait for its end is an error; other threads wait, and what the
+/// transaction has not touched can be changed.
 #[test]
 fn a_thread_does_not_wait_for_its_own_transaction() {
     let _watchdog = Watchdog::new("a_thread_does_not_wait_for_its_own_transaction");

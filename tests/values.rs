@@ -25,7 +25,8 @@ fn bytes(len: usize) -> Vec<u8> {
 
 /// The longest value that lies in the slots of its key.
 const INLINE_BYTES_MAX: usize = 256;
-/// Lengths around every change of place: cells of one slot, of several, the log in one read, in many.
+/// Lengths around every change of place: cells of one slot, of several, the log in one read, in
+/// many.
 const LENGTHS: [usize; 16] = [
     0, 1, 7, 8, 9, 40, 100, 255, 256, 257, 1_000, 4_096, 16_384, 16_385, 131_072, 1_000_000,
 ];
@@ -44,7 +45,8 @@ fn values_of_all_lengths_come_back() {
     assert!(cache.check().unwrap().is_sound());
 }
 
-/// A key that is made for a short value has it in its slots; only a longer one takes room in the log.
+/// A key that is made for a short value has it in its slots; only a longer one takes room in the
+/// log.
 #[test]
 fn short_values_lie_in_the_slots() {
     let (_dir, cache) = cache();
@@ -273,7 +275,8 @@ fn a_fanout_has_the_same_operations() {
     assert!(cache.pop("n").unwrap().is_some());
 }
 
-/// Who asks for a value that was deleted has its latch for a moment. That kept a lock from being made there.
+/// Who asks for a value that was deleted has its latch for a moment. That kept a lock from being
+/// made there.
 #[test]
 fn a_key_without_a_value_is_anybodys_also_while_it_is_asked_for() {
     let (_dir, cache) = cache();
@@ -305,8 +308,8 @@ fn a_key_without_a_value_is_anybodys_also_while_it_is_asked_for() {
     assert!(cache.check().unwrap().is_sound());
 }
 
-/// With a long tag the digits go to the log, in more than one step; whoever touches the value in between is not
-/// undone.
+/// With a long tag the digits go to the log, in more than one step; whoever touches the value in
+/// between is not undone.
 #[test]
 fn counting_beside_a_long_tag_undoes_nothing() {
     let (_dir, cache) = cache();
@@ -341,7 +344,8 @@ fn damage_the_log(cache: &Cache, at: u64) {
     }
 }
 
-/// It was set, and believed to be sound, by the process that looks, which has looked at its checksum since.
+/// It was set, and believed to be sound, by the process that looks, which has looked at its
+/// checksum since.
 #[test]
 fn a_value_that_a_check_has_found_damaged_is_a_miss() {
     let (_dir, cache) = cache();

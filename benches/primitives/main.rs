@@ -1,8 +1,9 @@
-//! What the primitives cost, beside something that every reader can judge: a bare compare-exchange pair, a
-//! robust mutex, `flock`. Each comparison is measured interleaved, within one run.
+//! What the primitives cost, beside something that every reader can judge: a bare compare-exchange
+//! pair, a robust mutex, `flock`. Each comparison is measured interleaved, within one run.
 //!
-//! `cargo bench` takes about a minute. `cargo bench -- --only takeover` measures one group, `--quick` takes
-//! a second or two and is what `cargo test --benches` does, `--json` prints one object for programs.
+//! `cargo bench` takes about a minute. `cargo bench -- --only takeover` measures one group,
+//! `--quick` takes a second or two and is what `cargo test --benches` does, `--json` prints one
+//! object for programs.
 
 mod child;
 mod contention;
@@ -87,8 +88,8 @@ fn measure(asked: &Asked) {
     report.finish();
 }
 
-/// `None`: nothing is to be done. Without `--bench` it is `cargo test` that started this, with arguments
-/// that are meant for tests.
+/// `None`: nothing is to be done. Without `--bench` it is `cargo test` that started this, with
+/// arguments that are meant for tests.
 fn parse(args: &[String]) -> Result<Option<Asked>, String> {
     let benching = args.iter().any(|arg| arg == "--bench");
     if args.iter().any(|arg| arg == "--list") {

@@ -1,5 +1,5 @@
-//! What the C library offers: a robust, process-shared mutex. Survives the death of its holder, as a
-//! `Lock` does, and nothing more.
+//! What the C library offers: a robust, process-shared mutex. Survives the death of its holder, as
+//! a `Lock` does, and nothing more.
 
 #![allow(unsafe_code)]
 
@@ -35,7 +35,8 @@ impl<'a> RobustMutex<'a> {
                 | libc::pthread_mutexattr_setpshared(attributes, libc::PTHREAD_PROCESS_SHARED)
                 | libc::pthread_mutexattr_setrobust(attributes, libc::PTHREAD_MUTEX_ROBUST)
         };
-        // SAFETY: `at` is aligned room for a mutex in a mapping, by `attach`, and nobody uses it yet.
+        // SAFETY: `at` is aligned room for a mutex in a mapping, by `attach`, and nobody uses it
+        // yet.
         let made = made | unsafe { libc::pthread_mutex_init(new.at, attributes) };
         assert_eq!(made, 0, "the C library has robust mutexes");
         new

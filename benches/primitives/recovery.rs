@@ -32,8 +32,8 @@ pub fn takeover(effort: Effort) -> Vec<Row> {
     ]
 }
 
-/// How long each of so many takeovers took, in milliseconds, in ascending order. The holder is killed when
-/// the waiter has waited for `pause`.
+/// How long each of so many takeovers took, in milliseconds, in ascending order. The holder is
+/// killed when the waiter has waited for `pause`.
 fn kills(count: u64, pause: impl Fn(u64) -> Duration) -> Vec<f64> {
     let dir = tempfile::tempdir().expect("there is a place for temporary files");
     let store = dir.path().join("store");

@@ -35,8 +35,8 @@ impl Words {
     pub fn at(&self, offset: usize) -> &AtomicU64 {
         assert!(offset.is_multiple_of(8) && offset + 8 <= self.map.len());
         #[allow(unsafe_code)]
-        // SAFETY: within the mapping, which lives as long as `self`, and aligned, by the assertion; an
-        // atomic may be changed by other processes at any time.
+        // SAFETY: within the mapping, which lives as long as `self`, and aligned, by the assertion;
+        // an atomic may be changed by other processes at any time.
         unsafe {
             &*self.map.as_ptr().add(offset).cast()
         }

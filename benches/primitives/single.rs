@@ -1,6 +1,6 @@
-//! One thread, nobody else: each operation as a ratio to a bare compare-exchange pair on the same mapped
-//! file. After each slice of the pair comes a slice of an operation, and the ratio is that of the two, so
-//! that what slows the machine down slows both.
+//! One thread, nobody else: each operation as a ratio to a bare compare-exchange pair on the same
+//! mapped file. After each slice of the pair comes a slice of an operation, and the ratio is that
+//! of the two, so that what slows the machine down slows both.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -117,7 +117,8 @@ impl<'a> Operation<'a> {
     }
 }
 
-/// Measures all in turn, each right after a slice of `base`. Returns the nanoseconds that `base` takes.
+/// Measures all in turn, each right after a slice of `base`. Returns the nanoseconds that `base`
+/// takes.
 pub fn interleave(base: &mut Slices, operations: &mut [Operation], rounds: u64) -> Spread {
     let base_times = calibrate(base);
     let times: Vec<u64> = operations
@@ -136,8 +137,8 @@ pub fn interleave(base: &mut Slices, operations: &mut [Operation], rounds: u64) 
     Spread::median(&mut base_ns)
 }
 
-/// How many times fill a slice. The first uses, which find or make the key, are not counted, and the best
-/// of several tries is, for a try that was interrupted would make all slices too short.
+/// How many times fill a slice. The first uses, which find or make the key, are not counted, and
+/// the best of several tries is, for a try that was interrupted would make all slices too short.
 fn calibrate(run: &mut Slices) -> u64 {
     const TRIES: usize = 5;
     run(1_000);

@@ -12,8 +12,8 @@ use crate::report::{Row, Spread, at_share};
 
 const KEYS: u64 = 10_000;
 
-/// `Cache::open` of a store that exists, closed in between. A program that has just started pays for its
-/// own page faults besides; that is shown, too.
+/// `Cache::open` of a store that exists, closed in between. A program that has just started pays
+/// for its own page faults besides; that is shown, too.
 pub fn open(effort: Effort) -> Vec<Row> {
     let dir = tempfile::tempdir().expect("there is a place for temporary files");
     let store = dir.path().join("store");

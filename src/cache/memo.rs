@@ -13,21 +13,22 @@ use crate::store::values::compute_once::Turn;
 
 /// Values that are computed when they are missing.
 impl Cache {
-    /// The value under a key. If there is none, `compute` makes it, in one thread of one process, while
-    /// all others that ask for it wait for what it makes. It is set with `options`.
+    /// The value under a key. If there is none, `compute` makes it, in one thread of one process,
+    /// while all others that ask for it wait for what it makes. It is set with `options`.
     ///
-    /// A value that is over, was deleted or evicted, or is damaged counts as missing. What was computed is
-    /// returned also if it cannot be kept, because there is no room for it, say, or because the store was
-    /// cleared meanwhile: [`stats`](Self::stats) counts that, and
+    /// A value that is over, was deleted or evicted, or is damaged counts as missing. What was
+    /// computed is returned also if it cannot be kept, because there is no room for it, say, or
+    /// because the store was cleared meanwhile: [`stats`](Self::stats) counts that, and
     /// [`compute_if_missing`](Self::compute_if_missing) tells it. The next waiter computes then.
     ///
     /// # Errors
     ///
-    /// Inside `compute`, `?` takes errors of all types; one that is not the cache's own comes back as
-    /// [`Error::Caller`], and the next waiter computes. For an error type of your own there is
-    /// [`try_get_or_insert_with`](Self::try_get_or_insert_with). The cache's own errors are those of a bad key or
-    /// `options`, or of a store that cannot ensure that one process computes. After any of them `compute` was not
-    /// called, but for `Deadlock` inside a transaction that has touched the key.
+    /// Inside `compute`, `?` takes errors of all types; one that is not the cache's own comes back
+    /// as [`Error::Caller`], and the next waiter computes. For an error type of your own there
+    /// is [`try_get_or_insert_with`](Self::try_get_or_insert_with). The cache's own errors are
+    /// those of a bad key or `options`, or of a store that cannot ensure that one process
+    /// computes. After any of them `compute` was not called, but for `Deadlock` inside a
+    /// transaction that has touched the key.
     ///
     /// # Panics
     ///
@@ -35,9 +36,9 @@ impl Cache {
     ///
     /// # Blocking
     ///
-    /// Waits while somebody else computes the same value, for as long as that takes: also while that
-    /// process is stopped. Asking for the same key in `compute` is [`Error::Deadlock`]; two threads or
-    /// processes that ask for each other's wait for ever.
+    /// Waits while somebody else computes the same value, for as long as that takes: also while
+    /// that process is stopped. Asking for the same key in `compute` is [`Error::Deadlock`];
+    /// two threads or processes that ask for each other's wait for ever.
     ///
     /// # If the process dies
     ///
@@ -71,9 +72,9 @@ impl Cache {
         self.try_get_or_insert_with(key, options, || compute().map_err(Error::from))
     }
 
-    /// The value under a key, computed if there is none, with an error type of the caller's own. See
-    /// [`get_or_insert_with`](Self::get_or_insert_with). An error of `compute` comes back as it is; the cache's own
-    /// errors are turned into that type.
+    /// The value under a key, computed if there is none, with an error type of the caller's own.
+    /// See [`get_or_insert_with`](Self::get_or_insert_with). An error of `compute` comes back
+    /// as it is; the cache's own errors are turned into that type.
     pub fn try_get_or_insert_with<E: From<Error>>(
         &self,
         key: impl AsKey,
@@ -84,8 +85,8 @@ impl Cache {
         Ok(computed.value)
     }
 
-    /// The value under a key, computed if there is none, and whether it was there, was computed, and could be kept. See
-    /// [`try_get_or_insert_with`](Self::try_get_or_insert_with).
+    /// The value under a key, computed if there is none, and whether it was there, was computed,
+    /// and could be kept. See [`try_get_or_insert_with`](Self::try_get_or_insert_with).
     ///
     /// # Examples
     ///
@@ -116,25 +117,25 @@ impl Cache {
         memo(store, key, options, None, compute)
     }
 
-    /// The value under a key, for one that many ask for all the time: it is computed again *before* it is over,
-    /// by one of those that ask, while the others go on with the value that is there. So nobody has to
-    /// wait when it is over.
+    /// The value under a key, for one that many ask for all the time: it is computed again *before*
+    /// it is over, by one of those that ask, while the others go on with the value that is
+    /// there. So nobody has to wait when it is over.
     ///
     /// A caller is chosen with a probability that grows as the end comes near, in proportion to how
     /// long computing took the last time: about once in that time before the end, if `beta` is 1.0.
-    /// With a larger `beta` it is done earlier, with 0.0 never. The time it took is known from when it
-    /// was computed by this function, in whichever process; without it, as after a failure, and
-    /// without an `expire`, nothing is done early. It is kept in a slot of its own beside the value's,
-    /// and forgotten with it, or when the store has no room for keys at all.
+    /// With a larger `beta` it is done earlier, with 0.0 never. The time it took is known from when
+    /// it was computed by this function, in whichever process; without it, as after a failure,
+    /// and without an `expire`, nothing is done early. It is kept in a slot of its own beside
+    /// the value's, and forgotten with it, or when the store has no room for keys at all.
     ///
     /// The method is that of Vattani, Chierichetti and Lowenstein, "Optimal Probabilistic Cache
     /// Stampede Prevention" (VLDB 2015).
     ///
     /// # Errors
     ///
-    /// As for [`get_or_insert_with`](Self::get_or_insert_with): also a caller that computes early gets the
-    /// result or the error of that, although the present value is not over yet. `Invalid` if `beta` is negative or not
-    /// finite.
+    /// As for [`get_or_insert_with`](Self::get_or_insert_with): also a caller that computes early
+    /// gets the result or the error of that, although the present value is not over yet.
+    /// `Invalid` if `beta` is negative or not finite.
     pub fn get_or_refresh(
         &self,
         key: impl AsKey,
@@ -145,8 +146,8 @@ impl Cache {
         self.try_get_or_refresh(key, options, beta, || compute().map_err(Error::from))
     }
 
-    /// The value under a key, computed again before it is over, with an error type of the caller's own. See
-    /// [`get_or_refresh`](Self::get_or_refresh).
+    /// The value under a key, computed again before it is over, with an error type of the caller's
+    /// own. See [`get_or_refresh`](Self::get_or_refresh).
     pub fn try_get_or_refresh<E: From<Error>>(
         &self,
         key: impl AsKey,
@@ -169,7 +170,8 @@ pub struct Computed {
     pub value: Vec<u8>,
     /// Whether this call computed it; otherwise it was there, or somebody else computed it.
     pub is_new: bool,
-    /// Why it could not be kept. `None`: it is there. `NotDurable`: it is there, and may not survive a power failure.
+    /// Why it could not be kept. `None`: it is there. `NotDurable`: it is there, and may not
+    /// survive a power failure.
     pub unkept: Option<Error>,
 }
 
@@ -213,7 +215,8 @@ fn memo<E: From<Error>>(
     })
 }
 
-/// Sets what was computed, if that is still this caller's turn. A waiter computes if it is not there.
+/// Sets what was computed, if that is still this caller's turn. A waiter computes if it is not
+/// there.
 fn keep(
     store: &Arc<Store>,
     key: &[u8],

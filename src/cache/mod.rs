@@ -29,16 +29,16 @@ use crate::store::patience::Patience;
 use crate::store::settings::{Config, Limits};
 use crate::types::{KeyInfo, Lifeline, Stats};
 
-/// A store of keys in a directory, open in this process and in any number of others; or several, over which the keys
-/// are spread: see [`Options::shards`].
+/// A store of keys in a directory, open in this process and in any number of others; or several,
+/// over which the keys are spread: see [`Options::shards`].
 ///
-/// Cheap to clone; clones and further openings of the same directory share one mapping. Closed when the
-/// last clone, and the last handle and guard made from it, are dropped.
+/// Cheap to clone; clones and further openings of the same directory share one mapping. Closed when
+/// the last clone, and the last handle and guard made from it, are dropped.
 ///
 /// # If the process dies
 ///
-/// The kernel marks it dead at once. What it held goes to the next acquirer, which is told; what it was
-/// changing is finished or undone by the next process that comes near.
+/// The kernel marks it dead at once. What it held goes to the next acquirer, which is told; what it
+/// was changing is finished or undone by the next process that comes near.
 ///
 /// # Examples
 ///
@@ -94,8 +94,8 @@ impl Cache {
 }
 
 impl Cache {
-    /// Opens the cache in the directory `path`, with as many shards as it has, making what is missing. Short for
-    /// `Cache::options().open(path)`.
+    /// Opens the cache in the directory `path`, with as many shards as it has, making what is
+    /// missing. Short for `Cache::options().open(path)`.
     ///
     /// # Errors
     ///
@@ -114,8 +114,9 @@ impl Cache {
         Options::default()
     }
 
-    /// Mends the store in `path` as far as it can be mended: rebuilds the index from the slots, frees what
-    /// leaked, sets damaged averages back to a value they had. Repairing a sound store changes nothing.
+    /// Mends the store in `path` as far as it can be mended: rebuilds the index from the slots,
+    /// frees what leaked, sets damaged averages back to a value they had. Repairing a sound
+    /// store changes nothing.
     ///
     /// # Errors
     ///
@@ -128,8 +129,9 @@ impl Cache {
         spread::repair(path.as_ref())
     }
 
-    /// Makes the store in `path` one of its own, as [`Options::adopt`] does for a copy; also one that does not look like
-    /// a copy, because the whole file system was copied (a snapshot, an image of a disk).
+    /// Makes the store in `path` one of its own, as [`Options::adopt`] does for a copy; also one
+    /// that does not look like a copy, because the whole file system was copied (a snapshot, an
+    /// image of a disk).
     ///
     /// # Errors
     ///
@@ -161,15 +163,15 @@ impl Cache {
         self.stores().len()
     }
 
-    /// How many keys the cache was made for. Keys with tags beyond 136 bytes together (24 for averages)
-    /// count more than once.
+    /// How many keys the cache was made for. Keys with tags beyond 136 bytes together (24 for
+    /// averages) count more than once.
     pub fn capacity(&self) -> usize {
         let of = |store: &Arc<Store>| store.slab().layout().capacity as usize;
         self.stores().iter().map(of).sum()
     }
 
-    /// Removes every key that carries `tag`, and returns how many. Held ones too: their holders find them
-    /// lost, their waiters start over. An empty tag is no tag, and removes nothing.
+    /// Removes every key that carries `tag`, and returns how many. Held ones too: their holders
+    /// find them lost, their waiters start over. An empty tag is no tag, and removes nothing.
     ///
     /// Looks at every key. Waits for an average that is in the middle of an `add`.
     ///
@@ -184,15 +186,16 @@ impl Cache {
         self.sum(|store| store.remove_tagged(tag))
     }
 
-    /// Removes a key, held or not: the holder finds it lost, waiters start over. `false` if there is
-    /// none.
+    /// Removes a key, held or not: the holder finds it lost, waiters start over. `false` if there
+    /// is none.
     pub fn remove(&self, key: impl AsKey) -> Result<bool> {
         let key = key.as_key();
         self.store_of(key).remove(key)
     }
 
-    /// Removes every key, as [`remove`](Cache::remove) does. Returns how many. A value that is being computed
-    /// meanwhile by [`get_or_insert_with`](Cache::get_or_insert_with) is not kept.
+    /// Removes every key, as [`remove`](Cache::remove) does. Returns how many. A value that is
+    /// being computed meanwhile by [`get_or_insert_with`](Cache::get_or_insert_with) is not
+    /// kept.
     pub fn clear(&self) -> Result<usize> {
         self.sum(|store| {
             let removed = store.remove_all(|_, found| store.is_listed(found))?;
@@ -203,8 +206,8 @@ impl Cache {
         })
     }
 
-    /// All keys and how they stand, in no particular order. Each is shown as it was at some moment of the
-    /// call; keys that exist throughout are all there, once each.
+    /// All keys and how they stand, in no particular order. Each is shown as it was at some moment
+    /// of the call; keys that exist throughout are all there, once each.
     pub fn keys(&self) -> Result<Vec<KeyInfo>> {
         let mut keys = Vec::new();
         for store in self.stores() {
@@ -229,15 +232,15 @@ impl Cache {
         Ok(self.len()? == 0)
     }
 
-    /// Removes values with an expired time, and returns how many. They cannot be got any more anyway; this
-    /// frees their room. Locks and averages see to themselves.
+    /// Removes values with an expired time, and returns how many. They cannot be got any more
+    /// anyway; this frees their room. Locks and averages see to themselves.
     pub fn remove_expired(&self) -> Result<usize> {
         self.sum(|store| store.expire())
     }
 
-    /// Removes values with an expired time, then evicts others by the cache's policy until the rest is within
-    /// its `size_limit`, and compacts the files of large values. Returns how many values went. Not needed:
-    /// setting values does the same, a little at a time.
+    /// Removes values with an expired time, then evicts others by the cache's policy until the rest
+    /// is within its `size_limit`, and compacts the files of large values. Returns how many
+    /// values went. Not needed: setting values does the same, a little at a time.
     pub fn cull(&self) -> Result<usize> {
         self.sum(|store| store.cull())
     }
@@ -256,15 +259,16 @@ impl Cache {
         Ok(stats)
     }
 
-    /// Waits until all that was set is on the device. With [`Durability::PowerLoss`](crate::Durability) it is
-    /// already, unless an operation has said that it is not known to be.
+    /// Waits until all that was set is on the device. With
+    /// [`Durability::PowerLoss`](crate::Durability) it is already, unless an operation has said
+    /// that it is not known to be.
     ///
     /// # Errors
     ///
     /// If the device reports a failure nothing is known to be there, to no process, and with
-    /// [`Durability::PowerLoss`](crate::Durability) nothing can be changed, until another call of this function (or
-    /// [`repair`](Self::repair)) has succeeded: that one writes everything once more, for the kernel takes what it
-    /// could not write for written.
+    /// [`Durability::PowerLoss`](crate::Durability) nothing can be changed, until another call of
+    /// this function (or [`repair`](Self::repair)) has succeeded: that one writes everything
+    /// once more, for the kernel takes what it could not write for written.
     pub fn sync(&self) -> Result<()> {
         self.stores().iter().try_for_each(|store| store.sync_all())
     }
@@ -283,19 +287,20 @@ impl Cache {
         Ok(whole)
     }
 
-    /// Changes `size_limit`, `eviction` and `durability` from what was chosen when the cache was made, for all
-    /// processes at once. What `changes` does not say stays. Processes that have the cache
-    /// open go on with what is new, also if they had asked for something else; an opener that asks for the old
-    /// settings is refused.
+    /// Changes `size_limit`, `eviction` and `durability` from what was chosen when the cache was
+    /// made, for all processes at once. What `changes` does not say stays. Processes that have
+    /// the cache open go on with what is new, also if they had asked for something else; an
+    /// opener that asks for the old settings is refused.
     ///
-    /// With a lower `size_limit` this takes as long as it takes to let values go and to compact the log, until it fits;
-    /// writers of values do not wait for that. If no value may go ([`Eviction::None`](crate::Eviction)),
-    /// they all stay, also above the limit, and no large one can be set until enough were deleted.
+    /// With a lower `size_limit` this takes as long as it takes to let values go and to compact the
+    /// log, until it fits; writers of values do not wait for that. If no value may go
+    /// ([`Eviction::None`](crate::Eviction)), they all stay, also above the limit, and no large
+    /// one can be set until enough were deleted.
     ///
     /// # Errors
     ///
-    /// `Invalid`: nothing was changed. After any other error what was chosen is in force, in all shards up to the one
-    /// that has failed.
+    /// `Invalid`: nothing was changed. After any other error what was chosen is in force, in all
+    /// shards up to the one that has failed.
     pub fn configure(&self, changes: &Limits) -> Result<()> {
         changes.check_for(self.shards())?;
         let share = changes.shared_by(self.shards());
@@ -304,9 +309,10 @@ impl Cache {
             .try_for_each(|store| store.configure(&share))
     }
 
-    /// Verifies the store while it is in use, changing nothing but for finishing what a dead process left
-    /// half done. It looks in pieces: making or removing a key waits for a millisecond at the most, and taking and
-    /// giving back do not wait. What is said to be leaked was looked at again: it is not what was just being changed.
+    /// Verifies the store while it is in use, changing nothing but for finishing what a dead
+    /// process left half done. It looks in pieces: making or removing a key waits for a
+    /// millisecond at the most, and taking and giving back do not wait. What is said to be
+    /// leaked was looked at again: it is not what was just being changed.
     pub fn check(&self) -> Result<CheckReport> {
         let mut report = CheckReport::default();
         for store in self.stores() {
@@ -315,9 +321,10 @@ impl Cache {
         Ok(report)
     }
 
-    /// What keeps this process's holds alive for as long as any process has it open, also when this process is
-    /// gone. For a supervisor with a child that must not run unguarded: clear the close-on-exec flags of its
-    /// descriptors in the child. What is given back explicitly is free all the same.
+    /// What keeps this process's holds alive for as long as any process has it open, also when this
+    /// process is gone. For a supervisor with a child that must not run unguarded: clear the
+    /// close-on-exec flags of its descriptors in the child. What is given back explicitly is
+    /// free all the same.
     ///
     /// From this call on, this participant's process id is no proof of its death any more.
     pub fn lifeline(&self) -> Result<Lifeline> {
@@ -328,8 +335,9 @@ impl Cache {
         Ok(whole)
     }
 
-    /// What keeps alive what this process holds under one key, and all else that lies in the same shard. See
-    /// [`lifeline`](Self::lifeline), of which this is the smaller part where there are several shards.
+    /// What keeps alive what this process holds under one key, and all else that lies in the same
+    /// shard. See [`lifeline`](Self::lifeline), of which this is the smaller part where there
+    /// are several shards.
     pub fn lifeline_of(&self, key: impl AsKey) -> Result<Lifeline> {
         Ok(Lifeline {
             descriptors: self.store_of(key.as_key()).lifeline()?.into(),

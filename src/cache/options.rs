@@ -6,10 +6,11 @@ use crate::cache::{Cache, spread};
 use crate::error::Result;
 use crate::store::settings::{Durability, Eviction, Settings};
 
-/// How to open a store. `capacity`, `mode`, `size_limit`, `eviction` and `durability` belong to the store: its maker
-/// chooses them, and each has a default. What a later opening does not name is as the store has it; what it names and the
-/// store has not is the error `ConfigMismatch`, which names both. So a program has what it asked for, or an error: also if
-/// another one, or [`Cache::configure`], has chosen otherwise since. [`Cache::config`] says what is in force.
+/// How to open a store. `capacity`, `mode`, `size_limit`, `eviction` and `durability` belong to the
+/// store: its maker chooses them, and each has a default. What a later opening does not name is as
+/// the store has it; what it names and the store has not is the error `ConfigMismatch`, which names
+/// both. So a program has what it asked for, or an error: also if another one, or
+/// [`Cache::configure`], has chosen otherwise since. [`Cache::config`] says what is in force.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     settings: Settings,
@@ -17,40 +18,44 @@ pub struct Options {
 }
 
 impl Options {
-    /// For how many keys, 1 to 16,777,216. Default: what the store has; 65,536 for a new one. Of all
-    /// shards together. Costs 4 to 6 bytes of disk a key at once, and 192 more when a key
+    /// For how many keys, 1 to 16,777,216. Default: what the store has; 65,536 for a new one. Of
+    /// all shards together. Costs 4 to 6 bytes of disk a key at once, and 192 more when a key
     /// is made.
     ///
-    /// Long keys and tags, and values, count more than once: a value of up to 40 bytes under a key of up to 16
-    /// counts once, one of 100 twice, one of 256 five times, a longer one once again, for it lies elsewhere.
+    /// Long keys and tags, and values, count more than once: a value of up to 40 bytes under a key
+    /// of up to 16 counts once, one of 100 twice, one of 256 five times, a longer one once
+    /// again, for it lies elsewhere.
     pub fn capacity(mut self, keys: usize) -> Options {
         self.settings.capacity = Some(keys);
         self
     }
 
-    /// Over how many stores side by side the keys are spread, 1 to 256. Default: what the cache has; 1 for a new one.
+    /// Over how many stores side by side the keys are spread, 1 to 256. Default: what the cache
+    /// has; 1 for a new one.
     ///
-    /// Making and removing keys in different shards never waits for each other. Taking and giving back do not
-    /// anyway: for most programs one is as good.
+    /// Making and removing keys in different shards never waits for each other. Taking and giving
+    /// back do not anyway: for most programs one is as good.
     pub fn shards(mut self, shards: usize) -> Options {
         self.shards = Some(shards);
         self
     }
 
-    /// Permissions of the files, whatever the umask says; the directory gets search permission where it
-    /// gets read permission. Default `0o600`. A user that may write the files can break the store for all.
+    /// Permissions of the files, whatever the umask says; the directory gets search permission
+    /// where it gets read permission. Default `0o600`. A user that may write the files can
+    /// break the store for all.
     ///
-    /// A store that has another mode is refused: with a wider one, users could hold its locks that this program does not
-    /// mean them for; with a narrower one, some could not use it. `chmod` of its files changes it; where a file system
-    /// keeps no modes, name none.
+    /// A store that has another mode is refused: with a wider one, users could hold its locks that
+    /// this program does not mean them for; with a narrower one, some could not use it. `chmod`
+    /// of its files changes it; where a file system keeps no modes, name none.
     pub fn mode(mut self, mode: u32) -> Options {
         self.settings.mode = Some(mode & 0o777);
         self
     }
 
-    /// Whether to open a store on a network or FUSE file system. Default no: locks and mappings are not
-    /// coherent between machines there, and processes on two machines would exclude nothing. If all
-    /// processes are on one machine, it may work; that depends on the file system.
+    /// Whether to open a store on a network or FUSE file system. Default no: locks and mappings are
+    /// not coherent between machines there, and processes on two machines would exclude
+    /// nothing. If all processes are on one machine, it may work; that depends on the file
+    /// system.
     pub fn allow_network_fs(mut self, yes: bool) -> Options {
         self.settings.allow_network_fs = yes;
         self
@@ -62,13 +67,14 @@ impl Options {
         self
     }
 
-    /// Whether to make a copy a store of its own (a copied directory, or a backup that was put back), which is
-    /// otherwise the error `Copied`. Default no. All values and averages stay, nobody holds anything in it, and its
-    /// tokens go on above all that the other one can have granted: above the highest that the copy knows plus 2^36,
-    /// and above the microseconds since 2025. They stay lower only if a key was granted over a million times a second
-    /// on average, or the store leapt more often than once in 19 hours (a reboot is a leap, and so is adopting), or
-    /// the clock is set back. Copies of whole file systems look like the original: for them there is
-    /// [`Cache::adopt`].
+    /// Whether to make a copy a store of its own (a copied directory, or a backup that was put
+    /// back), which is otherwise the error `Copied`. Default no. All values and averages stay,
+    /// nobody holds anything in it, and its tokens go on above all that the other one can have
+    /// granted: above the highest that the copy knows plus 2^36, and above the microseconds
+    /// since 2025. They stay lower only if a key was granted over a million times a second
+    /// on average, or the store leapt more often than once in 19 hours (a reboot is a leap, and so
+    /// is adopting), or the clock is set back. Copies of whole file systems look like the
+    /// original: for them there is [`Cache::adopt`].
     ///
     /// Means nothing for a store that is no copy.
     pub fn adopt(mut self, yes: bool) -> Options {
@@ -76,17 +82,18 @@ impl Options {
         self
     }
 
-    /// How many bytes the files of large values may take, 4 MiB or more; 1 GiB when nothing is said. Values
-    /// that fit into the slots (up to 256 bytes with their tags) take no room there. Dead bytes are compacted
-    /// away before that, so about three quarters of it can be values. A single one may be as long as the limit, so
-    /// 1 GiB when nothing is said; if it is longer than three quarters of it, all other large values go for it, and it
+    /// How many bytes the files of large values may take, 4 MiB or more; 1 GiB when nothing is
+    /// said. Values that fit into the slots (up to 256 bytes with their tags) take no room
+    /// there. Dead bytes are compacted away before that, so about three quarters of it can be
+    /// values. A single one may be as long as the limit, so 1 GiB when nothing is said; if it
+    /// is longer than three quarters of it, all other large values go for it, and it
     /// goes for the next one.
     ///
     /// Of all shards together, 4 MiB or more for each: a value may be as long as the share of one.
     ///
-    /// This, [`eviction`](Options::eviction) and [`durability`](Options::durability) are stored when the store
-    /// is made; for one that is there, [`Cache::configure`] changes them. Limits that give each shard the same share are
-    /// the same.
+    /// This, [`eviction`](Options::eviction) and [`durability`](Options::durability) are stored
+    /// when the store is made; for one that is there, [`Cache::configure`] changes them. Limits
+    /// that give each shard the same share are the same.
     pub fn size_limit(mut self, bytes: u64) -> Options {
         self.settings.limits.size_limit = Some(bytes);
         self

@@ -18,23 +18,28 @@ use crate::types::{KeyInfo, Stats, Summary};
 /// A cache, open for reading only: by a user that may read it and not write it, on a
 /// read-only mount, or by a monitor that is to disturb nobody.
 ///
-/// It needs read permission for the slab and for the files in `log`, and search permission for the directories. It takes
-/// part in nothing: it gets no number, opens no lock file, makes, locks and writes nothing (what it maps it cannot write),
-/// and whatever it does keeps nobody from anything. In turn it waits for nobody: processes that are stopped, wherever
-/// they are stopped, do not stop it.
+/// It needs read permission for the slab and for the files in `log`, and search permission for the
+/// directories. It takes part in nothing: it gets no number, opens no lock file, makes, locks and
+/// writes nothing (what it maps it cannot write), and whatever it does keeps nobody from anything.
+/// In turn it waits for nobody: processes that are stopped, wherever they are stopped, do not stop
+/// it.
 ///
 /// What it can therefore not promise:
 ///
-/// - Lists ([`keys`](Self::keys), [`len`](Self::len)) are not made under locks: a key that is removed and made again
-///   meanwhile may be listed twice or not at all. What exists throughout is listed once.
-/// - What it looks up counts neither as a hit nor as a use, and what it finds damaged is not counted.
-/// - Nothing is cleared up: what the dead hold stays theirs, what is over stays where it is (and is not shown).
-/// - Whether a holder lives is asked of the kernel by the slab alone, and where that does not answer, by the process id. On
-///   overlayfs a holder that has closed its descriptors passes for dead.
-/// - A read-only mapping on overlayfs that was made before anybody opened the store for writing there never shows later
-///   writes: open a new reader.
-/// - Another process may repair the store, or remove it, under a reader, which notices: the error is `Corrupt` while
-///   that lasts, or `Replaced`.
+/// - Lists ([`keys`](Self::keys), [`len`](Self::len)) are not made under locks: a key that is
+///   removed and made again meanwhile may be listed twice or not at all. What exists throughout is
+///   listed once.
+/// - What it looks up counts neither as a hit nor as a use, and what it finds damaged is not
+///   counted.
+/// - Nothing is cleared up: what the dead hold stays theirs, what is over stays where it is (and is
+///   not shown).
+/// - Whether a holder lives is asked of the kernel by the slab alone, and where that does not
+///   answer, by the process id. On overlayfs a holder that has closed its descriptors passes for
+///   dead.
+/// - A read-only mapping on overlayfs that was made before anybody opened the store for writing
+///   there never shows later writes: open a new reader.
+/// - Another process may repair the store, or remove it, under a reader, which notices: the error
+///   is `Corrupt` while that lasts, or `Replaced`.
 ///
 /// A transaction that was decided and is not carried out yet is seen as carried out.
 ///
@@ -76,9 +81,9 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// `NotAStore` also where a store is only being made (shards that are not there are read as empty, until the reader is
-    /// opened again); `Corrupt` also where it is being repaired; `Version`, `Linked`,
-    /// `UnsupportedFs`, `Io`.
+    /// `NotAStore` also where a store is only being made (shards that are not there are read as
+    /// empty, until the reader is opened again); `Corrupt` also where it is being repaired;
+    /// `Version`, `Linked`, `UnsupportedFs`, `Io`.
     pub fn open(path: impl AsRef<Path>) -> Result<Reader> {
         let path = path.as_ref();
         let path = std::path::absolute(path).map_err(|e| Error::io("find", path, e))?;
@@ -143,12 +148,14 @@ impl Reader {
         shards.try_for_each(|shard| shard.looking(|| look(shard, &mut decided)))
     }
 
-    /// The value; `None`: there is none, it is over, or it is damaged. Its checksum is looked at each time.
+    /// The value; `None`: there is none, it is over, or it is damaged. Its checksum is looked at
+    /// each time.
     ///
     /// # Errors
     ///
-    /// `KindMismatch` if the key is none of a value; `KeyLength`. `StructureBusy` if others change the structure of its
-    /// part of the store so fast that it cannot be told whether there is such a key.
+    /// `KindMismatch` if the key is none of a value; `KeyLength`. `StructureBusy` if others change
+    /// the structure of its part of the store so fast that it cannot be told whether there is
+    /// such a key.
     pub fn get(&self, key: impl AsKey) -> Result<Option<Vec<u8>>> {
         Ok(self.entry(key)?.map(|entry| entry.value))
     }
@@ -160,8 +167,8 @@ impl Reader {
         Ok(whole.map(Entry::of))
     }
 
-    /// The average under a key; `None`: nothing was added, or it is over. Errors: as for [`get`](Self::get); `Corrupt`
-    /// if it fails its checksum.
+    /// The average under a key; `None`: nothing was added, or it is over. Errors: as for
+    /// [`get`](Self::get); `Corrupt` if it fails its checksum.
     pub fn summary(&self, key: impl AsKey) -> Result<Option<Summary>> {
         let key = key.as_key();
         self.of_key(key, |shard, _| shard.summary(key))
@@ -208,8 +215,8 @@ impl Reader {
         Ok(stats)
     }
 
-    /// The settings in force. See [`Cache::config`](crate::Cache::config). A shard that is gone counts as one that is there:
-    /// it is made again like that.
+    /// The settings in force. See [`Cache::config`](crate::Cache::config). A shard that is gone
+    /// counts as one that is there: it is made again like that.
     pub fn config(&self) -> Result<Config> {
         let mut configs = Vec::new();
         self.of_all(|shard, _| {
@@ -235,9 +242,10 @@ impl Reader {
         Ok(volume)
     }
 
-    /// Verifies what can be verified without locking anything: both copies of the header, every key by itself and that
-    /// it is found, the checksums of averages and values, those of the files included. Not whether slots are leaked
-    /// or belong to two keys: that takes [`Cache::check`].
+    /// Verifies what can be verified without locking anything: both copies of the header, every key
+    /// by itself and that it is found, the checksums of averages and values, those of the files
+    /// included. Not whether slots are leaked or belong to two keys: that takes
+    /// [`Cache::check`].
     pub fn check(&self) -> Result<CheckReport> {
         let mut report = CheckReport::default();
         let numbered = self.shards.iter().enumerate();

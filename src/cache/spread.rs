@@ -1,4 +1,5 @@
-//! A cache of several stores side by side, each with its share of the keys; and which of the two a directory holds.
+//! A cache of several stores side by side, each with its share of the keys; and which of the two a
+//! directory holds.
 //!
 //! How many there are and how keys are spread stands in the file `fanout`: see `record`.
 
@@ -23,7 +24,8 @@ use crate::store::settings::{DEFAULT_MODE, Settings, mismatch};
 use crate::store::{Store, names};
 use crate::sync::crash_point;
 
-/// Each shard costs a mapping and two descriptors in every process, and one for each segment of its log that is open.
+/// Each shard costs a mapping and two descriptors in every process, and one for each segment of its
+/// log that is open.
 const SHARDS_MAX: usize = 256;
 
 /// The shards of a cache that has several, and how keys are spread over them.
@@ -35,7 +37,8 @@ pub(super) struct Spread {
 
 impl Spread {
     pub(super) fn shard_number(&self, key: &[u8]) -> usize {
-        // Another seed than that of the shards: with the same one, each would use a part of its buckets.
+        // Another seed than that of the shards: with the same one, each would use a part of its
+        // buckets.
         (hash(self.seed, key) % self.stores.len() as u64) as usize
     }
 }
@@ -45,8 +48,9 @@ impl Spread {
 pub enum FanoutCache {}
 
 impl FanoutCache {
-    /// Opens the cache in the directory `path` with that many shards, 1 to 256, making what is missing. Short for
-    /// `Cache::options().shards(shards).open(path)`: see [`Options::shards`].
+    /// Opens the cache in the directory `path` with that many shards, 1 to 256, making what is
+    /// missing. Short for `Cache::options().shards(shards).open(path)`: see
+    /// [`Options::shards`].
     ///
     /// # Errors
     ///
@@ -125,7 +129,8 @@ fn open_shards(dir: &Path, settings: &Settings, record: Record) -> Result<Box<[A
         create: true,
         ..settings.clone()
     };
-    // Where nothing is asked for, those that are missing are made like one that is there: its maker may be another.
+    // Where nothing is asked for, those that are missing are made like one that is there: its maker
+    // may be another.
     let eldest = eldest_shard(dir, record.shards)?;
     let model = open_shard(dir, eldest, &of_shard, record)?;
     of_shard.first = Some(model.config()?);
@@ -198,7 +203,8 @@ fn eldest_shard(dir: &Path, shards: usize) -> Result<usize> {
     Ok(0)
 }
 
-/// Makes the directory of a shard, unless it is there, for owner and group of the cache, whichever user makes it.
+/// Makes the directory of a shard, unless it is there, for owner and group of the cache, whichever
+/// user makes it.
 fn make_shard(dir: &Path, number: usize) -> Result<()> {
     let path = shard_path(dir, number);
     if names::is_there(&path)? {

@@ -88,31 +88,33 @@ impl<'a> Transaction<'a> {
 }
 
 impl Cache {
-    /// Reads and changes several values in one step: all changes happen or none does, and nobody else
-    /// changes what was read or set before it has ended. When `work` returns an error, panics, or its
-    /// process dies, nothing has happened.
+    /// Reads and changes several values in one step: all changes happen or none does, and nobody
+    /// else changes what was read or set before it has ended. When `work` returns an error,
+    /// panics, or its process dies, nothing has happened.
     ///
     /// # Blocking
     ///
-    /// One transaction at a time in a cache; others wait for it, and so does a writer of a value that
-    /// it has touched. A reader of one does not wait, and sees it as it was until all is changed. Inside
-    /// `work`, use the transaction: changing one of its values through the cache itself, or beginning
-    /// another transaction there, is [`Error::Deadlock`], for it would wait for the end of this one. (Not
-    /// if another thread does it for which `work` waits: that waits for ever.)
+    /// One transaction at a time in a cache; others wait for it, and so does a writer of a value
+    /// that it has touched. A reader of one does not wait, and sees it as it was until all is
+    /// changed. Inside `work`, use the transaction: changing one of its values through the
+    /// cache itself, or beginning another transaction there, is [`Error::Deadlock`], for it
+    /// would wait for the end of this one. (Not if another thread does it for which `work`
+    /// waits: that waits for ever.)
     ///
     /// # Errors
     ///
     /// Inside `work`, `?` takes errors of all types; one that is not the cache's own comes back as
-    /// [`Error::Caller`]. For an error type of your own there is [`try_transact`](Self::try_transact). After any
-    /// error nothing has happened, but after `NotDurable`, with
-    /// [`Durability::PowerLoss`](crate::Durability), all has: the device has failed to write it, and until
-    /// [`sync`](Self::sync) has made that good a power failure may undo it, or a part of it.
+    /// [`Error::Caller`]. For an error type of your own there is
+    /// [`try_transact`](Self::try_transact). After any error nothing has happened, but after
+    /// `NotDurable`, with [`Durability::PowerLoss`](crate::Durability), all has: the device has
+    /// failed to write it, and until [`sync`](Self::sync) has made that good a power failure
+    /// may undo it, or a part of it.
     ///
     /// # If the process dies
     ///
-    /// All of it has happened or nothing; others go on at once. A power failure may leave a part, unless
-    /// [`Durability::PowerLoss`](crate::Durability) was chosen. The child of a fork inside `work` has no
-    /// part in it: its `transact` ends with `NotHolder`.
+    /// All of it has happened or nothing; others go on at once. A power failure may leave a part,
+    /// unless [`Durability::PowerLoss`](crate::Durability) was chosen. The child of a fork
+    /// inside `work` has no part in it: its `transact` ends with `NotHolder`.
     ///
     /// # Examples
     ///
@@ -138,8 +140,9 @@ impl Cache {
         self.try_transact(|transaction| work(transaction).map_err(Error::from))
     }
 
-    /// Reads and changes several values in one step, as [`transact`](Self::transact) does, with an error type of
-    /// the caller's own. An error of `work` comes back as it is; the cache's own errors are turned into that type.
+    /// Reads and changes several values in one step, as [`transact`](Self::transact) does, with an
+    /// error type of the caller's own. An error of `work` comes back as it is; the cache's own
+    /// errors are turned into that type.
     ///
     /// # Examples
     ///

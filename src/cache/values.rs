@@ -14,8 +14,8 @@ use crate::store::expiry::{expires_ms, left_until};
 use crate::store::slots::by_slot::Whole;
 use crate::store::space::set::{New, When};
 
-/// How a value is set, besides under which key: for how long, and with which tag. What is not said is not
-/// kept either: setting a value anew without a tag takes the old one's tag away.
+/// How a value is set, besides under which key: for how long, and with which tag. What is not said
+/// is not kept either: setting a value anew without a tag takes the old one's tag away.
 #[derive(Clone, Debug, Default)]
 pub struct SetOptions {
     expire: Option<Duration>,
@@ -28,9 +28,9 @@ impl SetOptions {
         SetOptions::default()
     }
 
-    /// Lets the value be forgotten after that time, in wall-clock time, rounded up to milliseconds, also
-    /// across a reboot. When the clock is set back, the value lives that much longer; when it is set forward,
-    /// that much shorter. Zero is refused.
+    /// Lets the value be forgotten after that time, in wall-clock time, rounded up to milliseconds,
+    /// also across a reboot. When the clock is set back, the value lives that much longer; when
+    /// it is set forward, that much shorter. Zero is refused.
     pub fn expire(mut self, after: Duration) -> SetOptions {
         self.expire = Some(after);
         self
@@ -74,8 +74,9 @@ impl Entry {
     }
 }
 
-/// All values of a cache with their keys, tags and expiries, in no particular order, while others change it. A key that has
-/// a value throughout comes exactly once, with the value that it has then; others come once or not at all.
+/// All values of a cache with their keys, tags and expiries, in no particular order, while others
+/// change it. A key that has a value throughout comes exactly once, with the value that it has
+/// then; others come once or not at all.
 ///
 /// Holds nothing between two values. Lists the keys of a 64th of a cache at a time.
 pub struct Iter {
@@ -141,8 +142,8 @@ thread_local! {
 const BUFFER_KEPT: usize = 1 << 20;
 
 fn with_buffer<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
-    // Taken out: the caller's function may get another value. In the last destructors of a thread there is none
-    // any more: each one has its own then.
+    // Taken out: the caller's function may get another value. In the last destructors of a thread
+    // there is none any more: each one has its own then.
     let mut buffer = BUFFER.try_with(RefCell::take).unwrap_or_default();
     let result = work(&mut buffer);
     if buffer.capacity() <= BUFFER_KEPT {
@@ -154,24 +155,24 @@ fn with_buffer<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
 /// Values.
 ///
 /// Every operation is one step for all threads of all processes: it has happened or it has not,
-/// whichever process is killed when. Reading waits for nobody; a writer waits for another writer of the
-/// same value. A key that holds a lock or another primitive is the error `KindMismatch`; an empty or too
-/// long one is `KeyLength`.
+/// whichever process is killed when. Reading waits for nobody; a writer waits for another writer of
+/// the same value. A key that holds a lock or another primitive is the error `KindMismatch`; an
+/// empty or too long one is `KeyLength`.
 impl Cache {
     /// Sets a value of 0 bytes to 1 GiB, for ever and without a tag, whatever was there.
     ///
     /// # Errors
     ///
-    /// `ValueLength`; `Full` or `OverLimit` when there is no room and nothing may be evicted, `NoSpace`
-    /// when there is none on the device. What was there is there still. With
-    /// [`Durability::PowerLoss`](crate::Durability) also `NotDurable`: the value *is* set, and the device has
-    /// failed to write it; and then `Unsynced`, which changes nothing, until [`sync`](Self::sync) has made that
-    /// good. The same holds for all that changes a value.
+    /// `ValueLength`; `Full` or `OverLimit` when there is no room and nothing may be evicted,
+    /// `NoSpace` when there is none on the device. What was there is there still. With
+    /// [`Durability::PowerLoss`](crate::Durability) also `NotDurable`: the value *is* set, and the
+    /// device has failed to write it; and then `Unsynced`, which changes nothing, until
+    /// [`sync`](Self::sync) has made that good. The same holds for all that changes a value.
     ///
     /// # If the process dies
     ///
-    /// The old value is there or the new one. Once `set` has returned, nobody's death undoes it; a power
-    /// failure may, unless [`Durability::PowerLoss`](crate::Durability) was chosen.
+    /// The old value is there or the new one. Once `set` has returned, nobody's death undoes it; a
+    /// power failure may, unless [`Durability::PowerLoss`](crate::Durability) was chosen.
     ///
     /// # Examples
     ///
@@ -233,7 +234,8 @@ impl Cache {
         self.replace_with(key, value, &SetOptions::default())
     }
 
-    /// Sets a value with an expiry or a tag, if there is one already. See [`replace`](Self::replace).
+    /// Sets a value with an expiry or a tag, if there is one already. See
+    /// [`replace`](Self::replace).
     pub fn replace_with(
         &self,
         key: impl AsKey,
@@ -268,9 +270,10 @@ impl Cache {
 
     /// The value; `None`: there is none, it is over, or it is damaged.
     ///
-    /// Damage is found by a checksum. That of a value of more than 16 KiB is looked at when a process first
-    /// gets it, and not each time: of its file what was sound is believed until this process has got or
-    /// set a few hundred others, or [`check`](Self::check) has found it damaged.
+    /// Damage is found by a checksum. That of a value of more than 16 KiB is looked at when a
+    /// process first gets it, and not each time: of its file what was sound is believed until
+    /// this process has got or set a few hundred others, or [`check`](Self::check) has found it
+    /// damaged.
     #[inline]
     pub fn get(&self, key: impl AsKey) -> Result<Option<Vec<u8>>> {
         let (key, mut value) = (key.as_key(), Vec::new());
@@ -326,9 +329,9 @@ impl Cache {
         }
     }
 
-    /// Whether there is a value. Not counted as a hit or a miss. The bytes of a value that does not lie in
-    /// the slots are not looked at: one that is damaged there counts as a value here, as it does for
-    /// `replace`, `touch` and `delete`, until it is set anew.
+    /// Whether there is a value. Not counted as a hit or a miss. The bytes of a value that does not
+    /// lie in the slots are not looked at: one that is damaged there counts as a value here, as
+    /// it does for `replace`, `touch` and `delete`, until it is set anew.
     pub fn contains(&self, key: impl AsKey) -> Result<bool> {
         let key = key.as_key();
         Ok(self.store_of(key).peek_value(key)?.is_some())
@@ -344,9 +347,10 @@ impl Cache {
     ///
     /// # Errors
     ///
-    /// After any error the value is there still. With [`Durability::PowerLoss`](crate::Durability) that may be
-    /// one of the device, which has failed to write that the value is gone: then others may have missed the
-    /// value for a moment, and a power failure before [`sync`](Self::sync) has made that good may take it away.
+    /// After any error the value is there still. With [`Durability::PowerLoss`](crate::Durability)
+    /// that may be one of the device, which has failed to write that the value is gone: then
+    /// others may have missed the value for a moment, and a power failure before
+    /// [`sync`](Self::sync) has made that good may take it away.
     pub fn pop(&self, key: impl AsKey) -> Result<Option<Vec<u8>>> {
         let key = key.as_key();
         self.store_of(key).take_value(key, true)
@@ -358,9 +362,9 @@ impl Cache {
         self.store_of(key).touch_value(key, expires_ms(expire)?)
     }
 
-    /// Adds to an integer of 64 bits, and returns the sum. The value is its decimal digits, so `set` and
-    /// `get` have it, too; what is not there counts as 0, and stays for ever. An expiry and a tag that
-    /// are there stay.
+    /// Adds to an integer of 64 bits, and returns the sum. The value is its decimal digits, so
+    /// `set` and `get` have it, too; what is not there counts as 0, and stays for ever. An
+    /// expiry and a tag that are there stay.
     ///
     /// # Errors
     ///

@@ -51,8 +51,8 @@ const FORMAT_VERSION: u32 = 1;
 /// How often a segment is opened again because its descriptor was closed or replaced; beyond that,
 /// other code is doing so all the time.
 const ATTEMPTS: u32 = 8;
-/// Values up to that length are read together with what is before them: copying them down is cheaper than
-/// another system call.
+/// Values up to that length are read together with what is before them: copying them down is
+/// cheaper than another system call.
 const SMALL_BYTES: usize = 16 * 1024;
 /// How much is read and summed up at a time, so that it is still in the processor's cache.
 const CHUNK_BYTES: usize = 128 * 1024;
@@ -128,15 +128,16 @@ pub(crate) struct Wanted<'a> {
     pub(crate) key: &'a [u8],
     pub(crate) tag_len: usize,
     pub(crate) len: usize,
-    /// A long value that this process has read whole before, or written, need not be summed up again if this says,
-    /// after it was read, that it is still needed: no place is given twice, so then only damage of the file could
-    /// have changed it (G4). Otherwise it may have been given back meanwhile, and is zeros.
+    /// A long value that this process has read whole before, or written, need not be summed up
+    /// again if this says, after it was read, that it is still needed: no place is given
+    /// twice, so then only damage of the file could have changed it (G4). Otherwise it may
+    /// have been given back meanwhile, and is zeros.
     pub(crate) trusting: Option<&'a dyn Fn() -> bool>,
 }
 
 impl Log {
-    /// The log of the store in `home`, which is or was at the path `store`. What is made in it gets owner, group and mode
-    /// of the file `like` there.
+    /// The log of the store in `home`, which is or was at the path `store`. What is made in it gets
+    /// owner, group and mode of the file `like` there.
     pub(crate) fn new(store: &Path, home: Arc<Dir>, like: &'static str, store_id: u128) -> Log {
         Log {
             dir: store.join(LOG),
@@ -188,8 +189,8 @@ impl Log {
         }
     }
 
-    /// The store's directory. Opened again if its descriptor was closed or replaced, as in the child of a fork: then by
-    /// its path, where it has to be that very directory.
+    /// The store's directory. Opened again if its descriptor was closed or replaced, as in the
+    /// child of a fork: then by its path, where it has to be that very directory.
     fn home(&self) -> io::Result<Arc<Dir>> {
         let mut home = self.home.lock().unwrap_or_else(PoisonError::into_inner);
         if !home.is_attached() {
@@ -226,8 +227,8 @@ impl Log {
         })
     }
 
-    /// Does something with a segment, and believes no failure, and no "no", of a descriptor that is not that of the
-    /// segment any more: then it is opened again.
+    /// Does something with a segment, and believes no failure, and no "no", of a descriptor that is
+    /// not that of the segment any more: then it is opened again.
     fn with_segment(
         &self,
         number: u32,
@@ -385,7 +386,8 @@ impl Log {
             return Ok(false);
         }
         let end = at + (head_len + wanted.len) as u64;
-        // No memory for what is not there, whatever is said of it; a chunk is not worth the question.
+        // No memory for what is not there, whatever is said of it; a chunk is not worth the
+        // question.
         if wanted.len > CHUNK_BYTES && len_of(kept)? < end {
             return Ok(false);
         }
@@ -459,7 +461,8 @@ impl Log {
         let _ = known.compare_exchange(place.bits(), 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Reads a record of which only the key is known, and that it has no tag. `false`: it is damaged.
+    /// Reads a record of which only the key is known, and that it has no tag. `false`: it is
+    /// damaged.
     pub(crate) fn read_sized(
         &self,
         place: Location,

@@ -7,7 +7,8 @@ const MAGIC: u32 = u32::from_le_bytes(*b"slr1");
 /// What the checksum is over begins here.
 const SUMMED_FROM: usize = 8;
 
-/// Where a value lies: `segment << 32 | offset in units of 16 bytes`. No two values ever have the same.
+/// Where a value lies: `segment << 32 | offset in units of 16 bytes`. No two values ever have the
+/// same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Location(u64);
 

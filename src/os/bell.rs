@@ -1,4 +1,5 @@
-//! A bell that one thread rings and another one hears while it waits for something else: a pair of sockets.
+//! A bell that one thread rings and another one hears while it waits for something else: a pair of
+//! sockets.
 //!
 //! Other code in the process may close or replace their numbers at any time. Then nothing is
 //! written to, read from or closed that is not a socket of the pair, and the listener finds out

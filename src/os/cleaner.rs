@@ -18,7 +18,8 @@ use crate::sync::crash_point;
 /// How old the times of a file may become. Cleaners count in days.
 pub(crate) const RENEW_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Opens a directory and locks it beside others (`flock`), for as long as it stays open. `None`: it cannot be opened.
+/// Opens a directory and locks it beside others (`flock`), for as long as it stays open. `None`: it
+/// cannot be opened.
 pub(crate) fn mark_in_use(dir: &Path) -> Option<Kept> {
     let open = open_dir(dir, OFlag::empty())?;
     crash_point();
@@ -45,7 +46,8 @@ pub(crate) fn renew(dir: &Path, names: impl IntoIterator<Item = impl AsRef<Path>
     renew_in(AT_FDCWD, dir);
 }
 
-/// Sets the times of all regular files in `dir` to now, and its own. It is not followed if it is a link.
+/// Sets the times of all regular files in `dir` to now, and its own. It is not followed if it is a
+/// link.
 pub(crate) fn renew_all(dir: &Path) {
     let Some(open) = open_dir(dir, OFlag::O_NOFOLLOW) else {
         return;

@@ -16,8 +16,8 @@ use crate::sync::crash_point;
 use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 
-/// Microseconds of `CLOCK_MONOTONIC` on the host's scale. About 30 ns. 0 where that scale is not known: then no lease is
-/// ever over.
+/// Microseconds of `CLOCK_MONOTONIC` on the host's scale. About 30 ns. 0 where that scale is not
+/// known: then no lease is ever over.
 pub(crate) fn uptime_us() -> u64 {
     let own = read_ns(ClockId::CLOCK_MONOTONIC) as i64;
     match scale() {
@@ -26,8 +26,8 @@ pub(crate) fn uptime_us() -> u64 {
     }
 }
 
-/// Whether moments mean the same here as to other processes: not in a place without `/proc`, which may be in a time
-/// namespace of its own.
+/// Whether moments mean the same here as to other processes: not in a place without `/proc`, which
+/// may be in a time namespace of its own.
 pub(crate) fn is_scale_known() -> bool {
     scale().is_some()
 }
@@ -38,7 +38,8 @@ pub(crate) fn period() -> u64 {
     coarse_ns() >> PERIOD_NS_LOG2
 }
 
-/// Nanoseconds of the coarse `CLOCK_MONOTONIC` on the host's scale, a few milliseconds late. About 6 ns.
+/// Nanoseconds of the coarse `CLOCK_MONOTONIC` on the host's scale, a few milliseconds late. About
+/// 6 ns.
 #[inline]
 pub(crate) fn coarse_ns() -> u64 {
     let own = read_ns(ClockId::CLOCK_MONOTONIC_COARSE) as i64;
@@ -56,8 +57,8 @@ pub(crate) fn coarse_wall_ms() -> u64 {
     read_ns(ClockId::CLOCK_REALTIME_COARSE) / 1_000_000
 }
 
-/// When the machine was booted, in milliseconds since 1970 by the wall clock as it is set now. Of the machine, also
-/// where tests set the clocks.
+/// When the machine was booted, in milliseconds since 1970 by the wall clock as it is set now. Of
+/// the machine, also where tests set the clocks.
 pub(crate) fn boot_moment_ms() -> u64 {
     let ms =
         |clock| clock_gettime(clock).map_or(0, |t| t.tv_sec() * 1_000 + t.tv_nsec() / 1_000_000);
@@ -85,11 +86,12 @@ pub(crate) fn wall_s() -> u64 {
     unsafe { libc::time(std::ptr::null_mut()) as u64 }
 }
 
-/// When a lease that begins now ends, in the units of [`uptime_us`], and the coarse time at which it began.
+/// When a lease that begins now ends, in the units of [`uptime_us`], and the coarse time at which
+/// it began.
 ///
-/// Reading the precise clock costs as much as taking a lock does several times over. So a long lease is
-/// computed from a reading that this thread made in the same tick of the coarse clock, plus a long tick: it
-/// may last that much longer than asked (50 ms), never shorter.
+/// Reading the precise clock costs as much as taking a lock does several times over. So a long
+/// lease is computed from a reading that this thread made in the same tick of the coarse clock,
+/// plus a long tick: it may last that much longer than asked (50 ms), never shorter.
 #[inline]
 pub(crate) fn lease_end_us(lease_us: u64) -> (u64, u64) {
     let coarse = coarse_ns();
@@ -149,8 +151,8 @@ fn read_ns(clock: ClockId) -> u64 {
 /// Where the offsets of a time namespace can be read.
 pub(crate) const OFFSETS_PATH: &str = "/proc/self/timens_offsets";
 
-/// Reads what is read once and kept, so that no thread is in the middle of that when another forks. Before
-/// all else here: what could not be read then must not be taken for zeros ever after.
+/// Reads what is read once and kept, so that no thread is in the middle of that when another forks.
+/// Before all else here: what could not be read then must not be taken for zeros ever after.
 pub(crate) fn prepare() -> io::Result<()> {
     if OFFSETS.get().is_none() {
         let _ = OFFSETS.set(read_offsets()?);
@@ -169,8 +171,8 @@ struct Offsets {
     boottime_ns: i64,
 }
 
-/// How far this process's time namespace is from the host's. Does not change after the first process of
-/// a namespace has started, so it is read once.
+/// How far this process's time namespace is from the host's. Does not change after the first
+/// process of a namespace has started, so it is read once.
 #[inline]
 fn scale() -> Option<&'static Offsets> {
     OFFSETS
@@ -189,7 +191,8 @@ static OFFSETS: OnceLock<Option<Offsets>> = OnceLock::new();
 
 fn read_offsets() -> io::Result<Option<Offsets>> {
     let text = process::read_proc(OFFSETS_PATH)?;
-    // No such file, although there is a `/proc`: a kernel without time namespaces, where nothing is shifted.
+    // No such file, although there is a `/proc`: a kernel without time namespaces, where nothing is
+    // shifted.
     crash_point();
     let is_known = !text.is_empty() || std::fs::symlink_metadata("/proc/self").is_ok();
     Ok(is_known.then(|| parse_offsets(&String::from_utf8_lossy(&text))))

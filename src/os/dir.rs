@@ -1,5 +1,5 @@
-//! Files by their names in a directory that is open: found wherever the directory is moved to, and never those of
-//! another one that was put in its place. No link is followed, see [`mod@file`].
+//! Files by their names in a directory that is open: found wherever the directory is moved to, and
+//! never those of another one that was put in its place. No link is followed, see [`mod@file`].
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -17,7 +17,8 @@ use crate::os::file::{self, Likeness, Names};
 use crate::os::kept::Kept;
 use crate::sync::crash_point;
 
-/// An open directory, which need not be readable. Its descriptor is proved to be its own whenever it is used.
+/// An open directory, which need not be readable. Its descriptor is proved to be its own whenever
+/// it is used.
 pub(crate) struct Dir(Kept);
 
 /// What a file is opened for.
@@ -173,12 +174,14 @@ pub(super) fn open_readable(dir: BorrowedFd<'_>, name: &Path, how: OFlag) -> nix
     file::open_anything(dir, name, how, Mode::empty())
 }
 
-/// The names of what there is in a directory. The standard library would list it by a descriptor of any number.
+/// The names of what there is in a directory. The standard library would list it by a descriptor of
+/// any number.
 pub(crate) fn names(path: &Path) -> io::Result<Vec<OsString>> {
     names_in(open_readable(AT_FDCWD, path, OFlag::empty())?)
 }
 
-/// Begins to list a directory. If that fails, nix says that it closes the descriptor, and version 0.31 does not.
+/// Begins to list a directory. If that fails, nix says that it closes the descriptor, and version
+/// 0.31 does not.
 #[allow(unsafe_code)]
 fn listing(dir: OwnedFd) -> io::Result<nix::dir::Dir> {
     crash_point();

@@ -29,9 +29,9 @@ use crate::os::kept::Kept;
 use crate::os::memory;
 use crate::sync::crash_point;
 
-/// Opens `path` for reading and writing, close-on-exec, never as one of the descriptors 0 to 2: a program that closed its
-/// standard error would otherwise print into the store. Created if missing and `create`, with mode, owner and group of
-/// `like`, whatever the umask says.
+/// Opens `path` for reading and writing, close-on-exec, never as one of the descriptors 0 to 2: a
+/// program that closed its standard error would otherwise print into the store. Created if missing
+/// and `create`, with mode, owner and group of `like`, whatever the umask says.
 pub(crate) fn open_like(path: &Path, create: bool, like: Likeness) -> io::Result<File> {
     match create {
         true => open_or_create_at(AT_FDCWD, path, like, Names::One),
@@ -57,7 +57,8 @@ fn kept_as((file, identity): (File, FileIdentity)) -> (Kept, FileIdentity) {
     (Kept::known(file, identity.number()), identity)
 }
 
-/// Opens a file that is there, however many names it has: the slab, of which its opener says more about that.
+/// Opens a file that is there, however many names it has: the slab, of which its opener says more
+/// about that.
 pub(crate) fn open_with_names(path: &Path) -> io::Result<(Kept, FileIdentity)> {
     open_and_look(AT_FDCWD, path, OFlag::O_RDWR, Names::Any).map(kept_as)
 }
@@ -79,7 +80,8 @@ pub(super) enum Names {
     Any,
 }
 
-/// Something that is no file of one name, where one was expected: nothing was opened, and nothing done to it.
+/// Something that is no file of one name, where one was expected: nothing was opened, and nothing
+/// done to it.
 #[derive(Debug)]
 pub(crate) struct Unfit {
     name: String,
@@ -162,8 +164,8 @@ fn refuse_unfit_as(name: &Path, mode: u32, links: u64, names: Names) -> io::Resu
     Ok(())
 }
 
-/// Opens the file `name` in `dir`, which has to be one. A device is not opened at all, unless it is put there between
-/// two system calls; what was opened is looked at again.
+/// Opens the file `name` in `dir`, which has to be one. A device is not opened at all, unless it is
+/// put there between two system calls; what was opened is looked at again.
 pub(super) fn open_at(
     dir: BorrowedFd<'_>,
     name: &Path,
@@ -187,8 +189,8 @@ fn open_and_look(
         names,
     )?;
     let file = match open_once(dir, name, how | OFlag::O_NONBLOCK, Mode::empty()) {
-        // Another program has a lease on it: then opening waits until it has given that up. Should a FIFO be there by
-        // now, opening it for reading and writing does not wait.
+        // Another program has a lease on it: then opening waits until it has given that up. Should
+        // a FIFO be there by now, opening it for reading and writing does not wait.
         Err(Errno::EAGAIN) if how == OFlag::O_RDWR => open_once(dir, name, how, Mode::empty())?,
         Err(Errno::ELOOP) => return Err(Unfit::error(name, "a symbolic link, not a file")),
         other => other?,
@@ -290,7 +292,8 @@ impl Likeness {
         }
     }
 
-    /// That of what is at a path, of which no link is followed, and how many names it has, if it is a file.
+    /// That of what is at a path, of which no link is followed, and how many names it has, if it is
+    /// a file.
     // Types of the fields differ between machines.
     #[allow(clippy::unnecessary_cast)]
     pub(crate) fn at(path: &Path) -> io::Result<(Likeness, u64)> {
@@ -334,9 +337,10 @@ impl Likeness {
         Mode::from_bits_truncate(self.mode)
     }
 
-    /// Gives them to what was just made, as far as this process may: only root gives files away, and groups only their
-    /// members. A group that it cannot be given to has no more rights than everybody, for the rights were not meant
-    /// for the group that it has instead. What a directory says of groups in it (the bit setgid) stays.
+    /// Gives them to what was just made, as far as this process may: only root gives files away,
+    /// and groups only their members. A group that it cannot be given to has no more rights
+    /// than everybody, for the rights were not meant for the group that it has instead. What a
+    /// directory says of groups in it (the bit setgid) stays.
     pub(super) fn apply(self, to: impl AsFd) -> io::Result<()> {
         let to = to.as_fd();
         crash_point();
@@ -424,11 +428,12 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     dir.sync_all()
 }
 
-/// Allocates the blocks of `len` bytes from `offset`, growing the file if it ends before. Afterwards a
-/// write to them through a mapping cannot fail for lack of room.
+/// Allocates the blocks of `len` bytes from `offset`, growing the file if it ends before.
+/// Afterwards a write to them through a mapping cannot fail for lack of room.
 pub(crate) fn allocate(file: &File, offset: u64, len: u64) -> io::Result<()> {
     let (mut at, end) = (to_offset(offset)?, to_offset(offset.saturating_add(len))?);
-    // In pieces: a signal may undo one, and where signals are frequent a large one would never be done.
+    // In pieces: a signal may undo one, and where signals are frequent a large one would never be
+    // done.
     while at < end {
         let len = ALLOCATE_BYTES.min(end - at);
         crash_point();
@@ -449,10 +454,11 @@ pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result
     })
 }
 
-/// Runs system calls that may make a file longer. Where a limit of the process forbids that, the kernel sends `SIGXFSZ` to
-/// the calling thread besides saying `EFBIG`, and a program that does not know of it is ended by that. So the signal is
-/// blocked meanwhile, and taken away if these calls caused it: the limit is looked at where it is applied, and may be
-/// changed by others, or other processes, at any time before. One that was pending already is the program's.
+/// Runs system calls that may make a file longer. Where a limit of the process forbids that, the
+/// kernel sends `SIGXFSZ` to the calling thread besides saying `EFBIG`, and a program that does not
+/// know of it is ended by that. So the signal is blocked meanwhile, and taken away if these calls
+/// caused it: the limit is looked at where it is applied, and may be changed by others, or other
+/// processes, at any time before. One that was pending already is the program's.
 pub(crate) fn growing<T>(grow: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let signal = SigSet::from(Signal::SIGXFSZ);
     crash_point();
@@ -483,7 +489,8 @@ fn is_pending(signal: Signal) -> bool {
     asked == 0 && unsafe { libc::sigismember(pending.as_ptr(), signal as i32) } == 1
 }
 
-/// Takes away a signal of the set that is pending, if one is; that of the thread before that of the process.
+/// Takes away a signal of the set that is pending, if one is; that of the thread before that of the
+/// process.
 #[allow(unsafe_code)]
 fn take_pending(signals: SigSet) {
     let at_once = libc::timespec {
@@ -492,17 +499,20 @@ fn take_pending(signals: SigSet) {
     };
     loop {
         crash_point();
-        // SAFETY: set and time are valid for the length of the call; nothing is to be told of the signal.
+        // SAFETY: set and time are valid for the length of the call; nothing is to be told of the
+        // signal.
         let taken = unsafe { libc::sigtimedwait(signals.as_ref(), std::ptr::null_mut(), &at_once) };
-        // Another signal came first; or there is none, as where the file system's own limit was meant.
+        // Another signal came first; or there is none, as where the file system's own limit was
+        // meant.
         if taken >= 0 || Errno::last() != Errno::EINTR {
             return;
         }
     }
 }
 
-/// Gives the blocks of the bytes from `from` to `to` back to the file system; they are zeros from then on, and the file
-/// is as long as before. `false`: the file system, or the kernel, cannot do that.
+/// Gives the blocks of the bytes from `from` to `to` back to the file system; they are zeros from
+/// then on, and the file is as long as before. `false`: the file system, or the kernel, cannot do
+/// that.
 pub(crate) fn punch(file: &File, from: u64, to: u64) -> io::Result<bool> {
     let (at, len) = (to_offset(from)?, to_offset(to.saturating_sub(from))?);
     let how = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
@@ -520,8 +530,8 @@ pub(crate) fn punch(file: &File, from: u64, to: u64) -> io::Result<bool> {
 /// Takes the kernel less than the shortest interval at which signals can be expected.
 const ALLOCATE_BYTES: i64 = 256 * 1024;
 
-/// Reads `len` bytes at `offset` behind what is in `into`, without making zeros there first. `false`: the file
-/// ends before.
+/// Reads `len` bytes at `offset` behind what is in `into`, without making zeros there first.
+/// `false`: the file ends before.
 #[allow(unsafe_code)]
 pub(crate) fn read_behind(
     file: &File,
@@ -555,7 +565,8 @@ pub(crate) fn read_behind(
     Ok(true)
 }
 
-/// Makes zeros of all bytes from `from` to `to`, as far as the file has any there. Holes stay holes.
+/// Makes zeros of all bytes from `from` to `to`, as far as the file has any there. Holes stay
+/// holes.
 pub(crate) fn clear(file: &File, from: u64, to: u64) -> io::Result<()> {
     let to = to.min(file.metadata()?.len());
     let mut at = from;
@@ -659,7 +670,8 @@ mod tests {
         }
     }
 
-    /// Of /proc no name can be waited for, as of the file system of an image, in which another one may be mounted.
+    /// Of /proc no name can be waited for, as of the file system of an image, in which another one
+    /// may be mounted.
     #[test]
     fn where_directories_are_never_synced_nobody_waits_for_it() {
         let error = sync_dir(Path::new("/proc")).unwrap_err();

@@ -1,9 +1,10 @@
 //! What makes a file that file, and no copy of it.
 //!
-//! An inode number alone does not: file systems give it out again as soon as the file is gone, and an overlay shows
-//! one number for two files. Together with the time at which the inode was made it is as good as unique: a copy, a
-//! restored backup and an overlay's own version of a file were all made later. The device says nothing beyond that, and
-//! changes when the same file system is mounted again, so it is compared only where the kernel tells no birth time.
+//! An inode number alone does not: file systems give it out again as soon as the file is gone, and
+//! an overlay shows one number for two files. Together with the time at which the inode was made it
+//! is as good as unique: a copy, a restored backup and an overlay's own version of a file were all
+//! made later. The device says nothing beyond that, and changes when the same file system is
+//! mounted again, so it is compared only where the kernel tells no birth time.
 
 use std::fs::File;
 use std::io;
@@ -15,7 +16,8 @@ use nix::libc;
 
 use crate::sync::crash_point;
 
-/// Set in [`FileIdentity::born`] if it is no time, but the generation that the file system gave to the inode.
+/// Set in [`FileIdentity::born`] if it is no time, but the generation that the file system gave to
+/// the inode.
 const IS_GENERATION: u64 = 1 << 63;
 
 /// Which file it is.
@@ -23,8 +25,8 @@ const IS_GENERATION: u64 = 1 << 63;
 pub(crate) struct FileIdentity {
     pub(crate) device: u64,
     pub(crate) inode: u64,
-    /// When the inode was made, in nanoseconds since 1970; or its generation, with bit 63 set; 0 where the file system
-    /// tells neither.
+    /// When the inode was made, in nanoseconds since 1970; or its generation, with bit 63 set; 0
+    /// where the file system tells neither.
     pub(crate) born: u64,
     /// How many names it has.
     pub(crate) links: u64,
@@ -81,7 +83,8 @@ nix::ioctl_read!(
     libc::c_long
 );
 
-/// The number by which some file systems tell the inodes apart that had a number one after the other.
+/// The number by which some file systems tell the inodes apart that had a number one after the
+/// other.
 #[allow(unsafe_code)]
 fn generation(file: &File) -> Option<u32> {
     let mut number: libc::c_long = 0;

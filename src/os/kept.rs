@@ -1,9 +1,10 @@
 //! Descriptors that this library keeps open, in a process in which other code may close or replace
 //! them.
 //!
-//! Daemons close all descriptors when they start (`close_range`, `closefrom`), and the kernel gives the numbers
-//! out again. A number alone therefore proves nothing: used blindly it would lock, grow, write or close a file of
-//! the program's own. A [`Kept`] file knows which file it was, and proves it before it is used, by one `fstat`.
+//! Daemons close all descriptors when they start (`close_range`, `closefrom`), and the kernel gives
+//! the numbers out again. A number alone therefore proves nothing: used blindly it would lock,
+//! grow, write or close a file of the program's own. A [`Kept`] file knows which file it was, and
+//! proves it before it is used, by one `fstat`.
 
 use std::fs::File;
 use std::io;
@@ -23,7 +24,8 @@ pub(crate) struct Kept {
     closed: AtomicBool,
 }
 
-/// How often the kernel is asked which file it is. Local file systems answer from memory, the first time.
+/// How often the kernel is asked which file it is. Local file systems answer from memory, the first
+/// time.
 const ATTEMPTS: u32 = 4;
 
 impl Kept {
@@ -47,8 +49,8 @@ impl Kept {
         self.stat().map(|_| self.unproven())
     }
 
-    /// What the kernel says of the file, which proves it as well. Once it was lost it stays lost: the file may be opened
-    /// again under that number, and is another's to close then.
+    /// What the kernel says of the file, which proves it as well. Once it was lost it stays lost:
+    /// the file may be opened again under that number, and is another's to close then.
     pub(crate) fn stat(&self) -> io::Result<FileStat> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Errno::EBADF.into());
@@ -63,8 +65,8 @@ impl Kept {
         }
     }
 
-    /// Asked again if the kernel was interrupted, or cannot answer at the moment: a file that is not closed for want of
-    /// an answer would keep what is locked in it.
+    /// Asked again if the kernel was interrupted, or cannot answer at the moment: a file that is
+    /// not closed for want of an answer would keep what is locked in it.
     fn fstat(&self) -> nix::Result<FileStat> {
         let mut attempts = 1;
         loop {
@@ -88,7 +90,8 @@ impl Kept {
         self.identity
     }
 
-    /// Leaves the number alone from now on, for it is known in another way not to be its own any more.
+    /// Leaves the number alone from now on, for it is known in another way not to be its own any
+    /// more.
     pub(crate) fn give_up(&self) {
         self.closed.store(true, Ordering::Release);
     }
@@ -133,7 +136,8 @@ mod tests {
         let kept = Kept::new(ours.try_clone().unwrap()).unwrap();
         assert!(kept.proven().is_ok());
         let number = kept.unproven().as_raw_fd();
-        // SAFETY: both numbers are open; what `number` leads to is replaced, as other code may do at any time.
+        // SAFETY: both numbers are open; what `number` leads to is replaced, as other code may do
+        // at any time.
         assert_eq!(
             unsafe { nix::libc::dup2(theirs.as_raw_fd(), number) },
             number

@@ -38,8 +38,8 @@ impl Pidfd {
         Ok(poll(&mut polled, PollTimeout::ZERO)? > 0)
     }
 
-    /// Closes it, if it still is one. To kernels before 6.9 all pidfds, event counters and their like are the same
-    /// file, so that it is not enough to ask which file it is.
+    /// Closes it, if it still is one. To kernels before 6.9 all pidfds, event counters and their
+    /// like are the same file, so that it is not enough to ask which file it is.
     pub(crate) fn close(&self) {
         let nobody = std::ptr::null::<libc::siginfo_t>();
         let fd = self.as_fd().as_raw_fd();

@@ -1,5 +1,6 @@
-//! Stands in for clocks and chance, for the calling thread alone, so that a run can be repeated to the last
-//! bit and an hour passes at once. Compiled into this crate's own tests and fuzz targets, and nothing else.
+//! Stands in for clocks and chance, for the calling thread alone, so that a run can be repeated to
+//! the last bit and an hour passes at once. Compiled into this crate's own tests and fuzz targets,
+//! and nothing else.
 
 use std::cell::Cell;
 
@@ -28,7 +29,8 @@ pub fn time(moment: Option<Moment>) {
     NOW.set(moment);
 }
 
-/// From now on the machine was suspended for so long since it was booted: clocks that count that say so.
+/// From now on the machine was suspended for so long since it was booted: clocks that count that
+/// say so.
 pub fn suspended(us: u64) {
     SUSPENDED_US.set(us);
 }

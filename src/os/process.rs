@@ -18,8 +18,8 @@ use crate::os::file::above_standard_descriptors;
 use crate::os::fork;
 use crate::sync::crash_point;
 
-/// What identifies a process on this machine. The process id alone does not: it is reused, and means
-/// something else in every PID namespace.
+/// What identifies a process on this machine. The process id alone does not: it is reused, and
+/// means something else in every PID namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) pid: u32,
@@ -27,14 +27,15 @@ pub(crate) struct Identity {
     pub(crate) started: u64,
     /// The inode of its PID namespace; 0 if `/proc` does not say.
     pub(crate) pid_namespace: u64,
-    /// Whether `/proc` shows this PID namespace, so that what it says of a process id can be believed.
+    /// Whether `/proc` shows this PID namespace, so that what it says of a process id can be
+    /// believed.
     pub(crate) proc_is_own: bool,
     /// The program's name as the kernel has it, at most 15 bytes.
     pub(crate) program: Vec<u8>,
 }
 
-/// That of this process, once `/proc` has said all of it, and in which of the forks that led to it. No process finds out
-/// anything else later: it keeps its start and its namespace.
+/// That of this process, once `/proc` has said all of it, and in which of the forks that led to it.
+/// No process finds out anything else later: it keeps its start and its namespace.
 static KNOWN: Mutex<Option<(u32, Identity)>> = Mutex::new(None);
 
 impl Identity {
@@ -86,8 +87,8 @@ pub(crate) fn pid_exists(pid: u32) -> bool {
     pid <= 0 || kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH)
 }
 
-/// Whether `/proc` is mounted for this PID namespace: in a container made without its own, process ids
-/// there are those of another one.
+/// Whether `/proc` is mounted for this PID namespace: in a container made without its own, process
+/// ids there are those of another one.
 fn proc_is_own() -> bool {
     crash_point();
     let me = std::fs::read_link("/proc/self");
@@ -100,16 +101,16 @@ pub(crate) fn own_pid_namespace() -> u64 {
     std::fs::metadata("/proc/self/ns/pid").map_or(0, |m| m.ino())
 }
 
-/// Whether the process `pid` started at another time than `then`. Only for a `/proc` of this namespace;
-/// no answer counts as no.
+/// Whether the process `pid` started at another time than `then`. Only for a `/proc` of this
+/// namespace; no answer counts as no.
 pub(crate) fn started_otherwise(pid: u32, then: u64) -> bool {
     // Converting between time namespaces may round differently by one.
     started(pid).is_some_and(|now| then != 0 && now.abs_diff(then) > 1)
 }
 
-/// Whether every thread of the process `pid`, which started at `then`, is on its way out of the kernel and will never
-/// run the program again: killed, with much memory to be freed, or ended and not reaped. Only for a `/proc` of this
-/// namespace; no answer counts as no.
+/// Whether every thread of the process `pid`, which started at `then`, is on its way out of the
+/// kernel and will never run the program again: killed, with much memory to be freed, or ended and
+/// not reaped. Only for a `/proc` of this namespace; no answer counts as no.
 pub(crate) fn is_exiting(pid: u32, then: u64) -> bool {
     let all_exiting = || {
         let threads = threads_of(pid)?;
@@ -156,7 +157,8 @@ fn parse_flags(stat: &[u8]) -> Option<u64> {
     field(stat, 9)?.parse().ok()
 }
 
-/// The command line of a process of this namespace, with blanks between the words, as far as one read has it.
+/// The command line of a process of this namespace, with blanks between the words, as far as one
+/// read has it.
 pub(crate) fn command_line(pid: u32) -> Option<String> {
     let bytes = read_proc(&format!("/proc/{pid}/cmdline")).ok()?;
     let words = bytes
@@ -221,8 +223,8 @@ pub(super) fn read_proc(path: &str) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Whether the process `pid` has memory that is shared with others mapped at `address`. Only for a `/proc` of this
-/// namespace; `None`: it does not say.
+/// Whether the process `pid` has memory that is shared with others mapped at `address`. Only for a
+/// `/proc` of this namespace; `None`: it does not say.
 pub(crate) fn shares_memory_at(pid: u32, address: u64) -> Option<bool> {
     crash_point();
     let file = File::open(format!("/proc/{pid}/maps")).ok()?;

@@ -1,9 +1,9 @@
 //! Byte-range locks of the open file description (`F_OFD_SETLK`).
 //!
-//! Not the POSIX ones: those vanish when *any* descriptor of the file is closed in the process, so two
-//! libraries in one process break each other's locks silently. These belong to the open file: they
-//! exclude every other opening of it, in this process or another, and are dropped by the kernel with the
-//! last descriptor. They do *not* exclude threads that share the descriptor.
+//! Not the POSIX ones: those vanish when *any* descriptor of the file is closed in the process, so
+//! two libraries in one process break each other's locks silently. These belong to the open file:
+//! they exclude every other opening of it, in this process or another, and are dropped by the
+//! kernel with the last descriptor. They do *not* exclude threads that share the descriptor.
 
 use std::fs::File;
 use std::io;
@@ -28,7 +28,8 @@ pub(crate) fn lock(file: &File, at: u64) -> io::Result<()> {
     lock_as(file, at, Mode::Alone)
 }
 
-/// Locks byte `at`, waiting as long as it takes; turns a lock of the same opening into one of that mode, in one step.
+/// Locks byte `at`, waiting as long as it takes; turns a lock of the same opening into one of that
+/// mode, in one step.
 pub(crate) fn lock_as(file: &File, at: u64, mode: Mode) -> io::Result<()> {
     loop {
         crash_point();
@@ -68,8 +69,8 @@ pub(crate) fn unlock_all(file: &File, bytes: Range<u64>) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether another opening of the file has byte `at` locked, in whatever mode. Our own lock does not show. Asking
-/// needs no permission to write.
+/// Whether another opening of the file has byte `at` locked, in whatever mode. Our own lock does
+/// not show. Asking needs no permission to write.
 pub(crate) fn is_locked(file: &File, at: u64) -> io::Result<bool> {
     is_in_the_way(file, at, Mode::Alone)
 }

@@ -1,8 +1,9 @@
 //! Syncing files for several threads at once.
 //!
-//! The kernel reports a write that failed once for each open description, and the threads of a process share theirs: of
-//! two that sync at the same time one is told, and the other one is not. So one thread at a time syncs a file, for all
-//! that wait by then, and all of them are told what came of it.
+//! The kernel reports a write that failed once for each open description, and the threads of a
+//! process share theirs: of two that sync at the same time one is told, and the other one is not.
+//! So one thread at a time syncs a file, for all that wait by then, and all of them are told what
+//! came of it.
 
 use std::collections::HashMap;
 use std::io;

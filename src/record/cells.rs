@@ -4,9 +4,9 @@
 //! flips the selector. A writer that dies in between leaves the old cell in force. Readers take no
 //! latch: selector, cell, seal, selector again (C1, C2).
 //!
-//! An average has cells of a fixed size, which lie side by side; a value has wider ones, spread over the
-//! slots of its key. What they have in common are the selector's steps, [`read_once`] and [`write()`], and the
-//! seal.
+//! An average has cells of a fixed size, which lie side by side; a value has wider ones, spread
+//! over the slots of its key. What they have in common are the selector's steps, [`read_once`] and
+//! [`write()`], and the seal.
 
 use crate::record::controls::{self, Rule, left_out, ordered};
 use crate::sync::{AtomicU64, Ordering};
@@ -20,7 +20,8 @@ pub(crate) const PAYLOAD_WORDS: usize = 6;
 #[cfg(loom)]
 pub(crate) const PAYLOAD_WORDS: usize = 2;
 
-/// One cell. The seal is `version << 32 | checksum`, where the checksum is over version and payload.
+/// One cell. The seal is `version << 32 | checksum`, where the checksum is over version and
+/// payload.
 #[repr(C)]
 pub(crate) struct Cell {
     payload: [AtomicU64; PAYLOAD_WORDS],
@@ -31,8 +32,8 @@ pub(crate) struct Cell {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Damaged;
 
-/// A selector and its two cells, wherever they lie. The active cell is the one of the selector's lowest
-/// bit; the selector grows by one with each write, so a reader notices every change.
+/// A selector and its two cells, wherever they lie. The active cell is the one of the selector's
+/// lowest bit; the selector grows by one with each write, so a reader notices every change.
 pub(crate) struct Cells<'a> {
     pub(crate) selector: &'a AtomicU64,
     pub(crate) cells: &'a [Cell; 2],
@@ -71,10 +72,11 @@ impl Cell {
 }
 
 impl Cells<'_> {
-    /// The value in force, and its version. Never blocks; tries again while writers flip the selector.
+    /// The value in force, and its version. Never blocks; tries again while writers flip the
+    /// selector.
     ///
-    /// `known` is a version that the caller has read or written before: its seal need not be checked
-    /// again.
+    /// `known` is a version that the caller has read or written before: its seal need not be
+    /// checked again.
     #[inline(always)]
     pub(crate) fn read(&self, known: u64) -> Result<([u64; PAYLOAD_WORDS], u64), Damaged> {
         loop {
@@ -103,7 +105,8 @@ impl Cells<'_> {
             .map(|(payload, version, _)| (payload, version))
     }
 
-    /// Puts `payload` in force after `version`, and returns its version. Only for the holder of the latch.
+    /// Puts `payload` in force after `version`, and returns its version. Only for the holder of the
+    /// latch.
     #[inline(always)]
     pub(crate) fn write(&self, payload: &[u64; PAYLOAD_WORDS], version: u64) -> u64 {
         write(self.selector, version, |idle, version| {
@@ -149,8 +152,8 @@ impl Cells<'_> {
     }
 }
 
-/// One attempt: what `load` makes of the cell in force, 0 or 1, and its version. `None` if a writer flipped
-/// the selector meanwhile; then what was loaded means nothing.
+/// One attempt: what `load` makes of the cell in force, 0 or 1, and its version. `None` if a writer
+/// flipped the selector meanwhile; then what was loaded means nothing.
 #[inline(always)]
 pub(crate) fn read_once<T>(
     selector: &AtomicU64,
@@ -159,15 +162,15 @@ pub(crate) fn read_once<T>(
     // Acquire: pairs with the flip, so the cell is at least what was sealed for this version.
     let version = selector.load(ordered(Rule::SelectorAcquired, Ordering::Acquire));
     let loaded = load((version & 1) as usize);
-    // Pairs with the writer's fence: if any word above came from a later write, the selector read below is
-    // later than `version`, too.
+    // Pairs with the writer's fence: if any word above came from a later write, the selector read
+    // below is later than `version`, too.
     controls::fence(Rule::ReaderFence, Ordering::Acquire);
     let again = selector.load(Ordering::Relaxed);
     (again == version || left_out(Rule::SelectorReread)).then_some((loaded, version))
 }
 
-/// Has `store` fill the idle cell, 0 or 1, under the version that follows on `version`, and puts it in force.
-/// Only for the holder of the latch.
+/// Has `store` fill the idle cell, 0 or 1, under the version that follows on `version`, and puts it
+/// in force. Only for the holder of the latch.
 #[inline(always)]
 pub(crate) fn write(selector: &AtomicU64, version: u64, store: impl FnOnce(usize, u64)) -> u64 {
     let version = version.wrapping_add(1);
@@ -235,10 +238,10 @@ pub(crate) fn version_of(sealed: u64, version: u64) -> u64 {
     version & !0xffff_ffff | sealed >> 32
 }
 
-/// The checksum is MULTILINEAR (Lemire and Kaser, "Strongly Universal String Hashing Is Fast", The Computer
-/// Journal 57, 2014): the upper half of the sum of keys times 32-bit halves. Against a CRC it is one
-/// multiplication for every four bytes and no call, a third of the time of an `add`; it misses one random
-/// change in 2^32, as a CRC-32 does, and none of one or two bits.
+/// The checksum is MULTILINEAR (Lemire and Kaser, "Strongly Universal String Hashing Is Fast", The
+/// Computer Journal 57, 2014): the upper half of the sum of keys times 32-bit halves. Against a CRC
+/// it is one multiplication for every four bytes and no call, a third of the time of an `add`; it
+/// misses one random change in 2^32, as a CRC-32 does, and none of one or two bits.
 #[derive(Clone, Copy)]
 pub(crate) struct CellSum(u64);
 
@@ -260,7 +263,8 @@ impl CellSum {
         }
     }
 
-    /// Passes words on, from number `at` on, and adds each. It ends after the last one that a cell can have.
+    /// Passes words on, from number `at` on, and adds each. It ends after the last one that a cell
+    /// can have.
     #[cfg(not(loom))]
     #[inline(always)]
     pub(crate) fn adding(
@@ -297,8 +301,8 @@ fn seal(payload: &[u64; PAYLOAD_WORDS], version: u64) -> u64 {
     sum.seal(version)
 }
 
-/// The first outputs of SplitMix64 from state 0: random enough, and nobody's choice. (Steele, Lea and Flood,
-/// "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014.)
+/// The first outputs of SplitMix64 from state 0: random enough, and nobody's choice. (Steele, Lea
+/// and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014.)
 struct Keys {
     first: u64,
     pairs: [[u64; 2]; 1 + SEALED_WORDS_MAX],
@@ -373,7 +377,8 @@ mod tests {
         });
     }
 
-    /// A power loss may leave the cells of a slot's former life beside the selector of the present one.
+    /// A power loss may leave the cells of a slot's former life beside the selector of the present
+    /// one.
     #[test]
     fn cells_of_another_life_are_not_whole() {
         with_cells(|cells| {
@@ -420,8 +425,8 @@ mod tests {
         assert_eq!(seal(&payload, version), 7 << 32 | sum as u64 >> 32);
     }
 
-    /// A bit that flips adds or takes away a key shifted; whatever the payload, the upper half of the sum
-    /// shows it when that lies 2^32 or more from zero. So this is all
+    /// A bit that flips adds or takes away a key shifted; whatever the payload, the upper half of
+    /// the sum shows it when that lies 2^32 or more from zero. So this is all
     /// payloads of all lengths, not a sample.
     #[test]
     fn every_flip_of_one_or_two_bits_is_noticed() {

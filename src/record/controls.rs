@@ -1,5 +1,6 @@
-//! Negative controls: each rule of the protocol can be left out, one at a time, by a loom test alone, which
-//! then has to see its model refuted. A model that holds without the rule proves nothing about it.
+//! Negative controls: each rule of the protocol can be left out, one at a time, by a loom test
+//! alone, which then has to see its model refuted. A model that holds without the rule proves
+//! nothing about it.
 //!
 //! Outside of loom all of this is constant and compiles to nothing.
 

@@ -19,7 +19,8 @@ pub(crate) fn decide(journal: &AtomicU64, place: u64) {
 /// Empties the journal, after all that is listed at `place` was carried out. `false`: another
 /// process was quicker.
 pub(crate) fn end(journal: &AtomicU64, place: u64) -> bool {
-    // Release: pairs with the Acquire of `look`; a journal that is found empty has its selectors flipped.
+    // Release: pairs with the Acquire of `look`; a journal that is found empty has its selectors
+    // flipped.
     let order = ordered(Rule::EndReleases, Ordering::AcqRel);
     let ended = journal.compare_exchange(place, 0, order, Ordering::Relaxed);
     ended.is_ok()

@@ -1,8 +1,9 @@
 //! A hold: one hold word with its deadline and its stamp. The one mechanism behind every primitive.
 //!
 //! Rules that every function here keeps (docs/protocol.md, invariants H and L):
-//! the hold word changes by compare-exchange of the exact word that was judged, never by a blind store;
-//! each grant raises the sequence; the deadline word arbitrates between renewing and stealing.
+//! the hold word changes by compare-exchange of the exact word that was judged, never by a blind
+//! store; each grant raises the sequence; the deadline word arbitrates between renewing and
+//! stealing.
 //!
 //! Orderings: a take is `Acquire` and pairs with the `Release` of the give-back before it, so the
 //! successor sees what the predecessor did. Everything else about the word needs no more than that.
@@ -11,8 +12,8 @@ use crate::record::controls::{Rule, left_out, ordered};
 use crate::record::{Lease, ParticipantId, SEQUENCE_MAX, Stamp, Word};
 use crate::sync::{AtomicU64, Ordering};
 
-/// Three words of shared memory. Holds live at places that are never used for anything else, because a
-/// process that was stopped for an hour may still write its stamp here (S3).
+/// Three words of shared memory. Holds live at places that are never used for anything else,
+/// because a process that was stopped for an hour may still write its stamp here (S3).
 #[repr(C)]
 pub(crate) struct Hold {
     word: AtomicU64,
@@ -68,8 +69,8 @@ impl Hold {
         }
     }
 
-    /// The word as it is. `Acquire`: what is read after it (generation, deadline, stamp) is at least as
-    /// new as what the writer of this word had done.
+    /// The word as it is. `Acquire`: what is read after it (generation, deadline, stamp) is at
+    /// least as new as what the writer of this word had done.
     #[inline]
     pub(crate) fn load(&self) -> Word {
         let bits = self
@@ -192,8 +193,8 @@ impl Hold {
         Cleared::Nothing
     }
 
-    /// Begins to take the key away: exactly `seen` becomes `me`'s, retiring, one sequence higher, so that
-    /// no compare-exchange prepared before can succeed after (H4).
+    /// Begins to take the key away: exactly `seen` becomes `me`'s, retiring, one sequence higher,
+    /// so that no compare-exchange prepared before can succeed after (H4).
     pub(crate) fn retire(&self, seen: Word, me: ParticipantId) -> Result<Word, Word> {
         // At the very end, which no machine reaches, it stays where it is.
         let sequence = match left_out(Rule::RetiringRaises) {
@@ -269,14 +270,15 @@ impl Hold {
 
 /// Leases.
 impl Hold {
-    /// The deadline word as it is: read before a take, handed to [`set_lease`](Hold::set_lease) after.
+    /// The deadline word as it is: read before a take, handed to [`set_lease`](Hold::set_lease)
+    /// after.
     #[inline]
     pub(crate) fn deadline_bits(&self) -> u64 {
         self.deadline.load(Ordering::Acquire)
     }
 
-    /// Makes the deadline word that of the hold `mine`. `seen` is what it was before the take: if it is
-    /// something else by now, only the holder of `mine` may still write it (L2).
+    /// Makes the deadline word that of the hold `mine`. `seen` is what it was before the take: if
+    /// it is something else by now, only the holder of `mine` may still write it (L2).
     #[inline(always)]
     pub(crate) fn set_lease(&self, mine: Word, seen: u64, lease: Lease) {
         let new = lease.encode(mine);
@@ -312,8 +314,8 @@ impl Hold {
                 return false;
             }
             let new = lease.encode(mine);
-            // L3: a thief marks the deadline before it takes the word. Either our exchange is first, and
-            // the thief's fails, or its mark is, and ours does.
+            // L3: a thief marks the deadline before it takes the word. Either our exchange is
+            // first, and the thief's fails, or its mark is, and ours does.
             if self
                 .deadline
                 .compare_exchange(seen, new, Ordering::AcqRel, Ordering::Acquire)

@@ -1,10 +1,12 @@
-//! Participant numbers: taken, described, and freed again after death (P3, P4). Beacons are the caller's.
+//! Participant numbers: taken, described, and freed again after death (P3, P4). Beacons are the
+//! caller's.
 
 use crate::record::controls::{self, Rule, left_out};
 use crate::record::{Cleared, Hold, ParticipantId};
 use crate::sync::{AtomicU64, Ordering};
 
-/// Flags of a participant's state word, above the number of joins. The number may be named by words.
+/// Flags of a participant's state word, above the number of joins. The number may be named by
+/// words.
 pub(crate) const PARTICIPANT_USED: u64 = 1 << 32;
 /// The beacon was handed to other processes: the process id is no proof of death.
 pub(crate) const PARTICIPANT_SHARED: u64 = 1 << 33;

@@ -7,13 +7,14 @@
 //! +---------------+-----------------------------------------------------+
 //! ```
 //!
-//! The tag is the low twenty bits of the hold's sequence. A tag that does not fit the hold word means
-//! "not published yet", never "over". A time of 0 is "no lease", a time of 1 is "over": the mark that a
-//! thief leaves, so that a renewal and a theft cannot both succeed (L3).
+//! The tag is the low twenty bits of the hold's sequence. A tag that does not fit the hold word
+//! means "not published yet", never "over". A time of 0 is "no lease", a time of 1 is "over": the
+//! mark that a thief leaves, so that a renewal and a theft cannot both succeed (L3).
 //!
-//! In use, the word is only ever changed by compare-exchange, and every taker makes it its own (a lease, or 0). A
-//! foreign tag can then fit only by way of a taker that was stopped between taking the hold and writing
-//! this word, lost the hold by force meanwhile, and woke up exactly a multiple of 2^20 grants later.
+//! In use, the word is only ever changed by compare-exchange, and every taker makes it its own (a
+//! lease, or 0). A foreign tag can then fit only by way of a taker that was stopped between taking
+//! the hold and writing this word, lost the hold by force meanwhile, and woke up exactly a multiple
+//! of 2^20 grants later.
 
 use crate::record::Word;
 use crate::record::controls::{Rule, left_out};
@@ -50,7 +51,8 @@ impl Lease {
         let time = match self {
             Lease::None => return 0,
             Lease::Over => OVER,
-            // Rounded up, never 0 or 1, and never into the tag: a lease of centuries ends after 35 years.
+            // Rounded up, never 0 or 1, and never into the tag: a lease of centuries ends after 35
+            // years.
             Lease::Until(until) => until.div_ceil(UNIT_US).clamp(OVER + 1, TIME_MASK),
         };
         tag(of) << TIME_BITS | time

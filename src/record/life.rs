@@ -7,8 +7,9 @@
 //! --------+------+---------------------------+
 //! ```
 //!
-//! A life ends in one store that makes the kind "none", which is 0, and the generation one higher (S2).
-//! A handle that remembers a slot compares both, after it has read what it wants to know (H4, I6).
+//! A life ends in one store that makes the kind "none", which is 0, and the generation one higher
+//! (S2). A handle that remembers a slot compares both, after it has read what it wants to know (H4,
+//! I6).
 
 use crate::record::controls::{self, Rule, left_out};
 use crate::sync::{AtomicU64, Ordering};
@@ -22,7 +23,8 @@ pub(crate) fn of(meta: u64) -> u64 {
     meta & LIFE_MASK
 }
 
-/// Whether the slot is still in that life. `Acquire`: what is read afterwards is of it or of a later one.
+/// Whether the slot is still in that life. `Acquire`: what is read afterwards is of it or of a
+/// later one.
 #[inline(always)]
 pub(crate) fn is_current(meta: &AtomicU64, life: u64) -> bool {
     of(meta.load(Ordering::Acquire)) == life

@@ -7,16 +7,17 @@
 //! +--------+------------------------+---+-------------------------------+
 //! ```
 //!
-//! Written by a plain store after the hold was taken, so for a moment it is still the last holder's: the
-//! tag (the low eight bits of the sequence) tells. Linux thread ids fit 22 bits. In an abandoned hold, the
-//! place of the thread id has the process id, for by then the participant's record may be another's.
+//! Written by a plain store after the hold was taken, so for a moment it is still the last
+//! holder's: the tag (the low eight bits of the sequence) tells. Linux thread ids fit 22 bits. In
+//! an abandoned hold, the place of the thread id has the process id, for by then the participant's
+//! record may be another's.
 //!
-//! A turn that is over has no thread there (0), and in the 34 bits below how many microseconds it took.
-//! Again only for what nothing depends on.
+//! A turn that is over has no thread there (0), and in the 34 bits below how many microseconds it
+//! took. Again only for what nothing depends on.
 //!
-//! `since` is in ticks of 4 ms of the coarse `CLOCK_MONOTONIC` (modulo 2^33, which is a year: longer holds
-//! look younger), or, with S set, in seconds since 1970. Asking for those costs a third of the coarse
-//! clock: it is what the fast path can afford.
+//! `since` is in ticks of 4 ms of the coarse `CLOCK_MONOTONIC` (modulo 2^33, which is a year:
+//! longer holds look younger), or, with S set, in seconds since 1970. Asking for those costs a
+//! third of the coarse clock: it is what the fast path can afford.
 
 use std::time::Duration;
 
@@ -98,8 +99,8 @@ impl Stamp {
             _ => (now_s, 1_000_000_000),
         };
         let units = now.wrapping_sub(self.since) & SINCE_MASK;
-        // The coarse clock may be behind the one that stamped it, and the wall clock may have been set
-        // back: that is 0, not half the range.
+        // The coarse clock may be behind the one that stamped it, and the wall clock may have been
+        // set back: that is 0, not half the range.
         if units > SINCE_MASK / 2 {
             return Duration::ZERO;
         }

@@ -1,7 +1,8 @@
 //! Taking a hold: the quick way if it is free, and the judging way if it needs a closer look.
 //!
-//! Both load the word, then check that the hold is still a part of the same key, then exchange exactly that
-//! word (H4); and both read the deadline before the take that they publish theirs after (L2).
+//! Both load the word, then check that the hold is still a part of the same key, then exchange
+//! exactly that word (H4); and both read the deadline before the take that they publish theirs
+//! after (L2).
 
 use crate::record::controls::{Rule, left_out};
 use crate::record::{Hold, Judgement, Lease, ParticipantId, Stamp, Word};

@@ -1,5 +1,5 @@
-//! The ticket of a semaphore: the last token that it drew. Each is drawn once, whichever permit it is for
-//! (H7). `Relaxed` throughout: only that no number comes twice counts.
+//! The ticket of a semaphore: the last token that it drew. Each is drawn once, whichever permit it
+//! is for (H7). `Relaxed` throughout: only that no number comes twice counts.
 
 use crate::record::controls::{Rule, left_out};
 use crate::record::{SEQUENCE_MAX, Word, next_sequence};
@@ -13,7 +13,8 @@ pub(crate) fn draw(ticket: &AtomicU64, seen: Word) -> Option<u64> {
     (above && sequence <= SEQUENCE_MAX).then_some(sequence)
 }
 
-/// A token for a grant after `seen`, of a ticket that is raised if it is behind: after damage, or when a removal was begun and undone.
+/// A token for a grant after `seen`, of a ticket that is raised if it is behind: after damage, or
+/// when a removal was begun and undone.
 pub(crate) fn draw_above(ticket: &AtomicU64, seen: Word) -> Option<u64> {
     let least = next_sequence(seen)?;
     if !left_out(Rule::TokenAboveWord) {

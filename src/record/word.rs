@@ -19,12 +19,13 @@
 
 /// How many participants a store can have: what fits twelve bits, less the zero that means "free".
 pub(crate) const PARTICIPANT_MAX: u16 = (1 << PARTICIPANT_BITS) - 1;
-/// The largest sequence. A thousand grants a microsecond use it up in thirteen days, a million a second
-/// in thirty-five years; `take` refuses to go past it rather than start again from zero.
+/// The largest sequence. A thousand grants a microsecond use it up in thirteen days, a million a
+/// second in thirty-five years; `take` refuses to go past it rather than start again from zero.
 pub(crate) const SEQUENCE_MAX: u64 = (1 << SEQUENCE_BITS) - 1;
 
-/// By how much every sequence grows with a reboot: pages with the last grants may not have reached the
-/// disk, and tokens must not come twice. More than can be granted while a page waits to be written.
+/// By how much every sequence grows with a reboot: pages with the last grants may not have reached
+/// the disk, and tokens must not come twice. More than can be granted while a page waits to be
+/// written.
 pub(crate) const SEQUENCE_LEAP: u64 = 1 << 36;
 
 /// A sequence, unless it is one that grants and leaps do not get to.

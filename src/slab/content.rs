@@ -7,8 +7,9 @@
 //!            +------------+------+------+----------+----------+
 //! ```
 //!
-//! Form 0: no value. Form 1: `length` bytes of value, which follow on the tag in the payload. Form 2: the
-//! value lies in the log; the payload is its place, and `hash of its tag << 32 | its length`.
+//! Form 0: no value. Form 1: `length` bytes of value, which follow on the tag in the payload. Form
+//! 2: the value lies in the log; the payload is its place, and `hash of its tag << 32 | its
+//! length`.
 
 use crate::log::Location;
 use crate::slab::hash::hash;
@@ -70,7 +71,8 @@ impl Content {
             | self.tag_len as u64
     }
 
-    /// `payload` is its first two words, `words` how many there are. `None`: no cell has such a head.
+    /// `payload` is its first two words, `words` how many there are. `None`: no cell has such a
+    /// head.
     #[inline]
     pub(crate) fn decode(head: u64, payload: [u64; LOGGED_WORDS], words: usize) -> Option<Content> {
         let (tag_len, len) = ((head & 0xff) as usize, (head >> 8 & 0x1ff) as usize);
@@ -96,7 +98,8 @@ impl Content {
         })
     }
 
-    /// How many words of payload a head announces; of a head that makes no sense, as many as there are.
+    /// How many words of payload a head announces; of a head that makes no sense, as many as there
+    /// are.
     #[inline]
     pub(crate) fn payload_words(head: u64) -> usize {
         match head >> 17 & 0x1f {

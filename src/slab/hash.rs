@@ -16,8 +16,8 @@ pub(crate) fn hash(seed: [u64; 2], key: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
-    /// The vectors of Aumasson and Bernstein, "SipHash: a fast short-input PRF" (2012), appendix A, and of
-    /// its reference code.
+    /// The vectors of Aumasson and Bernstein, "SipHash: a fast short-input PRF" (2012), appendix A,
+    /// and of its reference code.
     #[test]
     fn it_is_siphash_2_4() {
         let seed = [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908];

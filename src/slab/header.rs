@@ -1,5 +1,5 @@
-//! The header page: what the store was made with (checked by a CRC, written once, kept twice), and what
-//! changes (each a word of its own).
+//! The header page: what the store was made with (checked by a CRC, written once, kept twice), and
+//! what changes (each a word of its own).
 
 use std::io;
 
@@ -133,14 +133,16 @@ pub(crate) struct Mutable {
     /// Since the store was made.
     pub(crate) evictions: AtomicU64,
     pub(crate) damaged: AtomicU64,
-    /// After `size_limit` was lowered: what the log may take at the most, until it fits; otherwise 0 or less than that.
+    /// After `size_limit` was lowered: what the log may take at the most, until it fits; otherwise
+    /// 0 or less than that.
     pub(crate) falling: AtomicU64,
-    /// How many syncs have failed, in the high half; how many of these were made good since, in the low half. While
-    /// the two differ nothing is known to be on the device.
+    /// How many syncs have failed, in the high half; how many of these were made good since, in
+    /// the low half. While the two differ nothing is known to be on the device.
     pub(crate) failed_syncs: AtomicU64,
     /// The boots of the machine in which it was in use, the latest ones, in no order.
     pub(crate) boots: [Boot; BOOTS],
-    /// Of a shard: the bytes of the file `fanout` of its cache, filled up with zeros. Otherwise zeros.
+    /// Of a shard: the bytes of the file `fanout` of its cache, filled up with zeros. Otherwise
+    /// zeros.
     pub(crate) cache: [AtomicU64; 5],
     /// How many values were computed and could not be kept, since the store was made.
     pub(crate) unkept: AtomicU64,
@@ -182,7 +184,8 @@ impl NamedFile {
 #[repr(C)]
 pub(crate) struct Boot {
     pub(crate) id: [AtomicU64; 2],
-    /// When the machine was booted, in milliseconds since 1970 by the wall clock; 0: nothing stands here.
+    /// When the machine was booted, in milliseconds since 1970 by the wall clock; 0: nothing
+    /// stands here.
     pub(crate) moment_ms: AtomicU64,
 }
 
@@ -190,8 +193,8 @@ pub(crate) struct Boot {
 const FAILED_SYNC: u64 = 1 << 32;
 
 impl Mutable {
-    /// Notes that a sync has failed, if that is what the error says: one that could not even be asked for has lost
-    /// nothing. What follows from it is `store::device`'s.
+    /// Notes that a sync has failed, if that is what the error says: one that could not even be
+    /// asked for has lost nothing. What follows from it is `store::device`'s.
     pub(crate) fn note_failed_sync(&self, error: &io::Error) {
         let not_asked = [
             Errno::EBADF,

@@ -15,7 +15,8 @@
 //! Every region starts on a page. The first six are allocated when the store is made, participants,
 //! slots and blocks grow in whole pages.
 
-/// The only size that matters here is that no region shares a page of the file system's with another.
+/// The only size that matters here is that no region shares a page of the file system's with
+/// another.
 pub(crate) const PAGE: u64 = 4096;
 pub(crate) const STRIPES: u32 = 64;
 pub(crate) const STRIPE_BYTES: u64 = 64;
@@ -32,7 +33,8 @@ const SPARE_BLOCKS: u32 = 65_536 / PERMITS_PER_BLOCK;
 /// The most slots a slab can have: their numbers stay below 2^24, and the slab below 8 GiB.
 pub(crate) const CAPACITY_MAX: u32 = 1 << 24;
 
-/// Where the witnesses of the participants are locked on the slab's own inode, a byte each: far behind its end.
+/// Where the witnesses of the participants are locked on the slab's own inode, a byte each: far
+/// behind its end.
 pub(crate) const WITNESS_OFFSET: u64 = 1 << 40;
 
 /// What grows: participants, slots or blocks.

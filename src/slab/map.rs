@@ -1,9 +1,9 @@
 //! The mapping, and the only pointer arithmetic of the crate.
 //!
-//! Why it is sound (docs/protocol.md, M1 to M4): the mapping covers the whole layout and is never changed or
-//! shrunk; a reference is only made to what lies within a region that is allocated, so its pages have
-//! blocks; every record consists of atomics, so other processes may write at any time; every record
-//! lies at a multiple of its alignment.
+//! Why it is sound (docs/protocol.md, M1 to M4): the mapping covers the whole layout and is never
+//! changed or shrunk; a reference is only made to what lies within a region that is allocated, so
+//! its pages have blocks; every record consists of atomics, so other processes may write at any
+//! time; every record lies at a multiple of its alignment.
 
 use std::fs::File;
 use std::io;
@@ -37,13 +37,13 @@ pub(crate) struct Slab {
     identity: FileIdentity,
     layout: Layout,
     part: Static,
-    /// How much of each region was found to be in the file: what the header says is checked against the
-    /// file's length once, and never again for what was covered.
+    /// How much of each region was found to be in the file: what the header says is checked
+    /// against the file's length once, and never again for what was covered.
     covered: [AtomicU32; 3],
 }
 
-/// What one process has opened of the slab. Its opening carries the witness, and the map (or the one page) keeps that
-/// locked when other code in the process closes the descriptor.
+/// What one process has opened of the slab. Its opening carries the witness, and the map (or the
+/// one page) keeps that locked when other code in the process closes the descriptor.
 struct Opened {
     file: Kept,
     _page: Option<MmapRaw>,
@@ -204,8 +204,8 @@ impl Slab {
         self.at(self.layout.slots.offset + u64::from(id.index()) * SLOT_BYTES)
     }
 
-    /// Has the processor fetch so many slots, all their lines at once: what is read of the second one depends on
-    /// what is read of the first, and each would be waited for in its turn.
+    /// Has the processor fetch so many slots, all their lines at once: what is read of the second
+    /// one depends on what is read of the first, and each would be waited for in its turn.
     #[inline(always)]
     pub(crate) fn prefetch(&self, id: SlotId, slots: u64) {
         let first: *const Slot = self.slot(id);
@@ -258,8 +258,9 @@ impl Slab {
     #[inline]
     fn at<T>(&self, offset: u64) -> &T {
         debug_assert!(offset + size_of::<T>() as u64 <= self.layout.total_bytes());
-        // SAFETY: callers stay within the layout, which the mapping covers, and within what is allocated
-        // (M1, M2); offsets are multiples of T's alignment by the layout (M4); T consists of atomics (M3).
+        // SAFETY: callers stay within the layout, which the mapping covers, and within what is
+        // allocated (M1, M2); offsets are multiples of T's alignment by the layout (M4); T
+        // consists of atomics (M3).
         unsafe { &*self.map.as_ptr().add(offset as usize).cast::<T>() }
     }
 }
@@ -281,7 +282,8 @@ fn hint(address: *const u8) {
 impl Slab {
     /// What this process has opened of the slab; in the child of a fork, opened again. Unproved.
     fn opened(&self) -> Result<&Opened> {
-        // SAFETY: it came from `Opened::new`, and is freed with the slab only; what a fork left behind, never.
+        // SAFETY: it came from `Opened::new`, and is freed with the slab only; what a fork left
+        // behind, never.
         let opened = unsafe { &*self.opened.load(Ordering::Acquire) };
         match opened.disowned.load(Ordering::Acquire) {
             false => Ok(opened),
@@ -289,8 +291,8 @@ impl Slab {
         }
     }
 
-    /// In the child of a fork: an opening of its own, with a page mapped that keeps what is locked through it for as
-    /// long as the process lives, whatever other code does to the descriptor.
+    /// In the child of a fork: an opening of its own, with a page mapped that keeps what is locked
+    /// through it for as long as the process lives, whatever other code does to the descriptor.
     #[cold]
     fn open_again(&self, inherited: &Opened) -> Result<&Opened> {
         let replaced = || {
@@ -320,7 +322,8 @@ impl Slab {
         self.opened()
     }
 
-    /// The slab's file, proved to be it: `Detached` if other code has closed or replaced the descriptor.
+    /// The slab's file, proved to be it: `Detached` if other code has closed or replaced the
+    /// descriptor.
     pub(crate) fn file(&self) -> Result<&File> {
         let proven = self.opened()?.file.proven();
         proven.map_err(|e| Error::io("use", &self.path, e))
@@ -419,7 +422,8 @@ impl Slab {
         at < self.covered[what as usize].load(Ordering::Relaxed) || self.look_again(what, at)
     }
 
-    /// Believes the header only as far as the file is long: touching a page behind its end is a SIGBUS.
+    /// Believes the header only as far as the file is long: touching a page behind its end is a
+    /// SIGBUS.
     #[cold]
     fn look_again(&self, what: Growing, at: u32) -> bool {
         let count = self.allocated(what);
@@ -431,8 +435,8 @@ impl Slab {
         inside && at < count
     }
 
-    /// Believes all that the header says to be allocated, if the file is as long as that; otherwise how long it is, and has
-    /// to be.
+    /// Believes all that the header says to be allocated, if the file is as long as that; otherwise
+    /// how long it is, and has to be.
     pub(crate) fn cover_all(&self) -> Result<Option<(u64, u64)>> {
         // In this order: the file grows before the header says so.
         let counts = GROWING.map(|what| self.allocated(what));
@@ -468,8 +472,8 @@ impl Slab {
         }
         let from = region.end_of(have);
         let len = region.end_of(want).next_multiple_of(PAGE) - from;
-        // Proved to be the slab a moment before: the number may be another file's in a process that closes
-        // descriptors, and what the count promises must be there.
+        // Proved to be the slab a moment before: the number may be another file's in a process that
+        // closes descriptors, and what the count promises must be there.
         file::allocate(self.file()?, from, len).map_err(|e| Error::io("grow", &self.path, e))?;
         self.counter(what).store(want, Ordering::Release);
         Ok(true)
@@ -484,8 +488,9 @@ impl Slab {
         Ok(blocks_of(&self.stat()?))
     }
 
-    /// Allocates what the header says is allocated, in case it is not: a copy that left out blocks of
-    /// zeros, or a power failure, leaves holes, and writing to them on a full disk is a SIGBUS. Only alone.
+    /// Allocates what the header says is allocated, in case it is not: a copy that left out blocks
+    /// of zeros, or a power failure, leaves holes, and writing to them on a full disk is a
+    /// SIGBUS. Only alone.
     pub(crate) fn fill_holes(&self) -> Result<()> {
         let parts = self.allocated_parts();
         let bytes: u64 = parts.iter().map(|(_, len)| len).sum();
@@ -500,9 +505,9 @@ impl Slab {
         Ok(())
     }
 
-    /// Makes zeros of what lies in regions behind what is allocated: after a power loss the header may know
-    /// less than there is, and when the region grows again, what is there must not pass for a record. Only
-    /// alone.
+    /// Makes zeros of what lies in regions behind what is allocated: after a power loss the header
+    /// may know less than there is, and when the region grows again, what is there must not
+    /// pass for a record. Only alone.
     pub(crate) fn clear_unallocated(&self) -> Result<()> {
         let layout = &self.layout;
         let ends = [
@@ -517,8 +522,8 @@ impl Slab {
         Ok(())
     }
 
-    /// Takes the header's word only as far as the file is long, record by record, and says what is missing
-    /// if it is cut off. For repair, alone.
+    /// Takes the header's word only as far as the file is long, record by record, and says what is
+    /// missing if it is cut off. For repair, alone.
     pub(crate) fn clamp_to_file(&self) -> Result<Option<String>> {
         let (len, need) = (self.file_len()?, self.bytes_needed());
         let io = |e| Error::io("grow", &self.path, e);

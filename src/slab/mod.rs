@@ -1,9 +1,9 @@
-//! The slab: the bytes of the mapped file become typed slots. The one room that joins `record` and `os`,
-//! and the one with pointer arithmetic.
+//! The slab: the bytes of the mapped file become typed slots. The one room that joins `record` and
+//! `os`, and the one with pointer arithmetic.
 //!
-//! Everything in the map is input that anyone may have written. So a number that was read from it is
-//! checked before it leads anywhere (`slot`, `block`, `bucket` answer `None` past the end of what is
-//! allocated), and all of it is seen through atomics, never through a plain reference.
+//! Everything in the map is input that anyone may have written. So a number that was read from it
+//! is checked before it leads anywhere (`slot`, `block`, `bucket` answer `None` past the end of
+//! what is allocated), and all of it is seen through atomics, never through a plain reference.
 
 use std::num::NonZeroU32;
 
@@ -29,8 +29,8 @@ pub(crate) use records::{
 
 pub(crate) use crate::record::joining::{PARTICIPANT_SHARED, PARTICIPANT_USED};
 
-/// The number of a slot that was found to be within what is allocated. Allocation never shrinks, so it
-/// stays so. Kept as a link (one more than the number), so that there is a value for "none".
+/// The number of a slot that was found to be within what is allocated. Allocation never shrinks, so
+/// it stays so. Kept as a link (one more than the number), so that there is a value for "none".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct SlotId(NonZeroU32);
 

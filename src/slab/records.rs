@@ -1,5 +1,5 @@
-//! The fixed-layout records of the file, as structures of atomics. Their sizes and offsets *are* the
-//! format; the assertions below keep them so.
+//! The fixed-layout records of the file, as structures of atomics. Their sizes and offsets *are*
+//! the format; the assertions below keep them so.
 
 use std::mem::offset_of;
 
@@ -24,7 +24,8 @@ pub(crate) const CLAIMED: u8 = 0x80;
 /// different things, and no process writes it without the stripe or the latch.
 #[repr(C)]
 pub(crate) struct Slot {
-    /// The hold of a lock, the latch of an average; of a semaphore only used while it is taken away.
+    /// The hold of a lock, the latch of an average; of a semaphore only used while it is taken
+    /// away.
     pub(crate) hold: Hold,
     pub(crate) meta: AtomicU64,
     /// Grows with each wake-up; what waiters sleep on.
@@ -119,9 +120,11 @@ const UNTOLD: u64 = 1 << 31;
 pub(crate) struct Segment {
     /// Its number, `SEGMENT_CLOSING` and `SEGMENT_BEGUN`; 0: none is here.
     pub(crate) number: AtomicU64,
-    /// The place behind its last record once it is not appended to any more; before that one of another segment, or 0.
+    /// The place behind its last record once it is not appended to any more; before that one of
+    /// another segment, or 0.
     pub(crate) end: AtomicU64,
-    /// How many of its bytes are garbage, and how many of these have been given back: see [`Gone`].
+    /// How many of its bytes are garbage, and how many of these have been given back: see
+    /// [`Gone`].
     pub(crate) gone: AtomicU64,
     /// While its values are moved elsewhere: the next slot to look at.
     pub(crate) cursor: AtomicU64,
@@ -213,8 +216,8 @@ impl Slot {
         }
     }
 
-    /// Word `at` of the body, 0 to 16. The words of a cell are reached through `cells` only, but the body
-    /// of a continuing slot is all words.
+    /// Word `at` of the body, 0 to 16. The words of a cell are reached through `cells` only, but
+    /// the body of a continuing slot is all words.
     pub(super) fn body_ptr(&self) -> *const AtomicU64 {
         (&raw const self.body).cast()
     }
@@ -228,7 +231,8 @@ impl Slot {
 
 impl Stripe {
     pub(crate) fn intent(&self) -> Option<Intent> {
-        // Acquire: pairs with the Release in `set_intent`, so the other fields are those of the intent.
+        // Acquire: pairs with the Release in `set_intent`, so the other fields are those of the
+        // intent.
         Some(match self.intent.load(Ordering::Acquire) {
             0 => Intent::None,
             1 => Intent::Create,

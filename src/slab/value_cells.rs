@@ -10,8 +10,9 @@
 //!            +------+------+---------------------------+
 //! ```
 //!
-//! What head and payload say is [`content`](crate::slab::content)'s. The seal is that of an average's cell, over head and as much payload as is
-//! used. Here is where the cells lie in the slots, how they are read and how they are put in force.
+//! What head and payload say is [`content`](crate::slab::content)'s. The seal is that of an
+//! average's cell, over head and as much payload as is used. Here is where the cells lie in the
+//! slots, how they are read and how they are put in force.
 
 use crate::record::{
     CellSum, Damaged, SEALED_WORDS_MAX, cells_first_version, cells_flip, cells_prepare,
@@ -122,8 +123,8 @@ impl<'a> ValueCells<'a> {
         &self.slab.slot(self.id).aux
     }
 
-    /// Visits so many words of a cell, from its first, in as many parts as the slots make of it: the number of
-    /// the first word of each, and the words.
+    /// Visits so many words of a cell, from its first, in as many parts as the slots make of it:
+    /// the number of the first word of each, and the words.
     #[inline(always)]
     fn parts(
         &self,
@@ -237,8 +238,8 @@ impl<'a> ValueCells<'a> {
         self.selector().load(Ordering::Relaxed)
     }
 
-    /// Puts a value in force. `tag` and `value` are those of a value that lies in the slots, otherwise empty.
-    /// Only for the holder of the latch.
+    /// Puts a value in force. `tag` and `value` are those of a value that lies in the slots,
+    /// otherwise empty. Only for the holder of the latch.
     #[inline(always)]
     pub(crate) fn write(&self, content: Content, tag: &[u8], value: &[u8]) {
         cells_write(self.selector(), self.version(), |cell, version| {
@@ -247,15 +248,16 @@ impl<'a> ValueCells<'a> {
         });
     }
 
-    /// Fills the idle cell without putting it in force, and returns the version in force. Only for the holder
-    /// of the latch.
+    /// Fills the idle cell without putting it in force, and returns the version in force. Only for
+    /// the holder of the latch.
     pub(crate) fn prepare(&self, content: Content, tag: &[u8], value: &[u8]) -> u64 {
         cells_prepare(self.selector(), |cell, version| {
             let _ = self.store(cell, content, tag, value, version);
         })
     }
 
-    /// Puts in force what was prepared after `version`, unless that was done, or is not whole: damage.
+    /// Puts in force what was prepared after `version`, unless that was done, or is not whole:
+    /// damage.
     pub(crate) fn flip(&self, version: u64) {
         if self.version() == version && self.idle().is_some() {
             cells_flip(self.selector(), version);

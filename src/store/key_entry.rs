@@ -6,8 +6,9 @@ use crate::slab::bytes::span_of;
 use crate::slab::value_cells::ValueCells;
 use crate::slab::{KEY_BYTES_MAX, Meta, Slab, Slot, SlotId, TAG_BYTES_MAX, Tenant};
 
-/// By what the hash of a turn differs from that of its key. In the stored half alone: a turn hangs on the
-/// bucket of its key, and no walk takes one for the other, for both compare their own hash first (I9).
+/// By what the hash of a turn differs from that of its key. In the stored half alone: a turn hangs
+/// on the bucket of its key, and no walk takes one for the other, for both compare their own hash
+/// first (I9).
 const TURN_SALT: u64 = 0x9e37_79b9;
 
 /// A key, found.
@@ -41,8 +42,8 @@ pub(crate) struct NewKey<'a> {
     pub(crate) cell_words: usize,
 }
 
-/// The hash under which a key of that kind is found, from that of its bytes: turns have a namespace of their
-/// own, so that the key itself may be a value.
+/// The hash under which a key of that kind is found, from that of its bytes: turns have a namespace
+/// of their own, so that the key itself may be a value.
 pub(crate) fn hash_as(kind: Tenant, hash: u64) -> u64 {
     match kind {
         Tenant::Turn => hash ^ TURN_SALT,

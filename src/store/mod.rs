@@ -76,8 +76,8 @@ const JOIN_PAUSE_MAX: Duration = Duration::from_millis(50);
 
 /// An open store. One for each process and slab, however often it is opened.
 pub(crate) struct Store {
-    /// This process's participant number, or 0: not joined, or not joined *again* after a fork. All
-    /// that the hot path needs to know of the process is this word.
+    /// This process's participant number, or 0: not joined, or not joined *again* after a fork.
+    /// All that the hot path needs to know of the process is this word.
     me: AtomicU64,
     /// Tells the stores that this process ever opened apart.
     serial: u64,
@@ -97,15 +97,16 @@ pub(crate) struct Store {
     tokens: Tokens,
 }
 
-/// What one process has open of a store. In the child of a fork, the parent's is leaked and a new one made.
+/// What one process has open of a store. In the child of a fork, the parent's is leaked and a new
+/// one made.
 pub(crate) struct Process {
     pub(crate) id: ParticipantId,
     pub(crate) identity: Identity,
     locks: Locks,
     /// Byte-range locks do not exclude the threads of one process: each is paired with a mutex.
     mutexes: [Mutex<()>; RANGE_LOCKS],
-    /// About which participants `/proc` was asked, and in which second: `second << 12 | number`, at the
-    /// number modulo the length.
+    /// About which participants `/proc` was asked, and in which second: `second << 12 | number`,
+    /// at the number modulo the length.
     asked: [AtomicU64; 64],
     watches: Arc<Watches>,
     /// The beacon was handed to others, and must not be unlocked.
@@ -128,7 +129,8 @@ impl Store {
         &self.site.dir
     }
 
-    /// The directory by which its users know it, for what they are told to do: of a shard, that of its cache.
+    /// The directory by which its users know it, for what they are told to do: of a shard, that of
+    /// its cache.
     pub(crate) fn known_as(&self) -> &Path {
         &self.site.locks
     }
@@ -137,8 +139,8 @@ impl Store {
     /// now exclude nothing that is done here. A system call, so not for the fast path; for
     /// everything that waits, looks for keys or changes the structure.
     ///
-    /// A path that is gone while the slab still has a name says nothing: the store was moved, or this
-    /// process sees another root by now. So does a path that cannot be looked at.
+    /// A path that is gone while the slab still has a name says nothing: the store was moved, or
+    /// this process sees another root by now. So does a path that cannot be looked at.
     pub(crate) fn check_in_place(&self) -> Result<()> {
         crash_point();
         match std::fs::metadata(self.slab.path()) {
@@ -150,8 +152,9 @@ impl Store {
         }
     }
 
-    /// Notices that the store was removed, each time that a key is made; and once in some milliseconds also that another
-    /// one was put in its place, for to ask that each time would take half as long again.
+    /// Notices that the store was removed, each time that a key is made; and once in some
+    /// milliseconds also that another one was put in its place, for to ask that each time would
+    /// take half as long again.
     pub(crate) fn check_in_place_often(&self) -> Result<()> {
         match self.looked_lately() {
             true => self.check_named(),
@@ -159,8 +162,8 @@ impl Store {
         }
     }
 
-    /// Notices once in some milliseconds that the store was removed or replaced: for what cannot afford a system call
-    /// each time.
+    /// Notices once in some milliseconds that the store was removed or replaced: for what cannot
+    /// afford a system call each time.
     #[inline]
     pub(crate) fn check_in_place_seldom(&self) -> Result<()> {
         if self.looked_lately() {
@@ -218,12 +221,13 @@ impl Store {
 
     #[allow(unsafe_code)]
     fn joined(&self) -> Option<&Process> {
-        // SAFETY: the pointer is null or came from `Box::into_raw` in `join`, and is only freed when the
-        // store is dropped (P1).
+        // SAFETY: the pointer is null or came from `Box::into_raw` in `join`, and is only freed
+        // when the store is dropped (P1).
         unsafe { self.process.load(Ordering::Acquire).as_ref() }
     }
 
-    /// Whether this process still has the descriptors with which it joined. True also before it has.
+    /// Whether this process still has the descriptors with which it joined. True also before it
+    /// has.
     pub(crate) fn is_attached(&self) -> bool {
         let process = self.joined();
         process.is_none_or(|process| process.locks.prove().is_ok() && self.slab.file().is_ok())
@@ -251,8 +255,9 @@ impl Store {
             .map_err(|e| Error::io("read", Path::new("/proc/self/stat"), e))?;
         let mut pause = JOIN_PAUSE;
         loop {
-            // The registry's lock is the one that a fork in another thread cannot leave locked. For the
-            // same reason nobody waits for other processes with it: every fork would wait, too.
+            // The registry's lock is the one that a fork in another thread cannot leave locked. For
+            // the same reason nobody waits for other processes with it: every fork
+            // would wait, too.
             let registry = Registry::lock();
             if let Some(process) = self.joined() {
                 return Ok(process);
@@ -263,8 +268,8 @@ impl Store {
                 break;
             }
             drop(registry);
-            // Somebody else is joining, which takes microseconds; there is no wait for the byte that
-            // could be had without the registry, and given up with it.
+            // Somebody else is joining, which takes microseconds; there is no wait for the byte
+            // that could be had without the registry, and given up with it.
             crash_point();
             std::thread::sleep(pause);
             pause = (pause * 3 / 2).min(JOIN_PAUSE_MAX);
@@ -315,7 +320,8 @@ fn day() -> u64 {
 
 #[cfg(any(fuzzing, test))]
 impl Store {
-    /// What is seen of this process's death: nobody here is the participant any more, and its beacon is free.
+    /// What is seen of this process's death: nobody here is the participant any more, and its
+    /// beacon is free.
     pub(crate) fn die(&self) {
         self.me.store(0, Ordering::Release);
         if let Some(process) = self.joined() {
@@ -326,9 +332,10 @@ impl Store {
 
 impl Process {
     fn leave(&self, slab: &Slab) {
-        // Explicitly, because a child between fork and exec may have the descriptors for a while, and one that lives
-        // on the map; but not when they were handed to others on purpose. A failure leaves it to the closing. The
-        // witness first: beside a free beacon it would be in doubt whether this process lives.
+        // Explicitly, because a child between fork and exec may have the descriptors for a while,
+        // and one that lives on the map; but not when they were handed to others on
+        // purpose. A failure leaves it to the closing. The witness first: beside a free
+        // beacon it would be in doubt whether this process lives.
         if !self.shared.load(Ordering::Relaxed) {
             slab.unlock_witness(self.id.get());
             self.locks.unlock_beacon(self.id.get());
@@ -342,8 +349,8 @@ impl Inherited for Store {
             process.device.disown();
             process.log.disown();
         }
-        // The parent's process is leaked: threads that do not exist here may have borrowed it. Its files
-        // are members of the registry themselves.
+        // The parent's process is leaked: threads that do not exist here may have borrowed it. Its
+        // files are members of the registry themselves.
         self.me.store(0, Ordering::Release);
         self.process.store(std::ptr::null_mut(), Ordering::Release);
         self.slab.disown();
@@ -397,7 +404,8 @@ mod tests {
             ForkResult::Child => {
                 let leaked = store.me().is_none() && files.strong_count() > 0;
                 let whole = number > 2 && borrowed.locks.opened().1 == number;
-                // SAFETY: ends the child, without the destructors of what it shares with its parent.
+                // SAFETY: ends the child, without the destructors of what it shares with its
+                // parent.
                 unsafe { nix::libc::_exit(if leaked && whole { 0 } else { 1 }) }
             }
             ForkResult::Parent { child } => {

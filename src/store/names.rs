@@ -11,13 +11,15 @@ use crate::sync::crash_point;
 pub(crate) const SLAB: &str = "slab";
 
 pub(crate) const FANOUT: &str = "fanout";
-/// Where that is written before it gets its name; with a random number behind, if several may write it.
+/// Where that is written before it gets its name; with a random number behind, if several may write
+/// it.
 pub(crate) const NEW_FANOUT: &str = "fanout.new";
 
 /// What systems and tools put into directories that are otherwise empty.
 pub(crate) const OTHERS_FILES: [&str; 4] = ["lost+found", ".gitkeep", ".gitignore", ".keep"];
 
-/// Whether there is a file, of whatever type. That it cannot be looked for is an error, and not an answer.
+/// Whether there is a file, of whatever type. That it cannot be looked for is an error, and not an
+/// answer.
 pub(crate) fn is_there(path: &Path) -> Result<bool> {
     crash_point();
     match std::fs::symlink_metadata(path) {
@@ -38,8 +40,8 @@ pub(crate) fn parent(slab: &Path) -> PathBuf {
     slab.parent().unwrap_or(slab).to_path_buf()
 }
 
-/// The directory by which its users know the store that has this slab, for what they are told to do: of a shard, that of
-/// its cache.
+/// The directory by which its users know the store that has this slab, for what they are told to
+/// do: of a shard, that of its cache.
 pub(in crate::store) fn known_as(slab: &Path) -> PathBuf {
     let dir = parent(slab);
     match Shard::at(&dir) {
@@ -61,7 +63,8 @@ impl Shard {
     pub(in crate::store) fn at(dir: &Path) -> Result<Option<Shard>> {
         if let Some(shard) = Shard::named(dir) {
             crash_point();
-            // The name again, for with a slash behind it it would be that of what the link leads to.
+            // The name again, for with a slash behind it it would be that of what the link leads
+            // to.
             let name = shard.sibling(shard.number.into());
             return match name.is_symlink() {
                 true => Err(not_a_store(
@@ -71,7 +74,8 @@ impl Shard {
                 false => Ok(Some(shard)),
             };
         }
-        // Asked first, at each opening: to resolve a path takes a system call for each of its parts.
+        // Asked first, at each opening: to resolve a path takes a system call for each of its
+        // parts.
         crash_point();
         let is_link = |name| dir.with_file_name(name).is_symlink();
         if !dir.file_name().is_none_or(is_link) {
@@ -103,7 +107,8 @@ impl Shard {
     }
 }
 
-/// Where a store is, and where its lock files are: the shards of a cache have theirs together, at its top.
+/// Where a store is, and where its lock files are: the shards of a cache have theirs together, at
+/// its top.
 #[derive(Clone, Debug)]
 pub(crate) struct Site {
     /// Absolute, because a program may change its working directory.

@@ -1,5 +1,5 @@
-//! What can be chosen of a store, how it is opened with that, and what the header keeps of it: capacity and mode, how much
-//! room values may take, what makes room, and what values survive.
+//! What can be chosen of a store, how it is opened with that, and what the header keeps of it:
+//! capacity and mode, how much room values may take, what makes room, and what values survive.
 
 use std::fmt;
 use std::os::unix::fs::PermissionsExt;
@@ -31,7 +31,8 @@ pub enum Eviction {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Durability {
-    /// The death of any process. After a power failure it may be gone, or an older one in its place.
+    /// The death of any process. After a power failure it may be gone, or an older one in its
+    /// place.
     #[default]
     ProcessCrash,
     /// A power failure, too: everything that changes a value waits for the device.
@@ -77,7 +78,8 @@ impl Default for Config {
 }
 
 impl Config {
-    /// That of a cache of one shard more. Shards differ only where a change of them all was interrupted.
+    /// That of a cache of one shard more. Shards differ only where a change of them all was
+    /// interrupted.
     pub(crate) fn add(&mut self, shard: &Config) {
         self.capacity += shard.capacity;
         self.shards += shard.shards;
@@ -88,8 +90,8 @@ impl Config {
     }
 }
 
-/// What of the settings of a cache can be changed: see [`Cache::configure`](crate::Cache::configure). What is not said is
-/// left as it is.
+/// What of the settings of a cache can be changed: see
+/// [`Cache::configure`](crate::Cache::configure). What is not said is left as it is.
 ///
 /// ```
 /// # fn main() -> slablock::Result<()> {
@@ -152,7 +154,8 @@ impl Limits {
         Limits::default()
     }
 
-    /// How many bytes the files of large values may take. See [`Options::size_limit`](crate::Options::size_limit).
+    /// How many bytes the files of large values may take. See
+    /// [`Options::size_limit`](crate::Options::size_limit).
     pub fn size_limit(mut self, bytes: u64) -> Limits {
         self.size_limit = Some(bytes);
         self
@@ -178,7 +181,8 @@ impl Limits {
         }
     }
 
-    /// For the making of one of so many shards, like one of them that is there where nothing is asked for.
+    /// For the making of one of so many shards, like one of them that is there where nothing is
+    /// asked for.
     pub(crate) fn for_new(&self, shards: usize, first: Option<&Config>) -> Limits {
         let share = self.size_limit.map(|limit| share_of(limit, shards));
         let default = (shards > 1).then(|| share_of(SIZE_LIMIT, shards));
@@ -189,8 +193,8 @@ impl Limits {
         }
     }
 
-    /// Refuses what was asked for and is not in force in a slab, which is one of so many shards of what is in `of`. Only
-    /// what differs is told, as it is for all shards.
+    /// Refuses what was asked for and is not in force in a slab, which is one of so many shards of
+    /// what is in `of`. Only what differs is told, as it is for all shards.
     pub(crate) fn check_in_force(&self, slab: &Slab, shards: usize, of: &Path) -> Result<()> {
         let limit = size_limit_of(slab);
         if let Some(asked) = self.size_limit.filter(|b| share_of(*b, shards) != limit) {
@@ -219,7 +223,8 @@ impl Limits {
         }
     }
 
-    /// Refuses a limit that so many shards cannot share: what each has at least is not to be more than was asked for.
+    /// Refuses a limit that so many shards cannot share: what each has at least is not to be more
+    /// than was asked for.
     pub(crate) fn check_for(&self, shards: usize) -> Result<()> {
         let least = SIZE_LIMIT_MIN * shards as u64;
         match self.size_limit {
@@ -324,7 +329,8 @@ pub(crate) fn mismatch(
 /// Files for their owner only: a lock that others can take is a lock that others can hold for ever.
 pub(crate) const DEFAULT_MODE: u32 = 0o600;
 
-/// How a store is opened, as it was asked for: `None` is what the store has, or the default for a new one.
+/// How a store is opened, as it was asked for: `None` is what the store has, or the default for a
+/// new one.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// In slots, of all shards together.

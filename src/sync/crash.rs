@@ -1,9 +1,10 @@
-//! Crash points: every store to shared memory and every system call, shown to a test that may let the process
-//! die just before it. Only built with `--cfg crash_points`; what the library is made of otherwise has none of it.
+//! Crash points: every store to shared memory and every system call, shown to a test that may let
+//! the process die just before it. Only built with `--cfg crash_points`; what the library is made
+//! of otherwise has none of it.
 //!
-//! The atomics here are the standard library's with a point before whatever may store. They have the same
-//! layout, so that they lie in the map in the same way. Private ones are counted, too: a death there is like
-//! one at the next point.
+//! The atomics here are the standard library's with a point before whatever may store. They have
+//! the same layout, so that they lie in the map in the same way. Private ones are counted, too: a
+//! death there is like one at the next point.
 
 use std::panic::Location;
 use std::sync::OnceLock;

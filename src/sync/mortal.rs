@@ -1,5 +1,5 @@
-//! loom's atomics, before each store of which a thread can be made to stop for good: as if it was killed
-//! there.
+//! loom's atomics, before each store of which a thread can be made to stop for good: as if it was
+//! killed there.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -18,8 +18,8 @@ loom::thread_local! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Death;
 
-/// Runs `life` until just before its store number `step`, counted from 1. What the kernel does about
-/// the dead is the caller's.
+/// Runs `life` until just before its store number `step`, counted from 1. What the kernel does
+/// about the dead is the caller's.
 pub(crate) fn until_store<T>(step: u32, life: impl FnOnce() -> T) -> Result<T, Death> {
     LEFT.with(|left| left.set(step));
     let lived = catch_unwind(AssertUnwindSafe(life));
@@ -39,13 +39,15 @@ fn before_store() {
     });
 }
 
-// loom 0.7 looks for a race only with the *last* access to a word, and two loads are none: a thread that
-// loads a word just before it exchanges it hides from loom that another had loaded it before, and orders
-// are left out. So each access first adds nothing to a neighbour, which orders nothing (`Relaxed`), and is
-// a race with any other such: the last access is then always the one that counts.
+// loom 0.7 looks for a race only with the *last* access to a word, and two loads are none: a thread
+// that loads a word just before it exchanges it hides from loom that another had loaded it before,
+// and orders are left out. So each access first adds nothing to a neighbour, which orders nothing
+// (`Relaxed`), and is a race with any other such: the last access is then always the one that
+// counts.
 //
-// One thing it does order: fences pair through the neighbour, too, where a load of the word itself would have
-// returned an older value and paired with nothing. So the models also run without (`LOOM_WITHOUT_TURNS`).
+// One thing it does order: fences pair through the neighbour, too, where a load of the word itself
+// would have returned an older value and paired with nothing. So the models also run without
+// (`LOOM_WITHOUT_TURNS`).
 macro_rules! mortal {
     ($name:ident, $value:ty) => {
         #[derive(Debug)]

@@ -91,7 +91,8 @@ fn a_command_that_writes_too_much_is_ended_as_ever() {
     }
 }
 
-/// What is kept for others, and what is read to be kept, is as long as it is: there may be no room for it.
+/// What is kept for others, and what is read to be kept, is as long as it is: there may be no room
+/// for it.
 #[test]
 fn an_output_that_does_not_fit_into_memory_is_an_error() {
     let shop = Shop::new();

@@ -30,8 +30,8 @@ fn the_command_gets_input_and_environment_and_its_status_is_ours() {
     assert!(shop.is_free("a key"));
 }
 
-/// What a nested `slablock run` inherits from the outer one is replaced, not given twice; everything else is
-/// handed on as it is.
+/// What a nested `slablock run` inherits from the outer one is replaced, not given twice;
+/// everything else is handed on as it is.
 #[test]
 fn the_command_finds_its_own_variables_once_and_the_usual_signals() {
     let shop = Shop::new();

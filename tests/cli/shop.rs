@@ -71,8 +71,8 @@ impl Shop {
     }
 }
 
-/// What started the tests may ignore some signals, as `nohup` and shells do for jobs in the background; that is handed on,
-/// and heeded.
+/// What started the tests may ignore some signals, as `nohup` and shells do for jobs in the
+/// background; that is handed on, and heeded.
 #[allow(unsafe_code)]
 fn heed_signals(command: &mut Command) {
     use nix::sys::signal::{SigHandler, signal};

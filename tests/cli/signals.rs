@@ -35,7 +35,8 @@ fn a_signal_ends_the_wait() {
 
 #[test]
 fn a_signal_reaches_the_command_once() {
-    // The shell looks at signals between its commands. One that comes just before `read` waits is seen when that is over.
+    // The shell looks at signals between its commands. One that comes just before `read` waits is
+    // seen when that is over.
     let script = "for s in TERM INT HUP QUIT; do trap \"echo got $s\" $s; done
         echo up; while :; do read -t 0.05 line || :; [ \"$line\" = end ] && exit 5; done";
     let shop = Shop::new();

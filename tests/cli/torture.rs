@@ -19,7 +19,8 @@ fn a_short_torture_violates_nothing_and_leaves_nothing() {
     let shop = Shop::new();
     let place = shop.path("place");
     fs::create_dir(&place).unwrap();
-    // Slower than by hand: other tests run at the same time, and their load is no fault of the store's.
+    // Slower than by hand: other tests run at the same time, and their load is no fault of the
+    // store's.
     let options = ["--processes", "4", "--seconds", "3", "--kills", "60"];
     let quick = ["torture", "--json", "--seed", "1", "--bound", "5"];
     let outcome = shop.run(&[&quick[..], &options, &["--dir", &place]].concat());

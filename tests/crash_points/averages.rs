@@ -72,8 +72,8 @@ fn add(scene: &Scene, trap: &Trap, fast: bool) {
     scene.board.add(Entry::Own, 1);
 }
 
-/// The values of before and those that were added since: all that were said to be, at most one more for each
-/// that died over it.
+/// The values of before and those that were added since: all that were said to be, at most one more
+/// for each that died over it.
 fn is_some_sum(scene: &Scene, cache: &Cache, stage: Stage, before: u64) {
     scene.crowd_is_well(cache);
     let begun = scene.board.get(Entry::Begun) + u64::from(stage == Stage::After);

@@ -1,4 +1,5 @@
-//! All operations at all points: divided into units, spread over worker processes, counted, reported.
+//! All operations at all points: divided into units, spread over worker processes, counted,
+//! reported.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

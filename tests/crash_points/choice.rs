@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use crate::kit::Random;
 
-/// At most `limit` of the points whose places are given, counted from 1: the first and the last two of each
-/// place in the source, then any.
+/// At most `limit` of the points whose places are given, counted from 1: the first and the last two
+/// of each place in the source, then any.
 pub fn choose(places: &[u64], limit: u64, random: &mut Random) -> Vec<u64> {
     let all = 1..=places.len() as u64;
     if places.len() as u64 <= limit {

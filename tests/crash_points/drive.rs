@@ -1,7 +1,7 @@
 //! One operation, one or two deaths, and somebody who looks at what is there afterwards.
 //!
-//! Everything is forked, by processes that have one thread and no store open: a death takes a millisecond or
-//! two, and no descriptor of one scene gets into another.
+//! Everything is forked, by processes that have one thread and no store open: a death takes a
+//! millisecond or two, and no descriptor of one scene gets into another.
 
 use std::panic::Location;
 use std::path::Path;
@@ -21,10 +21,11 @@ pub struct Operation {
     pub prepare: fn(&Scene),
     /// A process that lives throughout: it calls `Scene::accompany`.
     pub companion: Option<fn(&Scene)>,
-    /// Gets ready, arms the trap, does it, disarms. Also what those do who come after a death: it has to
-    /// succeed whatever the dead one had done of it.
+    /// Gets ready, arms the trap, does it, disarms. Also what those do who come after a death: it
+    /// has to succeed whatever the dead one had done of it.
     pub act: fn(&Scene, &Trap),
-    /// Looks whether what is there is the old state or the new one; after `act` succeeded, the new one.
+    /// Looks whether what is there is the old state or the new one; after `act` succeeded, the new
+    /// one.
     pub look: fn(&Scene, &Cache, Stage),
     /// What the one who comes last does.
     pub verify: fn(&Operation, &Scene, Order),
@@ -50,8 +51,9 @@ pub enum Stage {
     After,
 }
 
-/// What comes first after a death: a look at everything, which ends what was left in every stripe, or the
-/// operation again, after others have taken the room that may have been in the dead one's hands.
+/// What comes first after a death: a look at everything, which ends what was left in every stripe,
+/// or the operation again, after others have taken the room that may have been in the dead one's
+/// hands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     LookFirst,
@@ -81,7 +83,8 @@ pub fn standard(operation: &Operation, scene: &Scene, order: Order) {
     no_leak(&Cache::open(scene.store()).unwrap());
 }
 
-/// Like [`standard`], where there is no room for strangers, or where they would take what the operation is about.
+/// Like [`standard`], where there is no room for strangers, or where they would take what the
+/// operation is about.
 pub fn without_strangers(operation: &Operation, scene: &Scene, order: Order) {
     match order {
         Order::LookFirst => standard(operation, scene, order),

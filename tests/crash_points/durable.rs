@@ -1,5 +1,6 @@
-//! Deaths while all is written to the device, again after a sync that failed; while it is changed what values survive,
-//! and while values that survive a power failure are set; while a slab that was cut off is repaired.
+//! Deaths while all is written to the device, again after a sync that failed; while it is changed
+//! what values survive, and while values that survive a power failure are set; while a slab that
+//! was cut off is repaired.
 
 use slablock::{BoundedSemaphore, Cache, Durability, Eviction, FanoutCache, Limits};
 

@@ -231,7 +231,8 @@ fn open_in_vain(scene: &Scene, trap: &Trap) {
     }
 }
 
-/// Nothing is changed beside the living; once they are gone the next one makes the lock files again.
+/// Nothing is changed beside the living; once they are gone the next one makes the lock files
+/// again.
 fn verify_refused(operation: &Operation, scene: &Scene, _: Order) {
     (operation.act)(scene, &Trap::set(scene.board, NEVER, 0));
     assert!(!scene.companion_has_lost());

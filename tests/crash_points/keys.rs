@@ -1,5 +1,5 @@
-//! Deaths while keys are made, given tags, removed, evicted, cleared, reclaimed, listed; and while the slab
-//! grows for them.
+//! Deaths while keys are made, given tags, removed, evicted, cleared, reclaimed, listed; and while
+//! the slab grows for them.
 
 use slablock::{Averager, BoundedSemaphore, Cache, Kind, Lock, LockGuard};
 
@@ -150,8 +150,8 @@ pub const ALL: &[Operation] = &[
             scene.crowd_is_well(cache);
             let lost = scene.companion_has_lost();
             match cache.key_info(KEY).unwrap() {
-                // An interrupted removal may have taken some permits, and is then undone: what is held
-                // still, nobody else gets.
+                // An interrupted removal may have taken some permits, and is then undone: what is
+                // held still, nobody else gets.
                 Some(_) if stage == Stage::Between => {
                     let pool = BoundedSemaphore::new(cache, KEY, PERMITS);
                     let all = (0..=PERMITS).map_while(|_| pool.try_acquire().unwrap());
@@ -314,8 +314,8 @@ pub const ALL: &[Operation] = &[
     },
 ];
 
-/// When it is asked for the first time, takes the last permit of an idle semaphore by the fast path, which asks
-/// no stripe; then answers whether that was lost.
+/// When it is asked for the first time, takes the last permit of an idle semaphore by the fast
+/// path, which asks no stripe; then answers whether that was lost.
 fn take_when_asked(scene: &Scene) {
     let cache = open(scene);
     let pool = BoundedSemaphore::new(&cache, "idle 1", 5);
@@ -380,7 +380,8 @@ fn is_old_or_new(cache: &Cache, key: &str, kind: Kind, tag: &str, stage: Stage) 
     }
 }
 
-/// That all permits can be had at once, but for the one that this process has after `act`; and no more.
+/// That all permits can be had at once, but for the one that this process has after `act`; and no
+/// more.
 fn all_permits(cache: &Cache, permits: u32, stage: Stage) {
     let pool = BoundedSemaphore::new(cache, KEY, permits);
     let taken: Vec<_> = (0..=permits)

@@ -1,6 +1,7 @@
-//! Stopped for very long: who is stopped at any point of beginning a segment, until 512 more were begun, and goes on when
-//! its place in the table of segments is another one's, changes nothing of that one. A length that was noted too late
-//! would have it count for more, or less, than it takes of the device.
+//! Stopped for very long: who is stopped at any point of beginning a segment, until 512 more were
+//! begun, and goes on when its place in the table of segments is another one's, changes nothing of
+//! that one. A length that was noted too late would have it count for more, or less, than it takes
+//! of the device.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -112,8 +113,8 @@ fn begin_many_segments(scene: &Scene, len: usize) {
     counts_what_there_is(&cache, len);
 }
 
-/// What is said of the log is what the device has, but for two pages of each file, and for what somebody may be about to
-/// write.
+/// What is said of the log is what the device has, but for two pages of each file, and for what
+/// somebody may be about to write.
 fn counts_what_there_is(cache: &Cache, to_come: usize) {
     let stats = cache.stats().unwrap();
     let files = std::fs::read_dir(cache.path().join("log")).unwrap();

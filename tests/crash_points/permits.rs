@@ -91,7 +91,8 @@ fn die_with_two(scene: &Scene, permits: u32) {
     });
 }
 
-/// Counts who is told of a death: of that one, or of somebody who took over from it and died in turn.
+/// Counts who is told of a death: of that one, or of somebody who took over from it and died in
+/// turn.
 fn hear(scene: &Scene, permit: &SemaphoreGuard<'_>) {
     if let Some(dead) = permit.recovered() {
         assert!(dead.pid > 0 && !dead.alive, "{dead:?}");
@@ -121,7 +122,8 @@ fn are_old_or_new_and_told(scene: &Scene, cache: &Cache, stage: Stage, numbers: 
     assert!(told > 0 || stage == Stage::Between && cache.key_info(KEY).unwrap().is_none());
 }
 
-/// It has the old number or the new one, or there is none; all of them are available at once, and no more.
+/// It has the old number or the new one, or there is none; all of them are available at once, and
+/// no more.
 fn are_old_or_new(scene: &Scene, cache: &Cache, stage: Stage, numbers: [u32; 2], tag: &str) {
     scene.crowd_is_well(cache);
     let Some(info) = cache.key_info(KEY).unwrap() else {

@@ -1,4 +1,5 @@
-//! The stage of one death: a place for a store, processes that are forked, and a board that outlives them.
+//! The stage of one death: a place for a store, processes that are forked, and a board that
+//! outlives them.
 
 use std::panic::Location;
 use std::path::{Path, PathBuf};
@@ -104,8 +105,8 @@ impl Scene {
         self.board.set(Entry::Token, token.get());
     }
 
-    /// For the companion: says that it is ready, and answers whether it `has_lost` what it has whenever it
-    /// is asked, until the scene is over.
+    /// For the companion: says that it is ready, and answers whether it `has_lost` what it has
+    /// whenever it is asked, until the scene is over.
     pub fn accompany(&self, has_lost: impl Fn() -> bool) {
         self.board.set(Entry::Ready, 1);
         until("the scene is over", || {

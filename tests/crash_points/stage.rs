@@ -1,5 +1,5 @@
-//! What the scenes have in common: a small store, the key in question, and a crowd of other keys around it that
-//! nothing may happen to.
+//! What the scenes have in common: a small store, the key in question, and a crowd of other keys
+//! around it that nothing may happen to.
 
 use nix::sys::signal::{Signal, raise};
 use slablock::{Averager, BoundedSemaphore, Cache, KeyState, Lock, LockGuard, Token};
@@ -25,7 +25,8 @@ pub fn open(scene: &Scene) -> Cache {
     .unwrap()
 }
 
-/// Takes the lock of the key, which is free or a dead one's; a dead one that certainly had it has to be told.
+/// Takes the lock of the key, which is free or a dead one's; a dead one that certainly had it has
+/// to be told.
 pub fn take_over<'a>(scene: &Scene, lock: &'a Lock) -> LockGuard<'a> {
     let guard = lock.try_acquire().unwrap().expect("free, or a dead one's");
     told(scene, guard.recovered().map(|dead| dead.pid));
@@ -78,8 +79,8 @@ pub fn reboot(scene: &Scene) {
 }
 
 impl Scene {
-    /// Makes the crowd: a key before and after the one in question in its chain, an average with the values 1,
-    /// 2 and 3, a semaphore. Nobody has any of it.
+    /// Makes the crowd: a key before and after the one in question in its chain, an average with
+    /// the values 1, 2 and 3, a semaphore. Nobody has any of it.
     pub fn crowd(&self, cache: &Cache) {
         self.find_neighbours();
         let [elder, younger] = self.neighbours();

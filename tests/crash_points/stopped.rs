@@ -1,7 +1,7 @@
-//! Stopping instead of dying: a process that is stopped at any point of making a key, for which the slab has to
-//! grow twice, keeps nobody who will not wait from an answer in time. It was for ever, while it grew the slab.
-//! And who is stopped at any point of setting a large value, while others fill the log again and again, has set
-//! it when it goes on; the others were answered in time.
+//! Stopping instead of dying: a process that is stopped at any point of making a key, for which the
+//! slab has to grow twice, keeps nobody who will not wait from an answer in time. It was for ever,
+//! while it grew the slab. And who is stopped at any point of setting a large value, while others
+//! fill the log again and again, has set it when it goes on; the others were answered in time.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,11 +15,13 @@ use crate::stage::{KEY, open};
 
 /// What `acquire_timeout` is given.
 const TIMEOUT: Duration = Duration::from_millis(20);
-/// Time, and 50 ms for each lock that somebody may have been stopped with, as docs/guarantees.md promises; the rest is
-/// for what else is to be done. Time in which the machine ran others does not count.
+/// Time, and 50 ms for each lock that somebody may have been stopped with, as docs/guarantees.md
+/// promises; the rest is for what else is to be done. Time in which the machine ran others does not
+/// count.
 const IN_TIME: Duration = Duration::from_secs(2);
 
-/// Runs all of it; says for how many points, and at how many of them somebody went away empty-handed.
+/// Runs all of it; says for how many points, and at how many of them somebody went away
+/// empty-handed.
 pub fn run(root: &Path, board: &'static Board) {
     let (mut at, mut refused, mut longest) = (1, 0, Duration::ZERO);
     while let Some((none, took)) = one_stop(root, board, at) {
@@ -35,8 +37,8 @@ pub fn run(root: &Path, board: &'static Board) {
     assert!(refused > 0, "nobody was stopped with a lock");
 }
 
-/// Like [`run`], for setting a value and for compacting; says how often others were refused room, which a stopped process
-/// may keep.
+/// Like [`run`], for setting a value and for compacting; says how often others were refused room,
+/// which a stopped process may keep.
 pub fn run_values(root: &Path, board: &'static Board) {
     for what in &VALUES {
         let (mut at, mut refused, mut longest) = (1, 0, Duration::ZERO);
@@ -57,7 +59,8 @@ pub fn run_values(root: &Path, board: &'static Board) {
 }
 
 const LIMIT: u64 = 4 << 20;
-/// What nobody waits longer for room, as docs/guarantees.md promises, and what the rest of it may take.
+/// What nobody waits longer for room, as docs/guarantees.md promises, and what the rest of it may
+/// take.
 const ROOM_IN_TIME: Duration = Duration::from_millis(50 + 850);
 
 /// What somebody is stopped at, and what the value of `KEY` is afterwards.
@@ -147,8 +150,8 @@ fn one_stopped(
     Some((board.get(Entry::Own) > 0, took))
 }
 
-/// Fills the log with values that replace one another, so that every segment of before is compacted, unless
-/// somebody keeps that from ending.
+/// Fills the log with values that replace one another, so that every segment of before is
+/// compacted, unless somebody keeps that from ending.
 fn fill_and_compact(scene: &Scene, board: &'static Board) {
     // Without a trap, whose count is that of the stopped one.
     let cache = open(scene);
@@ -173,8 +176,8 @@ fn fill_and_compact(scene: &Scene, board: &'static Board) {
     board.set(Entry::Done, longest.as_micros() as u64);
 }
 
-/// `None`: there is no such point. Otherwise whether somebody else was refused a new key, and how long the
-/// answers took.
+/// `None`: there is no such point. Otherwise whether somebody else was refused a new key, and how
+/// long the answers took.
 fn one_stop(root: &Path, board: &'static Board, at: u64) -> Option<(bool, Duration)> {
     let scene = Scene::new(root, board);
     assert_eq!(reap(fork(|| drop(open(&scene)))), End::Done);
@@ -220,7 +223,8 @@ fn is_had<G>(answer: slablock::Result<Option<G>>) -> bool {
 fn ask(scene: &Scene, board: &'static Board) {
     Trap::set(board, NEVER, 0);
     let cache = open(scene);
-    // Who reads waits for nobody: enough keys for every stripe, in a store whose stripes are stopped in.
+    // Who reads waits for nobody: enough keys for every stripe, in a store whose stripes are
+    // stopped in.
     for n in 0..500 {
         assert_eq!(cache.get(format!("absent {n}")).unwrap(), None);
     }

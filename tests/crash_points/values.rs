@@ -1,4 +1,5 @@
-//! Deaths while values are set, replaced, deleted, counted; small ones in the slots, large ones in the log.
+//! Deaths while values are set, replaced, deleted, counted; small ones in the slots, large ones in
+//! the log.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
@@ -463,7 +464,8 @@ pub const ALL: &[Operation] = &[
             scene.board.add(Entry::Own, 1);
         },
         look: |scene, cache, stage| {
-            // Takes away what is left of the deleted ones, and nothing of a transaction that was decided.
+            // Takes away what is left of the deleted ones, and nothing of a transaction that was
+            // decided.
             assert_eq!(cache.remove_expired().unwrap(), 0);
             is_some_count_under(scene, cache, stage, "count", 0);
             let all = ["count", KEY, "made", "gone"].map(|name| cache.get(name).unwrap());
@@ -533,8 +535,8 @@ pub const ALL: &[Operation] = &[
             scene.crowd(&cache);
             bystanders(&cache);
             cache.set(KEY, large(LARGE)).unwrap();
-            // The first segment is full, and half of it is needed no more; it is too little at a time to be given
-            // back.
+            // The first segment is full, and half of it is needed no more; it is too little at a
+            // time to be given back.
             for n in 0..24 {
                 cache.set(format!("{n}"), large(50_000)).unwrap();
             }
@@ -801,7 +803,8 @@ fn incr(scene: &Scene, trap: &Trap) {
     scene.board.add(Entry::Own, 1);
 }
 
-/// What was there and what was added since: all that was said to be, at most 4 more for each that died over it.
+/// What was there and what was added since: all that was said to be, at most 4 more for each that
+/// died over it.
 fn is_some_count(scene: &Scene, cache: &Cache, stage: Stage, before: u64) {
     is_some_count_under(scene, cache, stage, KEY, before);
 }

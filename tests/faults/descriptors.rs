@@ -37,8 +37,8 @@ fn open_now() -> usize {
     kit::descriptors().len()
 }
 
-/// Runs `attempt` with 0, 1, 2, ... free descriptors until it succeeds. Each failure has to say what is
-/// short, and leave nothing behind. Returns how many it needs.
+/// Runs `attempt` with 0, 1, 2, ... free descriptors until it succeeds. Each failure has to say
+/// what is short, and leave nothing behind. Returns how many it needs.
 pub fn with_ever_more(what: &str, mut attempt: impl FnMut() -> Result<()>) -> u64 {
     // The lowest number that is free, below which there are no gaps.
     let mut gaps = Vec::new();
@@ -76,8 +76,8 @@ fn boot_id() -> [u8; 16] {
     u128::from_str_radix(&digits, 16).unwrap().to_le_bytes()
 }
 
-/// That the store knows the boot it was made or rebuilt in: who did not find out would make the next one
-/// take this boot for another, and void what is held by lifelines.
+/// That the store knows the boot it was made or rebuilt in: who did not find out would make the
+/// next one take this boot for another, and void what is held by lifelines.
 fn knows_its_boot(store: &Path) {
     let mut bytes = [0; 16];
     let slab = File::open(store.join("slab")).unwrap();

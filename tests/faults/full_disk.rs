@@ -1,4 +1,5 @@
-//! A full disk at each step at which a store grows, on small file systems in memory that are really full.
+//! A full disk at each step at which a store grows, on small file systems in memory that are really
+//! full.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +8,8 @@ use slablock::{Averager, BoundedSemaphore, Cache, Error, FanoutCache, Lock, Lock
 
 use crate::kit::{Place, Role, bounded, fork, in_a_namespace, mount, reap_well, role};
 
-/// Room in pages: each number up to where the first keys are made, then some, to more than all steps take.
+/// Room in pages: each number up to where the first keys are made, then some, to more than all
+/// steps take.
 fn pages() -> impl Iterator<Item = u64> {
     (1..18).chain((18..72).step_by(4))
 }
@@ -104,7 +106,8 @@ fn grow(cache: &Cache, step: Step) -> Result<()> {
     }
 }
 
-/// Gives the file system, which is mounted already, another size. Unmounting would take much longer.
+/// Gives the file system, which is mounted already, another size. Unmounting would take much
+/// longer.
 pub fn resize(dir: &Path, options: &str) {
     assert!(
         mount("tmpfs", &format!("remount,{options}"), dir),
@@ -118,7 +121,8 @@ fn empty(dir: &Path) {
     }
 }
 
-/// Runs the rest of the test `name` with a file system of its own: where it is mounted. `None`: not here.
+/// Runs the rest of the test `name` with a file system of its own: where it is mounted. `None`: not
+/// here.
 pub fn is_inside(name: &str) -> Option<String> {
     let dir = role(name);
     if dir.is_none() {
@@ -254,8 +258,8 @@ fn each_file_of_a_store_may_be_the_one_too_many() {
     println!("all told: {plain} {fanned} {repaired}");
 }
 
-/// More processes than a chunk of participants has room for, on a disk that is full. In a process of its
-/// own, which forks.
+/// More processes than a chunk of participants has room for, on a disk that is full. In a process
+/// of its own, which forks.
 pub fn run_many(role: &Role) {
     let cache = Cache::options().capacity(64).open(&role.dir).unwrap();
     let lock = Lock::new(&cache, "lock");

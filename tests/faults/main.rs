@@ -1,5 +1,5 @@
-//! When the machine has no more of something, or something is taken away: a clear error, nothing changed,
-//! and it goes on as soon as there is enough again.
+//! When the machine has no more of something, or something is taken away: a clear error, nothing
+//! changed, and it goes on as soon as there is enough again.
 
 #![allow(missing_docs, unsafe_code)]
 

@@ -1,4 +1,5 @@
-//! Too little address space for a value: an error that says how much was wanted, never the end of the process.
+//! Too little address space for a value: an error that says how much was wanted, never the end of
+//! the process.
 
 use std::fs;
 

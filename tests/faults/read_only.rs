@@ -47,8 +47,8 @@ fn a_store_behind_a_read_only_mount_is_refused_and_unchanged() {
     println!("all told");
 }
 
-/// A process without privileges in a directory where it may make nothing. What is there can be used; what
-/// is missing cannot be made.
+/// A process without privileges in a directory where it may make nothing. What is there can be
+/// used; what is missing cannot be made.
 fn as_nobody(store: &Path) {
     if nix::unistd::geteuid().is_root() {
         let nobody = 65_534;

@@ -46,7 +46,8 @@ fn interrupted(body: impl FnOnce()) -> u64 {
     ARRIVED.load(Ordering::Relaxed) - before
 }
 
-/// What a body took, which is at least `least`. Were a wait begun anew after each signal, it would never end.
+/// What a body took, which is at least `least`. Were a wait begun anew after each signal, it would
+/// never end.
 fn timed<T>(least: Duration, body: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let result = body();

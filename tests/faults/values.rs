@@ -1,5 +1,5 @@
-//! Large values on a full disk, and without descriptors: what can not be set is an error, what was there is there,
-//! and reading asks for no room.
+//! Large values on a full disk, and without descriptors: what can not be set is an error, what was
+//! there is there, and reading asks for no room.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -177,7 +177,8 @@ fn compacting_on_a_full_disk_leaves_nothing_behind() {
     println!("all told: {before:?} {after:?}");
 }
 
-/// It is cut off, and only its name stays: whoever wrote a value there and was stopped writes it anew.
+/// It is cut off, and only its name stays: whoever wrote a value there and was stopped writes it
+/// anew.
 #[test]
 fn a_segment_whose_name_stays_is_gone_nevertheless() {
     const NAME: &str = "values::a_segment_whose_name_stays_is_gone_nevertheless";

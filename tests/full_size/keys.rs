@@ -180,7 +180,8 @@ fn a_re_entrant_lock_is_taken_very_often_at_once() {
     assert!(!lock.is_locked().unwrap());
 }
 
-/// The longest lease there is: some 35 years after the machine was started, however long one asks for.
+/// The longest lease there is: some 35 years after the machine was started, however long one asks
+/// for.
 #[test]
 fn the_longest_lease_is_a_lease() {
     let _alone = alone("the longest lease");

@@ -1,5 +1,6 @@
-//! Each documented limit once at its full size, under the limits that a shell has by default: at the limit all works and is
-//! used, one above it is the error that names it, and nothing is lost or left afterwards.
+//! Each documented limit once at its full size, under the limits that a shell has by default: at
+//! the limit all works and is used, one above it is the error that names it, and nothing is lost or
+//! left afterwards.
 //!
 //! What takes longer than a few seconds is smaller in `cargo test`. At full size, with figures:
 //!
@@ -70,7 +71,8 @@ fn as_in_a_shell() {
     }
 }
 
-/// Where forked children wait until the process that has made it opens it, without using any processor.
+/// Where forked children wait until the process that has made it opens it, without using any
+/// processor.
 struct Gate {
     read: File,
     write: Option<OwnedFd>,

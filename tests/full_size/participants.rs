@@ -19,8 +19,9 @@ const ALL: u64 = 4_095;
 const JOINED: usize = 0;
 const PIDS: usize = 100;
 
-/// At full size all numbers are taken, and then once more by others. The short form has fewer processes and no error, which
-/// `tests/processes.rs` sees with numbers that are taken from outside.
+/// At full size all numbers are taken, and then once more by others. The short form has fewer
+/// processes and no error, which `tests/processes.rs` sees with numbers that are taken from
+/// outside.
 #[test]
 fn as_many_processes_as_there_are_numbers_and_no_more() {
     let _alone = alone("participants");
@@ -44,7 +45,8 @@ fn joins(role: &Role, number: u64) -> LockGuard<'static> {
     guard
 }
 
-/// Forks processes that join and then wait at the gate. This process has not opened the store: they do so themselves.
+/// Forks processes that join and then wait at the gate. This process has not opened the store: they
+/// do so themselves.
 fn start(role: &Role, gate: &mut Gate, numbers: std::ops::Range<u64>) -> Vec<Pid> {
     let start = |number| {
         fork(|| {
@@ -66,7 +68,8 @@ fn until_joined(role: &Role, count: u64) {
     until("all have joined", || board.get(JOINED) == count);
 }
 
-/// What another process gets that opens the store: nothing, or an error; and whom it succeeds in these locks.
+/// What another process gets that opens the store: nothing, or an error; and whom it succeeds in
+/// these locks.
 pub fn newcomer(role: &Role) {
     let begun = Instant::now();
     let cache = match Cache::open(role.store()) {

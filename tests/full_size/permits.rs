@@ -65,7 +65,8 @@ pub fn permits(role: &Role) {
     took("one too many is told so", begun, 1);
     let more = semaphore.acquire_timeout(Duration::from_millis(20));
     assert!(more.unwrap().is_none());
-    // What the dead one had, and no more, comes back: one for the waiter, the others for this process.
+    // What the dead one had, and no more, comes back: one for the waiter, the others for this
+    // process.
     let dead = holders[3];
     reap_killed(dead);
     let begun = Instant::now();
@@ -142,8 +143,8 @@ fn one_permit_too_many_is_refused() {
     drop(BoundedSemaphore::new(&cache, "key", ALL).acquire().unwrap());
 }
 
-/// A store of the default capacity has room for five of that size at once; a sixth is told that it is full, and fits in as
-/// soon as one is idle.
+/// A store of the default capacity has room for five of that size at once; a sixth is told that it
+/// is full, and fits in as soon as one is idle.
 #[test]
 fn a_store_has_room_for_five_of_the_largest_semaphores() {
     if !is_full() {

@@ -34,7 +34,8 @@ fn lock(cache: &Cache, n: u64) -> Lock {
     Lock::new(cache, format!("lock {n}"))
 }
 
-/// What each of the processes does: values, transactions over all shards, and its third of the locks.
+/// What each of the processes does: values, transactions over all shards, and its third of the
+/// locks.
 fn use_all_shards(cache: &Cache, me: u64) {
     for n in (0..KEYS).filter(|n| n % PROCESSES == me) {
         cache.set(format!("value {n}"), n.to_string()).unwrap();

@@ -1,7 +1,8 @@
-//! Law: what the command line reads and writes by itself comes back as it went in. Times are refused unless they are
-//! seconds that a clock can count, and are kept to the nanosecond that their digits say; of a key and its
-//! `key_hex`, one is the bytes; what is shown has no character in it that plays with a terminal. Everything
-//! else is parsed by `clap` and written by `serde_json`.
+//! Law: what the command line reads and writes by itself comes back as it went in. Times are
+//! refused unless they are seconds that a clock can count, and are kept to the nanosecond that
+//! their digits say; of a key and its `key_hex`, one is the bytes; what is shown has no character
+//! in it that plays with a terminal. Everything else is parsed by `clap` and written by
+//! `serde_json`.
 
 #[path = "../../src/bin/slablock/seconds.rs"]
 mod seconds;

@@ -1,4 +1,5 @@
-//! Reading what the fuzzer made up. Where it ends, everything is zero, so that any bytes are a whole input.
+//! Reading what the fuzzer made up. Where it ends, everything is zero, so that any bytes are a
+//! whole input.
 
 pub struct Input<'a> {
     left: &'a [u8],

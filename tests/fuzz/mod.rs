@@ -1,6 +1,6 @@
-//! The laws that the fuzz targets hold the library to, each in a file of its own, and what has been found.
-//! `fuzz/fuzz_targets` feeds them with what libFuzzer makes up; `cargo test` with the committed seeds and with
-//! every input that ever broke one.
+//! The laws that the fuzz targets hold the library to, each in a file of its own, and what has been
+//! found. `fuzz/fuzz_targets` feeds them with what libFuzzer makes up; `cargo test` with the
+//! committed seeds and with every input that ever broke one.
 
 #![allow(dead_code)]
 

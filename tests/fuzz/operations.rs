@@ -1,9 +1,10 @@
-//! Law: any sequence of operations by several participants, with time passing and participants dying in between,
-//! has the results that the documentation says it has: those of a model of a page (`operations/model.rs`).
+//! Law: any sequence of operations by several participants, with time passing and participants
+//! dying in between, has the results that the documentation says it has: those of a model of a page
+//! (`operations/model.rs`).
 //!
-//! The participants are real ones, with descriptors and beacons of their own, in one process. Clocks stand
-//! still and are moved by the input; a death is what the others see of one, a free beacon. Nobody dies in the
-//! middle of an operation here.
+//! The participants are real ones, with descriptors and beacons of their own, in one process.
+//! Clocks stand still and are moved by the input; a death is what the others see of one, a free
+//! beacon. Nobody dies in the middle of an operation here.
 
 mod model;
 mod setting;
@@ -35,8 +36,8 @@ pub enum Sort {
     Roomy,
     /// For six keys of one slot each: idle ones make room.
     Tight,
-    /// All participant numbers but three are in use by somebody else, alive: each of the three comes back
-    /// soon, after a sweep.
+    /// All participant numbers but three are in use by somebody else, alive: each of the three
+    /// comes back soon, after a sweep.
     Few,
 }
 

@@ -1,5 +1,5 @@
-//! A directory for the stores of one thread, in memory where there is such a place: an input should cost
-//! microseconds, and no law here is about the disk.
+//! A directory for the stores of one thread, in memory where there is such a place: an input should
+//! cost microseconds, and no law here is about the disk.
 
 use std::fs;
 use std::path::{Path, PathBuf};

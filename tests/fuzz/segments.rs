@@ -1,7 +1,8 @@
-//! Law: whatever the segments of a store hold, and wherever its cells and its journal lead there, what is read under
-//! a key is what a second reader of the format (`tests/kit/stored.rs`) finds: a value that is whole and that key's,
-//! or none. No crash, no hang, and no more memory at once than the longest file has bytes. `check` names the values
-//! that are damaged and no other, `repair` drops them and no other, and afterwards large values can be set.
+//! Law: whatever the segments of a store hold, and wherever its cells and its journal lead there,
+//! what is read under a key is what a second reader of the format (`tests/kit/stored.rs`) finds: a
+//! value that is whole and that key's, or none. No crash, no hang, and no more memory at once than
+//! the longest file has bytes. `check` names the values that are damaged and no other, `repair`
+//! drops them and no other, and afterwards large values can be set.
 //!
 //! Where a segment is not a file, or another store's, reading what leads there is an error.
 
@@ -32,7 +33,8 @@ const NOW_MS: u64 = 1_700_000_000_000;
 const MEMORY_BESIDE: usize = 256 << 10;
 const NEW_BYTES: usize = 3_000;
 
-/// A store to be damaged: as it was made once, and the directory in which it is put down anew each time.
+/// A store to be damaged: as it was made once, and the directory in which it is put down anew each
+/// time.
 struct Bench {
     place: Place,
     template: Stored,
@@ -53,8 +55,8 @@ pub fn run(data: &[u8]) {
     fuzzing::chance(None);
 }
 
-/// Values in the log: read at once, in two parts, piece by piece, with a segment of its own; with long keys and
-/// tags; one that was replaced, one that was deleted.
+/// Values in the log: read at once, in two parts, piece by piece, with a segment of its own; with
+/// long keys and tags; one that was replaced, one that was deleted.
 fn furnish(store: &std::path::Path) {
     let options = Cache::options()
         .capacity(CAPACITY as usize)
@@ -213,7 +215,8 @@ impl Bench {
         }
     }
 
-    /// After one repair nothing is damaged, also not what a dead one had decided, and a large value can be set.
+    /// After one repair nothing is damaged, also not what a dead one had decided, and a large value
+    /// can be set.
     fn is_sound(&self, cache: &Cache, repaired: &Stored, used_up: bool) {
         let check = cache.check().expect("check what was repaired");
         assert!(check.is_sound(), "{check:?}");
@@ -266,8 +269,8 @@ fn longest(stored: &Stored) -> usize {
         .unwrap_or(0)
 }
 
-/// Whether each cell leads to where something was written. One with a right seal that claims more, which no damage
-/// makes, has room given back that is a later record's.
+/// Whether each cell leads to where something was written. One with a right seal that claims more,
+/// which no damage makes, has room given back that is a later record's.
 fn is_claimed_within_files(stored: &Stored) -> bool {
     let is_within = |slot: &Slot, version| match stored.cell(slot, version) {
         Some(Cell::Logged {
@@ -346,8 +349,9 @@ fn value_of(is: &Is) -> Option<Vec<u8>> {
     }
 }
 
-/// Sets, deletes and compacts. What was set is there, and no value is ever another's. Where the next record goes may
-/// have been damaged, so that one is written over another: then that one is a miss.
+/// Sets, deletes and compacts. What was set is there, and no value is ever another's. Where the
+/// next record goes may have been damaged, so that one is written over another: then that one is a
+/// miss.
 fn change(cache: &Cache, known: BTreeMap<Vec<u8>, Is>, rooms_are_sound: bool, input: &mut Input) {
     let mut known: BTreeMap<_, _> = known
         .into_iter()
@@ -383,7 +387,8 @@ fn change(cache: &Cache, known: BTreeMap<Vec<u8>, Is>, rooms_are_sound: bool, in
             Ok(()) => {}
             Err(error) => says(&error),
         }
-        // Who has read, or written, a value does not look again whether it is whole (G4); somebody else does.
+        // Who has read, or written, a value does not look again whether it is whole (G4); somebody
+        // else does.
         let Ok(other) = fuzzing::open_apart(cache.path(), &Cache::options()) else {
             continue;
         };

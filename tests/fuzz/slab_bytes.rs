@@ -1,10 +1,11 @@
-//! Law: whatever the files of a store hold, opening it and every operation on it end with a result or with an
-//! error that says what is wrong: no crash, no signal, no hang, no memory beyond what the store's size asks for.
-//! As long as a hold is said to stand, nobody else is given the same. And if `repair` says that it has mended
-//! the store, the store is sound and stays so.
+//! Law: whatever the files of a store hold, opening it and every operation on it end with a result
+//! or with an error that says what is wrong: no crash, no signal, no hang, no memory beyond what
+//! the store's size asks for. As long as a hold is said to stand, nobody else is given the same.
+//! And if `repair` says that it has mended the store, the store is sound and stays so.
 //!
-//! One exception: a hold word that names somebody alive *is* a hold of theirs, and an `add` waits for such a
-//! latch for ever. So words of averages and values that the damage gives to the one participant there is are freed.
+//! One exception: a hold word that names somebody alive *is* a hold of theirs, and an `add` waits
+//! for such a latch for ever. So words of averages and values that the damage gives to the one
+//! participant there is are freed.
 
 mod damage;
 mod work;
@@ -32,7 +33,8 @@ pub const CAPACITY_MAX: u64 = 2_048;
 /// The kinds whose hold is a latch, as they are in a meta word.
 const LATCHED: [u64; 3] = [4, 5, 6];
 
-/// A store to be damaged: as it was made once, and the directory in which it is put down anew each time.
+/// A store to be damaged: as it was made once, and the directory in which it is put down anew each
+/// time.
 struct Bench {
     place: Place,
     template: Vec<u8>,
@@ -122,7 +124,8 @@ impl Bench {
         assert!(len <= most.next_multiple_of(layout::PAGE), "{len} bytes");
     }
 
-    /// Puts the log down: whole, cut off, with other bytes in it, gone, something else, or with more files.
+    /// Puts the log down: whole, cut off, with other bytes in it, gone, something else, or with
+    /// more files.
     fn put_log(&self, mode: u8, input: &mut Input) {
         let store = self.store();
         let log = store.join("log");

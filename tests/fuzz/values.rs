@@ -1,8 +1,9 @@
-//! Law: any sequence of operations on values by several participants, with time passing, clocks set back and
-//! participants dying in between, has the results that a plain map would have. Small values and large ones, with
-//! expiry and tags, in transactions or not, computed when missing; the log is compacted as it goes. A key may be a
-//! lock's for a while. Whoever dies in the midst of setting, of a transaction, or while it computes a value, has done
-//! all of it or nothing, and nobody waits for it.
+//! Law: any sequence of operations on values by several participants, with time passing, clocks set
+//! back and participants dying in between, has the results that a plain map would have. Small
+//! values and large ones, with expiry and tags, in transactions or not, computed when missing; the
+//! log is compacted as it goes. A key may be a lock's for a while. Whoever dies in the midst of
+//! setting, of a transaction, or while it computes a value, has done all of it or nothing, and
+//! nobody waits for it.
 //!
 //! There is room for all.
 
@@ -68,7 +69,8 @@ struct World {
     locks: Vec<Vec<u8>>,
 }
 
-/// Lengths around every change of place: no cell, one slot, several, one read of the log, several, a segment.
+/// Lengths around every change of place: no cell, one slot, several, one read of the log, several,
+/// a segment.
 const LENGTHS: [usize; 20] = [
     0, 1, 5, 8, 9, 40, 41, 200, 256, 257, 1_000, 16_385, 140_000, 262_200, 2, 3, 12, 19, 50, 300,
 ];

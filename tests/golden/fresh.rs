@@ -1,5 +1,5 @@
-//! A new store, byte by byte, against the tables of docs/format.md. The numbers are written out here
-//! once more, on purpose.
+//! A new store, byte by byte, against the tables of docs/format.md. The numbers are written out
+//! here once more, on purpose.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -80,7 +80,8 @@ fn a_new_header_is_as_the_design_says() {
     });
 }
 
-/// In memory: a file system on a disk that has the file in many pieces counts a block of its own for it.
+/// In memory: a file system on a disk that has the file in many pieces counts a block of its own
+/// for it.
 #[test]
 fn a_new_store_takes_as_much_as_the_design_says() {
     let memory = std::path::Path::new("/dev/shm");
@@ -116,7 +117,8 @@ fn new_keys_lie_as_the_design_says() {
             .as_micros() as u64
             - 1_735_689_600_000_000;
         assert!(since_2025 - floor < 60_000_000, "{floor}");
-        // A lock of two tokens, held by participant 1, until a moment of `CLOCK_MONOTONIC` in 64 us.
+        // A lock of two tokens, held by participant 1, until a moment of `CLOCK_MONOTONIC` in 64
+        // us.
         assert_eq!(place.word(SLOTS), 1 << 52 | (floor + 2));
         let deadline = place.word(SLOTS + 8);
         assert_eq!(deadline >> 44, (floor + 2) & 0xf_ffff);

@@ -1,10 +1,10 @@
-//! The format, held fast: a store that was written long ago is opened, and a new one has its bytes where
-//! docs/format.md says.
+//! The format, held fast: a store that was written long ago is opened, and a new one has its bytes
+//! where docs/format.md says.
 //!
-//! The old store is `store.txt`: of each 16 bytes of the slab that are not all zeros, the offset and the
-//! bytes; then a `fanout` record, and what was given and chosen when they were made. One with values is
-//! `values.txt`. When the format changes on purpose, `SLABLOCK_WRITE_GOLDEN=1 cargo test --test golden` writes
-//! both anew; then their difference says what has changed.
+//! The old store is `store.txt`: of each 16 bytes of the slab that are not all zeros, the offset
+//! and the bytes; then a `fanout` record, and what was given and chosen when they were made. One
+//! with values is `values.txt`. When the format changes on purpose, `SLABLOCK_WRITE_GOLDEN=1 cargo
+//! test --test golden` writes both anew; then their difference says what has changed.
 
 #![allow(missing_docs)]
 

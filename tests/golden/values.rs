@@ -1,8 +1,9 @@
-//! A store with values as it was written long ago: small and large, with tags and ends, in segments that are shared
-//! and in one of its own, one that was deleted, one that was replaced and left its record behind.
+//! A store with values as it was written long ago: small and large, with tags and ends, in segments
+//! that are shared and in one of its own, one that was deleted, one that was replaced and left its
+//! record behind.
 //!
-//! `values.txt` has its files: of each, its name and length, then of each 16 bytes that are not all zeros the offset
-//! and the bytes, and how often they come in a row.
+//! `values.txt` has its files: of each, its name and length, then of each 16 bytes that are not all
+//! zeros the offset and the bytes, and how often they come in a row.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -273,7 +274,8 @@ fn old_values_are_compacted_and_set_anew() {
     });
 }
 
-/// By the documented format alone, without the library: in two segments that are shared and one that is not.
+/// By the documented format alone, without the library: in two segments that are shared and one
+/// that is not.
 #[test]
 fn old_values_lie_where_the_design_says() {
     bounded(|| {

@@ -78,7 +78,8 @@ fn play_store(
     Ok(())
 }
 
-/// Returns what each pair has at the end; otherwise the shortest violation, and of which pair it is.
+/// Returns what each pair has at the end; otherwise the shortest violation, and of which pair it
+/// is.
 fn judge(
     records: Vec<Record>,
     states: [State; PAIRS],

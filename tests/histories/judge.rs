@@ -1,5 +1,5 @@
-//! Whether the history of a pair is linearizable, by the checker of `todc-utils` (the algorithm of Wing and Gong, with
-//! Lowe's memory), and what to show if it is not.
+//! Whether the history of a pair is linearizable, by the checker of `todc-utils` (the algorithm of
+//! Wing and Gong, with Lowe's memory), and what to show if it is not.
 
 use std::fmt::Write;
 
@@ -9,7 +9,8 @@ use crate::model::{Operation, Pair};
 use crate::operation::{Call, Outcome, State, What};
 use crate::tape::Record;
 
-/// What a pair had when all was quiet, and what was done to it since, in the order in which it began.
+/// What a pair had when all was quiet, and what was done to it since, in the order in which it
+/// began.
 pub struct Story {
     pub begins_with: State,
     pub records: Vec<Record>,
@@ -44,7 +45,8 @@ impl Story {
         WGLChecker::<Pair>::is_linearizable(History::from_actions(self.actions()))
     }
 
-    /// Calls and ends in the order of their tickets. What has no end ends last, so that it can have happened at any time.
+    /// Calls and ends in the order of their tickets. What has no end ends last, so that it can have
+    /// happened at any time.
     fn actions(&self) -> Vec<(usize, Action<Operation>)> {
         let found = Record {
             strip: 0,

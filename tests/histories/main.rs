@@ -1,19 +1,22 @@
-//! Whether values are linearizable: whether all that several processes saw, while some of them were killed and others
-//! stopped, can be explained by one order of their operations in which each took effect at one moment between its call
-//! and its return.
+//! Whether values are linearizable: whether all that several processes saw, while some of them were
+//! killed and others stopped, can be explained by one order of their operations in which each took
+//! effect at one moment between its call and its return.
 //!
-//! `cargo test --test histories` takes some seconds; `SLABLOCK_HISTORIES=300 cargo test --release --test histories` goes
-//! on for 300 in each kind of store. The seed that is printed brings back the same choices (`SLABLOCK_TEST_SEED`), not the
-//! same moments. `-- --nocapture` shows what was done.
+//! `cargo test --test histories` takes some seconds; `SLABLOCK_HISTORIES=300 cargo test --release
+//! --test histories` goes on for 300 in each kind of store. The seed that is printed brings back
+//! the same choices (`SLABLOCK_TEST_SEED`), not the same moments. `-- --nocapture` shows what was
+//! done.
 //!
-//! A round: `worker`s, which are processes, do random operations (`operation`) on a few pairs of keys of one `store`, and
-//! write down when each began and ended, and how, on a `tape` outside of it. The driver (`round`) kills some, stops others,
-//! lets newcomers join, and looks at every key when all rest. `campaign` has the rounds follow one another. Then `judge`
-//! asks the checker of another crate about each pair, by a `model` of what a pair does alone.
+//! A round: `worker`s, which are processes, do random operations (`operation`) on a few pairs of
+//! keys of one `store`, and write down when each began and ended, and how, on a `tape` outside of
+//! it. The driver (`round`) kills some, stops others, lets newcomers join, and looks at every key
+//! when all rest. `campaign` has the rounds follow one another. Then `judge` asks the checker of
+//! another crate about each pair, by a `model` of what a pair does alone.
 //!
-//! Not an error, and left to the checker: an operation whose process was killed has happened at some time after it began,
-//! or never; not once the driver has looked, for the next round begins with what it saw. `controls` has histories that
-//! have to be refused, and workers that are broken on purpose have to be found out.
+//! Not an error, and left to the checker: an operation whose process was killed has happened at
+//! some time after it began, or never; not once the driver has looked, for the next round begins
+//! with what it saw. `controls` has histories that have to be refused, and workers that are broken
+//! on purpose have to be found out.
 
 #![allow(missing_docs)]
 

@@ -1,7 +1,8 @@
 //! What a pair of keys is to do, one operation after the other: the specification of the checker.
 //!
-//! A pair and not a key, because a transaction makes one object of all keys that it touches. Linearizability is of each
-//! object on its own (Herlihy and Wing), so the pairs of a store are judged apart.
+//! A pair and not a key, because a transaction makes one object of all keys that it touches.
+//! Linearizability is of each object on its own (Herlihy and Wing), so the pairs of a store are
+//! judged apart.
 
 use todc_utils::Specification;
 
@@ -29,7 +30,8 @@ impl Specification for Pair {
     fn apply(operation: &Operation, state: &State) -> (bool, State) {
         let (outcome, next) = carry_out(&operation.call, *state);
         match operation.outcome.end {
-            // The end of the history is the end of those of the killed, so to happen last is never to happen.
+            // The end of the history is the end of those of the killed, so to happen last is never
+            // to happen.
             End::Unknown => (true, next),
             End::NoRoom => (true, *state),
             _ if operation.outcome == outcome => (true, next),

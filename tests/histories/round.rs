@@ -1,5 +1,5 @@
-//! A round: workers play, the driver kills and stops some in the middle of it, newcomers join. It ends when all living
-//! workers rest; then the driver looks at every key.
+//! A round: workers play, the driver kills and stops some in the middle of it, newcomers join. It
+//! ends when all living workers rest; then the driver looks at every key.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -172,7 +172,8 @@ impl Player {
         tape.let_begin(self.strip);
     }
 
-    /// True of a player that has not begun, too; false of a stopped one, which would not hear what is next.
+    /// True of a player that has not begun, too; false of a stopped one, which would not hear what
+    /// is next.
     fn rests(&mut self) -> bool {
         if self.has_begun && !self.rests {
             let said = self.child.line_within(Duration::ZERO);

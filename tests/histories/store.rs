@@ -1,4 +1,5 @@
-//! A store under test: pairs of keys in a `Cache`, or in a `Options` where the two lie in different shards.
+//! A store under test: pairs of keys in a `Cache`, or in a `Options` where the two lie in different
+//! shards.
 
 use std::path::Path;
 use std::thread::{sleep, yield_now};

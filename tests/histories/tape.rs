@@ -1,9 +1,10 @@
-//! What is written down of a round, outside the store, in memory that all processes share and none takes along when it
-//! is killed.
+//! What is written down of a round, outside the store, in memory that all processes share and none
+//! takes along when it is killed.
 //!
-//! A ticket is drawn before a call and one after it, all from one counter. So if one operation ended before another one
-//! began, its tickets are lower, whatever the clocks say. A call is on the tape before it is made, its outcome after it has
-//! returned: an operation without an outcome was cut short by the death of its process, and may have happened or not.
+//! A ticket is drawn before a call and one after it, all from one counter. So if one operation
+//! ended before another one began, its tickets are lower, whatever the clocks say. A call is on the
+//! tape before it is made, its outcome after it has returned: an operation without an outcome was
+//! cut short by the death of its process, and may have happened or not.
 
 use std::path::Path;
 
@@ -128,7 +129,8 @@ impl Strip<'_> {
         self.used < RECORDS
     }
 
-    /// Carries out a call and writes down when, and what came of it. The call may have its first ticket for a number.
+    /// Carries out a call and writes down when, and what came of it. The call may have its first
+    /// ticket for a number.
     pub fn record(
         &mut self,
         pair: usize,
@@ -141,7 +143,8 @@ impl Strip<'_> {
         let call = call(begin as i64);
         self.tape.board.set(at + 2, pair as u64);
         self.tape.write(at + 3, &call.to_words());
-        // A record is there once it has its first ticket, and its outcome once it has the second one.
+        // A record is there once it has its first ticket, and its outcome once it has the second
+        // one.
         self.tape.board.set(at, begin);
         let outcome = carry_out(&call);
         let end = self.tape.draw();

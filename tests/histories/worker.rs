@@ -6,7 +6,8 @@ use crate::store::{PAIRS, Store, Ways};
 use crate::tape::Tape;
 use crate::value::{Form, Value};
 
-/// The role of a worker. Its arguments: how many shards the store has, 0 for a plain one; which of `Ways::ALL`.
+/// The role of a worker. Its arguments: how many shards the store has, 0 for a plain one; which of
+/// `Ways::ALL`.
 pub fn work(role: &Role) {
     let tape = Tape::open(&role.dir);
     let shards = Some(role.number(0) as usize).filter(|shards| *shards > 0);

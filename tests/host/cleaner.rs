@@ -128,7 +128,8 @@ fn nothing_is_taken_from_a_holder_whose_lock_files_were_removed() {
 fn of_a_locked_slab_nobody_is_named_who_is_gone() {
     let _watchdog = Watchdog::new("a locked slab");
     let place = Place::new();
-    // Not by this process, which has other stores where it had this one, and so is not known to have closed it.
+    // Not by this process, which has other stores where it had this one, and so is not known to
+    // have closed it.
     let open_and_close = || assert_eq!(length_elsewhere(&place, "none"), 0);
     open_and_close();
     let gone = [(); 3].map(|()| {
@@ -411,7 +412,8 @@ fn a_cache_of_which_only_directories_are_left_begins_again() {
                 fs::remove_file(place.store().join(name)).unwrap();
             }
         }
-        // Nobody knows how many shards there were: commands see no store yet, and make no other in its place.
+        // Nobody knows how many shards there were: commands see no store yet, and make no other in
+        // its place.
         let run = |arguments: &[&str]| {
             let mut command = Command::new(env!("CARGO_BIN_EXE_slablock"));
             let output = command

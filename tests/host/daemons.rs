@@ -13,8 +13,8 @@ use crate::kit::{Child, HANGS, Place, Role, Watchdog, exit_now, fork, hear, reap
 
 /// Closes everything above the standard streams, as daemons do when they start.
 fn close_all() {
-    // SAFETY: what the test harness has open is not used any more by this process; what the library has is what the
-    // test is about.
+    // SAFETY: what the test harness has open is not used any more by this process; what the library
+    // has is what the test is about.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
     assert_eq!(closed, 0);
 }
@@ -36,7 +36,8 @@ fn logs_are_untouched(dir: &Path) {
     }
 }
 
-/// Uses everything: more keys than there is room for without growing, large values, averages, transactions.
+/// Uses everything: more keys than there is room for without growing, large values, averages,
+/// transactions.
 fn use_all(cache: &Cache) {
     for n in 0..600 {
         drop(Lock::new(cache, format!("key {n}")).acquire().unwrap());
@@ -231,8 +232,8 @@ pub fn idle(role: &Role) {
     crate::kit::until("killed", || false);
 }
 
-/// The child has the map of its parent, which has gone on as another program: also when that is the same one again, with
-/// the same store open.
+/// The child has the map of its parent, which has gone on as another program: also when that is the
+/// same one again, with the same store open.
 #[test]
 fn a_holder_that_executes_a_program_frees_its_lock_although_a_child_it_forked_waits() {
     let _watchdog = Watchdog::new("executes");

@@ -19,7 +19,8 @@ fn small() -> Options {
     Cache::options().size_limit(64 << 20)
 }
 
-/// Values of all ways in which they are written and read: with a shared segment in one piece, in two, and alone.
+/// Values of all ways in which they are written and read: with a shared segment in one piece, in
+/// two, and alone.
 const LENGTHS: [usize; 3] = [9_000, 100_000, 400_000];
 
 fn value(len: usize, version: u8) -> Vec<u8> {
@@ -167,7 +168,8 @@ fn segments_whose_descriptors_were_closed_are_opened_again() {
     });
 }
 
-/// As a daemon does when it starts: away from its parent, its terminal, its directory and all descriptors.
+/// As a daemon does when it starts: away from its parent, its terminal, its directory and all
+/// descriptors.
 #[test]
 fn a_daemon_s_own_files_are_left_alone_and_its_large_values_work() {
     const NAME: &str = "descriptors::a_daemon_s_own_files_are_left_alone_and_its_large_values_work";
@@ -243,7 +245,8 @@ fn syncing_a_log_that_is_gone_names_its_directory() {
     assert!(text.starts_with(&named), "{text}");
 }
 
-/// Numbers of the library's own that are neither files nor directories: what wakes, and what hears of deaths.
+/// Numbers of the library's own that are neither files nor directories: what wakes, and what hears
+/// of deaths.
 fn sockets_and_pidfds() -> Vec<i32> {
     let ours = descriptors().into_iter();
     let is_one = |to: &Path| {
@@ -270,8 +273,8 @@ impl Drop for Holder {
     }
 }
 
-/// Waits for the key in a thread, long enough to have its holder watched, until `body` is done; then has the holder
-/// killed, of which the waiter hears.
+/// Waits for the key in a thread, long enough to have its holder watched, until `body` is done;
+/// then has the holder killed, of which the waiter hears.
 fn while_watching(cache: &Cache, body: impl FnOnce()) {
     let mut ends: [i32; 2] = [0; 2];
     // SAFETY: there is room for two numbers.

@@ -49,8 +49,8 @@ fn small() -> Options {
     Cache::options().capacity(600).size_limit(64 << 20)
 }
 
-/// Everything that makes a file longer, under limits from nothing to more than enough. What fails is said, and what
-/// was there before is there afterwards.
+/// Everything that makes a file longer, under limits from nothing to more than enough. What fails
+/// is said, and what was there before is there afterwards.
 fn grow_under_all_limits(dir: &Path) {
     let mut done = 0;
     let limits = [0, 1, 4, 8, 16, 60, 160, 1_024].map(|kib| kib << 10);
@@ -131,7 +131,8 @@ fn is_pending() -> bool {
     }
 }
 
-/// The program's own use of that signal: what the library does is not seen by it, and what others send it gets.
+/// The program's own use of that signal: what the library does is not seen by it, and what others
+/// send it gets.
 #[test]
 fn the_program_s_own_signals_of_that_kind_are_neither_made_nor_lost() {
     const NAME: &str = "limits::the_program_s_own_signals_of_that_kind_are_neither_made_nor_lost";

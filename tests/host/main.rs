@@ -1,6 +1,6 @@
-//! What a host does to a store: cleaners, copies, reboots, other users, limits, signals, and other code in
-//! the process. Each file is one kind; what needs another user, a mount or a namespace runs where this
-//! process may do that, and says in one line what it left out elsewhere.
+//! What a host does to a store: cleaners, copies, reboots, other users, limits, signals, and other
+//! code in the process. Each file is one kind; what needs another user, a mount or a namespace runs
+//! where this process may do that, and says in one line what it left out elsewhere.
 
 #![allow(missing_docs)]
 

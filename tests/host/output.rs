@@ -1,5 +1,5 @@
-//! Standard output that is full, closed, or read by nobody: what was not written is not taken away, and nothing
-//! counts as said that was not.
+//! Standard output that is full, closed, or read by nobody: what was not written is not taken away,
+//! and nothing counts as said that was not.
 
 #![cfg(feature = "cli")]
 

@@ -1,4 +1,5 @@
-//! Which store is used, what there is where there is none, and what is said of one that may not be used.
+//! Which store is used, what there is where there is none, and what is said of one that may not be
+//! used.
 
 #![cfg(feature = "cli")]
 
@@ -350,7 +351,8 @@ fn a_store_that_is_gone_in_the_end_is_said() {
 fn a_store_that_is_not_there_yet_is_empty() {
     let place = Place::new();
     for made in ["", "store", "store/lost+found", "store/.gitkeep"] {
-        // One after the other: nothing, an empty directory, one that a volume or a repository begins with.
+        // One after the other: nothing, an empty directory, one that a volume or a repository
+        // begins with.
         match made {
             "" => {}
             "store/.gitkeep" => fs::write(place.root().join(made), "").unwrap(),

@@ -1,4 +1,5 @@
-//! What programs do to themselves beside their store: forks, other programs, few descriptors, signals.
+//! What programs do to themselves beside their store: forks, other programs, few descriptors,
+//! signals.
 
 #![allow(unsafe_code)]
 
@@ -86,8 +87,8 @@ fn change_values(cache: &Cache, own: &dyn Fn(&str) -> String) -> Result<()> {
     Ok(())
 }
 
-/// Each of the store's descriptors is closed alone, as by a program that closes a number twice; then the program's own
-/// file has that number.
+/// Each of the store's descriptors is closed alone, as by a program that closes a number twice;
+/// then the program's own file has that number.
 #[test]
 fn any_single_descriptor_that_other_code_closes_costs_errors_only() {
     let _watchdog = Watchdog::new("one closed");
@@ -270,7 +271,8 @@ fn a_daemon_that_forks_twice_uses_what_was_opened_before() {
     assert_eq!(u64::from(next.recovered().unwrap().pid), board.get(0));
 }
 
-/// Holds everything, waits for a lock with its holder watched, and executes a program that says what it has open.
+/// Holds everything, waits for a lock with its holder watched, and executes a program that says
+/// what it has open.
 pub fn execute(role: &Role) {
     let cache = Cache::open(role.store()).unwrap();
     cache.set("large", vec![1; 300_000]).unwrap();
@@ -417,7 +419,8 @@ fn a_store_opened_and_closed_a_thousand_times_beside_forks_is_as_it_was() {
     Cache::repair(place.store()).unwrap();
 }
 
-/// Programs are started by other threads, whatever the library opens at that moment; and outlive the process.
+/// Programs are started by other threads, whatever the library opens at that moment; and outlive
+/// the process.
 #[test]
 fn programs_started_at_any_moment_have_nothing_open_and_keep_nothing_held() {
     let _watchdog = Watchdog::new("spawned");

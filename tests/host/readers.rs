@@ -1,5 +1,5 @@
-//! Users who may read a store and not write it, read-only mounts: what they see, that they leave no trace, and that they
-//! keep nobody from anything.
+//! Users who may read a store and not write it, read-only mounts: what they see, that they leave no
+//! trace, and that they keep nobody from anything.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
@@ -274,8 +274,8 @@ fn who_reads_does_not_wait_for_a_process_that_is_stopped_in_the_structure() {
     reader.finish();
 }
 
-/// Whoever writes goes through all that moves: keys made and removed, values replaced, in the slots and in the log,
-/// grown, compacted, changed together.
+/// Whoever writes goes through all that moves: keys made and removed, values replaced, in the slots
+/// and in the log, grown, compacted, changed together.
 #[test]
 fn who_reads_beside_a_writer_sees_what_was_there_at_some_moment() {
     const ROUNDS: u32 = 300;
@@ -524,7 +524,8 @@ fn change_everything(store: &Path) {
     assert!(cache.lifeline().is_ok());
 }
 
-/// A member of the group that may read locks all that it can, before anybody has the store open, and while somebody has.
+/// A member of the group that may read locks all that it can, before anybody has the store open,
+/// and while somebody has.
 #[test]
 fn who_may_only_read_keeps_nobody_from_anything_but_repair() {
     let _watchdog = Watchdog::new("a reader who locks all that it can");

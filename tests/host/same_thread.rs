@@ -1,6 +1,6 @@
-//! A thread that waits for itself, as far as that is certain: in a process that has no other thread, for what its own
-//! guards hold. The tests run in forked children, which have one thread; whoever waits in vain there is ended by an
-//! alarm.
+//! A thread that waits for itself, as far as that is certain: in a process that has no other
+//! thread, for what its own guards hold. The tests run in forked children, which have one thread;
+//! whoever waits in vain there is ended by an alarm.
 
 use std::path::Path;
 
@@ -156,7 +156,8 @@ fn a_guard_that_another_thread_drops_is_waited_for() {
         let guard = lock.acquire().unwrap().into_owned();
         let ending = std::thread::spawn(move || std::mem::forget(guard));
         ending.join().unwrap();
-        // A thread that was waited for is in the list for a moment yet: then it is found out at the next look.
+        // A thread that was waited for is in the list for a moment yet: then it is found out at the
+        // next look.
         assert_error!(lock.acquire(), Error::Deadlock { .. }, ["this thread"]);
     });
 }

@@ -1,5 +1,5 @@
-//! What a program asks of a store that is there already is in force, or an error that names both; and what the
-//! system refuses to a process is named when it opens a store.
+//! What a program asks of a store that is there already is in force, or an error that names both;
+//! and what the system refuses to a process is named when it opens a store.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -470,7 +470,8 @@ fn run_takes_another_number_of_permits_over_from_the_dead() {
     });
 }
 
-/// Programs of two numbers take the key in turns: never more have it than either allows to those of its number.
+/// Programs of two numbers take the key in turns: never more have it than either allows to those of
+/// its number.
 #[test]
 fn two_numbers_in_turns_let_in_no_more_than_each_allows() {
     bounded(|| {
@@ -574,7 +575,8 @@ pub fn sandboxed(role: &Role) {
     }
 }
 
-/// Lets this thread, and those that it starts, have `errno` for a system call whose second argument is one of these.
+/// Lets this thread, and those that it starts, have `errno` for a system call whose second argument
+/// is one of these.
 #[allow(unsafe_code)]
 fn forbid(call: i64, seconds: &[u32], errno: u32) {
     let step = |code: u32, k: u32, jt: usize, jf: usize| libc::sock_filter {

@@ -1,5 +1,5 @@
-//! Structure that is busy is not a lock that is held: who looks at all of a store keeps nobody from its keys, and who is
-//! stopped in the midst of making or removing one is told apart from a holder.
+//! Structure that is busy is not a lock that is held: who looks at all of a store keeps nobody from
+//! its keys, and who is stopped in the midst of making or removing one is told apart from a holder.
 
 #[cfg(feature = "cli")]
 use std::io::BufRead;
@@ -49,8 +49,9 @@ fn looking_at_all_of_a_store_makes_no_free_lock_look_held() {
                 look();
             });
         }
-        // As long as anybody looks: keys that are made, taken and removed. Whoever looks is stopped by a busy machine
-        // in the midst of it now and then, and that is said in its own words.
+        // As long as anybody looks: keys that are made, taken and removed. Whoever looks is stopped
+        // by a busy machine in the midst of it now and then, and that is said in its own
+        // words.
         let (mut taken, mut busy) = (0, 0);
         for n in 0.. {
             if done.load(Ordering::Relaxed) == looks.len() as u32 {

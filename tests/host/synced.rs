@@ -1,4 +1,5 @@
-//! Syncing that fails: what an error says has happened, what others learn of it, and what makes it good.
+//! Syncing that fails: what an error says has happened, what others learn of it, and what makes it
+//! good.
 
 #![allow(unsafe_code)]
 
@@ -175,7 +176,8 @@ fn changes() -> Vec<(&'static str, Change, Option<Vec<u8>>)> {
     ]
 }
 
-/// Whatever the error says is so, whichever of its syncs fails; and nothing is claimed before all was made good.
+/// Whatever the error says is so, whichever of its syncs fails; and nothing is claimed before all
+/// was made good.
 #[test]
 fn an_error_of_a_sync_says_truly_whether_it_has_happened() {
     for errno in [libc::EIO, libc::ENOSPC] {
@@ -229,7 +231,8 @@ fn note(slab: &File, more: u64) {
     noted.unwrap();
 }
 
-/// During a sync that succeeds: then what it has written may be gone, also if all that was there was made good since.
+/// During a sync that succeeds: then what it has written may be gone, also if all that was there
+/// was made good since.
 #[test]
 fn a_failure_that_others_note_meanwhile_counts() {
     for (is_made_good, noted) in [(false, 1_u64 << 32), (true, (1 << 32) + 1)] {
@@ -358,7 +361,8 @@ fn a_value_whose_popping_is_not_known_to_be_on_the_device_is_there_still() {
     }
 }
 
-/// The list of what was decided cannot be read, or there is no descriptor for it: both changes are in force.
+/// The list of what was decided cannot be read, or there is no descriptor for it: both changes are
+/// in force.
 #[test]
 fn a_transaction_that_has_happened_is_no_error() {
     for shards in [1, 3] {
@@ -503,7 +507,8 @@ fn a_failed_sync_is_known_to_all_processes_until_it_is_made_good() {
     assert_eq!(slablock(&["get", "key"]).stdout, b"newer");
 }
 
-/// Those that were asked for and did not come to pass are noted as well, whatever values are to survive.
+/// Those that were asked for and did not come to pass are noted as well, whatever values are to
+/// survive.
 #[test]
 fn a_sync_that_was_asked_for_is_made_good_by_the_next_one() {
     let dir = Place::in_memory();

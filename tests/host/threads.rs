@@ -65,8 +65,8 @@ fn at_the_end(when: When, work: impl FnOnce() + 'static) {
     }
 }
 
-/// Has a thread do something with the store, and then `last` in a destructor; in a process of its own, which has to end
-/// well.
+/// Has a thread do something with the store, and then `last` in a destructor; in a process of its
+/// own, which has to end well.
 fn in_a_destructor(when: When, store: &Path, last: fn(&Cache)) -> Pid {
     fork(|| {
         let cache = Arc::new(Cache::open(store).unwrap());

@@ -1,8 +1,9 @@
-//! Between a thread and the kernel: each of its system calls, whoever makes it, comes here first (syscall user
-//! dispatch, Linux 5.11), and is made, or fails, as [`decide`](crate::faults::decide) says.
+//! Between a thread and the kernel: each of its system calls, whoever makes it, comes here first
+//! (syscall user dispatch, Linux 5.11), and is made, or fails, as [`decide`](crate::faults::decide)
+//! says.
 //!
-//! One thread of a process at a time is armed. A child of a fork starts disarmed. What starts a thread is made as it
-//! is, and from there on the rest of what was armed.
+//! One thread of a process at a time is armed. A child of a fork starts disarmed. What starts a
+//! thread is made as it is, and from there on the rest of what was armed.
 
 use std::arch::global_asm;
 use std::cell::UnsafeCell;
@@ -102,7 +103,8 @@ pub fn prepare() -> bool {
         restorer: io_errors_return,
         mask: 0,
     };
-    // SAFETY: the structure is the kernel's, the mask has 8 bytes, and the handler lives as long as the program.
+    // SAFETY: the structure is the kernel's, the mask has 8 bytes, and the handler lives as long as
+    // the program.
     let set = unsafe {
         libc::syscall(
             libc::SYS_rt_sigaction,
@@ -151,7 +153,8 @@ impl Drop for Disarm {
 const SIGSYS_BIT: u64 = 1 << (libc::SIGSYS - 1);
 
 extern "C" fn on_call(_: c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
-    // SAFETY: the kernel hands over the context of the thread that is interrupted, for this handler alone.
+    // SAFETY: the kernel hands over the context of the thread that is interrupted, for this handler
+    // alone.
     let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
     let registers = &mut context.uc_mcontext.gregs;
     let at = |register: c_int| registers[register as usize] as u64;
@@ -179,12 +182,14 @@ extern "C" fn on_call(_: c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
         },
         Verdict::Make if call.number == libc::SYS_rt_sigprocmask => {
             // The mask is set when this handler returns, and a blocked SIGSYS would end the process.
+            //
             // SAFETY: the mask is the first 8 bytes of the set.
             let now = unsafe { &mut *(&raw mut context.uc_sigmask).cast::<u64>() };
             change_mask(&call, now)
         }
         Verdict::Make if starts_a_thread(&call) => {
-            // A thread has a stack of its own, on which there is nothing to return to here: once more, outside.
+            // A thread has a stack of its own, on which there is nothing to return to here: once
+            // more, outside.
             select(ALLOW);
             registers[libc::REG_RIP as usize] -= 2;
             return;

@@ -17,8 +17,8 @@ pub enum Fault {
     Interrupted,
     /// Half of the bytes are read or written.
     Short,
-    /// It is done, and an error is returned all the same: what the kernel does when it closes, and what must not
-    /// matter of what only gives back.
+    /// It is done, and an error is returned all the same: what the kernel does when it closes, and
+    /// what must not matter of what only gives back.
     Done(c_int),
 }
 

@@ -1,13 +1,15 @@
-//! Errors at every system call: each operation is done again and again, and each time another one of its calls fails,
-//! with one of the errors that such a call can have. An error means that it has not happened, or says that it has;
-//! nothing is leaked, nobody hangs or is ended by a signal, and done once more it works.
+//! Errors at every system call: each operation is done again and again, and each time another one
+//! of its calls fails, with one of the errors that such a call can have. An error means that it has
+//! not happened, or says that it has; nothing is leaked, nobody hangs or is ended by a signal, and
+//! done once more it works.
 //!
-//! `cargo test --test io_errors` tries a sample in a minute; `SLABLOCK_IO_ERRORS=all` lets each call fail in each of its
-//! ways. Words after `--` choose operations by parts of their names; `SLABLOCK_IO_ERRORS=CALL,WAY` tries one failure, and
-//! shows where it was.
+//! `cargo test --test io_errors` tries a sample in a minute; `SLABLOCK_IO_ERRORS=all` lets each
+//! call fail in each of its ways. Words after `--` choose operations by parts of their names;
+//! `SLABLOCK_IO_ERRORS=CALL,WAY` tries one failure, and shows where it was.
 //!
-//! `dispatch` is between a thread and the kernel, `faults` says what can fail and what does, `stage` is a store and what
-//! an oracle sees in it, `operations` what is done, `campaign` how it is judged.
+//! `dispatch` is between a thread and the kernel, `faults` says what can fail and what does,
+//! `stage` is a store and what an oracle sees in it, `operations` what is done, `campaign` how it
+//! is judged.
 
 #![allow(unsafe_code)]
 

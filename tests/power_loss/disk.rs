@@ -1,8 +1,9 @@
 //! What is on the disk after the power failed.
 //!
-//! The kernel writes dirty pages when it likes, in any order. So after a loss each page is as it was at
-//! some moment between the last sync and the loss, and a page that was being written may be torn between
-//! two such moments, sector by sector. How long the file is was written on its own, too.
+//! The kernel writes dirty pages when it likes, in any order. So after a loss each page is as it
+//! was at some moment between the last sync and the loss, and a page that was being written may be
+//! torn between two such moments, sector by sector. How long the file is was written on its own,
+//! too.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -65,7 +65,8 @@ pub enum State {
     },
 }
 
-/// What is known of all keys at a moment: what each may be, and the highest token that was ever given.
+/// What is known of all keys at a moment: what each may be, and the highest token that was ever
+/// given.
 #[derive(Clone)]
 pub struct Facts {
     pub states: Vec<Vec<State>>,
@@ -132,8 +133,8 @@ pub fn value_of(cache: &Cache, key: &Key) -> State {
     }
 }
 
-/// Takes all there is of a key, at once and without waiting, and gives it back. The tokens, ascending;
-/// fewer than there are permits if somebody has some.
+/// Takes all there is of a key, at once and without waiting, and gives it back. The tokens,
+/// ascending; fewer than there are permits if somebody has some.
 pub fn take_all(cache: &Cache, key: &Key) -> Vec<u64> {
     let mut tokens = BTreeSet::new();
     match key.what {

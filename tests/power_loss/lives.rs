@@ -83,8 +83,8 @@ impl World {
         for (at, state) in states.iter().enumerate() {
             self.count.values += u64::from(matches!(state, State::Value { .. }));
             let was = |state| among.iter().any(|m| m.facts.states[at].contains(state));
-            // Of the two values that an average keeps, only the older one may have reached the disk. What
-            // was being made or removed may be there without any.
+            // Of the two values that an average keeps, only the older one may have reached the
+            // disk. What was being made or removed may be there without any.
             let fits = was(state)
                 || loss.since < loss.until
                     && match among[0].facts.before[at] {
@@ -299,8 +299,8 @@ impl Life {
         }
     }
 
-    /// As if a lock, which nobody has now, had been taken and given back for a long time: its tokens are far
-    /// ahead of all others'.
+    /// As if a lock, which nobody has now, had been taken and given back for a long time: its
+    /// tokens are far ahead of all others'.
     fn make_busy(&mut self, at: usize, key: &Key) {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true);

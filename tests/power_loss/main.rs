@@ -1,5 +1,6 @@
-//! What a store is after a power loss: sound, or mended by `repair`; every average some value that it had;
-//! every hold void; tokens above all that were ever given. Whatever pages were written, and in what order.
+//! What a store is after a power loss: sound, or mended by `repair`; every average some value that
+//! it had; every hold void; tokens above all that were ever given. Whatever pages were written, and
+//! in what order.
 
 #![allow(missing_docs, unsafe_code)]
 
@@ -115,8 +116,8 @@ fn chain(seed: u64, dir: &Path) -> Count {
     world.count
 }
 
-/// The first slot of a long average, torn: what tells its keys apart lies in the next slot, and the value was
-/// that of the key which had the slot before.
+/// The first slot of a long average, torn: what tells its keys apart lies in the next slot, and the
+/// value was that of the key which had the slot before.
 #[test]
 fn an_average_never_has_the_value_of_the_one_that_had_its_slot() {
     let dir = Place::in_memory();
@@ -165,8 +166,8 @@ fn word(image: &Image, at: u64) -> u64 {
     u64::from_le_bytes(image.get(at))
 }
 
-/// Pages reach the disk in any order: nothing is changed before what decides is there, and that stays until all
-/// is changed.
+/// Pages reach the disk in any order: nothing is changed before what decides is there, and that
+/// stays until all is changed.
 #[test]
 fn a_transaction_is_on_the_disk_before_it_is_carried_out_and_until_it_is() {
     let dir = Place::in_memory();
@@ -189,8 +190,8 @@ fn a_transaction_is_on_the_disk_before_it_is_carried_out_and_until_it_is() {
     assert_eq!(decided.last(), Some(&[false; 2]));
 }
 
-/// The next change is made in the place of the one before: whoever makes it has to know that the value in force
-/// is on the disk.
+/// The next change is made in the place of the one before: whoever makes it has to know that the
+/// value in force is on the disk.
 #[test]
 fn a_value_is_on_the_disk_before_the_next_one_may_change_it() {
     let dir = Place::in_memory();

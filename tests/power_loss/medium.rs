@@ -1,5 +1,6 @@
-//! Whole directories after a power loss. What survives is chosen here: of a file that was synced at least that; of
-//! later writes any pages, or none; a name only if its directory was synced, otherwise perhaps.
+//! Whole directories after a power loss. What survives is chosen here: of a file that was synced at
+//! least that; of later writes any pages, or none; a name only if its directory was synced,
+//! otherwise perhaps.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};

@@ -9,9 +9,9 @@ use crate::disk::Image;
 use crate::kit::layout::{self, Layout};
 use crate::{synced, word};
 
-/// A segment for which there is less room than it takes is opened again when some of it has moved. What has may move
-/// once more, over what the medium has of it: by then the medium has to have where it is now, also if it was moved a
-/// step earlier than the room was used up.
+/// A segment for which there is less room than it takes is opened again when some of it has moved.
+/// What has may move once more, over what the medium has of it: by then the medium has to have
+/// where it is now, also if it was moved a step earlier than the room was used up.
 #[test]
 fn what_was_moved_is_on_the_disk_when_the_room_to_move_the_rest_is_used_up() {
     moves_until_the_room_is_used_up(60);
@@ -48,8 +48,8 @@ fn moves_until_the_room_is_used_up(first: usize) {
         .open(cache.path().join("slab"))
         .unwrap();
     let poke = |at, word: u64| slab.write_all_at(&word.to_le_bytes(), at).unwrap();
-    // Much of the first segment is said to be dead, as when somebody counts it just as others write there: the rest
-    // fits into what room there is.
+    // Much of the first segment is said to be dead, as when somebody counts it just as others write
+    // there: the rest fits into what room there is.
     let gone = layout::SEGMENTS + layout::SEGMENT_BYTES + 16;
     poke(gone, 45 * RECORD / 16);
     let stats = cache.stats().unwrap();

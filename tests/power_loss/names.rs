@@ -1,5 +1,5 @@
-//! Names are on the medium as soon as anything counts on them: those of stores, shards and logs, also if whoever made
-//! the directory died before that.
+//! Names are on the medium as soon as anything counts on them: those of stores, shards and logs,
+//! also if whoever made the directory died before that.
 
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -10,7 +10,8 @@ use slablock::{Cache, Durability, FanoutCache, Limits};
 use crate::disk::{Sync, noting_syncs};
 use crate::kit::layout;
 
-/// A record that is lost would make strangers of the shards, and a directory that is lost takes all with it.
+/// A record that is lost would make strangers of the shards, and a directory that is lost takes all
+/// with it.
 #[test]
 fn the_names_of_what_was_made_are_on_the_disk() {
     let dir = Place::in_memory();
@@ -54,7 +55,8 @@ fn directories(body: impl FnOnce()) -> Vec<PathBuf> {
     directories.collect()
 }
 
-/// A directory that is there may be the work of somebody who died before its name was on the medium.
+/// A directory that is there may be the work of somebody who died before its name was on the
+/// medium.
 #[test]
 fn the_names_of_what_the_dead_have_made_are_on_the_disk() {
     let dir = Place::in_memory();
@@ -93,8 +95,8 @@ fn the_name_of_the_log_is_on_the_disk_when_values_are_to_survive() {
     assert_eq!(synced, [store.join("log"), store]);
 }
 
-/// Somebody began a segment when no value was to survive, and was stopped; all names were synced when they were to
-/// survive from then on; and only then could others append to it.
+/// Somebody began a segment when no value was to survive, and was stopped; all names were synced
+/// when they were to survive from then on; and only then could others append to it.
 #[test]
 fn the_name_of_a_segment_is_on_the_disk_before_a_value_there_is_to_survive() {
     const DURABILITY: u64 = layout::SIZE_LIMIT + 12;

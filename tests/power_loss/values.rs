@@ -1,8 +1,9 @@
-//! Values after a power loss, of the slabs and the logs together, between operations and at every sync in the middle
-//! of one, in a `Cache` and in a `FanoutCache`, whose transactions are decided in one shard for all of them.
+//! Values after a power loss, of the slabs and the logs together, between operations and at every
+//! sync in the middle of one, in a `Cache` and in a `FanoutCache`, whose transactions are decided
+//! in one shard for all of them.
 //!
-//! With `Durability::PowerLoss` a value that was set is there, and a transaction is whole or has not happened. Without,
-//! a value is one that was set once, whole, or none.
+//! With `Durability::PowerLoss` a value that was set is there, and a transaction is whole or has
+//! not happened. Without, a value is one that was set once, whole, or none.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -120,7 +121,8 @@ impl Chain {
         cache
     }
 
-    /// Looks at what a loss has left. `before`: how far back each key may be, of an operation that was under way.
+    /// Looks at what a loss has left. `before`: how far back each key may be, of an operation that
+    /// was under way.
     fn verify(&mut self, cache: &Cache, before: &[&str]) {
         self.losses += 1;
         let report = cache.check().unwrap();
@@ -229,7 +231,8 @@ fn run(durability: Durability, shards: Option<usize>, name: &'static str) {
     let _watchdog = Watchdog::new(name);
     let mut random = Random::announced(name);
     let (mut losses, mut values) = (0, 0);
-    // Of what need not survive little does: more chains, so that there is something to be looked at.
+    // Of what need not survive little does: more chains, so that there is something to be looked
+    // at.
     let chains = match durability {
         Durability::PowerLoss => CHAINS,
         _ => 3 * CHAINS,

@@ -173,7 +173,8 @@ steps a worker gets to before it is killed.
 
 Exit status 0 if nothing was violated. Otherwise 1, the evidence is printed, and the directory kept.";
 
-/// Locks, semaphores, averages and values that the programs of one machine share through a directory.
+/// Locks, semaphores, averages and values that the programs of one machine share through a
+/// directory.
 ///
 /// Nothing to install, no server to run, and nothing stays locked because somebody died.
 #[derive(Parser)]
@@ -353,7 +354,8 @@ pub enum Verb {
     Check,
     /// Mend a damaged store that nobody is using
     Repair,
-    /// Make a copied or restored store one of its own: all values stay, nobody holds anything, tokens leap
+    /// Make a copied or restored store one of its own: all values stay, nobody holds anything,
+    /// tokens leap
     Adopt {
         /// Its directory, instead of --dir
         #[arg(value_name = "DIR")]

@@ -54,7 +54,8 @@ struct Outcome {
     errors: Vec<u8>,
 }
 
-/// What came of a command, wherever it lies: it may be so long that there is no memory for it twice.
+/// What came of a command, wherever it lies: it may be so long that there is no memory for it
+/// twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Said<'a> {
     status: u8,

@@ -1,7 +1,8 @@
 //! Standard output, of which everything is written or it is known that it was not.
 //!
-//! That of the standard library takes one that was closed, or is open for reading only, for one that swallows
-//! everything; and gives up in the middle where another program has set a pipe not to wait.
+//! That of the standard library takes one that was closed, or is open for reading only, for one
+//! that swallows everything; and gives up in the middle where another program has set a pipe not to
+//! wait.
 
 use std::{
     fmt::{self, Display},
@@ -38,7 +39,8 @@ impl Display for Unwritten {
     }
 }
 
-/// For what only says something: a reader that has gone wanted no more, which is no failure worth a word.
+/// For what only says something: a reader that has gone wanted no more, which is no failure worth a
+/// word.
 impl From<Unwritten> for Failure {
     fn from(unwritten: Unwritten) -> Failure {
         match unwritten {
@@ -76,7 +78,8 @@ pub fn print(bytes: impl AsRef<[u8]>) -> Result<(), Unwritten> {
             Err(error) => return Err(error.into()),
         }
     }
-    // Some file systems say only now that there was no room. Without a descriptor to spare they are not asked.
+    // Some file systems say only now that there was no room. Without a descriptor to spare they are
+    // not asked.
     match out.as_fd().try_clone_to_owned() {
         Ok(copy) => Ok(close(copy)?),
         Err(_) => Ok(()),

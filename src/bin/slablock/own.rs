@@ -16,7 +16,8 @@ use std::{
 
 use crate::{failure::Failure, users};
 
-/// Homes of users that are to have none, by the habits of systems. They are not there, or are empty, for good.
+/// Homes of users that are to have none, by the habits of systems. They are not there, or are
+/// empty, for good.
 const NO_HOMES: [&str; 5] = [
     "/nonexistent",
     "/var/empty",
@@ -57,8 +58,8 @@ pub enum Home {
 }
 
 impl Own {
-    /// By the user's line in `passwd`, and what is found at the home that it names. The error says why there is no
-    /// answer.
+    /// By the user's line in `passwd`, and what is found at the home that it names. The error says
+    /// why there is no answer.
     pub fn of(user: u32, passwd: &[u8], look: impl FnOnce(&Path) -> Home) -> Result<Own, String> {
         let spare = || Own::Spare(Path::new(SPARE).join(format!("slablock-{user}")));
         let Some(home) = users::home_of(passwd, user) else {

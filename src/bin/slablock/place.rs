@@ -20,8 +20,8 @@ use crate::{
 /// The file that a store has, and the one that a store with shards has.
 const SLAB: &str = "slab";
 const FANOUT: &str = "fanout";
-/// What there may be in a directory in which there is no store yet: files that are only ever locked, of one that is
-/// being made, and what a new volume or a repository begins with.
+/// What there may be in a directory in which there is no store yet: files that are only ever
+/// locked, of one that is being made, and what a new volume or a repository begins with.
 const NO_STORE: [&str; 6] = [
     "attach",
     "beacons",
@@ -52,7 +52,8 @@ pub fn open(dir: &Path) -> Result<Option<Cache>, Failure> {
     Ok(try_open(dir)?.transpose()?)
 }
 
-/// Opens the store in `dir`; `None`: there is none yet. The inner error: there is one, and it was not opened.
+/// Opens the store in `dir`; `None`: there is none yet. The inner error: there is one, and it was
+/// not opened.
 pub fn try_open(dir: &Path) -> Result<Option<slablock::Result<Cache>>, Failure> {
     Ok(match is_nowhere(dir)? {
         true => None,
@@ -71,7 +72,8 @@ pub fn adopt(dir: &Path) -> Result<(), Failure> {
 }
 
 impl Spot {
-    /// Where `key` is. To be asked before the key is taken, which fails if the store is not in its place any more.
+    /// Where `key` is. To be asked before the key is taken, which fails if the store is not in its
+    /// place any more.
     pub fn of(cache: &Cache, key: &[u8]) -> Result<Spot, Failure> {
         let slab = cache.slab_of(key);
         let identity = identity(&slab).map_err(|error| cannot_look(&slab, &error))?;
@@ -154,7 +156,8 @@ fn has_no_store(dir: &Path) -> Result<bool, Failure> {
     Ok(true)
 }
 
-/// Whether it is what a cleaner leaves of a shard: a directory with a number for a name, and nothing but `log` in it.
+/// Whether it is what a cleaner leaves of a shard: a directory with a number for a name, and
+/// nothing but `log` in it.
 fn is_emptied_shard(dir: &Path, name: &OsStr) -> bool {
     let is_number = |name: &str| name.len() == 3 && name.bytes().all(|b| b.is_ascii_digit());
     let names = fs::read_dir(dir.join(name)).and_then(Iterator::collect::<io::Result<Vec<_>>>);

@@ -26,8 +26,8 @@ pub struct Program {
     candidates: Vec<CString>,
     is_searched: bool,
     /// The shell, then the arguments, then null. Without the first they are those of the program
-    /// itself; with it, and the script's path in place of the program's name, those of a shell that
-    /// runs it.
+    /// itself; with it, and the script's path in place of the program's name, those of a shell
+    /// that runs it.
     pointers: Vec<Cell<*const c_char>>,
     environment: Vec<*const c_char>,
     /// What the pointers point to: the arguments, then the environment.

@@ -67,8 +67,9 @@ pub struct Tree {
     is_told_all: bool,
 }
 
-/// The first byte of the news: the command is being started. What arrives from then on reaches it, by its group or by
-/// the keeper, which has blocked all signals. The other bytes are how the command ended.
+/// The first byte of the news: the command is being started. What arrives from then on reaches it,
+/// by its group or by the keeper, which has blocked all signals. The other bytes are how the
+/// command ended.
 const STARTED: u8 = 1;
 const NEWS_BYTES: usize = 1 + size_of::<i32>();
 
@@ -238,7 +239,8 @@ pub fn keep(args: KeepArgs) -> Result<u8, Failure> {
     keeper.keep()
 }
 
-/// Starts the command in the process group that this process is in, and leaves the group and its session.
+/// Starts the command in the process group that this process is in, and leaves the group and its
+/// session.
 ///
 /// Whatever kills the group then kills the command at the most, and what that has started has a
 /// keeper. Killed in between, what is left has the lifeline. Never is this process in another group

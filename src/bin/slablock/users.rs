@@ -1,5 +1,5 @@
-//! `/etc/passwd`, read as a file: the C library's functions for it differ between a static build and another one, and
-//! ask servers that may be away.
+//! `/etc/passwd`, read as a file: the C library's functions for it differ between a static build
+//! and another one, and ask servers that may be away.
 
 use std::{
     ffi::OsStr,
@@ -34,7 +34,8 @@ pub fn named(user: u32) -> String {
     }
 }
 
-/// NAME:PASSWORD:USER:GROUP:COMMENT:HOME, and perhaps :SHELL. What begins with `+` is no user, but asks for more.
+/// NAME:PASSWORD:USER:GROUP:COMMENT:HOME, and perhaps :SHELL. What begins with `+` is no user, but
+/// asks for more.
 fn entry_of(passwd: &[u8], user: u32) -> Option<Vec<&[u8]>> {
     let lines = passwd.split(|byte| *byte == b'\n');
     let users = lines.filter(|line| !line.starts_with(b"#") && !line.starts_with(b"+"));

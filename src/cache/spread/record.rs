@@ -1,5 +1,5 @@
-//! The file `fanout`: how many shards there are and how keys are spread, so that two programs that disagree are told,
-//! instead of excluding nothing.
+//! The file `fanout`: how many shards there are and how keys are spread, so that two programs that
+//! disagree are told, instead of excluding nothing.
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
@@ -9,8 +9,8 @@
 //! | 16 | 16 | seed of the key hash |
 //! | 32 | 4 | CRC-32 of the bytes before |
 //!
-//! Each shard has the same bytes in the header of its slab. A cleaner of temporary files takes what is never written, as
-//! this file: then an opener makes it again, as any of the shards has it.
+//! Each shard has the same bytes in the header of its slab. A cleaner of temporary files takes what
+//! is never written, as this file: then an opener makes it again, as any of the shards has it.
 
 use std::ffi::OsStr;
 use std::io::{self, Read};
@@ -33,8 +33,8 @@ use crate::sync::{Ordering, crash_point};
 const MAGIC: [u8; 8] = *b"slabfan\0";
 const FORMAT_VERSION: u32 = 1;
 const RECORD_BYTES: usize = 36;
-/// How long to look for a record beside processes that are attached, in milliseconds. A maker has made it by then: it
-/// is attached alone until it has.
+/// How long to look for a record beside processes that are attached, in milliseconds. A maker has
+/// made it by then: it is attached alone until it has.
 const PATIENCE_MS: u32 = 2_000;
 
 /// What the file `fanout` says.
@@ -230,8 +230,8 @@ pub(super) fn note_in_shard(store: &Store, record: Record) {
     }
 }
 
-/// Makes the record, unless somebody else does so first. Written aside and renamed into place, under a lock,
-/// so that nobody ever sees half of it or two of them.
+/// Makes the record, unless somebody else does so first. Written aside and renamed into place,
+/// under a lock, so that nobody ever sees half of it or two of them.
 pub(super) fn make_record(
     dir: &Path,
     settings: &Settings,
@@ -271,7 +271,8 @@ pub(super) fn make_record(
         if names::is_there(&dir.join(names::SLAB))? {
             return Err(alone());
         }
-        // A maker has as long as its disk takes. Processes that are only attached make no record any more.
+        // A maker has as long as its disk takes. Processes that are only attached make no record
+        // any more.
         waited_ms = match locks.is_another_alone()? {
             true => 0,
             false => waited_ms + 1,
@@ -283,7 +284,8 @@ pub(super) fn make_record(
                  ended",
             ));
         }
-        // No wait in the kernel: the maker goes on and attaches its shards, for as long as it lives.
+        // No wait in the kernel: the maker goes on and attaches its shards, for as long as it
+        // lives.
         crash_point();
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -295,7 +297,8 @@ pub(super) fn make_record(
     let record = Record { shards, seed };
     let like = Likeness::of_mode(settings.new_mode());
     write_record(&new, &record.encode(), like).map_err(io("write", &new))?;
-    // An opener that finds the record takes that for done. The maker of the directory may have died before.
+    // An opener that finds the record takes that for done. The maker of the directory may have died
+    // before.
     file::sync_above(dir).map_err(io("sync", dir))?;
     crash_point();
     std::fs::rename(&new, &path).map_err(io("write", &path))?;
@@ -323,7 +326,8 @@ fn refuse_strangers(dir: &Path) -> Result<()> {
         if !harmless.any(|known| name == known) && !is_left_over(dir, &name)? {
             crash_point();
             if dir.join(FANOUT).exists() || dir.join(names::SLAB).exists() {
-                // Made since we looked for it, and with it the shards; or a store by itself, as is found out then.
+                // Made since we looked for it, and with it the shards; or a store by itself, as is
+                // found out then.
                 return Ok(());
             }
             let why = format!(
@@ -336,8 +340,9 @@ fn refuse_strangers(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether that is what a cleaner leaves of a cache: a record that was being written, or the directory of a shard with
-/// nothing in it but, perhaps, large values. Where there is a slab in it, it is no leftover.
+/// Whether that is what a cleaner leaves of a cache: a record that was being written, or the
+/// directory of a shard with nothing in it but, perhaps, large values. Where there is a slab in it,
+/// it is no leftover.
 fn is_left_over(dir: &Path, name: &OsStr) -> Result<bool> {
     let Some(name) = name.to_str() else {
         return Ok(false);
@@ -363,7 +368,8 @@ fn is_left_over(dir: &Path, name: &OsStr) -> Result<bool> {
 mod tests {
     use super::*;
 
-    /// An opener that finds no record, and lists the directory after another process made record and shards.
+    /// An opener that finds no record, and lists the directory after another process made record
+    /// and shards.
     #[test]
     fn shards_that_were_made_meanwhile_are_no_strangers() {
         let dir = tempfile::tempdir().unwrap();

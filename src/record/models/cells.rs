@@ -25,7 +25,8 @@ impl Shared {
         }
     }
 
-    /// Reads once (loom would follow retries for ever), and checks that the value is that of its version.
+    /// Reads once (loom would follow retries for ever), and checks that the value is that of its
+    /// version.
     fn read_whole(&self) -> Option<u64> {
         let (payload, version) = self.cells().try_read()?;
         assert_eq!(payload, [version; PAYLOAD_WORDS], "a mixed value");
@@ -33,7 +34,8 @@ impl Shared {
     }
 }
 
-/// C2: two readers see values that were written, whole, and none sees an older one than it saw before.
+/// C2: two readers see values that were written, whole, and none sees an older one than it saw
+/// before.
 #[test]
 fn cells_are_read_whole() {
     explore_with(Some(2), || {

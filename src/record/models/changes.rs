@@ -6,8 +6,8 @@ use super::*;
 use crate::record::changes;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
-/// Two chains of two stripes. In the first one, slot 1 is before slot 2, which has the key that is looked for;
-/// the second is empty.
+/// Two chains of two stripes. In the first one, slot 1 is before slot 2, which has the key that is
+/// looked for; the second is empty.
 struct Index {
     /// Of the first.
     departures: AtomicU64,

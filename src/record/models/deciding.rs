@@ -115,8 +115,8 @@ struct Reader<'s> {
 }
 
 impl Reader<'_> {
-    /// The number of the transaction that has set the value. `None`: it was flipped while it was read, and loom would
-    /// follow retries for ever.
+    /// The number of the transaction that has set the value. `None`: it was flipped while it was
+    /// read, and loom would follow retries for ever.
     fn read(&mut self, at: usize) -> Option<u64> {
         let store = self.store;
         let new = deciding::look(&store.journal, self.known, |place| store.list(place));
@@ -136,7 +136,8 @@ impl Reader<'_> {
         Some(words[0])
     }
 
-    /// All values, one after the other: none is older than what was known to be decided before, or than was seen.
+    /// All values, one after the other: none is older than what was known to be decided before, or
+    /// than was seen.
     fn read_all(&mut self) -> Vec<u64> {
         let mut seen = Vec::new();
         for at in 0..self.store.values.len() {
@@ -172,14 +173,15 @@ fn transactions_are_read(values: usize, transactions: u64) {
     });
 }
 
-/// T1: beside a transaction and the next one a reader sees all of each or nothing, and old values only if it looked
-/// before the decision.
+/// T1: beside a transaction and the next one a reader sees all of each or nothing, and old values
+/// only if it looked before the decision.
 #[test]
 fn what_is_decided_is_read() {
     transactions_are_read(2, 2);
 }
 
-/// T1, C2: a value that is read where it was prepared is whole, although later ones are prepared in the same cell.
+/// T1, C2: a value that is read where it was prepared is whole, although later ones are prepared in
+/// the same cell.
 #[test]
 fn what_is_prepared_is_read_whole() {
     transactions_are_read(1, 3);

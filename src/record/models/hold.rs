@@ -5,8 +5,8 @@ use loom::thread;
 use super::*;
 use crate::sync::{AtomicU64, Ordering};
 
-/// H1, H3: two contend for a hold; a plain number is raised only by its holder. No raise is lost, so the
-/// successor sees what its predecessor did.
+/// H1, H3: two contend for a hold; a plain number is raised only by its holder. No raise is lost,
+/// so the successor sees what its predecessor did.
 #[test]
 fn a_lock_excludes() {
     explore_with(Some(3), || {
@@ -81,7 +81,8 @@ fn control_give_back_exchanges() {
     );
 }
 
-/// H3: a judgement of one hold is not acted upon in the next, also not when the same participant has both.
+/// H3: a judgement of one hold is not acted upon in the next, also not when the same participant
+/// has both.
 #[test]
 fn a_judgement_is_of_one_hold_only() {
     explore(|| {

@@ -1,10 +1,11 @@
 //! loom models of the protocol: every interleaving, and every value that a load may see.
 //!
-//! Run by `RUSTFLAGS="--cfg loom" cargo test --release --lib`. Each model names the invariant of docs/protocol.md
-//! that it is about. Its controls run it again with one rule left out ([`Rule`]), and fail unless the model's
-//! own assertion says so: a rule that can go unnoticed was not proved.
+//! Run by `RUSTFLAGS="--cfg loom" cargo test --release --lib`. Each model names the invariant of
+//! docs/protocol.md that it is about. Its controls run it again with one rule left out ([`Rule`]),
+//! and fail unless the model's own assertion says so: a rule that can go unnoticed was not proved.
 //!
-//! Death is a thread that stops for good before one of its stores; models of it are run once for each.
+//! Death is a thread that stops for good before one of its stores; models of it are run once for
+//! each.
 
 mod cells;
 mod changes;
@@ -85,7 +86,8 @@ fn for_each_death(model: impl Fn(Doom)) {
     }
 }
 
-/// Runs `model` with `rule` left out. Fails unless it is refuted by an assertion that says `expected`.
+/// Runs `model` with `rule` left out. Fails unless it is refuted by an assertion that says
+/// `expected`.
 fn refute(rule: Rule, expected: &str, model: fn()) {
     // A thread of its own, so that what loom leaves behind after a panic concerns no other test.
     let refutation = std::thread::spawn(move || {

@@ -231,8 +231,8 @@ fn control_floor_heeded() {
     );
 }
 
-/// I6, C2: a value that was read by a handle that remembers its slot, and found to be of the same life
-/// afterwards, is of that life, whole, although the slot is being filled for another key.
+/// I6, C2: a value that was read by a handle that remembers its slot, and found to be of the same
+/// life afterwards, is of that life, whole, although the slot is being filled for another key.
 #[test]
 fn a_value_is_of_the_life_that_it_was_read_in() {
     explore_with(Some(3), || {

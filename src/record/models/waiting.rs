@@ -84,7 +84,8 @@ fn who_gives_up_takes_no_wake_up_along() {
                 }
             })
         };
-        // Here, so that the three follow one another without a preemption until all that counts is to come.
+        // Here, so that the three follow one another without a preemption until all that counts is
+        // to come.
         let mut hasty = Somebody::new(&key, 3);
         hasty.patience = 1;
         if let Some((permit, mine)) = hasty.acquire() {

@@ -1,8 +1,9 @@
-//! Verifying a store while it is in use: reads only, in pieces under the lock of a stripe, so that what is being changed is
-//! not taken for damage, and nobody is kept from making keys.
+//! Verifying a store while it is in use: reads only, in pieces under the lock of a stripe, so that
+//! what is being changed is not taken for damage, and nobody is kept from making keys.
 //!
-//! Between two pieces keys come and go. A key is compared with the states of its slots under its stripe, where they are
-//! its own. That two keys have one slot, or that nobody has it, is said only after it was looked at again: `leaks`.
+//! Between two pieces keys come and go. A key is compared with the states of its slots under its
+//! stripe, where they are its own. That two keys have one slot, or that nobody has it, is said only
+//! after it was looked at again: `leaks`.
 
 use std::fmt;
 
@@ -86,7 +87,8 @@ pub(in crate::store) const UNSYNCED: &str =
 struct Census<'a> {
     store: &'a Store,
     report: CheckReport,
-    /// Of each slot and block, the link of the slot in which the key begins that has it; 0: none was found.
+    /// Of each slot and block, the link of the slot in which the key begins that has it; 0: none
+    /// was found.
     slots: Vec<u32>,
     blocks: Vec<u32>,
     /// Values in the log, to be read.

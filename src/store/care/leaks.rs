@@ -1,10 +1,12 @@
-//! What is marked as used and nobody has, in a store that is in use: looked at again before it is called leaked.
+//! What is marked as used and nobody has, in a store that is in use: looked at again before it is
+//! called leaked.
 //!
-//! The index was walked in pieces, so a key that was made behind the walk was not seen, and its slots look as if they
-//! were nobody's. They are told apart in steps: a slot leads to the key that it would belong to, which is looked for
-//! under its own stripe; whatever is in the middle of being made or taken away has an end when every stripe was locked
-//! once; and a slot that is used again meanwhile has another meta word. What nobody has then, and is as it was, is
-//! leaked. Blocks lead to nobody: for them the semaphores are walked again, until none was removed meanwhile.
+//! The index was walked in pieces, so a key that was made behind the walk was not seen, and its
+//! slots look as if they were nobody's. They are told apart in steps: a slot leads to the key that
+//! it would belong to, which is looked for under its own stripe; whatever is in the middle of being
+//! made or taken away has an end when every stripe was locked once; and a slot that is used again
+//! meanwhile has another meta word. What nobody has then, and is as it was, is leaked. Blocks lead
+//! to nobody: for them the semaphores are walked again, until none was removed meanwhile.
 
 use crate::error::Result;
 use crate::slab::bytes::{SPAN_MAX, span_of};
@@ -18,8 +20,8 @@ use crate::sync::Ordering;
 /// How often to look again at what others change all the time.
 const LOOKS: u32 = 8;
 
-/// What a slot that nobody has looks like: the first slot of its run, and the states and the life there. In another life
-/// something of it is another.
+/// What a slot that nobody has looks like: the first slot of its run, and the states and the life
+/// there. In another life something of it is another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stray {
     state: u8,
@@ -60,7 +62,8 @@ impl Store {
         leaked.map(|(at, _, _)| *at).collect()
     }
 
-    /// Locks each stripe once: what was in the middle of being changed there is done, or is ended for a dead one.
+    /// Locks each stripe once: what was in the middle of being changed there is done, or is ended
+    /// for a dead one.
     fn let_changes_end(&self) {
         for stripe in 0..STRIPES {
             // The walk before has reported a stripe that cannot be locked.

@@ -4,10 +4,11 @@
 //! it cannot be written. Nothing here gets hold of a `Store`, for every way into one joins it, and
 //! nothing here writes to a record: with such a map that would be a SIGSEGV.
 //!
-//! Without a stripe a reader has to look again instead: a key that is found is proved by its own bytes and its life, one
-//! that is missed by the count of those that left (I8). Whole lists go by the slots and not by the chains: a key stays
-//! in its slots while it exists, so one that exists throughout is listed once. Where a transaction was decided and not
-//! carried out, its list is read, and of what it names the prepared cell counts (T1).
+//! Without a stripe a reader has to look again instead: a key that is found is proved by its own
+//! bytes and its life, one that is missed by the count of those that left (I8). Whole lists go by
+//! the slots and not by the chains: a key stays in its slots while it exists, so one that exists
+//! throughout is listed once. Where a transaction was decided and not carried out, its list is
+//! read, and of what it names the prepared cell counts (T1).
 
 use std::collections::HashMap;
 use std::io;
@@ -48,8 +49,8 @@ use crate::store::values::get::stats_of;
 use crate::sync::{Ordering, crash_point};
 use crate::types::{KeyInfo, KeyState, Stats, Summary};
 
-/// So often a chain is walked that changes meanwhile. Each time it is some keys of its 64th of the store that were
-/// removed within a microsecond.
+/// So often a chain is walked that changes meanwhile. Each time it is some keys of its 64th of the
+/// store that were removed within a microsecond.
 const WALKS: u32 = 10_000;
 
 /// A store, or one shard of a cache, opened to be read.
@@ -232,7 +233,8 @@ impl ReadStore {
             let mut marked = 0;
             for step in 0..=slab.layout().capacity {
                 ended = link == 0;
-                // As the walk under a stripe: a circle is noticed before it was gone round many times.
+                // As the walk under a stripe: a circle is noticed before it was gone round many
+                // times.
                 if ended || link == marked {
                     break;
                 }
@@ -359,7 +361,8 @@ impl ReadStore {
         Ok(now.is_some_and(|now| now.is_ok_and(|now| now.version == reading.version)))
     }
 
-    /// The bytes of a value that lies in the log, checked. `false`: they are not there, or not whole.
+    /// The bytes of a value that lies in the log, checked. `false`: they are not there, or not
+    /// whole.
     fn read_logged(
         &self,
         key: &[u8],
@@ -400,7 +403,8 @@ impl ReadStore {
 
 /// Showing.
 impl ReadStore {
-    /// Shows `look` what is seen of holds by this process, as it is now: it may be the child of the one that opened this.
+    /// Shows `look` what is seen of holds by this process, as it is now: it may be the child of the
+    /// one that opened this.
     fn as_onlooker<T>(&self, look: impl FnOnce(Onlooker<'_>) -> Result<T>) -> Result<T> {
         let me = Identity::of_this_process()
             .map_err(|e| Error::io("read", Path::new("/proc/self/stat"), e))?;
@@ -519,7 +523,8 @@ impl ReadStore {
         }))
     }
 
-    /// What is said of a value, and its tag. `None`: there is none. One that is damaged is listed, as of no bytes.
+    /// What is said of a value, and its tag. `None`: there is none. One that is damaged is listed,
+    /// as of no bytes.
     fn content_with_tag(
         &self,
         decided: &mut Decided<'_>,
@@ -582,8 +587,9 @@ fn is_there(content: &Content) -> bool {
 
 /// Checking.
 impl ReadStore {
-    /// Verifies what can be verified without a stripe: both copies of the header, each key by itself, that it is found,
-    /// what is sealed and what is in the log. What is wrong is looked at again before it is said.
+    /// Verifies what can be verified without a stripe: both copies of the header, each key by
+    /// itself, that it is found, what is sealed and what is in the log. What is wrong is looked
+    /// at again before it is said.
     pub(crate) fn check(&self, decided: &mut Decided<'_>) -> Result<CheckReport> {
         let mut report = CheckReport::default();
         if is_unsynced(&self.slab) {

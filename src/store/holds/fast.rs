@@ -13,8 +13,8 @@ use crate::types::Token;
 #[derive(Clone, Copy)]
 pub(crate) struct Grant {
     pub(crate) spot: SlotRef,
-    /// Which permit, for a semaphore, and in which block they begin: what the slot says of them may be
-    /// another key's by the time they are given back.
+    /// Which permit, for a semaphore, and in which block they begin: what the slot says of them
+    /// may be another key's by the time they are given back.
     pub(crate) permit: u32,
     pub(crate) first_block: u32,
     /// See [`fork::epoch`].
@@ -84,8 +84,8 @@ impl Handle {
         Some((Grant::new(spot, (first, permit), word), hold))
     }
 
-    /// The lease of a hold that begins now, and its stamp. An average's latch is held for nanoseconds, and
-    /// nobody asks since when.
+    /// The lease of a hold that begins now, and its stamp. An average's latch is held for
+    /// nanoseconds, and nobody asks since when.
     #[inline(always)]
     pub(in crate::store) fn terms(&self, kind: Tenant) -> Option<(Lease, Stamp)> {
         (!kind.is_latched()).then(|| self.lease_from_now())
@@ -186,8 +186,9 @@ impl Handle {
 
     /// Gives back whatever grant has `token`, also another process's: any caller that knows it may.
     ///
-    /// Errors: `Lost` if a hold was granted after it, or it ended just now; `NotHolder` if there is none with it. Which
-    /// permit of several it was is not known once it has ended, so of these it is always `NotHolder`.
+    /// Errors: `Lost` if a hold was granted after it, or it ended just now; `NotHolder` if there is
+    /// none with it. Which permit of several it was is not known once it has ended, so of these
+    /// it is always `NotHolder`.
     pub(crate) fn release_token(&self, token: Token) -> Result<()> {
         let lost = || Error::Lost {
             key: self.key().to_vec(),

@@ -1,4 +1,5 @@
-//! What the guards of locks and semaphores are made of: a grant that is given back when it is dropped.
+//! What the guards of locks and semaphores are made of: a grant that is given back when it is
+//! dropped.
 
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
@@ -11,8 +12,8 @@ use crate::store::holds::fast::Grant;
 use crate::store::holds::handle::Handle;
 use crate::types::{Predecessor, Token};
 
-/// What a guard knows besides its grant. The common case is two references, so that making and dropping a
-/// guard are a few instructions.
+/// What a guard knows besides its grant. The common case is two references, so that making and
+/// dropping a guard are a few instructions.
 pub(crate) enum Anchor<'a> {
     Borrowed {
         handle: &'a Arc<Handle>,
@@ -76,8 +77,9 @@ impl<'a> Anchor<'a> {
 
 /// A grant, given back at the end.
 pub(crate) struct Held<'a> {
-    /// Dropped by hand: what the compiler would add to each drop of a guard keeps it from being inlined, and
-    /// a guard that is passed through memory costs more than the two atomic operations.
+    /// Dropped by hand: what the compiler would add to each drop of a guard keeps it from being
+    /// inlined, and a guard that is passed through memory costs more than the two atomic
+    /// operations.
     handle: ManuallyDrop<Anchor<'a>>,
     /// Nobody's, and so given back by nobody, once it was given back otherwise.
     grant: Grant,
@@ -157,7 +159,8 @@ fn drop_slow(anchor: Anchor<'_>, grant: Grant) {
 #[allow(unsafe_code)]
 #[inline(always)]
 pub(crate) fn take_anchor<'a>(anchor: &mut ManuallyDrop<Anchor<'a>>) -> Anchor<'a> {
-    // SAFETY: only called at the end of a guard's own destructor, after which nobody can use it (P2).
+    // SAFETY: only called at the end of a guard's own destructor, after which nobody can use it
+    // (P2).
     unsafe { ManuallyDrop::take(anchor) }
 }
 

@@ -173,9 +173,9 @@ impl Handle {
         self.version.load(Ordering::Relaxed)
     }
 
-    /// Notes a version, so that its seal need not be checked again. Should another thread move the handle
-    /// to another slot just now, a check is left out there: those are against damaged files, not against
-    /// each other.
+    /// Notes a version, so that its seal need not be checked again. Should another thread move the
+    /// handle to another slot just now, a check is left out there: those are against damaged
+    /// files, not against each other.
     #[inline]
     pub(crate) fn know_version(&self, spot: SlotRef, version: u64) {
         if self.known_version() != version && self.remembered() == Some(spot) {
@@ -188,7 +188,8 @@ impl Handle {
         self.locate_within(Patience::Forever)
     }
 
-    /// Where the key is now. Errors: `StructureBusy` if the patience was over before it could be said.
+    /// Where the key is now. Errors: `StructureBusy` if the patience was over before it could be
+    /// said.
     pub(crate) fn locate_within(&self, patience: Patience) -> Result<Option<SlotRef>> {
         if let Some(spot) = self.remembered().filter(|s| self.is_current(*s)) {
             return Ok(Some(spot));
@@ -210,8 +211,8 @@ impl Handle {
         Ok(None)
     }
 
-    /// The first use of a handle with a tag, whatever it is, gives the key that tag: the next ones find it
-    /// remembered.
+    /// The first use of a handle with a tag, whatever it is, gives the key that tag: the next ones
+    /// find it remembered.
     fn locate_and_tag(&self, patience: Patience) -> Result<Option<SlotRef>> {
         let stripe = self.lock_stripe_within(patience)?;
         let found = stripe.find(&self.key, self.hash)?;
@@ -228,7 +229,8 @@ impl Handle {
 
     /// Where the key is now; makes it if it is nowhere, and room for it if there is none. Also the
     /// predecessor, if this handle has taken over a semaphore of another number of permits.
-    /// Errors: `StructureBusy` if the patience was over before the structure of the store could be changed.
+    /// Errors: `StructureBusy` if the patience was over before the structure of the store could be
+    /// changed.
     pub(crate) fn locate_or_create(
         &self,
         patience: Patience,
@@ -279,7 +281,8 @@ impl Handle {
         }
     }
 
-    /// The stripe of the key. Errors: `StructureBusy` if somebody has it for longer than `patience` allows.
+    /// The stripe of the key. Errors: `StructureBusy` if somebody has it for longer than `patience`
+    /// allows.
     pub(in crate::store) fn lock_stripe_within(
         &self,
         patience: Patience,

@@ -18,8 +18,8 @@ impl Handle {
             .with(|tokens| tokens.insert(which, sequence));
     }
 
-    /// Refuses to wait for ever for holds that are all this process's, by guards and without leases, while it has no
-    /// thread but this one.
+    /// Refuses to wait for ever for holds that are all this process's, by guards and without
+    /// leases, while it has no thread but this one.
     pub(in crate::store) fn check_not_all_ours(
         &self,
         me: ParticipantId,

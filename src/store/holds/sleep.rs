@@ -1,7 +1,7 @@
 //! Waiting: how long, for which holders, and when to look again.
 //!
-//! A releaser wakes a waiter; nobody wakes one because a holder died. So no sleep is longer than a tick,
-//! after which the waiter looks whether the holders live, and a long wait has them watched.
+//! A releaser wakes a waiter; nobody wakes one because a holder died. So no sleep is longer than a
+//! tick, after which the waiter looks whether the holders live, and a long wait has them watched.
 
 use std::cell::{Ref, RefCell};
 use std::sync::Arc;
@@ -27,9 +27,9 @@ const MANY: u32 = 64;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 impl Handle {
-    /// Sleeps until woken, or until something may have changed that nobody is woken for: a death, the end
-    /// of a lease or of the patience. Of a semaphore with many permits not all are looked at for each
-    /// tick, only whether one of the holders died.
+    /// Sleeps until woken, or until something may have changed that nobody is woken for: a death,
+    /// the end of a lease or of the patience. Of a semaphore with many permits not all are
+    /// looked at for each tick, only whether one of the holders died.
     pub(in crate::store) fn sleep<'a>(
         &'a self,
         waiting: &mut Waiting<'a>,

@@ -1,5 +1,6 @@
-//! Contending: the slow way to a key, by looking at all its holds, taking over from the dead and the late,
-//! and waiting. The rules of each are in `record`; here is what they need to know of the store.
+//! Contending: the slow way to a key, by looking at all its holds, taking over from the dead and
+//! the late, and waiting. The rules of each are in `record`; here is what they need to know of the
+//! store.
 
 use crate::error::{Error, Result};
 use crate::os::{clock, futex, process};
@@ -117,7 +118,8 @@ impl Handle {
             .ok_or_else(|| slab.corrupt(format!("permit {permit} of block {first}")))
     }
 
-    /// The sequence for a grant after `seen`: one more, and for a permit one that the semaphore never gave.
+    /// The sequence for a grant after `seen`: one more, and for a permit one that the semaphore
+    /// never gave.
     fn sequence_after(&self, first: u32, seen: Word) -> Result<u64> {
         let slab = self.store().slab();
         let used_up = || slab.corrupt(format!("the sequence of {} is used up", self.show_key()));
@@ -309,7 +311,8 @@ impl<'a> Waiter for Acquiring<'a> {
             return Ok(Seen::Changed);
         };
         if !matches!(look, Look::Taken(..)) {
-            // Without its beacon, or what it sees of others', this process could judge nobody, and would wait for ever.
+            // Without its beacon, or what it sees of others', this process could judge nobody, and
+            // would wait for ever.
             at.process.locks.prove()?;
         }
         Ok(match look {
@@ -337,8 +340,8 @@ impl<'a> Waiter for Acquiring<'a> {
     }
 
     fn mark(&mut self, at: Here<'a>) -> Result<bool> {
-        // Before each sleep: nobody would ever give it back here, while others have another store; or while this
-        // thread waits.
+        // Before each sleep: nobody would ever give it back here, while others have another store;
+        // or while this thread waits.
         self.handle.store().check_in_place()?;
         if matches!(self.patience, Patience::Forever) {
             let key = || self.handle.show_key();

@@ -35,10 +35,11 @@ impl Handle {
     /// permit within its lease, or waits. Also the predecessor: that of the new permit 0, if it
     /// died.
     ///
-    /// Killed after each step: (1) the permits of the dead are abandoned, which the next one is told of in whatever
-    /// number; (2) the old key is taken away as an idle one is reclaimed, so that handles which know it find it gone:
-    /// undone, or one of the dead is noted in the stripe and there is no such key, also where there is no room for
-    /// the new one; its tokens go on above the floor; (3) the new one is there, and its first permits are abandoned.
+    /// Killed after each step: (1) the permits of the dead are abandoned, which the next one is
+    /// told of in whatever number; (2) the old key is taken away as an idle one is reclaimed,
+    /// so that handles which know it find it gone: undone, or one of the dead is noted in the
+    /// stripe and there is no such key, also where there is no room for the new one; its tokens
+    /// go on above the floor; (3) the new one is there, and its first permits are abandoned.
     pub(in crate::store) fn take_over(
         &self,
         stripe: &StripeGuard<'_>,
@@ -52,8 +53,8 @@ impl Handle {
             false => self.tag.to_vec(),
         };
         let bucket = self.store().bucket_of(self.hash());
-        // Asked once nobody can acquire: a waiter is counted before it sleeps, and one that is not yet counted finds the
-        // key gone, as if it had come later.
+        // Asked once nobody can acquire: a waiter is counted before it sleeps, and one that is not
+        // yet counted finds the key gone, as if it had come later.
         let nobody_waits = || self.store().waiters(process, found.id) == 0;
         let mut before = Before::default();
         for _ in 0..TRIES {
@@ -82,8 +83,8 @@ impl Handle {
         Err(NoRoom::Failed(self.other_permits(permits, Vec::new())))
     }
 
-    /// Refuses a semaphore of `permits` that somebody alive has a permit of within its lease, or waits for. Under the
-    /// stripe, or without. `true`: it was taken away meanwhile.
+    /// Refuses a semaphore of `permits` that somebody alive has a permit of within its lease, or
+    /// waits for. Under the stripe, or without. `true`: it was taken away meanwhile.
     pub(in crate::store) fn is_in_use(&self, found: KeyEntry, permits: u32) -> Result<bool> {
         let process = self.store().process()?;
         let standing = self.store().standing(found);

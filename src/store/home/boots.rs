@@ -1,4 +1,5 @@
-//! In which boots of the machine a slab was in use: after another one every hold is void, and pages may have been lost.
+//! In which boots of the machine a slab was in use: after another one every hold is void, and pages
+//! may have been lost.
 //!
 //! The kernel names each boot by a random id. A container may show one of its own, for as long as
 //! it runs or for ever; so an id says something only together with the moment of the boot, and
@@ -14,8 +15,8 @@ use crate::slab::Slab;
 use crate::slab::header::Boot;
 use crate::sync::Ordering;
 
-/// How far two readings of one boot's moment may be apart. A wall clock that was set in between moves it further: then
-/// the boot counts as another one, if nobody lives to disprove it.
+/// How far two readings of one boot's moment may be apart. A wall clock that was set in between
+/// moves it further: then the boot counts as another one, if nobody lives to disprove it.
 const SAME_MOMENT: Duration = Duration::from_secs(2);
 
 /// A boot of the machine, as this process sees it or the header has it.

@@ -32,8 +32,8 @@ use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, Ordering, crash_point};
 /// What a directory may hold and still be, or become, a store.
 const OUR_FILES: [&str; 6] = [SLAB, ATTACH, BEACONS, STRIPES_FILE, LOG, NEW_FANOUT];
 
-/// The stores that this process has open. Opening one again gives the same one, so that a thread is the
-/// same owner through every handle.
+/// The stores that this process has open. Opening one again gives the same one, so that a thread is
+/// the same owner through every handle.
 static OPEN: Mutex<OpenStores> = Mutex::new(Vec::new());
 
 /// Opens the store in `dir`, making what is missing.
@@ -130,8 +130,8 @@ fn find_open(open: &[(u64, u64, Weak<Store>)], dev: u64, ino: u64) -> Option<Arc
     stores.find(|store| store.is_attached())
 }
 
-/// Refuses a process that may not call `futex`: its waits would burn a processor. Asked once in a process that may: what
-/// is forbidden later is not noticed.
+/// Refuses a process that may not call `futex`: its waits would burn a processor. Asked once in a
+/// process that may: what is forbidden later is not noticed.
 fn refuse_without_futex(dir: &Path) -> Result<()> {
     static MAY: AtomicBool = AtomicBool::new(false);
     if !MAY.load(Ordering::Relaxed) {
@@ -141,8 +141,9 @@ fn refuse_without_futex(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a process that may not lock bytes of files. Takes as long as a quarter of an opening, so it is asked before
-/// something is made, and when an opening fails; otherwise the opening's own locks are the proof.
+/// Refuses a process that may not lock bytes of files. Takes as long as a quarter of an opening, so
+/// it is asked before something is made, and when an opening fails; otherwise the opening's own
+/// locks are the proof.
 fn refuse_without_locks(dir: &Path) -> Result<()> {
     range_lock::probe().map_err(unsupported(dir, "fcntl (F_OFD_SETLK)"))
 }
@@ -292,7 +293,8 @@ fn attach(site: &Site, settings: &Settings) -> Result<(Locks, Box<Slab>)> {
         if strangers.is_empty() {
             return Ok((locks, slab));
         }
-        // Lock files were removed, and made again by an opener like this one. Alone it would adopt them.
+        // Lock files were removed, and made again by an opener like this one. Alone it would adopt
+        // them.
         let living = living::living(&slab, &locks)?;
         if !living.is_empty() {
             return Err(living::lock_files_lost(&slab, &strangers, living));
@@ -313,8 +315,8 @@ fn attach(site: &Site, settings: &Settings) -> Result<(Locks, Box<Slab>)> {
 /// How often to look for a slab that is ready. Some four seconds.
 const ATTACH_ROUNDS: u32 = 1_000;
 
-/// What the first to attach does: make the slab, or finish making it, or make a copy a store of its own, or give it
-/// lock files again, or void what is left of the time before a reboot.
+/// What the first to attach does: make the slab, or finish making it, or make a copy a store of its
+/// own, or give it lock files again, or void what is left of the time before a reboot.
 fn go_first(site: &Site, locks: &Locks, settings: &Settings) -> Result<Box<Slab>> {
     let Some(slab) = map(&site.dir)? else {
         return initialise(site, locks, settings);
@@ -354,9 +356,9 @@ fn go_first(site: &Site, locks: &Locks, settings: &Settings) -> Result<Box<Slab>
     Ok(slab)
 }
 
-/// Refuses what was asked for and is not in force: of two programs that ask for different things none is to lose its own
-/// without a word. For the mode, too: of a wider one than asked for, others may hold locks for ever; of a narrower one,
-/// others are shut out.
+/// Refuses what was asked for and is not in force: of two programs that ask for different things
+/// none is to lose its own without a word. For the mode, too: of a wider one than asked for, others
+/// may hold locks for ever; of a narrower one, others are shut out.
 fn check_settings(slab: &Slab, settings: &Settings, site: &Site) -> Result<()> {
     let (of, shards) = (&site.locks, settings.shards);
     let found = slab.layout().capacity as usize;

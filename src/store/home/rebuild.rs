@@ -1,5 +1,6 @@
-//! Rebuilding: from the slots alone, everything that can be derived from them. What `repair` does, and what
-//! the first to attach does after a reboot, when pages may have reached the disk in any order.
+//! Rebuilding: from the slots alone, everything that can be derived from them. What `repair` does,
+//! and what the first to attach does after a reboot, when pages may have reached the disk in any
+//! order.
 //!
 //! Needs to be alone. It only ever computes the same from the same slots, and marks the slab as
 //! being rebuilt until it is done: a process that dies over it leaves the work to the next one.
@@ -97,7 +98,8 @@ pub(crate) fn repair(dir: &Path, mode: u32) -> Result<RepairReport> {
     Ok(report)
 }
 
-/// Attaches to a store for something that can only be done alone. `None`: the slab was never finished.
+/// Attaches to a store for something that can only be done alone. `None`: the slab was never
+/// finished.
 fn alone_with(dir: &Path, mode: u32) -> Result<(Option<Box<Slab>>, Locks)> {
     open::refuse_sandbox(dir)?;
     let site = Site::of(dir)?;
@@ -159,8 +161,9 @@ pub(crate) fn adopt_by_hand(dir: &Path, mode: u32) -> Result<()> {
     }
 }
 
-/// Makes a copy a store of its own: nobody holds anything in it, and its tokens go on above all that the store that it
-/// was made of can have granted, as far as a clock knows. All values and averages stay.
+/// Makes a copy a store of its own: nobody holds anything in it, and its tokens go on above all
+/// that the store that it was made of can have granted, as far as a clock knows. All values and
+/// averages stay.
 pub(in crate::store) fn adopt(slab: &Slab, locks: &Locks) -> Result<()> {
     let _alone = Alone::with(slab, locks, &[])?;
     slab.fill_holes()?;
@@ -183,8 +186,9 @@ pub(crate) fn rebuild(
 ) -> Result<RepairReport> {
     let report = restructure(slab, locks, leap, thorough)?;
     if leap.is_of_nobody() {
-        // Before this boot is known, and anybody is given a token: should the power fail again while what the sequences
-        // leapt to is not on the device, they would leap from and to the same numbers once more.
+        // Before this boot is known, and anybody is given a token: should the power fail again
+        // while what the sequences leapt to is not on the device, they would leap from and
+        // to the same numbers once more.
         sync::sync_alone(slab)?;
     }
     name(slab, locks)?;
@@ -199,8 +203,8 @@ fn restructure(slab: &Slab, locks: &Locks, leap: Leap, thorough: bool) -> Result
         // Never finished: named first, so that nobody takes what is begun here for a copy.
         original::name(slab);
     }
-    // A rebuild that was begun after a reboot and not finished has left this state; then it is begun again
-    // as one, for the boot is noted last.
+    // A rebuild that was begun after a reboot and not finished has left this state; then it is
+    // begun again as one, for the boot is noted last.
     state.store(STATE_REBUILDING, Ordering::Release);
     slab.clear_unallocated()?;
     let mut work = Rebuild::new(slab);
@@ -252,8 +256,9 @@ fn set_floors(slab: &Slab, floor: u64) {
     }
 }
 
-/// Microseconds since 2025: what no store can have granted that was made since, unless it granted a million a second.
-/// It stops at three quarters of all sequences, in 2051, so that a clock that is wrong does not use them up.
+/// Microseconds since 2025: what no store can have granted that was made since, unless it granted a
+/// million a second. It stops at three quarters of all sequences, in 2051, so that a clock that is
+/// wrong does not use them up.
 fn floor_of_clock() -> u64 {
     const SINCE_US: u64 = 1_735_689_600_000_000;
     clock::wall_us()
@@ -445,7 +450,8 @@ impl<'a> Rebuild<'a> {
     }
 }
 
-/// Frees what the dead hold, and all of it when nobody can live. Keeps for the successors that somebody died.
+/// Frees what the dead hold, and all of it when nobody can live. Keeps for the successors that
+/// somebody died.
 fn void_holds(slab: &Slab, locks: &Locks, leap: Leap) -> Result<()> {
     let participants = slab.allocated(Growing::Participants);
     let ids = (1..participants).filter_map(|n| ParticipantId::new(n as u16));

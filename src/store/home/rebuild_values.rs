@@ -1,5 +1,5 @@
-//! The values' part of a rebuild: whole cells in force, and a log in which each segment is known with what is
-//! still needed of it. Alone with the store.
+//! The values' part of a rebuild: whole cells in force, and a log in which each segment is known
+//! with what is still needed of it. Alone with the store.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -19,8 +19,8 @@ use crate::store::names;
 use crate::store::names::Shard;
 use crate::sync::Ordering;
 
-/// Before a repair, alone with a slab: carries out there what was decided, so that what comes of it is mended, too.
-/// Says what it did about a journal that lists nothing.
+/// Before a repair, alone with a slab: carries out there what was decided, so that what comes of it
+/// is mended, too. Says what it did about a journal that lists nothing.
 ///
 /// Others of the same cache may be in use: a process with this one in a transaction is attached to
 /// it.

@@ -1,5 +1,5 @@
-//! The file of the slab, up to the map: whether it is one, mapping it, making it; and what the header says of it as a
-//! whole, its two static copies, and whether it is ready.
+//! The file of the slab, up to the map: whether it is one, mapping it, making it; and what the
+//! header says of it as a whole, its two static copies, and whether it is ready.
 //!
 //! `open` and `rebuild` decide which process may do which of that, and when.
 
@@ -171,8 +171,8 @@ pub(in crate::store) fn initialise(
     let like = site.likeness(settings.new_mode())?;
     let slab = file::open_like(&path, true, like).map_err(io("create"))?;
     if let Err(e) = file::allocate(&slab, 0, layout.fixed_bytes()) {
-        // What was allocated is given back, as far as that works: there is nothing in it, and nobody has
-        // mapped it.
+        // What was allocated is given back, as far as that works: there is nothing in it, and
+        // nobody has mapped it.
         let _ = slab.set_len(0);
         return Err(io("create")(e));
     }

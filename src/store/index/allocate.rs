@@ -1,8 +1,8 @@
 //! Room for keys: runs of slots, and runs of blocks for the permits of semaphores.
 //!
-//! The state bytes are the truth about what is used. A run is noted in the stripe's intent *before* its
-//! states are claimed, so a dead claimer's can be told from everyone else's: claimed by this stripe, and
-//! in the intent. Claims of different stripes race by compare-exchange.
+//! The state bytes are the truth about what is used. A run is noted in the stripe's intent *before*
+//! its states are claimed, so a dead claimer's can be told from everyone else's: claimed by this
+//! stripe, and in the intent. Claims of different stripes race by compare-exchange.
 
 use std::ops::Range;
 

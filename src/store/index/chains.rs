@@ -1,8 +1,8 @@
 //! Finding keys, and making them.
 //!
-//! Chains of slots hang off a table of buckets. Looking needs no lock: a hit is checked against the key
-//! itself and the slot's generation; a miss may be a walk that was led astray by a concurrent change, so
-//! it counts only under the stripe. All changes are made there.
+//! Chains of slots hang off a table of buckets. Looking needs no lock: a hit is checked against the
+//! key itself and the slot's generation; a miss may be a walk that was led astray by a concurrent
+//! change, so it counts only under the stripe. All changes are made there.
 
 use crate::error::{Error, Result, show_key};
 use crate::record::{Stamp, life, reachable};
@@ -48,8 +48,8 @@ impl Store {
         }
     }
 
-    /// Whether there is certainly no such key, found out without the lock: its chain is walked while nothing
-    /// in the stripe changes (I8). `false`: there may be one.
+    /// Whether there is certainly no such key, found out without the lock: its chain is walked
+    /// while nothing in the stripe changes (I8). `false`: there may be one.
     pub(crate) fn is_miss(&self, key: &[u8], hash: u64) -> bool {
         let stripe = self.slab.stripe(self.stripe_of(hash));
         stripe.is_unchanged_while(|| {
@@ -70,7 +70,8 @@ impl Store {
         })
     }
 
-    /// Looks for a key, which will take about so many slots: all that is likely to be read is fetched at once.
+    /// Looks for a key, which will take about so many slots: all that is likely to be read is
+    /// fetched at once.
     #[inline]
     pub(crate) fn find_unlocked(&self, key: &[u8], hash: u64, slots: u64) -> Option<KeyEntry> {
         let mut link = self
@@ -147,8 +148,8 @@ impl StripeGuard<'_> {
             if link == marked {
                 break;
             }
-            // Brent's way to notice a circle ("An improved Monte Carlo factorization algorithm", BIT 20,
-            // 1980) before it was gone round many times.
+            // Brent's way to notice a circle ("An improved Monte Carlo factorization algorithm",
+            // BIT 20, 1980) before it was gone round many times.
             if step.is_power_of_two() {
                 marked = link;
             }
@@ -165,9 +166,10 @@ impl StripeGuard<'_> {
 
     /// Makes a key that `find` did not find.
     ///
-    /// Killed after each step: (1) the intent names runs that are not claimed: nothing to undo; (2) the
-    /// claims are undone; (3) the same, the contents mean nothing; (4) it is taken out of the chain, where
-    /// nobody could find it yet, and the claims are undone; (5) it exists, and recovery does (6).
+    /// Killed after each step: (1) the intent names runs that are not claimed: nothing to undo; (2)
+    /// the claims are undone; (3) the same, the contents mean nothing; (4) it is taken out of
+    /// the chain, where nobody could find it yet, and the claims are undone; (5) it exists, and
+    /// recovery does (6).
     pub(crate) fn create(&self, spec: &NewKey<'_>, patience: Patience) -> Room<KeyEntry> {
         let slab = self.store.slab();
         let stripe = self.stripe();
@@ -274,11 +276,13 @@ impl StripeGuard<'_> {
         })
     }
 
-    /// Readies the permits of a new semaphore, and sets its ticket above all that their words have seen.
+    /// Readies the permits of a new semaphore, and sets its ticket above all that their words have
+    /// seen.
     fn fill_permits(&self, first_block: u32, permits: u32, floor: u64, untold: &[Stamp]) {
         let slab = self.store.slab();
         if permits == 0 {
-            // Not of anything else: there may be no block to look at, which takes a system call to find out.
+            // Not of anything else: there may be no block to look at, which takes a system call to
+            // find out.
             return;
         }
         let mut ticket = floor;
@@ -302,8 +306,8 @@ impl StripeGuard<'_> {
         }
     }
 
-    /// Turns the claims into what they are for; the first slot's last, by which recovery knows that this
-    /// is not done.
+    /// Turns the claims into what they are for; the first slot's last, by which recovery knows that
+    /// this is not done.
     pub(in crate::store) fn finish_create(&self, slots: Run, blocks: Run) {
         let tail = Run {
             first: slots.first.saturating_add(1),

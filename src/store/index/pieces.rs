@@ -19,7 +19,8 @@ use crate::store::key_entry::KeyEntry;
 const PIECE: Duration = Duration::from_millis(1);
 
 impl Store {
-    /// Hands out every bucket under its stripe. A stripe that cannot be locked is handed out once, as the error.
+    /// Hands out every bucket under its stripe. A stripe that cannot be locked is handed out once,
+    /// as the error.
     pub(crate) fn each_bucket(
         &self,
         visit: impl FnMut(Result<(&StripeGuard<'_>, u32)>) -> Result<()>,
@@ -64,8 +65,8 @@ impl Store {
         Ok(())
     }
 
-    /// Hands out what is in every bucket. The first stripe that cannot be locked, and the first damaged chain, is the
-    /// end of it.
+    /// Hands out what is in every bucket. The first stripe that cannot be locked, and the first
+    /// damaged chain, is the end of it.
     pub(crate) fn each_chain(
         &self,
         visit: impl FnMut(&StripeGuard<'_>, u32, Vec<SlotId>) -> Result<()>,

@@ -27,9 +27,9 @@ impl StripeGuard<'_> {
     /// the key turns out not to be `wanted` once nobody else can change it. An error leaves it,
     /// too: of a value, if what was decided cannot be carried out.
     ///
-    /// Killed after each step: (1) nothing has changed; (2) some words are retiring: that is undone, unless
-    /// all are and the removal was by force: then it is done again; (3) the kind is none: (4) is repeated,
-    /// every part of it can be.
+    /// Killed after each step: (1) nothing has changed; (2) some words are retiring: that is
+    /// undone, unless all are and the removal was by force: then it is done again; (3) the kind
+    /// is none: (4) is repeated, every part of it can be.
     pub(crate) fn retire(
         &self,
         found: KeyEntry,
@@ -227,8 +227,8 @@ impl StripeGuard<'_> {
         }
     }
 
-    /// Finishes a key that has its kind, undoes one that has not. The slot is this stripe's only if its
-    /// state says so: the intent is noted before the claim.
+    /// Finishes a key that has its kind, undoes one that has not. The slot is this stripe's only if
+    /// its state says so: the intent is noted before the claim.
     fn recover_create(&self, slots: Run, blocks: Run) -> Result<()> {
         let slab = self.store.slab();
         let claimed = |id: &SlotId| {
@@ -278,8 +278,8 @@ impl StripeGuard<'_> {
     fn undo_retire(&self, id: SlotId, first_block: u32, permits: u32) {
         let slot = self.store.slab().slot(id);
         let hash = slot.hash.load(Ordering::Relaxed);
-        // Which permits had something to tell is not known any more: the first that was taken. The first word is the
-        // slot's own.
+        // Which permits had something to tell is not known any more: the first that was taken. The
+        // first word is the slot's own.
         let mut words = self.holds(id, first_block, permits).enumerate().skip(1);
         let taken = words.find(|(_, hold)| hold.load().is_retiring());
         let untold = taken.and_then(|(at, _)| Some((at, self.untold_of(hash)?)));
@@ -346,7 +346,8 @@ impl Store {
         }
     }
 
-    /// Takes away every key that carries a tag, and says how many. An error if that cannot be found out of some, which stay.
+    /// Takes away every key that carries a tag, and says how many. An error if that cannot be found
+    /// out of some, which stay.
     pub(crate) fn remove_tagged(&self, tag: &[u8]) -> Result<usize> {
         let unread = Cell::new(None);
         let carries = |guard: &StripeGuard<'_>, found: KeyEntry| {

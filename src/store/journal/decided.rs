@@ -1,5 +1,5 @@
-//! What was decided and is not carried out yet: the word of the header that says where the list of flips lies, that
-//! list, and carrying it out.
+//! What was decided and is not carried out yet: the word of the header that says where the list of
+//! flips lies, that list, and carrying it out.
 //!
 //! By the store of that word a transaction has happened, whenever its parts are seen. Every reader
 //! looks at the word before it reads a value, every writer after it takes a latch, and both flip
@@ -7,8 +7,8 @@
 //! know whether the decider lives, and several processes may flip at once, or late: a flip is an
 //! exchange of the version that was in force, which is so once (T2).
 //!
-//! A list is believed if it is whole. What else the word leads to is damage: nothing was decided by it, and what it
-//! says of itself counts for nothing.
+//! A list is believed if it is whole. What else the word leads to is damage: nothing was decided by
+//! it, and what it says of itself counts for nothing.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -24,14 +24,15 @@ use crate::store::members::device::Known;
 use crate::sync::{AtomicU64, Ordering};
 
 impl Store {
-    /// Whether no decided transaction of the cache, of which this store may be a part, waits to be carried out.
+    /// Whether no decided transaction of the cache, of which this store may be a part, waits to be
+    /// carried out.
     #[inline]
     fn is_settled(&self) -> bool {
         self.home().journal().load(Ordering::Acquire) == 0
     }
 
-    /// Ends a transaction that was decided and is not carried out. Comes before a value is read, and after a
-    /// latch is taken: what is seen then is either all before it or all after it.
+    /// Ends a transaction that was decided and is not carried out. Comes before a value is read,
+    /// and after a latch is taken: what is seen then is either all before it or all after it.
     #[inline]
     pub(crate) fn settle(&self) -> Result<()> {
         match self.is_settled() {
@@ -74,8 +75,8 @@ impl Store {
             return Ok(flipped);
         }
         if journal.load(Ordering::Acquire) == bits && bits != 0 {
-            // Nothing that was ever decided: damage. It may be anything, and is believed nothing: also not how long
-            // it is.
+            // Nothing that was ever decided: damage. It may be anything, and is believed nothing:
+            // also not how long it is.
             self.count_damaged();
         }
         let _ = journal.compare_exchange(bits, 0, Ordering::AcqRel, Ordering::Relaxed);

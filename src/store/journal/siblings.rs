@@ -22,7 +22,8 @@ pub(crate) fn join_shards(all: &[Arc<Store>]) {
     }
     if let Some(shards) = home.shards.get() {
         let mut known = shards.all.lock().unwrap_or_else(PoisonError::into_inner);
-        // Each time: of those of a cache that was closed only some may be open, for a handle's sake.
+        // Each time: of those of a cache that was closed only some may be open, for a handle's
+        // sake.
         *known = all.iter().map(Arc::downgrade).collect();
     }
 }

@@ -6,9 +6,10 @@
 //! file system at once, without those of its head: nothing has to be moved for them. Where the file
 //! system cannot do that, they stay until the segment is compacted, as those of small ones do.
 //!
-//! Killed before the room is given back, or before it is counted: the count is too low by a record. Stopped in
-//! between, for however long: no place is given twice, and no segment's number, so the room is nobody else's then; the
-//! file may be gone. The count has the number of its segment in it, and is not changed if that is another by then.
+//! Killed before the room is given back, or before it is counted: the count is too low by a record.
+//! Stopped in between, for however long: no place is given twice, and no segment's number, so the
+//! room is nobody else's then; the file may be gone. The count has the number of its segment in it,
+//! and is not changed if that is another by then.
 //!
 //! A power failure must not bring a cell back that points to what was given back, if values are to
 //! survive one: the slab is synced before.
@@ -84,8 +85,8 @@ impl Store {
         }
     }
 
-    /// Removes the segment in which there was nothing else, and never will be. `false`: it is none, or it could not be
-    /// removed.
+    /// Removes the segment in which there was nothing else, and never will be. `false`: it is none,
+    /// or it could not be removed.
     ///
     /// Killed in between: the segment is known, and its file is empty or gone.
     fn remove_with(&self, dead: Dead) -> bool {
@@ -118,8 +119,8 @@ impl Store {
         true
     }
 
-    /// Counts room that was handed out and never written to. Of its first and its last page there may be what others
-    /// have there.
+    /// Counts room that was handed out and never written to. Of its first and its last page there
+    /// may be what others have there.
     pub(crate) fn give_back_unused(&self, dead: Dead) {
         if !self.remove_with(dead) {
             let from = dead.place.offset().next_multiple_of(PAGE);

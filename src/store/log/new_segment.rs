@@ -66,8 +66,8 @@ impl Store {
         Err(self.over_limit())
     }
 
-    /// Begins another segment to append to, if there is anything in the one that is: then that can be compacted.
-    /// `false`: there is nothing.
+    /// Begins another segment to append to, if there is anything in the one that is: then that can
+    /// be compacted. `false`: there is nothing.
     pub(in crate::store) fn end_tail(&self) -> Result<bool> {
         let is_begun = |s: &SegmentState| s.is_active && s.bytes > SEGMENT_HEADER_BYTES;
         let ends = self.segments()?.iter().any(is_begun);
@@ -99,8 +99,8 @@ impl Store {
         Ok(created)
     }
 
-    /// Lets values be appended from `first` on, unless somebody else has begun a segment since `before`: then where
-    /// they are appended now.
+    /// Lets values be appended from `first` on, unless somebody else has begun a segment since
+    /// `before`: then where they are appended now.
     fn become_tail(&self, before: Option<Location>, first: Location) -> Option<Location> {
         let word = &self.slab.header().tail;
         let mut now = self.tail();
@@ -163,8 +163,8 @@ impl Store {
         Err(self.over_limit())
     }
 
-    /// Marks the place in the table of a number that is nobody else's. `None`: somebody else has the place, or had it
-    /// with a higher number.
+    /// Marks the place in the table of a number that is nobody else's. `None`: somebody else has
+    /// the place, or had it with a higher number.
     fn claim_place(&self, number: u32) -> Option<u64> {
         let word = &self.slab.segment(number).number;
         let begun = u64::from(number) | SEGMENT_CLOSING | SEGMENT_BEGUN;

@@ -5,8 +5,8 @@
 //! the place into the key's slots. A writer that dies in between leaves a gap, which nobody will
 //! miss (G1).
 //!
-//! How much there is on the device is looked at after room was handed out, when it counts already: of several at once
-//! at least one sees that it is too much, and leaves its room unused (G5).
+//! How much there is on the device is looked at after room was handed out, when it counts already:
+//! of several at once at least one sees that it is too much, and leaves its room unused (G5).
 
 use crate::error::{Error, Result};
 use crate::log::{
@@ -32,12 +32,13 @@ pub(crate) const RECORD_OF_NO_KEY: &[u8] = b"";
 pub(crate) enum Room {
     /// A value that is to be set.
     ToSet(u64),
-    /// One that is moved: also what nobody else may have, but while the log takes more than a limit that was lowered.
+    /// One that is moved: also what nobody else may have, but while the log takes more than a limit
+    /// that was lowered.
     ToMove,
 }
 
-/// What files may take besides the bytes that are counted: of each the rest of its last page, and a block for where
-/// its holes are; and one file that is being made.
+/// What files may take besides the bytes that are counted: of each the rest of its last page, and a
+/// block for where its holes are; and one file that is being made.
 pub(crate) fn slack_of(segments: usize) -> u64 {
     2 * PAGE * (segments as u64 + 1)
 }
@@ -75,9 +76,9 @@ impl SegmentState {
 
 /// All segments that a slab knows of, as [`Store::segments`] says.
 pub(in crate::store) fn segments(slab: &Slab, log: &Log) -> Result<Vec<SegmentState>> {
-    // What is gone before how long all is: otherwise room that is reserved in between, refused and given back would be
-    // deducted and not counted. Pairs with the release of the setter that counts it as given back.
-    // Not in a frame: the thread may have a small stack.
+    // What is gone before how long all is: otherwise room that is reserved in between, refused and
+    // given back would be deducted and not counted. Pairs with the release of the setter that
+    // counts it as given back. Not in a frame: the thread may have a small stack.
     let gone = (0..SEGMENTS).map(|at| slab.segment(at).gone.load(Ordering::Acquire));
     let gone: Vec<u64> = gone.collect();
     let tail = tail_of(slab);
@@ -86,7 +87,8 @@ pub(in crate::store) fn segments(slab: &Slab, log: &Log) -> Result<Vec<SegmentSt
         let segment = slab.segment(at);
         let bits = segment.number.load(Ordering::Acquire);
         let number = bits as u32;
-        // In another's place is damage: what is done about it would be done to that one, again and again.
+        // In another's place is damage: what is done about it would be done to that one, again and
+        // again.
         if number == 0 || number % SEGMENTS != at {
             continue;
         }
@@ -149,8 +151,8 @@ impl Store {
         move |e| Error::io(action, &log.path(number), e)
     }
 
-    /// All segments that the slab knows of. Of bytes that are appended or given back meanwhile there may be counted too
-    /// many, and never too few (G5).
+    /// All segments that the slab knows of. Of bytes that are appended or given back meanwhile
+    /// there may be counted too many, and never too few (G5).
     pub(crate) fn segments(&self) -> Result<Vec<SegmentState>> {
         segments(&self.slab, &self.process()?.log)
     }
@@ -212,7 +214,8 @@ impl Store {
                     self.check_in_place()?;
                     self.mark_dead(dead);
                 }
-                // Another's, and this process may not write to it, or removed by a cleaner: to another one, then.
+                // Another's, and this process may not write to it, or removed by a cleaner: to
+                // another one, then.
                 Err(error) if needs_another(&error) && self.is_tail_in(place.segment()) => {
                     self.mark_dead(dead);
                     self.begin_segment(log, None)?;
@@ -276,8 +279,8 @@ impl Store {
         bound_of(self.size_limit())
     }
 
-    /// What the log never takes more than while values are moved: after the limit was lowered, what it was before, and
-    /// then ever less.
+    /// What the log never takes more than while values are moved: after the limit was lowered, what
+    /// it was before, and then ever less.
     fn bound_for_moving(&self) -> u64 {
         let bound = self.bound();
         bound.max(self.slab.header().falling.load(Ordering::Acquire))
@@ -365,8 +368,9 @@ mod tests {
         (dir, store)
     }
 
-    /// All setters were told that there is room, as by [`Store::make_room`]. One may be refused because of room that
-    /// another has reserved and gives back a moment later: what is left then is there for the next setter.
+    /// All setters were told that there is room, as by [`Store::make_room`]. One may be refused
+    /// because of room that another has reserved and gives back a moment later: what is left
+    /// then is there for the next setter.
     #[test]
     fn setters_promised_the_same_room_never_take_more_and_leave_what_is_refused() {
         let (_dir, store) = open_with_limit();
@@ -428,8 +432,8 @@ mod tests {
         assert!(append(300).is_some());
     }
 
-    /// A setter that counts while another reserves room and gives it back at once must not miss the room and yet
-    /// deduct it: it would keep room of its own that is too much (G5).
+    /// A setter that counts while another reserves room and gives it back at once must not miss the
+    /// room and yet deduct it: it would keep room of its own that is too much (G5).
     #[test]
     fn a_count_is_never_less_than_what_stays() {
         let (_dir, store) = open_with_limit();

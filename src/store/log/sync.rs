@@ -59,7 +59,8 @@ pub(in crate::store) fn sync_alone(slab: &Slab) -> Result<Option<String>> {
         }
     }
     slab.sync()?;
-    // Alone, so it is still that word, unless this sync failed, too; and whatever damage has made of the halves.
+    // Alone, so it is still that word, unless this sync failed, too; and whatever damage has made
+    // of the halves.
     let both = u64::from(failed(word)) << 32 | u64::from(failed(word));
     let failed_syncs = &slab.header().failed_syncs;
     let _ = failed_syncs.compare_exchange(word, both, Ordering::AcqRel, Ordering::Relaxed);

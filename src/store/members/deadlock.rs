@@ -27,8 +27,8 @@ use crate::store::Store;
 enum What {
     /// The lock of transactions.
     Transactions,
-    /// The latch of a value, or a turn, in one life of its slot: it may be taken away meanwhile, and the slot be
-    /// another's.
+    /// The latch of a value, or a turn, in one life of its slot: it may be taken away meanwhile,
+    /// and the slot be another's.
     Slot { id: SlotId, generation: u32 },
 }
 
@@ -43,8 +43,8 @@ struct Entry {
 
 thread_local! {
     static HAS: RefCell<Vec<Entry>> = const { RefCell::new(Vec::new()) };
-    /// Takes its place once that was destroyed: for the destructors that run after it. It has none itself, and so does
-    /// not stay allocated while it is empty.
+    /// Takes the place of `HAS` once that was destroyed: for the destructors that run after it. It
+    /// has none itself, and so does not stay allocated while it is empty.
     static HAS_AT_LAST: ManuallyDrop<RefCell<Vec<Entry>>> =
         const { ManuallyDrop::new(RefCell::new(Vec::new())) };
 }
@@ -139,9 +139,9 @@ impl Store {
 /// Which hold of a store: its slot and the number of the permit.
 type Which = (SlotId, u32);
 
-/// The holds of which this process has made tokens, each with its sequence. At most one for each hold there is: a
-/// later one takes the place of an earlier one. Locked only with the registry of what is inherited, for which a fork
-/// waits.
+/// The holds of which this process has made tokens, each with its sequence. At most one for each
+/// hold there is: a later one takes the place of an earlier one. Locked only with the registry of
+/// what is inherited, for which a fork waits.
 #[derive(Default)]
 pub(in crate::store) struct Tokens(Mutex<BTreeMap<Which, u64>>);
 

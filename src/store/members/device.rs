@@ -1,4 +1,5 @@
-//! Whether what was changed is on the device: syncs, what is known after one that failed, and making that good.
+//! Whether what was changed is on the device: syncs, what is known after one that failed, and
+//! making that good.
 //!
 //! Linux reports a write that failed once for each open description, and takes the pages for
 //! written: later syncs of the same file, and all syncs of a process that opens it later, succeed
@@ -7,11 +8,12 @@
 //! low half how many of these were made good. While the two differ
 //!
 //! * nobody says of anything that it is on the device;
-//! * with durability *power loss* nobody changes a value: what the idle cell of a key has may be all that the device has
-//!   of it (D2);
+//! * with durability *power loss* nobody changes a value: what the idle cell of a key has may be
+//!   all that the device has of it (D2);
 //! * nothing of the log is given back: the device may have what points to it.
 //!
-//! Made good is what was noted before everything that is there was made dirty once more and then synced (D3).
+//! Made good is what was noted before everything that is there was made dirty once more and then
+//! synced (D3).
 
 use std::io;
 use std::sync::Mutex;
@@ -39,7 +41,8 @@ pub(crate) struct Device {
     pub(in crate::store) fresh: Mutex<Fresh>,
 }
 
-/// A description that is younger than the last failure that was made good: it reports none before that.
+/// A description that is younger than the last failure that was made good: it reports none before
+/// that.
 pub(in crate::store) struct Fresh {
     pub(in crate::store) made_good: u32,
     /// `None`: that with which the slab was opened.

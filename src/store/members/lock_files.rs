@@ -1,9 +1,11 @@
-//! The three files that are only ever locked: never mapped, read, truncated, renamed or unlinked. What has to be
-//! thought of when a process forks, dies or closes its descriptors, and when somebody removes or replaces the files.
+//! The three files that are only ever locked: never mapped, read, truncated, renamed or unlinked.
+//! What has to be thought of when a process forks, dies or closes its descriptors, and when
+//! somebody removes or replaces the files.
 //!
-//! The shards of one cache share the lock files of its directory. Each has a *lane* there, its number: byte *b* of the
-//! store in lane *l* is byte `b << 8 | l` of the file. Neighbouring bytes that one process locks are one lock for the
-//! kernel, so a process costs the others one look, however many shards there are.
+//! The shards of one cache share the lock files of its directory. Each has a *lane* there, its
+//! number: byte *b* of the store in lane *l* is byte `b << 8 | l` of the file. Neighbouring bytes
+//! that one process locks are one lock for the kernel, so a process costs the others one look,
+//! however many shards there are.
 
 use std::fs::File;
 use std::io;
@@ -35,8 +37,8 @@ struct LockFiles {
     dir: PathBuf,
     files: [Kept; 3],
     identities: [FileIdentity; 3],
-    /// The directory, locked for others to see that it is in use: cleaners of temporary files pass such ones over.
-    /// `None`: it may not be read.
+    /// The directory, locked for others to see that it is in use: cleaners of temporary files pass
+    /// such ones over. `None`: it may not be read.
     home: Option<Kept>,
     /// Nobody had touched them for a day.
     were_old: bool,
@@ -76,12 +78,13 @@ pub(crate) struct Locks {
 static OPEN: Mutex<Vec<Weak<LockFiles>>> = Mutex::new(Vec::new());
 
 impl Locks {
-    /// Opens what the store at `site` locks, or shares what another shard of its cache has open in this process, proved
-    /// to be open still. Files that are missing are made: whether they are those of the slab is asked later.
+    /// Opens what the store at `site` locks, or shares what another shard of its cache has open in
+    /// this process, proved to be open still. Files that are missing are made: whether they are
+    /// those of the slab is asked later.
     pub(crate) fn open(site: &Site, mode: u32) -> Result<Locks> {
         let like = site.likeness(mode)?;
-        // Opened and registered in one step, as far as a fork is concerned. So is what is read once in a
-        // process and then kept.
+        // Opened and registered in one step, as far as a fork is concerned. So is what is read once
+        // in a process and then kept.
         let mut registry = Registry::lock();
         clock::prepare().map_err(|e| Error::io("read", Path::new(clock::OFFSETS_PATH), e))?;
         let lane = site.lane;
@@ -104,8 +107,9 @@ impl Locks {
         Ok(Locks { files, lane })
     }
 
-    /// Proves that no other code in this process has closed or replaced the descriptors: `Detached` otherwise. A
-    /// process without its beacon judges nobody and takes nothing that has to be waited for.
+    /// Proves that no other code in this process has closed or replaced the descriptors: `Detached`
+    /// otherwise. A process without its beacon judges nobody and takes nothing that has to be
+    /// waited for.
     pub(crate) fn prove(&self) -> Result<()> {
         self.proven(BEACONS).map(drop)
     }
@@ -128,8 +132,9 @@ impl Locks {
         move |e| Error::io(action, &self.files.dir.join(name), e)
     }
 
-    /// Attaches beside others; waits while somebody initialises or repairs. Comes a moment after the files were opened,
-    /// so it proves nothing; afterwards [`are_in_place`](Locks::are_in_place) does.
+    /// Attaches beside others; waits while somebody initialises or repairs. Comes a moment after
+    /// the files were opened, so it proves nothing; afterwards
+    /// [`are_in_place`](Locks::are_in_place) does.
     pub(crate) fn attach_shared(&self) -> Result<()> {
         let attach = self.files.named(ATTACH).unproven();
         range_lock::lock_as(attach, self.byte(0), Mode::Shared)
@@ -165,7 +170,8 @@ impl Locks {
         self.files.are_in_place()
     }
 
-    /// Unproved: only with the lock for joining, which was taken a moment ago and has proved its file.
+    /// Unproved: only with the lock for joining, which was taken a moment ago and has proved its
+    /// file.
     pub(crate) fn try_lock_beacon(&self, number: u16) -> Result<bool> {
         let beacons = self.files.named(BEACONS).unproven();
         range_lock::try_lock(beacons, self.byte(number.into())).map_err(self.error("lock", BEACONS))
@@ -327,7 +333,8 @@ impl LockFiles {
 
 impl Inherited for LockFiles {
     fn disown(&self) {
-        // Once: a grandchild inherits what its parent has disowned, and the numbers may be others' by then.
+        // Once: a grandchild inherits what its parent has disowned, and the numbers may be others'
+        // by then.
         if self.disowned.swap(true, Ordering::AcqRel) {
             return;
         }

@@ -1,8 +1,8 @@
 //! Which processes take part, and which are dead.
 //!
-//! A participant keeps its beacon byte locked for as long as it lives; the kernel unlocks it with the last
-//! descriptor. That is the only proof of life. A process id is a second proof of *death*, for the case
-//! that a forked child still has the beacon.
+//! A participant keeps its beacon byte locked for as long as it lives; the kernel unlocks it with
+//! the last descriptor. That is the only proof of life. A process id is a second proof of *death*,
+//! for the case that a forked child still has the beacon.
 
 use crate::error::{Error, Result};
 use crate::os::clock;
@@ -117,8 +117,8 @@ fn next_unused(slab: &Slab, locks: &Locks, identity: &Identity) -> Result<Option
     Ok(None)
 }
 
-/// The record of a number, allocating it if need be. Growing is safe here: participants grow under the
-/// lock for joining, and by nobody else.
+/// The record of a number, allocating it if need be. Growing is safe here: participants grow under
+/// the lock for joining, and by nobody else.
 fn record(slab: &Slab, number: u16) -> Result<Option<&Participant>> {
     while !slab.covers(Growing::Participants, number.into()) {
         if !slab.grow(Growing::Participants)? {
@@ -150,8 +150,8 @@ fn describe_self(record: &Participant, identity: &Identity, mapped_at: u64) {
     }
 }
 
-/// Frees every word that names a dead participant, and then the numbers of the dead. Only under the lock
-/// for joining, so none of them comes back to life meanwhile.
+/// Frees every word that names a dead participant, and then the numbers of the dead. Only under the
+/// lock for joining, so none of them comes back to life meanwhile.
 fn sweep(slab: &Slab, locks: &Locks, identity: &Identity) -> Result<()> {
     let mut dead = vec![false; usize::from(PARTICIPANT_MAX) + 1];
     for number in 1..=PARTICIPANT_MAX {
@@ -194,8 +194,8 @@ fn is_gone(slab: &Slab, locks: &Locks, me: &Identity, number: u16, thorough: boo
     if !slab.is_witness_locked(number)? {
         return Ok(true);
     }
-    // It lives and other code in it has closed its descriptors; or a child that it forked still has its map. Whatever
-    // was handed on is gone with the beacon.
+    // It lives and other code in it has closed its descriptors; or a child that it forked still has
+    // its map. Whatever was handed on is gone with the beacon.
     Ok(record.is_none_or(|r| process_is_gone(r, me, 0, true) || has_executed(r, me, 0)))
 }
 
@@ -208,7 +208,8 @@ pub(in crate::store) fn is_gone_by_witness(slab: &Slab, me: &Identity, number: u
     }
 }
 
-/// Whether the process of a participant is gone, or has closed the store, whatever somebody has locked.
+/// Whether the process of a participant is gone, or has closed the store, whatever somebody has
+/// locked.
 pub(in crate::store) fn is_gone_by_process(slab: &Slab, me: &Identity, number: u16) -> bool {
     slab.participant(number).is_some_and(|record| {
         process_is_gone(record, me, PARTICIPANT_SHARED, true)
@@ -241,8 +242,9 @@ fn process_is_gone(record: &Participant, me: &Identity, spared: u64, thorough: b
     !process::pid_exists(pid) || (thorough && me.proc_is_own && (replaced() || exiting()))
 }
 
-/// The fourth proof: where the process had the slab mapped it has nothing of the kind any more, for it has executed another
-/// program. Only asked where nothing but a map is in doubt: a child that it forked may have that, too.
+/// The fourth proof: where the process had the slab mapped it has nothing of the kind any more, for
+/// it has executed another program. Only asked where nothing but a map is in doubt: a child that it
+/// forked may have that, too.
 fn has_executed(record: &Participant, me: &Identity, spared: u64) -> bool {
     let read = read_whole(&record.state, || {
         let namespace = record.pid_namespace.load(Ordering::Relaxed);
@@ -309,7 +311,8 @@ impl Store {
     }
 }
 
-/// What a participant says about itself to somebody in the PID namespace `mine`; `None` if the number is not in use.
+/// What a participant says about itself to somebody in the PID namespace `mine`; `None` if the
+/// number is not in use.
 pub(in crate::store) fn describe(record: &Participant, mine: u64) -> Option<Described> {
     let (state, described) = read_whole(&record.state, || {
         let mut name = [0; 24];

@@ -17,7 +17,8 @@ pub(crate) struct RangeGuard<'a> {
 
 impl Drop for RangeGuard<'_> {
     fn drop(&mut self) {
-        // In the child of a fork the copies of the descriptors are closed, and others may have their numbers.
+        // In the child of a fork the copies of the descriptors are closed, and others may have
+        // their numbers.
         if self.epoch != fork::epoch() {
             return;
         }

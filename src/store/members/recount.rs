@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 /// A count that was begun.
 pub(crate) struct Recount {
-    /// As they were at the beginning: what is appended later and led to counts for more than it is.
+    /// As they were at the beginning: what is appended later and led to counts for more than it
+    /// is.
     pub(in crate::store) segments: Vec<SegmentState>,
     /// What cells lead to in each, as far as they were looked at.
     pub(in crate::store) needed: HashMap<u32, u64>,

@@ -1,10 +1,10 @@
 //! Hearing of the deaths of holders.
 //!
-//! The kernel wakes nobody from a futex because somebody else died, so a waiter has to look now and then,
-//! and each look costs some 30 microseconds of CPU, mostly the kernel's. That is well spent for a short
-//! wait. For a long one, a thread of this process waits for the deaths of the holders that its waiters wait
-//! for (`poll` on their pidfds) and wakes them; they look seldom themselves. The thread is there only while
-//! somebody waits for long.
+//! The kernel wakes nobody from a futex because somebody else died, so a waiter has to look now and
+//! then, and each look costs some 30 microseconds of CPU, mostly the kernel's. That is well spent
+//! for a short wait. For a long one, a thread of this process waits for the deaths of the holders
+//! that its waiters wait for (`poll` on their pidfds) and wakes them; they look seldom themselves.
+//! The thread is there only while somebody waits for long.
 //!
 //! Nothing is decided here: a waiter that is woken judges again. What cannot be watched (another
 //! PID namespace, no pidfds, no thread) is looked at often, as before.
@@ -28,8 +28,9 @@ const HOLDERS_MAX: usize = 16;
 /// The thread needs next to nothing.
 const STACK_BYTES: usize = 64 * 1024;
 
-/// The watches of one process, and the bell of the thread that keeps them. They change only while the registry of what is
-/// inherited is locked, which a fork waits for: the child finds them whole, and closes its copies of the descriptors.
+/// The watches of one process, and the bell of the thread that keeps them. They change only while
+/// the registry of what is inherited is locked, which a fork waits for: the child finds them whole,
+/// and closes its copies of the descriptors.
 #[derive(Default)]
 pub(crate) struct Watches {
     state: RwLock<State>,
@@ -63,8 +64,8 @@ pub(crate) struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    /// Whether it is these holders that are watched, and all of them still: what has fired, or was given
-    /// up, is watched no more.
+    /// Whether it is these holders that are watched, and all of them still: what has fired, or was
+    /// given up, is watched no more.
     pub(crate) fn is_over(&self, holders: &[ParticipantId]) -> bool {
         let state = self.watches.look();
         let ours = state.watched.iter().filter(|w| w.id == self.id);
@@ -122,7 +123,8 @@ impl Inherited for Watches {
 }
 
 impl Store {
-    /// Has the waiters of `slot` woken when one of its holders dies. `None`: that cannot be promised.
+    /// Has the waiters of `slot` woken when one of its holders dies. `None`: that cannot be
+    /// promised.
     pub(crate) fn watch<'a>(
         self: &Arc<Store>,
         process: &'a Process,
@@ -165,8 +167,8 @@ impl Store {
     }
 
     fn pidfd_of(&self, process: &Process, holder: ParticipantId) -> Option<Arc<Pidfd>> {
-        // One for each holder, however many threads wait. Should it be that of an earlier user of the
-        // number, it fires at once, and is watched no more.
+        // One for each holder, however many threads wait. Should it be that of an earlier user of
+        // the number, it fires at once, and is watched no more.
         let state = process.watches.look();
         if let Some(known) = state.watched.iter().find(|w| w.holder == holder) {
             return Some(Arc::clone(&known.pidfd));
@@ -222,7 +224,8 @@ fn keep_watch(store: &Store, watches: &Watches, bell: &Arc<Bell>) {
             continue;
         };
         if bell.hear() == Heard::Nothing {
-            // Other code in the process has closed or replaced it. Waiters have another watch begun when they look next.
+            // Other code in the process has closed or replaced it. Waiters have another watch begun
+            // when they look next.
             watches.change(|state| {
                 state.watched.clear();
                 state.bell = None;

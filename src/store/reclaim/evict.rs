@@ -20,8 +20,8 @@ pub(in crate::store) const WINDOW: u32 = 65_536;
 /// How many values go at a time: each takes some five microseconds.
 pub(in crate::store) const BATCH: usize = 256;
 
-/// How long to wait for stripes, all together, before other values go than the oldest: stripes are held for
-/// microseconds, unless somebody is stopped.
+/// How long to wait for stripes, all together, before other values go than the oldest: stripes are
+/// held for microseconds, unless somebody is stopped.
 pub(in crate::store) const MOMENT: Duration = Duration::from_millis(1);
 
 /// A value that may go.
@@ -62,7 +62,8 @@ pub(in crate::store) fn take_oldest(
 }
 
 impl Store {
-    /// Evicts from a part of the slots, another one each time: the next one in which anything can be evicted.
+    /// Evicts from a part of the slots, another one each time: the next one in which anything can
+    /// be evicted.
     pub(in crate::store) fn evict_some(&self, bytes: u64, only_large: bool) -> Result<Evicted> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let wanted = bytes.max(self.size_limit() / 64);
@@ -147,8 +148,8 @@ impl Store {
         })
     }
 
-    /// `Some(false)`: it was changed since, or is being changed; `None`: the patience was over, and somebody has the
-    /// stripe. What it had in the log is put to the `dead`.
+    /// `Some(false)`: it was changed since, or is being changed; `None`: the patience was over, and
+    /// somebody has the stripe. What it had in the log is put to the `dead`.
     pub(in crate::store) fn evict_value(
         &self,
         candidate: &Candidate,

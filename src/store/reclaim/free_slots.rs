@@ -161,9 +161,9 @@ impl Store {
         Ok(Some(taken))
     }
 
-    /// Whether a key has nothing in it that anybody would miss. Averages always have; of values, those that
-    /// were deleted or are over have not; of turns, those without a value have not; the others have not while
-    /// they are free.
+    /// Whether a key has nothing in it that anybody would miss. Averages always have; of values,
+    /// those that were deleted or are over have not; of turns, those without a value have not;
+    /// the others have not while they are free.
     pub(in crate::store) fn is_idle(&self, found: KeyEntry) -> bool {
         match found.kind {
             Tenant::Averager => false,

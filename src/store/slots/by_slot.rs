@@ -44,7 +44,8 @@ impl Store {
         permits_of(&self.slab, id)
     }
 
-    /// The permits of a semaphore that others may be removing: first block and number. `None`: they did.
+    /// The permits of a semaphore that others may be removing: first block and number. `None`: they
+    /// did.
     pub(crate) fn permits_while(&self, found: KeyEntry) -> Result<Option<(u32, u32)>> {
         let permits = self.permits_of(found.id);
         // What was read, or did not make sense, is of this key only if it is still there.
@@ -75,15 +76,16 @@ impl Store {
         self.is_still(found).then_some(read)
     }
 
-    /// What the cells of a key say; `None` also if they are damaged. By this it is judged whether the key may be
-    /// removed: what is decided counts as done (T1).
+    /// What the cells of a key say; `None` also if they are damaged. By this it is judged whether
+    /// the key may be removed: what is decided counts as done (T1).
     pub(crate) fn content_of(&self, found: KeyEntry) -> Option<Content> {
         self.settle().ok()?;
         let reading = self.read_value(found, &mut ())?.ok()?;
         Some(reading.content)
     }
 
-    /// The bytes of a value that lies in the log, checked. `false`: they are not there, or not whole.
+    /// The bytes of a value that lies in the log, checked. `false`: they are not there, or not
+    /// whole.
     pub(crate) fn read_logged(
         &self,
         key: &[u8],
@@ -94,7 +96,8 @@ impl Store {
         self.read_record(key, content, into, tag, None)
     }
 
-    /// The bytes of a value in the log to which a cell points that was just read. Its sum need not be looked at each time.
+    /// The bytes of a value in the log to which a cell points that was just read. Its sum need not
+    /// be looked at each time.
     pub(in crate::store) fn read_in_force(
         &self,
         key: &[u8],

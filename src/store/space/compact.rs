@@ -11,8 +11,8 @@
 //! compactor (1) closes the segment, (2) waits until no writer holds the latch, (3) reads the cell.
 //! There are fences between (1) and (2) of each, so at least one of the two sees the other (G2).
 //!
-//! What can not be emptied (there is no room for what is to be moved, or it can not be read) is opened again, and
-//! another one is taken.
+//! What can not be emptied (there is no room for what is to be moved, or it can not be read) is
+//! opened again, and another one is taken.
 
 use std::io;
 use std::sync::Arc;
@@ -220,7 +220,8 @@ impl Store {
         Ok(true)
     }
 
-    /// A segment that the device cannot read, or remove, stays as it is; this process does not try again.
+    /// A segment that the device cannot read, or remove, stays as it is; this process does not try
+    /// again.
     fn leave(&self, process: &Process, number: u32) {
         process.log.leave(number);
         self.count_damaged();
@@ -231,7 +232,8 @@ impl Store {
         closing::reopen(&self.slab.segment(number).number, number.into());
     }
 
-    /// The segments that are being compacted, or all of which nothing is needed, or one that is worth it, closed.
+    /// The segments that are being compacted, or all of which nothing is needed, or one that is
+    /// worth it, closed.
     fn close_segments(&self, process: &Process) -> Result<Vec<u32>> {
         let all = self.segments()?;
         let is_closed = |s: &&SegmentState| s.is_closing && !s.is_begun;

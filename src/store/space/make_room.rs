@@ -1,7 +1,8 @@
 //! Room for values: evicting some by the store's policy.
 //!
-//! Nothing is kept in order of use. When there is no room, a part of the slots is looked at, and the oldest
-//! there go, some hundred at a time; a store of up to 65,536 slots is looked at as a whole.
+//! Nothing is kept in order of use. When there is no room, a part of the slots is looked at, and
+//! the oldest there go, some hundred at a time; a store of up to 65,536 slots is looked at as a
+//! whole.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -28,8 +29,9 @@ const ENDLESS: Duration = Duration::from_secs(1);
 const ATTEMPTS: u32 = 20;
 const PAUSE: Duration = Duration::from_micros(500);
 
-/// How long somebody has been making room, or waiting for others to make it. Time in which this thread was not let run
-/// does not count: on a busy machine it would give up although there is room to be made.
+/// How long somebody has been making room, or waiting for others to make it. Time in which this
+/// thread was not let run does not count: on a busy machine it would give up although there is room
+/// to be made.
 pub(crate) struct Wait {
     begun: Instant,
     worked_before: Duration,
@@ -72,8 +74,8 @@ impl Store {
         self.size_limit() / 4 * 3
     }
 
-    /// No record is longer: that of a value as long as the limit. One that takes more than the live limit has the log
-    /// to itself, for it is never moved.
+    /// No record is longer: that of a value as long as the limit. One that takes more than the live
+    /// limit has the log to itself, for it is never moved.
     fn longest_record(&self) -> u64 {
         let around = record_bytes(KEY_BYTES_MAX, TAG_BYTES_MAX, 0) + RECORD_ALIGN;
         self.size_limit().saturating_add(around)
@@ -252,8 +254,8 @@ impl Store {
         }
     }
 
-    /// Whether all that is live is a value that has the log to itself, and still may: its segment is longer than others
-    /// ever are.
+    /// Whether all that is live is a value that has the log to itself, and still may: its segment
+    /// is longer than others ever are.
     fn has_but_one(&self) -> Result<bool> {
         let segments = self.segments()?;
         let live = || segments.iter().map(SegmentState::live);

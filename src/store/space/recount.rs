@@ -17,8 +17,8 @@ use crate::store::key_entry::KeyEntry;
 use crate::store::{Recount, Store};
 use crate::sync::{AtomicU64, Ordering};
 
-/// How often values are evicted before somebody begins to look whether that was necessary: a log is emptied by 64
-/// times or so.
+/// How often values are evicted before somebody begins to look whether that was necessary: a log is
+/// emptied by 64 times or so.
 const EVICTIONS: u64 = 64;
 /// How many slots are looked at in a step: some two milliseconds.
 const STEP: u32 = 16_384;

@@ -201,7 +201,8 @@ impl Drop for Latched<'_> {
 }
 
 impl Store {
-    /// Takes the latch of a value. With `make`, makes the key if need be, with cells of so many words.
+    /// Takes the latch of a value. With `make`, makes the key if need be, with cells of so many
+    /// words.
     #[inline]
     pub(crate) fn latch(
         self: &Arc<Store>,
@@ -446,7 +447,8 @@ impl Store {
         Ok(whole.then_some(content))
     }
 
-    /// Deletes a value, and says what it was. With `read` it is there still after an error: nobody else has it.
+    /// Deletes a value, and says what it was. With `read` it is there still after an error: nobody
+    /// else has it.
     pub(crate) fn take_value(self: &Arc<Store>, key: &[u8], read: bool) -> Result<Option<Vec<u8>>> {
         check_lengths(key, &[])?;
         let hash = self.hash(key);

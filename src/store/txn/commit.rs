@@ -1,5 +1,5 @@
-//! The end of a transaction: from what it has collected to the moment in which all of it has happened, and what is to
-//! be done then.
+//! The end of a transaction: from what it has collected to the moment in which all of it has
+//! happened, and what is to be done then.
 //!
 //! 1. Room for the list of flips is made, and what lies in segments that were closed meanwhile is
 //!    written again. Both may compact; nothing after that does, for then idle cells would have to
@@ -66,7 +66,8 @@ impl Ongoing<'_> {
         ended.map_err(|error| home.not_durable(error))
     }
 
-    /// Everything up to the moment in which it has happened. `None`: there is nothing to be changed.
+    /// Everything up to the moment in which it has happened. `None`: there is nothing to be
+    /// changed.
     fn decide(&mut self) -> Result<Option<Decided>> {
         let first = self.parts.first();
         self.check_process(first.map_or(&[], |part| &part.key[..]))?;
@@ -120,7 +121,8 @@ impl Ongoing<'_> {
         Ok(())
     }
 
-    /// Puts the place of the list into the journal: by that it has happened. `false`: its segment is closed.
+    /// Puts the place of the list into the journal: by that it has happened. `false`: its segment
+    /// is closed.
     fn lead_to(&self, place: Location) -> Result<bool> {
         let home = self.home;
         // The compactor of the segment waits for our latches, or, if there is none in that store,

@@ -1,4 +1,5 @@
-//! Several values changed all or not at all: what a transaction has collected so far, and what it sees.
+//! Several values changed all or not at all: what a transaction has collected so far, and what it
+//! sees.
 //!
 //! It takes the latch of each key that it reads or sets, and keeps it: nobody else changes these
 //! values meanwhile. One transaction at a time, so there is no circle of waiters. Large values are
@@ -7,7 +8,8 @@
 //! place of that list into the journal, a word of the header: by that store all has happened, and
 //! any process that meets the word carries it out (`journal`).
 //!
-//! In a cache of several shards the journal is that of the first shard, for all of them (`siblings`).
+//! In a cache of several shards the journal is that of the first shard, for all of them
+//! (`siblings`).
 
 use std::sync::Arc;
 
@@ -38,7 +40,8 @@ pub(super) struct Part<'a> {
     pub(super) place: Option<Location>,
 }
 
-/// A transaction that is under way. Dropped without [`commit`](Ongoing::commit), it has not happened.
+/// A transaction that is under way. Dropped without [`commit`](Ongoing::commit), it has not
+/// happened.
 pub(crate) struct Ongoing<'a> {
     /// This thread cannot wait for it.
     _noted: Noted,

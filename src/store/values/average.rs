@@ -1,7 +1,8 @@
 //! Averages: a compensated sum with count, extremes and expiry, in two cells under a latch.
 //!
-//! The sum is Neumaier's ("Rundungsfehleranalyse einiger Verfahren zur Summation endlicher Summen", ZAMM
-//! 54, 1974): the rounding error of each addition is kept beside the total and added at the end.
+//! The sum is Neumaier's ("Rundungsfehleranalyse einiger Verfahren zur Summation endlicher Summen",
+//! ZAMM 54, 1974): the rounding error of each addition is kept beside the total and added at the
+//! end.
 
 use crate::error::{Error, Result, show_key};
 use crate::os::clock;
@@ -152,10 +153,11 @@ impl Handle {
         self.change(|old| Ok((Average::default(), old.mean(|| 0))))
     }
 
-    /// Replaces the average by what `new` makes of it, under the latch. Returns what `new` says besides.
+    /// Replaces the average by what `new` makes of it, under the latch. Returns what `new` says
+    /// besides.
     ///
-    /// Killed after each step: with the latch, the next one takes it from the dead, and finds the old
-    /// value in force (before the flip) or the new one (after it).
+    /// Killed after each step: with the latch, the next one takes it from the dead, and finds the
+    /// old value in force (before the flip) or the new one (after it).
     #[inline(always)]
     fn change<T>(&self, new: impl FnOnce(Average) -> Result<(Average, T)>) -> Result<T> {
         let (grant, hold) = match self.try_fast(Tenant::Averager) {
@@ -175,7 +177,8 @@ impl Handle {
                     self.know_version(grant.spot, version);
                     // Nobody takes a latch from the living, so it is still ours.
                     if !hold.try_give_back(grant.word) {
-                        // It has happened, and what was popped is the caller's, whatever becomes of the latch.
+                        // It has happened, and what was popped is the caller's, whatever becomes of
+                        // the latch.
                         let _ = self.give_back(&grant);
                     }
                     return Ok(besides);

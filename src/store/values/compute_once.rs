@@ -1,12 +1,13 @@
-//! Turns to compute a value that is not there, or will not be for long: one process has the turn, for all.
+//! Turns to compute a value that is not there, or will not be for long: one process has the turn,
+//! for all.
 //!
 //! A turn is a lock in a namespace of its own, so that the key itself can be the value's. Its
 //! holder looks at the value again, computes it, sets it, notes in the hold's stamp how long it
 //! took, and gives the turn back; waiters leave as soon as the value is there. Everything else,
 //! from waking to taking over from the dead, is the lock's.
 //!
-//! A turn that is over stays beside its value for as long as it is good for something, and is reclaimed like
-//! any lock when the value is not there.
+//! A turn that is over stays beside its value for as long as it is good for something, and is
+//! reclaimed like any lock when the value is not there.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +23,8 @@ use crate::store::members::deadlock::Noted;
 use crate::store::patience::Patience;
 use crate::store::{Store, names};
 
-/// The turn to compute a value, given back when this is dropped, also by a panic. In the child of a fork it is
-/// inert, as every hold.
+/// The turn to compute a value, given back when this is dropped, also by a panic. In the child of a
+/// fork it is inert, as every hold.
 pub(crate) struct Turn {
     handle: Handle,
     grant: Grant,
@@ -35,8 +36,8 @@ pub(crate) struct Turn {
 }
 
 impl Store {
-    /// Waits for the turn of a key. `None`: it was waited for, and `is_needless` says that it need not be any
-    /// more.
+    /// Waits for the turn of a key. `None`: it was waited for, and `is_needless` says that it need
+    /// not be any more.
     pub(crate) fn begin_turn(
         self: &Arc<Store>,
         key: &[u8],
@@ -74,7 +75,8 @@ impl Store {
     /// as the end comes near, so that of all callers about one does, early enough for the new value
     /// to be there in time.
     ///
-    /// Vattani, Chierichetti and Lowenstein, "Optimal Probabilistic Cache Stampede Prevention" (VLDB 2015).
+    /// Vattani, Chierichetti and Lowenstein, "Optimal Probabilistic Cache Stampede Prevention"
+    /// (VLDB 2015).
     pub(crate) fn is_due(&self, key: &[u8], expires_ms: u64, beta: f64) -> Result<bool> {
         /// No `-ln` of a number that is drawn is larger.
         const FAR: f64 = 37.0;
@@ -112,8 +114,8 @@ impl Turn {
         &self.handle.slot(self.grant.spot).hold
     }
 
-    /// Whether it is this process's, and nobody has cleared the store meanwhile: otherwise what was computed
-    /// is not to be kept.
+    /// Whether it is this process's, and nobody has cleared the store meanwhile: otherwise what was
+    /// computed is not to be kept.
     pub(crate) fn is_ours(&self) -> bool {
         let word = self.grant.word;
         self.handle.is_ours(word) && self.hold().load().same_hold(word)
@@ -160,8 +162,8 @@ impl Drop for Turn {
     }
 }
 
-/// Frees the slot of a turn that nobody has and nobody needs. If that is not possible now, it is done when
-/// room is needed.
+/// Frees the slot of a turn that nobody has and nobody needs. If that is not possible now, it is
+/// done when room is needed.
 fn take_away(handle: &Handle) -> Result<()> {
     let store = handle.store();
     let (hash, key) = (handle.hash(), handle.key());
@@ -184,8 +186,8 @@ mod tests {
         open::open_apart(dir.path(), &Settings::default()).unwrap()
     }
 
-    /// With as much time left as it takes, one in e is chosen; with a tenth of it, nine in ten; with forty times
-    /// it, nobody.
+    /// With as much time left as it takes, one in e is chosen; with a tenth of it, nine in ten;
+    /// with forty times it, nobody.
     #[test]
     fn who_is_chosen_early_is_chosen_more_often_near_the_end() {
         let dir = tempfile::tempdir().unwrap();

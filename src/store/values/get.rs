@@ -1,4 +1,5 @@
-//! Values: what is under a key, and looking at it. Readers take no latch; `space::set` has what does.
+//! Values: what is under a key, and looking at it. Readers take no latch; `space::set` has what
+//! does.
 
 use crate::error::{Error, Result};
 use crate::os::clock;
@@ -22,7 +23,8 @@ impl Store {
         match self.find_unlocked(key, hash, VALUE_SLOTS) {
             Some(found) if found.kind == Tenant::Value => Ok(Some(found)),
             Some(found) => Err(self.not_a_value(key, found.kind)),
-            // Field by field, not as it lies in memory: then what is found at once stays in registers.
+            // Field by field, not as it lies in memory: then what is found at once stays in
+            // registers.
             None => Ok(self.find_value_slowly(key, hash)?.map(|found| KeyEntry {
                 id: found.id,
                 meta: Meta {
@@ -81,7 +83,8 @@ impl Store {
         Ok(got.map(|_| whole))
     }
 
-    /// The value under a key, into `into`, without counting that somebody looked. `false`: there is none.
+    /// The value under a key, into `into`, without counting that somebody looked. `false`: there is
+    /// none.
     pub(crate) fn value_at_hand(&self, key: &[u8], into: &mut Vec<u8>) -> Result<bool> {
         Ok(self.look_up(key, into, None)?.is_some())
     }

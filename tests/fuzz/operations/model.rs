@@ -1,12 +1,12 @@
-//! What a store means, written down a second time: plain values, one thread, no clock of its own. A rule here
-//! is a rule of the documentation, not a copy of the code that it judges.
+//! What a store means, written down a second time: plain values, one thread, no clock of its own. A
+//! rule here is a rule of the documentation, not a copy of the code that it judges.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use slablock::Kind;
 
-/// How much longer than asked a lease may last: the unit in which its end is kept, a tick of the coarse
-/// clock, and, from two seconds on, the tick that a reading may be old.
+/// How much longer than asked a lease may last: the unit in which its end is kept, a tick of the
+/// coarse clock, and, from two seconds on, the tick that a reading may be old.
 const UNIT_US: u64 = 64 + 4_000;
 const LONG_US: u64 = 2_000_000;
 const LONG_MORE_US: u64 = 50_000;
@@ -54,7 +54,8 @@ pub struct Grant {
     pub lease: Option<Lease>,
     /// Of a re-entrant lock, otherwise 1.
     pub depth: u32,
-    /// It is a dead one's, and that may have been noted in its word already: then no token fits it.
+    /// It is a dead one's, and that may have been noted in its word already: then no token fits
+    /// it.
     pub swept: bool,
 }
 
@@ -107,7 +108,8 @@ pub struct Model {
     pub alive: BTreeSet<u64>,
     /// The highest token that was seen under a key, in whichever of its lives.
     tokens: BTreeMap<Vec<u8>, u64>,
-    /// Semaphores with permits of the dead that were to be made again, and for which there was no room.
+    /// Semaphores with permits of the dead that were to be made again, and for which there was no
+    /// room.
     untold: BTreeSet<Vec<u8>>,
     last_id: u64,
 }
@@ -185,7 +187,8 @@ impl Model {
         grant.lease.is_some_and(|l| self.now_us >= l.most_us)
     }
 
-    /// What a handle finds: its key, made if it may be. `met` is the life in which the handle knows it.
+    /// What a handle finds: its key, made if it may be. `met` is the life in which the handle knows
+    /// it.
     pub fn meet(
         &mut self,
         of: &Setting,
@@ -239,7 +242,8 @@ impl Model {
         Ok(())
     }
 
-    /// Whether it is a semaphore of another number of permits that nobody alive has one of within its lease.
+    /// Whether it is a semaphore of another number of permits that nobody alive has one of within
+    /// its lease.
     fn has_other_permits(&self, of: &Setting) -> Result<bool, Refusal> {
         let key = &self.keys[&of.key];
         if key.kind != Kind::Semaphore || of.kind != Kind::Semaphore {
@@ -252,8 +256,9 @@ impl Model {
         }
     }
 
-    /// Makes it again; it keeps its tag, unless the handle has one. As many of its permits as can be are those of the
-    /// dead; of the first of them its successor is told all, or else of the first of the late.
+    /// Makes it again; it keeps its tag, unless the handle has one. As many of its permits as can
+    /// be are those of the dead; of the first of them its successor is told all, or else of the
+    /// first of the late.
     fn take_over(&mut self, of: &Setting) -> Result<(), Refusal> {
         let old = self.keys.remove(&of.key).expect("it was found");
         let of_stand = |stand| -> Vec<Grant> {

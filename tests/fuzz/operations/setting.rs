@@ -40,8 +40,8 @@ pub fn tag(sort: Sort, number: u8) -> Vec<u8> {
     }
 }
 
-/// A key: short ones, and where there is room, one of the longest, and one that is too long and one that is
-/// too short.
+/// A key: short ones, and where there is room, one of the longest, and one that is too long and one
+/// that is too short.
 pub fn key(sort: Sort, number: u8) -> Vec<u8> {
     match number & 15 {
         n @ 0..12 => vec![b'a' + n],
@@ -53,8 +53,8 @@ pub fn key(sort: Sort, number: u8) -> Vec<u8> {
     }
 }
 
-/// What a handle is to be. Mostly of the kind that a key has in most inputs, so that not every other operation is
-/// refused.
+/// What a handle is to be. Mostly of the kind that a key has in most inputs, so that not every
+/// other operation is refused.
 pub fn setting(sort: Sort, key_byte: u8, how: u8) -> Setting {
     let number = usize::from(key_byte & 15);
     let kind = match key_byte >> 4 & 3 {
@@ -110,7 +110,8 @@ impl Handle {
         }
     }
 
-    /// `quick`: the way that never waits; otherwise one with a bound, or, of what is there to be had, without.
+    /// `quick`: the way that never waits; otherwise one with a bound, or, of what is there to be
+    /// had, without.
     pub fn acquire(&self, how: Acquire) -> Result<Option<Guard>> {
         macro_rules! acquired {
             ($variant:ident, $handle:expr) => {

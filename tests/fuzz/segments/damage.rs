@@ -1,5 +1,5 @@
-//! What the input does to segments, cells and the journal: whole records, records that are wrong in one thing, and
-//! ways to them.
+//! What the input does to segments, cells and the journal: whole records, records that are wrong in
+//! one thing, and ways to them.
 
 use super::super::input::Input;
 use super::super::layout;
@@ -9,7 +9,8 @@ use super::super::stored::{
 use super::NOW_MS;
 
 const STEPS_MAX: u8 = 24;
-/// Those of the template, others, one that shares its place in the table with the first, the last there can be, none.
+/// Those of the template, others, one that shares its place in the table with the first, the last
+/// there can be, none.
 const NUMBERS: [u32; 8] = [1, 2, 3, 4, 513, u32::MAX, 1 << 31, 0];
 const TAG_LENS: [usize; 4] = [0, 1, 30, 255];
 /// Around each way to read.
@@ -146,7 +147,8 @@ fn write(file: &mut Vec<u8>, at: usize, bytes: &[u8]) {
     file[at..at + bytes.len()].copy_from_slice(bytes);
 }
 
-/// Puts a record for a key down after `spoil`, and says what a cell would have to say of it as it was before.
+/// Puts a record for a key down after `spoil`, and says what a cell would have to say of it as it
+/// was before.
 fn plant(
     stored: &mut Stored,
     slot: &Slot,

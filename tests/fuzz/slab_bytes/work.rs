@@ -1,4 +1,5 @@
-//! Everything that can be done with a store, in whatever order, with what must hold even in a damaged one.
+//! Everything that can be done with a store, in whatever order, with what must hold even in a
+//! damaged one.
 
 use std::collections::HashMap;
 use std::time::Duration;

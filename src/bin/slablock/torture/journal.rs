@@ -2,9 +2,10 @@
 //!
 //! A line is one `write` to a file opened with O_APPEND, so lines of different processes never mix.
 //! All are of one length, of which a page is a multiple: the kernel lets a killed process leave a
-//! `write` between two pages, and so a killed one leaves a whole line or none. Each is written on the *inside* of what it
-//! tells: taking is told after it succeeded, giving back before it begins. So what the journal
-//! claims is never more than what was so, whenever the writer was killed or stopped.
+//! `write` between two pages, and so a killed one leaves a whole line or none. Each is written on
+//! the *inside* of what it tells: taking is told after it succeeded, giving back before it begins.
+//! So what the journal claims is never more than what was so, whenever the writer was killed or
+//! stopped.
 
 use std::{
     fs::{File, OpenOptions},
@@ -112,8 +113,8 @@ events! {
 pub struct Line {
     /// Nanoseconds of CLOCK_MONOTONIC.
     pub at: u64,
-    /// The life that says it. A process may have several: one after the other by executing, and one
-    /// for each thread.
+    /// The life that says it. A process may have several: one after the other by executing, and
+    /// one for each thread.
     pub id: u64,
     pub pid: u32,
     pub event: Event,

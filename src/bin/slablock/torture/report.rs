@@ -1,4 +1,5 @@
-//! What a run shows: progress while it lasts, the sum of it at the end, and evidence when it failed.
+//! What a run shows: progress while it lasts, the sum of it at the end, and evidence when it
+//! failed.
 
 use std::{
     env, fmt,

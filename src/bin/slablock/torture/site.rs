@@ -24,8 +24,8 @@ pub const TAGS: [&str; 2] = ["cut", "litter"];
 
 /// The names of values that are set and deleted.
 pub const VALUES: [&str; 4] = ["first value", "second value", "third value", "fourth value"];
-/// Values that are counters: the one that is counted up, the one that is swapped for one more, and two of which
-/// neither ever has one more than the other.
+/// Values that are counters: the one that is counted up, the one that is swapped for one more, and
+/// two of which neither ever has one more than the other.
 pub const COUNTERS: [&str; 4] = ["counted", "swapped", "left", "right"];
 pub const COUNTED: u64 = 0;
 pub const SWAPPED: u64 = 1;
@@ -296,8 +296,8 @@ impl Site {
     }
 }
 
-/// Only a hold that nothing can take away guards a plain file: under a lease, or where the key may be
-/// removed, a holder may write late, and that is what tokens are for.
+/// Only a hold that nothing can take away guards a plain file: under a lease, or where the key may
+/// be removed, a holder may write late, and that is what tokens are for.
 fn counter(dir: &Path, key: &KeySpec) -> Result<Option<File>, Failure> {
     if !key.is_plain() || !key.is_told() || key.permits() != 1 {
         return Ok(None);

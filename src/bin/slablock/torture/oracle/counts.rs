@@ -102,7 +102,8 @@ fn judge_exact_sum(
             "{name}: it has {count} values, not {sure_count} to {most}"
         ));
     }
-    // So many of the unsure ones are in it: at the least the smallest of them, at the most the largest.
+    // So many of the unsure ones are in it: at the least the smallest of them, at the most the
+    // largest.
     let unsure = count - sure_count;
     let least = sure_sum + sum_of_first(open.iter().copied(), unsure);
     let most = sure_sum + sum_of_first(open.iter().rev().copied(), unsure);

@@ -8,7 +8,8 @@ use crate::torture::{
     site::KeySpec,
 };
 
-/// For how long an acquirer waits for a change of the structure at the least, also one that does not wait for the key.
+/// For how long an acquirer waits for a change of the structure at the least, also one that does
+/// not wait for the key.
 pub const GRACE_NS: u64 = 50_000_000;
 
 /// A life of a process: from its birth to its end, or to its executing another program.

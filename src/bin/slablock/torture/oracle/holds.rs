@@ -1,5 +1,5 @@
-//! What must be so of holds: one at a time, tokens that grow, deaths that are told, losses that have
-//! a reason.
+//! What must be so of holds: one at a time, tokens that grow, deaths that are told, losses that
+//! have a reason.
 //!
 //! Each hold is known to have stood from when it was told (after taking) to a moment until which
 //! nothing could have ended it. That moment is on the safe side:

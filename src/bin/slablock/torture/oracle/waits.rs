@@ -21,7 +21,8 @@ pub struct Bounds<'a> {
 }
 
 impl Bounds<'_> {
-    /// Nothing takes longer than it says, by more than the bound; and nothing is said to be busy that was not for long.
+    /// Nothing takes longer than it says, by more than the bound; and nothing is said to be busy
+    /// that was not for long.
     pub fn tasks(&mut self) {
         let history = self.history;
         for hasty in &history.hasty {

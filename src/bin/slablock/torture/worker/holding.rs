@@ -43,8 +43,8 @@ impl Worker<'_> {
         }
     }
 
-    /// The only refusal of a key that can be right, for an acquirer with a time limit: another process was stopped in the
-    /// middle of a change of the structure.
+    /// The only refusal of a key that can be right, for an acquirer with a time limit: another
+    /// process was stopped in the middle of a change of the structure.
     pub(super) fn refused(
         &self,
         key: usize,
