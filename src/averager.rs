@@ -48,7 +48,7 @@ pub struct Averager {
 }
 
 impl Averager {
-    /// The average under `key` in `place`. See [`Lock::new`](crate::Lock::new).
+    /// The average under `key` in `cache`. See [`Lock::new`](crate::Lock::new).
     pub fn new(cache: &Cache, key: impl AsKey) -> Averager {
         let key = key.as_key();
         let store = Arc::clone(cache.store_of(key));

@@ -57,7 +57,7 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// The lock under `key` in `place`. Does no I/O: a key that is empty, longer than 1,024 bytes
+    /// The lock under `key` in `cache`. Does no I/O: a key that is empty, longer than 1,024 bytes
     /// or of another kind is reported by the first use.
     pub fn new(cache: &Cache, key: impl AsKey) -> Lock {
         let key = key.as_key();
@@ -79,6 +79,23 @@ impl Lock {
     /// Stores a tag of at most 255 bytes beside the key, for
     /// [`Cache::remove_tagged`](crate::Cache::remove_tagged). An empty tag is none. A key that
     /// has another tag gets this one at the first use.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> slablock::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let dir = dir.path().join("store");
+    /// # let cache = slablock::Cache::open(&dir)?;
+    /// use slablock::Lock;
+    ///
+    /// let lock = Lock::new(&cache, "import").tag("nightly");
+    /// let held = lock.acquire()?;
+    /// assert_eq!(cache.remove_tagged("nightly")?, 1);
+    /// assert!(matches!(held.check(), Err(slablock::Error::Lost { .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn tag(self, tag: impl AsRef<[u8]>) -> Lock {
         self.with(|handle| handle.tag = tag.as_ref().into())
     }
@@ -118,6 +135,22 @@ impl Lock {
     /// [`Error::StructureBusy`](crate::Error::StructureBusy) if such a process is in the middle of
     /// that for longer than 50 ms, stopped perhaps: whether the lock is held cannot be said
     /// then. `None` is never said for it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> slablock::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let dir = dir.path().join("store");
+    /// # let cache = slablock::Cache::open(&dir)?;
+    /// let lock = slablock::Lock::new(&cache, "nightly-report");
+    /// match lock.try_acquire()? {
+    ///     Some(_guard) => println!("nobody else makes the report"),
+    ///     None => println!("held by {:?}", lock.holder()?),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     #[inline(always)]
     pub fn try_acquire(&self) -> Result<Option<LockGuard<'_>>> {
         self.acquire_as(Patience::Never)
@@ -126,6 +159,24 @@ impl Lock {
     /// Waits for the lock, for `timeout` at most, to about a millisecond; `None` if it was held
     /// throughout. Zero is [`try_acquire`](Lock::try_acquire); too long to be a date is for
     /// ever.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> slablock::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let dir = dir.path().join("store");
+    /// # let cache = slablock::Cache::open(&dir)?;
+    /// use std::time::Duration;
+    ///
+    /// let lock = slablock::Lock::new(&cache, "nightly-report");
+    /// let first = lock.acquire()?;
+    /// assert!(lock.acquire_timeout(Duration::from_millis(10))?.is_none());
+    /// drop(first);
+    /// assert!(lock.acquire_timeout(Duration::from_millis(10))?.is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[inline]
     pub fn acquire_timeout(&self, timeout: Duration) -> Result<Option<LockGuard<'_>>> {
         self.acquire_as(Patience::of(timeout))
@@ -191,6 +242,26 @@ impl fmt::Debug for Lock {
 ///
 /// `LockGuard<'static>`, which [`into_owned`](LockGuard::into_owned) makes, does not borrow the
 /// handle. In the child of a fork, a copied guard is inert: the parent has the lock.
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> slablock::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let dir = dir.path().join("store");
+/// # let cache = slablock::Cache::open(&dir)?;
+/// use std::time::Duration;
+///
+/// let lock = slablock::Lock::new(&cache, "ledger").lease(Duration::from_secs(30));
+/// let guard = lock.acquire()?;
+/// # let write = |_what: &str, _token: slablock::Token| ();
+/// write("line 1", guard.token()); // refuse what comes with a smaller token
+/// guard.renew()?; // 30 seconds from now
+/// guard.check()?; // still ours at this instant
+/// guard.release()?; // says so if it was lost
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "the lock is given back as soon as the guard is dropped"]
 pub struct LockGuard<'a> {
     held: Held<'a>,

@@ -102,7 +102,7 @@ thread_local! {
 }
 
 impl RLock {
-    /// The lock under `key` in `place`. See [`Lock::new`](crate::Lock::new).
+    /// The lock under `key` in `cache`. See [`Lock::new`](crate::Lock::new).
     pub fn new(cache: &Cache, key: impl AsKey) -> RLock {
         let key = key.as_key();
         let store = Arc::clone(cache.store_of(key));

@@ -47,7 +47,7 @@ pub struct BoundedSemaphore {
 }
 
 impl BoundedSemaphore {
-    /// The semaphore under `key` in `place`, with `value` permits, 1 to 65,535. Does no I/O: what
+    /// The semaphore under `key` in `cache`, with `value` permits, 1 to 65,535. Does no I/O: what
     /// is wrong with key or number is reported by the first use.
     ///
     /// A key has one number of permits as long as a living process holds one within its lease, or

@@ -178,6 +178,23 @@ impl Cache {
     /// # Errors
     ///
     /// If the tag of a large value cannot be read, that value stays; the others are gone.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> slablock::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let dir = dir.path().join("store");
+    /// # let cache = slablock::Cache::open(&dir)?;
+    /// use slablock::SetOptions;
+    ///
+    /// let pages = SetOptions::new().tag("pages");
+    /// cache.set_with("front page", "<html>", &pages)?;
+    /// cache.set_with("about", "<html>", &pages)?;
+    /// assert_eq!(cache.remove_tagged("pages")?, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn remove_tagged(&self, tag: impl AsRef<[u8]>) -> Result<usize> {
         let tag = tag.as_ref();
         if tag.is_empty() {
@@ -327,6 +344,26 @@ impl Cache {
     /// free all the same.
     ///
     /// From this call on, this participant's process id is no proof of its death any more.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> slablock::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let dir = dir.path().join("store");
+    /// # let cache = slablock::Cache::open(&dir)?;
+    /// use std::os::fd::AsRawFd;
+    ///
+    /// let token = slablock::Lock::new(&cache, "job").acquire()?.into_token();
+    /// let lifeline = cache.lifeline()?;
+    /// let numbers: Vec<i32> = lifeline.descriptors().map(|fd| fd.as_raw_fd()).collect();
+    /// // The child clears FD_CLOEXEC of these numbers before it executes the command: the lock is
+    /// // held for as long as the command runs, also if this process is killed.
+    /// assert_eq!(numbers.len(), 2);
+    /// slablock::Lock::new(&cache, "job").release(token)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn lifeline(&self) -> Result<Lifeline> {
         let mut whole = Lifeline::default();
         for store in self.stores() {

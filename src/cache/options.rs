@@ -11,6 +11,28 @@ use crate::store::settings::{Durability, Eviction, Settings};
 /// the store has it; what it names and the store has not is the error `ConfigMismatch`, which names
 /// both. So a program has what it asked for, or an error: also if another one, or
 /// [`Cache::configure`], has chosen otherwise since. [`Cache::config`] says what is in force.
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> slablock::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let dir = dir.path().join("store");
+/// use slablock::{Cache, Durability, Eviction};
+///
+/// let cache = Cache::options()
+///     .capacity(10_000)
+///     .mode(0o660)
+///     .size_limit(64 << 20)
+///     .eviction(Eviction::LeastRecentlyUsed)
+///     .durability(Durability::PowerLoss)
+///     .open(&dir)?;
+/// assert_eq!(cache.config()?.size_limit, 64 << 20);
+/// // Others may name what they rely on, and no more.
+/// Cache::options().durability(Durability::PowerLoss).open(&dir)?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     settings: Settings,

@@ -246,6 +246,20 @@ impl Cache {
     }
 
     /// Sets a value if what is there is `old`, byte by byte. `false`: it is another, or none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> slablock::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let dir = dir.path().join("store");
+    /// # let cache = slablock::Cache::open(&dir)?;
+    /// cache.set("state", "queued")?;
+    /// assert!(cache.compare_and_swap("state", "queued", "running")?);
+    /// assert!(!cache.compare_and_swap("state", "queued", "running")?); // somebody was quicker
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn compare_and_swap(
         &self,
         key: impl AsKey,

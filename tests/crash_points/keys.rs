@@ -324,7 +324,7 @@ fn take_when_asked(scene: &Scene) {
     let held = std::cell::RefCell::new(None);
     scene.accompany(|| {
         let mut held = held.borrow_mut();
-        let guard = held.try_get_or_insert_with(|| pool.try_acquire());
+        let guard = held.get_or_insert_with(|| pool.try_acquire());
         match guard {
             Ok(Some(guard)) => guard.check().is_err(),
             // It is gone, and there is no room to make it anew.
