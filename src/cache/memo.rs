@@ -251,18 +251,18 @@ fn course(
     }
     let mut value = Vec::new();
     let there = store.get_value(key, &mut value)?;
-    if let Some(content) = there {
+    if let Some(expires_ms) = there {
         // Without random numbers there is no early, and the value is as good as before.
-        let is_due = |beta| store.is_due(key, content.expires_ms, beta);
+        let is_due = |beta| store.is_due(key, expires_ms, beta);
         if !early.is_some_and(|beta| is_due(beta).unwrap_or(false)) {
             return Ok(Course::There(value));
         }
     }
     // Refused before anything is computed.
     check_lengths(key, options.new_value(&[])?.tag)?;
-    if let Some(content) = there {
+    if let Some(expires_ms) = there {
         // Nor is it worse for want of a slot.
-        let turn = early_turn(store, key, content.expires_ms).unwrap_or(None);
+        let turn = early_turn(store, key, expires_ms).unwrap_or(None);
         return Ok(turn.map_or(Course::There(value), Course::Compute));
     }
     // An error is met again, and told, by the look after the wait.

@@ -60,9 +60,10 @@ impl Store {
         }
     }
 
-    /// The value under a key, into `into`. `None`: there is none, or it is over, or damaged.
+    /// The value under a key, into `into`, and when it is over, as in [`Content::expires_ms`].
+    /// `None`: there is none, or it is over, or damaged.
     #[inline]
-    pub(crate) fn get_value(&self, key: &[u8], into: &mut Vec<u8>) -> Result<Option<Content>> {
+    pub(crate) fn get_value(&self, key: &[u8], into: &mut Vec<u8>) -> Result<Option<u64>> {
         let got = self.look_up(key, into, None)?;
         self.count_look(got.is_some());
         Ok(got)
@@ -79,7 +80,7 @@ impl Store {
     pub(crate) fn whole_at_hand(&self, key: &[u8]) -> Result<Option<Whole>> {
         let mut whole = Whole::default();
         let got = self.look_up(key, &mut whole.value, Some(&mut whole.tag))?;
-        whole.expires_ms = got.map_or(0, |content| content.expires_ms);
+        whole.expires_ms = got.unwrap_or(0);
         Ok(got.map(|_| whole))
     }
 
@@ -103,13 +104,15 @@ impl Store {
         Ok(None)
     }
 
-    #[inline]
+    /// The value under a key, with its tag where that is wanted, and when it is over: no more of it, for
+    /// that stays in a register.
+    #[inline(always)]
     pub(in crate::store) fn look_up(
         &self,
         key: &[u8],
         into: &mut Vec<u8>,
         mut tag: Option<&mut Vec<u8>>,
-    ) -> Result<Option<Content>> {
+    ) -> Result<Option<u64>> {
         check_lengths(key, &[])?;
         self.settle()?;
         let hash = self.hash(key);
@@ -143,7 +146,7 @@ impl Store {
                 _ => {}
             }
             self.note_use(found);
-            return Ok(Some(content));
+            return Ok(Some(content.expires_ms));
         }
         Ok(None)
     }
