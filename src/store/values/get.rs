@@ -104,8 +104,8 @@ impl Store {
         Ok(None)
     }
 
-    /// The value under a key, with its tag where that is wanted, and when it is over: no more of it, for
-    /// that stays in a register.
+    /// The value under a key, with its tag where that is wanted, and when it is over: no more of
+    /// what its cells say, for that stays in a register.
     #[inline(always)]
     pub(in crate::store) fn look_up(
         &self,
