@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let (cache, compute, for_a_minute) = (&cache, &compute, &for_a_minute);
             scope.spawn(move || {
                 // Also between processes: who comes second waits for what the first one computes.
-                let report = cache.try_get_or_refresh("report", for_a_minute, 1.0, compute);
+                let report = cache.get_or_refresh_as("report", for_a_minute, 1.0, compute);
                 let report = report.expect("the store works");
                 println!("reader {reader} has {}", String::from_utf8_lossy(&report));
             });
@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     assert_eq!(computed.load(Ordering::SeqCst), 1);
 
     // A large beta does at once what 1.0 does shortly before the minute is over.
-    let report = cache.try_get_or_refresh("report", &for_a_minute, 1e9, compute)?;
+    let report = cache.get_or_refresh_as("report", &for_a_minute, 1e9, compute)?;
     println!("early: {}", String::from_utf8_lossy(&report));
     assert_eq!(report, b"edition 2");
     Ok(())

@@ -242,8 +242,8 @@ impl RLock {
     ///
     /// # Errors
     ///
-    /// `NotHolder` if the calling thread does not hold it with that token; `Lost` if it did until
-    /// the lease was over, or the key was removed.
+    /// `NotHolder` if the calling thread does not hold it with that token, or the key was removed;
+    /// `Lost` if it did until the lease was over.
     pub fn release(&self, token: Token) -> Result<()> {
         let spot = self.handle.locate()?;
         let spot = spot.ok_or_else(|| self.handle.not_holder())?;
@@ -388,8 +388,8 @@ fn release_one(handle: &Handle, grant: &Grant) -> Result<bool> {
     if !handle.is_ours(grant.word) {
         return Err(handle.not_holder());
     }
-    // What was ours and is noted no more went when this thread took the lock anew, which it could
-    // only after losing it.
+    // If our note is gone, this thread has acquired the lock again since, so this hold had been
+    // lost.
     if !find(Key::of(handle, hold)) || !WORD.get().same_hold(grant.word) {
         return Err(handle.lost(grant));
     }

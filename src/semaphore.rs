@@ -154,7 +154,8 @@ impl BoundedSemaphore {
     ///
     /// # Errors
     ///
-    /// `NotHolder` if no permit is held with that token, `Lost` if its hold ended just now: nothing
+    /// `NotHolder` if no permit is held with that token, `Lost` if its hold ended just now, or a
+    /// semaphore of one permit was granted again since: nothing
     /// is changed, so there can never be more permits than there were.
     pub fn release(&self, token: Token) -> Result<()> {
         self.handle.release_token(token)

@@ -323,7 +323,7 @@ fn transactions_find_room_in_a_log_full_of_what_they_replaced() {
         let replace = |t: &mut slablock::Transaction<'_>| -> slablock::Result<()> {
             (0..8).try_for_each(|key| t.set(format!("{key}"), value(key, round, 100_000)))
         };
-        cache.try_transact(replace).unwrap();
+        cache.transact_as(replace).unwrap();
     }
     assert!(cache.check().unwrap().is_sound());
 }
@@ -387,16 +387,16 @@ fn the_room_of_a_large_value_is_free_as_soon_as_nobody_needs_it() {
         ),
         (
             "set in a transaction",
-            Box::new(|| cache.try_transact(|t| t.set("k", "small")).unwrap()),
+            Box::new(|| cache.transact_as(|t| t.set("k", "small")).unwrap()),
         ),
         (
             "deleted in one",
-            Box::new(|| assert!(cache.try_transact(|t| t.delete("k")).unwrap())),
+            Box::new(|| assert!(cache.transact_as(|t| t.delete("k")).unwrap())),
         ),
         (
             "not wanted",
             Box::new(|| {
-                let gives_up = cache.try_transact(|t| {
+                let gives_up = cache.transact_as(|t| {
                     t.set("k", value(1, 3, LARGE))?;
                     t.set("k", "small")
                 });

@@ -59,7 +59,7 @@ fn asker(role: &Role) {
                 _ => Err(Failed::Own),
             }
         };
-        let asked = || cache.try_get_or_insert_with("k", &SetOptions::new(), compute);
+        let asked = || cache.get_or_insert_as("k", &SetOptions::new(), compute);
         match catch_unwind(AssertUnwindSafe(asked)) {
             Ok(Ok(value)) => say(format!("got {}", String::from_utf8(value).unwrap())),
             Ok(Err(Failed::Own)) => say("failed"),
@@ -73,11 +73,11 @@ fn asker(role: &Role) {
 fn forker(role: &Role) {
     let cache = Cache::open(role.store()).unwrap();
     let board = role.board();
-    let asked = cache.try_get_or_insert_with("k", &SetOptions::new(), || {
+    let asked = cache.get_or_insert_as("k", &SetOptions::new(), || {
         let child = fork(|| {
             board.set(RUNNER, 1);
             // The function goes on in the child, too, and returns something else there.
-            let inside = cache.try_get_or_insert_with::<Error>("other", &SetOptions::new(), || {
+            let inside = cache.get_or_insert_as::<Error>("other", &SetOptions::new(), || {
                 Ok(b"the child's own".to_vec())
             });
             assert_eq!(inside.unwrap(), b"the child's own");
@@ -90,7 +90,7 @@ fn forker(role: &Role) {
     assert_eq!(asked.unwrap(), b"the parent's");
     // And now the child returns through it.
     let parent = std::process::id();
-    let returned = cache.try_get_or_insert_with("returned", &SetOptions::new(), || {
+    let returned = cache.get_or_insert_as("returned", &SetOptions::new(), || {
         // The parent waits for its child, and so does who computes, in the parent only.
         let mut pipe = std::io::pipe().unwrap();
         let pid = fork_and_go_on();
@@ -274,7 +274,7 @@ fn threads_compute_each_value_once() {
                         barrier.wait();
                     }
                     let value = n.to_string().into_bytes();
-                    let got = cache.try_get_or_insert_with(&value, &SetOptions::new(), || {
+                    let got = cache.get_or_insert_as(&value, &SetOptions::new(), || {
                         ran.lock().unwrap()[n] += 1;
                         slablock::Result::Ok(value.clone())
                     });
@@ -305,15 +305,11 @@ fn a_value_that_is_there_is_not_computed() {
     let tagged = for_long().tag("t");
     let number = |n: u8| move || slablock::Result::Ok(vec![n]);
     assert_eq!(
-        cache
-            .try_get_or_insert_with("k", &tagged, number(1))
-            .unwrap(),
+        cache.get_or_insert_as("k", &tagged, number(1)).unwrap(),
         [1]
     );
     assert_eq!(
-        cache
-            .try_get_or_insert_with("k", &tagged, number(2))
-            .unwrap(),
+        cache.get_or_insert_as("k", &tagged, number(2)).unwrap(),
         [1]
     );
     let entry = cache.entry("k").unwrap().unwrap();
@@ -321,28 +317,22 @@ fn a_value_that_is_there_is_not_computed() {
     assert!(entry.expires_in.is_some());
     assert_eq!(cache.remove_tagged("t").unwrap(), 1);
     assert_eq!(
-        cache
-            .try_get_or_insert_with("k", &tagged, number(3))
-            .unwrap(),
+        cache.get_or_insert_as("k", &tagged, number(3)).unwrap(),
         [3]
     );
     cache.delete("k").unwrap();
     let large = vec![7; 100_000];
-    let got = cache.try_get_or_insert_with("k", &tagged, || slablock::Result::Ok(large.clone()));
+    let got = cache.get_or_insert_as("k", &tagged, || slablock::Result::Ok(large.clone()));
     assert!(got.unwrap() == large);
     let fanout = FanoutCache::open(dir.root().join("fanout"), 3).unwrap();
     for n in 0..20 {
         let key = [n];
         assert_eq!(
-            fanout
-                .try_get_or_insert_with(key, &tagged, number(n))
-                .unwrap(),
+            fanout.get_or_insert_as(key, &tagged, number(n)).unwrap(),
             key
         );
         assert_eq!(
-            fanout
-                .try_get_or_insert_with(key, &tagged, number(99))
-                .unwrap(),
+            fanout.get_or_insert_as(key, &tagged, number(99)).unwrap(),
             key
         );
     }
@@ -356,7 +346,7 @@ fn one_computes_early_and_the_others_go_on() {
     let dir = Place::new();
     let cache = &cache_in(dir.root());
     let ask = |beta, value: &'static str| {
-        let got = cache.try_get_or_refresh("k", &for_long(), beta, || {
+        let got = cache.get_or_refresh_as("k", &for_long(), beta, || {
             slablock::Result::Ok(value.into())
         });
         String::from_utf8(got.unwrap()).unwrap()
@@ -365,12 +355,12 @@ fn one_computes_early_and_the_others_go_on() {
     assert_eq!(ask(1.0, "not yet"), "first");
     assert_eq!(ask(0.0, "never"), "first");
     assert_eq!(ask(AT_ONCE, "second"), "second");
-    let plain = cache.try_get_or_insert_with("k", &for_long(), || slablock::Result::Ok(vec![]));
+    let plain = cache.get_or_insert_as("k", &for_long(), || slablock::Result::Ok(vec![]));
     assert_eq!(plain.unwrap(), b"second");
     std::thread::scope(|scope| {
         let (begun, wait) = (channel(), channel::<()>());
         let computing = scope.spawn(move || {
-            cache.try_get_or_refresh("k", &for_long(), AT_ONCE, || {
+            cache.get_or_refresh_as("k", &for_long(), AT_ONCE, || {
                 begun.0.send(()).unwrap();
                 wait.1.recv().unwrap();
                 slablock::Result::Ok(b"third".to_vec())
@@ -389,7 +379,7 @@ fn an_early_error_goes_to_its_caller_and_the_value_stays() {
     let dir = Place::new();
     let cache = cache_in(dir.root());
     let ask = |result: Result<Vec<u8>, Failed>| {
-        cache.try_get_or_refresh("k", &for_long(), AT_ONCE, || result)
+        cache.get_or_refresh_as("k", &for_long(), AT_ONCE, || result)
     };
     ask(Ok(b"first".to_vec())).unwrap();
     for _ in 0..3 {
@@ -404,7 +394,7 @@ fn without_an_end_nothing_is_early() {
     let dir = Place::new();
     let cache = cache_in(dir.root());
     for _ in 0..3 {
-        let got = cache.try_get_or_refresh("k", &SetOptions::new(), AT_ONCE, || {
+        let got = cache.get_or_refresh_as("k", &SetOptions::new(), AT_ONCE, || {
             assert!(!cache.contains("k").unwrap());
             slablock::Result::Ok(vec![1])
         });
@@ -412,7 +402,7 @@ fn without_an_end_nothing_is_early() {
     }
     // A value that somebody else set says nothing of how long it takes.
     cache.set_with("set", "v", &for_long()).unwrap();
-    let got = cache.try_get_or_refresh::<Error>("set", &for_long(), AT_ONCE, || unreachable!());
+    let got = cache.get_or_refresh_as::<Error>("set", &for_long(), AT_ONCE, || unreachable!());
     assert_eq!(got.unwrap(), b"v");
 }
 
@@ -423,7 +413,7 @@ fn what_cannot_be_set_is_refused_before_it_is_computed() {
     drop(Lock::new(&cache, "lock").acquire().unwrap());
     let ask = |key: &[u8], options: &SetOptions, beta| {
         cache
-            .try_get_or_refresh::<Error>(key, options, beta, || unreachable!())
+            .get_or_refresh_as::<Error>(key, options, beta, || unreachable!())
             .unwrap_err()
     };
     let plain = SetOptions::new();
@@ -446,7 +436,7 @@ fn what_cannot_be_set_is_refused_before_it_is_computed() {
 fn a_store_that_is_cleared_meanwhile_does_not_keep_it() {
     let dir = Place::new();
     let cache = cache_in(dir.root());
-    let got = cache.try_get_or_insert_with("k", &SetOptions::new(), || {
+    let got = cache.get_or_insert_as("k", &SetOptions::new(), || {
         // Nothing of this is to be seen.
         assert_eq!(cache.len().unwrap(), 0);
         assert!(cache.keys().unwrap().is_empty());
@@ -467,7 +457,7 @@ fn a_store_that_is_cleared_meanwhile_does_not_keep_it() {
 fn the_turn_to_compute_is_in_nobodys_way() {
     let dir = Place::new();
     let cache = cache_in(dir.root());
-    let got = cache.try_get_or_insert_with("k", &SetOptions::new(), || {
+    let got = cache.get_or_insert_as("k", &SetOptions::new(), || {
         let lock = Lock::new(&cache, "k");
         drop(lock.acquire().unwrap());
         assert_eq!(cache.keys().unwrap().len(), 1);
@@ -484,7 +474,7 @@ fn repair_keeps_a_value_and_how_long_it_took() {
     let dir = Place::new();
     for round in 0..3 {
         let cache = cache_in(dir.root());
-        let got = cache.try_get_or_refresh("k", &for_long(), AT_ONCE, || {
+        let got = cache.get_or_refresh_as("k", &for_long(), AT_ONCE, || {
             slablock::Result::Ok(vec![round])
         });
         assert_eq!(got.unwrap(), [round]);
@@ -525,7 +515,7 @@ fn values_fill_a_store_whatever_is_known_of_them() {
     let cache = Cache::options().capacity(64).eviction(Eviction::None);
     let cache = cache.open(dir.store()).unwrap();
     for n in 0..60_u8 {
-        let got = cache.try_get_or_refresh([n], &for_long(), 1.0, || slablock::Result::Ok(vec![n]));
+        let got = cache.get_or_refresh_as([n], &for_long(), 1.0, || slablock::Result::Ok(vec![n]));
         assert_eq!(got.unwrap(), [n]);
     }
     assert_eq!(cache.len().unwrap(), 60);
@@ -537,15 +527,15 @@ fn values_fill_a_store_whatever_is_known_of_them() {
     for n in 0..100_u8 {
         let compute = || slablock::Result::Ok(vec![n]);
         cache
-            .try_get_or_refresh("kept", &for_long(), 1.0, compute)
+            .get_or_refresh_as("kept", &for_long(), 1.0, compute)
             .unwrap();
         cache
-            .try_get_or_refresh([n], &for_long(), 1.0, compute)
+            .get_or_refresh_as([n], &for_long(), 1.0, compute)
             .unwrap();
         cache.delete([n]).unwrap();
     }
     let compute = || slablock::Result::Ok(b"early".to_vec());
-    let early = cache.try_get_or_refresh("kept", &for_long(), AT_ONCE, compute);
+    let early = cache.get_or_refresh_as("kept", &for_long(), AT_ONCE, compute);
     assert_eq!(early.unwrap(), b"early");
 }
 
@@ -556,7 +546,7 @@ fn a_value_that_needs_itself_is_an_error() {
     let cache = Cache::open(dir.store()).unwrap();
     let options = SetOptions::new();
     let ask = |key: &str, compute: &mut dyn FnMut() -> slablock::Result<Vec<u8>>| {
-        cache.try_get_or_insert_with(key, &options, compute)
+        cache.get_or_insert_as(key, &options, compute)
     };
     let got = ask("a", &mut || ask("b", &mut || ask("a", &mut || Ok(vec![1]))));
     assert!(matches!(got, Err(Error::Deadlock { .. })), "{got:?}");
@@ -569,8 +559,8 @@ fn a_value_that_needs_itself_is_an_error() {
     // Another thread's computing is waited for.
     let got = ask("c", &mut || {
         std::thread::scope(|scope| {
-            let other = scope
-                .spawn(|| cache.try_get_or_insert_with("d", &options, || Ok::<_, Error>(vec![4])));
+            let other =
+                scope.spawn(|| cache.get_or_insert_as("d", &options, || Ok::<_, Error>(vec![4])));
             other.join().unwrap()
         })
     });
@@ -586,7 +576,7 @@ fn who_computes_while_the_store_is_cleared_waits_for_others_as_ever() {
     let options = Cache::options().capacity(1);
     let cache = options.open(dir.store()).unwrap();
     let (lock, (taken, is_taken)) = (Lock::new(&cache, "lock"), channel());
-    let got = cache.try_get_or_insert_with("k", &SetOptions::new(), || {
+    let got = cache.get_or_insert_as("k", &SetOptions::new(), || {
         cache.clear()?;
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -614,9 +604,9 @@ fn what_cannot_be_kept_is_returned_all_the_same() {
     let large = vec![7; 5 << 20];
     let compute = || slablock::Result::Ok(large.clone());
     let plain = SetOptions::new();
-    let got = cache.try_get_or_insert_with("k", &plain, compute).unwrap();
+    let got = cache.get_or_insert_as("k", &plain, compute).unwrap();
     assert!(got == large);
-    let got = cache.try_get_or_refresh("k", &for_long(), 1.0, compute);
+    let got = cache.get_or_refresh_as("k", &for_long(), 1.0, compute);
     assert!(got.unwrap() == large);
     assert_eq!(cache.stats().unwrap().unkept, 2);
     let computed = cache.compute_if_missing("k", &plain, compute).unwrap();

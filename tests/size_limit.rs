@@ -37,7 +37,7 @@ fn child_role() {
         }
         // Stays in a transaction that has latched a value of the log.
         "latcher" => {
-            let done = cache.try_transact(|t| {
+            let done = cache.transact_as(|t| {
                 assert!(t.get("latched")?.is_some());
                 say("latched");
                 hear();
@@ -411,7 +411,7 @@ fn a_transaction_compacts_past_what_it_has_latched() {
         cache.set(format!("{key}"), vec![key; 20_000]).unwrap();
     }
     let mut longest = Duration::ZERO;
-    let set_all = cache.try_transact(|t| {
+    let set_all = cache.transact_as(|t| {
         // Nothing leads to it before the end, and its segment is compacted.
         t.set("once", vec![77; 20_000])?;
         (0..15).try_for_each(|round: u8| {

@@ -28,7 +28,7 @@ fn all_is_changed_and_seen_within() {
     cache.set("old", "1").unwrap();
     let large = vec![7; 5_000];
     let seen = cache
-        .try_transact(|t| -> Result<_> {
+        .transact_as(|t| -> Result<_> {
             assert_eq!(t.get("old")?, Some(&b"1"[..]));
             assert_eq!(t.get("new")?, None);
             t.set("new", "2")?;
@@ -61,7 +61,7 @@ fn nothing_in_the_log_is_needed_for_what_is_done() {
     let (_dir, cache) = cache();
     for changed in [1, 2, 3, 50] {
         cache
-            .try_transact(|t| -> Result<_> {
+            .transact_as(|t| -> Result<_> {
                 (0..changed).try_for_each(|n| t.set(format!("{n}"), "1"))
             })
             .unwrap();
@@ -75,7 +75,7 @@ fn nothing_in_the_log_is_needed_for_what_is_done() {
 fn an_error_and_a_panic_undo_everything() {
     let (_dir, cache) = cache();
     cache.set("a", "1").unwrap();
-    let failed = cache.try_transact(|t| {
+    let failed = cache.transact_as(|t| {
         t.set("a", vec![1; 1_000])?;
         t.set("b", "2")?;
         t.set("a", "not an integer")?;
@@ -83,7 +83,7 @@ fn an_error_and_a_panic_undo_everything() {
     });
     assert!(matches!(failed, Err(Error::NotInteger { .. })));
     let panicked = catch_unwind(AssertUnwindSafe(|| {
-        cache.try_transact(|t| -> Result<()> {
+        cache.transact_as(|t| -> Result<()> {
             t.delete("a")?;
             t.set("b", "2")?;
             panic!("in the middle");
@@ -94,7 +94,7 @@ fn an_error_and_a_panic_undo_everything() {
     assert_eq!(cache.get("b").unwrap(), None);
     // And nothing is left locked.
     cache.set("a", "2").unwrap();
-    cache.try_transact(|t| t.set("b", "3")).unwrap();
+    cache.transact_as(|t| t.set("b", "3")).unwrap();
     let stats = cache.stats().unwrap();
     assert!(stats.bytes_live < 500, "{stats:?}");
     assert!(cache.check().unwrap().is_sound());
@@ -105,7 +105,7 @@ fn an_error_and_a_panic_undo_everything() {
 fn the_child_of_a_fork_has_no_part_in_it() {
     let (_dir, cache) = cache();
     cache.set("a", "1").unwrap();
-    let result = cache.try_transact(|t| -> Result<()> {
+    let result = cache.transact_as(|t| -> Result<()> {
         t.set("a", "2")?;
         t.set("large", vec![7; 5_000])?;
         // SAFETY: the child uses this thread and what it owns only, and ends.
@@ -156,7 +156,7 @@ macro_rules! nothing_is_lost {
                             for i in 0..300 {
                                 let (from, to) = ((i * 5 + mover) % 8, (i * 3 + mover * 2 + 1) % 8);
                                 cache
-                                    .try_transact(|t| -> Result<()> {
+                                    .transact_as(|t| -> Result<()> {
                                         t.incr(account(from), -7)?;
                                         t.incr(account(to), 7)?;
                                         if i % 10 == 0 {
@@ -174,7 +174,7 @@ macro_rules! nothing_is_lost {
                         // Others change single ones in between.
                         cache.incr("outside", 1).unwrap();
                         let sum: i64 = cache
-                            .try_transact(|t| -> Result<i64> {
+                            .transact_as(|t| -> Result<i64> {
                                 let mut sum = 0;
                                 for n in 0..8 {
                                     sum += t.incr(account(n), 0)?;
@@ -219,7 +219,7 @@ fn readers_see_no_change_without_the_others() {
             });
         }
         for i in 1..2_000 {
-            let set = cache.try_transact(|t| {
+            let set = cache.transact_as(|t| {
                 t.set("x", i.to_string())?;
                 t.set("y", i.to_string())
             });
@@ -239,7 +239,7 @@ fn a_change_that_fails_changes_nothing() {
     cache.set("small", "old").unwrap();
     cache.set("large", &large).unwrap();
     cache
-        .try_transact(|t| -> Result<()> {
+        .transact_as(|t| -> Result<()> {
             for key in ["small", "large", "new"] {
                 let failed = t.set(key, vec![1; 5 << 20]);
                 assert!(matches!(failed, Err(Error::OverLimit { .. })));
@@ -264,7 +264,7 @@ fn a_fanout_that_is_opened_again_beside_a_handle_changes_all() {
     drop(cache);
     let cache = FanoutCache::open(dir.store(), 4).unwrap();
     cache
-        .try_transact(|t| -> Result<()> {
+        .transact_as(|t| -> Result<()> {
             (0..16).try_for_each(|key| t.set(format!("{key}"), "set"))
         })
         .unwrap();
@@ -280,7 +280,7 @@ fn a_shard_that_is_opened_alone_has_no_transactions() {
     let (dir, cache) = fanout();
     drop(cache);
     let shard = Cache::open(dir.root().join("store/002")).unwrap();
-    let refused = shard.try_transact(|t| t.set("a", "1"));
+    let refused = shard.transact_as(|t| t.set("a", "1"));
     assert!(matches!(refused, Err(Error::Invalid { .. })), "{refused:?}");
     shard.set("a", "1").unwrap();
     assert!(shard.check().unwrap().is_sound());
@@ -305,7 +305,7 @@ fn a_thread_does_not_wait_for_its_own_transaction() {
             let cache = $cache;
             cache.set("read", "1").unwrap();
             cache
-                .try_transact(|t| -> Result<()> {
+                .transact_as(|t| -> Result<()> {
                     assert_eq!(t.get("read")?, Some(&b"1"[..]));
                     t.set("set", "2")?;
                     for key in ["read", "set"] {
@@ -321,13 +321,15 @@ fn a_thread_does_not_wait_for_its_own_transaction() {
                     refused!(cache.delete("read"));
                     refused!(cache.remove("read"));
                     refused!(cache.clear());
-                    refused!(cache.try_transact(|t| t.set("inside", "4")));
-                    refused!(cache.try_get_or_insert_with("set", &SetOptions::new(), || {
-                        Result::Ok(vec![5])
-                    }));
+                    refused!(cache.transact_as(|t| t.set("inside", "4")));
+                    refused!(
+                        cache.get_or_insert_as("set", &SetOptions::new(), || {
+                            Result::Ok(vec![5])
+                        })
+                    );
                     assert_eq!(cache.get("read")?.as_deref(), Some(&b"1"[..]));
                     cache.set("untouched", "6")?;
-                    elsewhere.try_transact(|t| t.set("elsewhere", "7"))?;
+                    elsewhere.transact_as(|t| t.set("elsewhere", "7"))?;
                     std::thread::scope(|scope| {
                         let other = scope.spawn(|| cache.set("by another thread", "8"));
                         other.join().unwrap()
@@ -340,7 +342,7 @@ fn a_thread_does_not_wait_for_its_own_transaction() {
             assert_eq!(cache.get("untouched").unwrap().as_deref(), Some(&b"6"[..]));
             // It is over.
             cache.set("read", "9").unwrap();
-            cache.try_transact(|t| t.set("set", "10")).unwrap();
+            cache.transact_as(|t| t.set("set", "10")).unwrap();
             assert!(cache.check().unwrap().is_sound());
         };
     }

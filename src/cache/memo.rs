@@ -23,12 +23,12 @@ impl Cache {
     ///
     /// # Errors
     ///
-    /// Inside `compute`, `?` takes errors of all types; one that is not the cache's own comes back
-    /// as [`Error::Caller`], and the next waiter computes. For an error type of your own there
-    /// is [`try_get_or_insert_with`](Self::try_get_or_insert_with). The cache's own errors are
-    /// those of a bad key or `options`, or of a store that cannot ensure that one process
-    /// computes. After any of them `compute` was not called, but for `Deadlock` inside a
-    /// transaction that has touched the key.
+    /// Inside `compute`, `?` takes errors of all types that are `Send` and `Sync`; one that is not
+    /// the cache's own comes back as [`Error::Caller`], and the next waiter computes. For an error
+    /// type of your own there is [`get_or_insert_as`](Self::get_or_insert_as). Otherwise an error
+    /// is about a bad key or `options`, or a store that cannot ensure that one process
+    /// computes: `compute` was not called then, but for `Deadlock` inside a transaction that
+    /// has touched the key.
     ///
     /// # Panics
     ///
@@ -69,13 +69,13 @@ impl Cache {
         options: &SetOptions,
         compute: impl FnOnce() -> Result<Vec<u8>, BoxError>,
     ) -> Result<Vec<u8>, Error> {
-        self.try_get_or_insert_with(key, options, || compute().map_err(Error::from))
+        self.get_or_insert_as(key, options, || compute().map_err(Error::from))
     }
 
     /// The value under a key, computed if there is none, with an error type of the caller's own.
     /// See [`get_or_insert_with`](Self::get_or_insert_with). An error of `compute` comes back
     /// as it is; the cache's own errors are turned into that type.
-    pub fn try_get_or_insert_with<E: From<Error>>(
+    pub fn get_or_insert_as<E: From<Error>>(
         &self,
         key: impl AsKey,
         options: &SetOptions,
@@ -86,7 +86,7 @@ impl Cache {
     }
 
     /// The value under a key, computed if there is none, and whether it was there, was computed,
-    /// and could be kept. See [`try_get_or_insert_with`](Self::try_get_or_insert_with).
+    /// and could be kept. See [`get_or_insert_as`](Self::get_or_insert_as).
     ///
     /// # Examples
     ///
@@ -143,12 +143,12 @@ impl Cache {
         beta: f64,
         compute: impl FnOnce() -> Result<Vec<u8>, BoxError>,
     ) -> Result<Vec<u8>, Error> {
-        self.try_get_or_refresh(key, options, beta, || compute().map_err(Error::from))
+        self.get_or_refresh_as(key, options, beta, || compute().map_err(Error::from))
     }
 
     /// The value under a key, computed again before it is over, with an error type of the caller's
     /// own. See [`get_or_refresh`](Self::get_or_refresh).
-    pub fn try_get_or_refresh<E: From<Error>>(
+    pub fn get_or_refresh_as<E: From<Error>>(
         &self,
         key: impl AsKey,
         options: &SetOptions,

@@ -87,9 +87,11 @@ impl Cache {
         }
     }
 
-    /// The sum of what `each` store does or has.
+    /// The sum of what `each` store does or has. An error of one does not keep the others from it:
+    /// the first one is told at the end.
     fn sum<T: std::iter::Sum>(&self, each: impl Fn(&Arc<Store>) -> Result<T>) -> Result<T> {
-        self.stores().iter().map(each).sum()
+        let all: Vec<_> = self.stores().iter().map(each).collect();
+        all.into_iter().sum()
     }
 }
 
@@ -287,7 +289,8 @@ impl Cache {
     /// this function (or [`repair`](Self::repair)) has succeeded: that one writes everything
     /// once more, for the kernel takes what it could not write for written.
     pub fn sync(&self) -> Result<()> {
-        self.stores().iter().try_for_each(|store| store.sync_all())
+        let synced: Vec<_> = self.stores().iter().map(|store| store.sync_all()).collect();
+        synced.into_iter().collect()
     }
 
     /// The settings in force, of all shards together.

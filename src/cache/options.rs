@@ -40,9 +40,9 @@ pub struct Options {
 }
 
 impl Options {
-    /// For how many keys, 1 to 16,777,216. Default: what the store has; 65,536 for a new one. Of
-    /// all shards together. Costs 4 to 6 bytes of disk a key at once, and 192 more when a key
-    /// is made.
+    /// For how many keys, 1 to 16,777,216, all shards together. Default: what the store has; 65,536
+    /// for each shard of a new one. Costs 4 to 6 bytes of disk a key at once, and 192 more when a
+    /// key is made.
     ///
     /// Long keys and tags, and values, count more than once: a value of up to 40 bytes under a key
     /// of up to 16 counts once, one of 100 twice, one of 256 five times, a longer one once

@@ -87,7 +87,8 @@ impl Reader {
     pub fn open(path: impl AsRef<Path>) -> Result<Reader> {
         let path = path.as_ref();
         let path = std::path::absolute(path).map_err(|e| Error::io("find", path, e))?;
-        if let Some(record) = spread::find_record(&path)? {
+        let is_alone = is_there(&path.join(SLAB))?;
+        if let Some(record) = spread::find_record(&path)?.filter(|_| !is_alone) {
             let shards = (0..record.shards).map(|number| {
                 let shard = spread::shard_path(&path, number);
                 match is_there(&shard.join(SLAB))? {

@@ -111,7 +111,8 @@ fn find_or_make_record(dir: &Path, settings: &Settings, wanted: Option<usize>) -
     let mut here = settings.clone();
     here.create &= wanted.is_some();
     open::prepare_dir(dir, &here)?;
-    let record = match find_and_restore(dir)? {
+    let is_alone = is_there(&dir.join(SLAB))?;
+    let record = match find_and_restore(dir)?.filter(|_| !is_alone) {
         Some(record) => record,
         None => make_record(dir, settings, wanted)?,
     };

@@ -68,11 +68,11 @@ impl<'a> Transaction<'a> {
     }
 
     /// Adds to an integer, and returns the sum; what is not there counts as 0. See [`Cache::incr`].
-    pub fn incr(&mut self, key: impl AsKey, delta: i64) -> Result<i64> {
+    pub fn incr(&mut self, key: impl AsKey, by: i64) -> Result<i64> {
         let key = key.as_key();
         let (shard, store) = self.of_key(key);
         let old = self.ongoing.get(shard, store, key)?;
-        let number = integer_after(key, old.map(|w| &w.value[..]), delta.into(), 0)?;
+        let number = integer_after(key, old.map(|w| &w.value[..]), by.into(), 0)?;
         // Not the value, which was one of a few digits, but may have had room for more.
         let (tag, expires_ms) =
             old.map_or_else(Default::default, |w| (w.tag.clone(), w.expires_ms));
@@ -103,9 +103,9 @@ impl Cache {
     ///
     /// # Errors
     ///
-    /// Inside `work`, `?` takes errors of all types; one that is not the cache's own comes back as
-    /// [`Error::Caller`]. For an error type of your own there is
-    /// [`try_transact`](Self::try_transact). After any error nothing has happened, but after
+    /// Inside `work`, `?` takes errors of all types that are `Send` and `Sync`; one that is not the
+    /// cache's own comes back as [`Error::Caller`]. For an error type of your own there is
+    /// [`transact_as`](Self::transact_as). After any error nothing has happened, but after
     /// `NotDurable`, with [`Durability::PowerLoss`](crate::Durability), all has: the device has
     /// failed to write it, and until [`sync`](Self::sync) has made that good a power failure
     /// may undo it, or a part of it.
@@ -137,7 +137,7 @@ impl Cache {
         &self,
         work: impl FnOnce(&mut Transaction<'_>) -> std::result::Result<T, BoxError>,
     ) -> Result<T> {
-        self.try_transact(|transaction| work(transaction).map_err(Error::from))
+        self.transact_as(|transaction| work(transaction).map_err(Error::from))
     }
 
     /// Reads and changes several values in one step, as [`transact`](Self::transact) does, with an
@@ -163,7 +163,7 @@ impl Cache {
     ///     }
     /// }
     ///
-    /// let paid = cache.try_transact(|t| match t.incr("balance", -5)? {
+    /// let paid = cache.transact_as(|t| match t.incr("balance", -5)? {
     ///     left if left < 0 => Err(Refused::Overdrawn(left)),
     ///     left => Ok(left),
     /// });
@@ -172,7 +172,7 @@ impl Cache {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn try_transact<T, E: From<Error>>(
+    pub fn transact_as<T, E: From<Error>>(
         &self,
         work: impl FnOnce(&mut Transaction<'_>) -> std::result::Result<T, E>,
     ) -> std::result::Result<T, E> {

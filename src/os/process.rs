@@ -6,7 +6,6 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Mutex;
 
 use nix::errno::Errno;
 use nix::sys::signal::kill;
@@ -15,7 +14,6 @@ use nix::unistd::{Pid, gettid};
 use crate::os::clock;
 use crate::os::dir;
 use crate::os::file::above_standard_descriptors;
-use crate::os::fork;
 use crate::sync::crash_point;
 
 /// What identifies a process on this machine. The process id alone does not: it is reused, and
@@ -34,34 +32,9 @@ pub(crate) struct Identity {
     pub(crate) program: Vec<u8>,
 }
 
-/// That of this process, once `/proc` has said all of it, and in which of the forks that led to it.
-/// No process finds out anything else later: it keeps its start and its namespace.
-static KNOWN: Mutex<Option<(u32, Identity)>> = Mutex::new(None);
-
 impl Identity {
     /// What `/proc` does not say is left unknown; an error is that it could not be asked.
     pub(crate) fn of_this_process() -> io::Result<Identity> {
-        let epoch = fork::epoch();
-        // Also a fork that this library was not told of is another process.
-        let is_mine = |(of, me): &&(u32, Identity)| *of == epoch && me.pid == std::process::id();
-        // Not waited for: a fork may have copied it locked.
-        if let Ok(known) = KNOWN.try_lock()
-            && let Some((_, me)) = known.as_ref().filter(is_mine)
-        {
-            return Ok(me.clone());
-        }
-        let me = Identity::ask()?;
-        if me.started != 0
-            && me.proc_is_own
-            && me.pid_namespace != 0
-            && let Ok(mut known) = KNOWN.try_lock()
-        {
-            *known = Some((epoch, me.clone()));
-        }
-        Ok(me)
-    }
-
-    fn ask() -> io::Result<Identity> {
         let stat = read_proc("/proc/self/stat")?;
         let (program, started) = parse_stat(&stat).unwrap_or_default();
         crash_point();

@@ -51,7 +51,7 @@ const SIZE_LIMIT_MIN: u64 = 1 << 22;
 pub struct Config {
     /// For how many keys it was made, all shards together.
     pub capacity: usize,
-    /// How many shards it has; 1 for a [`Cache`](crate::Cache).
+    /// How many shards it has. See [`Options::shards`](crate::Options::shards).
     pub shards: usize,
     /// Permissions of its files.
     pub mode: u32,

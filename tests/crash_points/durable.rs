@@ -132,7 +132,7 @@ pub const ALL: &[Operation] = &[
         act: |scene, trap| {
             let cache = open(scene);
             let done = trap.armed(|| {
-                cache.try_transact(|all| {
+                cache.transact_as(|all| {
                     all.set(KEY, large(OTHER_LARGE))?;
                     all.set("made", SMALL)
                 })
@@ -167,9 +167,8 @@ pub const ALL: &[Operation] = &[
         act: |scene, trap| {
             let cache = FanoutCache::open(scene.store(), 2).unwrap();
             let done = trap.armed(|| {
-                cache.try_transact(|all| {
-                    NAMES.iter().try_for_each(|name| all.set(name, OTHER_SMALL))
-                })
+                cache
+                    .transact_as(|all| NAMES.iter().try_for_each(|name| all.set(name, OTHER_SMALL)))
             });
             done.unwrap();
         },

@@ -125,13 +125,13 @@ fn compute(
     outcome: slablock::Result<Vec<u8>>,
 ) -> slablock::Result<Vec<u8>> {
     let cache = open(scene);
-    let got = trap.armed(|| cache.try_get_or_insert_with(KEY, &SetOptions::new(), || outcome));
+    let got = trap.armed(|| cache.get_or_insert_as(KEY, &SetOptions::new(), || outcome));
     got
 }
 
 fn early(cache: &Cache, key: &str, value: &[u8]) -> Vec<u8> {
     let for_long = SetOptions::new().expire(Duration::from_secs(3_600));
-    let got = cache.try_get_or_refresh(key, &for_long, AT_ONCE, || {
+    let got = cache.get_or_refresh_as(key, &for_long, AT_ONCE, || {
         slablock::Result::Ok(value.to_vec())
     });
     got.unwrap()

@@ -162,7 +162,7 @@ pub const ALL: &[Operation] = &[
         act: |scene, trap| {
             let cache = open(scene);
             let done = trap.armed(|| {
-                cache.try_transact(|all| {
+                cache.transact_as(|all| {
                     // What was written first is not needed after all.
                     all.set(KEY, large(OTHER_HUGE))?;
                     all.set(KEY, SMALL)?;
@@ -453,7 +453,7 @@ pub const ALL: &[Operation] = &[
         act: |scene, trap| {
             let cache = open(scene);
             let done = trap.armed(|| {
-                cache.try_transact(|all| {
+                cache.transact_as(|all| {
                     all.set(KEY, SMALL)?;
                     all.set("made", large(OTHER_LARGE))?;
                     all.delete("gone")?;

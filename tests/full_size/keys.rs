@@ -117,7 +117,7 @@ fn keys_and_tags_that_are_one_byte_too_long_or_empty_are_refused_for_every_kind(
             cache.get(&wrong).unwrap_err(),
             cache.delete(&wrong).unwrap_err(),
             cache.incr(&wrong, 1).unwrap_err(),
-            cache.try_transact(|t| t.set(&wrong, "value")).unwrap_err(),
+            cache.transact_as(|t| t.set(&wrong, "value")).unwrap_err(),
         ] {
             says(&error, &["1 to 1024 bytes"]);
         }
@@ -210,7 +210,7 @@ fn a_transaction_changes_thousands_of_the_longest_keys() {
     let key = |n: u32| [vec![0; KEY_BYTES - 4], n.to_le_bytes().to_vec()].concat();
     let begun = Instant::now();
     let add = |cache: &Cache| {
-        cache.try_transact(|t| (0..count).try_for_each(|n| t.incr(key(n), 1).map(drop)))
+        cache.transact_as(|t| (0..count).try_for_each(|n| t.incr(key(n), 1).map(drop)))
     };
     add(&cache).unwrap();
     took("keys changed in one transaction", begun, count.into());

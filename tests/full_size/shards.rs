@@ -43,7 +43,7 @@ fn use_all_shards(cache: &Cache, me: u64) {
     for _ in 0..TRANSACTIONS {
         let add = |n: u64| format!("sum {n}");
         cache
-            .try_transact(|t| (0..TOGETHER).try_for_each(|n| t.incr(add(n), 1).map(drop)))
+            .transact_as(|t| (0..TOGETHER).try_for_each(|n| t.incr(add(n), 1).map(drop)))
             .unwrap();
     }
     for n in (0..KEYS).filter(|n| n % PROCESSES == me) {

@@ -125,9 +125,9 @@ fn a_value_that_is_one_byte_too_long_is_refused() {
     refused(cache.add("new", &long).map(drop));
     refused(cache.replace("key", &long).map(drop));
     refused(cache.compare_and_swap("key", "before", &long).map(drop));
-    refused(cache.try_transact(|t| t.set("key", &long)));
+    refused(cache.transact_as(|t| t.set("key", &long)));
     // What was computed for it is whole, and is not kept.
-    let computed = cache.try_get_or_insert_with("new", &SetOptions::new(), || {
+    let computed = cache.get_or_insert_as("new", &SetOptions::new(), || {
         slablock::Result::Ok(long.clone())
     });
     assert_eq!(computed.unwrap().len(), ALL + 1);

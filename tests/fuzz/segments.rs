@@ -363,7 +363,7 @@ fn change(cache: &Cache, known: BTreeMap<Vec<u8>, Is>, rooms_are_sound: bool, in
         let value = vec![what; input.of(&[3, NEW_BYTES, 20_000, 150_000, 263_000])];
         let set = match what % 8 {
             0..=2 => cache.set(key, &value),
-            3 => cache.try_transact(|all| {
+            3 => cache.transact_as(|all| {
                 all.get("small")?;
                 all.set(key, &value)
             }),

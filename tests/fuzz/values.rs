@@ -309,7 +309,7 @@ impl World {
         let made = self.made(input);
         let due = self.now(key).map(|held| held.value.clone());
         let mut computed = false;
-        let got = cache.try_get_or_insert_with(key, &made.options(), || {
+        let got = cache.get_or_insert_as(key, &made.options(), || {
             computed = true;
             match input.byte() % 4 {
                 0 => Err(Error::Invalid {
@@ -444,7 +444,7 @@ impl World {
     fn transact(&mut self, cache: &Cache, input: &mut Input) {
         let before = self.model.clone();
         let how = input.byte();
-        let done = cache.try_transact(|all| {
+        let done = cache.transact_as(|all| {
             for _ in 0..how % 5 {
                 self.within(all, input)?;
             }

@@ -96,7 +96,7 @@ impl Store {
     fn transact(&self, pair: usize, call: &Call) -> Result<Outcome> {
         let keys = &self.keys[pair];
         let mut seen = [None; 2];
-        let done = self.cache.try_transact(|all| {
+        let done = self.cache.transact_as(|all| {
             seen = [read(all, &keys[0])?, read(all, &keys[1])?];
             yield_now();
             change(all, keys, call, seen)

@@ -256,7 +256,7 @@ fn a_log_that_is_gone_costs_what_was_in_it_and_nothing_else() {
                 "{problems:?}"
             );
             assert_eq!(cache.incr("count", 1).unwrap(), 2);
-            let both = cache.try_transact(|t| {
+            let both = cache.transact_as(|t| {
                 t.set("large", vec![8; 100_000])?;
                 t.set("count", "3")
             });
@@ -378,7 +378,7 @@ fn a_shard_that_is_gone_costs_what_was_in_it_and_nothing_else() {
         assert!(left > KEYS.len() / 2 && left < KEYS.len(), "{lost}: {left}");
         fill(&cache);
         assert_eq!(values_left(&cache), KEYS.len());
-        let both = cache.try_transact(|t| {
+        let both = cache.transact_as(|t| {
             for key in KEYS {
                 t.set([key], [key; 20_000])?;
             }

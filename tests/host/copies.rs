@@ -105,7 +105,7 @@ fn a_copied_cache_of_shards_is_adopted_as_a_whole() {
         );
     }
     copied
-        .try_transact(|t| t.set("0", "1").and_then(|_| t.set("1", "2")))
+        .transact_as(|t| t.set("0", "1").and_then(|_| t.set("1", "2")))
         .unwrap();
     assert_eq!(cache.get("0").unwrap(), Some(vec![0; 1_000]));
 }

@@ -46,7 +46,7 @@ fn use_all(cache: &Cache) {
     assert_eq!(cache.get("large").unwrap(), Some(vec![7; 300_000]));
     Averager::new(cache, "average").add(1.0).unwrap();
     cache
-        .try_transact(|t| t.incr("a", 1).and_then(|_| t.incr("b", 1)))
+        .transact_as(|t| t.incr("a", 1).and_then(|_| t.incr("b", 1)))
         .unwrap();
     assert!(cache.check().unwrap().is_sound());
 }

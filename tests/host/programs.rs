@@ -73,11 +73,11 @@ fn use_value(cache: &Cache, key: &str, bytes: &[u8]) -> Result<()> {
 #[inline(never)]
 fn change_values(cache: &Cache, own: &dyn Fn(&str) -> String) -> Result<()> {
     cache.incr(own("number"), 1)?;
-    cache.try_transact(|t| {
+    cache.transact_as(|t| {
         t.incr(own("number"), 1)?;
         t.set(own("other"), "set")
     })?;
-    let computed = cache.try_get_or_insert_with(own("computed"), &SetOptions::new(), || {
+    let computed = cache.get_or_insert_as(own("computed"), &SetOptions::new(), || {
         Result::Ok(b"computed".to_vec())
     })?;
     assert_eq!(computed, b"computed");

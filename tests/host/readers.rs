@@ -333,7 +333,7 @@ fn who_reads_beside_a_writer_sees_what_was_there_at_some_moment() {
             drop(lock.acquire().unwrap());
             cache.remove(format!("lock {}", round % 7)).unwrap();
             cache
-                .try_transact(|values| {
+                .transact_as(|values| {
                     values.set("one", round.to_string())?;
                     values.set("other", round.to_string())?;
                     Ok::<_, Error>(())

@@ -166,7 +166,7 @@ fn changes() -> Vec<(&'static str, Change, Option<Vec<u8>>)> {
         (
             "transact",
             |c| {
-                c.try_transact(|t| {
+                c.transact_as(|t| {
                     t.set("key", "new")?;
                     t.set("other", large())
                 })
@@ -328,7 +328,7 @@ fn nothing_is_claimed(cache: &Cache, value: Option<&[u8]>) {
 fn change_once_more(cache: &Cache) {
     cache.set("key", "1").unwrap();
     assert_eq!(cache.incr("key", 1).unwrap(), 2);
-    cache.try_transact(|t| t.set("other", "1")).unwrap();
+    cache.transact_as(|t| t.set("other", "1")).unwrap();
     assert_eq!(cache.pop("key").unwrap().as_deref(), Some(&b"2"[..]));
 }
 
@@ -370,12 +370,12 @@ fn a_transaction_that_has_happened_is_no_error() {
             let dir = Place::in_memory();
             let cache = Cache::options().shards(shards).open(dir.root()).unwrap();
             // The first segment of the log is begun by that.
-            let before: Result<()> = cache.try_transact(|t| {
+            let before: Result<()> = cache.transact_as(|t| {
                 let mut keys = ["a", "b", "c", "d"].into_iter();
                 keys.try_for_each(|key| t.set(key, "before"))
             });
             before.unwrap();
-            let done: Result<()> = cache.try_transact(|t| {
+            let done: Result<()> = cache.transact_as(|t| {
                 for key in ["a", "b", "c", "d"] {
                     t.set(key, "after")?;
                 }

@@ -161,8 +161,8 @@ fn who_waits_for_itself_is_told_in_a_thread_local_destructor_too() {
         let place = Place::new();
         drop(place.open());
         reap_well(in_a_destructor(when, &place.store(), |cache| {
-            let nested = cache.try_transact(|_| {
-                let inner = cache.try_transact(|t| t.set("a", "b"));
+            let nested = cache.transact_as(|_| {
+                let inner = cache.transact_as(|t| t.set("a", "b"));
                 assert_error!(inner, Error::Deadlock { .. }, ["this thread"]);
                 slablock::Result::Ok(())
             });
@@ -239,7 +239,7 @@ fn a_stack_of_64_kib_is_enough_to_open_any_store_and_use_it() {
             let fanout = FanoutCache::open(store.with_file_name("fanout"), 4).unwrap();
             fanout.set("large", large(1)).unwrap();
             fanout
-                .try_transact(|t| t.set("a", large(2)).and_then(|()| t.set("b", large(3))))
+                .transact_as(|t| t.set("a", large(2)).and_then(|()| t.set("b", large(3))))
                 .unwrap();
             assert!(fanout.check().unwrap().is_sound());
             assert!(fanout.clear().unwrap() >= 3);

@@ -181,7 +181,8 @@ extern "C" fn on_call(_: c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
             failed => failed,
         },
         Verdict::Make if call.number == libc::SYS_rt_sigprocmask => {
-            // The mask is set when this handler returns, and a blocked SIGSYS would end the process.
+            // The mask is set when this handler returns, and a blocked SIGSYS would end the
+            // process.
             //
             // SAFETY: the mask is the first 8 bytes of the set.
             let now = unsafe { &mut *(&raw mut context.uc_sigmask).cast::<u64>() };

@@ -321,7 +321,7 @@ pub fn all() -> Vec<Operation> {
             Ok(format!("{}", s.cache().incr("number", 5)?))
         }),
         ("transact", furnish, |s| {
-            s.cache().try_transact(|t| {
+            s.cache().transact_as(|t| {
                 t.set("small", long(4))?;
                 t.set("new", "v")?;
                 t.incr("number", 1)?;
@@ -335,7 +335,7 @@ pub fn all() -> Vec<Operation> {
                 furnish(s);
             },
             |s| {
-                s.cache().try_transact(|t| {
+                s.cache().transact_as(|t| {
                     for key in ["a", "b", "c", "d", "e", "small"] {
                         t.set(key, long(2))?;
                     }

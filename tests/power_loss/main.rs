@@ -182,7 +182,7 @@ fn a_transaction_is_on_the_disk_before_it_is_carried_out_and_until_it_is() {
         let both = |t: &mut slablock::Transaction<'_>| -> slablock::Result<()> {
             keys.iter().try_for_each(|key| t.set(key, "new"))
         };
-        cache.try_transact(both).unwrap();
+        cache.transact_as(both).unwrap();
     });
     let is_decided = |image: &&Image| word(image, layout::JOURNAL) != 0;
     let decided: Vec<_> = images.iter().filter(is_decided).map(is_old).collect();

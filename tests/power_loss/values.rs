@@ -79,7 +79,7 @@ impl Chain {
         let done = match plan {
             [(key, Some(value))] => cache.set(key, value),
             [(key, None)] => cache.delete(key).map(drop),
-            several => cache.try_transact(|all| {
+            several => cache.transact_as(|all| {
                 several.iter().try_for_each(|(key, value)| match value {
                     Some(value) => all.set(key, value),
                     None => all.delete(key).map(drop),

@@ -22,13 +22,15 @@ const SLAB: &str = "slab";
 const FANOUT: &str = "fanout";
 /// What there may be in a directory in which there is no store yet: files that are only ever
 /// locked, of one that is being made, and what a new volume or a repository begins with.
-const NO_STORE: [&str; 6] = [
+const NO_STORE: [&str; 8] = [
     "attach",
     "beacons",
     "stripes",
     "fanout.new",
     "lost+found",
     ".gitkeep",
+    ".gitignore",
+    ".keep",
 ];
 
 /// The file in which a key is, and which one that was when it was first looked at.

@@ -76,7 +76,7 @@ pub fn pop(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
 
 fn pop_from(cache: &Cache, key: &[u8]) -> Result<u8, Failure> {
     let mut is_written = false;
-    let popped: Result<u8, Failure> = cache.try_transact(|values| {
+    let popped: Result<u8, Failure> = cache.transact_as(|values| {
         let Some(value) = values.get(key)? else {
             return Ok(NO);
         };

@@ -168,7 +168,7 @@ fn transactions_are_read(values: usize, transactions: u64) {
     explore_with(Some(2), move || {
         let store = Store::new(values, transactions);
         let reader = read_all(&store);
-        (1..=transactions).for_each(|number| store.try_transact(number));
+        (1..=transactions).for_each(|number| store.transact(number));
         reader.join().expect("no panic");
     });
 }
@@ -195,11 +195,11 @@ fn what_the_dead_have_decided_is_read() {
         explore_with(Some(1), move || {
             let store = Store::new(2, 2);
             let reader = read_all(&store);
-            let lived = doom.of(|| store.try_transact(1)).is_some();
+            let lived = doom.of(|| store.transact(1)).is_some();
             let is_one = |word: &AtomicU64| word.load(Ordering::Relaxed) == 1;
             let decided = lived || is_one(&store.journal) || is_one(&store.said);
             store.settle();
-            store.try_transact(2);
+            store.transact(2);
             let seen = reader.join().expect("no panic");
             assert!(decided || !seen.contains(&1), "a value that never was");
         });

@@ -91,7 +91,8 @@ impl Locks {
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|files| files.strong_count() > 0);
         let shared = open.iter().filter_map(Weak::upgrade);
-        let shared = shared.filter(|files| files.dir == site.locks && files.are_in_place());
+        let shared = shared
+            .filter(|files| files.dir == site.locks && files.are_open() && files.are_in_place());
         for files in shared {
             // Another store in the lane already would be in no one's way: locks of one opening do
             // not exclude each other.
@@ -170,11 +171,9 @@ impl Locks {
         self.files.are_in_place()
     }
 
-    /// Unproved: only with the lock for joining, which was taken a moment ago and has proved its
-    /// file.
     pub(crate) fn try_lock_beacon(&self, number: u16) -> Result<bool> {
-        let beacons = self.files.named(BEACONS).unproven();
-        range_lock::try_lock(beacons, self.byte(number.into())).map_err(self.error("lock", BEACONS))
+        range_lock::try_lock(self.proven(BEACONS)?, self.byte(number.into()))
+            .map_err(self.error("lock", BEACONS))
     }
 
     /// What fails is left to the end of the process.
@@ -307,6 +306,11 @@ impl LockFiles {
     fn named(&self, name: &str) -> &Kept {
         let at = NAMES.iter().position(|other| *other == name);
         &self.files[at.unwrap_or(0)]
+    }
+
+    /// Whether no other code in this process has closed or replaced any of them.
+    fn are_open(&self) -> bool {
+        self.files.iter().all(|file| file.proven().is_ok())
     }
 
     fn are_in_place(&self) -> bool {

@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::record::Force;
 use crate::slab::bytes::span_of;
 use crate::slab::layout::STRIPES;
@@ -24,20 +24,28 @@ use crate::sync::{AtomicU32, Ordering};
 /// How many slots are freed at a time, of keys that are idle: each costs some microseconds.
 const ENOUGH: u32 = 1_024;
 
+/// What has kept keys from being removed.
+#[derive(Default)]
+struct Missed {
+    /// Another process had a stripe for too long.
+    stripe: Cell<bool>,
+    /// The last error of one key, which does not keep the others.
+    error: Cell<Option<Error>>,
+}
+
 impl Store {
     /// Frees some slots, and returns how many; 0: every one is in use, or its stripe was not
     /// available within `patience`. Keys in a stripe that somebody has for long, stopped perhaps,
     /// are taken only if nothing else can be.
     pub(crate) fn free_slots(&self, patience: Patience) -> Result<u32> {
-        let missed = Cell::new(false);
+        let missed = Missed::default();
         match self.free_slots_within(Patience::strictly(MOMENT), &missed)? {
-            0 if missed.get() => self.free_slots_within(patience, &missed),
+            0 if missed.stripe.get() => self.free_slots_within(patience, &missed),
             freed => Ok(freed),
         }
     }
 
-    /// Notes whether somebody had a stripe for too long.
-    fn free_slots_within(&self, patience: Patience, missed: &Cell<bool>) -> Result<u32> {
+    fn free_slots_within(&self, patience: Patience, missed: &Missed) -> Result<u32> {
         /// Where the hand stands: in what many slots, not in which store.
         static HAND: AtomicU32 = AtomicU32::new(0);
         let count = self.slab.allocated(Growing::Slots);
@@ -54,19 +62,27 @@ impl Store {
                 return Ok(freed);
             }
         }
-        Ok(0)
+        missed.error.take().map_or(Ok(0), Err)
     }
 
     fn free_among(
         &self,
         slots: Range<u32>,
         patience: Patience,
-        missed: &Cell<bool>,
+        missed: &Missed,
         dead: &DeadList<'_>,
     ) -> Result<u32> {
-        let count = |taken: Option<bool>, span| {
-            missed.set(missed.get() || taken.is_none());
-            if taken == Some(true) { span } else { 0 }
+        let count = |taken: Result<Option<bool>>, span| match taken {
+            Ok(Some(true)) => span,
+            Ok(Some(false)) => 0,
+            Ok(None) => {
+                missed.stripe.set(true);
+                0
+            }
+            Err(error) => {
+                missed.error.set(Some(error));
+                0
+            }
         };
         let (mut freed, mut values) = (0, Vec::new());
         for id in slots.filter_map(|number| self.slab.slot_id(number)) {
@@ -78,7 +94,7 @@ impl Store {
                 _ => {
                     if let Some(found) = self.idle_at(id)? {
                         let span = span_of(&self.slab, found.id);
-                        freed += count(self.free_idle(found, patience, dead)?, span);
+                        freed += count(self.free_idle(found, patience, dead), span);
                     }
                 }
             }
@@ -90,7 +106,7 @@ impl Store {
         while freed == 0 && !values.is_empty() {
             for value in take_oldest(&mut values, some) {
                 let span = span_of(&self.slab, value.found.id);
-                freed += count(self.evict_value(&value, patience, dead)?, span);
+                freed += count(self.evict_value(&value, patience, dead), span);
             }
         }
         Ok(freed)

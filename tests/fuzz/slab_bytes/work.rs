@@ -345,7 +345,7 @@ fn change(cache: &Cache, key: &[u8], choice: u8) {
         }
         4 => hear(cache.incr(key, 1).map(drop)),
         5 => hear(cache.touch(key, Some(Duration::from_secs(9))).map(drop)),
-        6 => hear(cache.try_transact(|all| {
+        6 => hear(cache.transact_as(|all| {
             all.get("counter")?;
             all.set(key, &value)?;
             all.set("tagged", "changed")

@@ -80,7 +80,7 @@ impl Worker<'_> {
             told = self.tell(Event::Announce { value, number });
             slablock::Result::Ok(written(name, number, len))
         };
-        let computed = values.try_get_or_insert_with(VALUES[name], &kept, compute);
+        let computed = values.get_or_insert_as(VALUES[name], &kept, compute);
         told?;
         match computed {
             Ok(bytes) => self.saw(name, &bytes),
@@ -146,7 +146,7 @@ impl Worker<'_> {
         let [.., left, right] = COUNTERS;
         for _ in 0..times {
             let len = DIGITS[self.random.below(2) as usize];
-            let changed = self.site.values.try_transact(|t| {
+            let changed = self.site.values.transact_as(|t| {
                 let lefts = t.incr(left, 1)?;
                 let rights = t.get(right)?.and_then(swapped_count).unwrap_or(0) + 1;
                 t.set(right, format!("{rights:0len$}"))?;
