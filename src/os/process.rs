@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Mutex;
 
 use nix::errno::Errno;
 use nix::sys::signal::kill;
@@ -14,6 +15,7 @@ use nix::unistd::{Pid, gettid};
 use crate::os::clock;
 use crate::os::dir;
 use crate::os::file::above_standard_descriptors;
+use crate::os::fork;
 use crate::sync::crash_point;
 
 /// What identifies a process on this machine. The process id alone does not: it is reused, and
@@ -32,19 +34,51 @@ pub(crate) struct Identity {
     pub(crate) program: Vec<u8>,
 }
 
+/// What a process never finds out otherwise later: when it started. With the name that it had then.
+struct Start {
+    /// Of which process that is: a child of a fork is another one, also one that this library was
+    /// not told of.
+    of: (u32, u32, u64),
+    started: u64,
+    program: Vec<u8>,
+}
+
+static START: Mutex<Option<Start>> = Mutex::new(None);
+
 impl Identity {
     /// What `/proc` does not say is left unknown; an error is that it could not be asked.
     pub(crate) fn of_this_process() -> io::Result<Identity> {
+        let (pid, pid_namespace, proc_is_own) =
+            (std::process::id(), own_pid_namespace(), proc_is_own());
+        let of = (fork::epoch(), pid, pid_namespace);
+        let identity = |started, program| Identity {
+            pid,
+            started,
+            pid_namespace,
+            proc_is_own,
+            program,
+        };
+        // Not waited for: a fork may have copied it locked.
+        if let Ok(known) = START.try_lock()
+            && let Some(start) = known.as_ref().filter(|start| start.of == of)
+        {
+            return Ok(identity(start.started, start.program.clone()));
+        }
         let stat = read_proc("/proc/self/stat")?;
         let (program, started) = parse_stat(&stat).unwrap_or_default();
-        crash_point();
-        Ok(Identity {
-            pid: std::process::id(),
-            started,
-            proc_is_own: proc_is_own(),
-            pid_namespace: own_pid_namespace(),
-            program,
-        })
+        if proc_is_own
+            && pid_namespace != 0
+            && started != 0
+            && let Ok(mut known) = START.try_lock()
+        {
+            let program = program.clone();
+            *known = Some(Start {
+                of,
+                started,
+                program,
+            });
+        }
+        Ok(identity(started, program))
     }
 }
 
