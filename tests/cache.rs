@@ -2,6 +2,7 @@
 
 #![allow(missing_docs)]
 
+#[macro_use]
 mod kit;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -792,5 +793,41 @@ fn checking_goes_on_beside_a_store_that_grows() {
             }
         });
         assert_eq!(cache.len().unwrap(), 8_000);
+    });
+}
+
+/// What is tagged lies in all shards, and one of them cannot be read.
+#[test]
+fn an_error_of_one_shard_does_not_keep_the_others_from_a_removal() {
+    bounded(|| {
+        let place = Place::new();
+        let cache = FanoutCache::open(place.store(), 2).unwrap();
+        let tagged = slablock::SetOptions::new().tag("t");
+        let first = place.store().join("000");
+        let is_in_first = |key: &String| cache.slab_of(key.as_bytes()).starts_with(&first);
+        let names = || (0..).map(|n| format!("k{n}"));
+        let unread = names().find(&is_in_first).unwrap();
+        let other = names().find(|key| !is_in_first(key)).unwrap();
+        cache.set_with(&unread, vec![7; 5_000], &tagged).unwrap();
+        cache.set_with(&other, "small", &tagged).unwrap();
+        drop(cache);
+        let log = first.join("log");
+        std::fs::rename(&log, place.root().join("aside")).unwrap();
+        std::fs::write(&log, "no directory").unwrap();
+        let cache = Cache::open(place.store()).unwrap();
+        assert_error!(cache.remove_tagged("t"), Error::Io { .. }, ["log"]);
+        assert!(cache.contains(&unread).unwrap());
+        assert!(!cache.contains(&other).unwrap());
+    });
+}
+
+#[test]
+fn a_limit_is_refused_in_words_that_fit_the_number_of_shards() {
+    bounded(|| {
+        let small = slablock::Limits::new().size_limit(1);
+        for (shards, told) in [(1, "is too small; use"), (2, "too small for 2 shards; use")] {
+            let cache = FanoutCache::open(Place::new().store(), shards).unwrap();
+            assert_error!(cache.configure(&small), Error::Invalid { .. }, [told]);
+        }
     });
 }

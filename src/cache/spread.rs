@@ -16,12 +16,12 @@ use crate::error::{Error, Result};
 use crate::os::dir::Dir;
 use crate::os::file::Likeness;
 use crate::slab::hash::hash;
+use crate::store::Store;
 use crate::store::home::rebuild::RepairReport;
 use crate::store::home::{open, rebuild};
 use crate::store::journal::siblings;
 use crate::store::names::{FANOUT, SLAB, is_there};
 use crate::store::settings::{DEFAULT_MODE, Settings, mismatch};
-use crate::store::{Store, names};
 use crate::sync::crash_point;
 
 /// Each shard costs a mapping and two descriptors in every process, and one for each segment of its
@@ -197,7 +197,7 @@ fn record_of_several(path: &Path) -> Result<Option<Record>> {
 /// The first shard that is there; where there is none yet, the first that is made.
 fn eldest_shard(dir: &Path, shards: usize) -> Result<usize> {
     for number in 0..shards {
-        if names::is_there(&shard_path(dir, number).join(names::SLAB))? {
+        if is_there(&shard_path(dir, number).join(SLAB))? {
             return Ok(number);
         }
     }
@@ -208,7 +208,7 @@ fn eldest_shard(dir: &Path, shards: usize) -> Result<usize> {
 /// user makes it.
 fn make_shard(dir: &Path, number: usize) -> Result<()> {
     let path = shard_path(dir, number);
-    if names::is_there(&path)? {
+    if is_there(&path)? {
         return Ok(());
     }
     let made = || {

@@ -226,6 +226,9 @@ impl Limits {
     /// Refuses a limit that so many shards cannot share: what each has at least is not to be more
     /// than was asked for.
     pub(crate) fn check_for(&self, shards: usize) -> Result<()> {
+        if shards == 1 {
+            return self.check();
+        }
         let least = SIZE_LIMIT_MIN * shards as u64;
         match self.size_limit {
             Some(bytes) if bytes < least => Err(Error::Invalid {
