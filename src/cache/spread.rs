@@ -14,7 +14,7 @@ use record::{Record, find_and_restore, make_record, note_in_shard};
 use crate::cache::{Cache, Options};
 use crate::error::{Error, Result};
 use crate::os::dir::Dir;
-use crate::os::file::Likeness;
+use crate::os::file::Seen;
 use crate::slab::hash::hash;
 use crate::store::Store;
 use crate::store::home::rebuild::RepairReport;
@@ -212,7 +212,7 @@ fn make_shard(dir: &Path, number: usize) -> Result<()> {
         return Ok(());
     }
     let made = || {
-        let (like, _) = Likeness::at(&dir.join(FANOUT))?;
+        let like = Seen::at(&dir.join(FANOUT))?.like;
         Dir::open(dir)?.make_dir(Path::new(&shard_name(number)), like)
     };
     made().map_err(|e| Error::io("create", &path, e))

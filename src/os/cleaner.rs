@@ -11,8 +11,7 @@ use nix::fcntl::{AT_FDCWD, OFlag};
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 
-use crate::os::dir::{names, open_readable};
-use crate::os::kept::Kept;
+use crate::os::dir::{Dir, names, open_readable};
 use crate::sync::crash_point;
 
 /// How old the times of a file may become. Cleaners count in days.
@@ -20,12 +19,12 @@ pub(crate) const RENEW_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Opens a directory and locks it beside others (`flock`), for as long as it stays open. `None`: it
 /// cannot be opened.
-pub(crate) fn mark_in_use(dir: &Path) -> Option<Kept> {
+pub(crate) fn mark_in_use(dir: &Path) -> Option<Dir> {
     let open = open_dir(dir, OFlag::empty())?;
     crash_point();
     // A cleaner that has it alone just now will be done before anything here is old.
     let _ = fs2::FileExt::try_lock_shared(&open);
-    Kept::new(open).ok()
+    Dir::keep(open).ok()
 }
 
 fn open_dir(dir: &Path, how: OFlag) -> Option<File> {

@@ -37,7 +37,12 @@ impl Dir {
     fn open_at(dir: BorrowedFd<'_>, path: &Path, how: OFlag) -> io::Result<Dir> {
         let how = how | OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let dir = file::open_anything(dir, path, how, Mode::empty())?;
-        Kept::new(dir.into()).map(Dir)
+        Dir::keep(dir.into())
+    }
+
+    /// Keeps a directory that is open, to read or only to find names in.
+    pub(super) fn keep(dir: File) -> io::Result<Dir> {
+        Kept::new(dir).map(Dir)
     }
 
     /// A directory in it.

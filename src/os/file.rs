@@ -272,6 +272,34 @@ pub(crate) fn above_standard_descriptors(fd: OwnedFd) -> nix::Result<OwnedFd> {
     Ok(moved)
 }
 
+/// What is at a path. No link is followed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    pub(crate) like: Likeness,
+    /// How many names it has, if it is a file; else one.
+    pub(crate) links: u64,
+    /// Device and inode.
+    pub(crate) number: (u64, u64),
+}
+
+impl Seen {
+    // Types of the fields differ between machines.
+    #[allow(clippy::unnecessary_cast)]
+    pub(crate) fn at(path: &Path) -> io::Result<Seen> {
+        crash_point();
+        let stat = fstatat(AT_FDCWD, path, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        let links = match refuse_unfit(path, &stat, Names::Any) {
+            Ok(()) => stat.st_nlink as u64,
+            Err(_) => 1,
+        };
+        Ok(Seen {
+            like: Likeness::of_stat(&stat),
+            links,
+            number: (stat.st_dev as u64, stat.st_ino as u64),
+        })
+    }
+}
+
 /// Owner, group and mode of a file that is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Likeness {
@@ -290,20 +318,6 @@ impl Likeness {
             mode: stat.st_mode & 0o777,
             owner: Some((stat.st_uid, stat.st_gid)),
         }
-    }
-
-    /// That of what is at a path, of which no link is followed, and how many names it has, if it is
-    /// a file.
-    // Types of the fields differ between machines.
-    #[allow(clippy::unnecessary_cast)]
-    pub(crate) fn at(path: &Path) -> io::Result<(Likeness, u64)> {
-        crash_point();
-        let stat = fstatat(AT_FDCWD, path, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-        let links = match refuse_unfit(path, &stat, Names::Any) {
-            Ok(()) => stat.st_nlink as u64,
-            Err(_) => 1,
-        };
-        Ok((Likeness::of_stat(&stat), links))
     }
 
     /// Those of a file that only writers may open.

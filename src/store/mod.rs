@@ -240,7 +240,7 @@ impl Store {
             Some(locks) => locks,
             None => {
                 self.check_in_place()?;
-                let locks = Locks::open(&self.site, self.mode)?;
+                let locks = Locks::open(&self.site, self.site.likeness(self.mode)?)?;
                 living::attach_again(&locks, &self.slab)?;
                 locks
             }
@@ -249,8 +249,14 @@ impl Store {
             self.renew_times();
             locks.renew_times();
         }
-        let home = Dir::open(self.dir()).map_err(|e| Error::io("open", self.dir(), e))?;
-        let log = Log::new(self.dir(), Arc::new(home), names::SLAB, self.slab.part().id);
+        let home = match locks.open_dir(self.dir()) {
+            Some(home) => home,
+            None => {
+                let home = Dir::open(self.dir()).map_err(|e| Error::io("open", self.dir(), e))?;
+                Arc::new(home)
+            }
+        };
+        let log = Log::new(self.dir(), home, names::SLAB, self.slab.part().id);
         let identity = Identity::of_this_process()
             .map_err(|e| Error::io("read", Path::new("/proc/self/stat"), e))?;
         let mut pause = JOIN_PAUSE;

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::os::file::Likeness;
+use crate::os::file::{Likeness, Seen};
 use crate::os::random;
 use crate::sync::crash_point;
 
@@ -21,10 +21,14 @@ pub(crate) const OTHERS_FILES: [&str; 4] = ["lost+found", ".gitkeep", ".gitignor
 /// Whether there is a file, of whatever type. That it cannot be looked for is an error, and not an
 /// answer.
 pub(crate) fn is_there(path: &Path) -> Result<bool> {
-    crash_point();
-    match std::fs::symlink_metadata(path) {
-        Ok(_) => Ok(true),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+    see(path).map(|seen| seen.is_some())
+}
+
+/// What there is under a name. That it cannot be looked for is an error, and not an answer.
+pub(crate) fn see(path: &Path) -> Result<Option<Seen>> {
+    match Seen::at(path) {
+        Ok(seen) => Ok(Some(seen)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::io("look for", path, e)),
     }
 }
@@ -142,19 +146,22 @@ impl Site {
     /// slab is not there yet, those of its record; of a new store, what its maker asks for.
     /// `Linked` if the slab has other names: told before its lock files, which have them, too.
     pub(crate) fn likeness(&self, mode: u32) -> Result<Likeness> {
-        for path in [self.dir.join(SLAB), self.locks.join(FANOUT)] {
-            match Likeness::at(&path) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) if e.kind() == io::ErrorKind::NotADirectory => {}
-                Err(e) => return Err(Error::io("look at", &path, e)),
-                Ok((_, links)) if links > 1 && path.ends_with(SLAB) => {
-                    let path = self.locks.clone();
-                    return Err(Error::Linked { path, links });
-                }
-                Ok((like, _)) => return Ok(like),
+        self.likeness_as_seen(see(&self.dir.join(SLAB))?, mode)
+    }
+
+    /// What [`likeness`](Site::likeness) says, of a slab that was looked at a moment ago.
+    pub(crate) fn likeness_as_seen(&self, slab: Option<Seen>, mode: u32) -> Result<Likeness> {
+        match slab {
+            Some(slab) if slab.links > 1 => Err(Error::Linked {
+                path: self.locks.clone(),
+                links: slab.links,
+            }),
+            Some(slab) => Ok(slab.like),
+            None => {
+                let record = see(&self.locks.join(FANOUT))?;
+                Ok(record.map_or(Likeness::of_mode(mode), |record| record.like))
             }
         }
-        Ok(Likeness::of_mode(mode))
     }
 }
 

@@ -22,7 +22,7 @@ use super::{SHARDS_MAX, shard_name, shard_path};
 use crate::error::{Error, Result};
 use crate::log::LOG;
 use crate::os::dir::names;
-use crate::os::file::{self, Likeness};
+use crate::os::file::{self, Likeness, Seen};
 use crate::slab::header::CACHE_OFFSET;
 use crate::store::members::lock_files::{self, Locks};
 use crate::store::names::{FANOUT, NEW_FANOUT, Site};
@@ -157,8 +157,8 @@ fn record_of_shards(dir: &Path) -> Result<Option<(Record, Likeness)>> {
         };
         match &found {
             None => {
-                let like = Likeness::at(&path).map_err(|e| Error::io("look at", &path, e))?;
-                found = Some((record, like.0));
+                let seen = Seen::at(&path).map_err(|e| Error::io("look at", &path, e))?;
+                found = Some((record, seen.like));
             }
             Some((other, _)) if *other == record => {}
             Some(_) => {
@@ -258,7 +258,7 @@ pub(super) fn make_record(
         locks: dir.to_path_buf(),
         lane: 0,
     };
-    let locks = Locks::open(&site, settings.new_mode())?;
+    let locks = Locks::open(&site, site.likeness(settings.new_mode())?)?;
     let mut waited_ms = 0;
     loop {
         let is_alone = locks.try_attach_alone()?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::log::LOG;
 use crate::os::dir::names;
-use crate::os::file::{self};
+use crate::os::file::{self, Seen};
 use crate::os::fork::{Inherited, Registry};
 use crate::os::{futex, range_lock};
 use crate::slab::Slab;
@@ -24,7 +24,7 @@ use crate::store::members::living;
 use crate::store::members::living::is_ready;
 use crate::store::members::lock_files::{ATTACH, BEACONS, Locks, STRIPES_FILE};
 use crate::store::members::shards::ShardsOf;
-use crate::store::names::{FANOUT, NEW_FANOUT, OTHERS_FILES, SLAB, is_there, not_a_store};
+use crate::store::names::{FANOUT, NEW_FANOUT, OTHERS_FILES, SLAB, is_there, not_a_store, see};
 use crate::store::settings::{Settings, mismatch, mode_of};
 use crate::store::{Site, Store, day};
 use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, Ordering, crash_point};
@@ -39,18 +39,18 @@ static OPEN: Mutex<OpenStores> = Mutex::new(Vec::new());
 /// Opens the store in `dir`, making what is missing.
 pub(crate) fn open(dir: &Path, settings: &Settings) -> Result<Arc<Store>> {
     prepare_dir(dir, settings)?;
-    refuse_strangers(dir, settings)?;
+    let slab = see_slab(dir, settings)?;
     // An opening that fails because locks are forbidden says so, whatever it was doing.
-    open_prepared(dir, settings).map_err(|e| refuse_without_locks(dir).err().unwrap_or(e))
+    open_prepared(dir, slab, settings).map_err(|e| refuse_without_locks(dir).err().unwrap_or(e))
 }
 
-fn open_prepared(dir: &Path, settings: &Settings) -> Result<Arc<Store>> {
+fn open_prepared(dir: &Path, slab: Option<Seen>, settings: &Settings) -> Result<Arc<Store>> {
     let site = Site::of(dir)?;
-    if let Some(store) = already_open(&site.dir) {
+    if let Some(store) = slab.and_then(|slab| already_open(slab.number)) {
         check_settings(&store.slab, settings, &site)?;
         return Ok(store);
     }
-    let (locks, slab) = attach(&site, settings)?;
+    let (locks, slab) = attach(&site, slab, settings)?;
     see_that_locks_work(&locks)?;
     check_settings(&slab, settings, &site)?;
     let (dev, ino) = slab.identity().number();
@@ -96,9 +96,9 @@ fn new_store(
 #[cfg(any(fuzzing, test))]
 pub(crate) fn open_apart(dir: &Path, settings: &Settings) -> Result<Arc<Store>> {
     prepare_dir(dir, settings)?;
-    refuse_strangers(dir, settings)?;
+    let slab = see_slab(dir, settings)?;
     let site = Site::of(dir)?;
-    let (locks, slab) = attach(&site, settings)?;
+    let (locks, slab) = attach(&site, slab, settings)?;
     check_settings(&slab, settings, &site)?;
     let identity = slab.identity().number();
     let store = new_store(site, slab, identity, settings);
@@ -108,11 +108,8 @@ pub(crate) fn open_apart(dir: &Path, settings: &Settings) -> Result<Arc<Store>> 
     Ok(store)
 }
 
-fn already_open(dir: &Path) -> Option<Arc<Store>> {
-    use std::os::unix::fs::MetadataExt;
-    crash_point();
-    let meta = std::fs::metadata(dir.join(SLAB)).ok()?;
-    find_open(&open_stores(&mut Registry::lock()), meta.dev(), meta.ino())
+fn already_open((dev, ino): (u64, u64)) -> Option<Arc<Store>> {
+    find_open(&open_stores(&mut Registry::lock()), dev, ino)
 }
 
 type OpenStores = Vec<(u64, u64, Weak<Store>)>;
@@ -220,11 +217,22 @@ fn refuse_network_fs(dir: &Path, above: &Path, settings: &Settings) -> Result<()
     }
 }
 
+/// Looks at the slab, once for all that an opening asks of it by its name. Without one the
+/// directory has to be fit for a store.
+fn see_slab(dir: &Path, settings: &Settings) -> Result<Option<Seen>> {
+    let slab = see(&dir.join(SLAB))?;
+    if slab.is_none() {
+        refuse_unfit_dir(dir, settings)?;
+    }
+    Ok(slab)
+}
+
 /// A directory that holds something else does not become a store by a slip in its name.
 pub(in crate::store) fn refuse_strangers(dir: &Path, settings: &Settings) -> Result<()> {
-    if is_there(&dir.join(SLAB))? {
-        return Ok(());
-    }
+    see_slab(dir, settings).map(drop)
+}
+
+fn refuse_unfit_dir(dir: &Path, settings: &Settings) -> Result<()> {
     refuse_several(dir)?;
     if !settings.create {
         return Err(not_a_store(
@@ -259,15 +267,17 @@ fn refuse_several(dir: &Path) -> Result<()> {
 }
 
 /// Attaches, as the first (which makes the slab whole) or beside others.
-fn attach(site: &Site, settings: &Settings) -> Result<(Locks, Box<Slab>)> {
+fn attach(site: &Site, slab_seen: Option<Seen>, settings: &Settings) -> Result<(Locks, Box<Slab>)> {
+    let mut like = site.likeness_as_seen(slab_seen, settings.new_mode())?;
     for round in 0..ATTACH_ROUNDS {
         if round > 0 {
             // A process died over making or rebuilding the slab, and others are looking at it as we
             // are: out of each other's way, so that one of us is alone with it.
             crash_point();
             std::thread::sleep(Duration::from_millis(u64::from(round) % 7 + 1));
+            like = site.likeness(settings.new_mode())?;
         }
-        let locks = Locks::open(site, settings.new_mode())?;
+        let locks = Locks::open(site, like)?;
         let first = match locks.try_attach_alone()? {
             true => Some(go_first(site, &locks, settings)?),
             false => None,

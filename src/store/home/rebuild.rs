@@ -110,7 +110,7 @@ fn alone_with(dir: &Path, mode: u32) -> Result<(Option<Box<Slab>>, Locks)> {
             "it has no slab; name the directory of a store",
         ));
     }
-    let locks = Locks::open(&site, mode)?;
+    let locks = Locks::open(&site, site.likeness(mode)?)?;
     let attached = locks.try_attach_alone()?;
     let slab = slab_file::map_unchecked(dir)?;
     let is_in_use = match &slab {

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::error::{Error, Result};
+use crate::os::dir::Dir;
 use crate::os::file::Likeness;
 use crate::os::fork::{Inherited, Registry};
 use crate::os::identity::FileIdentity;
@@ -39,7 +40,7 @@ struct LockFiles {
     identities: [FileIdentity; 3],
     /// The directory, locked for others to see that it is in use: cleaners of temporary files pass
     /// such ones over. `None`: it may not be read.
-    home: Option<Kept>,
+    home: Option<Arc<Dir>>,
     /// Nobody had touched them for a day.
     were_old: bool,
     lanes: Mutex<Lanes>,
@@ -80,9 +81,8 @@ static OPEN: Mutex<Vec<Weak<LockFiles>>> = Mutex::new(Vec::new());
 impl Locks {
     /// Opens what the store at `site` locks, or shares what another shard of its cache has open in
     /// this process, proved to be open still. Files that are missing are made: whether they are
-    /// those of the slab is asked later.
-    pub(crate) fn open(site: &Site, mode: u32) -> Result<Locks> {
-        let like = site.likeness(mode)?;
+    /// those of the slab is asked later. They are `like` the slab.
+    pub(crate) fn open(site: &Site, like: Likeness) -> Result<Locks> {
         // Opened and registered in one step, as far as a fork is concerned. So is what is read once
         // in a process and then kept.
         let mut registry = Registry::lock();
@@ -164,6 +164,12 @@ impl Locks {
             false => Err(io::ErrorKind::PermissionDenied.into()),
         });
         tried.map_err(self.error("attach to", ATTACH))
+    }
+
+    /// Their directory, open, if it is `dir` and may be read.
+    pub(crate) fn open_dir(&self, dir: &Path) -> Option<Arc<Dir>> {
+        let home = self.files.home.as_ref();
+        home.filter(|_| self.files.dir == dir).cloned()
     }
 
     /// Whether an opener of the directory opens these files now.
@@ -295,7 +301,7 @@ impl LockFiles {
         Ok(LockFiles {
             dir: dir.to_path_buf(),
             were_old: cleaner::is_long_ago(attach.1.written),
-            home: cleaner::mark_in_use(dir),
+            home: cleaner::mark_in_use(dir).map(Arc::new),
             identities: [attach.1, beacons.1, stripes.1],
             files: [attach.0, beacons.0, stripes.0],
             lanes: Mutex::default(),
@@ -342,8 +348,9 @@ impl Inherited for LockFiles {
         if self.disowned.swap(true, Ordering::AcqRel) {
             return;
         }
-        for kept in self.files.iter().chain(&self.home) {
-            kept.close();
+        self.files.iter().for_each(Kept::close);
+        if let Some(home) = &self.home {
+            home.close();
         }
     }
 }
