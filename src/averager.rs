@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::key::AsKey;
 use crate::slab::Tenant;
 use crate::store::holds::handle::Handle;
+use crate::store::values::average::Averaging;
 use crate::types::Summary;
 
 /// A running average that all threads of all processes add to.
@@ -84,24 +85,24 @@ impl Averager {
     /// [`Lock::acquire`](crate::Lock::acquire). Nothing is changed then.
     #[inline]
     pub fn add(&self, value: f64) -> Result<()> {
-        self.handle.add(value)
+        Averaging(&self.handle).add(value)
     }
 
     /// Total divided by count; `None` if nothing was added.
     #[inline]
     pub fn get(&self) -> Result<Option<f64>> {
-        self.handle.mean()
+        Averaging(&self.handle).mean()
     }
 
     /// Returns the average and forgets it, in one atomic step: every value that anybody adds is in
     /// exactly one `pop`.
     pub fn pop(&self) -> Result<Option<f64>> {
-        self.handle.pop()
+        Averaging(&self.handle).pop()
     }
 
     /// Count, total, mean, and extremes, all of the same moment; `None` if nothing was added.
     pub fn summary(&self) -> Result<Option<Summary>> {
-        self.handle.summary()
+        Averaging(&self.handle).summary()
     }
 }
 

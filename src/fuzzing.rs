@@ -14,9 +14,13 @@ use crate::record::{PAYLOAD_WORDS, seal_of};
 use crate::slab::header::{STATIC_BYTES, seal_static};
 use crate::slab::value_cells::{Content, Form, cell_words, tag_hash};
 use crate::store::home::open;
+use crate::store::index::chains::Index;
 use crate::store::key_entry::check_lengths;
+use crate::store::space::make_room::Space;
 use crate::store::space::set::Latched;
+use crate::store::space::set::Writer;
 use crate::store::txn::transaction::Ongoing;
+use crate::store::values::compute_once::Turns;
 
 /// Opens the store in `path` as a further process would: with descriptors, a beacon and a
 /// participant number of its own, however often this process has opened it already.
@@ -54,12 +58,12 @@ pub fn die_setting(
     let (store, new) = (&cache.store, options.new_value(value)?);
     check_lengths(key, new.tag)?;
     let bytes = new.tag.len() + value.len();
-    let latch = || store.latch(key, store.hash(key), Some(cell_words(bytes)));
+    let latch = || Writer(store).latch(key, Index(store).hash(key), Some(cell_words(bytes)));
     // As a writer that finds out that it does not fit.
     let fits = latch()?.is_some_and(|latched| latched.cells.fits(bytes));
     let place = match fits {
         true => None,
-        false => Some(store.append_for(key, &new, &[])?),
+        false => Some(Space(store).append_for(key, &new, &[])?),
     };
     let Some(latched) = latch()? else {
         return Ok(());
@@ -110,7 +114,7 @@ pub fn die_in_transaction(
 
 /// Begins to compute a value, and dies.
 pub fn die_computing(cache: &Cache, key: &[u8]) -> Result<()> {
-    let turn = cache.store.begin_turn(key, &|| false)?;
+    let turn = Turns(&cache.store).begin_turn(key, &|| false)?;
     die(cache);
     // Inert by now.
     drop(turn);

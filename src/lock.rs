@@ -8,8 +8,10 @@ use crate::cache::Cache;
 use crate::error::Result;
 use crate::key::AsKey;
 use crate::slab::Tenant;
+use crate::store::holds::fast::Holding;
 use crate::store::holds::guard::{Anchor, Held};
 use crate::store::holds::handle::Handle;
+use crate::store::holds::slow::Acquirer;
 use crate::store::patience::Patience;
 use crate::types::{Holder, Predecessor, Token};
 
@@ -186,12 +188,12 @@ impl Lock {
     fn acquire_as(&self, patience: Patience) -> Result<Option<LockGuard<'_>>> {
         // The guard is put together here, from what both ways give, so that the quick one never has
         // it in memory.
-        let (grant, anchor) = match self.handle.try_fast(Tenant::Lock) {
+        let (grant, anchor) = match Holding(&self.handle).try_fast(Tenant::Lock) {
             Some((grant, hold)) => {
                 let handle = &self.handle;
                 (grant, Anchor::Borrowed { handle, hold })
             }
-            None => match self.handle.acquire(patience)? {
+            None => match Acquirer(&self.handle).acquire(patience)? {
                 Some((grant, before)) => (grant, Anchor::new(&self.handle, &grant, before)),
                 None => return Ok(None),
             },
@@ -225,7 +227,7 @@ impl Lock {
     /// `Lost` if the lock was granted again since; `NotHolder` if it was not, and is not held with
     /// that token. The present holder, if any, is left alone.
     pub fn release(&self, token: Token) -> Result<()> {
-        self.handle.release_token(token)
+        Holding(&self.handle).release_token(token)
     }
 }
 

@@ -14,8 +14,10 @@ use crate::os::fork;
 use crate::record::{Hold, Word};
 use crate::slab::Tenant;
 use crate::store::holds::fast::Grant;
+use crate::store::holds::fast::Holding;
 use crate::store::holds::guard::{self, Anchor};
 use crate::store::holds::handle::Handle;
+use crate::store::holds::slow::Acquirer;
 use crate::store::patience::Patience;
 use crate::types::{Holder, Predecessor, Token};
 
@@ -159,7 +161,7 @@ impl RLock {
         let handle = &self.handle;
         let (grant, anchor) = if let Some((grant, hold)) = self.acquire_again() {
             (grant, Anchor::Borrowed { handle, hold })
-        } else if let Some((grant, hold)) = handle.try_fast(Tenant::RLock) {
+        } else if let Some((grant, hold)) = Holding(handle).try_fast(Tenant::RLock) {
             note_own(Key::of(handle, hold), grant.word);
             (grant, Anchor::Borrowed { handle, hold })
         } else {
@@ -184,9 +186,9 @@ impl RLock {
         if let Some((grant, _)) = self.acquire_again() {
             return Ok(Some((grant, None)));
         }
-        let granted = self.handle.acquire(patience)?;
+        let granted = Acquirer(&self.handle).acquire(patience)?;
         if let Some((grant, _)) = &granted {
-            let hold = self.handle.hold_of(grant)?;
+            let hold = Holding(&self.handle).hold_of(grant)?;
             note_own(Key::of(&self.handle, hold), grant.word);
         }
         Ok(granted)
@@ -206,7 +208,7 @@ impl RLock {
         if !(hold.load().same_hold(word) && spot.is_current(slot, Tenant::RLock)) {
             return None;
         }
-        if !self.handle.rearm(hold, word) {
+        if !Holding(&self.handle).rearm(hold, word) {
             return None;
         }
         DEPTH.set(DEPTH.get().checked_add(1)?);
@@ -246,12 +248,12 @@ impl RLock {
     /// `Lost` if it did until the lease was over.
     pub fn release(&self, token: Token) -> Result<()> {
         let spot = self.handle.locate()?;
-        let spot = spot.ok_or_else(|| self.handle.not_holder())?;
+        let spot = spot.ok_or_else(|| Holding(&self.handle).not_holder())?;
         let hold = &self.handle.slot(spot).hold;
         if find(Key::of(&self.handle, hold)) && WORD.get().sequence() == token.get() {
             return release_one(&self.handle, &Grant::new(spot, (0, 0), WORD.get())).map(drop);
         }
-        Err(self.handle.not_holder())
+        Err(Holding(&self.handle).not_holder())
     }
 }
 
@@ -383,22 +385,22 @@ fn release_fast(hold: &Hold, grant: &Grant) -> bool {
 #[cold]
 #[inline(never)]
 fn release_one(handle: &Handle, grant: &Grant) -> Result<bool> {
-    let hold = handle.hold_of(grant)?;
+    let hold = Holding(handle).hold_of(grant)?;
     // Copied by a fork, or nobody's: the parent has the lock, if anybody.
-    if !handle.is_ours(grant.word) {
-        return Err(handle.not_holder());
+    if !Holding(handle).is_ours(grant.word) {
+        return Err(Holding(handle).not_holder());
     }
     // If our note is gone, this thread has acquired the lock again since, so this hold had been
     // lost.
     if !find(Key::of(handle, hold)) || !WORD.get().same_hold(grant.word) {
-        return Err(handle.lost(grant));
+        return Err(Holding(handle).lost(grant));
     }
     let left = DEPTH.get() - 1;
     DEPTH.set(left);
     match left {
-        0 => handle.give_back(grant).map(|()| true),
+        0 => Holding(handle).give_back(grant).map(|()| true),
         _ if hold.load().same_hold(grant.word) => Ok(false),
-        _ => Err(handle.lost(grant)),
+        _ => Err(Holding(handle).lost(grant)),
     }
 }
 
@@ -432,12 +434,12 @@ impl RLockGuard<'_> {
 
     /// Starts the lease anew. See [`LockGuard::renew`](crate::LockGuard::renew).
     pub fn renew(&self) -> Result<()> {
-        self.handle.renew(&self.grant)
+        Holding(&self.handle).renew(&self.grant)
     }
 
     /// Says whether the lock is still held. See [`LockGuard::check`](crate::LockGuard::check).
     pub fn check(&self) -> Result<()> {
-        self.handle.check(&self.grant)
+        Holding(&self.handle).check(&self.grant)
     }
 
     /// Gives this level back, and says whether the lock was still ours. See

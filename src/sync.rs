@@ -14,7 +14,6 @@ pub(crate) use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 
 #[cfg(crash_points)]
 pub(crate) use crash::{AtomicU8, AtomicU32, AtomicU64, crash_point};
-
 #[cfg(loom)]
 pub(crate) use loom::sync::{
     Condvar, Mutex,

@@ -112,33 +112,6 @@ const ROOMS: [&str; 12] = [
     "care", "txn", "space", "values", "holds", "reclaim", "index", "slots", "journal", "home",
     "log", "members",
 ];
-/// Types with methods in several rooms, so that a call may point up without a word of it in the
-/// imports.
-const SPREAD: [&str; 4] = ["Store", "StripeGuard", "Handle", "Process"];
-/// Methods of theirs that have the name of a method of something else: the name does not tell which
-/// of the two is called.
-const SHARED: [&str; 19] = [
-    "acquire",
-    "add",
-    "carry_out",
-    "change",
-    "check",
-    "close",
-    "create",
-    "find",
-    "hold",
-    "is_ours",
-    "join",
-    "kind",
-    "len",
-    "permits",
-    "remove",
-    "slot",
-    "store",
-    "stripe",
-    "with",
-];
-
 /// A room of `store` without its tests, and how high it is: 0 is the top.
 struct InRoom {
     file: String,
@@ -151,9 +124,13 @@ fn rooms() -> Vec<InRoom> {
         let room = source.name.split('/').next()?;
         let room = ROOMS.iter().position(|name| *name == room);
         let code = source.code.split("mod tests {").next()?;
+        // The store itself is one of the members. What is in none is below all of them.
+        let otherwise = match source.name.as_str() {
+            "mod.rs" => ROOMS.len() - 1,
+            _ => ROOMS.len(),
+        };
         Some(InRoom {
-            // What is in none is below all of them.
-            height: room.unwrap_or(ROOMS.len()),
+            height: room.unwrap_or(otherwise),
             code: code.to_string(),
             file: source.name,
         })
@@ -167,12 +144,6 @@ fn rooms() -> Vec<InRoom> {
 #[test]
 fn rooms_of_the_store_name_rooms_below_only() {
     for InRoom { file, height, code } in rooms() {
-        // The store itself is one of the members.
-        let height = if file == "mod.rs" {
-            ROOMS.len() - 1
-        } else {
-            height
-        };
         for room in &ROOMS[..height] {
             let path = format!("crate::store::{room}::");
             let up: Vec<_> = code.lines().filter(|line| line.contains(&path)).collect();
@@ -181,49 +152,93 @@ fn rooms_of_the_store_name_rooms_below_only() {
     }
 }
 
-/// Methods of the types that stand in several rooms, and in which.
-fn spread_methods(rooms: &[InRoom]) -> Vec<(String, usize, String)> {
-    let mut methods = Vec::new();
-    for InRoom { file, height, code } in rooms {
-        let mut of = "";
-        for line in code.lines() {
-            if let Some(header) = line.strip_prefix("impl") {
-                let header = header.split(" for ").last().unwrap_or(header);
-                of = SPREAD
-                    .into_iter()
-                    .find(|name| names(header, name))
-                    .unwrap_or("");
-            }
-            let signature = line.strip_prefix("    ").filter(|l| !l.starts_with(' '));
-            let name = signature.and_then(|l| l.split("fn ").nth(1));
-            let name = name.and_then(|l| l.split(['(', '<']).next());
-            if let Some(name) = name.filter(|_| !of.is_empty()) {
-                methods.push((name.to_string(), *height, file.clone()));
-            }
+/// The types of a source, without those of its tests.
+fn types_of(code: &str) -> impl Iterator<Item = &str> {
+    code.lines().filter_map(|line| {
+        let line = line.strip_prefix("pub").unwrap_or(line);
+        let line = match line.strip_prefix('(') {
+            Some(rest) => rest.split_once(") ")?.1,
+            None => line.trim_start(),
+        };
+        let (word, rest) = line.split_once(' ')?;
+        let is_type = ["struct", "enum", "trait", "type", "union"].contains(&word);
+        let name = rest
+            .split(|c: char| !c.is_alphanumeric() && c != '_')
+            .next()?;
+        is_type.then_some(name)
+    })
+}
+
+/// Which type the methods of an `impl` are of. `None`: they are those of a trait, or it is no
+/// `impl`.
+fn type_of_impl(line: &str) -> Option<&str> {
+    let header = line.strip_prefix("impl")?;
+    if names(header, "for") {
+        return None;
+    }
+    let header = match header.strip_prefix('<') {
+        Some(generic) => after_generics(generic),
+        None => header,
+    };
+    let header = header.trim_start();
+    header
+        .split(|c: char| !c.is_alphanumeric() && c != '_')
+        .next()
+}
+
+/// What is behind the `>` that closes what was opened before.
+fn after_generics(text: &str) -> &str {
+    let mut open = 1;
+    for (at, c) in text.char_indices() {
+        match c {
+            '<' => open += 1,
+            '>' if !text[..at].ends_with('-') => open -= 1,
+            _ => {}
         }
+        if open == 0 {
+            return &text[at + 1..];
+        }
+    }
+    text
+}
+
+/// The type, the file and the name of each method that is not of a trait.
+fn methods<'s>(file: &'s str, code: &'s str) -> Vec<(&'s str, &'s str, &'s str)> {
+    let mut methods = Vec::new();
+    let mut of = None;
+    for line in code.lines() {
+        if line.starts_with("impl") {
+            of = type_of_impl(line);
+        }
+        let signature = line.strip_prefix("    ").filter(|l| !l.starts_with(' '));
+        let name = signature.and_then(|l| l.split_once("fn "));
+        let name = name.and_then(|(_, l)| l.split(['(', '<']).next());
+        methods.extend(of.zip(name).map(|(of, name)| (of, file, name)));
     }
     methods
 }
 
+/// A type has its methods in the room in which it is defined. So nothing of a room can be called
+/// without its type, or its functions, being named; and what is named, the rule above sees.
 #[test]
-fn calls_between_rooms_of_the_store_point_down() {
+fn methods_stay_in_the_room_of_their_type() {
     let rooms = rooms();
-    let methods = spread_methods(&rooms);
-    assert!(methods.len() > 200, "{} methods", methods.len());
-    for (name, height, from) in &methods {
-        let elsewhere = methods
-            .iter()
-            .any(|(other, at, _)| other == name && at > height);
-        if elsewhere || SHARED.contains(&name.as_str()) {
-            continue;
-        }
-        let call = format!(".{name}(");
-        for caller in rooms.iter().filter(|room| room.height > *height) {
-            assert!(
-                !caller.code.contains(&call),
-                "{} calls {name} of {from}, which is above it",
-                caller.file
-            );
+    let all: Vec<_> = rooms
+        .iter()
+        .flat_map(|room| methods(&room.file, &room.code))
+        .collect();
+    assert!(all.len() > 300, "{} methods", all.len());
+    for room in &rooms {
+        for name in types_of(&room.code) {
+            let of_it = all.iter().filter(|(of, ..)| *of == name);
+            for (_, file, method) in of_it {
+                let there = rooms.iter().find(|other| other.file == *file).unwrap();
+                assert_eq!(
+                    there.height, room.height,
+                    "{name}::{method} in {file}, and {name} in {}",
+                    room.file
+                );
+            }
         }
     }
 }

@@ -9,7 +9,10 @@ use crate::key::AsKey;
 use crate::store::Store;
 use crate::store::key_entry::check_lengths;
 use crate::store::space::set::When;
+use crate::store::space::set::Writer;
 use crate::store::values::compute_once::Turn;
+use crate::store::values::compute_once::Turns;
+use crate::store::values::get::Values;
 
 /// Values that are computed when they are missing.
 impl Cache {
@@ -228,7 +231,7 @@ fn keep(
     let set = match turn.is_ours() {
         true => {
             let new = options.new_value(value);
-            new.and_then(|new| store.put(key, &new, When::Always))
+            new.and_then(|new| Writer(store).put(key, &new, When::Always))
         }
         false => Err(turn.lost()),
     };
@@ -250,10 +253,10 @@ fn course(
         return Err(Error::Invalid { what });
     }
     let mut value = Vec::new();
-    let there = store.get_value(key, &mut value)?;
+    let there = Values(store).get_value(key, &mut value)?;
     if let Some(expires_ms) = there {
         // Without random numbers there is no early, and the value is as good as before.
-        let is_due = |beta| store.is_due(key, expires_ms, beta);
+        let is_due = |beta| Turns(store).is_due(key, expires_ms, beta);
         if !early.is_some_and(|beta| is_due(beta).unwrap_or(false)) {
             return Ok(Course::There(value));
         }
@@ -266,11 +269,11 @@ fn course(
         return Ok(turn.map_or(Course::There(value), Course::Compute));
     }
     // An error is met again, and told, by the look after the wait.
-    let is_there = || !matches!(store.peek_value(key), Ok(None));
+    let is_there = || !matches!(Values(store).peek_value(key), Ok(None));
     loop {
-        let turn = store.begin_turn(key, &is_there)?;
+        let turn = Turns(store).begin_turn(key, &is_there)?;
         // Again: the one before, which had the turn, may have set it.
-        if store.value_at_hand(key, &mut value)? {
+        if Values(store).value_at_hand(key, &mut value)? {
             return Ok(Course::There(value));
         }
         if let Some(turn) = turn {
@@ -281,10 +284,10 @@ fn course(
 
 /// The turn of a value that is there, if nobody else has it and nobody has just been quicker.
 fn early_turn(store: &Arc<Store>, key: &[u8], expires_ms: u64) -> Result<Option<Turn>, Error> {
-    let Some(turn) = store.try_begin_turn(key)? else {
+    let Some(turn) = Turns(store).try_begin_turn(key)? else {
         return Ok(None);
     };
-    let now = store.peek_value(key)?;
+    let now = Values(store).peek_value(key)?;
     let is_the_same = now.is_none_or(|now| now.expires_ms == expires_ms);
     Ok(is_the_same.then_some(turn))
 }
@@ -301,7 +304,7 @@ mod tests {
         let options = SetOptions::new().expire(std::time::Duration::from_secs(60));
         cache.set_with("k", "v", &options).unwrap();
         let store = &cache.store;
-        let expires_ms = store.peek_value(b"k").unwrap().unwrap().expires_ms;
+        let expires_ms = Values(store).peek_value(b"k").unwrap().unwrap().expires_ms;
         let early = |seen| early_turn(store, b"k", seen).unwrap();
         assert!(early(expires_ms - 1).is_none());
         let turn = early(expires_ms).unwrap();

@@ -24,9 +24,18 @@ use crate::key::AsKey;
 use crate::record::Force;
 use crate::store::Store;
 use crate::store::care::check::CheckReport;
+use crate::store::care::check::Inspector;
 use crate::store::home::rebuild::RepairReport;
+use crate::store::index::remove::Removing;
+use crate::store::log::segments::Segments;
+use crate::store::log::sync::Syncing;
+use crate::store::members::config::InForce;
 use crate::store::patience::Patience;
+use crate::store::reclaim::free_slots::Reclaimer;
 use crate::store::settings::{Config, Limits};
+use crate::store::slots::by_slot::Slots;
+use crate::store::space::make_room::Space;
+use crate::store::values::get::Values;
 use crate::types::{KeyInfo, Lifeline, Stats};
 
 /// A store of keys in a directory, open in this process and in any number of others; or several,
@@ -202,14 +211,14 @@ impl Cache {
         if tag.is_empty() {
             return Ok(0);
         }
-        self.sum(|store| store.remove_tagged(tag))
+        self.sum(|store| Removing(store).remove_tagged(tag))
     }
 
     /// Removes a key, held or not: the holder finds it lost, waiters start over. `false` if there
     /// is none.
     pub fn remove(&self, key: impl AsKey) -> Result<bool> {
         let key = key.as_key();
-        self.store_of(key).remove(key)
+        Removing(self.store_of(key)).remove(key)
     }
 
     /// Removes every key, as [`remove`](Cache::remove) does. Returns how many. A value that is
@@ -217,10 +226,10 @@ impl Cache {
     /// kept.
     pub fn clear(&self) -> Result<usize> {
         self.sum(|store| {
-            let removed = store.remove_all(|_, found| store.is_listed(found))?;
+            let removed = Removing(store).remove_all(|_, found| Slots(store).is_listed(found))?;
             // What is left of deleted values, which nobody would miss, takes slots.
-            store.remove_all(|_, found| store.is_vacant(found))?;
-            store.remove_turns(Force::Anybody, Patience::Forever)?;
+            Removing(store).remove_all(|_, found| Slots(store).is_vacant(found))?;
+            Reclaimer(store).remove_turns(Force::Anybody, Patience::Forever)?;
             Ok(removed)
         })
     }
@@ -230,7 +239,7 @@ impl Cache {
     pub fn keys(&self) -> Result<Vec<KeyInfo>> {
         let mut keys = Vec::new();
         for store in self.stores() {
-            keys.extend(store.key_infos()?);
+            keys.extend(Inspector(store).key_infos()?);
         }
         Ok(keys)
     }
@@ -238,12 +247,12 @@ impl Cache {
     /// One key and how it stands; `None` if there is none.
     pub fn key_info(&self, key: impl AsKey) -> Result<Option<KeyInfo>> {
         let key = key.as_key();
-        self.store_of(key).key_info(key)
+        Inspector(self.store_of(key)).key_info(key)
     }
 
     /// How many keys there are. Walks the whole index.
     pub fn len(&self) -> Result<usize> {
-        self.sum(|store| store.len())
+        self.sum(|store| Inspector(store).len())
     }
 
     /// Whether there are no keys.
@@ -254,26 +263,26 @@ impl Cache {
     /// Removes values with an expired time, and returns how many. They cannot be got any more
     /// anyway; this frees their room. Locks and averages see to themselves.
     pub fn remove_expired(&self) -> Result<usize> {
-        self.sum(|store| store.expire())
+        self.sum(|store| Space(store).expire())
     }
 
     /// Removes values with an expired time, then evicts others by the cache's policy until the rest
     /// is within its `size_limit`, and compacts the files of large values. Returns how many
     /// values went. Not needed: setting values does the same, a little at a time.
     pub fn cull(&self) -> Result<usize> {
-        self.sum(|store| store.cull())
+        self.sum(|store| Space(store).cull())
     }
 
     /// How many bytes of disk the store takes, values included.
     pub fn volume(&self) -> Result<u64> {
-        self.sum(|store| Ok(store.slab().disk_bytes()? + store.usage()?.bytes))
+        self.sum(|store| Ok(store.slab().disk_bytes()? + Segments(store).usage()?.bytes))
     }
 
     /// How the cache fares.
     pub fn stats(&self) -> Result<Stats> {
         let mut stats = Stats::default();
         for store in self.stores() {
-            stats.merge(store.stats()?);
+            stats.merge(Values(store).stats()?);
         }
         Ok(stats)
     }
@@ -289,7 +298,11 @@ impl Cache {
     /// this function (or [`repair`](Self::repair)) has succeeded: that one writes everything
     /// once more, for the kernel takes what it could not write for written.
     pub fn sync(&self) -> Result<()> {
-        let synced: Vec<_> = self.stores().iter().map(|store| store.sync_all()).collect();
+        let synced: Vec<_> = self
+            .stores()
+            .iter()
+            .map(|store| Syncing(store).sync_all())
+            .collect();
         synced.into_iter().collect()
     }
 
@@ -300,9 +313,9 @@ impl Cache {
     /// `Io` or `Detached` if the file of the store cannot be asked for its mode.
     pub fn config(&self) -> Result<Config> {
         let (first, others) = self.stores().split_first().unwrap_or((&self.store, &[]));
-        let mut whole = first.config()?;
+        let mut whole = InForce(first).config()?;
         for store in others {
-            whole.add(&store.config()?);
+            whole.add(&InForce(store).config()?);
         }
         Ok(whole)
     }
@@ -326,7 +339,7 @@ impl Cache {
         let share = changes.shared_by(self.shards());
         self.stores()
             .iter()
-            .try_for_each(|store| store.configure(&share))
+            .try_for_each(|store| Space(store).configure(&share))
     }
 
     /// Verifies the store while it is in use, changing nothing but for finishing what a dead
@@ -336,7 +349,7 @@ impl Cache {
     pub fn check(&self) -> Result<CheckReport> {
         let mut report = CheckReport::default();
         for store in self.stores() {
-            report.merge(store.check()?);
+            report.merge(Inspector(store).check()?);
         }
         Ok(report)
     }

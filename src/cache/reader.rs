@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::key::AsKey;
 use crate::slab::hash::hash;
 use crate::store::care::check::CheckReport;
-use crate::store::care::reader::{Decided, ReadStore};
+use crate::store::care::reader::{DecidedThere, ReadStore};
 use crate::store::key_entry::check_lengths;
 use crate::store::names::{SLAB, is_there, not_a_store};
 use crate::store::settings::Config;
@@ -118,15 +118,15 @@ impl Reader {
     }
 
     /// What was decided, as it is looked at by one call.
-    fn decided(&self) -> Decided<'_> {
+    fn decided(&self) -> DecidedThere<'_> {
         let first = || self.shards.first()?.as_ref();
-        Decided::new(self.home.as_deref().or_else(first))
+        DecidedThere::new(self.home.as_deref().or_else(first))
     }
 
     fn of_key<T: Default>(
         &self,
         key: &[u8],
-        look: impl FnOnce(&ReadStore, &mut Decided<'_>) -> Result<T>,
+        look: impl FnOnce(&ReadStore, &mut DecidedThere<'_>) -> Result<T>,
     ) -> Result<T> {
         let mut decided = self.decided();
         let shard = match &self.shards[..] {
@@ -142,7 +142,7 @@ impl Reader {
 
     fn of_all(
         &self,
-        mut look: impl FnMut(&ReadStore, &mut Decided<'_>) -> Result<()>,
+        mut look: impl FnMut(&ReadStore, &mut DecidedThere<'_>) -> Result<()>,
     ) -> Result<()> {
         let mut decided = self.decided();
         let mut shards = self.shards.iter().flatten();

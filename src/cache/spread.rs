@@ -14,12 +14,13 @@ use record::{Record, find_and_restore, make_record, note_in_shard};
 use crate::cache::{Cache, Options};
 use crate::error::{Error, Result};
 use crate::os::dir::Dir;
-use crate::os::file::Seen;
+use crate::os::file::NameSeen;
 use crate::slab::hash::hash;
 use crate::store::Store;
 use crate::store::home::rebuild::RepairReport;
 use crate::store::home::{open, rebuild};
 use crate::store::journal::siblings;
+use crate::store::members::config::InForce;
 use crate::store::names::{FANOUT, SLAB, is_there};
 use crate::store::settings::{DEFAULT_MODE, Settings, mismatch};
 use crate::sync::crash_point;
@@ -134,7 +135,7 @@ fn open_shards(dir: &Path, settings: &Settings, record: Record) -> Result<Box<[A
     // may be another.
     let eldest = eldest_shard(dir, record.shards)?;
     let model = open_shard(dir, eldest, &of_shard, record)?;
-    of_shard.first = Some(model.config()?);
+    of_shard.first = Some(InForce(&model).config()?);
     let shards = (0..record.shards).map(|number| match number == eldest {
         true => Ok(Arc::clone(&model)),
         false => open_shard(dir, number, &of_shard, record),
@@ -212,7 +213,7 @@ fn make_shard(dir: &Path, number: usize) -> Result<()> {
         return Ok(());
     }
     let made = || {
-        let like = Seen::at(&dir.join(FANOUT))?.like;
+        let like = NameSeen::at(&dir.join(FANOUT))?.like;
         Dir::open(dir)?.make_dir(Path::new(&shard_name(number)), like)
     };
     made().map_err(|e| Error::io("create", &path, e))

@@ -12,7 +12,9 @@ use crate::slab::layout::STRIPES;
 use crate::store::Store;
 use crate::store::expiry::{expires_ms, left_until};
 use crate::store::slots::by_slot::Whole;
+use crate::store::space::set::Writer;
 use crate::store::space::set::{New, When};
+use crate::store::values::get::Values;
 
 /// How a value is set, besides under which key: for how long, and with which tag. What is not said
 /// is not kept either: setting a value anew without a tag takes the old one's tag away.
@@ -103,7 +105,7 @@ impl Iterator for Iter {
                 continue;
             };
             for key in self.keys.by_ref() {
-                match store.whole_at_hand(&key) {
+                match Values(store).whole_at_hand(&key) {
                     Ok(Some(whole)) => return Some(Ok((key, Entry::of(whole)))),
                     // Gone since it was listed, and a lock perhaps by now.
                     Ok(None) | Err(Error::KindMismatch { .. }) => {}
@@ -114,7 +116,7 @@ impl Iterator for Iter {
                 self.store = None;
                 continue;
             }
-            let keys = store.keys_of_values(self.stripe);
+            let keys = Values(store).keys_of_values(self.stripe);
             self.stripe += 1;
             match keys {
                 Ok(keys) => self.keys = keys.into_iter(),
@@ -195,7 +197,9 @@ impl Cache {
             expires_ms: 0,
         };
         let key = key.as_key();
-        self.store_of(key).put(key, &new, When::Always).map(drop)
+        Writer(self.store_of(key))
+            .put(key, &new, When::Always)
+            .map(drop)
     }
 
     /// Sets a value with an expiry or a tag. See [`set`](Self::set).
@@ -211,7 +215,7 @@ impl Cache {
 
     fn put(&self, key: &[u8], value: &[u8], options: &SetOptions, when: When<'_>) -> Result<bool> {
         let new = options.new_value(value)?;
-        self.store_of(key).put(key, &new, when)
+        Writer(self.store_of(key)).put(key, &new, when)
     }
 
     /// Sets a value if there is none. `false`: there is one.
@@ -291,7 +295,7 @@ impl Cache {
     #[inline]
     pub fn get(&self, key: impl AsKey) -> Result<Option<Vec<u8>>> {
         let (key, mut value) = (key.as_key(), Vec::new());
-        let got = self.store_of(key).get_value(key, &mut value)?;
+        let got = Values(self.store_of(key)).get_value(key, &mut value)?;
         Ok(got.map(|_| value))
     }
 
@@ -300,7 +304,7 @@ impl Cache {
     #[inline]
     pub fn get_into(&self, key: impl AsKey, into: &mut Vec<u8>) -> Result<bool> {
         let key = key.as_key();
-        Ok(self.store_of(key).get_value(key, into)?.is_some())
+        Ok(Values(self.store_of(key)).get_value(key, into)?.is_some())
     }
 
     /// Shows the value to `look`, without allocating memory each time: it is copied once, into a
@@ -312,7 +316,7 @@ impl Cache {
     /// The value, its tag, and how long it will be there, all of the same moment.
     pub fn entry(&self, key: impl AsKey) -> Result<Option<Entry>> {
         let key = key.as_key();
-        let whole = self.store_of(key).whole_value(key)?;
+        let whole = Values(self.store_of(key)).whole_value(key)?;
         Ok(whole.map(Entry::of))
     }
 
@@ -348,13 +352,13 @@ impl Cache {
     /// it does for `replace`, `touch` and `delete`, until it is set anew.
     pub fn contains(&self, key: impl AsKey) -> Result<bool> {
         let key = key.as_key();
-        Ok(self.store_of(key).peek_value(key)?.is_some())
+        Ok(Values(self.store_of(key)).peek_value(key)?.is_some())
     }
 
     /// Deletes a value. `false`: there was none.
     pub fn delete(&self, key: impl AsKey) -> Result<bool> {
         let key = key.as_key();
-        Ok(self.store_of(key).take_value(key, false)?.is_some())
+        Ok(Writer(self.store_of(key)).take_value(key, false)?.is_some())
     }
 
     /// Deletes a value and returns it, in one step: of all that pop it, one gets it.
@@ -367,13 +371,13 @@ impl Cache {
     /// [`sync`](Self::sync) has made that good may take it away.
     pub fn pop(&self, key: impl AsKey) -> Result<Option<Vec<u8>>> {
         let key = key.as_key();
-        self.store_of(key).take_value(key, true)
+        Writer(self.store_of(key)).take_value(key, true)
     }
 
     /// Gives a value another expiry, from now; `None`: for ever. `false`: there is none.
     pub fn touch(&self, key: impl AsKey, expire: Option<Duration>) -> Result<bool> {
         let key = key.as_key();
-        self.store_of(key).touch_value(key, expires_ms(expire)?)
+        Writer(self.store_of(key)).touch_value(key, expires_ms(expire)?)
     }
 
     /// Adds to an integer of 64 bits, and returns the sum. The value is its decimal digits, so
@@ -406,7 +410,7 @@ impl Cache {
     #[inline]
     pub fn incr_or(&self, key: impl AsKey, by: i64, start: i64) -> Result<i64> {
         let key = key.as_key();
-        self.store_of(key).add_to(key, by.into(), start)
+        Writer(self.store_of(key)).add_to(key, by.into(), start)
     }
 
     /// Takes from an integer. See [`incr`](Self::incr).
@@ -417,6 +421,6 @@ impl Cache {
     /// Takes from an integer that counts as `start` where there is none. See [`incr`](Self::incr).
     pub fn decr_or(&self, key: impl AsKey, by: i64, start: i64) -> Result<i64> {
         let key = key.as_key();
-        self.store_of(key).add_to(key, -i128::from(by), start)
+        Writer(self.store_of(key)).add_to(key, -i128::from(by), start)
     }
 }

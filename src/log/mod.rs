@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
 use nix::errno::Errno;
-use open::{OpenSegments, Segment};
+use open::{OpenSegments, SegmentFile};
 use record::{HEAD_BYTES, Head};
 pub(crate) use record::{Location, RECORD_ALIGN, record_bytes};
 
@@ -210,7 +210,7 @@ impl Log {
     }
 
     /// The segment, opened once.
-    fn segment(&self, number: u32, access: Access) -> io::Result<Arc<Segment>> {
+    fn segment(&self, number: u32, access: Access) -> io::Result<Arc<SegmentFile>> {
         if let Some(segment) = self.open.get(number, access) {
             return Ok(segment);
         }

@@ -15,12 +15,12 @@ use crate::sync::{AtomicBool, Ordering};
 pub(super) const OPEN_MAX: usize = 64;
 
 /// One segment's file, open.
-pub(super) struct Segment {
+pub(super) struct SegmentFile {
     pub(super) file: Kept,
     access: Access,
 }
 
-type Table = HashMap<u32, Arc<Segment>>;
+type Table = HashMap<u32, Arc<SegmentFile>>;
 
 /// All of them, by their numbers.
 ///
@@ -43,7 +43,7 @@ impl OpenSegments {
     }
 
     /// The segment, if it is open for that.
-    pub(super) fn get(&self, number: u32, access: Access) -> Option<Arc<Segment>> {
+    pub(super) fn get(&self, number: u32, access: Access) -> Option<Arc<SegmentFile>> {
         let table = self.table();
         let found = table.get(&number)?;
         let is_enough = access == Access::Read || found.access == Access::Write;
@@ -55,7 +55,7 @@ impl OpenSegments {
         self: &Arc<OpenSegments>,
         number: u32,
         open: impl FnOnce() -> io::Result<(File, Access)>,
-    ) -> io::Result<Arc<Segment>> {
+    ) -> io::Result<Arc<SegmentFile>> {
         let mut registry = Registry::lock();
         if !self.is_registered.swap(true, Ordering::Relaxed) {
             let member: Weak<dyn Inherited> = Arc::<OpenSegments>::downgrade(self);
@@ -63,7 +63,7 @@ impl OpenSegments {
         }
         let (file, access) = open()?;
         let file = Kept::new(file)?;
-        let segment = Arc::new(Segment { file, access });
+        let segment = Arc::new(SegmentFile { file, access });
         self.change(|table| {
             if table.len() >= OPEN_MAX {
                 table.clear();
@@ -85,9 +85,9 @@ impl OpenSegments {
 
     /// Forgets a segment that has lost its descriptor, unless it was opened again meanwhile.
     #[cold]
-    pub(super) fn forget_lost(&self, number: u32, lost: &Arc<Segment>) {
+    pub(super) fn forget_lost(&self, number: u32, lost: &Arc<SegmentFile>) {
         let _registry = Registry::lock();
-        let is_it = |found: &Arc<Segment>| Arc::ptr_eq(found, lost);
+        let is_it = |found: &Arc<SegmentFile>| Arc::ptr_eq(found, lost);
         self.change(|table| {
             if table.get(&number).is_some_and(is_it) {
                 table.remove(&number);

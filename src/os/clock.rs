@@ -9,12 +9,13 @@ use std::io;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use nix::libc;
+use nix::time::{ClockId, clock_gettime};
+
 #[cfg(any(fuzzing, test))]
 use crate::os::pretend;
 use crate::os::process;
 use crate::sync::crash_point;
-use nix::libc;
-use nix::time::{ClockId, clock_gettime};
 
 /// Microseconds of `CLOCK_MONOTONIC` on the host's scale. About 30 ns. 0 where that scale is not
 /// known: then no lease is ever over.

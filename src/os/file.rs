@@ -274,7 +274,7 @@ pub(crate) fn above_standard_descriptors(fd: OwnedFd) -> nix::Result<OwnedFd> {
 
 /// What is at a path. No link is followed.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Seen {
+pub(crate) struct NameSeen {
     pub(crate) like: Likeness,
     /// How many names it has, if it is a file; else one.
     pub(crate) links: u64,
@@ -282,17 +282,17 @@ pub(crate) struct Seen {
     pub(crate) number: (u64, u64),
 }
 
-impl Seen {
+impl NameSeen {
     // Types of the fields differ between machines.
     #[allow(clippy::unnecessary_cast)]
-    pub(crate) fn at(path: &Path) -> io::Result<Seen> {
+    pub(crate) fn at(path: &Path) -> io::Result<NameSeen> {
         crash_point();
         let stat = fstatat(AT_FDCWD, path, AtFlags::AT_SYMLINK_NOFOLLOW)?;
         let links = match refuse_unfit(path, &stat, Names::Any) {
             Ok(()) => stat.st_nlink as u64,
             Err(_) => 1,
         };
-        Ok(Seen {
+        Ok(NameSeen {
             like: Likeness::of_stat(&stat),
             links,
             number: (stat.st_dev as u64, stat.st_ino as u64),

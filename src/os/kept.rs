@@ -122,8 +122,9 @@ fn identity_of(stat: &FileStat) -> (u64, u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::os::fd::FromRawFd;
+
+    use super::*;
 
     fn is_detached<T>(result: io::Result<T>) -> bool {
         result.is_err_and(|error| error.raw_os_error() == Some(Errno::EBADF as i32))

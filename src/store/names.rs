@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::os::file::{Likeness, Seen};
+use crate::os::file::{Likeness, NameSeen};
 use crate::os::random;
 use crate::sync::crash_point;
 
@@ -25,8 +25,8 @@ pub(crate) fn is_there(path: &Path) -> Result<bool> {
 }
 
 /// What there is under a name. That it cannot be looked for is an error, and not an answer.
-pub(crate) fn see(path: &Path) -> Result<Option<Seen>> {
-    match Seen::at(path) {
+pub(crate) fn see(path: &Path) -> Result<Option<NameSeen>> {
+    match NameSeen::at(path) {
         Ok(seen) => Ok(Some(seen)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::io("look for", path, e)),
@@ -150,7 +150,7 @@ impl Site {
     }
 
     /// What [`likeness`](Site::likeness) says, of a slab that was looked at a moment ago.
-    pub(crate) fn likeness_as_seen(&self, slab: Option<Seen>, mode: u32) -> Result<Likeness> {
+    pub(crate) fn likeness_as_seen(&self, slab: Option<NameSeen>, mode: u32) -> Result<Likeness> {
         match slab {
             Some(slab) if slab.links > 1 => Err(Error::Linked {
                 path: self.locks.clone(),

@@ -17,11 +17,11 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use slablock::{Cache, fuzzing};
+use world::World;
 
 use super::input::Input;
 use super::layout::{self, Layout};
 use super::place::Place;
-use world::World;
 
 /// How many operations an input has at most.
 const OPERATIONS_MAX: usize = 200;

@@ -19,11 +19,11 @@ use std::time::Duration;
 use slablock::{
     Averager, BoundedSemaphore, Cache, Error, Lock, Options, RLock, SetOptions, fuzzing,
 };
+use work::{Work, hear};
 
 use super::input::Input;
 use super::layout::{self, Layout};
 use super::place::Place;
-use work::{Work, hear};
 
 /// Room for the keys of the template and some more, and few enough to be filled up.
 pub const CAPACITY: u64 = 24;

@@ -20,12 +20,13 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::kit::{self, KilledAtTheEnd, until, until_stopped};
 use nix::{
     sys::signal::{Signal, kill, raise},
     unistd::{Pid, geteuid, setuid},
 };
 use shop::{Outcome, Running, Shop, code};
+
+use crate::kit::{self, KilledAtTheEnd, until, until_stopped};
 
 /// The shell that says its number waits for another one, which says `up` and ends with its input.
 const WITH_A_CHILD: &str = "echo $$; exec 3<&0; sh -c 'echo up; read line' <&3; true";

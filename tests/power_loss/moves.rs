@@ -2,10 +2,10 @@
 
 use std::os::unix::fs::FileExt;
 
-use crate::kit::Place;
 use slablock::{Cache, Durability, Eviction, Limits};
 
 use crate::disk::Image;
+use crate::kit::Place;
 use crate::kit::layout::{self, Layout};
 use crate::{synced, word};
 

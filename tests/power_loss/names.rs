@@ -4,10 +4,10 @@
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use crate::kit::Place;
 use slablock::{Cache, Durability, FanoutCache, Limits};
 
 use crate::disk::{Sync, noting_syncs};
+use crate::kit::Place;
 use crate::kit::layout;
 
 /// A record that is lost would make strangers of the shards, and a directory that is lost takes all

@@ -22,7 +22,7 @@ use super::{SHARDS_MAX, shard_name, shard_path};
 use crate::error::{Error, Result};
 use crate::log::LOG;
 use crate::os::dir::names;
-use crate::os::file::{self, Likeness, Seen};
+use crate::os::file::{self, Likeness, NameSeen};
 use crate::slab::header::CACHE_OFFSET;
 use crate::store::members::lock_files::{self, Locks};
 use crate::store::names::{FANOUT, NEW_FANOUT, Site};
@@ -45,7 +45,7 @@ pub(in crate::cache) struct Record {
 }
 
 /// Why bytes are no record.
-enum Refusal {
+enum BadRecord {
     NoMagic,
     Version(u32),
     Damaged(&'static str),
@@ -64,20 +64,20 @@ impl Record {
         bytes
     }
 
-    fn decode(bytes: &[u8; RECORD_BYTES]) -> std::result::Result<Record, Refusal> {
+    fn decode(bytes: &[u8; RECORD_BYTES]) -> std::result::Result<Record, BadRecord> {
         let u32_at =
             |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap_or_default());
         let u64_at =
             |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap_or_default());
         if bytes[..8] != MAGIC {
-            return Err(Refusal::NoMagic);
+            return Err(BadRecord::NoMagic);
         }
         if u32_at(8) != FORMAT_VERSION {
-            return Err(Refusal::Version(u32_at(8)));
+            return Err(BadRecord::Version(u32_at(8)));
         }
         let shards = u32_at(12) as usize;
         if crc32fast::hash(&bytes[..32]) != u32_at(32) || !(1..=SHARDS_MAX).contains(&shards) {
-            return Err(Refusal::Damaged("it fails its checksum"));
+            return Err(BadRecord::Damaged("it fails its checksum"));
         }
         Ok(Record {
             shards,
@@ -104,19 +104,19 @@ pub(in crate::cache) fn read_record(dir: &Path) -> Result<Option<Record>> {
     }
     let decoded = match <[u8; RECORD_BYTES]>::try_from(bytes) {
         Ok(bytes) => Record::decode(&bytes),
-        Err(_) => Err(Refusal::Damaged("it has the wrong length")),
+        Err(_) => Err(BadRecord::Damaged("it has the wrong length")),
     };
     decoded.map(Some).map_err(|refusal| match refusal {
-        Refusal::NoMagic => names::not_a_store(
+        BadRecord::NoMagic => names::not_a_store(
             dir,
             "its fanout file does not begin as one; name another directory",
         ),
-        Refusal::Version(found) => Error::Version {
+        BadRecord::Version(found) => Error::Version {
             path,
             found,
             supported: FORMAT_VERSION,
         },
-        Refusal::Damaged(what) => Error::Corrupt {
+        BadRecord::Damaged(what) => Error::Corrupt {
             path,
             what: what.to_string(),
         },
@@ -157,7 +157,7 @@ fn record_of_shards(dir: &Path) -> Result<Option<(Record, Likeness)>> {
         };
         match &found {
             None => {
-                let seen = Seen::at(&path).map_err(|e| Error::io("look at", &path, e))?;
+                let seen = NameSeen::at(&path).map_err(|e| Error::io("look at", &path, e))?;
                 found = Some((record, seen.like));
             }
             Some((other, _)) if *other == record => {}

@@ -15,12 +15,18 @@ use crate::slab::hash::hash;
 use crate::slab::layout::PERMITS_PER_BLOCK;
 use crate::slab::value_cells::Form;
 use crate::slab::{Meta, STATE_FREE, STATE_TAIL, STATE_USED, Slab, SlotId, Tenant};
+use crate::store::care::leaks::Leaks;
 use crate::store::holds::standing::Onlooker;
+use crate::store::holds::standing::looking;
 use crate::store::home::slab_file;
 use crate::store::in_slab::key_of;
 use crate::store::index::allocate::Pool;
+use crate::store::index::pieces::Pieces;
 use crate::store::index::stripe::{StripeGuard, bucket_of};
 use crate::store::key_entry::{KeyEntry, hash_as};
+use crate::store::members::device::OnDevice;
+use crate::store::members::lock_files::opened_up_of;
+use crate::store::slots::by_slot::Slots;
 use crate::store::{Store, names};
 use crate::sync::{AtomicU8, Ordering};
 
@@ -95,28 +101,32 @@ struct Census<'a> {
     logged: Vec<KeyEntry>,
 }
 
-impl Store {
+/// Looks at a store as a whole. Decides nothing.
+#[derive(Clone, Copy)]
+pub(crate) struct Inspector<'s>(pub(crate) &'s Store);
+
+impl<'s> Inspector<'s> {
     /// Verifies everything that can be verified. A caller that makes or removes a key waits for a
     /// millisecond at the most; taking and giving back do not wait.
-    pub(crate) fn check(&self) -> Result<CheckReport> {
-        self.check_in_place()?;
-        self.process()?.locks.prove()?;
-        let layout = self.slab().layout();
-        let io = |e| Error::io("check", self.slab().path(), e);
+    pub(crate) fn check(self) -> Result<CheckReport> {
+        self.0.check_in_place()?;
+        self.0.process()?.locks.prove()?;
+        let layout = self.0.slab().layout();
+        let io = |e| Error::io("check", self.0.slab().path(), e);
         let mut census = Census {
-            store: self,
+            store: self.0,
             report: CheckReport::default(),
             slots: memory::filled(0, layout.slots.count as usize).map_err(io)?,
             blocks: memory::filled(0, layout.blocks.count as usize).map_err(io)?,
             logged: Vec::new(),
         };
-        if self.is_unsynced() {
+        if OnDevice(self.0).is_unsynced() {
             census.report.problems.push(UNSYNCED.to_string());
         }
-        let damaged = slab_file::damaged_copy(&self.slab)?;
+        let damaged = slab_file::damaged_copy(&self.0.slab)?;
         census.report.problems.extend(damaged);
-        census.report.problems.extend(self.site.opened_up()?);
-        self.each_bucket(|bucket| match bucket {
+        census.report.problems.extend(opened_up_of(&self.0.site)?);
+        Pieces(self.0).each_bucket(|bucket| match bucket {
             Ok((guard, bucket)) => census.bucket(guard, bucket),
             Err(e) => {
                 census.report.problems.push(e.to_string());
@@ -126,7 +136,7 @@ impl Store {
         census.leaks()?;
         // Without the locks: reading takes its time.
         for found in std::mem::take(&mut census.logged) {
-            census.logged_value(self, found)?;
+            census.logged_value(self.0, found)?;
         }
         Ok(census.report)
     }
@@ -175,7 +185,7 @@ impl Census<'_> {
     fn key(&mut self, guard: &StripeGuard<'_>, bucket: u32, found: KeyEntry) -> Result<()> {
         let store = guard.store;
         let slab = store.slab();
-        self.report.keys += usize::from(store.is_listed(found));
+        self.report.keys += usize::from(Slots(store).is_listed(found));
         if let Some(what) = contradiction(slab, found, bucket) {
             self.problem(found.id, what);
             return Ok(());
@@ -184,7 +194,7 @@ impl Census<'_> {
         self.report.slots_used += span as usize;
         self.take(Pool::Slots, found.id.index(), span, found.id);
         match found.kind {
-            Tenant::Semaphore => match store.permits_of(found.id) {
+            Tenant::Semaphore => match Slots(store).permits_of(found.id) {
                 Ok((first, permits)) => {
                     let blocks = permits.div_ceil(PERMITS_PER_BLOCK);
                     self.take(Pool::Blocks, first, blocks, found.id);
@@ -192,11 +202,11 @@ impl Census<'_> {
                 Err(e) => self.report.problems.push(e.to_string()),
             },
             Tenant::Averager if !slab.slot(found.id).cells().is_whole() => {
-                let key = store.key_of(found).unwrap_or_default();
+                let key = Slots(store).key_of(found).unwrap_or_default();
                 let what = format!("the average {} fails its checksum", show_key(&key));
                 self.report.problems.push(what);
             }
-            Tenant::Value => match store.read_value(found, &mut ()) {
+            Tenant::Value => match Slots(store).read_value(found, &mut ()) {
                 Some(Ok(reading)) => {
                     let logged = matches!(reading.content.form, Form::Logged { .. });
                     self.logged.extend(logged.then_some(found));
@@ -206,28 +216,30 @@ impl Census<'_> {
             _ => {}
         }
         let dead = |onlooker: Onlooker<'_>| onlooker.dead_holds(found);
-        self.report.dead_holds += store.looking(guard.process, dead);
+        self.report.dead_holds += looking(store, guard.process, dead);
         Ok(())
     }
 
     fn damaged_value(&mut self, store: &Store, found: KeyEntry) {
-        let key = store.key_of(found).unwrap_or_default();
+        let key = Slots(store).key_of(found).unwrap_or_default();
         let what = format!("the value of {} fails its checksum", show_key(&key));
         self.report.problems.push(what);
     }
 
     /// Reads a value of the log, as long as it is the one that is in force.
     fn logged_value(&mut self, store: &Store, found: KeyEntry) -> Result<()> {
-        while let Some(read) = store.read_value(found, &mut ()) {
-            let (Ok(reading), Some(key)) = (read, store.key_of(found)) else {
+        while let Some(read) = Slots(store).read_value(found, &mut ()) {
+            let (Ok(reading), Some(key)) = (read, Slots(store).key_of(found)) else {
                 self.damaged_value(store, found);
                 break;
             };
             let is_logged = matches!(reading.content.form, Form::Logged { .. });
-            if !is_logged || store.read_logged(&key, &reading.content, &mut Vec::new(), None)? {
+            if !is_logged
+                || Slots(store).read_logged(&key, &reading.content, &mut Vec::new(), None)?
+            {
                 break;
             }
-            if store.is_in_force(found, &reading) {
+            if Slots(store).is_in_force(found, &reading) {
                 let log = &store.process()?.log;
                 let what = why_unread(log, &key, &reading.content.form)?;
                 self.report.problems.push(what);
@@ -283,13 +295,13 @@ impl Census<'_> {
         let (first, count) = match pool {
             Pool::Slots => (id.index(), span_of(slab, id)),
             Pool::Blocks if kind != Tenant::Semaphore => return false,
-            Pool::Blocks => match self.store.permits_of(id) {
+            Pool::Blocks => match Slots(self.store).permits_of(id) {
                 Ok((first, permits)) => (first, permits.div_ceil(PERMITS_PER_BLOCK)),
                 Err(_) => return false,
             },
         };
         (first..first.saturating_add(count)).contains(&at)
-            && self.store.is_still(KeyEntry { id, meta, kind })
+            && Slots(self.store).is_still(KeyEntry { id, meta, kind })
     }
 
     /// Compares the state bytes with what the keys take.
@@ -301,11 +313,8 @@ impl Census<'_> {
             numbers.map(|(at, _)| at).filter(is_used).collect()
         };
         let slots = nobodys(Pool::Slots, &self.slots);
-        self.report.slots_leaked += self.store.leaked_slots(slots).len();
-        for at in self
-            .store
-            .leaked_blocks(nobodys(Pool::Blocks, &self.blocks))?
-        {
+        self.report.slots_leaked += Leaks(self.store).leaked_slots(slots).len();
+        for at in Leaks(self.store).leaked_blocks(nobodys(Pool::Blocks, &self.blocks))? {
             let state = load(slab.block_state(at));
             let what = format!("permit block {at} is marked {state:#x} and no semaphore has it");
             self.report.problems.push(what);

@@ -5,22 +5,27 @@ use crate::error::{Result, show_key};
 use crate::os::clock;
 use crate::slab::Tenant;
 use crate::slab::value_cells::Content;
-use crate::store::Store;
+use crate::store::care::check::Inspector;
 use crate::store::expiry::left_until;
+use crate::store::holds::standing::standing;
+use crate::store::index::chains::Index;
+use crate::store::index::pieces::Pieces;
 use crate::store::key_entry::KeyEntry;
+use crate::store::members::participants::Members;
+use crate::store::slots::by_slot::Slots;
 use crate::store::values::average;
 use crate::types::{KeyInfo, KeyState};
 
-impl Store {
+impl<'s> Inspector<'s> {
     /// Everything about a key.
-    fn info(&self, found: KeyEntry, key: Vec<u8>, tag: Vec<u8>) -> Result<KeyInfo> {
-        let process = self.process()?;
+    fn info(self, found: KeyEntry, key: Vec<u8>, tag: Vec<u8>) -> Result<KeyInfo> {
+        let process = self.0.process()?;
         let state = match found.kind {
             Tenant::Averager => KeyState::Averager {
-                summary: average::read(self, found.id, &show_key(&key))?.summary(clock::wall_us),
+                summary: average::read(self.0, found.id, &show_key(&key))?.summary(clock::wall_us),
             },
             Tenant::Semaphore => {
-                let standing = self.standing(found)?;
+                let standing = standing(self.0, found)?;
                 KeyState::Semaphore {
                     value: standing.value,
                     available: standing.available,
@@ -28,14 +33,14 @@ impl Store {
                 }
             }
             Tenant::Value => {
-                let content = self.content_of(found).unwrap_or(Content::ABSENT);
+                let content = Slots(self.0).content_of(found).unwrap_or(Content::ABSENT);
                 KeyState::Value {
                     bytes: content.len(),
                     expires_in: left_until(content.expires_ms),
                 }
             }
             Tenant::Lock | Tenant::RLock | Tenant::Turn => KeyState::Lock {
-                holder: self.standing(found)?.holders.pop(),
+                holder: standing(self.0, found)?.holders.pop(),
             },
         };
         Ok(KeyInfo {
@@ -43,16 +48,16 @@ impl Store {
             kind: found.kind.kind(),
             tag: (!tag.is_empty()).then_some(tag),
             state,
-            waiters: self.waiters(process, found.id),
+            waiters: Members(self.0).waiters(process, found.id),
         })
     }
 
     /// How one key stands.
-    pub(crate) fn key_info(&self, key: &[u8]) -> Result<Option<KeyInfo>> {
-        let hash = self.hash(key);
-        let guard = self.lock_stripe(self.stripe_of(hash))?;
+    pub(crate) fn key_info(self, key: &[u8]) -> Result<Option<KeyInfo>> {
+        let hash = Index(self.0).hash(key);
+        let guard = Index(self.0).lock_stripe(Index(self.0).stripe_of(hash))?;
         let found = guard.find(key, hash)?;
-        let Some(found) = found.filter(|found| self.is_listed(*found)) else {
+        let Some(found) = found.filter(|found| Slots(self.0).is_listed(*found)) else {
             return Ok(None);
         };
         self.info(found, key.to_vec(), guard.tag_of(found)?)
@@ -60,12 +65,12 @@ impl Store {
     }
 
     /// How all keys stand, each as it was at some moment of the call.
-    pub(crate) fn key_infos(&self) -> Result<Vec<KeyInfo>> {
+    pub(crate) fn key_infos(self) -> Result<Vec<KeyInfo>> {
         let mut infos = Vec::new();
-        self.each_chain(|guard, _, ids| {
+        Pieces(self.0).each_chain(|guard, _, ids| {
             let found = ids.into_iter().filter_map(|id| guard.found(id));
-            for found in found.filter(|found| self.is_listed(*found)) {
-                if let Some(key) = self.key_of(found) {
+            for found in found.filter(|found| Slots(self.0).is_listed(*found)) {
+                if let Some(key) = Slots(self.0).key_of(found) {
                     infos.push(self.info(found, key, guard.tag_of(found)?)?);
                 }
             }
@@ -75,11 +80,13 @@ impl Store {
     }
 
     /// How many keys there are.
-    pub(crate) fn len(&self) -> Result<usize> {
+    pub(crate) fn len(self) -> Result<usize> {
         let mut len = 0;
-        self.each_chain(|guard, _, ids| {
+        Pieces(self.0).each_chain(|guard, _, ids| {
             let found = ids.into_iter().filter_map(|id| guard.found(id));
-            len += found.filter(|found| self.is_listed(*found)).count();
+            len += found
+                .filter(|found| Slots(self.0).is_listed(*found))
+                .count();
             Ok(())
         })?;
         Ok(len)

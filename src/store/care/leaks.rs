@@ -14,7 +14,10 @@ use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
 use crate::slab::{CLAIMED, STATE_FREE, STATE_TAIL, STATE_USED, SlotId, Tenant};
 use crate::store::Store;
 use crate::store::care::check::load;
+use crate::store::index::chains::Index;
+use crate::store::index::pieces::Pieces;
 use crate::store::key_entry::{KeyEntry, hash_as};
+use crate::store::slots::by_slot::Slots;
 use crate::sync::Ordering;
 
 /// How often to look again at what others change all the time.
@@ -31,7 +34,7 @@ struct Stray {
 }
 
 /// What a look at a slot found.
-enum Look {
+enum Verdict {
     /// It is free, or a key has it.
     Fine,
     /// Somebody is making or removing a key there.
@@ -39,20 +42,24 @@ enum Look {
     Stray(Stray),
 }
 
-impl Store {
+/// Slots and blocks that belong to nothing.
+#[derive(Clone, Copy)]
+pub(crate) struct Leaks<'s>(pub(crate) &'s Store);
+
+impl<'s> Leaks<'s> {
     /// Those of the `suspects` that no key has. They were seen to be marked as used.
-    pub(in crate::store) fn leaked_slots(&self, suspects: Vec<u32>) -> Vec<u32> {
+    pub(in crate::store) fn leaked_slots(self, suspects: Vec<u32>) -> Vec<u32> {
         let look = |at| (at, None, self.look_at_slot(at));
         let mut left: Vec<_> = suspects.into_iter().map(look).collect();
         for _ in 0..LOOKS {
-            left.retain(|(_, _, look)| !matches!(look, Look::Fine));
+            left.retain(|(_, _, look)| !matches!(look, Verdict::Fine));
             if left.is_empty() || left.iter().all(is_certain) {
                 break;
             }
             self.let_changes_end();
             for (at, before, look) in &mut left {
                 *before = match look {
-                    Look::Stray(stray) => Some(*stray),
+                    Verdict::Stray(stray) => Some(*stray),
                     _ => None,
                 };
                 *look = self.look_at_slot(*at);
@@ -64,19 +71,19 @@ impl Store {
 
     /// Locks each stripe once: what was in the middle of being changed there is done, or is ended
     /// for a dead one.
-    fn let_changes_end(&self) {
+    fn let_changes_end(self) {
         for stripe in 0..STRIPES {
             // The walk before has reported a stripe that cannot be locked.
-            let _ = self.lock_stripe(stripe);
+            let _ = Index(self.0).lock_stripe(stripe);
         }
     }
 
-    fn look_at_slot(&self, at: u32) -> Look {
-        let slab = self.slab();
+    fn look_at_slot(self, at: u32) -> Verdict {
+        let slab = self.0.slab();
         let state_of = |at| load(slab.slot_state(at));
         let state = state_of(at);
         if state == STATE_FREE {
-            return Look::Fine;
+            return Verdict::Fine;
         }
         let mut head = at;
         while state_of(head) == STATE_TAIL && head > 0 && at - head < SPAN_MAX {
@@ -85,7 +92,7 @@ impl Store {
         let head_state = state_of(head);
         for state in [state, head_state] {
             if state & CLAIMED != 0 && !self.is_claimed_for_good(at, head, state) {
-                return Look::Changing;
+                return Verdict::Changing;
             }
         }
         let id = slab.slot_id(head);
@@ -95,7 +102,7 @@ impl Store {
             && head_state == STATE_USED
             && self.has_key(id, at)
         {
-            return Look::Fine;
+            return Verdict::Fine;
         }
         let stray = Stray {
             state,
@@ -107,55 +114,57 @@ impl Store {
             && state_of(head) == head_state
             && id.is_none_or(|id| slab.slot(id).meta.load(Ordering::Acquire) == head_meta);
         match is_as_it_was {
-            true => Look::Stray(stray),
-            false => Look::Changing,
+            true => Verdict::Stray(stray),
+            false => Verdict::Changing,
         }
     }
 
     /// Whether a claim stands also under the stripe that it names: no process is working on it.
-    fn is_claimed_for_good(&self, at: u32, head: u32, claim: u8) -> bool {
+    fn is_claimed_for_good(self, at: u32, head: u32, claim: u8) -> bool {
         // The walk before has reported a stripe that cannot be locked.
-        let _guard = self.lock_stripe(u32::from(claim & !CLAIMED)).ok();
-        let states = [at, head].map(|at| load(self.slab().slot_state(at)));
+        let _guard = Index(self.0).lock_stripe(u32::from(claim & !CLAIMED)).ok();
+        let states = [at, head].map(|at| load(self.0.slab().slot_state(at)));
         states.contains(&claim)
     }
 
     /// Whether the slot `at` belongs to a key that begins in the slot `id`, and is found.
-    fn has_key(&self, id: SlotId, at: u32) -> bool {
-        let Some(meta) = self.slab().slot(id).meta() else {
+    fn has_key(self, id: SlotId, at: u32) -> bool {
+        let Some(meta) = self.0.slab().slot(id).meta() else {
             return false;
         };
         let Some(kind) = meta.kind else {
             return false;
         };
-        let Some(key) = self.key_of(KeyEntry { id, meta, kind }) else {
+        let Some(key) = Slots(self.0).key_of(KeyEntry { id, meta, kind }) else {
             return false;
         };
-        let hash = hash_as(kind, self.hash(&key));
-        let Ok(guard) = self.lock_stripe(self.stripe_of(hash)) else {
+        let hash = hash_as(kind, Index(self.0).hash(&key));
+        let Ok(guard) = Index(self.0).lock_stripe(Index(self.0).stripe_of(hash)) else {
             return false;
         };
         let now = guard.find(&key, hash).ok().flatten();
-        now.is_some_and(|now| now.id == id) && at - id.index() < span_of(self.slab(), id)
+        now.is_some_and(|now| now.id == id) && at - id.index() < span_of(self.0.slab(), id)
     }
 
     /// Those of the `suspects` that no semaphore has. They were seen to be marked as used.
-    pub(in crate::store) fn leaked_blocks(&self, mut suspects: Vec<u32>) -> Result<Vec<u32>> {
-        let slab = self.slab();
+    pub(in crate::store) fn leaked_blocks(self, mut suspects: Vec<u32>) -> Result<Vec<u32>> {
+        let slab = self.0.slab();
         for _ in 0..LOOKS {
             suspects.retain(|at| load(slab.block_state(*at)) != STATE_FREE);
             if suspects.is_empty() {
                 break;
             }
             let before = self.departures();
-            self.each_bucket(|bucket| {
+            Pieces(self.0).each_bucket(|bucket| {
                 // The walk before has reported what cannot be locked or walked, or makes no sense.
                 let Ok((guard, bucket)) = bucket else {
                     return Ok(());
                 };
                 let _ = guard.walk(bucket, |id| {
                     let found = guard.found(id).filter(|f| f.kind == Tenant::Semaphore);
-                    if let Some(Ok((first, permits))) = found.map(|f| self.permits_of(f.id)) {
+                    if let Some(Ok((first, permits))) =
+                        found.map(|f| Slots(self.0).permits_of(f.id))
+                    {
                         let blocks = first..first + permits.div_ceil(PERMITS_PER_BLOCK);
                         suspects.retain(|at| !blocks.contains(at));
                     }
@@ -173,9 +182,10 @@ impl Store {
     }
 
     /// How many slots have left their chains.
-    fn departures(&self) -> u64 {
+    fn departures(self) -> u64 {
         let of = |stripe| {
-            self.slab()
+            self.0
+                .slab()
                 .stripe(stripe)
                 .departures
                 .load(Ordering::Acquire)
@@ -185,8 +195,8 @@ impl Store {
 }
 
 /// It looked the same before all changes had ended, and after that.
-fn is_certain((_, before, look): &(u32, Option<Stray>, Look)) -> bool {
-    matches!(look, Look::Stray(stray) if *before == Some(*stray))
+fn is_certain((_, before, look): &(u32, Option<Stray>, Verdict)) -> bool {
+    matches!(look, Verdict::Stray(stray) if *before == Some(*stray))
 }
 
 #[cfg(all(test, not(loom)))]

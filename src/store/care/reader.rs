@@ -39,6 +39,7 @@ use crate::store::log::decided_list::{Flip, read_list};
 use crate::store::log::segments::{segments, usage_of};
 use crate::store::members::device::is_unsynced;
 use crate::store::members::living;
+use crate::store::members::lock_files::opened_up_of;
 use crate::store::members::participants::{is_gone_by_witness, waiters};
 use crate::store::members::recount::Usage;
 use crate::store::names::{SLAB, Shard, Site, not_a_store};
@@ -63,7 +64,7 @@ pub(crate) struct ReadStore {
 }
 
 /// What was decided and is not carried out, as far as it was looked at.
-pub(crate) struct Decided<'h> {
+pub(crate) struct DecidedThere<'h> {
     /// `None`: it is gone, and what was decided with it.
     home: Option<&'h ReadStore>,
     /// The journal for which the list stands.
@@ -162,9 +163,9 @@ impl ReadStore {
     }
 }
 
-impl<'h> Decided<'h> {
-    pub(crate) fn new(home: Option<&'h ReadStore>) -> Decided<'h> {
-        Decided {
+impl<'h> DecidedThere<'h> {
+    pub(crate) fn new(home: Option<&'h ReadStore>) -> DecidedThere<'h> {
+        DecidedThere {
             home,
             journal: 0,
             flips: HashMap::new(),
@@ -301,7 +302,11 @@ impl ReadStore {
 /// Values.
 impl ReadStore {
     /// The value under a key; `None`: there is none, or it is over, or damaged.
-    pub(crate) fn value(&self, decided: &mut Decided<'_>, key: &[u8]) -> Result<Option<Whole>> {
+    pub(crate) fn value(
+        &self,
+        decided: &mut DecidedThere<'_>,
+        key: &[u8],
+    ) -> Result<Option<Whole>> {
         let mut whole = Whole::default();
         while let Some(found) = self.find(key)? {
             self.wrong_kind(key, found, Tenant::Value)?;
@@ -337,7 +342,7 @@ impl ReadStore {
     /// What the cells of a value say, with what was decided. `None`: it is not there any more.
     fn read(
         &self,
-        decided: &mut Decided<'_>,
+        decided: &mut DecidedThere<'_>,
         found: KeyEntry,
         payload: &mut impl Payload,
     ) -> Result<Option<std::result::Result<Reading, Damaged>>> {
@@ -353,7 +358,7 @@ impl ReadStore {
     /// Whether what was read is still what the key has.
     fn is_in_force(
         &self,
-        decided: &mut Decided<'_>,
+        decided: &mut DecidedThere<'_>,
         found: KeyEntry,
         reading: &Reading,
     ) -> Result<bool> {
@@ -418,7 +423,7 @@ impl ReadStore {
     /// How one key stands.
     pub(crate) fn key_info(
         &self,
-        decided: &mut Decided<'_>,
+        decided: &mut DecidedThere<'_>,
         key: &[u8],
     ) -> Result<Option<KeyInfo>> {
         self.as_onlooker(|onlooker| {
@@ -433,7 +438,7 @@ impl ReadStore {
     }
 
     /// How all keys stand.
-    pub(crate) fn key_infos(&self, decided: &mut Decided<'_>) -> Result<Vec<KeyInfo>> {
+    pub(crate) fn key_infos(&self, decided: &mut DecidedThere<'_>) -> Result<Vec<KeyInfo>> {
         let mut infos = Vec::new();
         self.as_onlooker(|onlooker| {
             self.each(|found| {
@@ -452,7 +457,7 @@ impl ReadStore {
     }
 
     /// How many keys there are.
-    pub(crate) fn len(&self, decided: &mut Decided<'_>) -> Result<usize> {
+    pub(crate) fn len(&self, decided: &mut DecidedThere<'_>) -> Result<usize> {
         let mut len = 0;
         self.each(|found| {
             len += usize::from(self.is_listed(decided, found)?);
@@ -462,7 +467,7 @@ impl ReadStore {
     }
 
     /// Whether a key is shown in lists of keys.
-    fn is_listed(&self, decided: &mut Decided<'_>, found: KeyEntry) -> Result<bool> {
+    fn is_listed(&self, decided: &mut DecidedThere<'_>, found: KeyEntry) -> Result<bool> {
         Ok(match found.kind {
             Tenant::Turn => false,
             Tenant::Value => match self.read(decided, found, &mut ())? {
@@ -478,7 +483,7 @@ impl ReadStore {
     fn info(
         &self,
         onlooker: Onlooker<'_>,
-        decided: &mut Decided<'_>,
+        decided: &mut DecidedThere<'_>,
         found: KeyEntry,
         key: &[u8],
     ) -> Result<Option<KeyInfo>> {
@@ -527,7 +532,7 @@ impl ReadStore {
     /// as of no bytes.
     fn content_with_tag(
         &self,
-        decided: &mut Decided<'_>,
+        decided: &mut DecidedThere<'_>,
         found: KeyEntry,
         key: &[u8],
         tag: &mut Vec<u8>,
@@ -590,14 +595,14 @@ impl ReadStore {
     /// Verifies what can be verified without a stripe: both copies of the header, each key by
     /// itself, that it is found, what is sealed and what is in the log. What is wrong is looked
     /// at again before it is said.
-    pub(crate) fn check(&self, decided: &mut Decided<'_>) -> Result<CheckReport> {
+    pub(crate) fn check(&self, decided: &mut DecidedThere<'_>) -> Result<CheckReport> {
         let mut report = CheckReport::default();
         if is_unsynced(&self.slab) {
             report.problems.push(check::UNSYNCED.to_string());
         }
         let damaged = slab_file::damaged_copy(&self.slab)?;
         report.problems.extend(damaged);
-        report.problems.extend(self.site.opened_up()?);
+        report.problems.extend(opened_up_of(&self.site)?);
         self.as_onlooker(|onlooker| {
             self.each(|found| {
                 report.keys += usize::from(self.is_listed(decided, found)?);
@@ -613,7 +618,11 @@ impl ReadStore {
     }
 
     /// What is wrong with a key, if it is so twice, and still that key.
-    fn problem_of(&self, decided: &mut Decided<'_>, found: KeyEntry) -> Result<Option<String>> {
+    fn problem_of(
+        &self,
+        decided: &mut DecidedThere<'_>,
+        found: KeyEntry,
+    ) -> Result<Option<String>> {
         for _ in 0..2 {
             let problem = self.problem_now(decided, found)?;
             if problem.is_none() || !self.is_still(found) {
@@ -623,7 +632,11 @@ impl ReadStore {
         self.problem_now(decided, found)
     }
 
-    fn problem_now(&self, decided: &mut Decided<'_>, found: KeyEntry) -> Result<Option<String>> {
+    fn problem_now(
+        &self,
+        decided: &mut DecidedThere<'_>,
+        found: KeyEntry,
+    ) -> Result<Option<String>> {
         let of_slot = |what: &str| Ok(Some(format!("slot {} {what}", found.id.index())));
         let key = key_of(&self.slab, found).unwrap_or_default();
         let bucket = bucket_of(&self.slab, hash(self.slab.part().seed, &key));
@@ -659,7 +672,7 @@ impl ReadStore {
 
     fn damage_of(
         &self,
-        decided: &mut Decided<'_>,
+        decided: &mut DecidedThere<'_>,
         found: KeyEntry,
         key: &[u8],
     ) -> Result<Option<String>> {

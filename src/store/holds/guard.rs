@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::os::fork;
 use crate::record::Hold;
 use crate::store::holds::fast::Grant;
+use crate::store::holds::fast::Holding;
 use crate::store::holds::handle::Handle;
 use crate::types::{Predecessor, Token};
 
@@ -47,7 +48,7 @@ impl<'a> Anchor<'a> {
         grant: &Grant,
         predecessor: Option<Predecessor>,
     ) -> Anchor<'a> {
-        match (predecessor, handle.hold_of(grant)) {
+        match (predecessor, Holding(handle).hold_of(grant)) {
             (None, Ok(hold)) => Anchor::Borrowed { handle, hold },
             (predecessor, _) => Anchor::Rich(Arc::new(Rich {
                 handle: Arc::clone(handle),
@@ -109,22 +110,22 @@ impl<'a> Held<'a> {
     }
 
     pub(crate) fn renew(&self) -> Result<()> {
-        self.handle.renew(&self.grant)
+        Holding(&self.handle).renew(&self.grant)
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        self.handle.check(&self.grant)
+        Holding(&self.handle).check(&self.grant)
     }
 
     pub(crate) fn release(mut self) -> Result<()> {
         let grant = self.grant.take();
-        self.handle.give_back(&grant)
+        Holding(&self.handle).give_back(&grant)
     }
 
     pub(crate) fn into_token(mut self) -> Token {
         keep_open(&self.handle);
         let grant = self.grant.take();
-        self.handle.note_token(&grant);
+        Holding(&self.handle).note_token(&grant);
         grant.token()
     }
 
@@ -152,7 +153,7 @@ impl Drop for Held<'_> {
 #[inline(never)]
 fn drop_slow(anchor: Anchor<'_>, grant: Grant) {
     // Lost, or copied by a fork, or nobody's: there is nothing to give back, and nobody to tell.
-    let _ = anchor.give_back(&grant);
+    let _ = Holding(&anchor).give_back(&grant);
 }
 
 /// Takes the anchor out of a guard that is being dropped.

@@ -8,11 +8,18 @@ use crate::error::{Error, Result, show_key};
 use crate::os::clock;
 use crate::record::{Force, NO_VERSION};
 use crate::slab::{Slot, SlotId, Tenant};
-use crate::store::index::allocate::{NoRoom, Room};
+use crate::store::holds::take_over::TakeOver;
+use crate::store::index::allocate::{Claimed, NoRoom};
 use crate::store::index::busy::stripe_byte;
+use crate::store::index::chains::Index;
+use crate::store::index::pieces::Pieces;
+use crate::store::index::retire::Retirer;
 use crate::store::index::stripe::StripeGuard;
 use crate::store::key_entry::{KeyEntry, NewKey, SlotRef, check_lengths, hash_as};
+use crate::store::members::deadlock::Deadlocks;
 use crate::store::patience::{Patience, pause};
+use crate::store::reclaim::free_slots::Reclaimer;
+use crate::store::slots::by_slot::Slots;
 use crate::store::{GROW_BYTE, Store};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::types::Predecessor;
@@ -52,7 +59,7 @@ enum Fit {
 impl Handle {
     pub(crate) fn new(store: Arc<Store>, kind: Tenant, key: &[u8], permits: u32) -> Handle {
         Handle {
-            hash: hash_as(kind, store.hash(key)),
+            hash: hash_as(kind, Index(&store).hash(key)),
             store,
             kind,
             key: key.into(),
@@ -198,13 +205,15 @@ impl Handle {
         if !self.tag.is_empty() {
             return self.locate_and_tag(patience);
         }
-        while let Some(found) = self.store.find(&self.key, self.hash, patience)? {
+        while let Some(found) = Index(&self.store).find(&self.key, self.hash, patience)? {
             if self.is_in_the_way(found) {
                 return Ok(None);
             }
             match self.check_found(found)? {
                 Fit::Ours => return Ok(Some(self.remember(found))),
-                Fit::Other(permits) if !self.is_in_use(found, permits)? => return Ok(None),
+                Fit::Other(permits) if !TakeOver(self).is_in_use(found, permits)? => {
+                    return Ok(None);
+                }
                 Fit::Other(_) | Fit::Gone => {}
             }
         }
@@ -220,7 +229,7 @@ impl Handle {
             return Ok(None);
         };
         if let Fit::Other(permits) = self.check_found(found)? {
-            self.is_in_use(found, permits)?;
+            TakeOver(self).is_in_use(found, permits)?;
             return Ok(None);
         }
         self.give_tag(&stripe, found)?;
@@ -239,7 +248,7 @@ impl Handle {
             return Ok((spot, None));
         }
         self.check_settings()?;
-        if let Some(found) = self.store.find_unlocked(&self.key, self.hash, 1)
+        if let Some(found) = Index(&self.store).find_unlocked(&self.key, self.hash, 1)
             && self.tag.is_empty()
             && !self.is_in_the_way(found)
             && let Fit::Ours = self.check_found(found)?
@@ -251,13 +260,13 @@ impl Handle {
             let stripe = self.lock_stripe_within(patience)?;
             match self.find_or_create(&stripe, patience) {
                 Ok((found, before)) => return Ok((self.remember(found), before)),
-                Err(NoRoom::Late) => return Err(self.store.structure_busy(GROW_BYTE)),
+                Err(NoRoom::Late) => return Err(Pieces(&self.store).structure_busy(GROW_BYTE)),
                 Err(NoRoom::Failed(error)) => return Err(error),
                 Err(NoRoom::Busy) => {
                     drop(stripe);
                     if !pause(&mut pauses, patience) {
-                        let stripe = self.store.stripe_of(self.hash);
-                        return Err(self.store.structure_busy(stripe_byte(stripe)));
+                        let stripe = Index(&self.store).stripe_of(self.hash);
+                        return Err(Pieces(&self.store).structure_busy(stripe_byte(stripe)));
                     }
                     continue;
                 }
@@ -267,7 +276,7 @@ impl Handle {
             // Some idle keys, or what may be evicted, as long as something is freed: a key of many
             // slots wants them in a row. Then what is only known of values; with that each stripe
             // is locked, and what the dead have begun there ends.
-            if self.store.free_slots(patience)? > 0 {
+            if Reclaimer(&self.store).free_slots(patience)? > 0 {
                 continue;
             }
             if looked_everywhere {
@@ -276,7 +285,7 @@ impl Handle {
                     capacity: self.store.slab().layout().capacity as usize,
                 });
             }
-            self.store.remove_turns(Force::NotTheLiving, patience)?;
+            Reclaimer(&self.store).remove_turns(Force::NotTheLiving, patience)?;
             looked_everywhere = true;
         }
     }
@@ -287,27 +296,27 @@ impl Handle {
         &self,
         patience: Patience,
     ) -> Result<StripeGuard<'_>> {
-        let stripe = self.store.stripe_of(self.hash);
-        let guard = self.store.lock_stripe_within(stripe, patience)?;
-        guard.ok_or_else(|| self.store.structure_busy(stripe_byte(stripe)))
+        let stripe = Index(&self.store).stripe_of(self.hash);
+        let guard = Index(&self.store).lock_stripe_within(stripe, patience)?;
+        guard.ok_or_else(|| Pieces(&self.store).structure_busy(stripe_byte(stripe)))
     }
 
     fn find_or_create(
         &self,
         stripe: &StripeGuard<'_>,
         patience: Patience,
-    ) -> Room<(KeyEntry, Option<Predecessor>)> {
+    ) -> Claimed<(KeyEntry, Option<Predecessor>)> {
         let mut found = stripe.find(&self.key, self.hash)?;
         if let Some(ghost) = found.filter(|found| self.is_in_the_way(*found)) {
-            let bucket = self.store.bucket_of(self.hash);
-            let vacant = || self.store.is_vacant(ghost);
+            let bucket = Index(&self.store).bucket_of(self.hash);
+            let vacant = || Slots(&self.store).is_vacant(ghost);
             // Also if the process that deleted the value died with the latch.
-            if stripe.retire(ghost, bucket, Force::NotTheLiving, vacant)? {
+            if Retirer(stripe).retire(ghost, bucket, Force::NotTheLiving, vacant)? {
                 found = None;
             } else if vacant() {
                 if matches!(patience, Patience::Forever) {
                     let generation = ghost.meta.generation;
-                    self.store
+                    Deadlocks(&self.store)
                         .check_not_mine(ghost.id, generation, || self.show_key())?;
                 }
                 return Err(NoRoom::Busy);
@@ -317,7 +326,7 @@ impl Handle {
             return Ok((stripe.create(&self.spec(&self.tag), patience)?, None));
         };
         if let Fit::Other(permits) = self.check_found(found)? {
-            return self.take_over(stripe, found, permits, patience);
+            return TakeOver(self).take_over(stripe, found, permits, patience);
         }
         self.give_tag(stripe, found)?;
         Ok((found, None))
@@ -337,7 +346,7 @@ impl Handle {
 
     /// Whether a key is only what is left of a value, where this handle wants something else.
     fn is_in_the_way(&self, found: KeyEntry) -> bool {
-        self.kind != Tenant::Value && self.store.is_vacant(found)
+        self.kind != Tenant::Value && Slots(&self.store).is_vacant(found)
     }
 
     /// Gives a key this handle's tag, if it has one.
@@ -379,7 +388,7 @@ impl Handle {
         if self.kind != Tenant::Semaphore {
             return Ok(Fit::Ours);
         }
-        Ok(match self.store.permits_while(found)? {
+        Ok(match Slots(&self.store).permits_while(found)? {
             None => Fit::Gone,
             Some((_, permits)) if permits == self.permits => Fit::Ours,
             Some((_, permits)) => Fit::Other(permits),

@@ -5,6 +5,6 @@ pub(crate) mod guard;
 pub(crate) mod handle;
 pub(crate) mod own;
 pub(crate) mod sleep;
-pub(in crate::store) mod slow;
+pub(crate) mod slow;
 pub(crate) mod standing;
 pub(in crate::store) mod take_over;

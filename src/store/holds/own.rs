@@ -5,15 +5,17 @@ use crate::os::process;
 use crate::record::{Lease, ParticipantId, Word};
 use crate::slab::Tenant;
 use crate::store::holds::fast::Grant;
-use crate::store::holds::handle::Handle;
+use crate::store::holds::fast::Holding;
+use crate::store::holds::slow::Acquirer;
 use crate::store::key_entry::SlotRef;
 
-impl Handle {
+impl<'h> Holding<'h> {
     /// Notes that a hold has no guard any more, but a token.
-    pub(crate) fn note_token(&self, grant: &Grant) {
+    pub(crate) fn note_token(self, grant: &Grant) {
         let which = (grant.spot.id, grant.permit);
         let sequence = grant.word.sequence();
-        self.store()
+        self.0
+            .store()
             .tokens
             .with(|tokens| tokens.insert(which, sequence));
     }
@@ -21,33 +23,33 @@ impl Handle {
     /// Refuses to wait for ever for holds that are all this process's, by guards and without
     /// leases, while it has no thread but this one.
     pub(in crate::store) fn check_not_all_ours(
-        &self,
+        self,
         me: ParticipantId,
         spot: SlotRef,
     ) -> Result<()> {
-        let asked = matches!(self.kind(), Tenant::Lock | Tenant::Semaphore);
+        let asked = matches!(self.0.kind(), Tenant::Lock | Tenant::Semaphore);
         if !asked || !self.are_all_ours(me, spot)? || !process::is_only_thread() {
             return Ok(());
         }
         Err(Error::Deadlock {
-            what: match self.kind() {
-                Tenant::Semaphore => format!("all permits of {}", self.show_key()),
-                _ => self.show_key(),
+            what: match self.0.kind() {
+                Tenant::Semaphore => format!("all permits of {}", self.0.show_key()),
+                _ => self.0.show_key(),
             },
         })
     }
 
-    fn are_all_ours(&self, me: ParticipantId, spot: SlotRef) -> Result<bool> {
-        let Some((first, count)) = self.current_range(spot)? else {
+    fn are_all_ours(self, me: ParticipantId, spot: SlotRef) -> Result<bool> {
+        let Some((first, count)) = Acquirer(self.0).current_range(spot)? else {
             return Ok(false);
         };
         let is_token = |permit, word: Word| {
             let sequence = Some(word.sequence());
-            let tokens = &self.store().tokens;
+            let tokens = &self.0.store().tokens;
             tokens.with(|tokens| tokens.get(&(spot.id, permit)).copied()) == sequence
         };
         for permit in 0..count {
-            let hold = self.hold(spot, first, permit)?;
+            let hold = Acquirer(self.0).hold(spot, first, permit)?;
             let word = hold.load();
             let is_held = word.participant() == Some(me) && !word.is_retiring();
             if !is_held || hold.lease_of(word) != Lease::None || is_token(permit, word) {

@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 use crate::os::{clock, futex};
 use crate::record::waiting::nap;
 use crate::record::{Lease, ParticipantId};
-use crate::store::holds::handle::Handle;
+use crate::store::holds::slow::Acquirer;
 use crate::store::key_entry::SlotRef;
+use crate::store::members::participants::Members;
 use crate::store::members::participants::WaitingMark;
 use crate::store::members::watch::Watch;
+use crate::store::members::watch::Watching;
 use crate::store::patience::{Patience, TICK};
 use crate::store::{Process, Store};
 use crate::sync::Ordering;
@@ -26,24 +28,24 @@ const WATCHED_TICK: Duration = Duration::from_millis(150);
 const MANY: u32 = 64;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-impl Handle {
+impl<'h> Acquirer<'h> {
     /// Sleeps until woken, or until something may have changed that nobody is woken for: a death,
     /// the end of a lease or of the patience. Of a semaphore with many permits not all are
     /// looked at for each tick, only whether one of the holders died.
-    pub(in crate::store) fn sleep<'a>(
-        &'a self,
-        waiting: &mut Waiting<'a>,
+    pub(in crate::store) fn sleep(
+        self,
+        waiting: &mut Waiting<'h>,
         wakes: u32,
         patience: Patience,
         held: &HeldBy,
     ) {
-        let wake = &self.slot(waiting.spot).wake;
+        let wake = &self.0.slot(waiting.spot).wake;
         let look_again = Instant::now() + LOOK_AGAIN;
         loop {
             let Some(left) = patience.left() else {
                 return;
             };
-            let tick = waiting.tick(self.store(), held);
+            let tick = waiting.tick(self.0.store(), held);
             futex::wait(wake, wakes, nap(left, until_lease(held.lease_us), tick));
             if wake.load(Ordering::Acquire) != wakes {
                 // A holder that died has been reported, and is watched no more.
@@ -52,7 +54,11 @@ impl Handle {
             }
             let process = waiting.process;
             let lease_over = held.lease_us.is_some_and(|end| clock::uptime_us() >= end);
-            let someone_died = || held.by().iter().any(|p| self.store().is_dead(process, *p));
+            let someone_died = || {
+                held.by()
+                    .iter()
+                    .any(|p| Members(self.0.store()).is_dead(process, *p))
+            };
             let few = held.holds <= MANY;
             if lease_over || someone_died() || few || Instant::now() >= look_again {
                 return;
@@ -88,7 +94,7 @@ impl<'a> Waiting<'a> {
             spot,
             process,
             since: Instant::now(),
-            _mark: store.mark_waiting(process, spot.id),
+            _mark: Members(store).mark_waiting(process, spot.id),
             watch: None,
         }
     }
@@ -102,7 +108,7 @@ impl<'a> Waiting<'a> {
         if !watched {
             // The old one first: it has descriptors.
             self.watch = None;
-            self.watch = store.watch(self.process, &held.by(), self.spot.id);
+            self.watch = Watching(store).watch(self.process, &held.by(), self.spot.id);
         }
         match self.watch {
             Some(_) => WATCHED_TICK,
@@ -134,7 +140,7 @@ impl HeldBy {
         if self.by().contains(&other) {
             return false;
         }
-        if store.is_dead(process, other) {
+        if Members(store).is_dead(process, other) {
             return true;
         }
         self.by.borrow_mut().push(other);

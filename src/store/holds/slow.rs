@@ -12,22 +12,30 @@ use crate::record::{
 use crate::slab::Tenant;
 use crate::store::Process;
 use crate::store::holds::fast::Grant;
+use crate::store::holds::fast::Holding;
 use crate::store::holds::handle::Handle;
 use crate::store::holds::sleep::{HeldBy, Waiting};
 use crate::store::key_entry::SlotRef;
+use crate::store::members::deadlock::Deadlocks;
+use crate::store::members::participants::Members;
 use crate::store::patience::Patience;
+use crate::store::slots::by_slot::Slots;
 use crate::sync::{AtomicU32, Ordering};
 use crate::types::Predecessor;
 
 /// How often a waiter looks before it sleeps: a hold is often shorter than the way into the kernel.
 const SPINS: u32 = 60;
 
-impl Handle {
+/// Takes holds that are not available at once.
+#[derive(Clone, Copy)]
+pub(crate) struct Acquirer<'h>(pub(crate) &'h Handle);
+
+impl<'h> Acquirer<'h> {
     /// Takes the key, or one of its permits, as `patience` allows. `None`: it is held.
     /// Errors: `StructureBusy` if that could not be said within `patience`.
     #[cold]
     pub(crate) fn acquire(
-        &self,
+        self,
         patience: Patience,
     ) -> Result<Option<(Grant, Option<Predecessor>)>> {
         self.acquire_unless(patience, &|| false)
@@ -36,11 +44,11 @@ impl Handle {
     /// Acquires, unless a waiter that has slept is told by `needless` to give up. `None` then, too.
     #[cold]
     pub(crate) fn acquire_unless(
-        &self,
+        self,
         patience: Patience,
         needless: &dyn Fn() -> bool,
     ) -> Result<Option<(Grant, Option<Predecessor>)>> {
-        if self.lease_us.is_some() && !clock::is_scale_known() {
+        if self.0.lease_us.is_some() && !clock::is_scale_known() {
             return Err(Error::Invalid {
                 what: "a lease needs /proc, which is not there: without it nobody knows whether clocks here \
                        mean what they mean to others; mount /proc, or hold without a lease"
@@ -48,7 +56,7 @@ impl Handle {
             });
         }
         let granted = waiting::wait(&mut Acquiring {
-            handle: self,
+            handle: self.0,
             patience,
             needless,
             spins: SPINS,
@@ -57,7 +65,7 @@ impl Handle {
             waiting: None,
         })?;
         if granted.is_none() {
-            self.store().check_in_place()?;
+            self.0.store().check_in_place()?;
         }
         Ok(granted)
     }
@@ -65,7 +73,7 @@ impl Handle {
     /// Looks at all holds of the key once and takes the first that is available. `held` says what
     /// is held.
     fn attempt(
-        &self,
+        self,
         at: Here<'_>,
         slept: bool,
         held: &mut HeldBy,
@@ -75,11 +83,11 @@ impl Handle {
             return Ok(None);
         };
         held.holds = count;
-        let start = self.hint.load(Ordering::Relaxed) % count;
+        let start = self.0.hint.load(Ordering::Relaxed) % count;
         let numbers = (start..count).chain(0..start);
         let holds = numbers.map(|n| self.hold(at.spot, first, n).map(|hold| (n, hold)));
         let mut looking = Looking {
-            handle: self,
+            handle: self.0,
             at,
             first,
             held,
@@ -90,29 +98,29 @@ impl Handle {
     }
 
     /// First block and number of permits; of anything but a semaphore `(0, 1)`.
-    fn hold_range(&self, spot: SlotRef) -> Result<(u32, u32)> {
-        match self.kind() {
-            Tenant::Semaphore => self.store().permits_of(spot.id),
+    fn hold_range(self, spot: SlotRef) -> Result<(u32, u32)> {
+        match self.0.kind() {
+            Tenant::Semaphore => Slots(self.0.store()).permits_of(spot.id),
             _ => Ok((0, 1)),
         }
     }
 
     /// First block and number of permits while the key is where it was; `None` when it is not.
-    pub(in crate::store) fn current_range(&self, spot: SlotRef) -> Result<Option<(u32, u32)>> {
+    pub(in crate::store) fn current_range(self, spot: SlotRef) -> Result<Option<(u32, u32)>> {
         let range = self.hold_range(spot);
         // What is read of another life's permits, and be it nonsense, means nothing.
-        match self.is_current(spot) {
+        match self.0.is_current(spot) {
             true => range.map(Some),
             false => Ok(None),
         }
     }
 
     /// The hold of a lock, or of permit number `permit`.
-    pub(in crate::store) fn hold(&self, spot: SlotRef, first: u32, permit: u32) -> Result<&Hold> {
-        if self.kind() != Tenant::Semaphore {
-            return Ok(&self.slot(spot).hold);
+    pub(in crate::store) fn hold(self, spot: SlotRef, first: u32, permit: u32) -> Result<&'h Hold> {
+        if self.0.kind() != Tenant::Semaphore {
+            return Ok(&self.0.slot(spot).hold);
         }
-        let slab = self.store().slab();
+        let slab = self.0.store().slab();
         slab.permit(first, permit)
             .map(|permit| &permit.hold)
             .ok_or_else(|| slab.corrupt(format!("permit {permit} of block {first}")))
@@ -120,10 +128,10 @@ impl Handle {
 
     /// The sequence for a grant after `seen`: one more, and for a permit one that the semaphore
     /// never gave.
-    fn sequence_after(&self, first: u32, seen: Word) -> Result<u64> {
-        let slab = self.store().slab();
-        let used_up = || slab.corrupt(format!("the sequence of {} is used up", self.show_key()));
-        if self.kind() != Tenant::Semaphore {
+    fn sequence_after(self, first: u32, seen: Word) -> Result<u64> {
+        let slab = self.0.store().slab();
+        let used_up = || slab.corrupt(format!("the sequence of {} is used up", self.0.show_key()));
+        if self.0.kind() != Tenant::Semaphore {
             return next_sequence(seen).ok_or_else(used_up);
         }
         let permit = slab.permit(first, 0).ok_or_else(used_up)?;
@@ -131,7 +139,7 @@ impl Handle {
     }
 
     fn predecessor(
-        &self,
+        self,
         process: &Process,
         hold: &Hold,
         seen: Word,
@@ -142,16 +150,16 @@ impl Handle {
             Judgement::Expired => false,
             Judgement::Free | Judgement::Held | Judgement::Retiring => return None,
         };
-        let holder = self.store().holder(process, hold, seen, !died);
-        (!self.kind().is_latched()).then_some(Predecessor::of(holder, died))
+        let holder = Members(self.0.store()).holder(process, hold, seen, !died);
+        (!self.0.kind().is_latched()).then_some(Predecessor::of(holder, died))
     }
 
     /// Looks again and again for a little while. Whether anything looks free.
-    fn spin(&self, spot: SlotRef, spins: &mut u32) -> bool {
+    fn spin(self, spot: SlotRef, spins: &mut u32) -> bool {
         let Ok((first, count)) = self.hold_range(spot) else {
             return true;
         };
-        let permit = self.hint.load(Ordering::Relaxed) % count;
+        let permit = self.0.hint.load(Ordering::Relaxed) % count;
         while *spins > 0 {
             *spins -= 1;
             std::hint::spin_loop();
@@ -166,19 +174,19 @@ impl Handle {
     }
 
     /// Asks to be woken when a holder gives back any of the holds. `false`: one of them looks free.
-    fn mark_contended(&self, spot: SlotRef) -> Result<bool> {
+    fn mark_contended(self, spot: SlotRef) -> Result<bool> {
         let Some((first, count)) = self.current_range(spot)? else {
             return Ok(false);
         };
         let holds = (0..count).map(|permit| self.hold(spot, first, permit));
-        waiting::mark_all(holds, || self.is_current(spot))
+        waiting::mark_all(holds, || self.0.is_current(spot))
     }
 
     /// Waits until no remover is in the middle of taking the key away: under its stripe none is,
     /// for a dead process's work is ended there. Errors: `StructureBusy` if the patience was over
     /// first.
-    fn await_retirement(&self, spot: SlotRef, patience: Patience) -> Result<()> {
-        let _guard = self.lock_stripe_within(patience)?;
+    fn await_retirement(self, spot: SlotRef, patience: Patience) -> Result<()> {
+        let _guard = self.0.lock_stripe_within(patience)?;
         // Still there, and no intent said so: damage, which would keep us coming back for ever.
         if let Some((first, count)) = self.current_range(spot)? {
             for permit in 0..count {
@@ -230,12 +238,12 @@ impl Taker for Looking<'_> {
     }
 
     fn sequence_after(&self, seen: Word) -> Result<u64> {
-        self.handle.sequence_after(self.first, seen)
+        Acquirer(self.handle).sequence_after(self.first, seen)
     }
 
     fn note_predecessor(&mut self, hold: &Hold, seen: Word, judgement: Judgement) {
         let process = self.at.process;
-        self.predecessor = self.handle.predecessor(process, hold, seen, judgement);
+        self.predecessor = Acquirer(self.handle).predecessor(process, hold, seen, judgement);
     }
 
     fn note_held(&mut self, lease: Lease) {
@@ -244,7 +252,7 @@ impl Taker for Looking<'_> {
 
     /// The slow way can afford the better clock.
     fn terms(&self) -> Option<(Lease, Stamp)> {
-        let (lease, stamp) = self.handle.terms(self.handle.kind())?;
+        let (lease, stamp) = Holding(self.handle).terms(self.handle.kind())?;
         match lease {
             Lease::None => Some((lease, Stamp::precise(process::tid(), clock::coarse_ns()))),
             _ => Some((lease, stamp)),
@@ -306,7 +314,7 @@ impl<'a> Waiter for Acquiring<'a> {
     }
 
     fn look(&mut self, at: Here<'a>, slept: bool) -> Result<Seen<Self::Grant>> {
-        let looked = self.handle.attempt(at, slept, &mut self.held)?;
+        let looked = Acquirer(self.handle).attempt(at, slept, &mut self.held)?;
         let Some((look, predecessor, first)) = looked else {
             return Ok(Seen::Changed);
         };
@@ -325,7 +333,7 @@ impl<'a> Waiter for Acquiring<'a> {
             Look::Held => Seen::Held,
             Look::Gone => Seen::Changed,
             Look::Retiring => {
-                self.handle.await_retirement(at.spot, self.patience)?;
+                Acquirer(self.handle).await_retirement(at.spot, self.patience)?;
                 Seen::Changed
             }
         })
@@ -336,7 +344,7 @@ impl<'a> Waiter for Acquiring<'a> {
     }
 
     fn spin(&mut self, at: Here<'a>) -> bool {
-        self.spins > 0 && self.handle.spin(at.spot, &mut self.spins)
+        self.spins > 0 && Acquirer(self.handle).spin(at.spot, &mut self.spins)
     }
 
     fn mark(&mut self, at: Here<'a>) -> Result<bool> {
@@ -346,10 +354,10 @@ impl<'a> Waiter for Acquiring<'a> {
         if matches!(self.patience, Patience::Forever) {
             let key = || self.handle.show_key();
             let SlotRef { id, generation } = at.spot;
-            self.handle.store().check_not_mine(id, generation, key)?;
-            self.handle.check_not_all_ours(at.process.id, at.spot)?;
+            Deadlocks(self.handle.store()).check_not_mine(id, generation, key)?;
+            Holding(self.handle).check_not_all_ours(at.process.id, at.spot)?;
         }
-        self.handle.mark_contended(at.spot)
+        Acquirer(self.handle).mark_contended(at.spot)
     }
 
     fn sleep(&mut self, at: Here<'a>, wakes: u32) {
@@ -360,7 +368,7 @@ impl<'a> Waiter for Acquiring<'a> {
             None => Waiting::new(self.handle.store(), at.process, at.spot),
         };
         let held = &self.held;
-        self.handle.sleep(&mut here, wakes, self.patience, held);
+        Acquirer(self.handle).sleep(&mut here, wakes, self.patience, held);
         self.waiting = Some(here);
     }
 
@@ -398,7 +406,7 @@ mod tests {
                 held: &mut HeldBy::default(),
                 predecessor: None,
             };
-            let hold = handle.hold(spot, 0, 0).map(|hold| (0, hold));
+            let hold = Acquirer(handle).hold(spot, 0, 0).map(|hold| (0, hold));
             look_at_all([hold], false, &mut looking).unwrap()
         };
         assert_eq!(look(&handle, spot), Look::Gone);

@@ -9,6 +9,7 @@ use crate::store::holds::handle::Handle;
 use crate::store::in_slab::permits_of;
 use crate::store::key_entry::KeyEntry;
 use crate::store::members::holder::holder;
+use crate::store::members::participants::Members;
 use crate::store::{Process, Store};
 
 /// How the holds of a key stand.
@@ -91,10 +92,10 @@ impl Handle {
             let Some(found) = self.found_at(spot) else {
                 continue;
             };
-            let standing = self.store().standing(found);
+            let seen = standing(self.store(), found);
             // What was read is of this key only if it is still there.
             if self.is_current(spot) {
-                return standing;
+                return seen;
             }
         }
         let value = self.permits().max(1);
@@ -109,26 +110,24 @@ impl Handle {
     pub(crate) fn waiters(&self) -> Result<usize> {
         let process = self.store().process()?;
         let spot = self.locate()?;
-        Ok(spot.map_or(0, |spot| self.store().waiters(process, spot.id)))
+        Ok(spot.map_or(0, |spot| Members(self.store()).waiters(process, spot.id)))
     }
 }
 
-impl Store {
-    /// What `look` says, as this process sees it.
-    pub(in crate::store) fn looking<T>(
-        &self,
-        process: &Process,
-        look: impl FnOnce(Onlooker<'_>) -> T,
-    ) -> T {
-        look(Onlooker {
-            slab: &self.slab,
-            pid_namespace: process.identity.pid_namespace,
-            is_dead: &|p| self.is_dead(process, p),
-        })
-    }
+/// What `look` says, as this process sees it.
+pub(in crate::store) fn looking<T>(
+    store: &Store,
+    process: &Process,
+    look: impl FnOnce(Onlooker<'_>) -> T,
+) -> T {
+    look(Onlooker {
+        slab: &store.slab,
+        pid_namespace: process.identity.pid_namespace,
+        is_dead: &|p| Members(store).is_dead(process, p),
+    })
+}
 
-    /// How the holds of a key stand.
-    pub(crate) fn standing(&self, found: KeyEntry) -> Result<Standing> {
-        self.looking(self.process()?, |onlooker| onlooker.standing(found))
-    }
+/// How the holds of a key stand.
+pub(crate) fn standing(store: &Store, found: KeyEntry) -> Result<Standing> {
+    looking(store, store.process()?, |onlooker| onlooker.standing(found))
 }

@@ -8,11 +8,16 @@ use crate::record::{Force, Hold, Judgement, Returned, Stamp, Word, waiting};
 use crate::slab::Slot;
 use crate::store::Process;
 use crate::store::holds::handle::Handle;
+use crate::store::holds::standing::standing;
 use crate::store::in_slab::permits_of;
-use crate::store::index::allocate::{NoRoom, Room};
+use crate::store::index::allocate::{Claimed, NoRoom};
+use crate::store::index::chains::Index;
+use crate::store::index::retire::Retirer;
 use crate::store::index::stripe::StripeGuard;
 use crate::store::key_entry::{KeyEntry, NewKey};
+use crate::store::members::participants::Members;
 use crate::store::patience::Patience;
+use crate::store::slots::by_slot::Slots;
 use crate::sync::Ordering;
 use crate::types::{Holder, Predecessor};
 
@@ -30,7 +35,11 @@ struct Before {
     late: Option<Predecessor>,
 }
 
-impl Handle {
+/// Takes holds that the dead have left, or a lease that is over.
+#[derive(Clone, Copy)]
+pub(crate) struct TakeOver<'h>(pub(crate) &'h Handle);
+
+impl<'h> TakeOver<'h> {
     /// Makes a semaphore of `permits` again with this handle's number, if no living process has a
     /// permit within its lease, or waits. Also the predecessor: that of the new permit 0, if it
     /// died.
@@ -41,21 +50,21 @@ impl Handle {
     /// stripe and there is no such key, also where there is no room for the new one; its tokens
     /// go on above the floor; (3) the new one is there, and its first permits are abandoned.
     pub(in crate::store) fn take_over(
-        &self,
+        self,
         stripe: &StripeGuard<'_>,
         found: KeyEntry,
         permits: u32,
         patience: Patience,
-    ) -> Room<(KeyEntry, Option<Predecessor>)> {
-        let process = self.store().process()?;
-        let tag = match self.tag.is_empty() {
+    ) -> Claimed<(KeyEntry, Option<Predecessor>)> {
+        let process = self.0.store().process()?;
+        let tag = match self.0.tag.is_empty() {
             true => stripe.tag_of(found)?,
-            false => self.tag.to_vec(),
+            false => self.0.tag.to_vec(),
         };
-        let bucket = self.store().bucket_of(self.hash());
+        let bucket = Index(self.0.store()).bucket_of(self.0.hash());
         // Asked once nobody can acquire: a waiter is counted before it sleeps, and one that is not
         // yet counted finds the key gone, as if it had come later.
-        let nobody_waits = || self.store().waiters(process, found.id) == 0;
+        let nobody_waits = || Members(self.0.store()).waiters(process, found.id) == 0;
         let mut before = Before::default();
         for _ in 0..TRIES {
             if self.is_in_use(found, permits)? {
@@ -65,17 +74,17 @@ impl Handle {
             self.free_permits(process, found, &mut before)?;
             // 2. Not, if somebody has taken one of these meanwhile, and was told.
             let untold = &before.untold;
-            if !stripe.retire_untold(found, bucket, Force::Unheld, untold, nobody_waits)? {
+            if !Retirer(stripe).retire_untold(found, bucket, Force::Unheld, untold, nobody_waits)? {
                 continue;
             }
             // 3
             let untold: Vec<_> = untold.iter().map(|(_, stamp)| *stamp).collect();
             let spec = NewKey {
                 untold: &untold,
-                ..self.spec(&tag)
+                ..self.0.spec(&tag)
             };
             let made = stripe.create(&spec, patience)?;
-            self.hint.store(0, Ordering::Relaxed);
+            self.0.hint.store(0, Ordering::Relaxed);
             return Ok((made, before.dead.or(before.late)));
         }
         self.is_in_use(found, permits)?;
@@ -85,12 +94,12 @@ impl Handle {
 
     /// Refuses a semaphore of `permits` that somebody alive has a permit of within its lease, or
     /// waits for. Under the stripe, or without. `true`: it was taken away meanwhile.
-    pub(in crate::store) fn is_in_use(&self, found: KeyEntry, permits: u32) -> Result<bool> {
-        let process = self.store().process()?;
-        let standing = self.store().standing(found);
-        let waiters = self.store().waiters(process, found.id);
+    pub(in crate::store) fn is_in_use(self, found: KeyEntry, permits: u32) -> Result<bool> {
+        let process = self.0.store().process()?;
+        let standing = standing(self.0.store(), found);
+        let waiters = Members(self.0.store()).waiters(process, found.id);
         // What was read is of this key only if it is still there.
-        if !self.store().is_still(found) {
+        if !Slots(self.0.store()).is_still(found) {
             return Ok(true);
         }
         let mut holders = standing?.holders;
@@ -102,20 +111,20 @@ impl Handle {
         }
     }
 
-    fn other_permits(&self, permits: u32, holders: Vec<Holder>) -> Error {
+    fn other_permits(self, permits: u32, holders: Vec<Holder>) -> Error {
         Error::ConfigMismatch {
             what: "permits",
-            of: self.show_key(),
+            of: self.0.show_key(),
             found: permits.to_string(),
-            expected: self.permits().to_string(),
+            expected: self.0.permits().to_string(),
             holders,
         }
     }
 
     /// Takes from the dead and the late what an acquirer of the stored number could take. The dead
     /// are found again by the next acquirer; a late holder, which has lost its hold now, is not.
-    fn free_permits(&self, process: &Process, found: KeyEntry, before: &mut Before) -> Result<()> {
-        let slab = self.store().slab();
+    fn free_permits(self, process: &Process, found: KeyEntry, before: &mut Before) -> Result<()> {
+        let slab = self.0.store().slab();
         let (first, permits) = permits_of(slab, found.id)?;
         (before.untold, before.dead) = (Vec::new(), None);
         for number in 0..permits {
@@ -143,7 +152,7 @@ impl Handle {
     /// Takes one permit from a dead or late holder: its word then, and that holder. `None`: the
     /// permit is free, or held.
     fn free_permit(
-        &self,
+        self,
         process: &Process,
         slot: &Slot,
         hold: &Hold,
@@ -151,10 +160,10 @@ impl Handle {
         let wake = || futex::wake(&slot.wake, 1);
         loop {
             let seen = hold.load();
-            let is_dead = |other| self.store().is_dead(process, other);
+            let is_dead = |other| Members(self.0.store()).is_dead(process, other);
             let judgement = hold.judge(seen, clock::uptime_us, is_dead);
             let died = judgement != Judgement::Expired;
-            let holder = || self.store().holder(process, hold, seen, !died);
+            let holder = || Members(self.0.store()).holder(process, hold, seen, !died);
             let (holder, freed) = match judgement {
                 Judgement::Free | Judgement::Held | Judgement::Retiring => return None,
                 Judgement::Abandoned => (holder(), true),

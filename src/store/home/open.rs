@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::log::LOG;
 use crate::os::dir::names;
-use crate::os::file::{self, Seen};
+use crate::os::file::{self, NameSeen};
 use crate::os::fork::{Inherited, Registry};
 use crate::os::{futex, range_lock};
 use crate::slab::Slab;
@@ -44,7 +44,7 @@ pub(crate) fn open(dir: &Path, settings: &Settings) -> Result<Arc<Store>> {
     open_prepared(dir, slab, settings).map_err(|e| refuse_without_locks(dir).err().unwrap_or(e))
 }
 
-fn open_prepared(dir: &Path, slab: Option<Seen>, settings: &Settings) -> Result<Arc<Store>> {
+fn open_prepared(dir: &Path, slab: Option<NameSeen>, settings: &Settings) -> Result<Arc<Store>> {
     let site = Site::of(dir)?;
     if let Some(store) = slab.and_then(|slab| already_open(slab.number)) {
         check_settings(&store.slab, settings, &site)?;
@@ -219,7 +219,7 @@ fn refuse_network_fs(dir: &Path, above: &Path, settings: &Settings) -> Result<()
 
 /// Looks at the slab, once for all that an opening asks of it by its name. Without one the
 /// directory has to be fit for a store.
-fn see_slab(dir: &Path, settings: &Settings) -> Result<Option<Seen>> {
+fn see_slab(dir: &Path, settings: &Settings) -> Result<Option<NameSeen>> {
     let slab = see(&dir.join(SLAB))?;
     if slab.is_none() {
         refuse_unfit_dir(dir, settings)?;
@@ -267,7 +267,11 @@ fn refuse_several(dir: &Path) -> Result<()> {
 }
 
 /// Attaches, as the first (which makes the slab whole) or beside others.
-fn attach(site: &Site, slab_seen: Option<Seen>, settings: &Settings) -> Result<(Locks, Box<Slab>)> {
+fn attach(
+    site: &Site,
+    slab_seen: Option<NameSeen>,
+    settings: &Settings,
+) -> Result<(Locks, Box<Slab>)> {
     let mut like = site.likeness_as_seen(slab_seen, settings.new_mode())?;
     for round in 0..ATTACH_ROUNDS {
         if round > 0 {

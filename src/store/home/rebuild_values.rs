@@ -234,6 +234,7 @@ mod tests {
         KEYS, decided, decided_by_a_dead_one, is_done, key, shard_dir,
     };
     use crate::store::log::decided_list::list_bytes;
+    use crate::store::log::segments::Segments;
     use crate::{Cache, FanoutCache};
 
     /// A repair carries out what was decided before it looks at what is in force.
@@ -320,10 +321,10 @@ mod tests {
         slab.write_all_at(&[7; 16], 328).unwrap();
         let cache = FanoutCache::open(dir.path(), 1).unwrap();
         let store = &cache.each()[0].store;
-        let live = |store: &Store| store.segments().unwrap()[0].live();
+        let live = |store: &Store| Segments(store).segments().unwrap()[0].live();
         assert_eq!(live(store), list_bytes(KEYS.len()));
         is_done(&cache);
-        let segment = store.segments().unwrap()[0];
+        let segment = Segments(store).segments().unwrap()[0];
         assert_eq!(segment.dead + SEGMENT_HEADER_BYTES, segment.bytes);
     }
 

@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::slab::layout::PERMITS_PER_BLOCK;
 use crate::slab::{CLAIMED, Growing, STATE_FREE, Slab, pack};
 use crate::store::index::stripe::StripeGuard;
+use crate::store::members::range::Ranges;
 use crate::store::patience::Patience;
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
@@ -17,7 +18,7 @@ use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 pub(in crate::store) const BLOCKS_MAX: u32 = 65_536 / PERMITS_PER_BLOCK;
 
 /// Room that was asked for.
-pub(crate) type Room<T> = Result<T, NoRoom>;
+pub(crate) type Claimed<T> = Result<T, NoRoom>;
 
 /// Why there is no room.
 pub(crate) enum NoRoom {
@@ -87,10 +88,19 @@ impl Pool {
     }
 }
 
-impl StripeGuard<'_> {
+/// Slots and blocks for a key that is made, under its stripe.
+#[derive(Clone, Copy)]
+pub(crate) struct Allocator<'g>(pub(crate) &'g StripeGuard<'g>);
+
+impl<'g> Allocator<'g> {
     /// Claims `count` in a row and returns the first.
-    pub(in crate::store) fn claim(&self, pool: Pool, count: u32, patience: Patience) -> Room<u32> {
-        let slab = self.store.slab();
+    pub(in crate::store) fn claim(
+        self,
+        pool: Pool,
+        count: u32,
+        patience: Patience,
+    ) -> Claimed<u32> {
+        let slab = self.0.store.slab();
         let hint = pool.hint(slab).load(Ordering::Relaxed);
         let first = match self.claim_from(pool, count, hint, patience) {
             Err(NoRoom::Full) if hint != 0 => self.claim_from(pool, count, 0, patience)?,
@@ -100,8 +110,8 @@ impl StripeGuard<'_> {
         Ok(first)
     }
 
-    fn claim_from(&self, pool: Pool, count: u32, from: u32, patience: Patience) -> Room<u32> {
-        let slab = self.store.slab();
+    fn claim_from(self, pool: Pool, count: u32, from: u32, patience: Patience) -> Claimed<u32> {
+        let slab = self.0.store.slab();
         let (mut at, mut run) = (from, 0);
         while let Some(state) = pool.state(slab, at) {
             at += 1;
@@ -122,8 +132,8 @@ impl StripeGuard<'_> {
     }
 
     /// Claims exactly this run, or nothing if somebody else was quicker.
-    fn claim_run(&self, pool: Pool, run: Run) -> bool {
-        let slab = self.store.slab();
+    fn claim_run(self, pool: Pool, run: Run) -> bool {
+        let slab = self.0.store.slab();
         self.noted_run(pool)
             .store(pack(run.first, run.count), Ordering::Release);
         for at in run.numbers() {
@@ -147,8 +157,8 @@ impl StripeGuard<'_> {
     }
 
     /// Gives back what of this run is claimed by this stripe.
-    pub(in crate::store) fn unclaim(&self, pool: Pool, run: Run) {
-        let slab = self.store.slab();
+    pub(in crate::store) fn unclaim(self, pool: Pool, run: Run) {
+        let slab = self.0.store.slab();
         for at in run.numbers() {
             let Some(state) = pool.state(slab, at) else {
                 return;
@@ -168,8 +178,8 @@ impl StripeGuard<'_> {
     }
 
     /// Sets the states of a run that is this stripe's.
-    pub(in crate::store) fn set_states(&self, pool: Pool, run: Run, to: u8) {
-        let slab = self.store.slab();
+    pub(in crate::store) fn set_states(self, pool: Pool, run: Run, to: u8) {
+        let slab = self.0.store.slab();
         for at in run.numbers() {
             let Some(state) = pool.state(slab, at) else {
                 return;
@@ -178,25 +188,25 @@ impl StripeGuard<'_> {
         }
     }
 
-    pub(in crate::store) fn claim_mark(&self) -> u8 {
-        CLAIMED | self.number as u8
+    pub(in crate::store) fn claim_mark(self) -> u8 {
+        CLAIMED | self.0.number as u8
     }
 
-    fn noted_run(&self, pool: Pool) -> &AtomicU64 {
+    fn noted_run(self, pool: Pool) -> &'g AtomicU64 {
         match pool {
-            Pool::Slots => &self.stripe().slots,
-            Pool::Blocks => &self.stripe().blocks,
+            Pool::Slots => &self.0.stripe().slots,
+            Pool::Blocks => &self.0.stripe().blocks,
         }
     }
 
-    fn ensure_allocated(&self, pool: Pool, count: u32, patience: Patience) -> Room<()> {
-        let slab = self.store.slab();
+    fn ensure_allocated(self, pool: Pool, count: u32, patience: Patience) -> Claimed<()> {
+        let slab = self.0.store.slab();
         let what = pool.growing();
         debug_assert!(count <= pool.len(slab));
         if slab.covers(what, count - 1) {
             return Ok(());
         }
-        let growth = self.store.lock_growth_within(patience)?;
+        let growth = Ranges(self.0.store).lock_growth_within(patience)?;
         let _growth = growth.ok_or(NoRoom::Late)?;
         while slab.allocated(what) < count {
             if !slab.grow(what)? {

@@ -13,11 +13,15 @@ use crate::slab::value_cells::ValueCells;
 use crate::slab::{Intent, Meta, STATE_TAIL, STATE_USED, Slab, SlotId, Tenant, pack};
 use crate::store::Store;
 use crate::store::in_slab::is_still;
-use crate::store::index::allocate::{NoRoom, Pool, Room, Run};
+use crate::store::index::allocate::Allocator;
+use crate::store::index::allocate::{Claimed, NoRoom, Pool, Run};
 use crate::store::index::busy::stripe_byte;
+use crate::store::index::pieces::Pieces;
+use crate::store::index::retire::Retirer;
 use crate::store::index::stripe::StripeGuard;
 use crate::store::key_entry::{KeyEntry, NewKey};
 use crate::store::patience::Patience;
+use crate::store::slots::by_slot::Slots;
 use crate::sync::{Ordering, fence};
 
 /// How far a walk without the lock goes before it gives up and takes the lock.
@@ -25,15 +29,19 @@ const UNLOCKED_STEPS: u32 = 64;
 /// How many slots a value takes, as a rule, if it does not lie in the log.
 pub(crate) const VALUE_SLOTS: u64 = 2;
 
-impl Store {
-    pub(crate) fn hash(&self, key: &[u8]) -> u64 {
-        hash(self.slab.part().seed, key)
+/// Keys to slots. Knows nothing of holds, values or compaction.
+#[derive(Clone, Copy)]
+pub(crate) struct Index<'s>(pub(crate) &'s Store);
+
+impl<'s> Index<'s> {
+    pub(crate) fn hash(self, key: &[u8]) -> u64 {
+        hash(self.0.slab.part().seed, key)
     }
 
     /// Looks for a key; asks again under the stripe before it says that there is none.
     /// Errors: `StructureBusy` if somebody has the stripe for longer than `patience` allows.
     pub(crate) fn find(
-        &self,
+        self,
         key: &[u8],
         hash: u64,
         patience: Patience,
@@ -44,27 +52,28 @@ impl Store {
         let stripe = self.stripe_of(hash);
         match self.lock_stripe_within(stripe, patience)? {
             Some(stripe) => stripe.find(key, hash),
-            None => Err(self.structure_busy(stripe_byte(stripe))),
+            None => Err(Pieces(self.0).structure_busy(stripe_byte(stripe))),
         }
     }
 
     /// Whether there is certainly no such key, found out without the lock: its chain is walked
     /// while nothing in the stripe changes (I8). `false`: there may be one.
-    pub(crate) fn is_miss(&self, key: &[u8], hash: u64) -> bool {
-        let stripe = self.slab.stripe(self.stripe_of(hash));
+    pub(crate) fn is_miss(self, key: &[u8], hash: u64) -> bool {
+        let stripe = self.0.slab.stripe(self.stripe_of(hash));
         stripe.is_unchanged_while(|| {
             let mut link = self
+                .0
                 .slab
                 .bucket(self.bucket_of(hash))
                 .load(Ordering::Acquire);
             for _ in 0..UNLOCKED_STEPS {
-                let Some(id) = self.slab.follow(link) else {
+                let Some(id) = self.0.slab.follow(link) else {
                     return link == 0;
                 };
                 if self.matches(id, key, hash).is_some() {
                     return false;
                 }
-                link = self.slab.slot(id).next.load(Ordering::Acquire);
+                link = self.0.slab.slot(id).next.load(Ordering::Acquire);
             }
             false
         })
@@ -73,31 +82,32 @@ impl Store {
     /// Looks for a key, which will take about so many slots: all that is likely to be read is
     /// fetched at once.
     #[inline]
-    pub(crate) fn find_unlocked(&self, key: &[u8], hash: u64, slots: u64) -> Option<KeyEntry> {
+    pub(crate) fn find_unlocked(self, key: &[u8], hash: u64, slots: u64) -> Option<KeyEntry> {
         let mut link = self
+            .0
             .slab
             .bucket(self.bucket_of(hash))
             .load(Ordering::Acquire);
         for _ in 0..UNLOCKED_STEPS {
-            let id = self.slab.follow(link)?;
-            self.slab.prefetch(id, slots);
+            let id = self.0.slab.follow(link)?;
+            self.0.slab.prefetch(id, slots);
             if let Some(found) = self.matches(id, key, hash) {
                 return Some(found);
             }
-            link = self.slab.slot(id).next.load(Ordering::Acquire);
+            link = self.0.slab.slot(id).next.load(Ordering::Acquire);
         }
         None
     }
 
     /// Whether the slot holds `key`, in the life that is returned.
     #[inline(always)]
-    fn matches(&self, id: SlotId, key: &[u8], hash: u64) -> Option<KeyEntry> {
-        matches(&self.slab, id, key, hash)
+    fn matches(self, id: SlotId, key: &[u8], hash: u64) -> Option<KeyEntry> {
+        matches(&self.0.slab, id, key, hash)
     }
 
     /// Reads `len` bytes of a key's bodies from word `at`.
-    pub(crate) fn read_bytes(&self, id: SlotId, at: usize, len: usize) -> Option<Vec<u8>> {
-        read_bytes(&self.slab, id, at, len)
+    pub(crate) fn read_bytes(self, id: SlotId, at: usize, len: usize) -> Option<Vec<u8>> {
+        read_bytes(&self.0.slab, id, at, len)
     }
 }
 
@@ -127,10 +137,10 @@ pub(in crate::store) fn matches(
 impl StripeGuard<'_> {
     /// Looks for a key of this stripe. A chain that does not end is damage.
     pub(crate) fn find(&self, key: &[u8], hash: u64) -> Result<Option<KeyEntry>> {
-        let bucket = self.store.bucket_of(hash);
+        let bucket = Index(self.store).bucket_of(hash);
         let mut found = None;
         self.walk(bucket, |id| {
-            found = self.store.matches(id, key, hash);
+            found = Index(self.store).matches(id, key, hash);
             found.is_none()
         })?;
         Ok(found)
@@ -170,13 +180,13 @@ impl StripeGuard<'_> {
     /// the claims are undone; (3) the same, the contents mean nothing; (4) it is taken out of
     /// the chain, where nobody could find it yet, and the claims are undone; (5) it exists, and
     /// recovery does (6).
-    pub(crate) fn create(&self, spec: &NewKey<'_>, patience: Patience) -> Room<KeyEntry> {
+    pub(crate) fn create(&self, spec: &NewKey<'_>, patience: Patience) -> Claimed<KeyEntry> {
         let slab = self.store.slab();
         let stripe = self.stripe();
         let place = KeyPlace::of(spec.kind, spec.key.len(), spec.tag.len());
         let place = place.with_cells(spec.cell_words);
         let (span, blocks) = (place.span(), spec.permits.div_ceil(PERMITS_PER_BLOCK));
-        let bucket = self.store.bucket_of(spec.hash);
+        let bucket = Index(self.store).bucket_of(spec.hash);
         // 1
         stripe.slots.store(0, Ordering::Relaxed);
         stripe.blocks.store(0, Ordering::Relaxed);
@@ -214,13 +224,13 @@ impl StripeGuard<'_> {
     }
 
     /// Claims both runs, or neither.
-    fn claim_room(&self, span: u32, blocks: u32, patience: Patience) -> Room<(SlotId, u32)> {
-        let first = self.claim(Pool::Slots, span, patience)?;
+    fn claim_room(&self, span: u32, blocks: u32, patience: Patience) -> Claimed<(SlotId, u32)> {
+        let first = Allocator(self).claim(Pool::Slots, span, patience)?;
         let first_block = match blocks {
             0 => Ok(0),
-            count => self.claim(Pool::Blocks, count, patience),
+            count => Allocator(self).claim(Pool::Blocks, count, patience),
         };
-        let unclaim = || self.unclaim(Pool::Slots, Run { first, count: span });
+        let unclaim = || Allocator(self).unclaim(Pool::Slots, Run { first, count: span });
         let first_block = first_block.inspect_err(|_| unclaim())?;
         // It was allocated, or it could not be claimed.
         let id = self.store.slab().slot_id(first).ok_or(NoRoom::Full);
@@ -258,7 +268,7 @@ impl StripeGuard<'_> {
                 .store(pack(first_block, spec.permits), Ordering::Release),
         }
         let noted = match spec.untold {
-            [] => self.untold_of(spec.hash as u32),
+            [] => Retirer(self).untold_of(spec.hash as u32),
             _ => None,
         };
         let untold = noted.as_ref().map_or(spec.untold, std::slice::from_ref);
@@ -313,9 +323,9 @@ impl StripeGuard<'_> {
             first: slots.first.saturating_add(1),
             count: slots.count.saturating_sub(1),
         };
-        self.set_states(Pool::Slots, tail, STATE_TAIL);
-        self.set_states(Pool::Blocks, blocks, STATE_USED);
-        self.set_states(Pool::Slots, Run { count: 1, ..slots }, STATE_USED);
+        Allocator(self).set_states(Pool::Slots, tail, STATE_TAIL);
+        Allocator(self).set_states(Pool::Blocks, blocks, STATE_USED);
+        Allocator(self).set_states(Pool::Slots, Run { count: 1, ..slots }, STATE_USED);
         if blocks.count > 0
             && let Some(id) = self.store.slab().slot_id(slots.first)
         {
@@ -361,12 +371,10 @@ impl StripeGuard<'_> {
     /// The tag of a key.
     pub(crate) fn tag_of(&self, found: KeyEntry) -> Result<Vec<u8>> {
         if found.kind == Tenant::Value {
-            return self.store.tag_of_value(found);
+            return Slots(self.store).tag_of_value(found);
         }
         let place = KeyPlace::of(found.kind, found.meta.key_len, found.meta.tag_len);
-        let tag = self
-            .store
-            .read_bytes(found.id, place.tag_at, found.meta.tag_len);
+        let tag = Index(self.store).read_bytes(found.id, place.tag_at, found.meta.tag_len);
         Ok(tag.unwrap_or_default())
     }
 }

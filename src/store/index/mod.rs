@@ -4,5 +4,6 @@ pub(in crate::store) mod allocate;
 pub(in crate::store) mod busy;
 pub(crate) mod chains;
 pub(crate) mod pieces;
-pub(in crate::store) mod remove;
+pub(crate) mod remove;
+pub(in crate::store) mod retire;
 pub(in crate::store) mod stripe;

@@ -12,17 +12,23 @@ use crate::error::Result;
 use crate::slab::SlotId;
 use crate::slab::layout::STRIPES;
 use crate::store::Store;
+use crate::store::index::chains::Index;
 use crate::store::index::stripe::StripeGuard;
 use crate::store::key_entry::KeyEntry;
+use crate::store::slots::by_slot::Slots;
 
 /// How long a stripe is kept locked. Others ask twice as often, and give up after 50 ms.
 const PIECE: Duration = Duration::from_millis(1);
 
-impl Store {
+/// All keys of a store, a piece of the structure at a time.
+#[derive(Clone, Copy)]
+pub(crate) struct Pieces<'s>(pub(crate) &'s Store);
+
+impl<'s> Pieces<'s> {
     /// Hands out every bucket under its stripe. A stripe that cannot be locked is handed out once,
     /// as the error.
     pub(crate) fn each_bucket(
-        &self,
+        self,
         visit: impl FnMut(Result<(&StripeGuard<'_>, u32)>) -> Result<()>,
     ) -> Result<()> {
         self.each_bucket_of(0..STRIPES, visit)
@@ -30,11 +36,11 @@ impl Store {
 
     /// Hands out every bucket of these stripes.
     fn each_bucket_of(
-        &self,
+        self,
         stripes: Range<u32>,
         mut visit: impl FnMut(Result<(&StripeGuard<'_>, u32)>) -> Result<()>,
     ) -> Result<()> {
-        let buckets = self.slab().layout().buckets;
+        let buckets = self.0.slab().layout().buckets;
         // The next bucket of each stripe.
         let mut next: Vec<u32> = stripes.clone().collect();
         let mut last = None;
@@ -47,7 +53,7 @@ impl Store {
                     // No other has its turn in between: the processes that ask for this one do.
                     std::thread::sleep(PIECE);
                 }
-                match self.lock_stripe(stripe) {
+                match Index(self.0).lock_stripe(stripe) {
                     Ok(guard) => {
                         let begun = Instant::now();
                         while *next < buckets && begun.elapsed() < PIECE {
@@ -68,7 +74,7 @@ impl Store {
     /// Hands out what is in every bucket. The first stripe that cannot be locked, and the first
     /// damaged chain, is the end of it.
     pub(crate) fn each_chain(
-        &self,
+        self,
         visit: impl FnMut(&StripeGuard<'_>, u32, Vec<SlotId>) -> Result<()>,
     ) -> Result<()> {
         self.each_chain_of(0..STRIPES, visit)
@@ -76,7 +82,7 @@ impl Store {
 
     /// Hands out what is in every bucket of these stripes.
     fn each_chain_of(
-        &self,
+        self,
         stripes: Range<u32>,
         mut visit: impl FnMut(&StripeGuard<'_>, u32, Vec<SlotId>) -> Result<()>,
     ) -> Result<()> {
@@ -92,7 +98,7 @@ impl Store {
     }
     /// The keys of a stripe that `wanted` wants.
     pub(crate) fn list_stripe(
-        &self,
+        self,
         stripe: u32,
         wanted: impl Fn(&StripeGuard<'_>, KeyEntry) -> bool,
     ) -> Result<Vec<Vec<u8>>> {
@@ -100,7 +106,7 @@ impl Store {
         self.each_chain_of(stripe..stripe + 1, |guard, _, ids| {
             let found = ids.into_iter().filter_map(|id| guard.found(id));
             let found = found.filter(|found| wanted(guard, *found));
-            keys.extend(found.filter_map(|found| self.key_of(found)));
+            keys.extend(found.filter_map(|found| Slots(self.0).key_of(found)));
             Ok(())
         })?;
         Ok(keys)

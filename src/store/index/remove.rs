@@ -1,325 +1,46 @@
-//! Taking keys away: by name, by tag, all of them, or idle ones when room is needed; and what the
-//! next process to lock a stripe does about the half-done work of a dead one.
+//! Taking keys away: by name, by tag, or all of them.
 
 use std::cell::Cell;
 
-use crate::error::{Error, Result, show_key};
-use crate::os::{clock, futex};
-use crate::record::{Force, Hold, Left, Removal, Stamp, changes, reachable};
-use crate::slab::bytes::{SPAN_MAX, span_of};
-use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
-use crate::slab::{Intent, SlotId, Tenant, pack, unpack};
+use crate::error::{Result, show_key};
+use crate::os::futex;
+use crate::record::Force;
+use crate::slab::Tenant;
+use crate::slab::layout::STRIPES;
 use crate::store::Store;
-use crate::store::index::allocate::{BLOCKS_MAX, Pool, Run};
+use crate::store::index::chains::Index;
+use crate::store::index::pieces::Pieces;
+use crate::store::index::retire::Retirer;
 use crate::store::index::stripe::StripeGuard;
 use crate::store::key_entry::KeyEntry;
+use crate::store::members::deadlock::Deadlocks;
+use crate::store::slots::by_slot::Slots;
 use crate::sync::Ordering;
 
-fn intent_of(force: Force) -> Intent {
-    match force {
-        Force::Idle | Force::Unheld | Force::NotTheLiving => Intent::Reclaim,
-        Force::Anybody => Intent::Remove,
-    }
-}
+/// Taking keys away.
+#[derive(Clone, Copy)]
+pub(crate) struct Removing<'s>(pub(crate) &'s Store);
 
-impl StripeGuard<'_> {
-    /// Takes a key away, or says `false` and leaves it as it was: if a hold is not available, or if
-    /// the key turns out not to be `wanted` once nobody else can change it. An error leaves it,
-    /// too: of a value, if what was decided cannot be carried out.
-    ///
-    /// Killed after each step: (1) nothing has changed; (2) some words are retiring: that is
-    /// undone, unless all are and the removal was by force: then it is done again; (3) the kind
-    /// is none: (4) is repeated, every part of it can be.
-    pub(crate) fn retire(
-        &self,
-        found: KeyEntry,
-        bucket: u32,
-        force: Force,
-        wanted: impl FnOnce() -> bool,
-    ) -> Result<bool> {
-        self.retire_untold(found, bucket, force, &[], wanted)
-    }
-
-    /// Takes a semaphore away that is about to be made again, with permits that were abandoned:
-    /// `untold` says which words those are, with the stamps of the dead. One of them is noted in
-    /// the stripe until a word says it again, of the old key if this is undone, otherwise of the
-    /// new one.
-    pub(in crate::store) fn retire_untold(
-        &self,
-        found: KeyEntry,
-        bucket: u32,
-        force: Force,
-        untold: &[(usize, Stamp)],
-        wanted: impl FnOnce() -> bool,
-    ) -> Result<bool> {
-        let slab = self.store.slab();
-        let stripe = self.stripe();
-        let hash = slab.slot(found.id).hash.load(Ordering::Relaxed);
-        let (first_block, permits) = self.permits_of(found.id, found.kind)?;
-        let blocks = permits.div_ceil(PERMITS_PER_BLOCK);
-        // 1
-        let span = span_of(slab, found.id);
-        stripe
-            .slots
-            .store(pack(found.id.index(), span), Ordering::Relaxed);
-        stripe
-            .blocks
-            .store(pack(first_block, blocks), Ordering::Relaxed);
-        stripe.bucket.store(bucket.into(), Ordering::Relaxed);
-        stripe.set_intent(intent_of(force));
-        if let Some((_, stamp)) = untold.first() {
-            stripe.note_untold(hash, stamp.tid);
-        }
-        // 2 and 3
-        let removal = Removal {
-            untold,
-            ..self.removal(found.id, first_block, permits)
-        };
-        let is_dead = |other| self.store.is_dead(self.process, other);
-        let wake = &slab.slot(found.id).wake;
-        let wake_all = || futex::wake(wake, i32::MAX);
-        let (left, unsettled) = (Cell::new(None), Cell::new(None));
-        let agree = |sequence: u64| {
-            let first = slab.permit(first_block, 0).filter(|_| permits > 0);
-            let ticket = first.map_or(0, |first| first.ticket.load(Ordering::Relaxed));
-            let highest = sequence.max(reachable(ticket).unwrap_or(0));
-            // As after a latch was taken: a dead process may have decided that the idle cell is to
-            // be in force.
-            if found.kind == Tenant::Value
-                && let Err(error) = self.store.settle()
-            {
-                unsettled.set(Some(error));
-                return false;
-            }
-            if !wanted() {
-                return false;
-            }
-            left.set(self.store.left_by(found));
-            stripe.floor.fetch_max(highest, Ordering::Relaxed);
-            true
-        };
-        if !removal.begin(self.process.id, force, is_dead, agree, wake_all) {
-            stripe.forget_untold(hash);
-            stripe.set_intent(Intent::None);
-            return unsettled.take().map_or(Ok(false), Err);
-        }
-        // 4
-        self.finish_retire(found.id, first_block, permits)?;
-        // Not before: as long as the key is there, its value is.
-        self.dead.add(left.take());
-        Ok(true)
-    }
-
-    fn removal(
-        &self,
-        id: SlotId,
-        first_block: u32,
-        permits: u32,
-    ) -> Removal<'_, impl Iterator<Item = &Hold> + Clone> {
-        let slot = self.store.slab().slot(id);
-        Removal {
-            holds: self.holds(id, first_block, permits),
-            meta: &slot.meta,
-            wake: &slot.wake,
-            untold: &[],
-        }
-    }
-
-    /// All hold words of a key.
-    fn holds(
-        &self,
-        id: SlotId,
-        first_block: u32,
-        permits: u32,
-    ) -> impl Iterator<Item = &Hold> + Clone {
-        let slab = self.store.slab();
-        let permits = (0..permits).map_while(move |i| slab.permit(first_block, i));
-        std::iter::once(&slab.slot(id).hold).chain(permits.map(|p| &p.hold))
-    }
-
-    /// A semaphore's first block and number of permits; of other kinds `(0, 0)`.
-    fn permits_of(&self, id: SlotId, kind: Tenant) -> Result<(u32, u32)> {
-        match kind {
-            Tenant::Semaphore => self.store.permits_of(id),
-            _ => Ok((0, 0)),
-        }
-    }
-
-    fn finish_retire(&self, id: SlotId, first_block: u32, permits: u32) -> Result<()> {
-        let slab = self.store.slab();
-        let bucket = self.stripe().bucket.load(Ordering::Relaxed) as u32;
-        let wake = &slab.slot(id).wake;
-        self.removal(id, first_block, permits)
-            .finish(|| self.unlink(id, bucket), || futex::wake(wake, i32::MAX))?;
-        // As claims of this stripe they are still nobody else's, so up to here all can be done
-        // again. Once the first is free it may be another stripe's, which the mark tells apart.
-        let (slots, blocks) = self.noted_runs()?;
-        self.set_states(Pool::Blocks, blocks, self.claim_mark());
-        self.set_states(Pool::Slots, slots, self.claim_mark());
-        self.stripe().set_intent(Intent::Free);
-        self.free_claims(slots, blocks);
-        Ok(())
-    }
-
-    fn free_claims(&self, slots: Run, blocks: Run) {
-        self.unclaim(Pool::Slots, slots);
-        self.unclaim(Pool::Blocks, blocks);
-        self.stripe().set_intent(Intent::None);
-    }
-
-    /// The runs that the intent is about, if they are what a key can have.
-    fn noted_runs(&self) -> Result<(Run, Run)> {
-        let run = |(first, count)| Run { first, count };
-        let slots = run(unpack(self.stripe().slots.load(Ordering::Acquire)));
-        let blocks = run(unpack(self.stripe().blocks.load(Ordering::Acquire)));
-        if slots.count > SPAN_MAX || blocks.count > BLOCKS_MAX {
-            return Err(self.damaged_intent());
-        }
-        Ok((slots, blocks))
-    }
-
-    fn damaged_intent(&self) -> Error {
-        let what = format!("the intent of stripe {} makes no sense", self.number);
-        self.store.slab().corrupt(what)
-    }
-
-    /// Takes a slot out of its chain, if it is in it.
-    fn unlink(&self, id: SlotId, bucket: u32) -> Result<()> {
-        changes::take_out(&self.stripe().departures, || {
-            let slab = self.store.slab();
-            let mut before = None;
-            let mut linked = false;
-            self.walk(bucket, |at| {
-                linked = at == id;
-                if !linked {
-                    before = Some(at);
-                }
-                !linked
-            })?;
-            if linked {
-                let next = slab.slot(id).next.load(Ordering::Relaxed);
-                let link = match before {
-                    Some(before) => &slab.slot(before).next,
-                    None => slab.bucket(bucket),
-                };
-                link.store(next, Ordering::Release);
-            }
-            Ok(())
-        })
-    }
-
-    /// Finishes or undoes what a dead process left in this stripe.
-    pub(in crate::store) fn recover(&self) -> Result<()> {
-        let intent = self.stripe().intent();
-        let intent = intent.ok_or_else(|| self.damaged_intent())?;
-        let (slots, blocks) = self.noted_runs()?;
-        let id = self.store.slab().slot_id(slots.first);
-        match (intent, id) {
-            (Intent::None, _) => Ok(()),
-            (Intent::Create, _) => self.recover_create(slots, blocks),
-            (Intent::Free, _) => {
-                self.free_claims(slots, blocks);
-                Ok(())
-            }
-            (Intent::Reclaim, Some(id)) => self.recover_retire(id, Force::Idle, blocks),
-            (Intent::Remove, Some(id)) => self.recover_retire(id, Force::Anybody, blocks),
-            (Intent::Reclaim | Intent::Remove, None) => Err(self.damaged_intent()),
-        }
-    }
-
-    /// Finishes a key that has its kind, undoes one that has not. The slot is this stripe's only if
-    /// its state says so: the intent is noted before the claim.
-    fn recover_create(&self, slots: Run, blocks: Run) -> Result<()> {
-        let slab = self.store.slab();
-        let claimed = |id: &SlotId| {
-            let state = slab.slot_state(id.index());
-            state.is_some_and(|s| s.load(Ordering::Acquire) == self.claim_mark())
-        };
-        if let Some(id) = slab.slot_id(slots.first).filter(claimed) {
-            if slab.slot(id).meta().is_some_and(|m| m.kind.is_some()) {
-                self.finish_create(slots, blocks);
-                return Ok(());
-            }
-            let bucket = self.stripe().bucket.load(Ordering::Relaxed) as u32;
-            self.unlink(id, bucket)?;
-        }
-        self.free_claims(slots, blocks);
-        Ok(())
-    }
-
-    fn recover_retire(&self, id: SlotId, force: Force, blocks: Run) -> Result<()> {
-        let slab = self.store.slab();
-        let meta = slab
-            .slot(id)
-            .meta()
-            .ok_or_else(|| slab.corrupt(format!("slot {}", id.index())))?;
-        let (first_block, permits) = match meta.kind {
-            Some(kind) if force == Force::Anybody => self.permits_of(id, kind)?,
-            _ => (blocks.first, blocks.count * PERMITS_PER_BLOCK),
-        };
-        let removal = self.removal(id, first_block, permits);
-        match (removal.left(force), meta.kind) {
-            (Left::Again, Some(kind)) => {
-                let bucket = self.stripe().bucket.load(Ordering::Relaxed) as u32;
-                let found = KeyEntry { id, meta, kind };
-                self.retire(found, bucket, Force::Anybody, || true)
-                    .map(drop)
-            }
-            (Left::Undo, Some(_)) => {
-                self.undo_retire(id, first_block, permits);
-                Ok(())
-            }
-            _ => self.finish_retire(id, first_block, permits),
-        }
-    }
-}
-
-impl StripeGuard<'_> {
-    fn undo_retire(&self, id: SlotId, first_block: u32, permits: u32) {
-        let slot = self.store.slab().slot(id);
-        let hash = slot.hash.load(Ordering::Relaxed);
-        // Which permits had something to tell is not known any more: the first that was taken. The
-        // first word is the slot's own.
-        let mut words = self.holds(id, first_block, permits).enumerate().skip(1);
-        let taken = words.find(|(_, hold)| hold.load().is_retiring());
-        let untold = taken.and_then(|(at, _)| Some((at, self.untold_of(hash)?)));
-        let removal = Removal {
-            untold: untold.as_slice(),
-            ..self.removal(id, first_block, permits)
-        };
-        removal.give_up(|| futex::wake(&slot.wake, i32::MAX));
-        self.stripe().forget_untold(hash);
-        self.stripe().set_intent(Intent::None);
-    }
-
-    /// What is noted of a holder that died with the last semaphore of that hash.
-    pub(in crate::store) fn untold_of(&self, hash: u32) -> Option<Stamp> {
-        let pid = self.stripe().untold(hash)?;
-        // Since when it had its permit is not noted.
-        Some(Stamp::precise(pid, clock::coarse_ns()))
-    }
-}
-
-impl Store {
+impl<'s> Removing<'s> {
     /// Takes a key away, also one that is held. `false`: there is no such key.
-    pub(crate) fn remove(&self, key: &[u8]) -> Result<bool> {
-        let hash = self.hash(key);
+    pub(crate) fn remove(self, key: &[u8]) -> Result<bool> {
+        let hash = Index(self.0).hash(key);
         let find = |stripe: &StripeGuard<'_>| stripe.find(key, hash);
-        self.remove_waiting(self.stripe_of(hash), find, |_, found| {
-            !self.is_vacant(found)
+        self.remove_waiting(Index(self.0).stripe_of(hash), find, |_, found| {
+            !Slots(self.0).is_vacant(found)
         })
     }
 
     /// Takes away what `find` finds. Waits for an average or a value that is being changed, without
     /// the stripe, for the writer may be stopped.
     fn remove_waiting(
-        &self,
+        self,
         stripe: u32,
         find: impl Fn(&StripeGuard<'_>) -> Result<Option<KeyEntry>>,
         wanted: impl Fn(&StripeGuard<'_>, KeyEntry) -> bool,
     ) -> Result<bool> {
         loop {
-            let guard = self.lock_stripe(stripe)?;
+            let guard = Index(self.0).lock_stripe(stripe)?;
             let Some(found) = find(&guard)?.filter(|found| wanted(&guard, *found)) else {
                 return Ok(false);
             };
@@ -327,20 +48,21 @@ impl Store {
                 Tenant::Averager | Tenant::Value => Force::NotTheLiving,
                 _ => Force::Anybody,
             };
-            let bucket = guard.bucket_of_slot(found)?;
-            let wake = &self.slab.slot(found.id).wake;
+            let bucket = Retirer(&guard).bucket_of_slot(found)?;
+            let wake = &self.0.slab.slot(found.id).wake;
             let seen = wake.load(Ordering::Acquire);
-            if guard.retire(found, bucket, force, || wanted(&guard, found))? {
+            if Retirer(&guard).retire(found, bucket, force, || wanted(&guard, found))? {
                 return Ok(true);
             }
             let busy = wanted(&guard, found);
             drop(guard);
             if busy {
                 let key = || {
-                    self.key_of(found)
+                    Slots(self.0)
+                        .key_of(found)
                         .map_or_else(String::new, |key| show_key(&key))
                 };
-                self.check_not_mine(found.id, found.meta.generation, key)?;
+                Deadlocks(self.0).check_not_mine(found.id, found.meta.generation, key)?;
                 futex::wait(wake, seen, crate::store::patience::TICK);
             }
         }
@@ -348,11 +70,11 @@ impl Store {
 
     /// Takes away every key that carries a tag, and says how many. An error if that cannot be found
     /// out of some, which stay.
-    pub(crate) fn remove_tagged(&self, tag: &[u8]) -> Result<usize> {
+    pub(crate) fn remove_tagged(self, tag: &[u8]) -> Result<usize> {
         let unread = Cell::new(None);
         let carries = |guard: &StripeGuard<'_>, found: KeyEntry| {
             let carries = match found.kind {
-                Tenant::Value => self.value_has_tag(found, tag),
+                Tenant::Value => Slots(self.0).value_has_tag(found, tag),
                 _ if found.meta.tag_len != tag.len() => return false,
                 _ => guard.tag_of(found).map(|of| of == tag),
             };
@@ -367,41 +89,17 @@ impl Store {
 
     /// Takes away every key that `wanted` wants, and says how many.
     pub(crate) fn remove_all(
-        &self,
+        self,
         wanted: impl Fn(&StripeGuard<'_>, KeyEntry) -> bool,
     ) -> Result<usize> {
         let mut removed = 0;
         for stripe in 0..STRIPES {
             // Listed first, so that keys made meanwhile do not keep this going for ever.
-            for key in self.list_stripe(stripe, &wanted)? {
-                let find = |guard: &StripeGuard<'_>| guard.find(&key, self.hash(&key));
+            for key in Pieces(self.0).list_stripe(stripe, &wanted)? {
+                let find = |guard: &StripeGuard<'_>| guard.find(&key, Index(self.0).hash(&key));
                 removed += usize::from(self.remove_waiting(stripe, find, &wanted)?);
             }
         }
         Ok(removed)
-    }
-}
-
-impl StripeGuard<'_> {
-    /// The buckets of this stripe.
-    pub(crate) fn buckets(&self) -> impl Iterator<Item = u32> + use<> {
-        let buckets = self.store.slab().layout().buckets;
-        (self.number..buckets).step_by(STRIPES as usize)
-    }
-
-    /// The key in a slot.
-    pub(crate) fn found(&self, id: SlotId) -> Option<KeyEntry> {
-        let meta = self.store.slab().slot(id).meta()?;
-        let kind = meta.kind?;
-        Some(KeyEntry { id, meta, kind })
-    }
-
-    fn bucket_of_slot(&self, found: KeyEntry) -> Result<u32> {
-        let slab = self.store.slab();
-        let key = self
-            .store
-            .key_of(found)
-            .ok_or_else(|| slab.corrupt(format!("slot {}", found.id.index())))?;
-        Ok(self.store.bucket_of(self.store.hash(&key)))
     }
 }

@@ -3,10 +3,15 @@
 //! one left.
 
 use crate::error::Result;
+use crate::slab::SlotId;
 use crate::slab::layout::STRIPES;
 use crate::slab::{Intent, Slab, Stripe};
+use crate::store::index::chains::Index;
+use crate::store::index::retire::Retirer;
+use crate::store::key_entry::KeyEntry;
 use crate::store::log::garbage::DeadList;
 use crate::store::members::range::RangeGuard;
+use crate::store::members::range::Ranges;
 use crate::store::patience::Patience;
 use crate::store::{Process, Store};
 
@@ -30,21 +35,21 @@ pub(in crate::store) fn bucket_of(slab: &Slab, hash: u64) -> u32 {
     (hash >> 32) as u32 & (slab.layout().buckets - 1)
 }
 
-impl Store {
+impl<'s> Index<'s> {
     /// The stripe of a key.
-    pub(crate) fn stripe_of(&self, hash: u64) -> u32 {
-        stripe_of(&self.slab, hash)
+    pub(crate) fn stripe_of(self, hash: u64) -> u32 {
+        stripe_of(&self.0.slab, hash)
     }
 
-    pub(crate) fn bucket_of(&self, hash: u64) -> u32 {
-        bucket_of(&self.slab, hash)
+    pub(crate) fn bucket_of(self, hash: u64) -> u32 {
+        bucket_of(&self.0.slab, hash)
     }
 
     /// Locks a stripe, waiting for the process that has it, and clears up after one that died with
     /// it.
-    pub(crate) fn lock_stripe(&self, number: u32) -> Result<StripeGuard<'_>> {
-        let process = self.process()?;
-        let lock = self.lock_range(process, u64::from(number % STRIPES))?;
+    pub(crate) fn lock_stripe(self, number: u32) -> Result<StripeGuard<'s>> {
+        let process = self.0.process()?;
+        let lock = Ranges(self.0).lock_range(process, u64::from(number % STRIPES))?;
         self.stripe_guard(process, number, lock)
     }
 
@@ -52,40 +57,53 @@ impl Store {
     /// perhaps. Stripes are held for microseconds: even an acquirer that will not wait for a key
     /// waits that long for one.
     pub(crate) fn lock_stripe_within(
-        &self,
+        self,
         number: u32,
         patience: Patience,
-    ) -> Result<Option<StripeGuard<'_>>> {
-        let process = self.process()?;
-        match self.lock_range_within(process, u64::from(number % STRIPES), patience)? {
+    ) -> Result<Option<StripeGuard<'s>>> {
+        let process = self.0.process()?;
+        match Ranges(self.0).lock_range_within(process, u64::from(number % STRIPES), patience)? {
             Some(lock) => self.stripe_guard(process, number, lock).map(Some),
             None => Ok(None),
         }
     }
 
-    fn stripe_guard<'a>(
-        &'a self,
-        process: &'a Process,
+    fn stripe_guard(
+        self,
+        process: &'s Process,
         number: u32,
-        lock: RangeGuard<'a>,
-    ) -> Result<StripeGuard<'a>> {
+        lock: RangeGuard<'s>,
+    ) -> Result<StripeGuard<'s>> {
         let guard = StripeGuard {
-            store: self,
+            store: self.0,
             process,
             number: number % STRIPES,
             _lock: lock,
-            dead: DeadList::new(self),
+            dead: DeadList::new(self.0),
         };
-        self.check_in_place_often()?;
+        self.0.check_in_place_often()?;
         // Each time, not only when the store is opened: the process may have died a moment ago.
         if guard.stripe().intent() != Some(Intent::None) {
-            guard.recover()?;
+            Retirer(&guard).recover()?;
         }
         Ok(guard)
     }
 }
 
 impl StripeGuard<'_> {
+    /// The buckets of this stripe.
+    pub(crate) fn buckets(&self) -> impl Iterator<Item = u32> + use<> {
+        let buckets = self.store.slab().layout().buckets;
+        (self.number..buckets).step_by(STRIPES as usize)
+    }
+
+    /// The key in a slot.
+    pub(crate) fn found(&self, id: SlotId) -> Option<KeyEntry> {
+        let meta = self.store.slab().slot(id).meta()?;
+        let kind = meta.kind?;
+        Some(KeyEntry { id, meta, kind })
+    }
+
     pub(crate) fn stripe(&self) -> &Stripe {
         self.store.slab.stripe(self.number)
     }

@@ -18,23 +18,36 @@ use crate::error::Result;
 use crate::log::Location;
 use crate::record::deciding;
 use crate::store::Store;
+use crate::store::journal::siblings::Siblings;
 use crate::store::log::decided_list::{Flip, list_bytes, read_list};
 use crate::store::log::garbage::Dead;
+use crate::store::log::garbage::Garbage;
+use crate::store::log::segments::Segments;
+use crate::store::log::sync::Syncing;
+use crate::store::members::config::InForce;
 use crate::store::members::device::Known;
+use crate::store::members::device::OnDevice;
 use crate::sync::{AtomicU64, Ordering};
 
-impl Store {
+/// What was decided and is carried out.
+#[derive(Clone, Copy)]
+pub(crate) struct Journal<'s>(pub(crate) &'s Store);
+
+impl<'s> Journal<'s> {
     /// Whether no decided transaction of the cache, of which this store may be a part, waits to be
     /// carried out.
     #[inline]
-    fn is_settled(&self) -> bool {
-        self.home().journal().load(Ordering::Acquire) == 0
+    fn is_settled(self) -> bool {
+        Journal(Siblings(self.0).home())
+            .journal()
+            .load(Ordering::Acquire)
+            == 0
     }
 
     /// Ends a transaction that was decided and is not carried out. Comes before a value is read,
     /// and after a latch is taken: what is seen then is either all before it or all after it.
     #[inline]
-    pub(crate) fn settle(&self) -> Result<()> {
+    pub(crate) fn settle(self) -> Result<()> {
         match self.is_settled() {
             true => Ok(()),
             false => self.settle_slowly(),
@@ -44,28 +57,31 @@ impl Store {
     /// Carries out what was decided. A reader, or a writer of something else, does not depend on
     /// what the device has of it.
     #[cold]
-    fn settle_slowly(&self) -> Result<()> {
-        let _ = self.home().carry_out()?;
+    fn settle_slowly(self) -> Result<()> {
+        let _ = Journal(Siblings(self.0).home()).carry_out()?;
         Ok(())
     }
 
     /// Ends a transaction before another one is decided: the journal is empty afterwards.
-    pub(in crate::store) fn settle_for_good(&self) -> Result<()> {
+    pub(in crate::store) fn settle_for_good(self) -> Result<()> {
         match self.is_settled() {
             true => Ok(()),
-            false => self.home().carry_out()?,
+            false => Journal(Siblings(self.0).home()).carry_out()?,
         }
     }
 
     /// Flips what the journal says. Any process may, at any time, again and again: a version is in
     /// force once. The inner error: the change is in force, and the journal stays, for it may be
     /// all that the device has.
-    fn carry_out(&self) -> Result<Result<()>> {
-        let journal = &self.slab.header().journal;
+    fn carry_out(self) -> Result<Result<()>> {
+        let journal = &self.0.slab.header().journal;
         let bits = journal.load(Ordering::Acquire);
-        let log = &self.process()?.log;
-        let list =
-            read_list(log, bits).map_err(self.log_error("read", log, (bits >> 32) as u32))?;
+        let log = &self.0.process()?.log;
+        let list = read_list(log, bits).map_err(Segments(self.0).log_error(
+            "read",
+            log,
+            (bits >> 32) as u32,
+        ))?;
         let place = Location::from_bits(bits);
         if let (Some(place), Some(flips)) = (place, &list) {
             let flipped = self.flip_all(flips)?;
@@ -77,35 +93,35 @@ impl Store {
         if journal.load(Ordering::Acquire) == bits && bits != 0 {
             // Nothing that was ever decided: damage. It may be anything, and is believed nothing:
             // also not how long it is.
-            self.count_damaged();
+            self.0.count_damaged();
         }
         let _ = journal.compare_exchange(bits, 0, Ordering::AcqRel, Ordering::Relaxed);
         Ok(Ok(()))
     }
 
     /// Empties the journal, of which the list was carried out, unless another process has.
-    pub(in crate::store) fn end_journal(&self, place: Location, flips: usize) {
+    pub(in crate::store) fn end_journal(self, place: Location, flips: usize) {
         // Only the first counts the list.
-        if deciding::end(&self.slab.header().journal, place.bits()) {
+        if deciding::end(&self.0.slab.header().journal, place.bits()) {
             // Not given back: the device may still have the journal.
             let bytes = list_bytes(flips);
-            self.mark_dead(Dead { place, bytes });
+            Garbage(self.0).mark_dead(Dead { place, bytes });
         }
     }
 
     /// Flips what is listed, in all stores. An error leaves the journal as it is, for the next
     /// process: nothing is flipped. The inner one: all is, and the device may not have it.
-    fn flip_all(&self, flips: &[Flip]) -> Result<Result<()>> {
+    fn flip_all(self, flips: &[Flip]) -> Result<Result<()>> {
         let mut others: HashMap<u32, Option<Arc<Store>>> = HashMap::new();
         for flip in flips.iter().filter(|flip| flip.shard != 0) {
             if let Entry::Vacant(new) = others.entry(flip.shard) {
-                new.insert(self.shard(flip.shard)?);
+                new.insert(Siblings(self.0).shard(flip.shard)?);
             }
         }
         let carry_out = |flip: &Flip| match others.get(&flip.shard) {
-            None => flip.carry_out(&self.slab),
+            None => flip.carry_out(&self.0.slab),
             Some(Some(other)) => flip.carry_out(&other.slab),
-            Some(None) => self.count_damaged(),
+            Some(None) => self.0.count_damaged(),
         };
         let stores: Vec<&Store> = others.values().flatten().map(|other| &**other).collect();
         Ok(self.flip_durably(&stores, || flips.iter().for_each(carry_out)))
@@ -116,33 +132,34 @@ impl Store {
     /// then that it is done. An error: it is done all the same, and the device may have a part of
     /// it, or the journal.
     pub(in crate::store) fn flip_durably(
-        &self,
+        self,
         others: &[&Store],
         flip: impl FnOnce(),
     ) -> Result<()> {
-        if !self.is_durable() {
+        if !InForce(self.0).is_durable() {
             flip();
             return Ok(());
         }
-        let mut stores = vec![self];
+        let mut stores = vec![self.0];
         for other in others {
             if !stores.iter().any(|store| std::ptr::eq(*store, *other)) {
                 stores.push(other);
             }
         }
-        let known: Result<Vec<Known>> = stores.iter().map(|store| store.known()).collect();
+        let known: Result<Vec<Known>> =
+            stores.iter().map(|store| OnDevice(store).known()).collect();
         let decided = known.and_then(|known| {
-            self.sync_slab_since(known[0])?;
+            Syncing(self.0).sync_slab_since(known[0])?;
             Ok(known)
         });
         flip();
         let mut known = stores.iter().zip(decided?);
-        known.try_for_each(|(store, known)| store.sync_slab_since(known))
+        known.try_for_each(|(store, known)| Syncing(store).sync_slab_since(known))
     }
 
     /// The word in which the place of the list stands, for rebuilding.
-    pub(crate) fn journal(&self) -> &AtomicU64 {
-        &self.slab.header().journal
+    pub(crate) fn journal(self) -> &'s AtomicU64 {
+        &self.0.slab.header().journal
     }
 }
 
@@ -157,6 +174,7 @@ pub(in crate::store) mod tests {
     use crate::store::log::segments::Room;
     use crate::store::space::set::New;
     use crate::store::txn::transaction::Ongoing;
+    use crate::store::values::get::Values;
     use crate::{Cache, Error, Eviction, FanoutCache, Lock, Options};
 
     pub(crate) const KEYS: std::ops::Range<u32> = 0..32;
@@ -271,8 +289,8 @@ pub(in crate::store) mod tests {
     fn with_a_list_amid(dir: &Path) -> (Arc<Store>, Location, Location) {
         decided_by_a_dead_one(dir, 1);
         let store = open::open_apart(dir, Options::default().settings()).unwrap();
-        let list = Location::from_bits(store.journal().load(Ordering::Relaxed)).unwrap();
-        let value = store.append(b"key", &[], &[7; 200_000], Room::ToMove);
+        let list = Location::from_bits(Journal(&store).journal().load(Ordering::Relaxed)).unwrap();
+        let value = Segments(&store).append(b"key", &[], &[7; 200_000], Room::ToMove);
         (store, list, value.unwrap().unwrap())
     }
 
@@ -286,12 +304,17 @@ pub(in crate::store) mod tests {
         let len_at = list.offset() as usize + 16;
         bytes[len_at..len_at + 4].copy_from_slice(&150_000_u32.to_le_bytes());
         std::fs::write(&segment, bytes).unwrap();
-        let before = store.usage().unwrap();
-        store.settle().unwrap();
-        assert!(store.is_settled());
-        assert_eq!(store.usage().unwrap(), before);
+        let before = Segments(&store).usage().unwrap();
+        Journal(&store).settle().unwrap();
+        assert!(Journal(&store).is_settled());
+        assert_eq!(Segments(&store).usage().unwrap(), before);
         KEYS.for_each(|number| {
-            assert!(store.peek_value(key(number).as_bytes()).unwrap().is_none())
+            assert!(
+                Values(&store)
+                    .peek_value(key(number).as_bytes())
+                    .unwrap()
+                    .is_none()
+            )
         });
     }
 
@@ -299,11 +322,13 @@ pub(in crate::store) mod tests {
     fn a_journal_that_leads_to_a_value_takes_nothing_of_it() {
         let dir = tempfile::tempdir().unwrap();
         let (store, _, value) = with_a_list_amid(dir.path());
-        let before = store.usage().unwrap();
-        store.journal().store(value.bits(), Ordering::Relaxed);
-        store.settle().unwrap();
-        assert!(store.is_settled());
-        assert_eq!(store.usage().unwrap(), before);
+        let before = Segments(&store).usage().unwrap();
+        Journal(&store)
+            .journal()
+            .store(value.bits(), Ordering::Relaxed);
+        Journal(&store).settle().unwrap();
+        assert!(Journal(&store).is_settled());
+        assert_eq!(Segments(&store).usage().unwrap(), before);
     }
 
     /// Its head, its sum and its place are right, and it is none: nobody ever wrote such.
@@ -316,7 +341,7 @@ pub(in crate::store) mod tests {
         assert!(log.read_sized(list, LIST_KEY, &mut flips).unwrap());
         for (tag, more) in [(&b"t"[..], &b""[..]), (b"", b"more")] {
             let list = [&flips[..], more].concat();
-            let place = store.append(LIST_KEY, tag, &list, Room::ToMove);
+            let place = Segments(&store).append(LIST_KEY, tag, &list, Room::ToMove);
             let bits = place.unwrap().unwrap().bits();
             assert_eq!(read_list(log, bits).unwrap(), None);
         }

@@ -41,24 +41,28 @@ pub(crate) fn join_alone(store: &Arc<Store>) -> Result<()> {
     if store.shards.get().is_some() {
         return Ok(());
     }
-    let home = store.open_sibling(0)?;
+    let home = Siblings(store).open_sibling(0)?;
     home.inspect(|home| join_home(store, home));
     Ok(())
 }
 
-impl Store {
+/// The shards beside one store.
+#[derive(Clone, Copy)]
+pub(crate) struct Siblings<'s>(pub(crate) &'s Store);
+
+impl<'s> Siblings<'s> {
     /// The store that has the journal for this one.
     #[inline]
-    pub(in crate::store) fn home(&self) -> &Store {
-        let shards = self.shards.get();
+    pub(in crate::store) fn home(self) -> &'s Store {
+        let shards = self.0.shards.get();
         shards
             .and_then(|shards| shards.home.as_deref())
-            .unwrap_or(self)
+            .unwrap_or(self.0)
     }
 
     /// Another shard of the cache of which this is the first. `None`: there is no such shard.
-    pub(in crate::store) fn shard(&self, number: u32) -> Result<Option<Arc<Store>>> {
-        let known = self.shards.get().and_then(|shards| {
+    pub(in crate::store) fn shard(self, number: u32) -> Result<Option<Arc<Store>>> {
+        let known = self.0.shards.get().and_then(|shards| {
             // A fork may have copied it locked: then they are opened.
             let all = shards.all.try_lock().ok()?;
             all.get(number as usize)?.upgrade()
@@ -70,12 +74,12 @@ impl Store {
     }
 
     /// `None`: it is no shard, or there is no such other.
-    fn open_sibling(&self, number: u32) -> Result<Option<Arc<Store>>> {
+    fn open_sibling(self, number: u32) -> Result<Option<Arc<Store>>> {
         // The lock files of a shard stand elsewhere.
-        if self.dir() == self.known_as() {
+        if self.0.dir() == self.0.known_as() {
             return Ok(None);
         }
-        let Some(shard) = Shard::at(self.dir())? else {
+        let Some(shard) = Shard::at(self.0.dir())? else {
             return Ok(None);
         };
         let dir = shard.sibling(number);

@@ -20,6 +20,10 @@ use crate::log::{Location, PAGE, SEGMENT_HEADER_BYTES, interior};
 use crate::slab::Gone;
 use crate::slab::value_cells::Content;
 use crate::store::Store;
+use crate::store::log::segments::Segments;
+use crate::store::log::sync::Syncing;
+use crate::store::members::config::InForce;
+use crate::store::members::device::OnDevice;
 use crate::sync::Ordering;
 
 /// A record that is garbage.
@@ -41,20 +45,24 @@ impl Dead {
     }
 }
 
-impl Store {
+/// What lies in the log and belongs to no value.
+#[derive(Clone, Copy)]
+pub(crate) struct Garbage<'s>(pub(crate) &'s Store);
+
+impl<'s> Garbage<'s> {
     /// Counts a record as garbage, and leaves it where it is.
-    pub(crate) fn mark_dead(&self, dead: Dead) {
+    pub(crate) fn mark_dead(self, dead: Dead) {
         self.count_dead(dead, 0);
     }
 
     /// Gives back the room of garbage: nothing points to it, also after a power failure if values
     /// are to survive one.
     #[cold]
-    pub(crate) fn give_back(&self, dead: Dead) {
-        let Ok(process) = self.process() else {
+    pub(crate) fn give_back(self, dead: Dead) {
+        let Ok(process) = self.0.process() else {
             return self.mark_dead(dead);
         };
-        if self.is_unsynced() {
+        if OnDevice(self.0).is_unsynced() {
             // The device may have what points to it; and a process that writes everything once more
             // would fill the hole.
             return self.mark_dead(dead);
@@ -64,7 +72,7 @@ impl Store {
             self.count_dead(dead, given);
         }
         let number = dead.place.segment();
-        if self.segment_of(number).is_none() {
+        if Segments(self.0).segment_of(number).is_none() {
             // The writer was stopped until the file was gone: what was written takes room while the
             // file is open.
             process.log.close(|other| other != number);
@@ -72,9 +80,9 @@ impl Store {
     }
 
     /// Gives back what became garbage in memory just now, of which the device may not know yet.
-    pub(crate) fn give_back_soon(&self, all: &[Dead]) {
-        let must_wait = self.is_durable() && all.iter().any(Dead::is_large);
-        let sync = || self.sync_slab_since(self.known()?);
+    pub(crate) fn give_back_soon(self, all: &[Dead]) {
+        let must_wait = InForce(self.0).is_durable() && all.iter().any(Dead::is_large);
+        let sync = || Syncing(self.0).sync_slab_since(OnDevice(self.0).known()?);
         // The compactor of its segment waits for the device again.
         let may_go = !must_wait || sync().is_ok();
         for dead in all {
@@ -89,21 +97,21 @@ impl Store {
     /// or it could not be removed.
     ///
     /// Killed in between: the segment is known, and its file is empty or gone.
-    fn remove_with(&self, dead: Dead) -> bool {
+    fn remove_with(self, dead: Dead) -> bool {
         let number = dead.place.segment();
-        let Some(segment) = self.segment_of(number) else {
+        let Some(segment) = Segments(self.0).segment_of(number) else {
             return false;
         };
         let end = Location::new(number, SEGMENT_HEADER_BYTES + dead.bytes);
         // The tail before the end: the end stays as it is when nothing is appended any more.
         let is_alone = dead.place.offset() == SEGMENT_HEADER_BYTES
-            && !self.is_tail_in(number)
+            && !Segments(self.0).is_tail_in(number)
             && segment.end.load(Ordering::Acquire) == end.bits();
         // Another store in the place of ours would lose a segment.
-        if !is_alone || !dead.is_large() || self.check_in_place().is_err() {
+        if !is_alone || !dead.is_large() || self.0.check_in_place().is_err() {
             return false;
         }
-        let Ok(process) = self.process() else {
+        let Ok(process) = self.0.process() else {
             return false;
         };
         if process.log.remove(number).is_err() {
@@ -121,7 +129,7 @@ impl Store {
 
     /// Counts room that was handed out and never written to. Of its first and its last page there
     /// may be what others have there.
-    pub(crate) fn give_back_unused(&self, dead: Dead) {
+    pub(crate) fn give_back_unused(self, dead: Dead) {
         if !self.remove_with(dead) {
             let from = dead.place.offset().next_multiple_of(PAGE);
             let to = (dead.place.offset() + dead.bytes) / PAGE * PAGE;
@@ -131,9 +139,9 @@ impl Store {
 
     /// Counts garbage after it was given back: too low a count costs room, too high a one would
     /// have others count on room that is not there.
-    fn count_dead(&self, dead: Dead, given: u64) {
+    fn count_dead(self, dead: Dead, given: u64) {
         let number = dead.place.segment();
-        let gone = &self.slab.segment(number).gone;
+        let gone = &self.0.slab.segment(number).gone;
         let more = |bits| self.gone_of(number, bits)?.and(dead.bytes, given);
         // A segment that is gone, or another in its place, has nothing to do with it.
         let _ = gone.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more);
@@ -141,8 +149,12 @@ impl Store {
 
     /// What a segment has lost. Another one's word stands there when a process was stopped while it
     /// began that one, or by damage: then the count begins again. `None`: the segment is gone.
-    pub(crate) fn gone_of(&self, number: u32, bits: u64) -> Option<Gone> {
-        let anew = || self.segment_of(number).map(|_| Gone::none(number));
+    pub(crate) fn gone_of(self, number: u32, bits: u64) -> Option<Gone> {
+        let anew = || {
+            Segments(self.0)
+                .segment_of(number)
+                .map(|_| Gone::none(number))
+        };
         Gone::of(number, bits).or_else(anew)
     }
 }
@@ -175,7 +187,7 @@ impl Drop for DeadList<'_> {
     fn drop(&mut self) {
         let all = self.all.get_mut();
         if !all.is_empty() {
-            self.store.give_back_soon(all);
+            Garbage(self.store).give_back_soon(all);
         }
     }
 }
@@ -206,15 +218,15 @@ mod tests {
         for key in 0..10_u8 {
             assert!(cache.delete(format!("{key}")).unwrap());
         }
-        assert!(store.usage().unwrap().dead >= 300_000);
+        assert!(Segments(store).usage().unwrap().dead >= 300_000);
         store.slab.segment(1).gone.store(others, Ordering::Relaxed);
         cache.cull().unwrap();
-        let usage = store.usage().unwrap();
+        let usage = Segments(store).usage().unwrap();
         assert!(usage.bytes < 31 * 31_000, "{usage:?}");
         // A process that comes late with a record of a segment that is gone changes nothing.
         let place = Location::new(1 + 1024, SEGMENT_HEADER_BYTES);
-        store.mark_dead(Dead { place, bytes: 160 });
-        assert_eq!(store.usage().unwrap(), usage);
+        Garbage(store).mark_dead(Dead { place, bytes: 160 });
+        assert_eq!(Segments(store).usage().unwrap(), usage);
     }
 
     /// A writer with room in the segment was stopped, and writes after it was compacted away.
@@ -225,7 +237,7 @@ mod tests {
         let log = &store.process().unwrap().log;
         cache.set("k", [1; 30_000]).unwrap();
         let bytes = record_bytes(3, 0, 60_000);
-        let place = store.reserve(log, bytes).unwrap();
+        let place = Segments(store).reserve(log, bytes).unwrap();
         for key in 0..30_u8 {
             cache.set(format!("{key}"), [key; 60_000]).unwrap();
         }
@@ -245,12 +257,12 @@ mod tests {
         // By another process, which has no file of ours.
         let other = crate::fuzzing::open_apart(cache.path(), &Cache::options()).unwrap();
         assert_eq!(other.cull().unwrap(), 0);
-        assert!(store.segment_of(place.segment()).is_none());
+        assert!(Segments(store).segment_of(place.segment()).is_none());
         assert!(is_open());
         // Whether the file still has a name is asked once in some milliseconds.
         let written = log.write(place, b"key", &[], &[7; 60_000]);
         assert!(written.is_ok() || !is_open());
-        store.give_back(Dead { place, bytes });
+        Garbage(store).give_back(Dead { place, bytes });
         assert!(!is_open());
     }
 
@@ -260,11 +272,10 @@ mod tests {
         let (_dir, cache) = open();
         for _ in 0..40 {
             cache.set("k", [1; 1_000]).unwrap();
-            let place = cache
-                .store
+            let place = Segments(&cache.store)
                 .reserve(&cache.store.process().unwrap().log, 4_096)
                 .unwrap();
-            cache.store.give_back_unused(Dead {
+            Garbage(&cache.store).give_back_unused(Dead {
                 place,
                 bytes: 4_096,
             });
@@ -277,7 +288,7 @@ mod tests {
             .size_of(1)
             .unwrap()
             .unwrap();
-        let usage = cache.store.usage().unwrap();
+        let usage = Segments(&cache.store).usage().unwrap();
         assert!(there.min(len) <= usage.bytes, "{there} of {len}, {usage:?}");
     }
 }

@@ -10,27 +10,30 @@ use crate::log::{Created, Location, Log, SEGMENT_HEADER_BYTES};
 use crate::slab::layout::SEGMENTS;
 use crate::slab::{SEGMENT_BEGUN, SEGMENT_CLOSING};
 use crate::store::Store;
+use crate::store::log::segments::Segments;
+use crate::store::log::sync::Syncing;
+use crate::store::members::config::InForce;
 use crate::store::members::recount::SegmentState;
 use crate::sync::Ordering;
 
-impl Store {
+/// Where the log ends, and goes on in a segment that is made.
+#[derive(Clone, Copy)]
+pub(crate) struct NewSegment<'s>(pub(crate) &'s Store);
+
+impl<'s> NewSegment<'s> {
     /// Begins a segment: for one value of its own, or to append to. Waits for nobody: of several
     /// makers of one to append to, one is the first, and the others remove theirs again.
     ///
     /// Killed before it is open: it is described, and others take its place in the table when the
     /// table gets full. Killed later: a segment that nothing points to, which is compacted away.
-    pub(in crate::store) fn begin_segment(
-        &self,
-        log: &Log,
-        alone: Option<u64>,
-    ) -> Result<Location> {
+    pub(in crate::store) fn begin_segment(self, log: &Log, alone: Option<u64>) -> Result<Location> {
         // As many as there may be are another's in vain, one after another.
         for _ in 0..SEGMENTS {
-            let before = self.tail();
+            let before = Segments(self.0).tail();
             // Another store in its place would lose a segment to this one.
-            self.check_in_place()?;
+            self.0.check_in_place()?;
             let (number, begun) = self.claim_number()?;
-            let word = &self.slab.segment(number).number;
+            let word = &self.0.slab.segment(number).number;
             let made = self.make_segment(log, number, alone);
             let give_up = |seen| {
                 // Nobody else has its number: a file that nothing points to would be left.
@@ -63,16 +66,16 @@ impl Store {
             }
             return Ok(first);
         }
-        Err(self.over_limit())
+        Err(Segments(self.0).over_limit())
     }
 
     /// Begins another segment to append to, if there is anything in the one that is: then that can
     /// be compacted. `false`: there is nothing.
-    pub(in crate::store) fn end_tail(&self) -> Result<bool> {
+    pub(in crate::store) fn end_tail(self) -> Result<bool> {
         let is_begun = |s: &SegmentState| s.is_active && s.bytes > SEGMENT_HEADER_BYTES;
-        let ends = self.segments()?.iter().any(is_begun);
+        let ends = Segments(self.0).segments()?.iter().any(is_begun);
         if ends {
-            self.begin_segment(&self.process()?.log, None)?;
+            self.begin_segment(&self.0.process()?.log, None)?;
         }
         Ok(ends)
     }
@@ -81,16 +84,16 @@ impl Store {
     /// long: nothing of that one is changed. The count of what it has lost may have another number
     /// in it, and begins again at the next count; the compactor that closes the segment sets the
     /// cursor.
-    fn make_segment(&self, log: &Log, number: u32, alone: Option<u64>) -> Result<Created> {
+    fn make_segment(self, log: &Log, number: u32, alone: Option<u64>) -> Result<Created> {
         if let Some(bytes) = alone {
             self.note_end(Location::new(number, SEGMENT_HEADER_BYTES + bytes));
         }
         let created = log
             .create(number)
-            .map_err(self.log_error("create", log, number))?;
+            .map_err(Segments(self.0).log_error("create", log, number))?;
         if created == Created::Yes
-            && self.is_durable()
-            && let Err(e) = self.sync_segment_name(number)
+            && InForce(self.0).is_durable()
+            && let Err(e) = Syncing(self.0).sync_segment_name(number)
         {
             // Nobody else has its number: a file that nothing points to would be left.
             let _ = log.remove(number);
@@ -101,13 +104,13 @@ impl Store {
 
     /// Lets values be appended from `first` on, unless somebody else has begun a segment since
     /// `before`: then where they are appended now.
-    fn become_tail(&self, before: Option<Location>, first: Location) -> Option<Location> {
-        let word = &self.slab.header().tail;
-        let mut now = self.tail();
+    fn become_tail(self, before: Option<Location>, first: Location) -> Option<Location> {
+        let word = &self.0.slab.header().tail;
+        let mut now = Segments(self.0).tail();
         loop {
             let segment = |tail: Option<Location>| tail.map(|tail| tail.segment());
             if segment(now) != segment(before)
-                && let Some(theirs) = now.filter(|now| self.may_lead_to(*now))
+                && let Some(theirs) = now.filter(|now| Segments(self.0).may_lead_to(*now))
             {
                 return Some(theirs);
             }
@@ -123,21 +126,21 @@ impl Store {
     /// Notes the end of a segment before it is not the tail any more: it is never shorter than what
     /// was handed out. A process that was stopped here comes too late, and knows less; or the
     /// segment is gone, and the end of another one, with a higher number, is the greater place.
-    fn note_end(&self, end: Location) {
-        if let Some(segment) = self.segment_of(end.segment()) {
+    fn note_end(self, end: Location) {
+        if let Some(segment) = Segments(self.0).segment_of(end.segment()) {
             segment.end.fetch_max(end.bits(), Ordering::AcqRel);
         }
     }
 
     /// A number above all that there are, with a place in the table that was free, and is marked
     /// now.
-    fn claim_number(&self) -> Result<(u32, u64)> {
-        let last = &self.slab.header().last_segment;
+    fn claim_number(self) -> Result<(u32, u64)> {
+        let last = &self.0.slab.header().last_segment;
         let mut highest = last.load(Ordering::Acquire);
         for _ in 0..2 * SEGMENTS {
             let next = highest.saturating_add(1);
-            let number = u32::try_from(next).map_err(|_| self.over_limit())?;
-            let word = &self.slab.segment(number).number;
+            let number = u32::try_from(next).map_err(|_| Segments(self.0).over_limit())?;
+            let word = &self.0.slab.segment(number).number;
             if word.load(Ordering::Acquire) != 0 {
                 highest = next;
                 continue;
@@ -160,19 +163,19 @@ impl Store {
             }
             highest = last.load(Ordering::Acquire);
         }
-        Err(self.over_limit())
+        Err(Segments(self.0).over_limit())
     }
 
     /// Marks the place in the table of a number that is nobody else's. `None`: somebody else has
     /// the place, or had it with a higher number.
-    fn claim_place(&self, number: u32) -> Option<u64> {
-        let word = &self.slab.segment(number).number;
+    fn claim_place(self, number: u32) -> Option<u64> {
+        let word = &self.0.slab.segment(number).number;
         let begun = u64::from(number) | SEGMENT_CLOSING | SEGMENT_BEGUN;
         word.compare_exchange(0, begun, Ordering::AcqRel, Ordering::Relaxed)
             .ok()?;
         // Pairs with the release of all processes that had the place before. Numbers there only
         // grow, so that of two ends the greater one is the later one's.
-        let last = self.slab.header().last_segment.load(Ordering::Acquire);
+        let last = self.0.slab.header().last_segment.load(Ordering::Acquire);
         if last < u64::from(number) + u64::from(SEGMENTS) {
             return Some(begun);
         }
@@ -185,6 +188,8 @@ impl Store {
 mod tests {
     use crate::log::Location;
     use crate::slab::layout::SEGMENTS;
+    use crate::store::log::new_segment::NewSegment;
+    use crate::store::log::segments::Segments;
     use crate::sync::Ordering;
     use crate::{Cache, Error, Eviction};
 
@@ -196,14 +201,14 @@ mod tests {
         let options = Cache::options().size_limit(8 << 20);
         let cache = options.eviction(Eviction::None).open(dir.path()).unwrap();
         cache.set("0", [0; 200_000]).unwrap();
-        let late = cache.store.tail().unwrap();
+        let late = Segments(&cache.store).tail().unwrap();
         for key in 1..10_u8 {
             cache.set(format!("{key}"), [key; 200_000]).unwrap();
         }
-        assert!(!cache.store.is_tail_in(late.segment()));
-        let usage = cache.store.usage_and_segments().unwrap();
-        cache.store.note_end(late);
-        assert_eq!(cache.store.usage_and_segments().unwrap(), usage);
+        assert!(!Segments(&cache.store).is_tail_in(late.segment()));
+        let usage = Segments(&cache.store).usage_and_segments().unwrap();
+        NewSegment(&cache.store).note_end(late);
+        assert_eq!(Segments(&cache.store).usage_and_segments().unwrap(), usage);
         assert!(cache.delete("0").unwrap());
         for key in 1..10_u8 {
             let got = cache.get(format!("{key}")).unwrap();
@@ -219,8 +224,10 @@ mod tests {
         let cache = options.eviction(Eviction::None).open(dir.path()).unwrap();
         let store = &cache.store;
         let log = &store.process().unwrap().log;
-        let (number, _) = store.claim_number().unwrap();
-        store.make_segment(log, number, Some(3 << 20)).unwrap();
+        let (number, _) = NewSegment(store).claim_number().unwrap();
+        NewSegment(store)
+            .make_segment(log, number, Some(3 << 20))
+            .unwrap();
         cache.cull().unwrap();
         for key in 0..8_u8 {
             cache.set(format!("{key}"), vec![key; 300_000]).unwrap();
@@ -237,7 +244,7 @@ mod tests {
             let cache = options.eviction(Eviction::None).open(dir.path()).unwrap();
             let store = &cache.store;
             let log = &store.process().unwrap().log;
-            let (late, begun) = store.claim_number().unwrap();
+            let (late, begun) = NewSegment(store).claim_number().unwrap();
             let before = Location::new(late, 600_000);
             let word = &store.slab().segment(late).number;
             word.compare_exchange(begun, 0, Ordering::AcqRel, Ordering::Relaxed)
@@ -248,15 +255,15 @@ mod tests {
                 cache.set(format!("{key}"), [key; 100_000]).unwrap();
             }
             assert!(cache.delete("3").unwrap());
-            assert!(store.is_tail_in(late + SEGMENTS));
+            assert!(Segments(store).is_tail_in(late + SEGMENTS));
             for key in 10..20_u8 {
                 cache.set(format!("{key}"), [key; 100_000]).unwrap();
             }
-            assert!(!store.is_tail_in(late + SEGMENTS));
-            let all = store.segments().unwrap();
-            store.make_segment(log, late, alone).unwrap();
-            store.note_end(before);
-            assert_eq!(store.segments().unwrap(), all);
+            assert!(!Segments(store).is_tail_in(late + SEGMENTS));
+            let all = Segments(store).segments().unwrap();
+            NewSegment(store).make_segment(log, late, alone).unwrap();
+            NewSegment(store).note_end(before);
+            assert_eq!(Segments(store).segments().unwrap(), all);
             let given: u64 = all.iter().map(|s| s.given).sum();
             assert!(given > 90_000, "{all:?}");
             log.remove(late).unwrap();
@@ -275,9 +282,9 @@ mod tests {
         last.fetch_add(1, Ordering::Relaxed);
         let late = 1;
         last.fetch_add(u64::from(SEGMENTS), Ordering::Relaxed);
-        assert_eq!(store.claim_place(late), None);
-        assert_eq!(store.segments().unwrap(), []);
-        let (number, begun) = store.claim_number().unwrap();
+        assert_eq!(NewSegment(store).claim_place(late), None);
+        assert_eq!(Segments(store).segments().unwrap(), []);
+        let (number, begun) = NewSegment(store).claim_number().unwrap();
         assert_eq!(number, late + SEGMENTS + 1);
         let word = &store.slab().segment(number).number;
         assert_eq!(word.load(Ordering::Relaxed), begun);

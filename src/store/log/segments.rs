@@ -20,6 +20,11 @@ use crate::slab::{
 };
 use crate::store::Store;
 use crate::store::log::garbage::Dead;
+use crate::store::log::garbage::Garbage;
+use crate::store::log::new_segment::NewSegment;
+use crate::store::log::sync::Syncing;
+use crate::store::members::config::InForce;
+use crate::store::members::device::OnDevice;
 use crate::store::members::recount::{SegmentState, Usage};
 use crate::store::settings::{bound_of, segment_bytes_of};
 use crate::sync::{Ordering, fence};
@@ -52,29 +57,7 @@ fn longest() -> u64 {
     SEGMENT_HEADER_BYTES + record_bytes(KEY_BYTES_MAX, TAG_BYTES_MAX, VALUE_BYTES_MAX)
 }
 
-impl SegmentState {
-    /// What describes it.
-    pub(crate) fn word(&self) -> u64 {
-        let closing = if self.is_closing { SEGMENT_CLOSING } else { 0 };
-        let begun = if self.is_begun { SEGMENT_BEGUN } else { 0 };
-        u64::from(self.number) | closing | begun
-    }
-
-    pub(crate) fn usage(&self) -> Usage {
-        Usage {
-            bytes: self.bytes - self.given,
-            dead: self.dead - self.given,
-        }
-    }
-
-    pub(crate) fn live(&self) -> u64 {
-        self.bytes
-            .saturating_sub(SEGMENT_HEADER_BYTES)
-            .saturating_sub(self.dead)
-    }
-}
-
-/// All segments that a slab knows of, as [`Store::segments`] says.
+/// All segments that a slab knows of, as [`Segments::segments`] says.
 pub(in crate::store) fn segments(slab: &Slab, log: &Log) -> Result<Vec<SegmentState>> {
     // What is gone before how long all is: otherwise room that is reserved in between, refused and
     // given back would be deducted and not counted. Pairs with the release of the setter that
@@ -137,13 +120,17 @@ fn tail_of(slab: &Slab) -> Option<Location> {
     Location::from_bits(slab.header().tail.load(Ordering::Acquire))
 }
 
-impl Store {
-    pub(crate) fn segment_bytes(&self) -> u64 {
-        segment_bytes_of(self.size_limit())
+/// The segments of a log: what each has in it, and where the next record goes.
+#[derive(Clone, Copy)]
+pub(crate) struct Segments<'s>(pub(crate) &'s Store);
+
+impl<'s> Segments<'s> {
+    pub(crate) fn segment_bytes(self) -> u64 {
+        segment_bytes_of(InForce(self.0).size_limit())
     }
 
     pub(crate) fn log_error<'l>(
-        &self,
+        self,
         action: &'static str,
         log: &'l Log,
         number: u32,
@@ -153,76 +140,76 @@ impl Store {
 
     /// All segments that the slab knows of. Of bytes that are appended or given back meanwhile
     /// there may be counted too many, and never too few (G5).
-    pub(crate) fn segments(&self) -> Result<Vec<SegmentState>> {
-        segments(&self.slab, &self.process()?.log)
+    pub(crate) fn segments(self) -> Result<Vec<SegmentState>> {
+        segments(&self.0.slab, &self.0.process()?.log)
     }
 
-    pub(crate) fn usage(&self) -> Result<Usage> {
+    pub(crate) fn usage(self) -> Result<Usage> {
         Ok(self.usage_and_segments()?.0)
     }
 
     /// How much the log takes, and of how many segments it consists.
-    pub(crate) fn usage_and_segments(&self) -> Result<(Usage, usize)> {
+    pub(crate) fn usage_and_segments(self) -> Result<(Usage, usize)> {
         let all = self.segments()?;
         Ok((usage_of(&all), all.len()))
     }
 
     /// Whether values are appended to the segment.
-    pub(crate) fn is_tail_in(&self, number: u32) -> bool {
+    pub(crate) fn is_tail_in(self, number: u32) -> bool {
         self.tail().is_some_and(|tail| tail.segment() == number)
     }
 
-    pub(in crate::store) fn tail(&self) -> Option<Location> {
-        tail_of(&self.slab)
+    pub(in crate::store) fn tail(self) -> Option<Location> {
+        tail_of(&self.0.slab)
     }
 
     /// The description of a segment that is there.
-    pub(crate) fn segment_of(&self, number: u32) -> Option<&Segment> {
-        let segment = self.slab.segment(number);
+    pub(crate) fn segment_of(self, number: u32) -> Option<&'s Segment> {
+        let segment = self.0.slab.segment(number);
         let is = segment.number.load(Ordering::Acquire) as u32 == number;
         is.then_some(segment)
     }
 
     /// Whether a place may be put into slots: its segment is there, and stays. Asked by the writer
     /// with the key's latch, after it was taken (G2).
-    pub(crate) fn may_lead_to(&self, place: Location) -> bool {
-        let segment = self.slab.segment(place.segment());
+    pub(crate) fn may_lead_to(self, place: Location) -> bool {
+        let segment = self.0.slab.segment(place.segment());
         closing::may_lead_there(&segment.number, place.segment().into())
     }
 
     /// Writes a value to the log, and says where. `None`: there is no room for it.
     pub(crate) fn append(
-        &self,
+        self,
         key: &[u8],
         tag: &[u8],
         value: &[u8],
         room: Room,
     ) -> Result<Option<Location>> {
         let bytes = record_bytes(key.len(), tag.len(), value.len());
-        let log = &self.process()?.log;
+        let log = &self.0.process()?.log;
         loop {
             let place = self.reserve(log, bytes)?;
             let dead = Dead { place, bytes };
             if !self.is_within(room)? {
-                self.give_back_unused(dead);
+                Garbage(self.0).give_back_unused(dead);
                 return Ok(None);
             }
             match log.write(place, key, tag, value) {
                 Ok(()) => return Ok(Some(place)),
                 // Compacted away before it was written, as when we were stopped for long.
                 Err(_) if !self.may_lead_to(place) => {
-                    self.check_in_place()?;
-                    self.mark_dead(dead);
+                    self.0.check_in_place()?;
+                    Garbage(self.0).mark_dead(dead);
                 }
                 // Another's, and this process may not write to it, or removed by a cleaner: to
                 // another one, then.
                 Err(error) if needs_another(&error) && self.is_tail_in(place.segment()) => {
-                    self.mark_dead(dead);
-                    self.begin_segment(log, None)?;
+                    Garbage(self.0).mark_dead(dead);
+                    NewSegment(self.0).begin_segment(log, None)?;
                 }
                 Err(error) => {
-                    self.check_in_place()?;
-                    self.give_back(dead);
+                    self.0.check_in_place()?;
+                    Garbage(self.0).give_back(dead);
                     return Err(self.log_error("write", log, place.segment())(error));
                 }
             }
@@ -232,25 +219,25 @@ impl Store {
     /// Appends, and waits for the device if values are to survive a power failure: before a cell
     /// points to the place.
     pub(crate) fn append_durably(
-        &self,
+        self,
         key: &[u8],
         tag: &[u8],
         value: &[u8],
         room: Room,
     ) -> Result<Option<Location>> {
-        let known = self.known_if_durable()?;
+        let known = OnDevice(self.0).known_if_durable()?;
         let Some(place) = self.append(key, tag, value, room)? else {
             return Ok(None);
         };
         if let Some(known) = known {
-            let synced = self.sync_segment(place.segment());
-            match synced.and_then(|_| self.still_known(known)) {
+            let synced = Syncing(self.0).sync_segment(place.segment());
+            match synced.and_then(|_| OnDevice(self.0).still_known(known)) {
                 // Compacted away meanwhile: the value is written again, for nothing may point
                 // there.
                 Err(_) if !self.may_lead_to(place) => {}
                 synced => synced.inspect_err(|_| {
                     let bytes = record_bytes(key.len(), tag.len(), value.len());
-                    self.give_back(Dead { place, bytes });
+                    Garbage(self.0).give_back(Dead { place, bytes });
                 })?,
             }
         }
@@ -261,7 +248,7 @@ impl Store {
     /// last one counts what all others have, so there is never more on the device than the bound of
     /// some of them (G5). Also what another one is about to give back: several may refuse each
     /// other, so a setter that is refused tries again.
-    fn is_within(&self, room: Room) -> Result<bool> {
+    fn is_within(self, room: Room) -> Result<bool> {
         // Pairs with itself in all others: at least one of two sees what the other has reserved.
         fence(Ordering::SeqCst);
         let all = self.segments()?;
@@ -275,27 +262,27 @@ impl Store {
     }
 
     /// What the log never takes more of the device than: a segment more than its limit.
-    pub(crate) fn bound(&self) -> u64 {
-        bound_of(self.size_limit())
+    pub(crate) fn bound(self) -> u64 {
+        bound_of(InForce(self.0).size_limit())
     }
 
     /// What the log never takes more than while values are moved: after the limit was lowered, what
     /// it was before, and then ever less.
-    fn bound_for_moving(&self) -> u64 {
+    fn bound_for_moving(self) -> u64 {
         let bound = self.bound();
-        bound.max(self.slab.header().falling.load(Ordering::Acquire))
+        bound.max(self.0.slab.header().falling.load(Ordering::Acquire))
     }
 
     /// Whether the limit was lowered, and the log does not fit yet.
-    pub(crate) fn is_falling(&self) -> bool {
+    pub(crate) fn is_falling(self) -> bool {
         self.bound_for_moving() > self.bound()
     }
 
     /// Lowers the bound after a segment or values were removed: if the log does not fit yet, it
     /// takes no more than now, and what is moved; once it fits, and any segment could be moved, no
     /// more than its bound.
-    pub(crate) fn let_bound_fall(&self) -> Result<()> {
-        let falling = &self.slab.header().falling;
+    pub(crate) fn let_bound_fall(self) -> Result<()> {
+        let falling = &self.0.slab.header().falling;
         let seen = falling.load(Ordering::Acquire);
         let bound = self.bound();
         if seen <= bound {
@@ -316,24 +303,24 @@ impl Store {
     }
 
     /// How much may be moved, as things stand.
-    pub(crate) fn room_for_moving(&self, all: &[SegmentState]) -> u64 {
+    pub(crate) fn room_for_moving(self, all: &[SegmentState]) -> u64 {
         let bytes: u64 = all.iter().map(|s| s.usage().bytes).sum();
         self.bound_for_moving()
             .saturating_sub(bytes + slack_of(all.len()))
     }
 
     /// Room for so many bytes that is nobody else's.
-    pub(in crate::store) fn reserve(&self, log: &Log, bytes: u64) -> Result<Location> {
+    pub(in crate::store) fn reserve(self, log: &Log, bytes: u64) -> Result<Location> {
         let segment_bytes = self.segment_bytes();
         if bytes > segment_bytes / 4 {
-            return self.begin_segment(log, Some(bytes));
+            return NewSegment(self.0).begin_segment(log, Some(bytes));
         }
-        let word = &self.slab.header().tail;
+        let word = &self.0.slab.header().tail;
         let mut tail = self.tail();
         loop {
             let room = tail.filter(|t| t.offset() + bytes <= segment_bytes && self.may_lead_to(*t));
             let Some(place) = room else {
-                tail = Some(self.begin_segment(log, None)?);
+                tail = Some(NewSegment(self.0).begin_segment(log, None)?);
                 continue;
             };
             let next = place.bits() + bytes / RECORD_ALIGN;
@@ -344,10 +331,10 @@ impl Store {
         }
     }
 
-    pub(crate) fn over_limit(&self) -> Error {
+    pub(crate) fn over_limit(self) -> Error {
         Error::OverLimit {
-            path: self.dir().join(LOG),
-            limit: self.size_limit(),
+            path: self.0.dir().join(LOG),
+            limit: InForce(self.0).size_limit(),
         }
     }
 }
@@ -368,7 +355,7 @@ mod tests {
         (dir, store)
     }
 
-    /// All setters were told that there is room, as by [`Store::make_room`]. One may be refused
+    /// All setters were told that there is room, as by `make_room`. One may be refused
     /// because of room that another has reserved and gives back a moment later: what is left
     /// then is there for the next setter.
     #[test]
@@ -378,7 +365,7 @@ mod tests {
         let lens = [300, 9_000, 70_000, 200_000, 600_000, 20_000];
         let fill = |len: usize| {
             let value = vec![7; len];
-            let append = || store.append(b"key", &[], &value, room).unwrap();
+            let append = || Segments(&store).append(b"key", &[], &value, room).unwrap();
             std::iter::from_fn(append).count() as u64 * record_bytes(3, 0, len)
         };
         let mut appended: u64 = std::thread::scope(|scope| {
@@ -386,12 +373,12 @@ mod tests {
             setters.map(|setter| setter.join().unwrap()).iter().sum()
         });
         let check = |appended: u64| {
-            let (usage, segments) = store.usage_and_segments().unwrap();
+            let (usage, segments) = Segments(&store).usage_and_segments().unwrap();
             // What was left unused is garbage, and counts for the rest of a page each.
             assert!(usage.bytes - usage.dead <= LIMIT, "{usage:?}");
             assert!(appended <= LIMIT, "{appended}");
             let log = &store.process().unwrap().log;
-            let sizes = store.segments().unwrap().into_iter();
+            let sizes = Segments(&store).segments().unwrap().into_iter();
             let there = sizes.map(|s| log.size_of(s.number).unwrap().unwrap().1);
             assert!(there.sum::<u64>() <= LIMIT + slack_of(segments));
             segments as u64
@@ -406,7 +393,7 @@ mod tests {
             refused * 2 * PAGE + segments * SEGMENT_HEADER_BYTES + record_bytes(3, 0, 300);
         assert!(LIMIT - appended <= most_lost, "{}", LIMIT - appended);
         // What is moved has a segment more.
-        let moved = store.append(b"key", &[], &[7; 200_000], Room::ToMove);
+        let moved = Segments(&store).append(b"key", &[], &[7; 200_000], Room::ToMove);
         assert!(moved.unwrap().is_some());
     }
 
@@ -418,17 +405,17 @@ mod tests {
         let room = Room::ToSet(LIMIT);
         let append = |len: usize| {
             let value = vec![7; len];
-            store.append(b"key", &[], &value, room).unwrap()
+            Segments(&store).append(b"key", &[], &value, room).unwrap()
         };
         for _ in 0..6 {
             append(600_000).unwrap();
         }
         let bytes = record_bytes(3, 0, 600_000);
         let log = &store.process().unwrap().log;
-        let place = store.reserve(log, bytes).unwrap();
-        assert!(!store.is_within(room).unwrap());
+        let place = Segments(&store).reserve(log, bytes).unwrap();
+        assert!(!Segments(&store).is_within(room).unwrap());
         assert_eq!(append(300), None);
-        store.give_back_unused(Dead { place, bytes });
+        Garbage(&store).give_back_unused(Dead { place, bytes });
         assert!(append(300).is_some());
     }
 
@@ -442,20 +429,20 @@ mod tests {
         last.fetch_add(u64::from(SEGMENTS) - 100, Ordering::Relaxed);
         let log = &store.process().unwrap().log;
         let bytes = record_bytes(3, 0, 20_000);
-        store.reserve(log, bytes).unwrap();
+        Segments(&store).reserve(log, bytes).unwrap();
         // Pages at both ends of what was given back stay, so it grows.
         let stays = AtomicU64::new(0);
         std::thread::scope(|scope| {
             let refused = scope.spawn(|| {
                 for _ in 0..3_000 {
-                    stays.store(store.usage().unwrap().bytes, Ordering::Release);
-                    let place = store.reserve(log, bytes).unwrap();
-                    store.give_back_unused(Dead { place, bytes });
+                    stays.store(Segments(&store).usage().unwrap().bytes, Ordering::Release);
+                    let place = Segments(&store).reserve(log, bytes).unwrap();
+                    Garbage(&store).give_back_unused(Dead { place, bytes });
                 }
             });
             while !refused.is_finished() {
                 let least = stays.load(Ordering::Acquire);
-                let counted = store.usage().unwrap().bytes;
+                let counted = Segments(&store).usage().unwrap().bytes;
                 assert!(counted >= least, "{counted}, and {least} stay");
             }
         });

@@ -11,6 +11,8 @@ use crate::log::{Location, Log};
 use crate::os::file;
 use crate::slab::Slab;
 use crate::store::log::decided_list;
+use crate::store::log::segments::Segments;
+use crate::store::members::device::OnDevice;
 use crate::store::members::device::{
     Fresh, Known, failed, known_of, made_good, note_failed, note_made_good, word_of,
 };
@@ -68,19 +70,30 @@ pub(in crate::store) fn sync_alone(slab: &Slab) -> Result<Option<String>> {
     Ok(has_failed.then(|| done.to_string()))
 }
 
-impl Store {
+/// What of a store has to be on the device, and gets there.
+#[derive(Clone, Copy)]
+pub(crate) struct Syncing<'s>(pub(crate) &'s Store);
+
+impl<'s> Syncing<'s> {
+    /// Waits for the device to have a value of the log, and what points to it.
+    pub(crate) fn sync_place(self, place: Location, known: Known) -> Result<()> {
+        // Without its segment it is damaged, and to be replaced.
+        self.sync_segment(place.segment())?;
+        self.sync_slab_since(known)
+    }
+
     /// Waits until the slab is on the device, and so is what was changed since `known`.
     #[cold]
-    pub(crate) fn sync_slab_since(&self, known: Known) -> Result<()> {
+    pub(crate) fn sync_slab_since(self, known: Known) -> Result<()> {
         self.sync_slab()?;
-        self.still_known(known)
+        OnDevice(self.0).still_known(known)
     }
 
     /// Waits until the slab is on the device, as far as this process is told.
-    pub(crate) fn sync_slab(&self) -> Result<()> {
-        let process = self.process()?;
+    pub(crate) fn sync_slab(self) -> Result<()> {
+        let process = self.0.process()?;
         self.see_what_is_made_good(process)?;
-        let slab = self.slab.file()?;
+        let slab = self.0.slab.file()?;
         let synced = process.log.syncs().sync(SLAB_NUMBER, || {
             let fresh = process.device.fresh.lock();
             let fresh = fresh.unwrap_or_else(PoisonError::into_inner);
@@ -89,51 +102,52 @@ impl Store {
                 Some(fresh) => fresh.proven()?,
                 None => slab,
             };
-            file.sync_all().inspect_err(|e| note_failed(&self.slab, e))
+            file.sync_all()
+                .inspect_err(|e| note_failed(&self.0.slab, e))
         });
-        synced.map_err(|e| Error::io("sync", self.slab.path(), e))
+        synced.map_err(|e| Error::io("sync", self.0.slab.path(), e))
     }
 
     /// Waits until a segment, and its name, are on the device. `false`: there is no such segment.
-    pub(crate) fn sync_segment(&self, number: u32) -> Result<bool> {
+    pub(crate) fn sync_segment(self, number: u32) -> Result<bool> {
         self.sync_in_log(number, Log::sync)
     }
 
     /// Waits until the bytes of a segment are on the device. `false`: there is no such segment.
-    fn sync_segment_bytes(&self, number: u32) -> Result<bool> {
+    fn sync_segment_bytes(self, number: u32) -> Result<bool> {
         self.sync_in_log(number, Log::sync_bytes)
     }
 
     /// Waits until the name of a segment is on the device.
-    pub(crate) fn sync_segment_name(&self, number: u32) -> Result<()> {
+    pub(crate) fn sync_segment_name(self, number: u32) -> Result<()> {
         self.sync_in_log(number, Log::sync_name).map(drop)
     }
 
     fn sync_in_log(
-        &self,
+        self,
         number: u32,
         sync: impl FnOnce(&Log, u32, Note<'_>) -> io::Result<()>,
     ) -> Result<bool> {
-        let process = self.process()?;
+        let process = self.0.process()?;
         self.see_what_is_made_good(process)?;
         let log = &process.log;
-        match sync(log, number, &|e| note_failed(&self.slab, e)) {
+        match sync(log, number, &|e| note_failed(&self.0.slab, e)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
             other => other
                 .map(|()| true)
-                .map_err(self.log_error("sync", log, number)),
+                .map_err(Segments(self.0).log_error("sync", log, number)),
         }
     }
 
     /// Waits until all that was set is on the device, as far as this process is told.
-    pub(crate) fn sync_values(&self) -> Result<()> {
+    pub(crate) fn sync_values(self) -> Result<()> {
         self.sync_log()?;
         self.sync_slab()
     }
 
     /// The log alone.
-    fn sync_log(&self) -> Result<()> {
-        let segments = self.segments()?;
+    fn sync_log(self) -> Result<()> {
+        let segments = Segments(self.0).segments()?;
         for segment in &segments {
             // It may have been removed meanwhile.
             self.sync_segment_bytes(segment.number)?;
@@ -141,20 +155,20 @@ impl Store {
         if segments.is_empty() {
             return Ok(());
         }
-        let log = &self.process()?.log;
-        let synced = log.sync_names(&|e| note_failed(&self.slab, e));
+        let log = &self.0.process()?.log;
+        let synced = log.sync_names(&|e| note_failed(&self.0.slab, e));
         synced.map_err(|e| Error::io("sync", log.dir(), e))
     }
 
     /// Waits until all that was set is on the device, and so is what was changed since `known`.
-    pub(crate) fn sync_values_since(&self, known: Known) -> Result<()> {
+    pub(crate) fn sync_values_since(self, known: Known) -> Result<()> {
         self.sync_values()?;
-        self.still_known(known)
+        OnDevice(self.0).still_known(known)
     }
 
     /// Waits until everything that was set is on the device, also if a sync has failed before.
-    pub(crate) fn sync_all(&self) -> Result<()> {
-        match self.known() {
+    pub(crate) fn sync_all(self) -> Result<()> {
+        match OnDevice(self.0).known() {
             Ok(known) => self.sync_values_since(known),
             Err(_) => self.make_good(),
         }
@@ -163,21 +177,21 @@ impl Store {
     /// Writes everything once more, and waits until it is on the device. Several may do it at once.
     ///
     /// Killed before the last step: nothing is made good.
-    fn make_good(&self) -> Result<()> {
-        let process = self.process()?;
-        let word = word_of(&self.slab);
+    fn make_good(self) -> Result<()> {
+        let process = self.0.process()?;
+        let word = word_of(&self.0.slab);
         // Before anything is made dirty: what is told of it from then on is told to these.
         self.renew(process, made_good(word))?;
-        write_once_more(&self.slab, &process.log)?;
+        write_once_more(&self.0.slab, &process.log)?;
         self.sync_values()?;
-        note_made_good(&self.slab, failed(word));
-        self.known().map(drop)
+        note_made_good(&self.0.slab, failed(word));
+        OnDevice(self.0).known().map(drop)
     }
 
     /// Renews what is synced if others have made a failure good: this process wants to hear no more
     /// of it.
-    fn see_what_is_made_good(&self, process: &Process) -> Result<()> {
-        let now = made_good(word_of(&self.slab));
+    fn see_what_is_made_good(self, process: &Process) -> Result<()> {
+        let now = made_good(word_of(&self.0.slab));
         let is_new = {
             let fresh = process.device.fresh.lock();
             fresh.unwrap_or_else(PoisonError::into_inner).made_good != now
@@ -190,12 +204,12 @@ impl Store {
 
     /// Opens once more what is synced. An error that no caller was told of yet is told to the next
     /// one, also then.
-    fn renew(&self, process: &Process, made_good: u32) -> Result<()> {
-        let io = |e| Error::io("open", self.slab.path(), e);
-        let slab = file::open_with_names(self.slab.path());
+    fn renew(self, process: &Process, made_good: u32) -> Result<()> {
+        let io = |e| Error::io("open", self.0.slab.path(), e);
+        let slab = file::open_with_names(self.0.slab.path());
         let (slab, identity) = slab.map_err(io)?;
-        if identity.number() != self.slab_identity {
-            let path = self.known_as().to_path_buf();
+        if identity.number() != self.0.slab_identity {
+            let path = self.0.known_as().to_path_buf();
             return Err(Error::Replaced { path });
         }
         process.log.close(|_| false);
@@ -234,18 +248,18 @@ mod tests {
         let read = failed(word_of(&store.slab));
         note_failed(&store.slab, &failure());
         note_made_good(&store.slab, read);
-        assert!(store.is_unsynced());
+        assert!(OnDevice(&store).is_unsynced());
         note_made_good(&store.slab, read + 1);
-        assert!(!store.is_unsynced());
+        assert!(!OnDevice(&store).is_unsynced());
         // The one that began earlier ends later.
         note_made_good(&store.slab, read);
-        assert!(!store.is_unsynced());
+        assert!(!OnDevice(&store).is_unsynced());
         assert_eq!(word_of(&store.slab), before + 2 * ((1 << 32) + 1));
         // What could not be asked for.
         for errno in [Errno::EMFILE, Errno::EBADF, Errno::ENOENT] {
             note_failed(&store.slab, &io::Error::from_raw_os_error(errno as i32));
         }
-        assert!(!store.is_unsynced());
+        assert!(!OnDevice(&store).is_unsynced());
     }
 
     /// A setter's record was written, the device failed to, and another process made good all that
@@ -256,12 +270,12 @@ mod tests {
         let options = Cache::options().durability(Durability::PowerLoss);
         let [one, other] =
             [(); 2].map(|()| open::open_apart(dir.path(), settings(&options)).unwrap());
-        let known = one.known().unwrap();
+        let known = OnDevice(&one).known().unwrap();
         note_failed(&other.slab, &failure());
-        other.sync_all().unwrap();
-        one.known().unwrap();
+        Syncing(&other).sync_all().unwrap();
+        OnDevice(&one).known().unwrap();
         assert!(matches!(
-            one.still_known(known),
+            OnDevice(&one).still_known(known),
             Err(Error::Unsynced { .. })
         ));
     }
@@ -277,11 +291,11 @@ mod tests {
             let fresh = store.process().unwrap().device.fresh.lock();
             fresh.unwrap().slab.is_some()
         };
-        one.sync_all().unwrap();
+        Syncing(&one).sync_all().unwrap();
         assert!(!is_fresh(&one));
         note_failed(&other.slab, &failure());
-        other.sync_all().unwrap();
-        one.sync_all().unwrap();
+        Syncing(&other).sync_all().unwrap();
+        Syncing(&one).sync_all().unwrap();
         assert!(is_fresh(&one) && is_fresh(&other));
     }
 
@@ -294,7 +308,10 @@ mod tests {
         note_failed(&shard.store.slab, &failure());
         let refused = shard.set("k", "v").unwrap_err();
         assert!(matches!(refused, Error::Unsynced { .. }));
-        for error in [shard.store.not_durable(failure_of(shard)), refused] {
+        for error in [
+            OnDevice(&shard.store).not_durable(failure_of(shard)),
+            refused,
+        ] {
             let (said, dir) = (error.to_string(), dir.path().display());
             assert!(said.contains(&format!("of {dir} ")), "{said}");
         }
@@ -311,7 +328,7 @@ mod tests {
         for key in 0..4_u8 {
             cache.set(format!("{key}"), vec![key; 200_000]).unwrap();
         }
-        let dead = || cache.store.usage().unwrap().dead;
+        let dead = || Segments(&cache.store).usage().unwrap().dead;
         assert!(cache.delete("0").unwrap());
         let before = dead();
         assert!(before < 100_000);

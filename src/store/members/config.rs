@@ -6,27 +6,31 @@ use crate::store::settings::{config_of, durability_of, eviction_of, size_limit_o
 use crate::{Config, Durability, Eviction};
 
 /// As the header has it; what it cannot have is the default.
-impl Store {
-    pub(crate) fn config(&self) -> Result<Config> {
-        config_of(&self.slab)
+/// What was decided for a store once, and is in force for all of its processes.
+#[derive(Clone, Copy)]
+pub(crate) struct InForce<'s>(pub(crate) &'s Store);
+
+impl<'s> InForce<'s> {
+    pub(crate) fn config(self) -> Result<Config> {
+        config_of(&self.0.slab)
     }
 
-    pub(crate) fn size_limit(&self) -> u64 {
-        size_limit_of(&self.slab)
+    pub(crate) fn size_limit(self) -> u64 {
+        size_limit_of(&self.0.slab)
     }
 
     #[inline]
-    pub(crate) fn eviction(&self) -> Eviction {
-        eviction_of(&self.slab)
+    pub(crate) fn eviction(self) -> Eviction {
+        eviction_of(&self.0.slab)
     }
 
-    pub(crate) fn durability(&self) -> Durability {
-        durability_of(&self.slab)
+    pub(crate) fn durability(self) -> Durability {
+        durability_of(&self.0.slab)
     }
 }
 
-impl Store {
-    pub(crate) fn is_durable(&self) -> bool {
+impl<'s> InForce<'s> {
+    pub(crate) fn is_durable(self) -> bool {
         self.durability() == Durability::PowerLoss
     }
 }

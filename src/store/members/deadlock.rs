@@ -33,7 +33,7 @@ enum What {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Entry {
+struct OwnNote {
     /// Of the store.
     serial: u64,
     what: What,
@@ -42,14 +42,14 @@ struct Entry {
 }
 
 thread_local! {
-    static HAS: RefCell<Vec<Entry>> = const { RefCell::new(Vec::new()) };
+    static HAS: RefCell<Vec<OwnNote>> = const { RefCell::new(Vec::new()) };
     /// Takes the place of `HAS` once that was destroyed: for the destructors that run after it. It
     /// has none itself, and so does not stay allocated while it is empty.
-    static HAS_AT_LAST: ManuallyDrop<RefCell<Vec<Entry>>> =
+    static HAS_AT_LAST: ManuallyDrop<RefCell<Vec<OwnNote>>> =
         const { ManuallyDrop::new(RefCell::new(Vec::new())) };
 }
 
-fn with_notes<T>(action: impl Fn(&mut Vec<Entry>) -> T) -> T {
+fn with_notes<T>(action: impl Fn(&mut Vec<OwnNote>) -> T) -> T {
     let noted = HAS.try_with(|has| action(&mut has.borrow_mut()));
     noted.unwrap_or_else(|_| {
         HAS_AT_LAST.with(|has| {
@@ -65,7 +65,7 @@ fn with_notes<T>(action: impl Fn(&mut Vec<Entry>) -> T) -> T {
 
 /// Noted for as long as this lives, in the thread that noted it.
 pub(crate) struct Noted {
-    entry: Entry,
+    entry: OwnNote,
     in_this_thread: PhantomData<*const ()>,
 }
 
@@ -79,20 +79,24 @@ impl Drop for Noted {
     }
 }
 
-impl Store {
+/// What the threads of this process have of a store: a wait for one of them would never end.
+#[derive(Clone, Copy)]
+pub(crate) struct Deadlocks<'s>(pub(crate) &'s Store);
+
+impl<'s> Deadlocks<'s> {
     /// Notes that this thread has a latch or a turn, until what is returned is dropped.
-    pub(crate) fn note_slot(&self, id: SlotId, generation: u32) -> Noted {
+    pub(crate) fn note_slot(self, id: SlotId, generation: u32) -> Noted {
         self.noted(What::Slot { id, generation })
     }
 
     /// Notes that this thread has the lock of transactions, until what is returned is dropped.
-    pub(crate) fn note_transaction(&self) -> Noted {
+    pub(crate) fn note_transaction(self) -> Noted {
         self.noted(What::Transactions)
     }
 
     /// Refuses to wait for ever for a slot that this thread has.
     pub(crate) fn check_not_mine(
-        &self,
+        self,
         id: SlotId,
         generation: u32,
         key: impl FnOnce() -> String,
@@ -104,24 +108,24 @@ impl Store {
     }
 
     /// Refuses to begin a transaction inside another one, which would wait for ever.
-    pub(crate) fn check_no_transaction(&self) -> Result<()> {
+    pub(crate) fn check_no_transaction(self) -> Result<()> {
         match self.is_mine(What::Transactions) {
             false => Ok(()),
             true => Err(Error::Deadlock {
-                what: format!("a transaction in {}", self.known_as().display()),
+                what: format!("a transaction in {}", self.0.known_as().display()),
             }),
         }
     }
 
-    fn entry(&self, what: What) -> Entry {
-        Entry {
-            serial: self.serial(),
+    fn entry(self, what: What) -> OwnNote {
+        OwnNote {
+            serial: self.0.serial(),
             what,
             epoch: fork::epoch(),
         }
     }
 
-    fn noted(&self, what: What) -> Noted {
+    fn noted(self, what: What) -> Noted {
         let entry = self.entry(what);
         with_notes(|has| has.push(entry));
         Noted {
@@ -130,7 +134,7 @@ impl Store {
         }
     }
 
-    fn is_mine(&self, what: What) -> bool {
+    fn is_mine(self, what: What) -> bool {
         let entry = self.entry(what);
         with_notes(|has| has.contains(&entry))
     }

@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::os::kept::Kept;
 use crate::slab::Slab;
 use crate::store::Store;
+use crate::store::members::config::InForce;
 use crate::sync::Ordering;
 
 pub(in crate::store) fn failed(word: u64) -> u32 {
@@ -102,46 +103,50 @@ pub(in crate::store) fn note_made_good(slab: &Slab, until: u32) {
         .fetch_update(Ordering::AcqRel, Ordering::Acquire, further);
 }
 
-impl Store {
+/// What of a store is known to be on the device.
+#[derive(Clone, Copy)]
+pub(crate) struct OnDevice<'s>(pub(crate) &'s Store);
+
+impl<'s> OnDevice<'s> {
     /// Comes before a change that is to be known to be on the device.
     ///
     /// `Unsynced`: a sync has failed, and was not made good.
-    pub(crate) fn known(&self) -> Result<Known> {
-        known_of(&self.slab).ok_or_else(|| Error::Unsynced {
-            path: self.known_as().to_path_buf(),
+    pub(crate) fn known(self) -> Result<Known> {
+        known_of(&self.0.slab).ok_or_else(|| Error::Unsynced {
+            path: self.0.known_as().to_path_buf(),
         })
     }
 
     /// What is known of the device, if values are to survive a power failure.
     #[inline]
-    pub(crate) fn known_if_durable(&self) -> Result<Option<Known>> {
-        match self.is_durable() {
+    pub(crate) fn known_if_durable(self) -> Result<Option<Known>> {
+        match InForce(self.0).is_durable() {
             true => self.known().map(Some),
             false => Ok(None),
         }
     }
 
     /// Whether nothing is known to be on the device that was not before.
-    pub(crate) fn is_unsynced(&self) -> bool {
-        is_unsynced(&self.slab)
+    pub(crate) fn is_unsynced(self) -> bool {
+        is_unsynced(&self.0.slab)
     }
 
     /// Comes after a sync.
-    pub(crate) fn still_known(&self, known: Known) -> Result<()> {
+    pub(crate) fn still_known(self, known: Known) -> Result<()> {
         match self.known()? == known {
             true => Ok(()),
             // Made good by now, but what was only being written was not.
             false => Err(Error::Unsynced {
-                path: self.known_as().to_path_buf(),
+                path: self.0.known_as().to_path_buf(),
             }),
         }
     }
 
     /// What is in force, and may not be on the device.
     #[cold]
-    pub(crate) fn not_durable(&self, error: Error) -> Error {
+    pub(crate) fn not_durable(self, error: Error) -> Error {
         Error::NotDurable {
-            path: self.known_as().to_path_buf(),
+            path: self.0.known_as().to_path_buf(),
             source: Box::new(error),
         }
     }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use crate::os::clock;
 use crate::record::{Hold, Lease, Word};
 use crate::slab::Slab;
-use crate::store::participants::describe;
-use crate::store::{Process, Store};
+use crate::store::Process;
+use crate::store::members::participants::Members;
+use crate::store::members::participants::describe;
 use crate::{Holder, Token};
 
 /// The holder that has, or had, the hold `of`, told to a process in that PID namespace.
@@ -42,9 +43,15 @@ pub(in crate::store) fn holder(
     }
 }
 
-impl Store {
+impl<'s> Members<'s> {
     /// The holder that has, or had, the hold `of`.
-    pub(crate) fn holder(&self, process: &Process, hold: &Hold, of: Word, alive: bool) -> Holder {
-        holder(&self.slab, process.identity.pid_namespace, hold, of, alive)
+    pub(crate) fn holder(self, process: &Process, hold: &Hold, of: Word, alive: bool) -> Holder {
+        holder(
+            &self.0.slab,
+            process.identity.pid_namespace,
+            hold,
+            of,
+            alive,
+        )
     }
 }

@@ -355,12 +355,10 @@ impl Inherited for LockFiles {
     }
 }
 
-impl Site {
-    /// What is wrong with the modes of its lock files. Said once for all shards.
-    pub(in crate::store) fn opened_up(&self) -> Result<Vec<String>> {
-        match self.lane {
-            0 => opened_up(&self.locks),
-            _ => Ok(Vec::new()),
-        }
+/// What is wrong with the modes of a store's lock files. Said once for all shards.
+pub(in crate::store) fn opened_up_of(site: &Site) -> Result<Vec<String>> {
+    match site.lane {
+        0 => opened_up(&site.locks),
+        _ => Ok(Vec::new()),
     }
 }

@@ -282,9 +282,14 @@ fn pid_of(record: &Participant) -> u32 {
     record.pid_uid.load(Ordering::Relaxed) as u32
 }
 
-impl Store {
+/// The processes that take part in a store: which lives, what is known of it, and which slots it
+/// waits for.
+#[derive(Clone, Copy)]
+pub(crate) struct Members<'s>(pub(crate) &'s Store);
+
+impl<'s> Members<'s> {
     /// Whether `other` is dead. In doubt it is alive, also when the kernel refuses to answer.
-    pub(crate) fn is_dead(&self, process: &Process, other: ParticipantId) -> bool {
+    pub(crate) fn is_dead(self, process: &Process, other: ParticipantId) -> bool {
         // Reading /proc costs as much as all the rest of a look: once a second is often enough for
         // the case that it is for, another process with the pid of a dead one that left its beacon
         // to a child.
@@ -293,7 +298,7 @@ impl Store {
         let thorough = asked.load(Ordering::Relaxed) != now;
         let (locks, me) = (&process.locks, &process.identity);
         let gone = other != process.id
-            && is_gone(&self.slab, locks, me, other.get(), thorough).unwrap_or(false);
+            && is_gone(&self.0.slab, locks, me, other.get(), thorough).unwrap_or(false);
         // Only about a living one it is not asked again: one that was found dead has to be so for
         // the next look, too.
         if thorough && !gone {
@@ -303,9 +308,9 @@ impl Store {
     }
 
     /// What a participant says about itself; `None` if the number is not in use.
-    pub(crate) fn describe(&self, process: &Process, id: ParticipantId) -> Option<Described> {
+    pub(crate) fn describe(self, process: &Process, id: ParticipantId) -> Option<Described> {
         describe(
-            self.slab.participant(id.get())?,
+            self.0.slab.participant(id.get())?,
             process.identity.pid_namespace,
         )
     }
@@ -331,10 +336,10 @@ pub(in crate::store) fn describe(record: &Participant, mine: u64) -> Option<Desc
 }
 
 /// Being seen to wait.
-impl Store {
+impl<'s> Members<'s> {
     /// Notes that a thread of this process waits for `slot`, until the mark is dropped.
-    pub(crate) fn mark_waiting(&self, process: &Process, slot: SlotId) -> Option<WaitingMark<'_>> {
-        let entries = &self.slab.participant(process.id.get())?.waiting;
+    pub(crate) fn mark_waiting(self, process: &Process, slot: SlotId) -> Option<WaitingMark<'s>> {
+        let entries = &self.0.slab.participant(process.id.get())?.waiting;
         let is_ours = |bits: &u64| *bits as u32 == slot.link();
         let is_unused = |bits: &u64| *bits == 0;
         let one_more = |bits: u64| {
@@ -357,8 +362,8 @@ impl Store {
     }
 
     /// How many threads of living processes wait for `slot`.
-    pub(crate) fn waiters(&self, process: &Process, slot: SlotId) -> usize {
-        waiters(&self.slab, slot, |id| self.is_dead(process, id))
+    pub(crate) fn waiters(self, process: &Process, slot: SlotId) -> usize {
+        waiters(&self.0.slab, slot, |id| self.is_dead(process, id))
     }
 }
 

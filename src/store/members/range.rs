@@ -26,9 +26,13 @@ impl Drop for RangeGuard<'_> {
     }
 }
 
-impl Store {
+/// The parts of a store that one process locks at a time.
+#[derive(Clone, Copy)]
+pub(crate) struct Ranges<'s>(pub(crate) &'s Store);
+
+impl<'s> Ranges<'s> {
     pub(in crate::store) fn lock_range_within<'a>(
-        &self,
+        self,
         process: &'a Process,
         byte: u64,
         patience: Patience,
@@ -49,23 +53,23 @@ impl Store {
 
     /// The lock under which regions grow, held for one system call. `None`: the process that has it
     /// was stopped there, perhaps, and the patience is over.
-    pub(crate) fn lock_growth_within(&self, patience: Patience) -> Result<Option<RangeGuard<'_>>> {
-        self.lock_range_within(self.process()?, GROW_BYTE, patience)
+    pub(crate) fn lock_growth_within(self, patience: Patience) -> Result<Option<RangeGuard<'s>>> {
+        self.lock_range_within(self.0.process()?, GROW_BYTE, patience)
     }
 
     /// The lock of the compactor. `None`: somebody has it.
-    pub(crate) fn try_lock_compaction(&self) -> Result<Option<RangeGuard<'_>>> {
-        self.try_lock_range(self.process()?, COMPACT_BYTE)
+    pub(crate) fn try_lock_compaction(self) -> Result<Option<RangeGuard<'s>>> {
+        self.try_lock_range(self.0.process()?, COMPACT_BYTE)
     }
 
     /// The lock of transactions, which change several values at once. Waits for the one that has
     /// it.
-    pub(crate) fn lock_transactions(&self) -> Result<RangeGuard<'_>> {
-        self.lock_range(self.process()?, TRANSACT_BYTE)
+    pub(crate) fn lock_transactions(self) -> Result<RangeGuard<'s>> {
+        self.lock_range(self.0.process()?, TRANSACT_BYTE)
     }
 
     pub(in crate::store) fn try_lock_range<'a>(
-        &self,
+        self,
         process: &'a Process,
         byte: u64,
     ) -> Result<Option<RangeGuard<'a>>> {
@@ -85,7 +89,7 @@ impl Store {
     }
 
     pub(in crate::store) fn lock_range<'a>(
-        &self,
+        self,
         process: &'a Process,
         byte: u64,
     ) -> Result<RangeGuard<'a>> {

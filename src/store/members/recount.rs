@@ -2,6 +2,9 @@
 
 use std::collections::HashMap;
 
+use crate::log::SEGMENT_HEADER_BYTES;
+use crate::slab::{SEGMENT_BEGUN, SEGMENT_CLOSING};
+
 /// A count that was begun.
 pub(crate) struct Recount {
     /// As they were at the beginning: what is appended later and led to counts for more than it
@@ -37,4 +40,26 @@ pub(crate) struct SegmentState {
     pub(crate) dead: u64,
     /// So many bytes of the garbage are not on the device any more.
     pub(crate) given: u64,
+}
+
+impl SegmentState {
+    /// What describes it.
+    pub(crate) fn word(&self) -> u64 {
+        let closing = if self.is_closing { SEGMENT_CLOSING } else { 0 };
+        let begun = if self.is_begun { SEGMENT_BEGUN } else { 0 };
+        u64::from(self.number) | closing | begun
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        Usage {
+            bytes: self.bytes - self.given,
+            dead: self.dead - self.given,
+        }
+    }
+
+    pub(crate) fn live(&self) -> u64 {
+        self.bytes
+            .saturating_sub(SEGMENT_HEADER_BYTES)
+            .saturating_sub(self.dead)
+    }
 }

@@ -20,6 +20,7 @@ use crate::os::futex;
 use crate::os::pidfd::{self, Pidfd};
 use crate::record::ParticipantId;
 use crate::slab::SlotId;
+use crate::store::members::participants::Members;
 use crate::store::{Process, Store};
 use crate::sync::{AtomicBool, Ordering, crash_point};
 
@@ -122,11 +123,15 @@ impl Inherited for Watches {
     }
 }
 
-impl Store {
+/// The deaths that this process watches for, to wake its waiters.
+#[derive(Clone, Copy)]
+pub(crate) struct Watching<'s>(pub(crate) &'s Arc<Store>);
+
+impl<'s> Watching<'s> {
     /// Has the waiters of `slot` woken when one of its holders dies. `None`: that cannot be
     /// promised.
     pub(crate) fn watch<'a>(
-        self: &Arc<Store>,
+        self,
         process: &'a Process,
         holders: &[ParticipantId],
         slot: SlotId,
@@ -166,7 +171,7 @@ impl Store {
         })
     }
 
-    fn pidfd_of(&self, process: &Process, holder: ParticipantId) -> Option<Arc<Pidfd>> {
+    fn pidfd_of(self, process: &Process, holder: ParticipantId) -> Option<Arc<Pidfd>> {
         // One for each holder, however many threads wait. Should it be that of an earlier user of
         // the number, it fires at once, and is watched no more.
         let state = process.watches.look();
@@ -174,13 +179,13 @@ impl Store {
             return Some(Arc::clone(&known.pidfd));
         }
         drop(state);
-        let described = self.describe(process, holder)?;
+        let described = Members(self.0).describe(process, holder)?;
         if !described.same_pid_namespace {
             return None;
         }
         let pidfd = Pidfd::open(described.pid).ok()?;
         // Asked after opening: if the holder lives now, the number was its own.
-        if self.is_dead(process, holder) {
+        if Members(self.0).is_dead(process, holder) {
             return None;
         }
         // Ended, and yet not dead: its beacon is another's. There is nothing more to hear of it.
@@ -189,10 +194,10 @@ impl Store {
     }
 
     /// Starts the thread; answers its bell.
-    fn start_watching(self: &Arc<Store>, process: &Process) -> Option<Arc<Bell>> {
+    fn start_watching(self, process: &Process) -> Option<Arc<Bell>> {
         let bell = Arc::new(Bell::new().ok()?);
         let heard = Arc::clone(&bell);
-        let (store, watches) = (Arc::clone(self), Arc::clone(&process.watches));
+        let (store, watches) = (Arc::clone(self.0), Arc::clone(&process.watches));
         crash_point();
         // No signal of the program's is for this thread: it starts with all of them blocked.
         let before = SigSet::all()

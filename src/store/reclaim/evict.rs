@@ -9,9 +9,13 @@ use crate::record::Force;
 use crate::slab::value_cells::{Form, USE_SHIFT};
 use crate::slab::{Growing, SlotId, Tenant};
 use crate::store::Store;
+use crate::store::index::chains::Index;
 use crate::store::key_entry::KeyEntry;
 use crate::store::log::garbage::DeadList;
+use crate::store::members::config::InForce;
 use crate::store::patience::Patience;
+use crate::store::reclaim::free_slots::Reclaimer;
+use crate::store::slots::by_slot::Slots;
 use crate::sync::{AtomicU64, Ordering};
 
 /// How many slots are looked at for the oldest values: some two milliseconds.
@@ -61,19 +65,23 @@ pub(in crate::store) fn take_oldest(
     taken
 }
 
-impl Store {
+/// Which value has to go for want of room.
+#[derive(Clone, Copy)]
+pub(crate) struct Evictor<'s>(pub(crate) &'s Store);
+
+impl<'s> Evictor<'s> {
     /// Evicts from a part of the slots, another one each time: the next one in which anything can
     /// be evicted.
-    pub(in crate::store) fn evict_some(&self, bytes: u64, only_large: bool) -> Result<Evicted> {
+    pub(in crate::store) fn evict_some(self, bytes: u64, only_large: bool) -> Result<Evicted> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let wanted = bytes.max(self.size_limit() / 64);
+        let wanted = bytes.max(InForce(self.0).size_limit() / 64);
         let mut evicted = Evicted::default();
-        let count = self.slab.allocated(Growing::Slots);
-        if self.eviction() == Eviction::None || count == 0 {
+        let count = self.0.slab.allocated(Growing::Slots);
+        if InForce(self.0).eviction() == Eviction::None || count == 0 {
             return Ok(evicted);
         }
         // Given back at the end, with one wait for the device.
-        let dead = DeadList::new(self);
+        let dead = DeadList::new(self.0);
         let least = if only_large { LARGE_BYTES } else { 1 };
         let patience = Patience::strictly(MOMENT);
         let from = NEXT.fetch_add(WINDOW.into(), Ordering::Relaxed) % u64::from(count);
@@ -81,7 +89,7 @@ impl Store {
             let window = first..count.min(first.saturating_add(WINDOW));
             let ids = window.filter_map(|at| {
                 let number = ((from + u64::from(at)) % u64::from(count)) as u32;
-                self.slab.slot_id(number)
+                self.0.slab.slot_id(number)
             });
             let of_log = ids.filter_map(|id| self.candidate(id));
             let mut left: Vec<_> = of_log.filter(|one| one.bytes >= least).collect();
@@ -97,7 +105,7 @@ impl Store {
     }
 
     pub(in crate::store) fn evict_batch(
-        &self,
+        self,
         batch: Vec<Candidate>,
         wanted: u64,
         patience: Patience,
@@ -108,10 +116,10 @@ impl Store {
             if evicted.bytes >= wanted {
                 break;
             }
-            let Some(key) = self.key_of(candidate.found) else {
+            let Some(key) = Slots(self.0).key_of(candidate.found) else {
                 continue;
             };
-            let stripe = 1 << self.stripe_of(self.hash(&key));
+            let stripe = 1 << Index(self.0).stripe_of(Index(self.0).hash(&key));
             if evicted.busy & stripe != 0 {
                 continue;
             }
@@ -128,14 +136,17 @@ impl Store {
     }
 
     /// The value that begins in a slot, if there is one.
-    pub(in crate::store) fn candidate(&self, id: SlotId) -> Option<Candidate> {
-        let meta = self.slab.slot(id).meta()?;
+    pub(in crate::store) fn candidate(self, id: SlotId) -> Option<Candidate> {
+        let meta = self.0.slab.slot(id).meta()?;
         let kind = meta.kind.filter(|kind| *kind == Tenant::Value)?;
         let found = KeyEntry { id, meta, kind };
-        let used = found.cells(&self.slab)?.use_word()?.load(Ordering::Relaxed);
-        let reading = self.read_value(found, &mut ())?.ok()?;
+        let used = found
+            .cells(&self.0.slab)?
+            .use_word()?
+            .load(Ordering::Relaxed);
+        let reading = Slots(self.0).read_value(found, &mut ())?.ok()?;
         let content = reading.content;
-        let used = match self.eviction() {
+        let used = match InForce(self.0).eviction() {
             Eviction::LeastFrequentlyUsed => used,
             _ => used & ((1 << USE_SHIFT) - 1),
         };
@@ -151,19 +162,26 @@ impl Store {
     /// `Some(false)`: it was changed since, or is being changed; `None`: the patience was over, and
     /// somebody has the stripe. What it had in the log is put to the `dead`.
     pub(in crate::store) fn evict_value(
-        &self,
+        self,
         candidate: &Candidate,
         patience: Patience,
         dead: &DeadList<'_>,
     ) -> Result<Option<bool>> {
         let found = candidate.found;
         let unchanged = || {
-            let reading = self.read_value(found, &mut ()).and_then(|read| read.ok());
+            let reading = Slots(self.0)
+                .read_value(found, &mut ())
+                .and_then(|read| read.ok());
             reading.is_some_and(|reading| reading.version == candidate.version)
         };
-        let evicted = self.take_away(found, Force::NotTheLiving, patience, unchanged, dead)?;
+        let evicted =
+            Reclaimer(self.0).take_away(found, Force::NotTheLiving, patience, unchanged, dead)?;
         if evicted == Some(true) {
-            self.slab.header().evictions.fetch_add(1, Ordering::Relaxed);
+            self.0
+                .slab
+                .header()
+                .evictions
+                .fetch_add(1, Ordering::Relaxed);
         }
         Ok(evicted)
     }
@@ -173,6 +191,7 @@ impl Store {
 mod tests {
     use super::*;
     use crate::Cache;
+    use crate::store::values::get::Values;
 
     /// As many as are asked for, a batch at most, and none that is younger than one that is left.
     #[test]
@@ -180,8 +199,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path()).unwrap();
         cache.set("k", "v").unwrap();
-        let hash = cache.store.hash(b"k");
-        let found = cache.store.find_value(b"k", hash).unwrap().unwrap();
+        let hash = Index(&cache.store).hash(b"k");
+        let found = Values(&cache.store)
+            .find_value(b"k", hash)
+            .unwrap()
+            .unwrap();
         let of_age = |used| Candidate {
             used,
             found,

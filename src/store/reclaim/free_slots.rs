@@ -14,11 +14,16 @@ use crate::slab::layout::STRIPES;
 use crate::slab::{Growing, SlotId, Tenant};
 use crate::store::Store;
 use crate::store::expiry::is_over;
+use crate::store::index::chains::Index;
+use crate::store::index::retire::Retirer;
 use crate::store::key_entry::{KeyEntry, hash_as};
 use crate::store::log::garbage::DeadList;
+use crate::store::members::config::InForce;
 use crate::store::patience::Patience;
+use crate::store::reclaim::evict::Evictor;
 use crate::store::reclaim::evict::{BATCH, MOMENT, WINDOW, take_oldest};
 use crate::store::settings::Eviction;
+use crate::store::slots::by_slot::Slots;
 use crate::sync::{AtomicU32, Ordering};
 
 /// How many slots are freed at a time, of keys that are idle: each costs some microseconds.
@@ -33,11 +38,15 @@ struct Missed {
     error: Cell<Option<Error>>,
 }
 
-impl Store {
+/// Slots when there are none left.
+#[derive(Clone, Copy)]
+pub(crate) struct Reclaimer<'s>(pub(crate) &'s Store);
+
+impl<'s> Reclaimer<'s> {
     /// Frees some slots, and returns how many; 0: every one is in use, or its stripe was not
     /// available within `patience`. Keys in a stripe that somebody has for long, stopped perhaps,
     /// are taken only if nothing else can be.
-    pub(crate) fn free_slots(&self, patience: Patience) -> Result<u32> {
+    pub(crate) fn free_slots(self, patience: Patience) -> Result<u32> {
         let missed = Missed::default();
         match self.free_slots_within(Patience::strictly(MOMENT), &missed)? {
             0 if missed.stripe.get() => self.free_slots_within(patience, &missed),
@@ -45,16 +54,16 @@ impl Store {
         }
     }
 
-    fn free_slots_within(&self, patience: Patience, missed: &Missed) -> Result<u32> {
+    fn free_slots_within(self, patience: Patience, missed: &Missed) -> Result<u32> {
         /// Where the hand stands: in what many slots, not in which store.
         static HAND: AtomicU32 = AtomicU32::new(0);
-        let count = self.slab.allocated(Growing::Slots);
+        let count = self.0.slab.allocated(Growing::Slots);
         let windows = count.div_ceil(WINDOW);
         let from = HAND.load(Ordering::Relaxed);
         for window in (0..windows).map(|i| from.wrapping_add(i) % windows) {
             let first = window * WINDOW;
             // Given back at the end, with one wait for the device.
-            let dead = DeadList::new(self);
+            let dead = DeadList::new(self.0);
             let slots = first..count.min(first + WINDOW);
             let freed = self.free_among(slots, patience, missed, &dead)?;
             if freed > 0 {
@@ -66,7 +75,7 @@ impl Store {
     }
 
     fn free_among(
-        &self,
+        self,
         slots: Range<u32>,
         patience: Patience,
         missed: &Missed,
@@ -85,36 +94,36 @@ impl Store {
             }
         };
         let (mut freed, mut values) = (0, Vec::new());
-        for id in slots.filter_map(|number| self.slab.slot_id(number)) {
+        for id in slots.filter_map(|number| self.0.slab.slot_id(number)) {
             if freed >= ENOUGH {
                 break;
             }
-            match self.candidate(id) {
+            match Evictor(self.0).candidate(id) {
                 Some(value) if !is_over(value.expires_ms) => values.push(value),
                 _ => {
                     if let Some(found) = self.idle_at(id)? {
-                        let span = span_of(&self.slab, found.id);
+                        let span = span_of(&self.0.slab, found.id);
                         freed += count(self.free_idle(found, patience, dead), span);
                     }
                 }
             }
         }
-        if freed > 0 || self.eviction() == Eviction::None {
+        if freed > 0 || InForce(self.0).eviction() == Eviction::None {
             return Ok(freed);
         }
         let some = (values.len() / 16).clamp(1, BATCH);
         while freed == 0 && !values.is_empty() {
             for value in take_oldest(&mut values, some) {
-                let span = span_of(&self.slab, value.found.id);
-                freed += count(self.evict_value(&value, patience, dead), span);
+                let span = span_of(&self.0.slab, value.found.id);
+                freed += count(Evictor(self.0).evict_value(&value, patience, dead), span);
             }
         }
         Ok(freed)
     }
 
     /// The key that begins in a slot, if it looks idle. Whether it is, is seen under its stripe.
-    fn idle_at(&self, id: SlotId) -> Result<Option<KeyEntry>> {
-        let slot = self.slab.slot(id);
+    fn idle_at(self, id: SlotId) -> Result<Option<KeyEntry>> {
+        let slot = self.0.slab.slot(id);
         let Some(meta) = slot.meta() else {
             return Ok(None);
         };
@@ -125,10 +134,10 @@ impl Store {
         let is_free = match kind {
             // Their latches are also taken from the dead.
             Tenant::Value | Tenant::Turn => true,
-            Tenant::Semaphore => match self.permits_while(found)? {
+            Tenant::Semaphore => match Slots(self.0).permits_while(found)? {
                 None => false,
                 Some((first, permits)) => (0..permits)
-                    .map_while(|i| self.slab.permit(first, i))
+                    .map_while(|i| self.0.slab.permit(first, i))
                     .all(|permit| permit.hold.load().is_plainly_free()),
             },
             _ => slot.hold.load().is_plainly_free(),
@@ -138,7 +147,7 @@ impl Store {
 
     /// Takes away a key that is idle.
     fn free_idle(
-        &self,
+        self,
         found: KeyEntry,
         patience: Patience,
         dead: &DeadList<'_>,
@@ -156,23 +165,26 @@ impl Store {
     /// or not `wanted` any more, or has a holder that `force` leaves alone; `None`: the patience
     /// was over, and somebody has the stripe. What the key had in the log is put to the `dead`.
     pub(in crate::store) fn take_away(
-        &self,
+        self,
         found: KeyEntry,
         force: Force,
         patience: Patience,
         wanted: impl FnOnce() -> bool,
         dead: &DeadList<'_>,
     ) -> Result<Option<bool>> {
-        let Some(key) = self.key_of(found) else {
+        let Some(key) = Slots(self.0).key_of(found) else {
             return Ok(Some(false));
         };
-        let hash = hash_as(found.kind, self.hash(&key));
-        let Some(stripe) = self.lock_stripe_within(self.stripe_of(hash), patience)? else {
+        let hash = hash_as(found.kind, Index(self.0).hash(&key));
+        let Some(stripe) =
+            Index(self.0).lock_stripe_within(Index(self.0).stripe_of(hash), patience)?
+        else {
             return Ok(None);
         };
         let now = stripe.find(&key, hash)?;
-        let same = now.is_some_and(|now| now.id == found.id && self.is_still(found));
-        let taken = same && stripe.retire(found, self.bucket_of(hash), force, wanted)?;
+        let same = now.is_some_and(|now| now.id == found.id && Slots(self.0).is_still(found));
+        let taken =
+            same && Retirer(&stripe).retire(found, Index(self.0).bucket_of(hash), force, wanted)?;
         stripe.dead.hand_to(dead);
         Ok(Some(taken))
     }
@@ -180,30 +192,30 @@ impl Store {
     /// Whether a key has nothing in it that anybody would miss. Averages always have; of values,
     /// those that were deleted or are over have not; of turns, those without a value have not;
     /// the others have not while they are free.
-    pub(in crate::store) fn is_idle(&self, found: KeyEntry) -> bool {
+    pub(in crate::store) fn is_idle(self, found: KeyEntry) -> bool {
         match found.kind {
             Tenant::Averager => false,
-            Tenant::Value => self.is_vacant(found),
+            Tenant::Value => Slots(self.0).is_vacant(found),
             Tenant::Turn => !self.is_turn_of_value(found),
             _ => true,
         }
     }
 }
 
-impl Store {
+impl<'s> Reclaimer<'s> {
     /// Whether a turn is that of a value that is there.
-    pub(crate) fn is_turn_of_value(&self, found: KeyEntry) -> bool {
-        let value = self
+    pub(crate) fn is_turn_of_value(self, found: KeyEntry) -> bool {
+        let value = Slots(self.0)
             .key_of(found)
-            .and_then(|key| self.find_unlocked(&key, self.hash(&key), 1));
-        value.is_some_and(|value| value.kind == Tenant::Value && !self.is_vacant(value))
+            .and_then(|key| Index(self.0).find_unlocked(&key, Index(self.0).hash(&key), 1));
+        value.is_some_and(|value| value.kind == Tenant::Value && !Slots(self.0).is_vacant(value))
     }
 
     /// Takes all turns away that `force` allows, in the stripes that are available within
     /// `patience`.
-    pub(crate) fn remove_turns(&self, force: Force, patience: Patience) -> Result<()> {
+    pub(crate) fn remove_turns(self, force: Force, patience: Patience) -> Result<()> {
         for stripe in 0..STRIPES {
-            let Some(guard) = self.lock_stripe_within(stripe, patience)? else {
+            let Some(guard) = Index(self.0).lock_stripe_within(stripe, patience)? else {
                 continue;
             };
             for bucket in guard.buckets() {
@@ -213,7 +225,7 @@ impl Store {
                     true
                 })?;
                 for found in turns {
-                    guard.retire(found, bucket, force, || true)?;
+                    Retirer(&guard).retire(found, bucket, force, || true)?;
                 }
             }
         }

@@ -1,4 +1,4 @@
 //! Slots when there are none left.
 
 pub(crate) mod evict;
-pub(in crate::store) mod free_slots;
+pub(crate) mod free_slots;

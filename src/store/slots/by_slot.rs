@@ -8,8 +8,10 @@ use crate::slab::{SlotId, Tenant};
 use crate::store::Store;
 use crate::store::expiry::is_over;
 use crate::store::in_slab::{is_still, key_of, permits_of, wanted};
+use crate::store::journal::decided::Journal;
 use crate::store::key_entry::KeyEntry;
 use crate::store::log::garbage::Dead;
+use crate::store::log::segments::Segments;
 
 /// Everything about a value.
 #[derive(Clone, Debug, Default)]
@@ -31,22 +33,26 @@ impl Content {
     }
 }
 
-impl Store {
+/// What is in a slot, without seeking a key. Knows nothing of chains.
+#[derive(Clone, Copy)]
+pub(crate) struct Slots<'s>(pub(crate) &'s Store);
+
+impl<'s> Slots<'s> {
     /// The bytes of a key.
-    pub(crate) fn key_of(&self, found: KeyEntry) -> Option<Vec<u8>> {
-        key_of(&self.slab, found)
+    pub(crate) fn key_of(self, found: KeyEntry) -> Option<Vec<u8>> {
+        key_of(&self.0.slab, found)
     }
 }
 
-impl Store {
+impl<'s> Slots<'s> {
     /// The permits of a semaphore, checked: first block and number.
-    pub(crate) fn permits_of(&self, id: SlotId) -> Result<(u32, u32)> {
-        permits_of(&self.slab, id)
+    pub(crate) fn permits_of(self, id: SlotId) -> Result<(u32, u32)> {
+        permits_of(&self.0.slab, id)
     }
 
     /// The permits of a semaphore that others may be removing: first block and number. `None`: they
     /// did.
-    pub(crate) fn permits_while(&self, found: KeyEntry) -> Result<Option<(u32, u32)>> {
+    pub(crate) fn permits_while(self, found: KeyEntry) -> Result<Option<(u32, u32)>> {
         let permits = self.permits_of(found.id);
         // What was read, or did not make sense, is of this key only if it is still there.
         match self.is_still(found) {
@@ -57,20 +63,20 @@ impl Store {
 
     /// Whether the slot is still in the life in which it was found.
     #[inline(always)]
-    pub(crate) fn is_still(&self, found: KeyEntry) -> bool {
-        is_still(&self.slab, found)
+    pub(crate) fn is_still(self, found: KeyEntry) -> bool {
+        is_still(&self.0.slab, found)
     }
 }
 
-impl Store {
+impl<'s> Slots<'s> {
     /// What the cells of a key say, if it is still there. `Err`: they are damaged.
     #[inline]
     pub(crate) fn read_value(
-        &self,
+        self,
         found: KeyEntry,
         payload: &mut impl Payload,
     ) -> Option<std::result::Result<Reading, Damaged>> {
-        let cells = found.cells(&self.slab).ok_or(Damaged);
+        let cells = found.cells(&self.0.slab).ok_or(Damaged);
         let read = cells.and_then(|cells| cells.read(payload));
         // What was read is of this key only if the slot still is.
         self.is_still(found).then_some(read)
@@ -78,8 +84,8 @@ impl Store {
 
     /// What the cells of a key say; `None` also if they are damaged. By this it is judged whether
     /// the key may be removed: what is decided counts as done (T1).
-    pub(crate) fn content_of(&self, found: KeyEntry) -> Option<Content> {
-        self.settle().ok()?;
+    pub(crate) fn content_of(self, found: KeyEntry) -> Option<Content> {
+        Journal(self.0).settle().ok()?;
         let reading = self.read_value(found, &mut ())?.ok()?;
         Some(reading.content)
     }
@@ -87,7 +93,7 @@ impl Store {
     /// The bytes of a value that lies in the log, checked. `false`: they are not there, or not
     /// whole.
     pub(crate) fn read_logged(
-        &self,
+        self,
         key: &[u8],
         content: &Content,
         into: &mut Vec<u8>,
@@ -99,7 +105,7 @@ impl Store {
     /// The bytes of a value in the log to which a cell points that was just read. Its sum need not
     /// be looked at each time.
     pub(in crate::store) fn read_in_force(
-        &self,
+        self,
         key: &[u8],
         found: KeyEntry,
         reading: &Reading,
@@ -111,7 +117,7 @@ impl Store {
     }
 
     pub(in crate::store) fn read_record(
-        &self,
+        self,
         key: &[u8],
         content: &Content,
         into: &mut Vec<u8>,
@@ -121,20 +127,20 @@ impl Store {
         let Some(wanted) = wanted(key, content) else {
             return Ok(false);
         };
-        let log = &self.process()?.log;
+        let log = &self.0.process()?.log;
         log.read(Wanted { trusting, ..wanted }, into, tag)
-            .map_err(self.log_error("read", log, wanted.place.segment()))
+            .map_err(Segments(self.0).log_error("read", log, wanted.place.segment()))
     }
 
     /// Whether what was read is still what the key has.
-    pub(crate) fn is_in_force(&self, found: KeyEntry, reading: &Reading) -> bool {
-        let cells = found.cells(&self.slab);
+    pub(crate) fn is_in_force(self, found: KeyEntry, reading: &Reading) -> bool {
+        let cells = found.cells(&self.0.slab);
         let same = cells.is_some_and(|cells| cells.version() == reading.version);
         same && self.is_still(found)
     }
 
     /// Whether a key is a value's and has none, or one that is over.
-    pub(crate) fn is_vacant(&self, found: KeyEntry) -> bool {
+    pub(crate) fn is_vacant(self, found: KeyEntry) -> bool {
         if found.kind != Tenant::Value {
             return false;
         }
@@ -143,12 +149,12 @@ impl Store {
     }
 
     /// Whether a key is shown in lists of keys.
-    pub(crate) fn is_listed(&self, found: KeyEntry) -> bool {
+    pub(crate) fn is_listed(self, found: KeyEntry) -> bool {
         found.kind != Tenant::Turn && !self.is_vacant(found)
     }
 
     /// Whether a key is that of a value that is over.
-    pub(crate) fn is_expired(&self, found: KeyEntry) -> bool {
+    pub(crate) fn is_expired(self, found: KeyEntry) -> bool {
         let content = match found.kind {
             Tenant::Value => self.content_of(found),
             _ => None,
@@ -157,13 +163,13 @@ impl Store {
     }
 
     /// The tag of a value; empty if it has none, or is damaged. An error if it cannot be read.
-    pub(crate) fn tag_of_value(&self, found: KeyEntry) -> Result<Vec<u8>> {
+    pub(crate) fn tag_of_value(self, found: KeyEntry) -> Result<Vec<u8>> {
         let tag = self.tag_if(found, |content| !content.is_absent())?;
         Ok(tag.unwrap_or_default())
     }
 
     /// Whether a value carries this tag.
-    pub(crate) fn value_has_tag(&self, found: KeyEntry, tag: &[u8]) -> Result<bool> {
+    pub(crate) fn value_has_tag(self, found: KeyEntry, tag: &[u8]) -> Result<bool> {
         let may_carry = |content: &Content| {
             let fits = match content.form {
                 Form::Absent => false,
@@ -177,12 +183,12 @@ impl Store {
 
     /// The tag of a value, if what is said of it is `wanted`.
     pub(in crate::store) fn tag_if(
-        &self,
+        self,
         found: KeyEntry,
         wanted: impl Fn(&Content) -> bool,
     ) -> Result<Option<Vec<u8>>> {
         let mut payload = Vec::new();
-        self.settle()?;
+        Journal(self.0).settle()?;
         loop {
             let Some(Ok(reading)) = self.read_value(found, &mut payload) else {
                 return Ok(None);
@@ -203,7 +209,7 @@ impl Store {
     }
 
     pub(in crate::store) fn logged_tag(
-        &self,
+        self,
         found: KeyEntry,
         content: &Content,
     ) -> Result<Option<Vec<u8>>> {
@@ -216,14 +222,14 @@ impl Store {
         let Some(wanted) = wanted(&key, content) else {
             return Ok(None);
         };
-        let log = &self.process()?.log;
+        let log = &self.0.process()?.log;
         let read = log.read_tag(wanted);
-        let tag = read.map_err(self.log_error("read", log, wanted.place.segment()))?;
+        let tag = read.map_err(Segments(self.0).log_error("read", log, wanted.place.segment()))?;
         Ok(tag.filter(|tag| tag_hash(tag) == hash))
     }
 
     /// What a key that is to be taken away has in the log, which nobody will need then.
-    pub(crate) fn left_by(&self, found: KeyEntry) -> Option<Dead> {
+    pub(crate) fn left_by(self, found: KeyEntry) -> Option<Dead> {
         let content = self
             .content_of(found)
             .filter(|_| found.kind == Tenant::Value)?;

@@ -26,13 +26,23 @@ use crate::record::closing;
 use crate::slab::layout::SEGMENTS;
 use crate::slab::value_cells::{Content, Form};
 use crate::slab::{Growing, SEGMENT_CLOSING, SlotId, Tenant};
+use crate::store::index::chains::Index;
+use crate::store::journal::decided::Journal;
 use crate::store::key_entry::KeyEntry;
 use crate::store::log::garbage::Dead;
+use crate::store::log::garbage::Garbage;
 use crate::store::log::segments::Room;
+use crate::store::log::segments::Segments;
+use crate::store::log::sync::Syncing;
 use crate::store::members::device::Known;
+use crate::store::members::device::OnDevice;
+use crate::store::members::participants::Members;
+use crate::store::members::range::Ranges;
 use crate::store::members::recount::SegmentState;
 use crate::store::patience::Patience;
+use crate::store::slots::by_slot::Slots;
 use crate::store::space::set::Latched;
+use crate::store::space::set::Writer;
 use crate::store::{Process, Store};
 use crate::sync::Ordering;
 
@@ -94,26 +104,30 @@ fn is_of_the_device(error: &Error) -> bool {
     source.kind() != io::ErrorKind::OutOfMemory && !lacking.into_iter().any(lacks)
 }
 
-impl Store {
+/// Moving values out of segments that are mostly garbage.
+#[derive(Clone, Copy)]
+pub(crate) struct Compactor<'s>(pub(crate) &'s Arc<Store>);
+
+impl<'s> Compactor<'s> {
     /// Compacts one step more, for `bytes` that are to be set. `false`: there is nothing to gain,
     /// or another compactor is running.
     ///
     /// Killed after each step: a segment that is closed is compacted first; what was written again
     /// and is not in force is a gap; the slot to continue from is noted after it was looked at.
-    pub(crate) fn compact(self: &Arc<Store>, bytes: u64, mine: &Mine<'_>) -> Result<bool> {
-        let process = self.process()?;
-        let Some(_lock) = self.try_lock_compaction()? else {
+    pub(crate) fn compact(self, bytes: u64, mine: &Mine<'_>) -> Result<bool> {
+        let process = self.0.process()?;
+        let Some(_lock) = Ranges(self.0).try_lock_compaction()? else {
             return Ok(false);
         };
-        let known = self.known_if_durable()?;
+        let known = OnDevice(self.0).known_if_durable()?;
         let closed = self.close_segments(process)?;
         if closed.is_empty() {
             return Ok(false);
         }
-        let slots = self.slab.allocated(Growing::Slots);
+        let slots = self.0.slab.allocated(Growing::Slots);
         let cursors = closed
             .iter()
-            .map(|number| &self.slab.segment(*number).cursor);
+            .map(|number| &self.0.slab.segment(*number).cursor);
         let noted = cursors.clone().map(|cursor| cursor.load(Ordering::Relaxed));
         let from = noted.min().unwrap_or(0).min(slots.into()) as u32;
         let most = from.saturating_add(STEP_SLOTS.max(slots / 64)).min(slots);
@@ -125,7 +139,7 @@ impl Store {
             if at % SLOTS_A_LOOK == 0 && begun.elapsed() > STEP_TIME {
                 break;
             }
-            let id = self.slab.slot_id(at);
+            let id = self.0.slab.slot_id(at);
             match id.map_or(Ok(Visit::Clear), |id| {
                 self.visit(process, id, &closed, mine)
             }) {
@@ -162,7 +176,7 @@ impl Store {
         if is_open_again && let Some(known) = known {
             // What has moved, now or in an earlier step, may move once more before anybody waits
             // for the device, and would be written over what the device has.
-            self.sync_slab_since(known)?;
+            Syncing(self.0).sync_slab_since(known)?;
         }
         match last {
             Visit::Unreadable(number) => {
@@ -184,31 +198,31 @@ impl Store {
 
     /// Removes the closed segments when all slots were looked at: nothing points there any more.
     fn remove_emptied(
-        &self,
+        self,
         process: &Process,
         closed: &[u32],
         known: Option<Known>,
     ) -> Result<bool> {
         // The list of a transaction may lie there. A transaction looks under this lock whether the
         // segment is closed: now it has decided, or does not any more.
-        match self.lock_growth_within(Patience::strictly(LATCH_PATIENCE))? {
+        match Ranges(self.0).lock_growth_within(Patience::strictly(LATCH_PATIENCE))? {
             Some(growth) => drop(growth),
             None => return Ok(false),
         }
-        self.settle()?;
+        Journal(self.0).settle()?;
         if let Some(known) = known {
             // Nothing that the device has points there either.
-            self.sync_values_since(known)?;
+            Syncing(self.0).sync_values_since(known)?;
         }
-        self.check_in_place()?;
+        self.0.check_in_place()?;
         for number in closed {
             match process.log.remove(*number) {
                 Ok(()) => {
-                    let segment = self.slab.segment(*number);
+                    let segment = self.0.slab.segment(*number);
                     segment.number.store(0, Ordering::Release);
                 }
                 Err(e) => {
-                    let error = self.log_error("remove", &process.log, *number)(e);
+                    let error = Segments(self.0).log_error("remove", &process.log, *number)(e);
                     match is_of_the_device(&error) {
                         true => self.leave(process, *number),
                         false => return Err(error),
@@ -216,30 +230,30 @@ impl Store {
                 }
             }
         }
-        self.let_bound_fall()?;
+        Segments(self.0).let_bound_fall()?;
         Ok(true)
     }
 
     /// A segment that the device cannot read, or remove, stays as it is; this process does not try
     /// again.
-    fn leave(&self, process: &Process, number: u32) {
+    fn leave(self, process: &Process, number: u32) {
         process.log.leave(number);
-        self.count_damaged();
+        self.0.count_damaged();
         self.reopen(number);
     }
 
-    fn reopen(&self, number: u32) {
-        closing::reopen(&self.slab.segment(number).number, number.into());
+    fn reopen(self, number: u32) {
+        closing::reopen(&self.0.slab.segment(number).number, number.into());
     }
 
     /// The segments that are being compacted, or all of which nothing is needed, or one that is
     /// worth it, closed.
-    fn close_segments(&self, process: &Process) -> Result<Vec<u32>> {
-        let all = self.segments()?;
+    fn close_segments(self, process: &Process) -> Result<Vec<u32>> {
+        let all = Segments(self.0).segments()?;
         let is_closed = |s: &&SegmentState| s.is_closing && !s.is_begun;
         let mut closed: Vec<_> = all.iter().filter(is_closed).map(|s| s.number).collect();
         // Of one that somebody was beginning, and gave up: the table is full of numbers above it.
-        let last = self.slab.header().last_segment.load(Ordering::Acquire);
+        let last = self.0.slab.header().last_segment.load(Ordering::Acquire);
         let is_given_up =
             |s: &&SegmentState| s.is_begun && last > u64::from(s.number) + CROWDED as u64 / 2;
         closed.extend(all.iter().filter(is_given_up).filter_map(|s| self.close(s)));
@@ -261,7 +275,7 @@ impl Store {
         if !closed.is_empty() {
             return Ok(closed);
         }
-        let room = self.room_for_moving(&all);
+        let room = Segments(self.0).room_for_moving(&all);
         let fits = candidates().filter(|s| s.live() <= room);
         let best = match all.len() >= CROWDED {
             true => fits.min_by_key(|s| s.live()),
@@ -275,8 +289,8 @@ impl Store {
     }
 
     /// `None`: it is gone meanwhile.
-    fn close(&self, state: &SegmentState) -> Option<u32> {
-        let segment = self.slab.segment(state.number);
+    fn close(self, state: &SegmentState) -> Option<u32> {
+        let segment = self.0.slab.segment(state.number);
         segment.cursor.store(0, Ordering::Relaxed);
         let number = u64::from(state.number);
         closing::close(&segment.number, state.word(), number | SEGMENT_CLOSING)
@@ -285,18 +299,19 @@ impl Store {
 
     /// Writes the value in a slot again if its cell points into a closed segment.
     fn visit(
-        self: &Arc<Store>,
+        self,
         process: &Process,
         id: SlotId,
         closed: &[u32],
         mine: &Mine<'_>,
     ) -> Result<Visit> {
-        let slot = self.slab.slot(id);
+        let slot = self.0.slab.slot(id);
         let mut begun = None;
         loop {
             let wakes = slot.wake.load(Ordering::Acquire);
             // The hold before the cell (G2).
-            let is_settled = closing::is_settled(&slot.hold, |p| self.is_dead(process, p));
+            let is_settled =
+                closing::is_settled(&slot.hold, |p| Members(self.0).is_dead(process, p));
             let Some(found) = slot.meta().and_then(|meta| {
                 let kind = meta.kind.filter(|kind| *kind == Tenant::Value)?;
                 Some(KeyEntry { id, meta, kind })
@@ -305,7 +320,7 @@ impl Store {
             };
             if is_settled || mine.iter().any(|latched| latched.found.id == id) {
                 // A dead process may have decided that the idle cell is to be in force.
-                self.settle()?;
+                Journal(self.0).settle()?;
                 return self.write_anew(found, closed);
             }
             if begun.get_or_insert_with(Instant::now).elapsed() > LATCH_PATIENCE {
@@ -315,9 +330,9 @@ impl Store {
         }
     }
 
-    fn write_anew(self: &Arc<Store>, found: KeyEntry, closed: &[u32]) -> Result<Visit> {
+    fn write_anew(self, found: KeyEntry, closed: &[u32]) -> Result<Visit> {
         loop {
-            let Some(Ok(reading)) = self.read_value(found, &mut ()) else {
+            let Some(Ok(reading)) = Slots(self.0).read_value(found, &mut ()) else {
                 return Ok(Visit::Clear);
             };
             let logged = reading.content.logged(found.meta.key_len);
@@ -326,12 +341,13 @@ impl Store {
             else {
                 return Ok(Visit::Clear);
             };
-            let Some(key) = self.key_of(found) else {
+            let Some(key) = Slots(self.0).key_of(found) else {
                 return Ok(Visit::Clear);
             };
             let (mut value, mut tag) = (Vec::new(), Vec::new());
-            let read = self.read_logged(&key, &reading.content, &mut value, Some(&mut tag));
-            if !self.is_in_force(found, &reading) {
+            let read =
+                Slots(self.0).read_logged(&key, &reading.content, &mut value, Some(&mut tag));
+            if !Slots(self.0).is_in_force(found, &reading) {
                 // The value was replaced while it was read: look again, where its cell points now.
                 continue;
             }
@@ -343,7 +359,8 @@ impl Store {
             };
             let content = match reading.content.form {
                 Form::Logged { len, tag_hash, .. } if whole => {
-                    let Some(place) = self.append(&key, &tag, &value, Room::ToMove)? else {
+                    let Some(place) = Segments(self.0).append(&key, &tag, &value, Room::ToMove)?
+                    else {
                         return Ok(Visit::NoRoom);
                     };
                     let form = Form::Logged {
@@ -374,7 +391,7 @@ impl Store {
     /// survive a power failure. Which slot is to be looked at again, the first if there are
     /// several.
     fn put_in_force(
-        self: &Arc<Store>,
+        self,
         moves: Vec<Move>,
         known: Option<Known>,
         mine: &Mine<'_>,
@@ -390,12 +407,13 @@ impl Store {
                 .collect();
             segments.dedup();
             let mut segments = segments.iter();
-            let synced = segments.try_for_each(|number| self.sync_segment(*number).map(drop));
-            if let Err(error) = synced.and_then(|()| self.still_known(known)) {
+            let synced =
+                segments.try_for_each(|number| Syncing(self.0).sync_segment(*number).map(drop));
+            if let Err(error) = synced.and_then(|()| OnDevice(self.0).still_known(known)) {
                 moves
                     .iter()
                     .filter_map(new)
-                    .for_each(|new| self.give_back(new));
+                    .for_each(|new| Garbage(self.0).give_back(new));
                 return Err(error);
             }
         }
@@ -407,11 +425,13 @@ impl Store {
                     // They come in the order of the slots.
                     again = again.or(Some(one.at));
                     failed = failed.or(other.err());
-                    new(one).into_iter().for_each(|new| self.give_back(new));
+                    new(one)
+                        .into_iter()
+                        .for_each(|new| Garbage(self.0).give_back(new));
                 }
             }
         }
-        self.give_back_soon(&dead);
+        Garbage(self.0).give_back_soon(&dead);
         match failed {
             Some(error) => Err(error),
             None => Ok(again),
@@ -420,25 +440,30 @@ impl Store {
 
     /// Moves a value, and says what is garbage by that. `None`: it was changed meanwhile, or is
     /// about to be.
-    fn move_to(self: &Arc<Store>, one: &Move, mine: &Mine<'_>) -> Result<Option<Option<Dead>>> {
+    fn move_to(self, one: &Move, mine: &Mine<'_>) -> Result<Option<Option<Dead>>> {
         let write = |latched: &Latched<'_>| {
             let same = latched.found.id == one.found.id
                 && latched.found.meta.generation == one.found.meta.generation
                 && latched.cells.version() == one.version;
             let new = Dead::of(&one.content, one.key.len());
-            let stays = new.is_none_or(|new| self.may_lead_to(new.place));
+            let stays = new.is_none_or(|new| Segments(self.0).may_lead_to(new.place));
             (same && stays).then(|| latched.write(one.content, &[], &[]))
         };
         let dead = match mine.iter().find(|latched| latched.found.id == one.found.id) {
             Some(latched) => write(latched),
             None => {
                 let patience = Patience::of(LATCH_PATIENCE);
-                let latched = self.latch_within(&one.key, self.hash(&one.key), None, patience)?;
+                let latched = Writer(self.0).latch_within(
+                    &one.key,
+                    Index(self.0).hash(&one.key),
+                    None,
+                    patience,
+                )?;
                 latched.and_then(|latched| write(&latched))
             }
         };
         if dead.is_some() && !one.whole {
-            self.count_damaged();
+            self.0.count_damaged();
         }
         Ok(dead)
     }

@@ -1,14 +1,15 @@
 //! Values that are integers: their decimal digits, so that `set` and `get` have them, too.
 
 use std::io;
-use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::slab::value_cells::{Content, Form, cell_words};
-use crate::store::Store;
+use crate::store::index::chains::Index;
 use crate::store::key_entry::check_lengths;
 use crate::store::log::garbage::Dead;
+use crate::store::space::set::Writer;
 use crate::store::space::set::{Latched, New, When};
+use crate::store::values::get::Values;
 
 /// The longest integer has so many.
 const DIGITS: usize = 20;
@@ -18,11 +19,11 @@ const TOO_LARGE: &str = "the sum would not fit 64 bits; count by less, or set it
 /// Enough for them and a short tag.
 const PAYLOAD_BYTES: usize = 64;
 
-impl Store {
+impl<'s> Writer<'s> {
     /// Adds to an integer. What is not there counts as `default`.
-    pub(crate) fn add_to(self: &Arc<Store>, key: &[u8], delta: i128, default: i64) -> Result<i64> {
+    pub(crate) fn add_to(self, key: &[u8], delta: i128, default: i64) -> Result<i64> {
         check_lengths(key, &[])?;
-        let hash = self.hash(key);
+        let hash = Index(self.0).hash(key);
         let mut payload = Vec::with_capacity(PAYLOAD_BYTES);
         loop {
             let make = Some(cell_words(0));
@@ -58,7 +59,7 @@ impl Store {
             let seen = latched.seen();
             drop(latched);
             // The tag takes the room.
-            if let Some(whole) = self.whole_value(key)? {
+            if let Some(whole) = Values(self.0).whole_value(key)? {
                 let value = new.to_string();
                 let new_value = New {
                     value: value.as_bytes(),

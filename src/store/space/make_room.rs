@@ -13,11 +13,22 @@ use crate::log::{Location, RECORD_ALIGN, SEGMENT_HEADER_BYTES, record_bytes};
 use crate::os::clock;
 use crate::slab::{KEY_BYTES_MAX, TAG_BYTES_MAX};
 use crate::store::Store;
+use crate::store::index::remove::Removing;
+use crate::store::journal::decided::Journal;
+use crate::store::log::new_segment::NewSegment;
+use crate::store::log::segments::Segments;
 use crate::store::log::segments::{Room, slack_of};
+use crate::store::log::sync::Syncing;
+use crate::store::members::config::InForce;
+use crate::store::members::device::OnDevice;
 use crate::store::members::recount::SegmentState;
+use crate::store::reclaim::evict::Evictor;
 use crate::store::settings::Limits;
+use crate::store::slots::by_slot::Slots;
+use crate::store::space::compact::Compactor;
 use crate::store::space::compact::{CROWDED, LATCH_PATIENCE, Mine};
 use crate::store::space::recount::Counted;
+use crate::store::space::recount::Recounting;
 use crate::store::space::set::New;
 
 /// How long a writer compacts, or waits for another compactor, before it takes the last room that
@@ -68,57 +79,60 @@ impl Wait {
     }
 }
 
-impl Store {
+/// How much a store may take on the device, and what goes when that is too little.
+#[derive(Clone, Copy)]
+pub(crate) struct Space<'s>(pub(crate) &'s Arc<Store>);
+
+impl<'s> Space<'s> {
     /// How much of the log may be in use, so that compacting always gains something.
-    fn live_limit(&self) -> u64 {
-        self.size_limit() / 4 * 3
+    fn live_limit(self) -> u64 {
+        InForce(self.0).size_limit() / 4 * 3
     }
 
     /// No record is longer: that of a value as long as the limit. One that takes more than the live
     /// limit has the log to itself, for it is never moved.
-    fn longest_record(&self) -> u64 {
+    fn longest_record(self) -> u64 {
         let around = record_bytes(KEY_BYTES_MAX, TAG_BYTES_MAX, 0) + RECORD_ALIGN;
-        self.size_limit().saturating_add(around)
+        InForce(self.0).size_limit().saturating_add(around)
     }
 
     /// Makes so many bytes more fit into the log: evicts values by the store's policy, and compacts
     /// in proportion to what is asked for. Says how much the log may take with them.
-    pub(crate) fn make_room(
-        self: &Arc<Store>,
-        bytes: u64,
-        wait: &Wait,
-        mine: &Mine<'_>,
-    ) -> Result<Room> {
-        let limit = self.size_limit();
+    pub(crate) fn make_room(self, bytes: u64, wait: &Wait, mine: &Mine<'_>) -> Result<Room> {
+        let limit = InForce(self.0).size_limit();
         if bytes > self.longest_record() {
-            return Err(self.over_limit());
+            return Err(Segments(self.0).over_limit());
         }
         // They may begin a segment.
         let bytes = bytes + SEGMENT_HEADER_BYTES;
         loop {
-            let (usage, segments) = self.usage_and_segments()?;
-            if self.is_falling() && usage.bytes <= limit {
+            let (usage, segments) = Segments(self.0).usage_and_segments()?;
+            if Segments(self.0).is_falling() && usage.bytes <= limit {
                 // Values may have gone, and nothing was compacted for that.
-                self.let_bound_fall()?;
+                Segments(self.0).let_bound_fall()?;
             }
-            let limit = limit.min(self.bound().saturating_sub(slack_of(segments + 1)));
+            let limit = limit.min(
+                Segments(self.0)
+                    .bound()
+                    .saturating_sub(slack_of(segments + 1)),
+            );
             let live = usage.bytes - usage.dead;
             // Besides what is longer there may be the heads of segments, and nothing else.
             let alone = bytes + SEGMENT_HEADER_BYTES * segments as u64;
             let lacks = live + bytes > self.live_limit().max(alone);
             if lacks
-                && self.recount_seldom()? != Counted::More
+                && Recounting(self.0).recount_seldom()? != Counted::More
                 && self.evict_from_log(bytes, false, wait)? == 0
-                && self.recount_while(|| !wait.is_over())? != Counted::More
+                && Recounting(self.0).recount_while(|| !wait.is_over())? != Counted::More
             {
-                return Err(self.over_limit());
+                return Err(Segments(self.0).over_limit());
             }
             let is_full = usage.bytes + bytes > limit;
             let is_near = usage.bytes + bytes > limit - limit / 16;
             let is_half_dead = usage.dead > usage.bytes / 5 * 2;
             let is_pressed = is_near || is_half_dead || segments >= CROWDED;
             let begun = Instant::now();
-            let compacted = is_pressed && self.compact(bytes, mine)?;
+            let compacted = is_pressed && Compactor(self.0).compact(bytes, mine)?;
             if !compacted {
                 // For a process that is in the way, and no longer than anybody waits for one.
                 wait.count(begun.elapsed().min(LATCH_PATIENCE));
@@ -127,7 +141,7 @@ impl Store {
                 return Ok(Room::ToSet(limit));
             }
             // Garbage where others are appended is in its way, too.
-            let ended = !compacted && alone > self.live_limit() && self.end_tail()?;
+            let ended = !compacted && alone > self.live_limit() && NewSegment(self.0).end_tail()?;
             if wait.is_over() {
                 // While we make progress ourselves, that it takes longer is no reason to refuse a
                 // value.
@@ -135,7 +149,7 @@ impl Store {
                 match self.last_room(bytes, gets_on, wait)? {
                     Some(room) => return Ok(room),
                     None if gets_on => {}
-                    None => return Err(self.over_limit()),
+                    None => return Err(Segments(self.0).over_limit()),
                 }
             }
             if !compacted && !lacks {
@@ -148,24 +162,25 @@ impl Store {
     /// moved needs a segment's room; a value that is to be set gets a quarter of that, so that
     /// there is always something that can be compacted: if a quarter of the log is garbage, so is a
     /// quarter of some segment.
-    fn last_room(
-        self: &Arc<Store>,
-        bytes: u64,
-        gets_on: bool,
-        wait: &Wait,
-    ) -> Result<Option<Room>> {
-        let (usage, segments) = self.usage_and_segments()?;
-        let most = self.size_limit().saturating_add(self.segment_bytes() / 4);
-        let most = most.min(self.bound().saturating_sub(slack_of(segments + 1)));
+    fn last_room(self, bytes: u64, gets_on: bool, wait: &Wait) -> Result<Option<Room>> {
+        let (usage, segments) = Segments(self.0).usage_and_segments()?;
+        let most = InForce(self.0)
+            .size_limit()
+            .saturating_add(Segments(self.0).segment_bytes() / 4);
+        let most = most.min(
+            Segments(self.0)
+                .bound()
+                .saturating_sub(slack_of(segments + 1)),
+        );
         if usage.bytes + bytes <= most {
             return Ok(Some(Room::ToSet(most)));
         }
-        if self.is_falling() {
+        if Segments(self.0).is_falling() {
             return Ok(Some(Room::ToMove));
         }
         // What is large is gone at once.
         while !gets_on && self.evict_from_log(bytes, true, wait)? > 0 {
-            if self.usage()?.bytes + bytes <= most {
+            if Segments(self.0).usage()?.bytes + bytes <= most {
                 return Ok(Some(Room::ToSet(most)));
             }
         }
@@ -173,33 +188,28 @@ impl Store {
     }
 
     /// Writes a value to the log, and waits for the device if it is to survive a power failure.
-    pub(crate) fn append_for(
-        self: &Arc<Store>,
-        key: &[u8],
-        new: &New<'_>,
-        mine: &Mine<'_>,
-    ) -> Result<Location> {
+    pub(crate) fn append_for(self, key: &[u8], new: &New<'_>, mine: &Mine<'_>) -> Result<Location> {
         let bytes = record_bytes(key.len(), new.tag.len(), new.value.len());
         // Before anything is evicted for it.
-        self.known_if_durable()?;
+        OnDevice(self.0).known_if_durable()?;
         let wait = Wait::begin();
         for _ in 0..ATTEMPTS {
             let room = self.make_room(bytes, &wait, mine)?;
-            if let Some(place) = self.append_durably(key, new.tag, new.value, room)? {
+            if let Some(place) = Segments(self.0).append_durably(key, new.tag, new.value, room)? {
                 return Ok(place);
             }
             // Others were quicker.
         }
-        Err(self.over_limit())
+        Err(Segments(self.0).over_limit())
     }
 
     /// Evicts values that lie in the log, for that many bytes at least if there are so many; on
     /// request only large ones, with room that is free at once. Returns how many. Values in a
     /// stripe that somebody has, stopped perhaps, stay unless there are no others: then that is
     /// waited for, as long as anybody waits for room.
-    fn evict_from_log(&self, bytes: u64, only_large: bool, wait: &Wait) -> Result<usize> {
+    fn evict_from_log(self, bytes: u64, only_large: bool, wait: &Wait) -> Result<usize> {
         loop {
-            let evicted = self.evict_some(bytes, only_large)?;
+            let evicted = Evictor(self.0).evict_some(bytes, only_large)?;
             if evicted.values > 0 || evicted.busy == 0 || wait.is_endless() {
                 return Ok(evicted.values);
             }
@@ -209,41 +219,43 @@ impl Store {
 
     /// Removes what is over, evicts values until the rest fits, and compacts as far as it gains
     /// something. Returns how many values were removed.
-    pub(crate) fn cull(self: &Arc<Store>) -> Result<usize> {
+    pub(crate) fn cull(self) -> Result<usize> {
         let expired = self.expire()?;
-        self.recount_while(|| true)?;
+        Recounting(self.0).recount_while(|| true)?;
         let evicted = self.evict_what_is_too_much()?;
-        while self.compact(u64::MAX, &[])? {}
+        while Compactor(self.0).compact(u64::MAX, &[])? {}
         Ok(expired + evicted)
     }
 
     /// Changes settings for all processes that have the store open. After any error what was chosen
     /// is in force.
-    pub(crate) fn configure(self: &Arc<Store>, changes: &Limits) -> Result<()> {
-        changes.change(&self.slab);
+    pub(crate) fn configure(self, changes: &Limits) -> Result<()> {
+        changes.change(&self.0.slab);
         if changes.size_limit.is_some() {
             self.make_fit()?;
         }
-        match self.is_durable() {
+        match InForce(self.0).is_durable() {
             // No writer has waited for the names of segments until now.
-            true => self.sync_all(),
+            true => Syncing(self.0).sync_all(),
             false => Ok(()),
         }
-        .map_err(|error| self.not_durable(error))
+        .map_err(|error| OnDevice(self.0).not_durable(error))
     }
 
     /// After the limit was lowered: evicts values, and compacts, until the log takes no more than
     /// that. If values may not be evicted, or somebody is in the way, the next writers do the rest.
-    fn make_fit(self: &Arc<Store>) -> Result<()> {
+    fn make_fit(self) -> Result<()> {
         self.evict_what_is_too_much()?;
-        while self.usage()?.bytes > self.size_limit() && self.compact(u64::MAX, &[])? {}
+        while Segments(self.0).usage()?.bytes > InForce(self.0).size_limit()
+            && Compactor(self.0).compact(u64::MAX, &[])?
+        {}
         Ok(())
     }
 
-    fn evict_what_is_too_much(&self) -> Result<usize> {
+    fn evict_what_is_too_much(self) -> Result<usize> {
         let (mut gone, wait) = (0, Wait::begin());
         loop {
-            let usage = self.usage()?;
+            let usage = Segments(self.0).usage()?;
             if usage.bytes - usage.dead <= self.live_limit() || self.has_but_one()? {
                 return Ok(gone);
             }
@@ -256,20 +268,20 @@ impl Store {
 
     /// Whether all that is live is a value that has the log to itself, and still may: its segment
     /// is longer than others ever are.
-    fn has_but_one(&self) -> Result<bool> {
-        let segments = self.segments()?;
+    fn has_but_one(self) -> Result<bool> {
+        let segments = Segments(self.0).segments()?;
         let live = || segments.iter().map(SegmentState::live);
         let longest = live().max().unwrap_or(0);
-        let is_alone = longest == live().sum::<u64>() && longest > self.segment_bytes();
+        let is_alone = longest == live().sum::<u64>() && longest > Segments(self.0).segment_bytes();
         Ok(is_alone && longest <= self.longest_record())
     }
 
     /// Removes values that are over, and what is left of deleted ones. How many were over.
-    pub(crate) fn expire(&self) -> Result<usize> {
+    pub(crate) fn expire(self) -> Result<usize> {
         // Otherwise nobody knows of any value whether it is over.
-        self.settle()?;
-        let expired = self.remove_all(|_, found| self.is_expired(found))?;
-        self.remove_all(|_, found| self.is_vacant(found))?;
+        Journal(self.0).settle()?;
+        let expired = Removing(self.0).remove_all(|_, found| Slots(self.0).is_expired(found))?;
+        Removing(self.0).remove_all(|_, found| Slots(self.0).is_vacant(found))?;
         Ok(expired)
     }
 }
@@ -277,6 +289,7 @@ impl Store {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::store::members::range::Ranges;
     use crate::store::members::recount::Usage;
     use crate::{Cache, Error, Eviction, Options};
 
@@ -286,7 +299,7 @@ mod tests {
     fn full_of_dead(options: Options) -> (tempfile::TempDir, Cache) {
         let dir = tempfile::tempdir().unwrap();
         let cache = options.eviction(Eviction::None).open(dir.path()).unwrap();
-        let lock = cache.store.try_lock_compaction().unwrap();
+        let lock = Ranges(&cache.store).try_lock_compaction().unwrap();
         for round in 0..3_u8 {
             (0..60).for_each(|key| cache.set(format!("{key}"), [round; 15_000]).unwrap());
         }
@@ -298,12 +311,12 @@ mod tests {
     #[test]
     fn a_value_that_fits_but_for_a_header_is_set() {
         let (_dir, cache) = full_of_dead(Cache::options().size_limit(LIMIT));
-        let _lock = cache.store.try_lock_compaction().unwrap().unwrap();
-        let Usage { bytes, .. } = cache.store.usage().unwrap();
+        let _lock = Ranges(&cache.store).try_lock_compaction().unwrap().unwrap();
+        let Usage { bytes, .. } = Segments(&cache.store).usage().unwrap();
         let len = LIMIT - bytes - record_bytes(4, 0, 0);
         assert_eq!(bytes + record_bytes(4, 0, len as usize), LIMIT);
         cache.set("rest", vec![7; len as usize]).unwrap();
-        assert!(cache.store.usage().unwrap().bytes > LIMIT);
+        assert!(Segments(&cache.store).usage().unwrap().bytes > LIMIT);
     }
 
     /// Whatever the rounding of records makes of it.
@@ -314,7 +327,7 @@ mod tests {
         for limit in LIMIT..LIMIT + 16 {
             cache.configure(&Limits::new().size_limit(limit)).unwrap();
             let bytes = record_bytes(KEY_BYTES_MAX, TAG_BYTES_MAX, limit as usize);
-            let room = cache.store.make_room(bytes, &Wait::begin(), &[]);
+            let room = Space(&cache.store).make_room(bytes, &Wait::begin(), &[]);
             assert!(room.is_ok(), "{limit}: {room:?}");
         }
     }
@@ -331,7 +344,7 @@ mod tests {
         let wait = Wait::begin();
         wait.count(2 * PATIENCE);
         let bytes = record_bytes(4, 0, LIMIT as usize);
-        let room = cache.store.make_room(bytes, &wait, &[]);
+        let room = Space(&cache.store).make_room(bytes, &wait, &[]);
         assert!(room.is_ok(), "{room:?}");
     }
 
@@ -340,7 +353,7 @@ mod tests {
     fn a_log_that_fits_a_lower_limit_does_not_grow_above_it() {
         let (_dir, cache) = full_of_dead(Cache::options().size_limit(16 * LIMIT));
         let lower = Limits::new().size_limit(LIMIT);
-        let _lock = cache.store.try_lock_compaction().unwrap().unwrap();
+        let _lock = Ranges(&cache.store).try_lock_compaction().unwrap().unwrap();
         cache.configure(&lower).unwrap();
         let mut refused = 0;
         for round in 0..10_u8 {
@@ -349,8 +362,11 @@ mod tests {
                     Err(Error::OverLimit { .. }) => refused += 1,
                     set => set.unwrap(),
                 }
-                let usage = cache.store.usage().unwrap();
-                assert!(usage.bytes <= cache.store.bound(), "{round} {usage:?}");
+                let usage = Segments(&cache.store).usage().unwrap();
+                assert!(
+                    usage.bytes <= Segments(&cache.store).bound(),
+                    "{round} {usage:?}"
+                );
             }
             if refused > 3 {
                 return;

@@ -2,6 +2,6 @@
 
 pub(in crate::store) mod compact;
 pub(crate) mod integer;
-pub(in crate::store) mod make_room;
+pub(crate) mod make_room;
 pub(in crate::store) mod recount;
 pub(crate) mod set;

@@ -13,7 +13,10 @@ use std::collections::HashMap;
 use crate::error::Result;
 use crate::slab::value_cells::Content;
 use crate::slab::{Growing, Tenant};
+use crate::store::journal::decided::Journal;
 use crate::store::key_entry::KeyEntry;
+use crate::store::log::garbage::Garbage;
+use crate::store::log::segments::Segments;
 use crate::store::{Recount, Store};
 use crate::sync::{AtomicU64, Ordering};
 
@@ -34,11 +37,15 @@ pub(crate) enum Counted {
     More,
 }
 
-impl Store {
+/// Counting again, a piece at a time, what is garbage in each segment.
+#[derive(Clone, Copy)]
+pub(crate) struct Recounting<'s>(pub(crate) &'s Store);
+
+impl<'s> Recounting<'s> {
     /// A step, if a count was begun, or if it is time to begin one.
-    pub(in crate::store) fn recount_seldom(&self) -> Result<Counted> {
+    pub(in crate::store) fn recount_seldom(self) -> Result<Counted> {
         static TURN: AtomicU64 = AtomicU64::new(0);
-        let recount = &self.process()?.recount;
+        let recount = &self.0.process()?.recount;
         let is_begun = recount.try_lock().is_ok_and(|count| count.is_some());
         if is_begun
             || TURN
@@ -51,7 +58,7 @@ impl Store {
     }
 
     /// Looks at all slots, from the beginning or where somebody was, as long as it is to `go_on`.
-    pub(in crate::store) fn recount_while(&self, go_on: impl Fn() -> bool) -> Result<Counted> {
+    pub(in crate::store) fn recount_while(self, go_on: impl Fn() -> bool) -> Result<Counted> {
         loop {
             match self.recount_some()? {
                 Counted::Partly if go_on() => {}
@@ -61,16 +68,16 @@ impl Store {
     }
 
     /// A step.
-    fn recount_some(&self) -> Result<Counted> {
-        let Ok(mut recount) = self.process()?.recount.try_lock() else {
+    fn recount_some(self) -> Result<Counted> {
+        let Ok(mut recount) = self.0.process()?.recount.try_lock() else {
             return Ok(Counted::AsKnown);
         };
-        self.settle()?;
-        let slots = self.slab.allocated(Growing::Slots);
+        Journal(self.0).settle()?;
+        let slots = self.0.slab.allocated(Growing::Slots);
         let count = match &mut *recount {
             Some(count) => count,
             none => none.insert(Recount {
-                segments: self.segments()?,
+                segments: Segments(self.0).segments()?,
                 needed: HashMap::new(),
                 at: 0,
             }),
@@ -90,16 +97,16 @@ impl Store {
     }
 
     /// What is in force in a slot, and what is prepared to follow it.
-    fn add_needed(&self, at: u32, needed: &mut HashMap<u32, u64>) {
-        let Some(id) = self.slab.slot_id(at) else {
+    fn add_needed(self, at: u32, needed: &mut HashMap<u32, u64>) {
+        let Some(id) = self.0.slab.slot_id(at) else {
             return;
         };
-        let meta = self.slab.slot(id).meta();
+        let meta = self.0.slab.slot(id).meta();
         let Some(meta) = meta.filter(|meta| meta.kind == Some(Tenant::Value)) else {
             return;
         };
         let kind = Tenant::Value;
-        let Some(cells) = KeyEntry { id, meta, kind }.cells(&self.slab) else {
+        let Some(cells) = KeyEntry { id, meta, kind }.cells(&self.0.slab) else {
             return;
         };
         let now = cells.read(&mut ()).ok().map(|reading| reading.content);
@@ -112,7 +119,7 @@ impl Store {
     }
 
     /// Counts as garbage what no cell points to.
-    fn note(&self, count: &Recount) -> Counted {
+    fn note(self, count: &Recount) -> Counted {
         let mut counted = Counted::AsKnown;
         // To the active one is appended, and it is not compacted.
         let all = count
@@ -122,9 +129,9 @@ impl Store {
         for state in all {
             let needed = count.needed.get(&state.number).copied().unwrap_or(0);
             let dead = (state.live() + state.dead).saturating_sub(needed);
-            let gone = &self.slab.segment(state.number).gone;
+            let gone = &self.0.slab.segment(state.number).gone;
             let more = |bits| {
-                let known = self.gone_of(state.number, bits)?;
+                let known = Garbage(self.0).gone_of(state.number, bits)?;
                 let more = dead.checked_sub(known.dead()).filter(|more| *more > 0)?;
                 known.and(more, 0)
             };

@@ -16,11 +16,21 @@ use crate::slab::{Meta, Slot, SlotId, Tenant};
 use crate::store::Store;
 use crate::store::expiry::is_over;
 use crate::store::holds::handle::Handle;
+use crate::store::holds::slow::Acquirer;
+use crate::store::index::chains::Index;
 use crate::store::index::chains::VALUE_SLOTS;
+use crate::store::journal::decided::Journal;
 use crate::store::key_entry::{KeyEntry, check_lengths};
 use crate::store::log::garbage::Dead;
+use crate::store::log::garbage::Garbage;
+use crate::store::log::segments::Segments;
+use crate::store::log::sync::Syncing;
 use crate::store::members::device::Known;
+use crate::store::members::device::OnDevice;
 use crate::store::patience::Patience;
+use crate::store::slots::by_slot::Slots;
+use crate::store::space::make_room::Space;
+use crate::store::values::get::Values;
 use crate::sync::Ordering;
 
 /// A value that is to be set.
@@ -43,12 +53,12 @@ pub(crate) enum When<'a> {
     /// If it is this one.
     Equal(&'a [u8]),
     /// If nothing at all was changed since this was seen.
-    Unchanged(Seen),
+    Unchanged(Instance),
 }
 
 /// A slot, and the version that was in force there: no two states of a key have both in common.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub(crate) struct Instance {
     id: SlotId,
     version: u64,
 }
@@ -75,8 +85,8 @@ impl Latched<'_> {
         self.store.slab.slot(self.found.id)
     }
 
-    pub(crate) fn seen(&self) -> Seen {
-        Seen {
+    pub(crate) fn seen(&self) -> Instance {
+        Instance {
             id: self.found.id,
             version: self.cells.version(),
         }
@@ -119,17 +129,17 @@ impl Latched<'_> {
     pub(crate) fn end(self, dead: Option<Dead>, known: Option<Known>) -> Result<()> {
         let store = self.store;
         let ended = match known {
-            Some(known) => store.sync_slab_since(known),
+            Some(known) => Syncing(store).sync_slab_since(known),
             None => Ok(()),
         };
         drop(self);
         if let Some(dead) = dead {
             match ended {
-                Ok(()) => store.give_back(dead),
-                Err(_) => store.mark_dead(dead),
+                Ok(()) => Garbage(store).give_back(dead),
+                Err(_) => Garbage(store).mark_dead(dead),
             }
         }
-        ended.map_err(|error| store.not_durable(error))
+        ended.map_err(|error| OnDevice(store).not_durable(error))
     }
 
     /// Ends the deletion of a value that was `content` with this payload; undoes it if the device
@@ -142,7 +152,7 @@ impl Latched<'_> {
         content: Content,
         payload: &[u8],
     ) -> Result<()> {
-        let Err(error) = self.store.sync_slab_since(known) else {
+        let Err(error) = Syncing(self.store).sync_slab_since(known) else {
             return self.end(dead, None);
         };
         let (tag, value) = match content.form {
@@ -162,12 +172,12 @@ impl Latched<'_> {
     /// nothing is written there.
     #[inline]
     pub(crate) fn settle_on_medium(&self) -> Result<Option<Known>> {
-        let Some(known) = self.store.known_if_durable()? else {
+        let Some(known) = OnDevice(self.store).known_if_durable()? else {
             return Ok(None);
         };
         let now = self.cells.logged_now().map(|content| content.form);
         if let Some(Form::Logged { place, .. }) = now {
-            self.store.sync_place(place, known)?;
+            Syncing(self.store).sync_place(place, known)?;
         }
         Ok(Some(known))
     }
@@ -200,33 +210,37 @@ impl Drop for Latched<'_> {
     }
 }
 
-impl Store {
+/// Values that are written.
+#[derive(Clone, Copy)]
+pub(crate) struct Writer<'s>(pub(crate) &'s Arc<Store>);
+
+impl<'s> Writer<'s> {
     /// Takes the latch of a value. With `make`, makes the key if need be, with cells of so many
     /// words.
     #[inline]
     pub(crate) fn latch(
-        self: &Arc<Store>,
+        self,
         key: &[u8],
         hash: u64,
         make: Option<usize>,
-    ) -> Result<Option<Latched<'_>>> {
+    ) -> Result<Option<Latched<'s>>> {
         self.latch_within(key, hash, make, Patience::Forever)
     }
 
     /// Takes the latch of a value, waiting no longer than `patience` allows: then `None`, too.
     #[inline]
     pub(crate) fn latch_within(
-        self: &Arc<Store>,
+        self,
         key: &[u8],
         hash: u64,
         make: Option<usize>,
         patience: Patience,
-    ) -> Result<Option<Latched<'_>>> {
-        if let Some(found) = self.find_unlocked(key, hash, VALUE_SLOTS)
+    ) -> Result<Option<Latched<'s>>> {
+        if let Some(found) = Index(self.0).find_unlocked(key, hash, VALUE_SLOTS)
             && found.kind == Tenant::Value
-            && let Some(me) = self.me()
+            && let Some(me) = self.0.me()
         {
-            let slot = self.slab.slot(found.id);
+            let slot = self.0.slab.slot(found.id);
             let of = Meta::life_of(found.meta.generation, Tenant::Value);
             let is_current = || life::is_current(&slot.meta, of);
             if let Some(word) = slot
@@ -241,19 +255,19 @@ impl Store {
 
     #[cold]
     fn latch_slowly(
-        self: &Arc<Store>,
+        self,
         key: &[u8],
         hash: u64,
         make: Option<usize>,
         patience: Patience,
-    ) -> Result<Option<Latched<'_>>> {
-        if make.is_none() && self.find_value(key, hash)?.is_none() {
+    ) -> Result<Option<Latched<'s>>> {
+        if make.is_none() && Values(self.0).find_value(key, hash)?.is_none() {
             return Ok(None);
         }
         let words = make.unwrap_or(cell_words(0));
-        let handle = Handle::of_value(Arc::clone(self), key, hash, words);
+        let handle = Handle::of_value(Arc::clone(self.0), key, hash, words);
         let not_holder = || Error::NotHolder { key: key.to_vec() };
-        let granted = match handle.acquire(patience) {
+        let granted = match Acquirer(&handle).acquire(patience) {
             Err(Error::StructureBusy { .. }) => None,
             granted => granted?,
         };
@@ -263,23 +277,23 @@ impl Store {
         let found = handle.found_at(grant.spot).ok_or_else(not_holder)?;
         let latched = self.latched(found, grant.word)?;
         // The holder before may have died after changing the value and before the device had it.
-        if let Some(known) = self.known_if_durable()? {
-            self.sync_slab_since(known)?;
+        if let Some(known) = OnDevice(self.0).known_if_durable()? {
+            Syncing(self.0).sync_slab_since(known)?;
         }
         Ok(Some(latched))
     }
 
     #[inline]
-    fn latched(&self, found: KeyEntry, word: Word) -> Result<Latched<'_>> {
-        let cells = found.cells(&self.slab);
+    fn latched(self, found: KeyEntry, word: Word) -> Result<Latched<'s>> {
+        let cells = found.cells(&self.0.slab);
         let Some(cells) = cells else {
-            let slot = self.slab.slot(found.id);
+            let slot = self.0.slab.slot(found.id);
             waiting::give_back(&slot.hold, word, &slot.wake, || futex::wake(&slot.wake, 1));
             let what = format!("slot {} has no room for a value", found.id.index());
-            return Err(self.slab.corrupt(what));
+            return Err(self.0.slab.corrupt(what));
         };
         let latched = Latched {
-            store: self,
+            store: self.0,
             found,
             cells,
             word,
@@ -287,30 +301,25 @@ impl Store {
         };
         // Before anything is read or written: a dead process's transaction may have decided about
         // this value.
-        self.settle()?;
+        Journal(self.0).settle()?;
         Ok(latched)
     }
 
     /// Sets a value. `false`: it was not to be, by `when`.
-    pub(crate) fn put(
-        self: &Arc<Store>,
-        key: &[u8],
-        new: &New<'_>,
-        when: When<'_>,
-    ) -> Result<bool> {
+    pub(crate) fn put(self, key: &[u8], new: &New<'_>, when: When<'_>) -> Result<bool> {
         check_lengths(key, new.tag)?;
         if new.value.len() > VALUE_BYTES_MAX {
             let len = new.value.len();
             return Err(Error::ValueLength { len });
         }
-        let hash = self.hash(key);
+        let hash = Index(self.0).hash(key);
         // Whether it fits the cells of this very key is seen with its latch.
         let mut fits = new.tag.len() + new.value.len() <= INLINE_BYTES_MAX;
         loop {
             let place = match fits {
                 true => None,
                 false => match self.is_wanted(key, when)? {
-                    true => Some(self.append_for(key, new, &[])?),
+                    true => Some(Space(self.0).append_for(key, new, &[])?),
                     false => return Ok(false),
                 },
             };
@@ -322,29 +331,22 @@ impl Store {
     }
 
     /// Before anything is written to the log: whether it will be wanted, as things stand.
-    fn is_wanted(&self, key: &[u8], when: When<'_>) -> Result<bool> {
+    fn is_wanted(self, key: &[u8], when: When<'_>) -> Result<bool> {
         Ok(match when {
             When::Always | When::Unchanged(_) => true,
             // One that is damaged is none.
-            When::Absent => !self.value_at_hand(key, &mut Vec::new())?,
-            When::Present => self.peek_value(key)?.is_some(),
+            When::Absent => !Values(self.0).value_at_hand(key, &mut Vec::new())?,
+            When::Present => Values(self.0).peek_value(key)?.is_some(),
             When::Equal(old) => {
                 let mut value = Vec::new();
-                self.look_up(key, &mut value, None)?.is_some() && value == old
+                Values(self.0).look_up(key, &mut value, None)?.is_some() && value == old
             }
         })
     }
 
-    /// Waits for the device to have a value of the log, and what points to it.
-    fn sync_place(&self, place: Location, known: Known) -> Result<()> {
-        // Without its segment it is damaged, and to be replaced.
-        self.sync_segment(place.segment())?;
-        self.sync_slab_since(known)
-    }
-
     #[inline]
     fn put_once(
-        self: &Arc<Store>,
+        self,
         key: &[u8],
         hash: u64,
         new: &New<'_>,
@@ -357,7 +359,7 @@ impl Store {
         let wasted = |place: Option<Location>| {
             let bytes = record_bytes(key.len(), new.tag.len(), len);
             place.inspect(|place| {
-                self.give_back(Dead {
+                Garbage(self.0).give_back(Dead {
                     place: *place,
                     bytes,
                 })
@@ -375,7 +377,7 @@ impl Store {
         }
         let form = match place {
             None if latched.cells.fits(new.tag.len() + len) => Form::Inline { len },
-            Some(place) if self.may_lead_to(place) => Form::Logged {
+            Some(place) if Segments(self.0).may_lead_to(place) => Form::Logged {
                 place,
                 len,
                 tag_hash: tag_hash(new.tag),
@@ -404,7 +406,7 @@ impl Store {
 
     /// Whether `when` is so, under the latch.
     #[inline]
-    fn is_so(&self, key: &[u8], when: When<'_>, latched: &Latched<'_>) -> Result<bool> {
+    fn is_so(self, key: &[u8], when: When<'_>, latched: &Latched<'_>) -> Result<bool> {
         Ok(match when {
             When::Always => true,
             When::Unchanged(seen) => latched.seen() == seen,
@@ -429,7 +431,7 @@ impl Store {
 
     /// The value, where nobody moves it. `None`: there is none, or it is damaged.
     pub(in crate::store) fn value_under_latch(
-        &self,
+        self,
         key: &[u8],
         latched: &Latched<'_>,
         value: &mut Vec<u8>,
@@ -442,16 +444,16 @@ impl Store {
                 content.keep_value(value);
                 true
             }
-            _ => self.read_logged(key, &content, value, None)?,
+            _ => Slots(self.0).read_logged(key, &content, value, None)?,
         };
         Ok(whole.then_some(content))
     }
 
     /// Deletes a value, and says what it was. With `read` it is there still after an error: nobody
     /// else has it.
-    pub(crate) fn take_value(self: &Arc<Store>, key: &[u8], read: bool) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn take_value(self, key: &[u8], read: bool) -> Result<Option<Vec<u8>>> {
         check_lengths(key, &[])?;
-        let hash = self.hash(key);
+        let hash = Index(self.0).hash(key);
         let Some(latched) = self.latch(key, hash, None)? else {
             return Ok(None);
         };
@@ -468,7 +470,7 @@ impl Store {
         let known = latched.settle_on_medium()?;
         let dead = latched.write(Content::ABSENT, &[], &[]);
         if !whole {
-            self.count_damaged();
+            self.0.count_damaged();
         }
         match known.filter(|_| read && whole) {
             Some(known) => latched.end_deletion(dead, known, content, &payload)?,
@@ -478,9 +480,9 @@ impl Store {
     }
 
     /// Gives a value another expiry. `false`: there is none.
-    pub(crate) fn touch_value(self: &Arc<Store>, key: &[u8], expires_ms: u64) -> Result<bool> {
+    pub(crate) fn touch_value(self, key: &[u8], expires_ms: u64) -> Result<bool> {
         check_lengths(key, &[])?;
-        let Some(latched) = self.latch(key, self.hash(key), None)? else {
+        let Some(latched) = self.latch(key, Index(self.0).hash(key), None)? else {
             return Ok(false);
         };
         let mut payload = Vec::new();

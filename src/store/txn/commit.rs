@@ -19,11 +19,19 @@ use crate::log::Location;
 use crate::record::deciding;
 use crate::slab::value_cells::{Content, Form, tag_hash};
 use crate::store::Store;
+use crate::store::journal::decided::Journal;
 use crate::store::log::decided_list::{Flip, LIST_KEY, list_bytes};
 use crate::store::log::garbage::Dead;
+use crate::store::log::garbage::Garbage;
 use crate::store::log::segments::Room;
+use crate::store::log::segments::Segments;
+use crate::store::log::sync::Syncing;
+use crate::store::members::config::InForce;
 use crate::store::members::device::Known;
+use crate::store::members::device::OnDevice;
+use crate::store::members::range::Ranges;
 use crate::store::patience::Patience;
+use crate::store::space::make_room::Space;
 use crate::store::space::make_room::Wait;
 use crate::store::txn::transaction::{Ongoing, Part};
 
@@ -48,9 +56,9 @@ impl Ongoing<'_> {
             let parts = changed().zip(&decided.flips);
             parts.for_each(|(part, flip)| part.latched.cells.flip(flip.version));
         };
-        let ended = home.flip_durably(&stores, flips);
+        let ended = Journal(home).flip_durably(&stores, flips);
         if ended.is_ok() {
-            home.end_journal(decided.list, decided.flips.len());
+            Journal(home).end_journal(decided.list, decided.flips.len());
         }
         let dead: Vec<_> = changed()
             .filter_map(|part| Some((part.store, part.done()?)))
@@ -59,16 +67,16 @@ impl Ongoing<'_> {
         drop(self);
         for (store, dead) in dead {
             match ended {
-                Ok(()) => store.give_back(dead),
-                Err(_) => store.mark_dead(dead),
+                Ok(()) => Garbage(store).give_back(dead),
+                Err(_) => Garbage(store).mark_dead(dead),
             }
         }
-        ended.map_err(|error| home.not_durable(error))
+        ended.map_err(|error| OnDevice(home).not_durable(error))
     }
 
     /// Everything up to the moment in which it has happened. `None`: there is nothing to be
     /// changed.
-    fn decide(&mut self) -> Result<Option<Decided>> {
+    fn decide(&mut self) -> Result<Option<Decision>> {
         let first = self.parts.first();
         self.check_process(first.map_or(&[], |part| &part.key[..]))?;
         let changed = self.parts.iter().filter(|part| part.is_changed).count();
@@ -78,24 +86,24 @@ impl Ongoing<'_> {
         let home = self.home;
         let known = self.known()?;
         let bytes = list_bytes(changed);
-        home.make_room(bytes, &Wait::begin(), &self.mine(home))?;
+        Space(home).make_room(bytes, &Wait::begin(), &self.mine(home))?;
         self.write_anew()?;
         // From here on nothing is compacted by us: idle cells are not looked at for that.
         let changed = self.parts.iter_mut().filter(|part| part.is_changed);
         let flips: Vec<Flip> = changed.map(Part::prepare).collect::<Result<_>>()?;
         let list: Vec<u8> = flips.iter().flat_map(|flip| flip.encode()).collect();
         loop {
-            let place = home.append(LIST_KEY, &[], &list, Room::ToMove)?;
-            let place = place.ok_or_else(|| home.over_limit())?;
+            let place = Segments(home).append(LIST_KEY, &[], &list, Room::ToMove)?;
+            let place = place.ok_or_else(|| Segments(home).over_limit())?;
             let dead = Dead { place, bytes };
             let led = self
                 .make_durable(&known)
                 .and_then(|()| self.lead_to(place))
-                .inspect_err(|_| home.mark_dead(dead))?;
+                .inspect_err(|_| Garbage(home).mark_dead(dead))?;
             if led {
-                return Ok(Some(Decided { list: place, flips }));
+                return Ok(Some(Decision { list: place, flips }));
             }
-            home.mark_dead(dead);
+            Garbage(home).mark_dead(dead);
         }
     }
 
@@ -105,15 +113,13 @@ impl Ongoing<'_> {
     fn write_anew(&mut self) -> Result<()> {
         let is_stale = |part: &Part<'_>| {
             let place = part.place.filter(|_| part.is_changed);
-            place.is_some_and(|place| !part.store.may_lead_to(place))
+            place.is_some_and(|place| !Segments(part.store).may_lead_to(place))
         };
         while let Some(at) = self.parts.iter().position(is_stale) {
             let part = &self.parts[at];
             let new = part.new_value();
-            let append = |new| {
-                part.store
-                    .append_for(&part.key, &new, &self.mine(part.store))
-            };
+            let append =
+                |new| Space(part.store).append_for(&part.key, &new, &self.mine(part.store));
             let place = new.map(append).transpose()?;
             self.parts[at].forget_place();
             self.parts[at].place = place;
@@ -130,12 +136,12 @@ impl Ongoing<'_> {
         let is_latched = self.parts.iter().any(|part| part.shard == 0);
         let _growth = match is_latched {
             true => None,
-            false => home.lock_growth_within(Patience::Forever)?,
+            false => Ranges(home).lock_growth_within(Patience::Forever)?,
         };
-        if !home.may_lead_to(place) {
+        if !Segments(home).may_lead_to(place) {
             return Ok(false);
         }
-        deciding::decide(home.journal(), place.bits());
+        deciding::decide(Journal(home).journal(), place.bits());
         Ok(true)
     }
 
@@ -170,20 +176,24 @@ impl Ongoing<'_> {
 
     /// What is known of the device of each, if that is asked for; otherwise nothing.
     fn known(&self) -> Result<Vec<Known>> {
-        match self.home.is_durable() {
-            true => self.stores().into_iter().map(|one| one.known()).collect(),
+        match InForce(self.home).is_durable() {
+            true => self
+                .stores()
+                .into_iter()
+                .map(|one| OnDevice(one).known())
+                .collect(),
             false => Ok(Vec::new()),
         }
     }
 
     fn make_durable(&self, known: &[Known]) -> Result<()> {
         let mut stores = self.stores().into_iter().zip(known);
-        stores.try_for_each(|(store, known)| store.sync_values_since(*known))
+        stores.try_for_each(|(store, known)| Syncing(store).sync_values_since(*known))
     }
 }
 
 /// What has happened.
-struct Decided {
+struct Decision {
     /// Where the list of flips lies.
     list: Location,
     /// Those of the parts that are changed, in their order.
@@ -237,6 +247,7 @@ impl Part<'_> {
 mod tests {
     use super::*;
     use crate::Cache;
+    use crate::store::space::set::Writer;
     use crate::store::space::set::{New, When};
 
     /// Nothing in the first shard is latched then, so no compactor waits there.
@@ -257,7 +268,7 @@ mod tests {
         };
         ongoing.set(1, &stores[1], b"key", &new).unwrap();
         let list = vec![0; 20];
-        let place = stores[0]
+        let place = Segments(&stores[0])
             .append(LIST_KEY, &[], &list, Room::ToMove)
             .unwrap()
             .unwrap();
@@ -266,14 +277,16 @@ mod tests {
                 value: &[7; 200_000],
                 ..new
             };
-            stores[0].put(b"large", &large, When::Always).unwrap();
+            Writer(&stores[0])
+                .put(b"large", &large, When::Always)
+                .unwrap();
         }
-        stores[0].cull().unwrap();
+        Space(&stores[0]).cull().unwrap();
         let mut read = Vec::new();
         let log = &stores[0].process().unwrap().log;
         assert!(!log.read_sized(place, LIST_KEY, &mut read).unwrap());
         assert!(!ongoing.lead_to(place).unwrap());
-        let place = stores[0]
+        let place = Segments(&stores[0])
             .append(LIST_KEY, &[], &list, Room::ToMove)
             .unwrap()
             .unwrap();

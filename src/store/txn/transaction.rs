@@ -18,11 +18,20 @@ use crate::log::{Location, record_bytes};
 use crate::os::{fork, memory};
 use crate::slab::value_cells::{Form, VALUE_BYTES_MAX, cell_words};
 use crate::store::Store;
+use crate::store::index::chains::Index;
+use crate::store::journal::decided::Journal;
+use crate::store::journal::siblings::Siblings;
 use crate::store::key_entry::check_lengths;
 use crate::store::log::garbage::Dead;
+use crate::store::log::garbage::Garbage;
+use crate::store::members::deadlock::Deadlocks;
 use crate::store::members::deadlock::Noted;
 use crate::store::members::range::RangeGuard;
+use crate::store::members::range::Ranges;
+use crate::store::slots::by_slot::Slots;
 use crate::store::slots::by_slot::Whole;
+use crate::store::space::make_room::Space;
+use crate::store::space::set::Writer;
 use crate::store::space::set::{Latched, New};
 
 /// What a transaction has to do with one key.
@@ -56,7 +65,7 @@ impl<'a> Ongoing<'a> {
     ///
     /// `Invalid` for a shard that was opened alone: its journal is another one's.
     pub(crate) fn begin(home: &'a Arc<Store>) -> Result<Ongoing<'a>> {
-        if !std::ptr::eq(home.home(), Arc::as_ptr(home)) {
+        if !std::ptr::eq(Siblings(home).home(), Arc::as_ptr(home)) {
             let what = format!(
                 "{} is a shard, and a transaction is one of all shards; open the cache in {}",
                 home.dir().display(),
@@ -64,11 +73,11 @@ impl<'a> Ongoing<'a> {
             );
             return Err(Error::Invalid { what });
         }
-        home.check_no_transaction()?;
-        let alone = home.lock_transactions()?;
-        home.settle_for_good()?;
+        Deadlocks(home).check_no_transaction()?;
+        let alone = Ranges(home).lock_transactions()?;
+        Journal(home).settle_for_good()?;
         Ok(Ongoing {
-            _noted: home.note_transaction(),
+            _noted: Deadlocks(home).note_transaction(),
             home,
             parts: Vec::new(),
             epoch: fork::epoch(),
@@ -144,7 +153,7 @@ impl<'a> Ongoing<'a> {
         // Before anything else: if that fails, nothing is to be different.
         let place = match self.parts[at].latched.cells.fits(bytes) {
             true => None,
-            false => Some(store.append_for(key, new, &self.mine(store))?),
+            false => Some(Space(store).append_for(key, new, &self.mine(store))?),
         };
         let part = &mut self.parts[at];
         part.forget_place();
@@ -176,10 +185,10 @@ impl<'a> Ongoing<'a> {
 
 impl<'a> Part<'a> {
     fn new(shard: usize, store: &'a Arc<Store>, key: &[u8], bytes: usize) -> Result<Part<'a>> {
-        let hash = store.hash(key);
+        let hash = Index(store).hash(key);
         let make = Some(cell_words(bytes));
         let latched = loop {
-            if let Some(latched) = store.latch(key, hash, make)? {
+            if let Some(latched) = Writer(store).latch(key, hash, make)? {
                 break latched;
             }
         };
@@ -195,13 +204,18 @@ impl<'a> Part<'a> {
                         content.keep_value(&mut now.value);
                         true
                     }
-                    _ => store.read_logged(key, &content, &mut now.value, Some(&mut now.tag))?,
+                    _ => Slots(store).read_logged(
+                        key,
+                        &content,
+                        &mut now.value,
+                        Some(&mut now.tag),
+                    )?,
                 }
             }
         };
         let found = latched.found;
         Ok(Part {
-            _noted: store.note_slot(found.id, found.meta.generation),
+            _noted: Deadlocks(store).note_slot(found.id, found.meta.generation),
             shard: shard as u32,
             store,
             key: key.to_vec(),
@@ -224,7 +238,7 @@ impl<'a> Part<'a> {
     pub(super) fn forget_place(&mut self) {
         if let (Some(place), Some(new)) = (self.place.take(), self.new_value()) {
             let bytes = record_bytes(self.key.len(), new.tag.len(), new.value.len());
-            self.store.give_back(Dead { place, bytes });
+            Garbage(self.store).give_back(Dead { place, bytes });
         }
     }
 }

@@ -9,7 +9,9 @@ use crate::os::clock;
 use crate::record::{Damaged, NO_VERSION, PAYLOAD_WORDS};
 use crate::slab::{SlotId, Tenant};
 use crate::store::Store;
+use crate::store::holds::fast::Holding;
 use crate::store::holds::handle::Handle;
+use crate::store::holds::slow::Acquirer;
 use crate::store::patience::Patience;
 use crate::types::Summary;
 
@@ -126,28 +128,35 @@ fn damaged(store: &Store, key: &str) -> Error {
         .corrupt(format!("the average {key} fails its checksum"))
 }
 
-impl Handle {
+/// The average of a key.
+#[derive(Clone, Copy)]
+pub(crate) struct Averaging<'h>(pub(crate) &'h Handle);
+
+impl<'h> Averaging<'h> {
     /// Adds a value and re-arms the expiry.
-    pub(crate) fn add(&self, value: f64) -> Result<()> {
+    pub(crate) fn add(self, value: f64) -> Result<()> {
         if !value.is_finite() {
             let what = format!("{value} is not finite and has no place in an average");
             return Err(Error::Invalid { what });
         }
         let too_large = || Error::Invalid {
-            what: format!("{value} would make the sum of {} infinite", self.show_key()),
+            what: format!(
+                "{value} would make the sum of {} infinite",
+                self.0.show_key()
+            ),
         };
         self.change(|old| {
             let mut new = old.with(value).ok_or_else(too_large)?;
-            let expire = self.lease_us;
+            let expire = self.0.lease_us;
             new.expires_us = expire.map_or(0, |e| clock::wall_us().saturating_add(e));
             Ok((new, ()))
         })
     }
 
     /// What there is now, and nothing from now on, in one step.
-    pub(crate) fn pop(&self) -> Result<Option<f64>> {
+    pub(crate) fn pop(self) -> Result<Option<f64>> {
         // Popping what does not exist does not make it.
-        if self.locate()?.is_none() {
+        if self.0.locate()?.is_none() {
             return Ok(None);
         }
         self.change(|old| Ok((Average::default(), old.mean(|| 0))))
@@ -159,70 +168,70 @@ impl Handle {
     /// Killed after each step: with the latch, the next one takes it from the dead, and finds the
     /// old value in force (before the flip) or the new one (after it).
     #[inline(always)]
-    fn change<T>(&self, new: impl FnOnce(Average) -> Result<(Average, T)>) -> Result<T> {
-        let (grant, hold) = match self.try_fast(Tenant::Averager) {
+    fn change<T>(self, new: impl FnOnce(Average) -> Result<(Average, T)>) -> Result<T> {
+        let (grant, hold) = match Holding(self.0).try_fast(Tenant::Averager) {
             Some(granted) => granted,
-            None => match self.acquire(Patience::Forever)? {
-                Some((grant, _)) => (grant, self.hold_of(&grant)?),
-                None => return Err(self.not_holder()),
+            None => match Acquirer(self.0).acquire(Patience::Forever)? {
+                Some((grant, _)) => (grant, Holding(self.0).hold_of(&grant)?),
+                None => return Err(Holding(self.0).not_holder()),
             },
         };
-        let cells = self.slot(grant.spot).cells();
-        let failed = match cells.read(self.known_version()) {
-            Err(Damaged) => damaged(self.store(), &self.show_key()),
+        let cells = self.0.slot(grant.spot).cells();
+        let failed = match cells.read(self.0.known_version()) {
+            Err(Damaged) => damaged(self.0.store(), &self.0.show_key()),
             Ok((words, version)) => match new(Average::from_words(words).at(clock::wall_us)) {
                 Err(refused) => refused,
                 Ok((new, besides)) => {
                     let version = cells.write(&new.to_words(), version);
-                    self.know_version(grant.spot, version);
+                    self.0.know_version(grant.spot, version);
                     // Nobody takes a latch from the living, so it is still ours.
                     if !hold.try_give_back(grant.word) {
                         // It has happened, and what was popped is the caller's, whatever becomes of
                         // the latch.
-                        let _ = self.give_back(&grant);
+                        let _ = Holding(self.0).give_back(&grant);
                     }
                     return Ok(besides);
                 }
             },
         };
-        self.give_back(&grant)?;
+        Holding(self.0).give_back(&grant)?;
         Err(failed)
     }
 
     /// The average as it stands, without the latch; `None` if there is no such key.
     #[inline(always)]
-    pub(crate) fn average(&self) -> Result<Option<Average>> {
+    pub(crate) fn average(self) -> Result<Option<Average>> {
         loop {
-            let spot = match self.remembered() {
-                Some(spot) if self.is_current(spot) => spot,
-                _ => match self.locate()? {
+            let spot = match self.0.remembered() {
+                Some(spot) if self.0.is_current(spot) => spot,
+                _ => match self.0.locate()? {
                     Some(spot) => spot,
                     None => return Ok(None),
                 },
             };
-            let words = self.slot(spot).cells().read(self.known_version());
+            let words = self.0.slot(spot).cells().read(self.0.known_version());
             // What was read is of this key only if the slot still is.
-            if !self.is_current(spot) {
+            if !self.0.is_current(spot) {
                 continue;
             }
             return match words {
                 Ok((words, version)) => {
-                    self.know_version(spot, version);
+                    self.0.know_version(spot, version);
                     Ok(Some(Average::from_words(words)))
                 }
-                Err(Damaged) => Err(damaged(self.store(), &show_key(self.key()))),
+                Err(Damaged) => Err(damaged(self.0.store(), &show_key(self.0.key()))),
             };
         }
     }
 
     /// The mean, or `None` when nothing was added or it is over.
     #[inline(always)]
-    pub(crate) fn mean(&self) -> Result<Option<f64>> {
+    pub(crate) fn mean(self) -> Result<Option<f64>> {
         Ok(self.average()?.and_then(|a| a.mean(clock::wall_us)))
     }
 
     /// Everything about the average.
-    pub(crate) fn summary(&self) -> Result<Option<Summary>> {
+    pub(crate) fn summary(self) -> Result<Option<Summary>> {
         Ok(self.average()?.and_then(|a| a.summary(clock::wall_us)))
     }
 }

@@ -17,8 +17,13 @@ use crate::os::{clock, futex};
 use crate::record::{Force, Hold, Stamp, Word, waiting};
 use crate::slab::Tenant;
 use crate::store::holds::fast::Grant;
+use crate::store::holds::fast::Holding;
 use crate::store::holds::handle::Handle;
+use crate::store::holds::slow::Acquirer;
+use crate::store::index::chains::Index;
+use crate::store::index::retire::Retirer;
 use crate::store::key_entry::{SlotRef, hash_as};
+use crate::store::members::deadlock::Deadlocks;
 use crate::store::members::deadlock::Noted;
 use crate::store::patience::Patience;
 use crate::store::{Store, names};
@@ -35,23 +40,27 @@ pub(crate) struct Turn {
     _noted: Noted,
 }
 
-impl Store {
+/// Whose turn it is to compute a value that is missing.
+#[derive(Clone, Copy)]
+pub(crate) struct Turns<'s>(pub(crate) &'s Arc<Store>);
+
+impl<'s> Turns<'s> {
     /// Waits for the turn of a key. `None`: it was waited for, and `is_needless` says that it need
     /// not be any more.
     pub(crate) fn begin_turn(
-        self: &Arc<Store>,
+        self,
         key: &[u8],
         is_needless: &dyn Fn() -> bool,
     ) -> Result<Option<Turn>> {
-        let handle = Handle::new(Arc::clone(self), Tenant::Turn, key, 0);
-        let granted = handle.acquire_unless(Patience::Forever, is_needless)?;
+        let handle = Handle::new(Arc::clone(self.0), Tenant::Turn, key, 0);
+        let granted = Acquirer(&handle).acquire_unless(Patience::Forever, is_needless)?;
         Ok(granted.map(|(grant, _)| Turn::new(handle, grant)))
     }
 
     /// Takes the turn of a key if nobody has it.
-    pub(crate) fn try_begin_turn(self: &Arc<Store>, key: &[u8]) -> Result<Option<Turn>> {
-        let handle = Handle::new(Arc::clone(self), Tenant::Turn, key, 0);
-        let granted = match handle.acquire(Patience::Never) {
+    pub(crate) fn try_begin_turn(self, key: &[u8]) -> Result<Option<Turn>> {
+        let handle = Handle::new(Arc::clone(self.0), Tenant::Turn, key, 0);
+        let granted = match Acquirer(&handle).acquire(Patience::Never) {
             // A caller that would only have computed it early does without.
             Err(Error::StructureBusy { .. }) => None,
             granted => granted?,
@@ -60,9 +69,10 @@ impl Store {
     }
 
     /// How long the last turn of a key took. `None`: nobody knows, or one is under way.
-    pub(crate) fn last_turn(&self, key: &[u8]) -> Option<Duration> {
-        let found = self.find_unlocked(key, hash_as(Tenant::Turn, self.hash(key)), 1)?;
-        let hold = &self.slab.slot(found.id).hold;
+    pub(crate) fn last_turn(self, key: &[u8]) -> Option<Duration> {
+        let found =
+            Index(self.0).find_unlocked(key, hash_as(Tenant::Turn, Index(self.0).hash(key)), 1)?;
+        let hold = &self.0.slab.slot(found.id).hold;
         let seen = hold.load();
         let us = hold
             .stamp_of(seen)
@@ -77,7 +87,7 @@ impl Store {
     ///
     /// Vattani, Chierichetti and Lowenstein, "Optimal Probabilistic Cache Stampede Prevention"
     /// (VLDB 2015).
-    pub(crate) fn is_due(&self, key: &[u8], expires_ms: u64, beta: f64) -> Result<bool> {
+    pub(crate) fn is_due(self, key: &[u8], expires_ms: u64, beta: f64) -> Result<bool> {
         /// No `-ln` of a number that is drawn is larger.
         const FAR: f64 = 37.0;
         let Some(took) = self.last_turn(key).filter(|_| expires_ms != 0) else {
@@ -88,7 +98,7 @@ impl Store {
         if left_us > scale_us * FAR {
             return Ok(false);
         }
-        let drawn = (names::random(self.dir())? >> 11) + 1;
+        let drawn = (names::random(self.0.dir())? >> 11) + 1;
         let drawn = drawn as f64 / (1_u64 << 53) as f64;
         Ok(left_us <= -drawn.ln() * scale_us)
     }
@@ -100,7 +110,7 @@ impl Turn {
         let stamp = handle.slot(grant.spot).hold.stamp_of(last);
         let before = stamp.filter(|stamp| stamp.took_us().is_some());
         let SlotRef { id, generation } = grant.spot;
-        let noted = handle.store().note_slot(id, generation);
+        let noted = Deadlocks(handle.store()).note_slot(id, generation);
         Turn {
             _noted: noted,
             handle,
@@ -118,25 +128,25 @@ impl Turn {
     /// computed is not to be kept.
     pub(crate) fn is_ours(&self) -> bool {
         let word = self.grant.word;
-        self.handle.is_ours(word) && self.hold().load().same_hold(word)
+        Holding(&self.handle).is_ours(word) && self.hold().load().same_hold(word)
     }
 
     /// What there is to say when it is not ours.
     pub(crate) fn lost(&self) -> Error {
-        match self.handle.is_ours(self.grant.word) {
-            true => self.handle.lost(&self.grant),
-            false => self.handle.not_holder(),
+        match Holding(&self.handle).is_ours(self.grant.word) {
+            true => Holding(&self.handle).lost(&self.grant),
+            false => Holding(&self.handle).not_holder(),
         }
     }
 
     /// Ends the turn: the value is there. Releases all waiters for that. With `stays`, keeps how
-    /// long it took for [`Store::last_turn`].
+    /// long it took for `Turns::last_turn`.
     pub(crate) fn finish(mut self, took: Duration, stays: bool) {
         self.stays |= stays;
         let took = Stamp::took(clock::duration_us(took));
         self.hold().set_stamp(self.grant.word, took);
         let is_waited_for = self.hold().load().is_contended();
-        let returned = self.handle.give_back(&self.grant.take());
+        let returned = Holding(&self.handle).give_back(&self.grant.take());
         // One was woken, and would wake the next; but they need not leave one by one. A waiter that
         // comes between the look and the return is woken by the one before.
         if returned.is_ok() && is_waited_for {
@@ -153,7 +163,7 @@ impl Drop for Turn {
                 self.hold().set_stamp(self.grant.word, before);
             }
             // Lost in this moment: then there is nobody to tell.
-            let _ = self.handle.give_back(&self.grant);
+            let _ = Holding(&self.handle).give_back(&self.grant);
         }
         // Not in the child of a fork, which has not joined.
         if !self.stays && self.handle.store().me().is_some() {
@@ -167,10 +177,11 @@ impl Drop for Turn {
 fn take_away(handle: &Handle) -> Result<()> {
     let store = handle.store();
     let (hash, key) = (handle.hash(), handle.key());
-    if let Some(stripe) = store.lock_stripe_within(store.stripe_of(hash), Patience::Never)?
+    if let Some(stripe) =
+        Index(store).lock_stripe_within(Index(store).stripe_of(hash), Patience::Never)?
         && let Some(found) = stripe.find(key, hash)?
     {
-        stripe.retire(found, store.bucket_of(hash), Force::Idle, || true)?;
+        Retirer(&stripe).retire(found, Index(store).bucket_of(hash), Force::Idle, || true)?;
     }
     Ok(())
 }
@@ -178,6 +189,7 @@ fn take_away(handle: &Handle) -> Result<()> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::store::care::check::Inspector;
     use crate::store::home::open;
     use crate::store::settings::Settings;
     use crate::sync::{AtomicU64, Ordering};
@@ -193,14 +205,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = store_in(&dir);
         let took = Duration::from_secs(1_000);
-        let turn = store.begin_turn(b"k", &|| false).unwrap().unwrap();
-        assert_eq!(store.last_turn(b"k"), None);
+        let turn = Turns(&store).begin_turn(b"k", &|| false).unwrap().unwrap();
+        assert_eq!(Turns(&store).last_turn(b"k"), None);
         turn.finish(took, true);
-        assert_eq!(store.last_turn(b"k"), Some(took));
+        assert_eq!(Turns(&store).last_turn(b"k"), Some(took));
         const ASKED: u32 = 2_000;
         let chosen = |left_ms: u64, beta: f64| {
             let expires_ms = clock::wall_us() / 1_000 + left_ms;
-            let due = (0..ASKED).filter(|_| store.is_due(b"k", expires_ms, beta).unwrap());
+            let due = (0..ASKED).filter(|_| Turns(&store).is_due(b"k", expires_ms, beta).unwrap());
             due.count() as f64 / f64::from(ASKED)
         };
         for (left_ms, beta, share) in [
@@ -214,7 +226,7 @@ mod tests {
         }
         assert_eq!(chosen(40_000_000, 1.0), 0.0);
         assert_eq!(chosen(1_000_000, 0.0), 0.0);
-        assert!(!store.is_due(b"k", 0, 1e9).unwrap());
+        assert!(!Turns(&store).is_due(b"k", 0, 1e9).unwrap());
     }
 
     #[test]
@@ -222,20 +234,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = store_in(&dir);
         let took = Duration::from_micros(77);
-        let begin_turn = || store.try_begin_turn(b"k").unwrap();
+        let begin_turn = || Turns(&store).try_begin_turn(b"k").unwrap();
         begin_turn().unwrap().finish(took, true);
         let turn = begin_turn().unwrap();
         assert!(begin_turn().is_none());
         drop(turn);
-        assert_eq!(store.last_turn(b"k"), Some(took));
+        assert_eq!(Turns(&store).last_turn(b"k"), Some(took));
         // What nobody wants to know leaves nothing.
-        store
+        Turns(&store)
             .try_begin_turn(b"other")
             .unwrap()
             .unwrap()
             .finish(took, false);
-        assert_eq!(store.last_turn(b"other"), None);
-        assert_eq!(store.check().unwrap().slots_used, 1);
+        assert_eq!(Turns(&store).last_turn(b"other"), None);
+        assert_eq!(Inspector(&store).check().unwrap().slots_used, 1);
     }
 
     #[test]
@@ -243,12 +255,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = store_in(&dir);
         let there = AtomicU64::new(0);
-        let turn = store.try_begin_turn(b"k").unwrap().unwrap();
+        let turn = Turns(&store).try_begin_turn(b"k").unwrap().unwrap();
         let handle = Handle::new(Arc::clone(&store), Tenant::Turn, b"k", 0);
         let is_needless = || there.load(Ordering::Acquire) == 1;
         std::thread::scope(|scope| {
             let waiting: Vec<_> = (0..3)
-                .map(|_| scope.spawn(|| store.begin_turn(b"k", &is_needless).unwrap().is_none()))
+                .map(|_| {
+                    scope.spawn(|| {
+                        Turns(&store)
+                            .begin_turn(b"k", &is_needless)
+                            .unwrap()
+                            .is_none()
+                    })
+                })
                 .collect();
             while handle.waiters().unwrap() < 3 {
                 std::thread::yield_now();

@@ -7,20 +7,30 @@ use crate::slab::value_cells::{Content, Form, USE_SHIFT, ValueCells};
 use crate::slab::{Growing, Meta, Slab, Tenant};
 use crate::store::Store;
 use crate::store::expiry::is_over;
+use crate::store::index::chains::Index;
 use crate::store::index::chains::VALUE_SLOTS;
+use crate::store::index::pieces::Pieces;
+use crate::store::journal::decided::Journal;
 use crate::store::key_entry::{KeyEntry, check_lengths};
+use crate::store::log::segments::Segments;
+use crate::store::members::config::InForce;
 use crate::store::members::recount::Usage;
 use crate::store::patience::Patience;
 use crate::store::settings::Eviction;
+use crate::store::slots::by_slot::Slots;
 use crate::store::slots::by_slot::Whole;
 use crate::sync::{AtomicU64, Ordering};
 use crate::types::Stats;
 
-impl Store {
+/// Values by their keys.
+#[derive(Clone, Copy)]
+pub(crate) struct Values<'s>(pub(crate) &'s Store);
+
+impl<'s> Values<'s> {
     /// The slots of a value, if the key has any.
     #[inline(always)]
-    pub(in crate::store) fn find_value(&self, key: &[u8], hash: u64) -> Result<Option<KeyEntry>> {
-        match self.find_unlocked(key, hash, VALUE_SLOTS) {
+    pub(in crate::store) fn find_value(self, key: &[u8], hash: u64) -> Result<Option<KeyEntry>> {
+        match Index(self.0).find_unlocked(key, hash, VALUE_SLOTS) {
             Some(found) if found.kind == Tenant::Value => Ok(Some(found)),
             Some(found) => Err(self.not_a_value(key, found.kind)),
             // Field by field, not as it lies in memory: then what is found at once stays in
@@ -40,19 +50,19 @@ impl Store {
 
     /// The key of a value, looked for under its stripe, where a walk without it found none.
     #[inline(never)]
-    fn find_value_slowly(&self, key: &[u8], hash: u64) -> Result<Option<KeyEntry>> {
-        if self.is_miss(key, hash) {
-            self.check_in_place_seldom()?;
+    fn find_value_slowly(self, key: &[u8], hash: u64) -> Result<Option<KeyEntry>> {
+        if Index(self.0).is_miss(key, hash) {
+            self.0.check_in_place_seldom()?;
             return Ok(None);
         }
-        match self.find(key, hash, Patience::Forever)? {
+        match Index(self.0).find(key, hash, Patience::Forever)? {
             Some(found) if found.kind != Tenant::Value => Err(self.not_a_value(key, found.kind)),
             found => Ok(found),
         }
     }
 
     #[cold]
-    fn not_a_value(&self, key: &[u8], found: Tenant) -> Error {
+    fn not_a_value(self, key: &[u8], found: Tenant) -> Error {
         Error::KindMismatch {
             key: key.to_vec(),
             found: found.kind(),
@@ -63,21 +73,21 @@ impl Store {
     /// The value under a key, into `into`, and when it is over, as in [`Content::expires_ms`].
     /// `None`: there is none, or it is over, or damaged.
     #[inline]
-    pub(crate) fn get_value(&self, key: &[u8], into: &mut Vec<u8>) -> Result<Option<u64>> {
+    pub(crate) fn get_value(self, key: &[u8], into: &mut Vec<u8>) -> Result<Option<u64>> {
         let got = self.look_up(key, into, None)?;
         self.count_look(got.is_some());
         Ok(got)
     }
 
     /// The value under a key, with its tag and its expiry.
-    pub(crate) fn whole_value(&self, key: &[u8]) -> Result<Option<Whole>> {
+    pub(crate) fn whole_value(self, key: &[u8]) -> Result<Option<Whole>> {
         let whole = self.whole_at_hand(key)?;
         self.count_look(whole.is_some());
         Ok(whole)
     }
 
     /// The value under a key, with its tag and its expiry, without counting the look.
-    pub(crate) fn whole_at_hand(&self, key: &[u8]) -> Result<Option<Whole>> {
+    pub(crate) fn whole_at_hand(self, key: &[u8]) -> Result<Option<Whole>> {
         let mut whole = Whole::default();
         let got = self.look_up(key, &mut whole.value, Some(&mut whole.tag))?;
         whole.expires_ms = got.unwrap_or(0);
@@ -86,17 +96,17 @@ impl Store {
 
     /// The value under a key, into `into`, without counting that somebody looked. `false`: there is
     /// none.
-    pub(crate) fn value_at_hand(&self, key: &[u8], into: &mut Vec<u8>) -> Result<bool> {
+    pub(crate) fn value_at_hand(self, key: &[u8], into: &mut Vec<u8>) -> Result<bool> {
         Ok(self.look_up(key, into, None)?.is_some())
     }
 
     /// Whether there is a value, and what is said of it without its bytes.
-    pub(crate) fn peek_value(&self, key: &[u8]) -> Result<Option<Content>> {
+    pub(crate) fn peek_value(self, key: &[u8]) -> Result<Option<Content>> {
         check_lengths(key, &[])?;
-        self.settle()?;
-        let hash = self.hash(key);
+        Journal(self.0).settle()?;
+        let hash = Index(self.0).hash(key);
         while let Some(found) = self.find_value(key, hash)? {
-            if let Some(read) = self.read_value(found, &mut ()) {
+            if let Some(read) = Slots(self.0).read_value(found, &mut ()) {
                 let content = read.ok().map(|r| r.content);
                 return Ok(content.filter(|c| !c.is_absent() && !is_over(c.expires_ms)));
             }
@@ -108,20 +118,20 @@ impl Store {
     /// what its cells say, for that stays in a register.
     #[inline(always)]
     pub(in crate::store) fn look_up(
-        &self,
+        self,
         key: &[u8],
         into: &mut Vec<u8>,
         mut tag: Option<&mut Vec<u8>>,
     ) -> Result<Option<u64>> {
         check_lengths(key, &[])?;
-        self.settle()?;
-        let hash = self.hash(key);
+        Journal(self.0).settle()?;
+        let hash = Index(self.0).hash(key);
         while let Some(found) = self.find_value(key, hash)? {
-            let Some(read) = self.read_value(found, into) else {
+            let Some(read) = Slots(self.0).read_value(found, into) else {
                 continue;
             };
             let Ok(reading) = read else {
-                self.count_damaged();
+                self.0.count_damaged();
                 return Ok(None);
             };
             let content = reading.content;
@@ -135,9 +145,16 @@ impl Store {
                     }
                     content.keep_value(into);
                 }
-                _ if !self.read_in_force(key, found, &reading, into, tag.as_deref_mut())? => {
-                    if self.is_in_force(found, &reading) {
-                        self.count_damaged();
+                _ if !Slots(self.0).read_in_force(
+                    key,
+                    found,
+                    &reading,
+                    into,
+                    tag.as_deref_mut(),
+                )? =>
+                {
+                    if Slots(self.0).is_in_force(found, &reading) {
+                        self.0.count_damaged();
                         return Ok(None);
                     }
                     // It was moved, or replaced.
@@ -152,8 +169,8 @@ impl Store {
     }
 
     #[inline]
-    fn count_look(&self, hit: bool) {
-        let Some(record) = self.me().and_then(|me| self.slab.participant(me.get())) else {
+    fn count_look(self, hit: bool) {
+        let Some(record) = self.0.me().and_then(|me| self.0.slab.participant(me.get())) else {
             return;
         };
         let counter = if hit { &record.hits } else { &record.misses };
@@ -161,13 +178,13 @@ impl Store {
     }
 
     #[inline]
-    fn note_use(&self, found: KeyEntry) {
-        let eviction = self.eviction();
+    fn note_use(self, found: KeyEntry) {
+        let eviction = InForce(self.0).eviction();
         if matches!(
             eviction,
             Eviction::LeastRecentlyUsed | Eviction::LeastFrequentlyUsed
         ) && let Some(word) = found
-            .cells(&self.slab)
+            .cells(&self.0.slab)
             .as_ref()
             .and_then(ValueCells::use_word)
         {
@@ -215,15 +232,15 @@ pub(in crate::store) fn stats_of(slab: &Slab, usage: Usage) -> Stats {
 }
 
 /// All of them.
-impl Store {
-    pub(crate) fn stats(&self) -> Result<Stats> {
-        Ok(stats_of(&self.slab, self.usage()?))
+impl<'s> Values<'s> {
+    pub(crate) fn stats(self) -> Result<Stats> {
+        Ok(stats_of(&self.0.slab, Segments(self.0).usage()?))
     }
 
     /// The keys of all values of a stripe.
-    pub(crate) fn keys_of_values(&self, stripe: u32) -> Result<Vec<Vec<u8>>> {
-        self.list_stripe(stripe, |_, found| {
-            found.kind == Tenant::Value && !self.is_vacant(found)
+    pub(crate) fn keys_of_values(self, stripe: u32) -> Result<Vec<Vec<u8>>> {
+        Pieces(self.0).list_stripe(stripe, |_, found| {
+            found.kind == Tenant::Value && !Slots(self.0).is_vacant(found)
         })
     }
 }

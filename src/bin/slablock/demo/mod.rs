@@ -13,14 +13,14 @@ mod takeover;
 use std::{path::Path, time::Instant};
 
 use clap::ValueEnum;
+use screen::Screen;
 use slablock::Cache;
+use stage::{Stage, Worker};
 
 use crate::{
     args::WorkerArgs,
     failure::{FAILED, Failure},
 };
-use screen::Screen;
-use stage::{Stage, Worker};
 
 /// What one process of the demonstration does.
 #[derive(Clone, Copy, ValueEnum)]

@@ -23,6 +23,14 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use journal::{Line, now_ns};
+use oracle::{Leftovers, Oracle, Violation};
+use report::{Report, Summary};
+use site::{COUNTERS, Handle, Site};
+use torturer::{Ended, Torturer};
+use worker::swapped_count;
+pub use worker::{WorkerPlan, resume};
+
 use crate::{
     args::TortureArgs,
     failure::{FAILED, Failure},
@@ -30,14 +38,6 @@ use crate::{
     temporary::TemporaryDir,
     text,
 };
-use journal::{Line, now_ns};
-use oracle::{Leftovers, Oracle, Violation};
-use report::{Report, Summary};
-use site::{COUNTERS, Handle, Site};
-use torturer::{Ended, Torturer};
-
-use worker::swapped_count;
-pub use worker::{WorkerPlan, resume};
 
 /// Long enough for things to happen, short enough for its journal to be small.
 const ROUND: Duration = Duration::from_secs(2);

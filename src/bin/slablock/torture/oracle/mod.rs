@@ -11,14 +11,15 @@ mod waits;
 
 use std::{collections::HashSet, time::Duration};
 
-use super::{
-    journal::{Event, Line},
-    site::{COUNTERS, KeySpec},
-};
 use history::History;
 use holds::Judge;
 use values::CarriedValues;
 use waits::Bounds;
+
+use super::{
+    journal::{Event, Line},
+    site::{COUNTERS, KeySpec},
+};
 
 /// More lines of evidence say less.
 const EVIDENCE_MAX: usize = 60;

@@ -16,17 +16,17 @@ use std::{
     time::Duration,
 };
 
+pub use branch::{WorkerPlan, resume, start};
+pub use everything::take_everything;
+pub use others::{POPPED_VALUE, VALUE_REMAINDER, VALUE_STEP};
+pub use values::swapped_count;
+
 use super::{
     journal::{Event, Line, now_ns},
     random::Random,
     site::{Site, Where},
 };
 use crate::{failure::Failure, text};
-
-pub use branch::{WorkerPlan, resume, start};
-pub use everything::take_everything;
-pub use others::{POPPED_VALUE, VALUE_REMAINDER, VALUE_STEP};
-pub use values::swapped_count;
 
 pub struct Worker<'a> {
     site: &'a Site,
