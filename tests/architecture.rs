@@ -15,6 +15,11 @@ struct Source {
 }
 
 impl Source {
+    /// Whether it is the tests of the file that has the name of its directory.
+    fn is_tests(&self) -> bool {
+        self.name.ends_with("/tests.rs")
+    }
+
     fn is_in(&self, layer: &str) -> bool {
         self.name.starts_with(&format!("{layer}/")) || self.name == format!("{layer}.rs")
     }
@@ -137,6 +142,7 @@ fn rooms() -> Vec<InRoom> {
     };
     sources_below("src/store")
         .into_iter()
+        .filter(|source| !source.is_tests())
         .filter_map(in_room)
         .collect()
 }
