@@ -2,6 +2,7 @@
 //! one process, and die. Compiled for fuzzing (`--cfg fuzzing`, which cargo-fuzz sets) and for this
 //! crate's own tests, never into what users get.
 
+use crate::store::space::latch::Latches;
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
@@ -16,9 +17,8 @@ use crate::slab::value_cells::{Content, Form, cell_words, tag_hash};
 use crate::store::home::open;
 use crate::store::index::chains::Index;
 use crate::store::key_entry::check_lengths;
+use crate::store::space::latch::Latched;
 use crate::store::space::make_room::Space;
-use crate::store::space::set::Latched;
-use crate::store::space::set::Writer;
 use crate::store::txn::transaction::Ongoing;
 use crate::store::values::compute_once::Turns;
 
@@ -58,7 +58,7 @@ pub fn die_setting(
     let (store, new) = (&cache.store, options.new_value(value)?);
     check_lengths(key, new.tag)?;
     let bytes = new.tag.len() + value.len();
-    let latch = || Writer(store).latch(key, Index(store).hash(key), Some(cell_words(bytes)));
+    let latch = || Latches(store).latch(key, Index(store).hash(key), Some(cell_words(bytes)));
     // As a writer that finds out that it does not fit.
     let fits = latch()?.is_some_and(|latched| latched.cells.fits(bytes));
     let place = match fits {

@@ -14,35 +14,27 @@
 //! What can not be emptied (there is no room for what is to be moved, or it can not be read) is
 //! opened again, and another one is taken.
 
-use std::io;
+use crate::store::space::moving::Move;
+use crate::store::space::moving::Mover;
+use crate::store::space::moving::Visit;
+use crate::store::space::moving::is_of_the_device;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-
 use crate::error::{Error, Result};
-use crate::os::futex;
 use crate::record::closing;
 use crate::slab::layout::SEGMENTS;
-use crate::slab::value_cells::{Content, Form};
-use crate::slab::{Growing, SEGMENT_CLOSING, SlotId, Tenant};
-use crate::store::index::chains::Index;
+use crate::slab::{Growing, SEGMENT_CLOSING};
 use crate::store::journal::decided::Journal;
-use crate::store::key_entry::KeyEntry;
-use crate::store::log::garbage::Dead;
-use crate::store::log::garbage::Garbage;
-use crate::store::log::segments::Room;
 use crate::store::log::segments::Segments;
 use crate::store::log::sync::Syncing;
 use crate::store::members::device::Known;
 use crate::store::members::device::OnDevice;
-use crate::store::members::participants::Members;
 use crate::store::members::range::Ranges;
 use crate::store::members::recount::SegmentState;
 use crate::store::patience::Patience;
-use crate::store::slots::by_slot::Slots;
-use crate::store::space::set::Latched;
-use crate::store::space::set::Writer;
+use crate::store::space::latch::Latched;
 use crate::store::{Process, Store};
 use crate::sync::Ordering;
 
@@ -68,40 +60,16 @@ pub(crate) const LATCH_PATIENCE: Duration = Duration::from_millis(5);
 /// Latches that the compactor has itself: it need not wait for them.
 pub(crate) type Mine<'a> = [&'a Latched<'a>];
 
-/// What came of a look at a slot.
-enum Visit {
-    Clear,
-    /// A cell pointed into a closed segment, and its value was written again.
-    Written(Move),
-    /// Somebody is changing the value, and takes long.
-    Busy,
-    /// There is no room to write it again.
-    NoRoom,
-    /// It can not be read.
-    Unreadable(u32),
-}
-
-/// A value that was written again, and a cell that is to point to it.
-struct Move {
+/// How far a step came.
+struct Walk {
+    /// The slot to go on with.
     at: u32,
-    found: KeyEntry,
-    key: Vec<u8>,
-    /// In force when it was written.
-    version: u64,
-    content: Content,
-    bytes: u64,
-    whole: bool,
-}
-
-/// Whether trying again will bring the same error: it is not this process that lacks something.
-fn is_of_the_device(error: &Error) -> bool {
-    let Error::Io { source, .. } = error else {
-        return false;
-    };
-    let lacking = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM];
-    let lacks = |errno: Errno| source.raw_os_error() == Some(errno as i32);
-    // Memory that was not even asked of the system comes without its number.
-    source.kind() != io::ErrorKind::OutOfMemory && !lacking.into_iter().any(lacks)
+    /// So many bytes were written again.
+    moved: u64,
+    moves: Vec<Move>,
+    /// Why it ended, if there was a reason.
+    last: Visit,
+    failed: Option<Error>,
 }
 
 /// Moving values out of segments that are mostly garbage.
@@ -132,40 +100,18 @@ impl<'s> Compactor<'s> {
         let from = noted.min().unwrap_or(0).min(slots.into()) as u32;
         let most = from.saturating_add(STEP_SLOTS.max(slots / 64)).min(slots);
         let budget = bytes.saturating_mul(PACE).clamp(STEP_BYTES, STEP_BYTES_MAX);
-        let begun = Instant::now();
-        let (mut at, mut moved, mut moves) = (from, 0, Vec::new());
-        let (mut last, mut failed) = (Visit::Clear, None);
-        while at < most && moved < budget {
-            if at % SLOTS_A_LOOK == 0 && begun.elapsed() > STEP_TIME {
-                break;
-            }
-            let id = self.0.slab.slot_id(at);
-            match id.map_or(Ok(Visit::Clear), |id| {
-                self.visit(process, id, &closed, mine)
-            }) {
-                Ok(Visit::Clear) => {}
-                Ok(Visit::Written(one)) => {
-                    moved += one.bytes;
-                    moves.push(one);
-                    if begun.elapsed() > STEP_TIME {
-                        at += 1;
-                        break;
-                    }
-                }
-                Ok(other) => {
-                    last = other;
-                    break;
-                }
-                // What was written before is needed, or garbage, whatever comes of the rest.
-                Err(error) => {
-                    failed = Some(error);
-                    break;
-                }
-            }
-            at += 1;
-        }
+        let Walk {
+            at,
+            moved,
+            moves,
+            last,
+            failed,
+        } = self.walk(process, &closed, mine, from..most, budget);
         // What could not be put in force is looked at again.
-        let reached = self.put_in_force(moves, known, mine)?.unwrap_or(at).min(at);
+        let reached = Mover(self.0)
+            .put_in_force(moves, known, mine)?
+            .unwrap_or(at)
+            .min(at);
         for cursor in cursors {
             cursor.store(reached.into(), Ordering::Release);
         }
@@ -194,6 +140,55 @@ impl<'s> Compactor<'s> {
             return Ok(reached > from);
         }
         self.remove_emptied(process, &closed, known)
+    }
+
+    /// Looks at slots, and writes again what has to move, until that is enough for one step.
+    fn walk(
+        self,
+        process: &Process,
+        closed: &[u32],
+        mine: &Mine<'_>,
+        slots: Range<u32>,
+        budget: u64,
+    ) -> Walk {
+        let begun = Instant::now();
+        let mut walk = Walk {
+            at: slots.start,
+            moved: 0,
+            moves: Vec::new(),
+            last: Visit::Clear,
+            failed: None,
+        };
+        while walk.at < slots.end && walk.moved < budget {
+            if walk.at.is_multiple_of(SLOTS_A_LOOK) && begun.elapsed() > STEP_TIME {
+                break;
+            }
+            let id = self.0.slab.slot_id(walk.at);
+            match id.map_or(Ok(Visit::Clear), |id| {
+                Mover(self.0).visit(process, id, closed, mine)
+            }) {
+                Ok(Visit::Clear) => {}
+                Ok(Visit::Written(one)) => {
+                    walk.moved += one.bytes;
+                    walk.moves.push(one);
+                    if begun.elapsed() > STEP_TIME {
+                        walk.at += 1;
+                        break;
+                    }
+                }
+                Ok(other) => {
+                    walk.last = other;
+                    break;
+                }
+                // What was written before is needed, or garbage, whatever comes of the rest.
+                Err(error) => {
+                    walk.failed = Some(error);
+                    break;
+                }
+            }
+            walk.at += 1;
+        }
+        walk
     }
 
     /// Removes the closed segments when all slots were looked at: nothing points there any more.
@@ -295,176 +290,5 @@ impl<'s> Compactor<'s> {
         let number = u64::from(state.number);
         closing::close(&segment.number, state.word(), number | SEGMENT_CLOSING)
             .then_some(state.number)
-    }
-
-    /// Writes the value in a slot again if its cell points into a closed segment.
-    fn visit(
-        self,
-        process: &Process,
-        id: SlotId,
-        closed: &[u32],
-        mine: &Mine<'_>,
-    ) -> Result<Visit> {
-        let slot = self.0.slab.slot(id);
-        let mut begun = None;
-        loop {
-            let wakes = slot.wake.load(Ordering::Acquire);
-            // The hold before the cell (G2).
-            let is_settled =
-                closing::is_settled(&slot.hold, |p| Members(self.0).is_dead(process, p));
-            let Some(found) = slot.meta().and_then(|meta| {
-                let kind = meta.kind.filter(|kind| *kind == Tenant::Value)?;
-                Some(KeyEntry { id, meta, kind })
-            }) else {
-                return Ok(Visit::Clear);
-            };
-            if is_settled || mine.iter().any(|latched| latched.found.id == id) {
-                // A dead process may have decided that the idle cell is to be in force.
-                Journal(self.0).settle()?;
-                return self.write_anew(found, closed);
-            }
-            if begun.get_or_insert_with(Instant::now).elapsed() > LATCH_PATIENCE {
-                return Ok(Visit::Busy);
-            }
-            futex::wait(&slot.wake, wakes, Duration::from_micros(100));
-        }
-    }
-
-    fn write_anew(self, found: KeyEntry, closed: &[u32]) -> Result<Visit> {
-        loop {
-            let Some(Ok(reading)) = Slots(self.0).read_value(found, &mut ()) else {
-                return Ok(Visit::Clear);
-            };
-            let logged = reading.content.logged(found.meta.key_len);
-            let Some((place, bytes)) =
-                logged.filter(|(place, _)| closed.contains(&place.segment()))
-            else {
-                return Ok(Visit::Clear);
-            };
-            let Some(key) = Slots(self.0).key_of(found) else {
-                return Ok(Visit::Clear);
-            };
-            let (mut value, mut tag) = (Vec::new(), Vec::new());
-            let read =
-                Slots(self.0).read_logged(&key, &reading.content, &mut value, Some(&mut tag));
-            if !Slots(self.0).is_in_force(found, &reading) {
-                // The value was replaced while it was read: look again, where its cell points now.
-                continue;
-            }
-            let whole = match read {
-                Err(error) if is_of_the_device(&error) => {
-                    return Ok(Visit::Unreadable(place.segment()));
-                }
-                other => other?,
-            };
-            let content = match reading.content.form {
-                Form::Logged { len, tag_hash, .. } if whole => {
-                    let Some(place) = Segments(self.0).append(&key, &tag, &value, Room::ToMove)?
-                    else {
-                        return Ok(Visit::NoRoom);
-                    };
-                    let form = Form::Logged {
-                        place,
-                        len,
-                        tag_hash,
-                    };
-                    Content {
-                        form,
-                        ..reading.content
-                    }
-                }
-                _ => Content::ABSENT,
-            };
-            return Ok(Visit::Written(Move {
-                at: found.id.index(),
-                found,
-                key,
-                version: reading.version,
-                content,
-                bytes,
-                whole,
-            }));
-        }
-    }
-
-    /// Lets the cells point to what was written again: after the device has that, if values are to
-    /// survive a power failure. Which slot is to be looked at again, the first if there are
-    /// several.
-    fn put_in_force(
-        self,
-        moves: Vec<Move>,
-        known: Option<Known>,
-        mine: &Mine<'_>,
-    ) -> Result<Option<u32>> {
-        if moves.is_empty() {
-            return Ok(None);
-        }
-        let new = |one: &Move| Dead::of(&one.content, one.key.len());
-        if let Some(known) = known {
-            let mut segments: Vec<_> = moves
-                .iter()
-                .filter_map(|m| Some(new(m)?.place.segment()))
-                .collect();
-            segments.dedup();
-            let mut segments = segments.iter();
-            let synced =
-                segments.try_for_each(|number| Syncing(self.0).sync_segment(*number).map(drop));
-            if let Err(error) = synced.and_then(|()| OnDevice(self.0).still_known(known)) {
-                moves
-                    .iter()
-                    .filter_map(new)
-                    .for_each(|new| Garbage(self.0).give_back(new));
-                return Err(error);
-            }
-        }
-        let (mut again, mut dead, mut failed) = (None, Vec::new(), None);
-        for one in &moves {
-            match self.move_to(one, mine) {
-                Ok(Some(old)) => dead.extend(old),
-                other => {
-                    // They come in the order of the slots.
-                    again = again.or(Some(one.at));
-                    failed = failed.or(other.err());
-                    new(one)
-                        .into_iter()
-                        .for_each(|new| Garbage(self.0).give_back(new));
-                }
-            }
-        }
-        Garbage(self.0).give_back_soon(&dead);
-        match failed {
-            Some(error) => Err(error),
-            None => Ok(again),
-        }
-    }
-
-    /// Moves a value, and says what is garbage by that. `None`: it was changed meanwhile, or is
-    /// about to be.
-    fn move_to(self, one: &Move, mine: &Mine<'_>) -> Result<Option<Option<Dead>>> {
-        let write = |latched: &Latched<'_>| {
-            let same = latched.found.id == one.found.id
-                && latched.found.meta.generation == one.found.meta.generation
-                && latched.cells.version() == one.version;
-            let new = Dead::of(&one.content, one.key.len());
-            let stays = new.is_none_or(|new| Segments(self.0).may_lead_to(new.place));
-            (same && stays).then(|| latched.write(one.content, &[], &[]))
-        };
-        let dead = match mine.iter().find(|latched| latched.found.id == one.found.id) {
-            Some(latched) => write(latched),
-            None => {
-                let patience = Patience::of(LATCH_PATIENCE);
-                let latched = Writer(self.0).latch_within(
-                    &one.key,
-                    Index(self.0).hash(&one.key),
-                    None,
-                    patience,
-                )?;
-                latched.and_then(|latched| write(&latched))
-            }
-        };
-        if dead.is_some() && !one.whole {
-            self.0.count_damaged();
-        }
-        Ok(dead)
     }
 }

@@ -1,5 +1,6 @@
 //! Values that are integers: their decimal digits, so that `set` and `get` have them, too.
 
+use crate::store::space::latch::Latches;
 use std::io;
 
 use crate::error::{Error, Result};
@@ -7,8 +8,9 @@ use crate::slab::value_cells::{Content, Form, cell_words};
 use crate::store::index::chains::Index;
 use crate::store::key_entry::check_lengths;
 use crate::store::log::garbage::Dead;
+use crate::store::space::latch::Latched;
 use crate::store::space::set::Writer;
-use crate::store::space::set::{Latched, New, When};
+use crate::store::space::set::{New, When};
 use crate::store::values::get::Values;
 
 /// The longest integer has so many.
@@ -27,7 +29,7 @@ impl<'s> Writer<'s> {
         let mut payload = Vec::with_capacity(PAYLOAD_BYTES);
         loop {
             let make = Some(cell_words(0));
-            let Some(latched) = self.latch(key, hash, make)? else {
+            let Some(latched) = Latches(self.0).latch(key, hash, make)? else {
                 continue;
             };
             payload.clear();

@@ -2,6 +2,8 @@
 
 pub(in crate::store) mod compact;
 pub(crate) mod integer;
+pub(crate) mod latch;
 pub(crate) mod make_room;
+pub(in crate::store) mod moving;
 pub(in crate::store) mod recount;
 pub(crate) mod set;

@@ -3,35 +3,25 @@
 //! where. A key of which the value was deleted or is over keeps its slots, without a value, until
 //! they are needed.
 
+use crate::store::space::latch::Instance;
+use crate::store::space::latch::Latched;
+use crate::store::space::latch::Latches;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::log::{Location, record_bytes};
-use crate::os::{clock, fork, futex};
-use crate::record::{Word, life, next_sequence, waiting};
 use crate::slab::value_cells::{
-    Content, Form, INLINE_BYTES_MAX, Payload, VALUE_BYTES_MAX, ValueCells, cell_words, tag_hash,
+    Content, Form, INLINE_BYTES_MAX, VALUE_BYTES_MAX, cell_words, tag_hash,
 };
-use crate::slab::{Meta, Slot, SlotId, Tenant};
 use crate::store::Store;
-use crate::store::expiry::is_over;
-use crate::store::holds::handle::Handle;
-use crate::store::holds::slow::Acquirer;
 use crate::store::index::chains::Index;
-use crate::store::index::chains::VALUE_SLOTS;
-use crate::store::journal::decided::Journal;
-use crate::store::key_entry::{KeyEntry, check_lengths};
+use crate::store::key_entry::check_lengths;
 use crate::store::log::garbage::Dead;
 use crate::store::log::garbage::Garbage;
 use crate::store::log::segments::Segments;
-use crate::store::log::sync::Syncing;
-use crate::store::members::device::Known;
-use crate::store::members::device::OnDevice;
-use crate::store::patience::Patience;
 use crate::store::slots::by_slot::Slots;
 use crate::store::space::make_room::Space;
 use crate::store::values::get::Values;
-use crate::sync::Ordering;
 
 /// A value that is to be set.
 #[derive(Clone, Copy)]
@@ -56,13 +46,6 @@ pub(crate) enum When<'a> {
     Unchanged(Instance),
 }
 
-/// A slot, and the version that was in force there: no two states of a key have both in common.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Instance {
-    id: SlotId,
-    version: u64,
-}
-
 /// What came of an attempt.
 enum Attempt {
     Done(bool),
@@ -70,241 +53,11 @@ enum Attempt {
     Elsewhere,
 }
 
-/// A value with its latch, which we have.
-pub(crate) struct Latched<'a> {
-    store: &'a Store,
-    pub(crate) found: KeyEntry,
-    pub(crate) cells: ValueCells<'a>,
-    word: Word,
-    /// See [`fork::epoch`].
-    epoch: u32,
-}
-
-impl Latched<'_> {
-    fn slot(&self) -> &Slot {
-        self.store.slab.slot(self.found.id)
-    }
-
-    pub(crate) fn seen(&self) -> Instance {
-        Instance {
-            id: self.found.id,
-            version: self.cells.version(),
-        }
-    }
-
-    /// A forked child has nothing of what its parent has.
-    pub(crate) fn is_ours(&self) -> bool {
-        self.epoch == fork::epoch()
-    }
-
-    /// What is in force and not over; what is damaged is as good as nothing.
-    #[inline]
-    pub(crate) fn current(&self, payload: &mut impl Payload) -> Option<Content> {
-        let content = self.cells.read(payload).ok()?.content;
-        (!content.is_absent() && !is_over(content.expires_ms)).then_some(content)
-    }
-
-    /// Puts something else in force, and says what is garbage by that.
-    #[inline]
-    #[must_use]
-    pub(crate) fn write(&self, content: Content, tag: &[u8], value: &[u8]) -> Option<Dead> {
-        let old = self.cells.logged_now();
-        self.cells.write(content, tag, value);
-        self.outlived(old?, &content)
-    }
-
-    /// What `old` had in the log, unless `now` has it.
-    fn outlived(&self, old: Content, now: &Content) -> Option<Dead> {
-        let key_len = self.found.meta.key_len;
-        let now = Dead::of(now, key_len);
-        Dead::of(&old, key_len).filter(|old| now.is_none_or(|now| now.place != old.place))
-    }
-
-    /// Ends a change that is in force: waits for the device if values are to survive a power
-    /// failure, with the latch, for the next writer writes over what was in force before; then
-    /// gives back what is garbage by it.
-    ///
-    /// `NotDurable`, and nothing else: it is in force, and the device may not have it.
-    #[inline]
-    pub(crate) fn end(self, dead: Option<Dead>, known: Option<Known>) -> Result<()> {
-        let store = self.store;
-        let ended = match known {
-            Some(known) => Syncing(store).sync_slab_since(known),
-            None => Ok(()),
-        };
-        drop(self);
-        if let Some(dead) = dead {
-            match ended {
-                Ok(()) => Garbage(store).give_back(dead),
-                Err(_) => Garbage(store).mark_dead(dead),
-            }
-        }
-        ended.map_err(|error| OnDevice(store).not_durable(error))
-    }
-
-    /// Ends the deletion of a value that was `content` with this payload; undoes it if the device
-    /// may not have it. What is written then is what the device has for certain, but for the seal:
-    /// torn, it is whole all the same.
-    fn end_deletion(
-        self,
-        dead: Option<Dead>,
-        known: Known,
-        content: Content,
-        payload: &[u8],
-    ) -> Result<()> {
-        let Err(error) = Syncing(self.store).sync_slab_since(known) else {
-            return self.end(dead, None);
-        };
-        let (tag, value) = match content.form {
-            Form::Inline { .. } => payload.split_at(content.tag_len),
-            _ => (&[][..], &[][..]),
-        };
-        // Nothing was in force that could be garbage by that.
-        let _ = self.write(content, tag, value);
-        Err(error)
-    }
-}
-
-impl Latched<'_> {
-    /// Comes before the idle cell is filled, if values are to survive a power failure: what is in
-    /// that cell may be all that the device has. A writer waits for the device with the latch, but
-    /// the compactor does not. Nothing is known of the device after a sync that failed: then
-    /// nothing is written there.
-    #[inline]
-    pub(crate) fn settle_on_medium(&self) -> Result<Option<Known>> {
-        let Some(known) = OnDevice(self.store).known_if_durable()? else {
-            return Ok(None);
-        };
-        let now = self.cells.logged_now().map(|content| content.form);
-        if let Some(Form::Logged { place, .. }) = now {
-            Syncing(self.store).sync_place(place, known)?;
-        }
-        Ok(Some(known))
-    }
-
-    /// What is garbage after a transaction.
-    pub(crate) fn left_before(&self) -> Option<Dead> {
-        let now = self.cells.logged_now().unwrap_or(Content::ABSENT);
-        self.outlived(self.cells.before()?, &now)
-    }
-
-    pub(crate) fn note_stored(&self) {
-        let now = clock::coarse_wall_ms();
-        let word = self.cells.use_word();
-        word.inspect(|word| word.store(now, Ordering::Relaxed));
-    }
-}
-
-impl Drop for Latched<'_> {
-    fn drop(&mut self) {
-        if !self.is_ours() {
-            return;
-        }
-        let slot = self.slot();
-        // Nobody takes a latch from the living, so it is still ours.
-        if !slot.hold.try_give_back(self.word) {
-            waiting::give_back(&slot.hold, self.word, &slot.wake, || {
-                futex::wake(&slot.wake, 1)
-            });
-        }
-    }
-}
-
 /// Values that are written.
 #[derive(Clone, Copy)]
 pub(crate) struct Writer<'s>(pub(crate) &'s Arc<Store>);
 
 impl<'s> Writer<'s> {
-    /// Takes the latch of a value. With `make`, makes the key if need be, with cells of so many
-    /// words.
-    #[inline]
-    pub(crate) fn latch(
-        self,
-        key: &[u8],
-        hash: u64,
-        make: Option<usize>,
-    ) -> Result<Option<Latched<'s>>> {
-        self.latch_within(key, hash, make, Patience::Forever)
-    }
-
-    /// Takes the latch of a value, waiting no longer than `patience` allows: then `None`, too.
-    #[inline]
-    pub(crate) fn latch_within(
-        self,
-        key: &[u8],
-        hash: u64,
-        make: Option<usize>,
-        patience: Patience,
-    ) -> Result<Option<Latched<'s>>> {
-        if let Some(found) = Index(self.0).find_unlocked(key, hash, VALUE_SLOTS)
-            && found.kind == Tenant::Value
-            && let Some(me) = self.0.me()
-        {
-            let slot = self.0.slab.slot(found.id);
-            let of = Meta::life_of(found.meta.generation, Tenant::Value);
-            let is_current = || life::is_current(&slot.meta, of);
-            if let Some(word) = slot
-                .hold
-                .take_if_free(me, is_current, next_sequence, || None)
-            {
-                return self.latched(found, word).map(Some);
-            }
-        }
-        self.latch_slowly(key, hash, make, patience)
-    }
-
-    #[cold]
-    fn latch_slowly(
-        self,
-        key: &[u8],
-        hash: u64,
-        make: Option<usize>,
-        patience: Patience,
-    ) -> Result<Option<Latched<'s>>> {
-        if make.is_none() && Values(self.0).find_value(key, hash)?.is_none() {
-            return Ok(None);
-        }
-        let words = make.unwrap_or(cell_words(0));
-        let handle = Handle::of_value(Arc::clone(self.0), key, hash, words);
-        let not_holder = || Error::NotHolder { key: key.to_vec() };
-        let granted = match Acquirer(&handle).acquire(patience) {
-            Err(Error::StructureBusy { .. }) => None,
-            granted => granted?,
-        };
-        let Some((grant, _)) = granted else {
-            return Ok(None);
-        };
-        let found = handle.found_at(grant.spot).ok_or_else(not_holder)?;
-        let latched = self.latched(found, grant.word)?;
-        // The holder before may have died after changing the value and before the device had it.
-        if let Some(known) = OnDevice(self.0).known_if_durable()? {
-            Syncing(self.0).sync_slab_since(known)?;
-        }
-        Ok(Some(latched))
-    }
-
-    #[inline]
-    fn latched(self, found: KeyEntry, word: Word) -> Result<Latched<'s>> {
-        let cells = found.cells(&self.0.slab);
-        let Some(cells) = cells else {
-            let slot = self.0.slab.slot(found.id);
-            waiting::give_back(&slot.hold, word, &slot.wake, || futex::wake(&slot.wake, 1));
-            let what = format!("slot {} has no room for a value", found.id.index());
-            return Err(self.0.slab.corrupt(what));
-        };
-        let latched = Latched {
-            store: self.0,
-            found,
-            cells,
-            word,
-            epoch: fork::epoch(),
-        };
-        // Before anything is read or written: a dead process's transaction may have decided about
-        // this value.
-        Journal(self.0).settle()?;
-        Ok(latched)
-    }
-
     /// Sets a value. `false`: it was not to be, by `when`.
     pub(crate) fn put(self, key: &[u8], new: &New<'_>, when: When<'_>) -> Result<bool> {
         check_lengths(key, new.tag)?;
@@ -365,7 +118,7 @@ impl<'s> Writer<'s> {
                 })
             });
         };
-        let latched = self.latch(key, hash, Some(make));
+        let latched = Latches(self.0).latch(key, hash, Some(make));
         let Some(latched) = latched.inspect_err(|_| wasted(place))? else {
             wasted(place);
             return Ok(Attempt::Elsewhere);
@@ -454,7 +207,7 @@ impl<'s> Writer<'s> {
     pub(crate) fn take_value(self, key: &[u8], read: bool) -> Result<Option<Vec<u8>>> {
         check_lengths(key, &[])?;
         let hash = Index(self.0).hash(key);
-        let Some(latched) = self.latch(key, hash, None)? else {
+        let Some(latched) = Latches(self.0).latch(key, hash, None)? else {
             return Ok(None);
         };
         let mut payload = Vec::new();
@@ -482,7 +235,7 @@ impl<'s> Writer<'s> {
     /// Gives a value another expiry. `false`: there is none.
     pub(crate) fn touch_value(self, key: &[u8], expires_ms: u64) -> Result<bool> {
         check_lengths(key, &[])?;
-        let Some(latched) = self.latch(key, Index(self.0).hash(key), None)? else {
+        let Some(latched) = Latches(self.0).latch(key, Index(self.0).hash(key), None)? else {
             return Ok(false);
         };
         let mut payload = Vec::new();

@@ -11,6 +11,7 @@
 //! In a cache of several shards the journal is that of the first shard, for all of them
 //! (`siblings`).
 
+use crate::store::space::latch::Latches;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -30,9 +31,9 @@ use crate::store::members::range::RangeGuard;
 use crate::store::members::range::Ranges;
 use crate::store::slots::by_slot::Slots;
 use crate::store::slots::by_slot::Whole;
+use crate::store::space::latch::Latched;
 use crate::store::space::make_room::Space;
-use crate::store::space::set::Writer;
-use crate::store::space::set::{Latched, New};
+use crate::store::space::set::New;
 
 /// What a transaction has to do with one key.
 pub(super) struct Part<'a> {
@@ -188,7 +189,7 @@ impl<'a> Part<'a> {
         let hash = Index(store).hash(key);
         let make = Some(cell_words(bytes));
         let latched = loop {
-            if let Some(latched) = Writer(store).latch(key, hash, make)? {
+            if let Some(latched) = Latches(store).latch(key, hash, make)? {
                 break latched;
             }
         };
