@@ -36,11 +36,13 @@ pub(crate) mod space;
 pub(crate) mod txn;
 pub(crate) mod values;
 
+use crate::store::members::join::try_join;
+use crate::store::members::process::Process;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -57,10 +59,9 @@ use crate::store::members::device::Device;
 use crate::store::members::lock_files::Locks;
 use crate::store::members::recount::Recount;
 use crate::store::members::shards::ShardsOf;
-use crate::store::members::watch::Watches;
 use crate::store::members::{living, participants};
 use crate::store::names::Site;
-use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, Ordering, crash_point};
+use crate::sync::{AtomicPtr, AtomicU64, Ordering, crash_point};
 
 /// The bytes of the file `stripes`: one for each stripe, then these four.
 const JOIN_BYTE: u64 = STRIPES as u64;
@@ -95,25 +96,6 @@ pub(crate) struct Store {
     /// What cache it is a shard of, if it was opened as one.
     shards: ShardsOf,
     tokens: Tokens,
-}
-
-/// What one process has open of a store. In the child of a fork, the parent's is leaked and a new
-/// one made.
-pub(crate) struct Process {
-    pub(crate) id: ParticipantId,
-    pub(crate) identity: Identity,
-    locks: Locks,
-    /// Byte-range locks do not exclude the threads of one process: each is paired with a mutex.
-    mutexes: [Mutex<()>; RANGE_LOCKS],
-    /// About which participants `/proc` was asked, and in which second: `second << 12 | number`,
-    /// at the number modulo the length.
-    asked: [AtomicU64; 64],
-    watches: Arc<Watches>,
-    /// The beacon was handed to others, and must not be unlocked.
-    shared: AtomicBool,
-    recount: Mutex<Option<Recount>>,
-    pub(crate) log: Log,
-    device: Device,
 }
 
 impl Store {
@@ -268,7 +250,7 @@ impl Store {
             if let Some(process) = self.joined() {
                 return Ok(process);
             }
-            let joined = participants::try_join(&self.slab, &locks, &identity)?;
+            let joined = try_join(&self.slab, &locks, &identity)?;
             if let Some(id) = joined {
                 self.become_participant(id, identity, locks, log);
                 break;
@@ -285,18 +267,8 @@ impl Store {
     }
 
     fn become_participant(&self, id: ParticipantId, identity: Identity, locks: Locks, log: Log) {
-        let process = Box::new(Process {
-            id,
-            identity,
-            locks,
-            shared: AtomicBool::new(false),
-            mutexes: std::array::from_fn(|_| Mutex::new(())),
-            asked: std::array::from_fn(|_| AtomicU64::new(0)),
-            watches: Arc::default(),
-            recount: Mutex::default(),
-            log,
-            device: Device::new(&self.slab),
-        });
+        let device = Device::new(&self.slab);
+        let process = Box::new(Process::new(id, identity, locks, log, device));
         // Release: pairs with the Acquire in `joined`.
         self.process
             .store(Box::into_raw(process), Ordering::Release);
@@ -332,19 +304,6 @@ impl Store {
         self.me.store(0, Ordering::Release);
         if let Some(process) = self.joined() {
             process.leave(&self.slab);
-        }
-    }
-}
-
-impl Process {
-    fn leave(&self, slab: &Slab) {
-        // Explicitly, because a child between fork and exec may have the descriptors for a while,
-        // and one that lives on the map; but not when they were handed to others on
-        // purpose. A failure leaves it to the closing. The witness first: beside a free
-        // beacon it would be in doubt whether this process lives.
-        if !self.shared.load(Ordering::Relaxed) {
-            slab.unlock_witness(self.id.get());
-            self.locks.unlock_beacon(self.id.get());
         }
     }
 }

@@ -10,14 +10,15 @@ use std::time::{Duration, Instant};
 use crate::os::{clock, futex};
 use crate::record::waiting::nap;
 use crate::record::{Lease, ParticipantId};
+use crate::store::Store;
 use crate::store::holds::slow::Acquirer;
 use crate::store::key_entry::SlotRef;
 use crate::store::members::participants::Members;
 use crate::store::members::participants::WaitingMark;
+use crate::store::members::process::Process;
 use crate::store::members::watch::Watch;
 use crate::store::members::watch::Watching;
 use crate::store::patience::{Patience, TICK};
-use crate::store::{Process, Store};
 use crate::sync::Ordering;
 
 /// When a wait has become a long one, so that having the holders watched pays.

@@ -5,12 +5,13 @@ use crate::error::Result;
 use crate::os::clock;
 use crate::record::{Hold, Judgement, ParticipantId};
 use crate::slab::{Slab, Tenant};
+use crate::store::Store;
 use crate::store::holds::handle::Handle;
 use crate::store::in_slab::permits_of;
 use crate::store::key_entry::KeyEntry;
 use crate::store::members::holder::holder;
 use crate::store::members::participants::Members;
-use crate::store::{Process, Store};
+use crate::store::members::process::Process;
 
 /// How the holds of a key stand.
 pub(crate) struct Standing {

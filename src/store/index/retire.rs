@@ -64,17 +64,8 @@ impl<'g> Retirer<'g> {
         let stripe = self.0.stripe();
         let hash = slab.slot(found.id).hash.load(Ordering::Relaxed);
         let (first_block, permits) = self.permits_of(found.id, found.kind)?;
-        let blocks = permits.div_ceil(PERMITS_PER_BLOCK);
         // 1
-        let span = span_of(slab, found.id);
-        stripe
-            .slots
-            .store(pack(found.id.index(), span), Ordering::Relaxed);
-        stripe
-            .blocks
-            .store(pack(first_block, blocks), Ordering::Relaxed);
-        stripe.bucket.store(bucket.into(), Ordering::Relaxed);
-        stripe.set_intent(intent_of(force));
+        self.note_intent(found, bucket, force, (first_block, permits));
         if let Some((_, stamp)) = untold.first() {
             stripe.note_untold(hash, stamp.tid);
         }
@@ -116,6 +107,28 @@ impl<'g> Retirer<'g> {
         // Not before: as long as the key is there, its value is.
         self.0.dead.add(left.take());
         Ok(true)
+    }
+
+    /// Notes in the stripe what is about to be taken away, for the next process to lock it if this
+    /// one dies.
+    fn note_intent(
+        self,
+        found: KeyEntry,
+        bucket: u32,
+        force: Force,
+        (first_block, permits): (u32, u32),
+    ) {
+        let stripe = self.0.stripe();
+        let span = span_of(self.0.store.slab(), found.id);
+        let blocks = permits.div_ceil(PERMITS_PER_BLOCK);
+        stripe
+            .slots
+            .store(pack(found.id.index(), span), Ordering::Relaxed);
+        stripe
+            .blocks
+            .store(pack(first_block, blocks), Ordering::Relaxed);
+        stripe.bucket.store(bucket.into(), Ordering::Relaxed);
+        stripe.set_intent(intent_of(force));
     }
 
     fn removal(

@@ -16,7 +16,8 @@ use crate::store::members::device::OnDevice;
 use crate::store::members::device::{
     Fresh, Known, failed, known_of, made_good, note_failed, note_made_good, word_of,
 };
-use crate::store::{Process, Store, in_slab};
+use crate::store::members::process::Process;
+use crate::store::{Store, in_slab};
 use crate::sync::{Ordering, crash_point};
 
 /// The slab among the files that are synced; no segment has that number.

@@ -5,9 +5,9 @@ use std::time::Duration;
 use crate::os::clock;
 use crate::record::{Hold, Lease, Word};
 use crate::slab::Slab;
-use crate::store::Process;
 use crate::store::members::participants::Members;
 use crate::store::members::participants::describe;
+use crate::store::members::process::Process;
 use crate::{Holder, Token};
 
 /// The holder that has, or had, the hold `of`, told to a process in that PID namespace.

@@ -4,8 +4,9 @@ use std::sync::{MutexGuard, PoisonError, TryLockError};
 
 use crate::error::Result;
 use crate::os::fork;
+use crate::store::members::process::Process;
 use crate::store::patience::{Patience, pause};
-use crate::store::{COMPACT_BYTE, GROW_BYTE, Process, Store, TRANSACT_BYTE};
+use crate::store::{COMPACT_BYTE, GROW_BYTE, Store, TRANSACT_BYTE};
 
 /// One byte of the file `stripes`, locked against other processes and other threads.
 pub(crate) struct RangeGuard<'a> {

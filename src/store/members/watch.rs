@@ -20,8 +20,9 @@ use crate::os::futex;
 use crate::os::pidfd::{self, Pidfd};
 use crate::record::ParticipantId;
 use crate::slab::SlotId;
+use crate::store::Store;
 use crate::store::members::participants::Members;
-use crate::store::{Process, Store};
+use crate::store::members::process::Process;
 use crate::sync::{AtomicBool, Ordering, crash_point};
 
 /// More holders than that are not worth a descriptor each.

@@ -26,16 +26,17 @@ use crate::error::{Error, Result};
 use crate::record::closing;
 use crate::slab::layout::SEGMENTS;
 use crate::slab::{Growing, SEGMENT_CLOSING};
+use crate::store::Store;
 use crate::store::journal::decided::Journal;
 use crate::store::log::segments::Segments;
 use crate::store::log::sync::Syncing;
 use crate::store::members::device::Known;
 use crate::store::members::device::OnDevice;
+use crate::store::members::process::Process;
 use crate::store::members::range::Ranges;
 use crate::store::members::recount::SegmentState;
 use crate::store::patience::Patience;
 use crate::store::space::latch::Latched;
-use crate::store::{Process, Store};
 use crate::sync::Ordering;
 
 /// At least so much moves in a step, if there is so much, and no more than that.

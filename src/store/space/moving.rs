@@ -14,6 +14,7 @@ use crate::os::futex;
 use crate::record::closing;
 use crate::slab::value_cells::{Content, Form};
 use crate::slab::{SlotId, Tenant};
+use crate::store::Store;
 use crate::store::index::chains::Index;
 use crate::store::journal::decided::Journal;
 use crate::store::key_entry::KeyEntry;
@@ -25,10 +26,10 @@ use crate::store::log::sync::Syncing;
 use crate::store::members::device::Known;
 use crate::store::members::device::OnDevice;
 use crate::store::members::participants::Members;
+use crate::store::members::process::Process;
 use crate::store::patience::Patience;
 use crate::store::slots::by_slot::Slots;
 use crate::store::space::latch::Latched;
-use crate::store::{Process, Store};
 use crate::sync::Ordering;
 
 /// What came of a look at a slot.

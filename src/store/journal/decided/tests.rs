@@ -1,0 +1,237 @@
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::store::home::open;
+use crate::store::journal::siblings::join_shards;
+use crate::store::log::decided_list::LIST_KEY;
+use crate::store::log::segments::Room;
+use crate::store::space::set::New;
+use crate::store::txn::transaction::Ongoing;
+use crate::store::values::get::Values;
+use crate::{Cache, Error, Eviction, FanoutCache, Lock, Options};
+
+pub(crate) const KEYS: std::ops::Range<u32> = 0..32;
+
+pub(crate) fn key(number: u32) -> String {
+    format!("key {number}")
+}
+
+/// Where one of so many shards is.
+pub(crate) fn shard_dir(dir: &Path, shards: usize, number: usize) -> PathBuf {
+    match shards {
+        1 => dir.to_path_buf(),
+        _ => dir.join(format!("{number:03}")),
+    }
+}
+
+/// Somebody sets all keys at once, and dies before any of it is carried out.
+pub(crate) fn decided_by_a_dead_one(dir: &Path, shards: usize) {
+    decided(dir, shards, b"set");
+}
+
+pub(crate) fn decided(dir: &Path, shards: usize, value: &[u8]) {
+    let cache = FanoutCache::open(dir, shards).unwrap();
+    let shard = |number| {
+        let dir = shard_dir(dir, shards, number);
+        open::open_apart(&dir, Options::default().settings()).unwrap()
+    };
+    let stores: Vec<_> = (0..shards).map(shard).collect();
+    join_shards(&stores);
+    let mut ongoing = Ongoing::begin(&stores[0]).unwrap();
+    for number in KEYS {
+        let shard = cache.shard_number(key(number).as_bytes());
+        let new = New {
+            value,
+            tag: &[],
+            expires_ms: 0,
+        };
+        let store = &stores[shard];
+        ongoing
+            .set(shard, store, key(number).as_bytes(), &new)
+            .unwrap();
+    }
+    ongoing.abandon(false, true).unwrap();
+    stores.iter().for_each(|store| store.die());
+}
+
+pub(crate) fn is_done(cache: &Cache) {
+    for number in KEYS {
+        let value = cache.get(key(number)).unwrap();
+        assert_eq!(value.as_deref(), Some(&b"set"[..]), "{number}");
+    }
+}
+
+#[test]
+fn who_opens_the_first_shard_alone_carries_out_what_was_decided_in_all() {
+    let dir = tempfile::tempdir().unwrap();
+    decided_by_a_dead_one(dir.path(), 3);
+    let first = Cache::open(dir.path().join("000")).unwrap();
+    assert_eq!(first.get("something").unwrap(), None);
+    drop(first);
+    is_done(&FanoutCache::open(dir.path(), 3).unwrap());
+}
+
+#[test]
+fn who_opens_another_shard_alone_sees_what_was_decided() {
+    let dir = tempfile::tempdir().unwrap();
+    decided_by_a_dead_one(dir.path(), 3);
+    let last = Cache::open(dir.path().join("002")).unwrap();
+    let there = KEYS.filter(|number| last.get(key(*number)).unwrap().is_some());
+    assert!(there.count() > 0);
+    drop(last);
+    is_done(&FanoutCache::open(dir.path(), 3).unwrap());
+}
+
+#[test]
+fn who_opens_a_shard_by_a_link_sees_what_was_decided() {
+    let (dir, links) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    decided_by_a_dead_one(dir.path(), 3);
+    let link = links.path().join("link");
+    std::os::unix::fs::symlink(dir.path().join("002"), &link).unwrap();
+    // With a slash behind it as well.
+    for link in [link.join(""), link] {
+        let last = Cache::open(&link).unwrap();
+        let there = KEYS.filter(|number| last.get(key(*number)).unwrap().is_some());
+        assert!(there.count() > 0, "{link:?}");
+    }
+    is_done(&FanoutCache::open(dir.path(), 3).unwrap());
+}
+
+/// A member of the group that shares the cache could lead the others anywhere.
+#[test]
+fn a_shard_that_is_a_link_to_another_place_is_refused() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    decided_by_a_dead_one(dir.path(), 3);
+    let shard = dir.path().join("002");
+    let there = other.path().join("there");
+    std::fs::rename(&shard, &there).unwrap();
+    std::os::unix::fs::symlink(&there, &shard).unwrap();
+    for error in [
+        Cache::open(&shard).map(drop).unwrap_err(),
+        FanoutCache::open(dir.path(), 3).map(drop).unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("is a link"), "{error}");
+    }
+    std::fs::remove_file(&shard).unwrap();
+    std::fs::rename(&there, &shard).unwrap();
+    is_done(&FanoutCache::open(dir.path(), 3).unwrap());
+}
+
+/// A store with a decided list, followed by a value that is being set; and where both lie in
+/// the log.
+fn with_a_list_amid(dir: &Path) -> (Arc<Store>, Location, Location) {
+    decided_by_a_dead_one(dir, 1);
+    let store = open::open_apart(dir, Options::default().settings()).unwrap();
+    let list = Location::from_bits(Journal(&store).journal().load(Ordering::Relaxed)).unwrap();
+    let value = Segments(&store).append(b"key", &[], &[7; 200_000], Room::ToMove);
+    (store, list, value.unwrap().unwrap())
+}
+
+/// The damage is in the length that the list says it has: the list runs over what is another's.
+#[test]
+fn a_list_that_is_damaged_takes_nothing_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, list, _) = with_a_list_amid(dir.path());
+    let segment = store.dir().join("log/00000001");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let len_at = list.offset() as usize + 16;
+    bytes[len_at..len_at + 4].copy_from_slice(&150_000_u32.to_le_bytes());
+    std::fs::write(&segment, bytes).unwrap();
+    let before = Segments(&store).usage().unwrap();
+    Journal(&store).settle().unwrap();
+    assert!(Journal(&store).is_settled());
+    assert_eq!(Segments(&store).usage().unwrap(), before);
+    KEYS.for_each(|number| {
+        assert!(
+            Values(&store)
+                .peek_value(key(number).as_bytes())
+                .unwrap()
+                .is_none()
+        )
+    });
+}
+
+#[test]
+fn a_journal_that_leads_to_a_value_takes_nothing_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _, value) = with_a_list_amid(dir.path());
+    let before = Segments(&store).usage().unwrap();
+    Journal(&store)
+        .journal()
+        .store(value.bits(), Ordering::Relaxed);
+    Journal(&store).settle().unwrap();
+    assert!(Journal(&store).is_settled());
+    assert_eq!(Segments(&store).usage().unwrap(), before);
+}
+
+/// Its head, its sum and its place are right, and it is none: nobody ever wrote such.
+#[test]
+fn what_is_no_list_decides_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, list, _) = with_a_list_amid(dir.path());
+    let log = &store.process().unwrap().log;
+    let mut flips = Vec::new();
+    assert!(log.read_sized(list, LIST_KEY, &mut flips).unwrap());
+    for (tag, more) in [(&b"t"[..], &b""[..]), (b"", b"more")] {
+        let list = [&flips[..], more].concat();
+        let place = Segments(&store).append(LIST_KEY, tag, &list, Room::ToMove);
+        let bits = place.unwrap().unwrap().bits();
+        assert_eq!(read_list(log, bits).unwrap(), None);
+    }
+    let there = read_list(log, list.bits()).unwrap().unwrap();
+    assert_eq!(there.len(), KEYS.len());
+}
+
+/// What a key has before is nothing; what was decided is not.
+#[test]
+fn a_key_of_which_a_value_was_decided_is_not_reclaimed() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::options()
+        .capacity(64)
+        .eviction(Eviction::None)
+        .shards(1)
+        .open(dir.path())
+        .unwrap();
+    decided_by_a_dead_one(dir.path(), 1);
+    for number in 0..64 {
+        // Full, in the end.
+        let _ = Lock::new(&cache, format!("lock {number}"))
+            .acquire()
+            .map(std::mem::forget);
+    }
+    is_done(&cache);
+}
+
+#[test]
+fn a_key_of_which_a_value_was_decided_is_in_the_way_of_a_lock() {
+    let dir = tempfile::tempdir().unwrap();
+    decided_by_a_dead_one(dir.path(), 1);
+    let cache = FanoutCache::open(dir.path(), 1).unwrap();
+    let lock = Lock::new(&cache, key(0));
+    assert!(matches!(lock.acquire(), Err(Error::KindMismatch { .. })));
+    is_done(&cache);
+}
+
+/// An iterator lets go of the shards that it is done with.
+#[test]
+fn who_has_some_shards_only_carries_out_what_was_decided_in_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = FanoutCache::open(dir.path(), 3).unwrap();
+    let last = cache.each()[2].clone();
+    drop(cache);
+    decided_by_a_dead_one(dir.path(), 3);
+    assert_eq!(last.get("something").unwrap(), None);
+    drop(last);
+    is_done(&FanoutCache::open(dir.path(), 3).unwrap());
+}
+
+#[test]
+fn flips_come_back() {
+    let flip = Flip {
+        shard: 3,
+        slot: 1 << 23,
+        generation: u32::MAX,
+        version: 7 << 32 | 5,
+    };
+    assert_eq!(Flip::decode(&flip.encode()), flip);
+}

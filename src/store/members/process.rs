@@ -1,0 +1,68 @@
+//! What one process has open of a store.
+
+use crate::store::RANGE_LOCKS;
+use std::sync::{Arc, Mutex};
+
+use crate::log::Log;
+use crate::os::process::Identity;
+use crate::record::ParticipantId;
+use crate::slab::Slab;
+use crate::store::members::device::Device;
+use crate::store::members::lock_files::Locks;
+use crate::store::members::recount::Recount;
+use crate::store::members::watch::Watches;
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
+
+/// What one process has open of a store. In the child of a fork, the parent's is leaked and a new
+/// one made.
+pub(crate) struct Process {
+    pub(crate) id: ParticipantId,
+    pub(crate) identity: Identity,
+    pub(in crate::store) locks: Locks,
+    /// Byte-range locks do not exclude the threads of one process: each is paired with a mutex.
+    pub(in crate::store) mutexes: [Mutex<()>; RANGE_LOCKS],
+    /// About which participants `/proc` was asked, and in which second: `second << 12 | number`,
+    /// at the number modulo the length.
+    pub(in crate::store) asked: [AtomicU64; 64],
+    pub(in crate::store) watches: Arc<Watches>,
+    /// The beacon was handed to others, and must not be unlocked.
+    pub(in crate::store) shared: AtomicBool,
+    pub(in crate::store) recount: Mutex<Option<Recount>>,
+    pub(crate) log: Log,
+    pub(in crate::store) device: Device,
+}
+
+impl Process {
+    pub(in crate::store) fn new(
+        id: ParticipantId,
+        identity: Identity,
+        locks: Locks,
+        log: Log,
+        device: Device,
+    ) -> Process {
+        Process {
+            id,
+            identity,
+            locks,
+            shared: AtomicBool::new(false),
+            mutexes: std::array::from_fn(|_| Mutex::new(())),
+            asked: std::array::from_fn(|_| AtomicU64::new(0)),
+            watches: Arc::default(),
+            recount: Mutex::default(),
+            log,
+            device,
+        }
+    }
+
+    /// Says that the participant is gone.
+    pub(in crate::store) fn leave(&self, slab: &Slab) {
+        // Explicitly, because a child between fork and exec may have the descriptors for a while,
+        // and one that lives on the map; but not when they were handed to others on
+        // purpose. A failure leaves it to the closing. The witness first: beside a free
+        // beacon it would be in doubt whether this process lives.
+        if !self.shared.load(Ordering::Relaxed) {
+            slab.unlock_witness(self.id.get());
+            self.locks.unlock_beacon(self.id.get());
+        }
+    }
+}
