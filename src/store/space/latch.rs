@@ -1,5 +1,5 @@
-//! The latch of a value: the writer that has it changes the value, and nobody else does. It is taken
-//! from the dead, and never from the living.
+//! The latch of a value: the writer that has it changes the value, and nobody else does. It is
+//! taken from the dead, and never from the living.
 
 use std::sync::Arc;
 
