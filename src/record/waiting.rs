@@ -18,7 +18,7 @@ pub(crate) trait Waiter {
     type Error;
 
     /// Finds out where the key is; `None`: it is not needed any more.
-    fn settle(&mut self) -> Result<Option<Self::Place>, Self::Error>;
+    fn find_key(&mut self) -> Result<Option<Self::Place>, Self::Error>;
 
     fn wake_word(&self, at: Self::Place) -> &AtomicU32;
 
@@ -72,7 +72,7 @@ fn wait_where<W: Waiter>(
     waiter: &mut W,
     slept: &mut Option<W::Place>,
 ) -> Result<Option<W::Grant>, W::Error> {
-    while let Some(at) = waiter.settle()? {
+    while let Some(at) = waiter.find_key()? {
         // Before looking: a holder that frees a word after that look also changes this. Acquire:
         // pairs with the Release in `wake`, so a waiter that sees it raised sees the word that was
         // freed before.

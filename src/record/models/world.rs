@@ -278,7 +278,7 @@ impl Waiter for Somebody<'_> {
     type Grant = (u32, Word);
     type Error = Never;
 
-    fn settle(&mut self) -> Result<Option<()>, Never> {
+    fn find_key(&mut self) -> Result<Option<()>, Never> {
         Ok(self.is_current().then_some(()))
     }
 

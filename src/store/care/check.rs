@@ -5,6 +5,7 @@
 //! stripe, where they are its own. That two keys have one slot, or that nobody has it, is said only
 //! after it was looked at again: `leaks`.
 
+use crate::store::journal::decided::Journal;
 use std::fmt;
 
 use crate::error::{Error, Result, show_key};
@@ -120,6 +121,9 @@ impl<'s> Inspector<'s> {
             blocks: memory::filled(0, layout.blocks.count as usize).map_err(io)?,
             logged: Vec::new(),
         };
+        if let Err(e) = Journal(self.0).finish_decided() {
+            census.report.problems.push(e.to_string());
+        }
         if OnDevice(self.0).is_unsynced() {
             census.report.problems.push(UNSYNCED.to_string());
         }

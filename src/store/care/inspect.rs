@@ -10,6 +10,7 @@ use crate::store::expiry::left_until;
 use crate::store::holds::standing::standing;
 use crate::store::index::chains::Index;
 use crate::store::index::pieces::Pieces;
+use crate::store::journal::decided::Journal;
 use crate::store::key_entry::KeyEntry;
 use crate::store::members::participants::Members;
 use crate::store::slots::by_slot::Slots;
@@ -54,6 +55,7 @@ impl<'s> Inspector<'s> {
 
     /// How one key stands.
     pub(crate) fn key_info(self, key: &[u8]) -> Result<Option<KeyInfo>> {
+        Journal(self.0).finish_decided()?;
         let hash = Index(self.0).hash(key);
         let guard = Index(self.0).lock_stripe(Index(self.0).stripe_of(hash))?;
         let found = guard.find(key, hash)?;
@@ -66,6 +68,7 @@ impl<'s> Inspector<'s> {
 
     /// How all keys stand, each as it was at some moment of the call.
     pub(crate) fn key_infos(self) -> Result<Vec<KeyInfo>> {
+        Journal(self.0).finish_decided()?;
         let mut infos = Vec::new();
         Pieces(self.0).each_chain(|guard, _, ids| {
             let found = ids.into_iter().filter_map(|id| guard.found(id));
@@ -81,6 +84,7 @@ impl<'s> Inspector<'s> {
 
     /// How many keys there are.
     pub(crate) fn len(self) -> Result<usize> {
+        Journal(self.0).finish_decided()?;
         let mut len = 0;
         Pieces(self.0).each_chain(|guard, _, ids| {
             let found = ids.into_iter().filter_map(|id| guard.found(id));

@@ -1,6 +1,7 @@
 //! What a handle knows of its key: where it lies. Found or made at first use, remembered, and
 //! checked against the slot's generation each time, so a key that was taken away is noticed.
 
+use crate::store::journal::decided::Journal;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -206,7 +207,7 @@ impl Handle {
             return self.locate_and_tag(patience);
         }
         while let Some(found) = Index(&self.store).find(&self.key, self.hash, patience)? {
-            if self.is_in_the_way(found) {
+            if self.may_be_in_the_way(found) {
                 return Ok(None);
             }
             match self.check_found(found)? {
@@ -225,7 +226,7 @@ impl Handle {
     fn locate_and_tag(&self, patience: Patience) -> Result<Option<SlotRef>> {
         let stripe = self.lock_stripe_within(patience)?;
         let found = stripe.find(&self.key, self.hash)?;
-        let Some(found) = found.filter(|found| !self.is_in_the_way(*found)) else {
+        let Some(found) = found.filter(|found| !self.may_be_in_the_way(*found)) else {
             return Ok(None);
         };
         if let Fit::Other(permits) = self.check_found(found)? {
@@ -248,9 +249,10 @@ impl Handle {
             return Ok((spot, None));
         }
         self.check_settings()?;
+        // What is of another kind is judged under the stripe.
         if let Some(found) = Index(&self.store).find_unlocked(&self.key, self.hash, 1)
             && self.tag.is_empty()
-            && !self.is_in_the_way(found)
+            && found.kind == self.kind
             && let Fit::Ours = self.check_found(found)?
         {
             return Ok((self.remember(found), None));
@@ -307,6 +309,9 @@ impl Handle {
         patience: Patience,
     ) -> Claimed<(KeyEntry, Option<Predecessor>)> {
         let mut found = stripe.find(&self.key, self.hash)?;
+        if found.is_some_and(|found| self.is_value_of_others(found)) {
+            Journal(&self.store).finish_decided()?;
+        }
         if let Some(ghost) = found.filter(|found| self.is_in_the_way(*found)) {
             let bucket = Index(&self.store).bucket_of(self.hash);
             let vacant = || Slots(&self.store).is_vacant(ghost);
@@ -344,9 +349,22 @@ impl Handle {
         }
     }
 
+    fn is_value_of_others(&self, found: KeyEntry) -> bool {
+        self.kind != Tenant::Value && found.kind == Tenant::Value
+    }
+
     /// Whether a key is only what is left of a value, where this handle wants something else.
     fn is_in_the_way(&self, found: KeyEntry) -> bool {
-        self.kind != Tenant::Value && Slots(&self.store).is_vacant(found)
+        self.is_value_of_others(found) && Slots(&self.store).is_vacant(found)
+    }
+
+    /// Whether a key is only what is left of a value, or may be, by what was decided and is not
+    /// carried out. In either case it is nothing that this handle looks for. A mere look carries
+    /// nothing out, for that opens the other shards; what makes or takes a key does, and then says
+    /// whether a value is there.
+    fn may_be_in_the_way(&self, found: KeyEntry) -> bool {
+        let undecided = || !Journal(&self.store).nothing_is_decided();
+        self.is_value_of_others(found) && (Slots(&self.store).is_vacant(found) || undecided())
     }
 
     /// Gives a key this handle's tag, if it has one.

@@ -297,7 +297,7 @@ impl<'a> Waiter for Acquiring<'a> {
     type Grant = (Grant, Option<Predecessor>);
     type Error = Error;
 
-    fn settle(&mut self) -> Result<Option<Here<'a>>> {
+    fn find_key(&mut self) -> Result<Option<Here<'a>>> {
         let process = self.handle.store().process()?;
         if self.waiting.is_some() && (self.needless)() {
             return Ok(None);

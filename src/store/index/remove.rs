@@ -1,5 +1,6 @@
 //! Taking keys away: by name, by tag, or all of them.
 
+use crate::store::journal::decided::Journal;
 use std::cell::Cell;
 
 use crate::error::{Result, show_key};
@@ -41,7 +42,11 @@ impl<'s> Removing<'s> {
     ) -> Result<bool> {
         loop {
             let guard = Index(self.0).lock_stripe(stripe)?;
-            let Some(found) = find(&guard)?.filter(|found| wanted(&guard, *found)) else {
+            let found = find(&guard)?;
+            if found.is_some_and(|found| found.kind == Tenant::Value) {
+                Journal(self.0).finish_decided()?;
+            }
+            let Some(found) = found.filter(|found| wanted(&guard, *found)) else {
                 return Ok(false);
             };
             let force = match found.kind {
@@ -93,6 +98,7 @@ impl<'s> Removing<'s> {
         wanted: impl Fn(&StripeGuard<'_>, KeyEntry) -> bool,
     ) -> Result<usize> {
         let mut removed = 0;
+        Journal(self.0).finish_decided()?;
         for stripe in 0..STRIPES {
             // Listed first, so that keys made meanwhile do not keep this going for ever.
             for key in Pieces(self.0).list_stripe(stripe, &wanted)? {

@@ -85,7 +85,7 @@ impl<'g> Retirer<'g> {
             // As after a latch was taken: a dead process may have decided that the idle cell is to
             // be in force.
             if found.kind == Tenant::Value
-                && let Err(error) = Journal(self.0.store).settle()
+                && let Err(error) = Journal(self.0.store).finish_decided()
             {
                 unsettled.set(Some(error));
                 return false;

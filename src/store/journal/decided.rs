@@ -37,7 +37,7 @@ impl<'s> Journal<'s> {
     /// Whether no decided transaction of the cache, of which this store may be a part, waits to be
     /// carried out.
     #[inline]
-    fn is_settled(self) -> bool {
+    pub(in crate::store) fn nothing_is_decided(self) -> bool {
         Journal(Siblings(self.0).home())
             .journal()
             .load(Ordering::Acquire)
@@ -47,24 +47,24 @@ impl<'s> Journal<'s> {
     /// Ends a transaction that was decided and is not carried out. Comes before a value is read,
     /// and after a latch is taken: what is seen then is either all before it or all after it.
     #[inline]
-    pub(crate) fn settle(self) -> Result<()> {
-        match self.is_settled() {
+    pub(crate) fn finish_decided(self) -> Result<()> {
+        match self.nothing_is_decided() {
             true => Ok(()),
-            false => self.settle_slowly(),
+            false => self.finish_slowly(),
         }
     }
 
     /// Carries out what was decided. A reader, or a writer of something else, does not depend on
     /// what the device has of it.
     #[cold]
-    fn settle_slowly(self) -> Result<()> {
+    fn finish_slowly(self) -> Result<()> {
         let _ = Journal(Siblings(self.0).home()).carry_out()?;
         Ok(())
     }
 
     /// Ends a transaction before another one is decided: the journal is empty afterwards.
-    pub(in crate::store) fn settle_for_good(self) -> Result<()> {
-        match self.is_settled() {
+    pub(in crate::store) fn finish_for_good(self) -> Result<()> {
+        match self.nothing_is_decided() {
             true => Ok(()),
             false => Journal(Siblings(self.0).home()).carry_out()?,
         }

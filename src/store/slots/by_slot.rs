@@ -82,10 +82,10 @@ impl<'s> Slots<'s> {
         self.is_still(found).then_some(read)
     }
 
-    /// What the cells of a key say; `None` also if they are damaged. By this it is judged whether
-    /// the key may be removed: what is decided counts as done (T1).
+    /// What the cells of a key say; `None` also if they are damaged. What was decided and is not
+    /// carried out is not in them: to judge by this whether a key may be removed, that is carried
+    /// out before (T1).
     pub(crate) fn content_of(self, found: KeyEntry) -> Option<Content> {
-        Journal(self.0).settle().ok()?;
         let reading = self.read_value(found, &mut ())?.ok()?;
         Some(reading.content)
     }
@@ -139,7 +139,7 @@ impl<'s> Slots<'s> {
         same && self.is_still(found)
     }
 
-    /// Whether a key is a value's and has none, or one that is over.
+    /// Whether a key is a value's and has none, or one that is over, as its cells are now.
     pub(crate) fn is_vacant(self, found: KeyEntry) -> bool {
         if found.kind != Tenant::Value {
             return false;
@@ -188,7 +188,7 @@ impl<'s> Slots<'s> {
         wanted: impl Fn(&Content) -> bool,
     ) -> Result<Option<Vec<u8>>> {
         let mut payload = Vec::new();
-        Journal(self.0).settle()?;
+        Journal(self.0).finish_decided()?;
         loop {
             let Some(Ok(reading)) = self.read_value(found, &mut payload) else {
                 return Ok(None);

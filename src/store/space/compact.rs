@@ -205,7 +205,7 @@ impl<'s> Compactor<'s> {
             Some(growth) => drop(growth),
             None => return Ok(false),
         }
-        Journal(self.0).settle()?;
+        Journal(self.0).finish_decided()?;
         if let Some(known) = known {
             // Nothing that the device has points there either.
             Syncing(self.0).sync_values_since(known)?;

@@ -35,7 +35,7 @@ impl<'s> Writer<'s> {
             payload.clear();
             let Some(content) = latched.current(&mut payload) else {
                 let new = integer_after(key, None, delta, default)?;
-                let known = latched.settle_on_medium()?;
+                let known = latched.sync_before_change()?;
                 // All cells have room for the digits; what was there may be over, and in the log.
                 let dead = write_integer(&latched, Content::ABSENT, &[], new);
                 latched.end(dead.flatten(), known)?;
@@ -52,7 +52,7 @@ impl<'s> Writer<'s> {
             }
             let new = integer_after(key, Some(&payload), delta, default)?;
             if matches!(content.form, Form::Inline { .. }) {
-                let known = latched.settle_on_medium()?;
+                let known = latched.sync_before_change()?;
                 if let Some(dead) = write_integer(&latched, content, &tag, new) {
                     latched.end(dead, known)?;
                     return Ok(new);

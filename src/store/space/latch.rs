@@ -131,7 +131,7 @@ impl Latched<'_> {
     /// the compactor does not. Nothing is known of the device after a sync that failed: then
     /// nothing is written there.
     #[inline]
-    pub(crate) fn settle_on_medium(&self) -> Result<Option<Known>> {
+    pub(crate) fn sync_before_change(&self) -> Result<Option<Known>> {
         let Some(known) = OnDevice(self.store).known_if_durable()? else {
             return Ok(None);
         };
@@ -261,7 +261,7 @@ impl<'s> Latches<'s> {
         };
         // Before anything is read or written: a dead process's transaction may have decided about
         // this value.
-        Journal(self.0).settle()?;
+        Journal(self.0).finish_decided()?;
         Ok(latched)
     }
 }

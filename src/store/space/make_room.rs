@@ -279,7 +279,7 @@ impl<'s> Space<'s> {
     /// Removes values that are over, and what is left of deleted ones. How many were over.
     pub(crate) fn expire(self) -> Result<usize> {
         // Otherwise nobody knows of any value whether it is over.
-        Journal(self.0).settle()?;
+        Journal(self.0).finish_decided()?;
         let expired = Removing(self.0).remove_all(|_, found| Slots(self.0).is_expired(found))?;
         Removing(self.0).remove_all(|_, found| Slots(self.0).is_vacant(found))?;
         Ok(expired)

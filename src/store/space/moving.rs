@@ -96,7 +96,7 @@ impl<'s> Mover<'s> {
             };
             if is_settled || mine.iter().any(|latched| latched.found.id == id) {
                 // A dead process may have decided that the idle cell is to be in force.
-                Journal(self.0).settle()?;
+                Journal(self.0).finish_decided()?;
                 return self.write_anew(found, closed);
             }
             if begun.get_or_insert_with(Instant::now).elapsed() > LATCH_PATIENCE {

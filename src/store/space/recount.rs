@@ -72,7 +72,7 @@ impl<'s> Recounting<'s> {
         let Ok(mut recount) = self.0.process()?.recount.try_lock() else {
             return Ok(Counted::AsKnown);
         };
-        Journal(self.0).settle()?;
+        Journal(self.0).finish_decided()?;
         let slots = self.0.slab.allocated(Growing::Slots);
         let count = match &mut *recount {
             Some(count) => count,

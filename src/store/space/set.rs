@@ -150,7 +150,9 @@ impl<'s> Writer<'s> {
             Form::Inline { .. } => (new.tag, new.value),
             _ => (&[][..], &[][..]),
         };
-        let known = latched.settle_on_medium().inspect_err(|_| wasted(place))?;
+        let known = latched
+            .sync_before_change()
+            .inspect_err(|_| wasted(place))?;
         let dead = latched.write(content, tag, value);
         latched.note_stored();
         latched.end(dead, known)?;
@@ -220,7 +222,7 @@ impl<'s> Writer<'s> {
         };
         let mut value = Vec::new();
         let whole = !read || self.value_under_latch(key, &latched, &mut value)?.is_some();
-        let known = latched.settle_on_medium()?;
+        let known = latched.sync_before_change()?;
         let dead = latched.write(Content::ABSENT, &[], &[]);
         if !whole {
             self.0.count_damaged();
@@ -243,7 +245,7 @@ impl<'s> Writer<'s> {
             return Ok(false);
         };
         let content = Content { expires_ms, ..old };
-        let known = latched.settle_on_medium()?;
+        let known = latched.sync_before_change()?;
         let dead = match content.form {
             Form::Inline { len } => {
                 let (tag, value) = payload.split_at(content.tag_len);

@@ -203,7 +203,7 @@ struct Decision {
 impl Part<'_> {
     /// Fills the idle cell.
     fn prepare(&mut self) -> Result<Flip> {
-        self.latched.settle_on_medium()?;
+        self.latched.sync_before_change()?;
         let (content, tag, value) = match (&self.now, self.place) {
             (None, _) => (Content::ABSENT, &[][..], &[][..]),
             (Some(now), place) => {

@@ -76,7 +76,7 @@ impl<'a> Ongoing<'a> {
         }
         Deadlocks(home).check_no_transaction()?;
         let alone = Ranges(home).lock_transactions()?;
-        Journal(home).settle_for_good()?;
+        Journal(home).finish_for_good()?;
         Ok(Ongoing {
             _noted: Deadlocks(home).note_transaction(),
             home,

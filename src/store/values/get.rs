@@ -103,7 +103,7 @@ impl<'s> Values<'s> {
     /// Whether there is a value, and what is said of it without its bytes.
     pub(crate) fn peek_value(self, key: &[u8]) -> Result<Option<Content>> {
         check_lengths(key, &[])?;
-        Journal(self.0).settle()?;
+        Journal(self.0).finish_decided()?;
         let hash = Index(self.0).hash(key);
         while let Some(found) = self.find_value(key, hash)? {
             if let Some(read) = Slots(self.0).read_value(found, &mut ()) {
@@ -124,7 +124,7 @@ impl<'s> Values<'s> {
         mut tag: Option<&mut Vec<u8>>,
     ) -> Result<Option<u64>> {
         check_lengths(key, &[])?;
-        Journal(self.0).settle()?;
+        Journal(self.0).finish_decided()?;
         let hash = Index(self.0).hash(key);
         while let Some(found) = self.find_value(key, hash)? {
             let Some(read) = Slots(self.0).read_value(found, into) else {
@@ -239,6 +239,7 @@ impl<'s> Values<'s> {
 
     /// The keys of all values of a stripe.
     pub(crate) fn keys_of_values(self, stripe: u32) -> Result<Vec<Vec<u8>>> {
+        Journal(self.0).finish_decided()?;
         Pieces(self.0).list_stripe(stripe, |_, found| {
             found.kind == Tenant::Value && !Slots(self.0).is_vacant(found)
         })

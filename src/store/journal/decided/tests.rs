@@ -30,6 +30,28 @@ pub(crate) fn decided_by_a_dead_one(dir: &Path, shards: usize) {
 }
 
 pub(crate) fn decided(dir: &Path, shards: usize, value: &[u8]) {
+    let new = New {
+        value,
+        tag: &[],
+        expires_ms: 0,
+    };
+    decided_of_each(dir, shards, |ongoing, shard, store, key| {
+        ongoing.set(shard, store, key, &new).unwrap();
+    });
+}
+
+fn deletion_decided(dir: &Path, shards: usize) {
+    decided_of_each(dir, shards, |ongoing, shard, store, key| {
+        assert!(ongoing.delete(shard, store, key).unwrap());
+    });
+}
+
+/// Somebody changes all keys at once, and dies before any of it is carried out.
+fn decided_of_each(
+    dir: &Path,
+    shards: usize,
+    change: impl for<'a> Fn(&mut Ongoing<'a>, usize, &'a Arc<Store>, &[u8]),
+) {
     let cache = FanoutCache::open(dir, shards).unwrap();
     let shard = |number| {
         let dir = shard_dir(dir, shards, number);
@@ -40,15 +62,7 @@ pub(crate) fn decided(dir: &Path, shards: usize, value: &[u8]) {
     let mut ongoing = Ongoing::begin(&stores[0]).unwrap();
     for number in KEYS {
         let shard = cache.shard_number(key(number).as_bytes());
-        let new = New {
-            value,
-            tag: &[],
-            expires_ms: 0,
-        };
-        let store = &stores[shard];
-        ongoing
-            .set(shard, store, key(number).as_bytes(), &new)
-            .unwrap();
+        change(&mut ongoing, shard, &stores[shard], key(number).as_bytes());
     }
     ongoing.abandon(false, true).unwrap();
     stores.iter().for_each(|store| store.die());
@@ -138,8 +152,8 @@ fn a_list_that_is_damaged_takes_nothing_with_it() {
     bytes[len_at..len_at + 4].copy_from_slice(&150_000_u32.to_le_bytes());
     std::fs::write(&segment, bytes).unwrap();
     let before = Segments(&store).usage().unwrap();
-    Journal(&store).settle().unwrap();
-    assert!(Journal(&store).is_settled());
+    Journal(&store).finish_decided().unwrap();
+    assert!(Journal(&store).nothing_is_decided());
     assert_eq!(Segments(&store).usage().unwrap(), before);
     KEYS.for_each(|number| {
         assert!(
@@ -159,8 +173,8 @@ fn a_journal_that_leads_to_a_value_takes_nothing_of_it() {
     Journal(&store)
         .journal()
         .store(value.bits(), Ordering::Relaxed);
-    Journal(&store).settle().unwrap();
-    assert!(Journal(&store).is_settled());
+    Journal(&store).finish_decided().unwrap();
+    assert!(Journal(&store).nothing_is_decided());
     assert_eq!(Segments(&store).usage().unwrap(), before);
 }
 
@@ -209,6 +223,58 @@ fn a_key_of_which_a_value_was_decided_is_in_the_way_of_a_lock() {
     let cache = FanoutCache::open(dir.path(), 1).unwrap();
     let lock = Lock::new(&cache, key(0));
     assert!(matches!(lock.acquire(), Err(Error::KindMismatch { .. })));
+    is_done(&cache);
+}
+
+#[test]
+fn a_key_of_which_the_deletion_was_decided_is_not_in_the_way_of_a_lock() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = FanoutCache::open(dir.path(), 1).unwrap();
+    for number in KEYS {
+        cache.set(key(number), "value").unwrap();
+    }
+    deletion_decided(dir.path(), 1);
+    let lock = Lock::new(&cache, key(0));
+    drop(lock.acquire().unwrap());
+}
+
+#[test]
+fn what_was_decided_is_counted_listed_and_removed() {
+    let after = |look: fn(&Cache) -> usize| {
+        let dir = tempfile::tempdir().unwrap();
+        decided_by_a_dead_one(dir.path(), 3);
+        look(&FanoutCache::open(dir.path(), 3).unwrap())
+    };
+    let looks: [fn(&Cache) -> usize; 6] = [
+        |cache| cache.len().unwrap(),
+        |cache| cache.keys().unwrap().len(),
+        |cache| cache.into_iter().count(),
+        |cache| cache.clear().unwrap(),
+        |cache| cache.check().unwrap().keys,
+        |cache| {
+            let removed = KEYS.filter(|number| cache.remove(key(*number)).unwrap());
+            removed.count()
+        },
+    ];
+    for (which, look) in looks.into_iter().enumerate() {
+        assert_eq!(after(look), KEYS.len(), "look {which}");
+    }
+}
+
+/// To carry it out the other shards would be opened.
+#[test]
+fn a_look_at_a_lock_carries_nothing_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = FanoutCache::open(dir.path(), 1).unwrap();
+    cache.set(key(0), "value").unwrap();
+    decided_by_a_dead_one(dir.path(), 1);
+    for number in [0, 1] {
+        let lock = Lock::new(&cache, key(number));
+        assert!(!lock.is_locked().unwrap());
+        assert!(lock.holder().unwrap().is_none());
+    }
+    let store = open::open_apart(dir.path(), Options::default().settings()).unwrap();
+    assert!(!Journal(&store).nothing_is_decided());
     is_done(&cache);
 }
 
