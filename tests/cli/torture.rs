@@ -75,7 +75,7 @@ fn a_place_that_cannot_be_and_numbers_that_make_no_sense_are_refused() {
     fs::write(shop.path("file"), "").unwrap();
     let nowhere = shop.path("file/nowhere");
     let outcome = shop.run(&["torture", "--dir", &nowhere]);
-    outcome.complains(1, &["nowhere", "--dir"]);
+    outcome.complains(125, &["nowhere", "--dir"]);
     for typo in [
         ["--processes", "0"],
         ["--kills", "none"],

@@ -5,7 +5,7 @@ use std::{fmt::Display, path::Path};
 use slablock::CheckReport;
 
 use crate::{
-    failure::{FAILED, Failure},
+    failure::{Failure, NO},
     output::{Unwritten, print_done, print_line},
     place,
     sight::Sight,
@@ -53,7 +53,7 @@ pub fn check(dir: &Path) -> Result<u8, Failure> {
         true => ("sound", 0),
         false => (
             "not sound: stop the programs that use it, then `slablock repair`",
-            FAILED,
+            NO,
         ),
     };
     lines.push(verdict.to_owned());
@@ -88,7 +88,6 @@ pub fn adopt(dir: &Path) -> Result<u8, Failure> {
 /// The failure of asking for a key that is not there.
 pub fn no_such_key(dir: &Path, key: &[u8]) -> Failure {
     let (name, dir) = (quoted(key), dir.display());
-    Failure::new(format!(
-        "there is no key {name} in {dir}; `slablock status` lists those there are"
-    ))
+    let why = format!("there is no key {name} in {dir}; `slablock status` lists those there are");
+    Failure::with_status(NO, why)
 }

@@ -4,7 +4,13 @@ use std::{path::Path, time::Duration};
 
 use slablock::{Averager, Cache};
 
-use crate::{failure::Failure, output::print_line, place, sight::Sight, text};
+use crate::{
+    failure::{Failure, NO},
+    output::print_line,
+    place,
+    sight::Sight,
+    text,
+};
 
 /// A value to add, and to what.
 pub struct Addition {
@@ -50,7 +56,6 @@ fn averager(cache: &Cache, key: &[u8]) -> Averager {
 
 fn no_values(key: &[u8]) -> Failure {
     let name = text::quoted(key);
-    Failure::new(format!(
-        "{name} has no values yet; add one with `slablock average add`"
-    ))
+    let why = format!("{name} has no values yet; add one with `slablock average add`");
+    Failure::with_status(NO, why)
 }

@@ -14,14 +14,13 @@ use slablock::Error;
 
 use crate::{text, users};
 
-/// Absent, unsound, or not possible.
-pub const FAILED: u8 = 1;
-/// Of a question about a value: no. It is not there, or is there already.
+/// No: it is not there, or is there already, or is not sound. Never a failure.
 pub const NO: u8 = 1;
 /// Typed wrongly.
 pub const USAGE: u8 = 2;
-/// `run` itself failed, as opposed to the command that it runs (`env` and `timeout` use the same).
-pub const RUN_FAILED: u8 = 125;
+/// `slablock` itself failed, as opposed to the command that it runs (`env` and `timeout` use the
+/// same).
+pub const FAILED: u8 = 125;
 /// The command was found but could not be started.
 pub const NOT_EXECUTABLE: u8 = 126;
 /// There is no such command.
@@ -35,12 +34,10 @@ pub struct Failure {
     /// `None`: nothing is printed.
     message: Option<String>,
     status: u8,
-    /// The status is the user's own choice.
-    chosen: bool,
 }
 
 impl Failure {
-    /// A failure with the status of everything but `run`.
+    /// A failure of `slablock` itself.
     pub fn new(message: impl Display) -> Failure {
         Failure::with_status(FAILED, message)
     }
@@ -49,7 +46,6 @@ impl Failure {
         Failure {
             message: Some(message.to_string()),
             status,
-            chosen: false,
         }
     }
 
@@ -58,27 +54,6 @@ impl Failure {
         Failure {
             message: None,
             status,
-            chosen: false,
-        }
-    }
-
-    /// Keeps its status whatever it is: the user chose it.
-    pub fn chosen(self) -> Failure {
-        Failure {
-            chosen: true,
-            ..self
-        }
-    }
-
-    /// This failure with status 125 in place of 1, unless the user chose it: from `run`, 1 would
-    /// look like the command's own status, and from a question about a value, 1 is an answer.
-    pub fn of_run(self) -> Failure {
-        match self.status {
-            FAILED if !self.chosen => Failure {
-                status: RUN_FAILED,
-                ..self
-            },
-            _ => self,
         }
     }
 

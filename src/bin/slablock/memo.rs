@@ -20,7 +20,7 @@ use slablock::{Cache, SetOptions};
 use crate::{
     capture::{Capture, OUTPUT_BYTES_MAX, no_memory},
     child::{self, Child, Streams},
-    failure::{Failure, RUN_FAILED},
+    failure::{FAILED, Failure},
     nesting,
     output::{Unwritten, print},
     passed::Passed,
@@ -90,10 +90,6 @@ impl From<Failure> for Unkept {
 
 /// Replays the command, or runs it, and returns the status to exit with.
 pub fn memo(dir: &Path, plan: &MemoPlan) -> Result<u8, Failure> {
-    memo_guarded(dir, plan).map_err(Failure::of_run)
-}
-
-fn memo_guarded(dir: &Path, plan: &MemoPlan) -> Result<u8, Failure> {
     let signals = Signals::block(signals::catchable())?;
     // Nothing is held, so the signals may simply end this process. So they may a waiter.
     let cache = signals.let_through(|| place::open_or_create(dir))??;
@@ -217,7 +213,7 @@ impl<'a> Said<'a> {
             Err(unwritten) => {
                 text::complain(unwritten);
                 match self.status {
-                    0 => RUN_FAILED,
+                    0 => FAILED,
                     status => status,
                 }
             }
@@ -238,7 +234,7 @@ impl Run<'_> {
         // If a signal has asked for an end meanwhile, the command is not started at all.
         if let Some(number) = self.signals.end_requested()? {
             let status = SIGNALLED + number as u8;
-            return Err(Failure::silent(status).chosen().into());
+            return Err(Failure::silent(status).into());
         }
         let (mut child, mut capture) = self.start()?;
         let ended = match self.attend(&mut child, &mut capture) {
@@ -270,7 +266,7 @@ impl Run<'_> {
         let replay = || outcome.map(|outcome| outcome.said().replay());
         let replayed = self.signals.let_through(replay);
         let done = replayed.map_err(Failure::from).and_then(|done| done);
-        let status = done.unwrap_or_else(|failure| failure.of_run().tell());
+        let status = done.unwrap_or_else(|failure| failure.tell());
         process::exit(status.into())
     }
 

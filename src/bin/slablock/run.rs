@@ -69,10 +69,6 @@ pub enum Talk {
 
 /// Runs the command under the hold and returns the status to exit with.
 pub fn run(dir: &Path, plan: &RunPlan) -> Result<u8, Failure> {
-    run_guarded(dir, plan).map_err(Failure::of_run)
-}
-
-fn run_guarded(dir: &Path, plan: &RunPlan) -> Result<u8, Failure> {
     let signals = Signals::block(signals::catchable())?;
     let started = Instant::now();
     let cache = open(dir, plan, &signals, started)?;
@@ -148,7 +144,7 @@ fn refuse_ancestor(cache: &Cache, plan: &RunPlan) -> Result<(), Failure> {
     };
     let name = plan.name();
     Err(Failure::with_status(
-        failure::RUN_FAILED,
+        failure::FAILED,
         format!(
             "waiting for {name} would never end: {why}; use another key for one of the two, or limit \
              the wait with --timeout"
@@ -342,7 +338,7 @@ pub fn status_of(status: ExitStatus) -> u8 {
         (Some(code), _) => code as u8,
         (None, Some(signal)) => SIGNALLED + signal as u8,
         // Neither ended nor killed: wait never says so.
-        (None, None) => failure::RUN_FAILED,
+        (None, None) => failure::FAILED,
     }
 }
 
@@ -353,11 +349,10 @@ impl RunPlan {
 
     /// The failure when the key was not available in time.
     fn conflict(&self, message: String) -> Failure {
-        let failure = match self.talk {
+        match self.talk {
             Talk::Quiet => Failure::silent(self.conflict_status),
             _ => Failure::with_status(self.conflict_status, message),
-        };
-        failure.chosen()
+        }
     }
 
     fn say(&self, from: Talk, message: impl FnOnce() -> String) {

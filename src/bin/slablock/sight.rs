@@ -24,15 +24,7 @@ impl Sight {
     /// Opens the store in `dir`; `None`: there is none yet. Waits for a process that is making or
     /// mending the store for a moment only: the user may be looking for just that process.
     pub fn open(dir: &Path) -> Result<Option<Sight>, Failure> {
-        Sight::open_or(dir, Failure::new(opening::in_vain(dir, AT_ONCE)))
-    }
-
-    /// Opens it for a command of which status 1 is an answer.
-    pub fn open_to_ask(dir: &Path) -> Result<Option<Sight>, Failure> {
-        Sight::open_or(dir, Failure::new(opening::in_vain(dir, AT_ONCE)).of_run())
-    }
-
-    fn open_or(dir: &Path, in_vain: Failure) -> Result<Option<Sight>, Failure> {
+        let in_vain = Failure::new(opening::in_vain(dir, AT_ONCE));
         let opened = within(Instant::now() + AT_ONCE, in_vain, || place::try_open(dir))??;
         let Some(opened) = opened else {
             return Ok(None);

@@ -122,7 +122,7 @@ impl Task {
     pub fn carry_out(self) -> Result<u8, Failure> {
         match self {
             Task::InStore(dir, task) => task.carry_out_in(dir),
-            Task::KeepTree(args) => tree::keep(args).map_err(Failure::of_run),
+            Task::KeepTree(args) => tree::keep(args),
             Task::Demo => demo::demo(),
             Task::DemoWorker(dir, args) => demo::work(&dir, &args),
             Task::Torture(plan) => torture::torture(&plan),
@@ -133,15 +133,9 @@ impl Task {
 
 impl StoreTask {
     fn carry_out_in(self, named: Option<PathBuf>) -> Result<u8, Failure> {
-        let chosen = Chosen::new(named).and_then(|chosen| {
-            chosen.get_ready(self.makes_a_store())?;
-            Ok(chosen)
-        });
-        match chosen {
-            Ok(chosen) => self.carry_out(chosen.dir()),
-            Err(failure) if self.has_status_1_for_an_answer() => Err(failure.of_run()),
-            Err(failure) => Err(failure),
-        }
+        let chosen = Chosen::new(named)?;
+        chosen.get_ready(self.makes_a_store())?;
+        self.carry_out(chosen.dir())
     }
 
     /// Whether it makes a store if there is none.
@@ -154,22 +148,6 @@ impl StoreTask {
                 | StoreTask::Add(_)
                 | StoreTask::Incr(_)
                 | StoreTask::AverageAdd(_)
-        )
-    }
-
-    /// Whether status 1 is a command's own, or says no: then it never means that slablock failed.
-    fn has_status_1_for_an_answer(&self) -> bool {
-        matches!(
-            self,
-            StoreTask::Run(_)
-                | StoreTask::Memo(_)
-                | StoreTask::Get(_)
-                | StoreTask::Set(_)
-                | StoreTask::Add(_)
-                | StoreTask::Incr(_)
-                | StoreTask::Pop(_)
-                | StoreTask::Delete(_)
-                | StoreTask::Touch(..)
         )
     }
 

@@ -56,15 +56,14 @@ pub enum Upkeep {
 }
 
 pub fn get(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
-    let got = Sight::open_to_ask(dir).and_then(|place| match place {
-        Some(place) => place.get(key),
-        None => check_length(key).map(|()| None),
-    });
-    let answer = got.and_then(|value| match value {
+    let value = match Sight::open(dir)? {
+        Some(place) => place.get(key)?,
+        None => check_length(key).map(|()| None)?,
+    };
+    match value {
         Some(value) => Ok(print(value).map(|()| 0)?),
         None => Ok(NO),
-    });
-    answer.map_err(Failure::of_run)
+    }
 }
 
 /// Takes the value away once it is written: in a transaction, so that no other process changes or
@@ -138,11 +137,10 @@ fn ask(
     key: &[u8],
     work: impl FnOnce(&Cache) -> Result<u8, Failure>,
 ) -> Result<u8, Failure> {
-    let answer = place::open(dir).and_then(|cache| match cache {
+    match place::open(dir)? {
         Some(cache) => work(&cache),
         None => check_length(key).map(|()| NO),
-    });
-    answer.map_err(Failure::of_run)
+    }
 }
 
 /// What a store would say of a key that cannot be one.
@@ -155,9 +153,7 @@ fn check_length(key: &[u8]) -> Result<(), Failure> {
 
 /// Does something for which a store is made if there is none.
 fn change(dir: &Path, work: impl FnOnce(&Cache) -> Result<u8, Failure>) -> Result<u8, Failure> {
-    place::open_or_create(dir)
-        .and_then(|cache| work(&cache))
-        .map_err(Failure::of_run)
+    place::open_or_create(dir).and_then(|cache| work(&cache))
 }
 
 fn answer(yes: bool) -> u8 {
