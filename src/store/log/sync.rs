@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use nix::errno::Errno;
 
 use crate::error::{Error, Result};
-use crate::log::medium::Note;
+use crate::log::medium::{Medium, Note};
 use crate::log::{Location, Log};
 use crate::os::file;
 use crate::slab::Slab;
@@ -35,7 +35,7 @@ fn write_once_more(slab: &Slab, log: &Log) -> Result<()> {
         Some((place, Some(bytes)))
     });
     for (place, bytes) in values.chain(list) {
-        match log.write_once_more(place, bytes) {
+        match Medium(log).write_once_more(place, bytes) {
             // What cannot be read was on the device only, and is told when it is asked for.
             Err(e) if e.raw_os_error() == Some(Errno::EIO as i32) => {
                 slab.header().damaged.fetch_add(1, Ordering::Relaxed);
@@ -58,7 +58,8 @@ pub(in crate::store) fn sync_alone(slab: &Slab) -> Result<Option<String>> {
         write_once_more(slab, &log)?;
         let io = |e| Error::io("sync", log.dir(), e);
         for number in log.numbers().map_err(io)? {
-            log.sync(number, &|e| note_failed(slab, e)).map_err(io)?;
+            let synced = Medium(&log).sync(number, &|e| note_failed(slab, e));
+            synced.map_err(io)?;
         }
     }
     slab.sync()?;
@@ -95,7 +96,7 @@ impl<'s> Syncing<'s> {
         let process = self.0.process()?;
         self.see_what_is_made_good(process)?;
         let slab = self.0.slab.file()?;
-        let synced = process.log.syncs().sync(SLAB_NUMBER, || {
+        let synced = Medium(&process.log).syncs().sync(SLAB_NUMBER, || {
             let fresh = process.device.fresh.lock();
             let fresh = fresh.unwrap_or_else(PoisonError::into_inner);
             crash_point();
@@ -111,28 +112,28 @@ impl<'s> Syncing<'s> {
 
     /// Waits until a segment, and its name, are on the device. `false`: there is no such segment.
     pub(crate) fn sync_segment(self, number: u32) -> Result<bool> {
-        self.sync_in_log(number, Log::sync)
+        self.sync_in_log(number, Medium::sync)
     }
 
     /// Waits until the bytes of a segment are on the device. `false`: there is no such segment.
     fn sync_segment_bytes(self, number: u32) -> Result<bool> {
-        self.sync_in_log(number, Log::sync_bytes)
+        self.sync_in_log(number, Medium::sync_bytes)
     }
 
     /// Waits until the name of a segment is on the device.
     pub(crate) fn sync_segment_name(self, number: u32) -> Result<()> {
-        self.sync_in_log(number, Log::sync_name).map(drop)
+        self.sync_in_log(number, Medium::sync_name).map(drop)
     }
 
     fn sync_in_log(
         self,
         number: u32,
-        sync: impl FnOnce(&Log, u32, Note<'_>) -> io::Result<()>,
+        sync: impl FnOnce(Medium<'s>, u32, Note<'_>) -> io::Result<()>,
     ) -> Result<bool> {
         let process = self.0.process()?;
         self.see_what_is_made_good(process)?;
         let log = &process.log;
-        match sync(log, number, &|e| note_failed(&self.0.slab, e)) {
+        match sync(Medium(log), number, &|e| note_failed(&self.0.slab, e)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
             other => other
                 .map(|()| true)
@@ -157,7 +158,7 @@ impl<'s> Syncing<'s> {
             return Ok(());
         }
         let log = &self.0.process()?.log;
-        let synced = log.sync_names(&|e| note_failed(&self.0.slab, e));
+        let synced = Medium(log).sync_names(&|e| note_failed(&self.0.slab, e));
         synced.map_err(|e| Error::io("sync", log.dir(), e))
     }
 
