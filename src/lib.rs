@@ -96,7 +96,7 @@ pub use crate::{
 #[cfg(not(loom))]
 #[doc(hidden)]
 pub fn refused_fs(path: &std::path::Path) -> std::io::Result<Option<&'static str>> {
-    os::file::fs_magic(path).map(os::file::incoherent_fs)
+    os::file_system::fs_magic(path).map(os::file_system::incoherent_fs)
 }
 
 // The laws of the fuzz targets, and what they have found, run as tests of the library: they may set

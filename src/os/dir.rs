@@ -1,6 +1,8 @@
 //! Files by their names in a directory that is open: found wherever the directory is moved to, and
 //! never those of another one that was put in its place. No link is followed, see [`mod@file`].
 
+mod by_path;
+
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -8,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
+pub(crate) use by_path::{create_dir, sync_above, sync_dir};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat, fstatat, mkdirat};

@@ -14,6 +14,7 @@ pub(crate) mod clock;
 pub(crate) mod dir;
 pub(crate) mod fdinfo;
 pub(crate) mod file;
+pub(crate) mod file_system;
 #[allow(unsafe_code)]
 pub(crate) mod fork;
 #[allow(unsafe_code)]

@@ -21,7 +21,7 @@ use std::time::Duration;
 use super::{SHARDS_MAX, shard_name, shard_path};
 use crate::error::{Error, Result};
 use crate::log::LOG;
-use crate::os::dir::names;
+use crate::os::dir::{names, sync_above, sync_dir};
 use crate::os::file::{self, Likeness, NameSeen};
 use crate::slab::header::CACHE_OFFSET;
 use crate::store::members::lock_files::{self, Locks};
@@ -207,7 +207,7 @@ fn restore(dir: &Path, record: Record, like: Likeness) -> Result<()> {
             true => std::fs::remove_file(&new),
             false => std::fs::rename(&new, &path),
         }?;
-        file::sync_dir(dir)
+        sync_dir(dir)
     };
     put_back().map_err(|e| {
         // On a full disk, say: what was begun is nobody's.
@@ -299,11 +299,11 @@ pub(super) fn make_record(
     write_record(&new, &record.encode(), like).map_err(io("write", &new))?;
     // An opener that finds the record takes that for done. The maker of the directory may have died
     // before.
-    file::sync_above(dir).map_err(io("sync", dir))?;
+    sync_above(dir).map_err(io("sync", dir))?;
     crash_point();
     std::fs::rename(&new, &path).map_err(io("write", &path))?;
     // Before there are shards: without the record they would be strangers.
-    file::sync_dir(dir).map_err(io("sync", dir))?;
+    sync_dir(dir).map_err(io("sync", dir))?;
     Ok(record)
 }
 

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::log::LOG;
-use crate::os::dir::names;
-use crate::os::file::{self, NameSeen};
+use crate::os::dir::{create_dir, names};
+use crate::os::file::NameSeen;
+use crate::os::file_system::{fs_magic, incoherent_fs};
 use crate::os::fork::{Inherited, Registry};
 use crate::os::{futex, range_lock};
 use crate::slab::Slab;
@@ -189,7 +190,7 @@ pub(crate) fn prepare_dir(dir: &Path, settings: &Settings) -> Result<()> {
             // Search permission comes with read permission.
             let mode = settings.new_mode();
             let mode = mode | (mode & 0o444) >> 2;
-            file::create_dir(dir, mode).map_err(|e| Error::io("create", dir, e))
+            create_dir(dir, mode).map_err(|e| Error::io("create", dir, e))
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => Err(not_a_store(
             dir,
@@ -206,9 +207,9 @@ fn refuse_network_fs(dir: &Path, above: &Path, settings: &Settings) -> Result<()
     }
     let magic = match settings.fs_magic {
         Some(injected) => injected,
-        None => file::fs_magic(above).map_err(|e| Error::io("find the file system of", dir, e))?,
+        None => fs_magic(above).map_err(|e| Error::io("find the file system of", dir, e))?,
     };
-    match file::incoherent_fs(magic) {
+    match incoherent_fs(magic) {
         Some(fs) => Err(Error::UnsupportedFs {
             path: dir.to_path_buf(),
             fs: fs.to_string(),

@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::os::dir::{sync_above, sync_dir};
 use crate::os::file;
 use crate::os::file::retry;
 use crate::os::identity::FileIdentity;
@@ -198,9 +199,9 @@ pub(in crate::store) fn initialise(
     sync::sync_alone(&slab)?;
     // The name, too: a store that is gone after a power failure would begin its tokens again.
     let io = |e| Error::io("sync", dir, e);
-    file::sync_dir(dir).map_err(io)?;
+    sync_dir(dir).map_err(io)?;
     // The maker of the directory may have died before that.
-    file::sync_above(dir).map_err(io)?;
+    sync_above(dir).map_err(io)?;
     // Another store in this place may have granted tokens before. After the header is on the
     // device: a slab without one that is not blank would be taken for damaged. Should the power
     // fail here, a rebuild does the same.
