@@ -1,17 +1,22 @@
-//! A re-entrant lock.
+//! A re-entrant lock. Which ones a thread has, and how deep, is noted in `notes`.
 
-use std::cell::{Cell, RefCell};
+mod notes;
+
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(any(fuzzing, test))]
+pub(crate) use notes::forget_thread;
+use notes::{DEPTH, Key, WORD, find, is_hold_of_last, note_own};
+
 use crate::cache::Cache;
 use crate::error::Result;
 use crate::key::AsKey;
 use crate::os::fork;
-use crate::record::{Hold, Word};
+use crate::record::Hold;
 use crate::slab::Tenant;
 use crate::store::holds::fast::Grant;
 use crate::store::holds::fast::Holding;
@@ -49,58 +54,6 @@ use crate::types::{Holder, Predecessor, Token};
 #[derive(Clone)]
 pub struct RLock {
     handle: Arc<Handle>,
-}
-
-/// A lock that this thread has, and how many times.
-#[derive(Clone, Copy)]
-struct Own {
-    key: Key,
-    word: Word,
-    depth: u32,
-}
-
-/// Which lock: its store (an address may be another's after a store was closed), the address of its
-/// hold, and the process, for a forked child has its parent's notes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Key {
-    store: u64,
-    hold: usize,
-    epoch: u32,
-}
-
-impl Key {
-    #[inline(always)]
-    fn of(handle: &Handle, hold: &Hold) -> Key {
-        Key {
-            store: handle.store().serial(),
-            hold: address(hold),
-            epoch: fork::epoch(),
-        }
-    }
-}
-
-#[inline(always)]
-fn address(hold: &Hold) -> usize {
-    std::ptr::from_ref(hold).addr()
-}
-
-// The depth is kept by the owner: nobody else needs it, and it goes with the thread. The lock used
-// last lies apart, where a nested acquire finds it without a search, and field by field: going one
-// level deeper or up touches only the depth. (Written and read as a whole, it would cost a failed
-// store-forwarding each time.)
-thread_local! {
-    static STORE: Cell<u64> = const { Cell::new(0) };
-    static HOLD: Cell<usize> = const { Cell::new(0) };
-    static EPOCH: Cell<u32> = const { Cell::new(0) };
-    static WORD: Cell<Word> = const { Cell::new(Word::from_bits(0)) };
-    /// 0: no lock was used last.
-    static DEPTH: Cell<u32> = const { Cell::new(0) };
-    /// How many others there are: as a rule none, and no need to look for one.
-    static OTHERS_LEN: Cell<usize> = const { Cell::new(0) };
-    /// Without a destructor, so that guards in other thread-local variables still find it; that is
-    /// why it does not stay allocated while it is empty.
-    static OTHERS: ManuallyDrop<RefCell<Vec<Own>>> =
-        const { ManuallyDrop::new(RefCell::new(Vec::new())) };
 }
 
 impl RLock {
@@ -266,98 +219,6 @@ impl fmt::Debug for RLock {
     }
 }
 
-#[inline(always)]
-fn is_last(key: Key) -> bool {
-    HOLD.get() == key.hold
-        && STORE.get() == key.store
-        && EPOCH.get() == key.epoch
-        && DEPTH.get() > 0
-}
-
-/// Whether this thread has the lock, as far as it knows; if so, it is the one used last afterwards.
-#[inline(always)]
-fn find(key: Key) -> bool {
-    is_last(key) || (OTHERS_LEN.get() > 0 && find_among_others(key))
-}
-
-#[cold]
-#[inline(never)]
-fn find_among_others(key: Key) -> bool {
-    let found = with_others(|others| {
-        let at = others.iter().position(|own| own.key == key)?;
-        let found = others.swap_remove(at);
-        if others.is_empty() {
-            *others = Vec::new();
-        }
-        Some(found)
-    });
-    if let Some(own) = found {
-        set_last(own);
-    }
-    found.is_some()
-}
-
-/// Notes a lock that this thread has just acquired.
-#[inline(always)]
-fn note_own(key: Key, word: Word) {
-    // What is noted of this lock before was lost.
-    if find(key) {
-        DEPTH.set(0);
-    }
-    set_last(Own {
-        key,
-        word,
-        depth: 1,
-    });
-}
-
-/// Makes a lock the one used last, and puts the one before with the others.
-#[inline(always)]
-fn set_last(own: Own) {
-    if DEPTH.get() > 0 {
-        put_last_with_others();
-    }
-    STORE.set(own.key.store);
-    HOLD.set(own.key.hold);
-    EPOCH.set(own.key.epoch);
-    WORD.set(own.word);
-    DEPTH.set(own.depth);
-}
-
-#[cold]
-#[inline(never)]
-fn put_last_with_others() {
-    let key = Key {
-        store: STORE.get(),
-        hold: HOLD.get(),
-        epoch: EPOCH.get(),
-    };
-    let (word, depth) = (WORD.get(), DEPTH.get());
-    with_others(|others| {
-        others.push(Own { key, word, depth });
-        Some(())
-    });
-}
-
-fn with_others<T>(action: impl FnOnce(&mut Vec<Own>) -> Option<T>) -> Option<T> {
-    OTHERS.with(|others| {
-        let mut others = others.borrow_mut();
-        let done = action(&mut others);
-        OTHERS_LEN.set(others.len());
-        done
-    })
-}
-
-/// See [`fuzzing::forget_thread`](crate::fuzzing::forget_thread).
-#[cfg(any(fuzzing, test))]
-pub(crate) fn forget_thread() {
-    DEPTH.set(0);
-    with_others(|others| {
-        *others = Vec::new();
-        Some(())
-    });
-}
-
 /// One level up, if that is all there is to it: this lock was used last, and still is this
 /// thread's; at the last level nobody waits for it. The guard keeps its store open, so the address
 /// of the hold is enough to know the lock by.
@@ -365,7 +226,7 @@ pub(crate) fn forget_thread() {
 fn release_fast(hold: &Hold, grant: &Grant) -> bool {
     let depth = DEPTH.get();
     let is_noted = depth > 0
-        && HOLD.get() == address(hold)
+        && is_hold_of_last(hold)
         && grant.epoch == fork::epoch()
         && WORD.get().same_hold(grant.word);
     if !is_noted {
