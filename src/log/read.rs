@@ -63,12 +63,12 @@ impl Log {
     ) -> io::Result<bool> {
         let mut tag = tag;
         let read = |file: &Kept| {
-            let reading = Reading {
+            let value = BeingRead {
                 kept: file,
                 wanted,
                 known: &self.known,
             };
-            reading.read(into, tag.as_deref_mut())
+            value.read(into, tag.as_deref_mut())
         };
         let number = wanted.place.segment();
         match self.files.with_segment(number, Access::Read, read) {
@@ -138,13 +138,13 @@ impl Log {
 }
 
 /// One value that is being read.
-struct Reading<'a> {
+struct BeingRead<'a> {
     kept: &'a Kept,
     wanted: Wanted<'a>,
     known: &'a FoundWhole,
 }
 
-impl Reading<'_> {
+impl BeingRead<'_> {
     /// What is read is summed up, or the file is proved afterwards.
     fn file(&self) -> &File {
         self.kept.unproven()
