@@ -243,15 +243,8 @@ pub(super) fn make_record(
             "it has no finished fanout file; name the directory of a cache",
         ));
     };
-    let alone = || mismatch("shards", dir, 1, shards);
-    if names::is_there(&dir.join(names::SLAB))? {
-        return Err(alone());
-    }
+    refuse_store_by_itself(dir, shards)?;
     refuse_strangers(dir)?;
-    let io = |action, path: &Path| {
-        let path = path.to_path_buf();
-        move |e| Error::io(action, &path, e)
-    };
     // A maker of a store by itself here has the same lane.
     let site = Site {
         dir: dir.to_path_buf(),
@@ -259,18 +252,36 @@ pub(super) fn make_record(
         lane: 0,
     };
     let locks = Locks::open(&site, site.likeness(settings.new_mode())?)?;
+    if let Some(record) = wait_for_record(dir, &locks, shards)? {
+        return Ok(record);
+    }
+    refuse_store_by_itself(dir, shards)?;
+    let seed = [names::random(dir)?, names::random(dir)?];
+    let record = Record { shards, seed };
+    write_first(dir, record, Likeness::of_mode(settings.new_mode()))?;
+    Ok(record)
+}
+
+/// A store that is there by itself has one shard.
+fn refuse_store_by_itself(dir: &Path, shards: usize) -> Result<()> {
+    match names::is_there(&dir.join(names::SLAB))? {
+        true => Err(mismatch("shards", dir, 1, shards)),
+        false => Ok(()),
+    }
+}
+
+/// Waits until another process has made the record. `None`: this one is alone, and is to make it.
+fn wait_for_record(dir: &Path, locks: &Locks, shards: usize) -> Result<Option<Record>> {
     let mut waited_ms = 0;
     loop {
         let is_alone = locks.try_attach_alone()?;
         if let Some(record) = read_record(dir)? {
-            return Ok(record);
+            return Ok(Some(record));
         }
         if is_alone {
-            break;
+            return Ok(None);
         }
-        if names::is_there(&dir.join(names::SLAB))? {
-            return Err(alone());
-        }
+        refuse_store_by_itself(dir, shards)?;
         // A maker has as long as its disk takes. Processes that are only attached make no record
         // any more.
         waited_ms = match locks.is_another_alone()? {
@@ -289,13 +300,15 @@ pub(super) fn make_record(
         crash_point();
         std::thread::sleep(Duration::from_millis(1));
     }
-    if names::is_there(&dir.join(names::SLAB))? {
-        return Err(alone());
-    }
-    let seed = [names::random(dir)?, names::random(dir)?];
+}
+
+/// Aside, and renamed into place; on the device before there are shards.
+fn write_first(dir: &Path, record: Record, like: Likeness) -> Result<()> {
+    let io = |action, path: &Path| {
+        let path = path.to_path_buf();
+        move |e| Error::io(action, &path, e)
+    };
     let (new, path) = (dir.join(NEW_FANOUT), dir.join(FANOUT));
-    let record = Record { shards, seed };
-    let like = Likeness::of_mode(settings.new_mode());
     write_record(&new, &record.encode(), like).map_err(io("write", &new))?;
     // An opener that finds the record takes that for done. The maker of the directory may have died
     // before.
@@ -303,8 +316,7 @@ pub(super) fn make_record(
     crash_point();
     std::fs::rename(&new, &path).map_err(io("write", &path))?;
     // Before there are shards: without the record they would be strangers.
-    sync_dir(dir).map_err(io("sync", dir))?;
-    Ok(record)
+    sync_dir(dir).map_err(io("sync", dir))
 }
 
 fn write_record(path: &Path, bytes: &[u8], like: Likeness) -> io::Result<()> {
