@@ -1,5 +1,6 @@
 //! The place where keys live: one store, or several side by side.
 
+mod iter;
 mod memo;
 mod options;
 mod reader;
@@ -11,13 +12,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use iter::{Entry, Iter};
 pub use memo::Computed;
 pub use options::Options;
 pub use reader::Reader;
 pub use spread::FanoutCache;
 use spread::Spread;
 pub use transaction::Transaction;
-pub use values::{Entry, Iter, SetOptions};
+pub use values::SetOptions;
 
 use crate::error::Result;
 use crate::key::AsKey;
@@ -69,39 +71,6 @@ pub struct Cache {
     pub(crate) store: Arc<Store>,
     /// All of several.
     spread: Option<Arc<Spread>>,
-}
-
-/// Which store a key is in.
-impl Cache {
-    #[inline]
-    pub(crate) fn stores(&self) -> &[Arc<Store>] {
-        match &self.spread {
-            None => std::slice::from_ref(&self.store),
-            Some(spread) => &spread.stores,
-        }
-    }
-
-    #[inline]
-    pub(crate) fn shard_number(&self, key: &[u8]) -> usize {
-        self.spread
-            .as_ref()
-            .map_or(0, |spread| spread.shard_number(key))
-    }
-
-    #[inline]
-    pub(crate) fn store_of(&self, key: &[u8]) -> &Arc<Store> {
-        match &self.spread {
-            None => &self.store,
-            Some(spread) => &spread.stores[spread.shard_number(key)],
-        }
-    }
-
-    /// The sum of what `each` store does or has. An error of one does not keep the others from it:
-    /// the first one is told at the end.
-    fn sum<T: std::iter::Sum>(&self, each: impl Fn(&Arc<Store>) -> Result<T>) -> Result<T> {
-        let all: Vec<_> = self.stores().iter().map(each).collect();
-        all.into_iter().sum()
-    }
 }
 
 impl Cache {

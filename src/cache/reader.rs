@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::cache::values::Entry;
+use crate::cache::iter::Entry;
 use crate::cache::{Cache, spread};
 use crate::error::{Error, Result};
 use crate::key::AsKey;

@@ -44,6 +44,42 @@ impl Spread {
     }
 }
 
+/// Which store a key is in.
+impl Cache {
+    #[inline]
+    pub(crate) fn stores(&self) -> &[Arc<Store>] {
+        match &self.spread {
+            None => std::slice::from_ref(&self.store),
+            Some(spread) => &spread.stores,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn shard_number(&self, key: &[u8]) -> usize {
+        self.spread
+            .as_ref()
+            .map_or(0, |spread| spread.shard_number(key))
+    }
+
+    #[inline]
+    pub(crate) fn store_of(&self, key: &[u8]) -> &Arc<Store> {
+        match &self.spread {
+            None => &self.store,
+            Some(spread) => &spread.stores[spread.shard_number(key)],
+        }
+    }
+
+    /// The sum of what `each` store does or has. An error of one does not keep the others from it:
+    /// the first one is told at the end.
+    pub(super) fn sum<T: std::iter::Sum>(
+        &self,
+        each: impl Fn(&Arc<Store>) -> Result<T>,
+    ) -> Result<T> {
+        let all: Vec<_> = self.stores().iter().map(each).collect();
+        all.into_iter().sum()
+    }
+}
+
 /// A [`Cache`] by the name that it has in Python's diskcache when it has several shards.
 #[derive(Debug)]
 pub enum FanoutCache {}
