@@ -2,6 +2,7 @@
 
 mod notes;
 
+use crate::store::holds::locate::Finder;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
@@ -135,7 +136,7 @@ impl RLock {
     fn acquire_slowly(&self, patience: Patience) -> Result<Option<(Grant, Option<Predecessor>)>> {
         // This handle may not have met its key yet, or know it from an earlier life: the thread may
         // have it through another handle, and would wait for itself.
-        self.handle.locate_within(patience)?;
+        Finder(&self.handle).locate_within(patience)?;
         if let Some((grant, _)) = self.acquire_again() {
             return Ok(Some((grant, None)));
         }
@@ -170,7 +171,7 @@ impl RLock {
 
     /// How many times the calling thread has the lock now; 0 if it does not.
     pub fn depth(&self) -> Result<u32> {
-        let Some(spot) = self.handle.locate()? else {
+        let Some(spot) = Finder(&self.handle).locate()? else {
             return Ok(0);
         };
         let hold = &self.handle.slot(spot).hold;
@@ -200,7 +201,7 @@ impl RLock {
     /// `NotHolder` if the calling thread does not hold it with that token, or the key was removed;
     /// `Lost` if it did until the lease was over.
     pub fn release(&self, token: Token) -> Result<()> {
-        let spot = self.handle.locate()?;
+        let spot = Finder(&self.handle).locate()?;
         let spot = spot.ok_or_else(|| Holding(&self.handle).not_holder())?;
         let hold = &self.handle.slot(spot).hold;
         if find(Key::of(&self.handle, hold)) && WORD.get().sequence() == token.get() {

@@ -5,6 +5,7 @@ use crate::os::{clock, fork, futex, process};
 use crate::record::{Hold, Lease, Stamp, Word, next_sequence, ticket, waiting};
 use crate::slab::Tenant;
 use crate::store::holds::handle::Handle;
+use crate::store::holds::locate::Finder;
 use crate::store::holds::slow::Acquirer;
 use crate::store::key_entry::SlotRef;
 use crate::sync::Ordering;
@@ -199,7 +200,7 @@ impl<'h> Holding<'h> {
             key: self.0.key().to_vec(),
             token,
         };
-        let Some(spot) = self.0.locate()? else {
+        let Some(spot) = Finder(self.0).locate()? else {
             return Err(self.not_holder());
         };
         let Some((first, count)) = Acquirer(self.0).current_range(spot)? else {

@@ -3,6 +3,7 @@
 pub(crate) mod fast;
 pub(crate) mod guard;
 pub(crate) mod handle;
+pub(crate) mod locate;
 pub(crate) mod own;
 pub(crate) mod sleep;
 pub(crate) mod slow;

@@ -13,6 +13,7 @@ use crate::slab::Tenant;
 use crate::store::holds::fast::Grant;
 use crate::store::holds::fast::Holding;
 use crate::store::holds::handle::Handle;
+use crate::store::holds::locate::Finder;
 use crate::store::holds::sleep::{HeldBy, Waiting};
 use crate::store::key_entry::SlotRef;
 use crate::store::members::deadlock::Deadlocks;
@@ -186,7 +187,7 @@ impl<'h> Acquirer<'h> {
     /// for a dead process's work is ended there. Errors: `StructureBusy` if the patience was over
     /// first.
     fn await_retirement(self, spot: SlotRef, patience: Patience) -> Result<()> {
-        let _guard = self.0.lock_stripe_within(patience)?;
+        let _guard = Finder(self.0).lock_stripe_within(patience)?;
         // Still there, and no intent said so: damage, which would keep us coming back for ever.
         if let Some((first, count)) = self.current_range(spot)? {
             for permit in 0..count {
@@ -302,7 +303,7 @@ impl<'a> Waiter for Acquiring<'a> {
         if self.waiting.is_some() && (self.needless)() {
             return Ok(None);
         }
-        let (spot, before) = self.handle.locate_or_create(self.patience)?;
+        let (spot, before) = Finder(self.handle).locate_or_create(self.patience)?;
         if let Some(before) = before {
             self.before = Some((spot, before));
         }

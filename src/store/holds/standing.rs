@@ -7,6 +7,7 @@ use crate::record::{Hold, Judgement, ParticipantId};
 use crate::slab::{Slab, Tenant};
 use crate::store::Store;
 use crate::store::holds::handle::Handle;
+use crate::store::holds::locate::Finder;
 use crate::store::in_slab::permits_of;
 use crate::store::key_entry::KeyEntry;
 use crate::store::members::holder::holder;
@@ -89,7 +90,7 @@ impl Onlooker<'_> {
 impl Handle {
     /// How the key stands; as if free when it does not exist.
     pub(crate) fn standing(&self) -> Result<Standing> {
-        while let Some(spot) = self.locate()? {
+        while let Some(spot) = Finder(self).locate()? {
             let Some(found) = self.found_at(spot) else {
                 continue;
             };
@@ -110,7 +111,7 @@ impl Handle {
     /// How many threads wait for the key.
     pub(crate) fn waiters(&self) -> Result<usize> {
         let process = self.store().process()?;
-        let spot = self.locate()?;
+        let spot = Finder(self).locate()?;
         Ok(spot.map_or(0, |spot| Members(self.store()).waiters(process, spot.id)))
     }
 }

@@ -7,6 +7,7 @@ use crate::os::{clock, futex};
 use crate::record::{Force, Hold, Judgement, Returned, Stamp, Word, waiting};
 use crate::slab::Slot;
 use crate::store::holds::handle::Handle;
+use crate::store::holds::locate::Finder;
 use crate::store::holds::standing::standing;
 use crate::store::in_slab::permits_of;
 use crate::store::index::allocate::{Claimed, NoRoom};
@@ -81,7 +82,7 @@ impl<'h> TakeOver<'h> {
             let untold: Vec<_> = untold.iter().map(|(_, stamp)| *stamp).collect();
             let spec = NewKey {
                 untold: &untold,
-                ..self.0.spec(&tag)
+                ..Finder(self.0).spec(&tag)
             };
             let made = stripe.create(&spec, patience)?;
             self.0.hint.store(0, Ordering::Relaxed);

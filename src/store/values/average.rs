@@ -11,6 +11,7 @@ use crate::slab::{SlotId, Tenant};
 use crate::store::Store;
 use crate::store::holds::fast::Holding;
 use crate::store::holds::handle::Handle;
+use crate::store::holds::locate::Finder;
 use crate::store::holds::slow::Acquirer;
 use crate::store::patience::Patience;
 use crate::types::Summary;
@@ -156,7 +157,7 @@ impl<'h> Averaging<'h> {
     /// What there is now, and nothing from now on, in one step.
     pub(crate) fn pop(self) -> Result<Option<f64>> {
         // Popping what does not exist does not make it.
-        if self.0.locate()?.is_none() {
+        if Finder(self.0).locate()?.is_none() {
             return Ok(None);
         }
         self.change(|old| Ok((Average::default(), old.mean(|| 0))))
@@ -204,7 +205,7 @@ impl<'h> Averaging<'h> {
         loop {
             let spot = match self.0.remembered() {
                 Some(spot) if self.0.is_current(spot) => spot,
-                _ => match self.0.locate()? {
+                _ => match Finder(self.0).locate()? {
                     Some(spot) => spot,
                     None => return Ok(None),
                 },

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::Cache;
+use crate::store::holds::locate::Finder;
 
 /// It looked up the key, and was held up before it looked at the hold.
 #[test]
@@ -10,10 +11,10 @@ fn a_waiter_takes_no_hold_of_a_key_that_came_into_the_slot_since() {
     let cache = Cache::open(dir.path()).unwrap();
     let lock = |key: &[u8]| Handle::new(Arc::clone(&cache.store), Tenant::Lock, key, 1);
     let handle = lock(b"k");
-    let (spot, _) = handle.locate_or_create(Patience::Forever).unwrap();
+    let (spot, _) = Finder(&handle).locate_or_create(Patience::Forever).unwrap();
     assert!(cache.remove("k").unwrap());
     let other = lock(b"other");
-    let (others, _) = other.locate_or_create(Patience::Forever).unwrap();
+    let (others, _) = Finder(&other).locate_or_create(Patience::Forever).unwrap();
     assert_eq!(others.id, spot.id);
     let look = |handle: &Handle, spot: SlotRef| {
         let process = handle.store().process().unwrap();

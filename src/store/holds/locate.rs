@@ -1,0 +1,266 @@
+//! Finding a handle's key, or making it: with room for it, of the right kind, with its tag.
+
+use crate::store::holds::handle::Handle;
+use crate::store::journal::decided::Journal;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::record::Force;
+use crate::slab::Tenant;
+use crate::store::GROW_BYTE;
+use crate::store::holds::take_over::TakeOver;
+use crate::store::index::allocate::{Claimed, NoRoom};
+use crate::store::index::busy::stripe_byte;
+use crate::store::index::chains::Index;
+use crate::store::index::pieces::Pieces;
+use crate::store::index::retire::Retirer;
+use crate::store::index::stripe::StripeGuard;
+use crate::store::key_entry::{KeyEntry, NewKey, SlotRef, check_lengths};
+use crate::store::members::deadlock::Deadlocks;
+use crate::store::patience::{Patience, pause};
+use crate::store::reclaim::free_slots::Reclaimer;
+use crate::store::slots::by_slot::Slots;
+use crate::types::Predecessor;
+
+/// How a key that was found fits a handle.
+enum Fit {
+    Ours,
+    /// It was taken away meanwhile.
+    Gone,
+    /// A semaphore of so many permits, where the handle wants another number.
+    Other(u32),
+}
+
+/// Finds the key of a handle, or makes it.
+#[derive(Clone, Copy)]
+pub(crate) struct Finder<'h>(pub(crate) &'h Handle);
+
+impl<'h> Finder<'h> {
+    /// Where the key is now, if it is anywhere.
+    pub(crate) fn locate(self) -> Result<Option<SlotRef>> {
+        self.locate_within(Patience::Forever)
+    }
+
+    /// Where the key is now. Errors: `StructureBusy` if the patience was over before it could be
+    /// said.
+    pub(crate) fn locate_within(self, patience: Patience) -> Result<Option<SlotRef>> {
+        if let Some(spot) = self.0.remembered().filter(|s| self.0.is_current(*s)) {
+            return Ok(Some(spot));
+        }
+        self.check_settings()?;
+        if !self.0.tag.is_empty() {
+            return self.locate_and_tag(patience);
+        }
+        while let Some(found) = Index(self.0.store()).find(self.0.key(), self.0.hash(), patience)? {
+            if self.may_be_in_the_way(found) {
+                return Ok(None);
+            }
+            match self.check_found(found)? {
+                Fit::Ours => return Ok(Some(self.0.remember(found))),
+                Fit::Other(permits) if !TakeOver(self.0).is_in_use(found, permits)? => {
+                    return Ok(None);
+                }
+                Fit::Other(_) | Fit::Gone => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first use of a handle with a tag, whatever it is, gives the key that tag: the next ones
+    /// find it remembered.
+    fn locate_and_tag(self, patience: Patience) -> Result<Option<SlotRef>> {
+        let stripe = self.lock_stripe_within(patience)?;
+        let found = stripe.find(self.0.key(), self.0.hash())?;
+        let Some(found) = found.filter(|found| !self.may_be_in_the_way(*found)) else {
+            return Ok(None);
+        };
+        if let Fit::Other(permits) = self.check_found(found)? {
+            TakeOver(self.0).is_in_use(found, permits)?;
+            return Ok(None);
+        }
+        self.give_tag(&stripe, found)?;
+        Ok(Some(self.0.remember(found)))
+    }
+
+    /// Where the key is now; makes it if it is nowhere, and room for it if there is none. Also the
+    /// predecessor, if this handle has taken over a semaphore of another number of permits.
+    /// Errors: `StructureBusy` if the patience was over before the structure of the store could be
+    /// changed.
+    pub(crate) fn locate_or_create(
+        self,
+        patience: Patience,
+    ) -> Result<(SlotRef, Option<Predecessor>)> {
+        if let Some(spot) = self.0.remembered().filter(|s| self.0.is_current(*s)) {
+            return Ok((spot, None));
+        }
+        self.check_settings()?;
+        // What is of another kind is judged under the stripe.
+        if let Some(found) = Index(self.0.store()).find_unlocked(self.0.key(), self.0.hash(), 1)
+            && self.0.tag.is_empty()
+            && found.kind == self.0.kind()
+            && let Fit::Ours = self.check_found(found)?
+        {
+            return Ok((self.0.remember(found), None));
+        }
+        let (mut pauses, mut looked_everywhere) = (0, false);
+        loop {
+            let stripe = self.lock_stripe_within(patience)?;
+            match self.find_or_create(&stripe, patience) {
+                Ok((found, before)) => return Ok((self.0.remember(found), before)),
+                Err(NoRoom::Late) => return Err(Pieces(self.0.store()).structure_busy(GROW_BYTE)),
+                Err(NoRoom::Failed(error)) => return Err(error),
+                Err(NoRoom::Busy) => {
+                    drop(stripe);
+                    if !pause(&mut pauses, patience) {
+                        let stripe = Index(self.0.store()).stripe_of(self.0.hash());
+                        return Err(Pieces(self.0.store()).structure_busy(stripe_byte(stripe)));
+                    }
+                    continue;
+                }
+                Err(NoRoom::Full) => {}
+            }
+            drop(stripe);
+            // Some idle keys, or what may be evicted, as long as something is freed: a key of many
+            // slots wants them in a row. Then what is only known of values; with that each stripe
+            // is locked, and what the dead have begun there ends.
+            if Reclaimer(self.0.store()).free_slots(patience)? > 0 {
+                continue;
+            }
+            if looked_everywhere {
+                return Err(Error::Full {
+                    path: self.0.store().dir().to_path_buf(),
+                    capacity: self.0.store().slab().layout().capacity as usize,
+                });
+            }
+            Reclaimer(self.0.store()).remove_turns(Force::NotTheLiving, patience)?;
+            looked_everywhere = true;
+        }
+    }
+
+    /// The stripe of the key. Errors: `StructureBusy` if somebody has it for longer than `patience`
+    /// allows.
+    pub(in crate::store) fn lock_stripe_within(
+        self,
+        patience: Patience,
+    ) -> Result<StripeGuard<'h>> {
+        let stripe = Index(self.0.store()).stripe_of(self.0.hash());
+        let guard = Index(self.0.store()).lock_stripe_within(stripe, patience)?;
+        guard.ok_or_else(|| Pieces(self.0.store()).structure_busy(stripe_byte(stripe)))
+    }
+
+    fn find_or_create(
+        self,
+        stripe: &StripeGuard<'_>,
+        patience: Patience,
+    ) -> Claimed<(KeyEntry, Option<Predecessor>)> {
+        let mut found = stripe.find(self.0.key(), self.0.hash())?;
+        if found.is_some_and(|found| self.is_value_of_others(found)) {
+            Journal(self.0.store()).finish_decided()?;
+        }
+        if let Some(ghost) = found.filter(|found| self.is_in_the_way(*found)) {
+            let bucket = Index(self.0.store()).bucket_of(self.0.hash());
+            let vacant = || Slots(self.0.store()).is_vacant(ghost);
+            // Also if the process that deleted the value died with the latch.
+            if Retirer(stripe).retire(ghost, bucket, Force::NotTheLiving, vacant)? {
+                found = None;
+            } else if vacant() {
+                if matches!(patience, Patience::Forever) {
+                    let generation = ghost.meta.generation;
+                    Deadlocks(self.0.store())
+                        .check_not_mine(ghost.id, generation, || self.0.show_key())?;
+                }
+                return Err(NoRoom::Busy);
+            }
+        }
+        let Some(found) = found else {
+            return Ok((stripe.create(&self.spec(&self.0.tag), patience)?, None));
+        };
+        if let Fit::Other(permits) = self.check_found(found)? {
+            return TakeOver(self.0).take_over(stripe, found, permits, patience);
+        }
+        self.give_tag(stripe, found)?;
+        Ok((found, None))
+    }
+
+    pub(in crate::store) fn spec<'a>(self, tag: &'a [u8]) -> NewKey<'a>
+    where
+        'h: 'a,
+    {
+        NewKey {
+            kind: self.0.kind(),
+            key: self.0.key(),
+            hash: self.0.hash(),
+            tag,
+            permits: self.0.permits(),
+            untold: &[],
+            cell_words: self.0.cell_words,
+        }
+    }
+
+    fn is_value_of_others(self, found: KeyEntry) -> bool {
+        self.0.kind() != Tenant::Value && found.kind == Tenant::Value
+    }
+
+    /// Whether a key is only what is left of a value, where this handle wants something else.
+    fn is_in_the_way(self, found: KeyEntry) -> bool {
+        self.is_value_of_others(found) && Slots(self.0.store()).is_vacant(found)
+    }
+
+    /// Whether a key is only what is left of a value, or may be, by what was decided and is not
+    /// carried out. In either case it is nothing that this handle looks for. A mere look carries
+    /// nothing out, for that opens the other shards; what makes or takes a key does, and then says
+    /// whether a value is there.
+    fn may_be_in_the_way(self, found: KeyEntry) -> bool {
+        let undecided = || !Journal(self.0.store()).nothing_is_decided();
+        self.is_value_of_others(found) && (Slots(self.0.store()).is_vacant(found) || undecided())
+    }
+
+    /// Gives a key this handle's tag, if it has one.
+    fn give_tag(self, stripe: &StripeGuard<'_>, found: KeyEntry) -> Result<()> {
+        if !self.0.tag.is_empty() && stripe.tag_of(found)? != *self.0.tag {
+            stripe.retag(found, self.0.key(), &self.0.tag)?;
+        }
+        Ok(())
+    }
+
+    /// What the constructor, which cannot fail, was given.
+    fn check_settings(self) -> Result<()> {
+        check_lengths(self.0.key(), &self.0.tag)?;
+        if self.0.expire == Some(Duration::ZERO) {
+            let what = match self.0.kind() {
+                Tenant::Averager => "an expire",
+                _ => "a lease",
+            };
+            let what = format!("{what} of zero would be over at once; use a longer one, or none");
+            return Err(Error::Invalid { what });
+        }
+        let most = u32::from(u16::MAX);
+        if self.0.kind() == Tenant::Semaphore && !(1..=most).contains(&self.0.permits()) {
+            let what = format!(
+                "a semaphore has 1 to {most} permits, not {}",
+                self.0.permits()
+            );
+            return Err(Error::Invalid { what });
+        }
+        Ok(())
+    }
+
+    /// Whether the key is what this handle takes it for.
+    fn check_found(self, found: KeyEntry) -> Result<Fit> {
+        if found.kind != self.0.kind() {
+            return Err(Error::KindMismatch {
+                key: self.0.key().to_vec(),
+                found: found.kind.kind(),
+                expected: self.0.kind().kind(),
+            });
+        }
+        if self.0.kind() != Tenant::Semaphore {
+            return Ok(Fit::Ours);
+        }
+        Ok(match Slots(self.0.store()).permits_while(found)? {
+            None => Fit::Gone,
+            Some((_, permits)) if permits == self.0.permits() => Fit::Ours,
+            Some((_, permits)) => Fit::Other(permits),
+        })
+    }
+}
