@@ -164,7 +164,7 @@ impl Reader {
     /// The value, its tag, and how long it will be there, all of the same moment.
     pub fn entry(&self, key: impl AsKey) -> Result<Option<Entry>> {
         let key = key.as_key();
-        let whole = self.of_key(key, |shard, decided| shard.value(decided, key))?;
+        let whole = self.of_key(key, |shard, decided| shard.values(decided).value(key))?;
         Ok(whole.map(Entry::of))
     }
 
@@ -178,14 +178,14 @@ impl Reader {
     /// One key and how it stands; `None` if there is none. Errors: `KeyLength`, `StructureBusy`.
     pub fn key_info(&self, key: impl AsKey) -> Result<Option<KeyInfo>> {
         let key = key.as_key();
-        self.of_key(key, |shard, decided| shard.key_info(decided, key))
+        self.of_key(key, |shard, decided| shard.keys(decided).key_info(key))
     }
 
     /// All keys and how they stand, in no particular order.
     pub fn keys(&self) -> Result<Vec<KeyInfo>> {
         let mut all = Vec::new();
         self.of_all(|shard, decided| {
-            all.extend(shard.key_infos(decided)?);
+            all.extend(shard.keys(decided).key_infos()?);
             Ok(())
         })?;
         Ok(all)
@@ -195,7 +195,7 @@ impl Reader {
     pub fn len(&self) -> Result<usize> {
         let mut len = 0;
         self.of_all(|shard, decided| {
-            len += shard.len(decided)?;
+            len += shard.keys(decided).len()?;
             Ok(())
         })?;
         Ok(len)
@@ -257,7 +257,7 @@ impl Reader {
             )
         }));
         self.of_all(|shard, decided| {
-            report.merge(shard.check(decided)?);
+            report.merge(shard.verifier(decided).check()?);
             Ok(())
         })?;
         Ok(report)
