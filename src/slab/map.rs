@@ -7,21 +7,22 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::{MmapOptions, MmapRaw};
 use nix::sys::stat::FileStat;
 
 use crate::error::{Error, Result};
+use crate::os::file;
 use crate::os::identity::FileIdentity;
 use crate::os::kept::Kept;
-use crate::os::{file, range_lock};
+use crate::slab::extent::{self, Extent, Growing};
 use crate::slab::header::{MUTABLE_OFFSET, Mutable, Static};
 use crate::slab::layout::{
-    BLOCK_BYTES, PAGE, PARTICIPANTS, PERMITS_PER_BLOCK, Region, SEGMENT_BYTES, SEGMENTS,
-    SEGMENTS_OFFSET, SLOT_BYTES, STRIPE_BYTES, STRIPES, WITNESS_OFFSET,
+    BLOCK_BYTES, PAGE, PERMITS_PER_BLOCK, Region, SEGMENT_BYTES, SEGMENTS, SEGMENTS_OFFSET,
+    SLOT_BYTES, STRIPE_BYTES, STRIPES,
 };
+use crate::slab::witnesses::Witnesses;
 use crate::slab::{BODY_WORDS, Layout, Participant, Permit, Segment, Slot, SlotId, Stripe};
 use crate::sync::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering, crash_point};
 
@@ -50,17 +51,6 @@ struct Opened {
     /// Inherited by a fork, and closed.
     disowned: AtomicBool,
 }
-
-/// What can grow.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Growing {
-    Participants,
-    Slots,
-    Blocks,
-}
-
-/// All of them, in the order of their regions.
-const GROWING: [Growing; 3] = [Growing::Participants, Growing::Slots, Growing::Blocks];
 
 impl Slab {
     /// Maps `file`, which has to have its fixed part allocated already. In a box, for the stack of
@@ -145,7 +135,7 @@ impl Slab {
         crash_point();
         let synced = file.sync_all();
         synced.map_err(|e| {
-            // See `store::device`.
+            // See `store::members::device`.
             self.header().note_failed_sync(&e);
             Error::io("sync", &self.path, e)
         })
@@ -278,6 +268,35 @@ fn hint(address: *const u8) {
     let _ = address;
 }
 
+/// How much of it there is.
+impl Slab {
+    /// Whether number `at` of a region is allocated, and really in the file.
+    #[inline]
+    pub(crate) fn covers(&self, what: Growing, at: u32) -> bool {
+        // Relaxed: a stale value only leads to another look.
+        at < self.covered[what as usize].load(Ordering::Relaxed)
+            || self.extent().look_again(what, at)
+    }
+
+    /// So many of a region were found to be in the file.
+    pub(super) fn note_covered(&self, what: Growing, count: u32) {
+        self.covered[what as usize].fetch_max(count, Ordering::Relaxed);
+    }
+
+    /// How many of a region are allocated by the header, never more than there can be.
+    pub(crate) fn allocated(&self, what: Growing) -> u32 {
+        // Acquire: pairs with the Release in `Extent::grow`, after the blocks were allocated.
+        what.counter(self.header())
+            .load(Ordering::Acquire)
+            .min(what.region(&self.layout).count)
+    }
+
+    /// For growing, and for what is done about a file that is not as the header says.
+    pub(crate) fn extent(&self) -> Extent<'_> {
+        Extent(self)
+    }
+}
+
 /// The open file behind the map.
 impl Slab {
     /// What this process has opened of the slab; in the child of a fork, opened again. Unproved.
@@ -335,6 +354,11 @@ impl Slab {
         stat.map_err(|e| Error::io("look at", &self.path, e))
     }
 
+    /// How much of the disk it takes.
+    pub(crate) fn disk_bytes(&self) -> Result<u64> {
+        Ok(extent::blocks_of(&self.stat()?))
+    }
+
     /// In the child of a fork, before it returns: the parent's descriptor is not its own.
     pub(crate) fn disown(&self) {
         // SAFETY: as in `opened`.
@@ -343,44 +367,10 @@ impl Slab {
         opened.disowned.store(true, Ordering::Release);
     }
 
-    /// Locks the witness of a participant: the sign on the slab's own inode that it lives, which
-    /// stands whatever becomes of the lock files' names. `false`: another process is alone with the
-    /// slab just now.
-    pub(crate) fn lock_witness(&self, number: u16) -> Result<bool> {
-        let at = WITNESS_OFFSET + u64::from(number);
-        range_lock::try_lock_as(self.file()?, at..at + 1, range_lock::Mode::Shared)
-            .map_err(|e| Error::io("lock", &self.path, e))
+    /// What participants lock in the file.
+    pub(crate) fn witnesses(&self) -> Witnesses<'_> {
+        Witnesses(self)
     }
-
-    /// Takes the witness back. What fails is left to the end of the process.
-    pub(crate) fn unlock_witness(&self, number: u16) {
-        let at = WITNESS_OFFSET + u64::from(number);
-        if let Ok(file) = self.file() {
-            let _ = range_lock::unlock(file, at);
-        }
-    }
-
-    /// Whether another opening has the witness of a participant locked.
-    pub(crate) fn is_witness_locked(&self, number: u16) -> Result<bool> {
-        range_lock::is_locked(self.file()?, WITNESS_OFFSET + u64::from(number))
-            .map_err(|e| Error::io("probe", &self.path, e))
-    }
-
-    /// Locks all witnesses, if none is locked: then no process takes part, and none can begin to.
-    pub(crate) fn try_lock_all_witnesses(&self) -> Result<bool> {
-        range_lock::try_lock_as(self.file()?, witnesses(), range_lock::Mode::Alone)
-            .map_err(|e| Error::io("lock", &self.path, e))
-    }
-
-    pub(crate) fn unlock_all_witnesses(&self) {
-        if let Ok(file) = self.file() {
-            let _ = range_lock::unlock_all(file, witnesses());
-        }
-    }
-}
-
-fn witnesses() -> Range<u64> {
-    WITNESS_OFFSET..WITNESS_OFFSET + u64::from(PARTICIPANTS)
 }
 
 impl Opened {
@@ -398,193 +388,5 @@ impl Drop for Slab {
         let opened = *self.opened.get_mut();
         // SAFETY: it came from `Opened::new`, and with the slab its last user is gone.
         drop(unsafe { Box::from_raw(opened) });
-    }
-}
-
-// Types of the fields differ between machines.
-#[allow(clippy::unnecessary_cast)]
-fn length_of(stat: &FileStat) -> u64 {
-    stat.st_size as u64
-}
-
-/// How much of the disk it takes. The kernel counts in units of 512 bytes, whatever the block size.
-#[allow(clippy::unnecessary_cast)]
-fn blocks_of(stat: &FileStat) -> u64 {
-    stat.st_blocks as u64 * 512
-}
-
-/// Growing.
-impl Slab {
-    /// Whether number `at` of a region is allocated, and really in the file.
-    #[inline]
-    pub(crate) fn covers(&self, what: Growing, at: u32) -> bool {
-        // Relaxed: a stale value only leads to another look.
-        at < self.covered[what as usize].load(Ordering::Relaxed) || self.look_again(what, at)
-    }
-
-    /// Believes the header only as far as the file is long: touching a page behind its end is a
-    /// SIGBUS.
-    #[cold]
-    fn look_again(&self, what: Growing, at: u32) -> bool {
-        let count = self.allocated(what);
-        let end = self.region(what).end_of(count);
-        let inside = self.stat().is_ok_and(|stat| length_of(&stat) >= end);
-        if inside {
-            self.covered[what as usize].fetch_max(count, Ordering::Relaxed);
-        }
-        inside && at < count
-    }
-
-    /// Believes all that the header says to be allocated, if the file is as long as that; otherwise
-    /// how long it is, and has to be.
-    pub(crate) fn cover_all(&self) -> Result<Option<(u64, u64)>> {
-        // In this order: the file grows before the header says so.
-        let counts = GROWING.map(|what| self.allocated(what));
-        let (need, len) = (self.bytes_needed(), self.file_len()?);
-        if len < need {
-            return Ok(Some((len, need)));
-        }
-        for (what, count) in GROWING.into_iter().zip(counts) {
-            // What it says may be damaged a moment later.
-            if self.region(what).end_of(count) <= len {
-                self.covered[what as usize].fetch_max(count, Ordering::Relaxed);
-            }
-        }
-        Ok(None)
-    }
-
-    /// How many of a region are allocated by the header, never more than there can be.
-    pub(crate) fn allocated(&self, what: Growing) -> u32 {
-        // Acquire: pairs with the Release in `grow`, after the blocks were allocated.
-        self.counter(what)
-            .load(Ordering::Acquire)
-            .min(self.region(what).count)
-    }
-
-    /// Allocates the next chunk of a region; `false` when it is at its end. Only under the lock for
-    /// growing. A failure, as on a full disk, changes nothing.
-    pub(crate) fn grow(&self, what: Growing) -> Result<bool> {
-        let region = self.region(what);
-        let have = self.allocated(what);
-        let want = have.saturating_add(region.chunk).min(region.count);
-        if have == want {
-            return Ok(false);
-        }
-        let from = region.end_of(have);
-        let len = region.end_of(want).next_multiple_of(PAGE) - from;
-        // Proved to be the slab a moment before: the number may be another file's in a process that
-        // closes descriptors, and what the count promises must be there.
-        file::allocate(self.file()?, from, len).map_err(|e| Error::io("grow", &self.path, e))?;
-        self.counter(what).store(want, Ordering::Release);
-        Ok(true)
-    }
-
-    pub(crate) fn file_len(&self) -> Result<u64> {
-        Ok(length_of(&self.stat()?))
-    }
-
-    /// How much of the disk it takes.
-    pub(crate) fn disk_bytes(&self) -> Result<u64> {
-        Ok(blocks_of(&self.stat()?))
-    }
-
-    /// Allocates what the header says is allocated, in case it is not: a copy that left out blocks
-    /// of zeros, or a power failure, leaves holes, and writing to them on a full disk is a
-    /// SIGBUS. Only alone.
-    pub(crate) fn fill_holes(&self) -> Result<()> {
-        let parts = self.allocated_parts();
-        let bytes: u64 = parts.iter().map(|(_, len)| len).sum();
-        let stat = self.stat()?;
-        if blocks_of(&stat) >= bytes && length_of(&stat) >= self.bytes_needed() {
-            return Ok(());
-        }
-        let file = self.file()?;
-        for (offset, len) in parts.into_iter().filter(|(_, len)| *len > 0) {
-            file::allocate(file, offset, len).map_err(|e| Error::io("grow", &self.path, e))?;
-        }
-        Ok(())
-    }
-
-    /// Makes zeros of what lies in regions behind what is allocated: after a power loss the header
-    /// may know less than there is, and when the region grows again, what is there must not
-    /// pass for a record. Only alone.
-    pub(crate) fn clear_unallocated(&self) -> Result<()> {
-        let layout = &self.layout;
-        let ends = [
-            layout.slots.offset,
-            layout.blocks.offset,
-            layout.total_bytes(),
-        ];
-        for (what, end) in GROWING.into_iter().zip(ends) {
-            let from = self.region(what).end_of(self.allocated(what));
-            file::clear(self.file()?, from, end).map_err(|e| Error::io("clear", &self.path, e))?;
-        }
-        Ok(())
-    }
-
-    /// Takes the header's word only as far as the file is long, record by record, and says what is
-    /// missing if it is cut off. For repair, alone.
-    pub(crate) fn clamp_to_file(&self) -> Result<Option<String>> {
-        let (len, need) = (self.file_len()?, self.bytes_needed());
-        let io = |e| Error::io("grow", &self.path, e);
-        let file = self.file()?;
-        file::allocate(file, 0, self.layout.fixed_bytes()).map_err(io)?;
-        if len >= need {
-            return Ok(None);
-        }
-        for what in GROWING {
-            let region = self.region(what);
-            let inside = len.saturating_sub(region.offset) / region.stride;
-            if inside >= u64::from(self.allocated(what)) {
-                continue;
-            }
-            let count = inside as u32;
-            self.counter(what).store(count, Ordering::Release);
-            // What is left of a record must not pass for one when the region grows again.
-            let cut = region.end_of(count);
-            file::clear(file, cut, len).map_err(io)?;
-        }
-        Ok(Some(format!("it was cut off at {len} of {need} bytes")))
-    }
-
-    /// Offset and length of what is allocated.
-    fn allocated_parts(&self) -> [(u64, u64); 4] {
-        let of = |what: Growing| {
-            let region = self.region(what);
-            let end = region.end_of(self.allocated(what)).next_multiple_of(PAGE);
-            (region.offset, end - region.offset)
-        };
-        [
-            (0, self.layout.fixed_bytes()),
-            of(Growing::Participants),
-            of(Growing::Slots),
-            of(Growing::Blocks),
-        ]
-    }
-
-    /// How long the file has to be for what the header says is allocated.
-    pub(crate) fn bytes_needed(&self) -> u64 {
-        let parts = self.allocated_parts().into_iter();
-        let ends = parts
-            .filter(|(_, len)| *len > 0)
-            .map(|(offset, len)| offset + len);
-        ends.max().unwrap_or(0)
-    }
-
-    fn region(&self, what: Growing) -> Region {
-        match what {
-            Growing::Participants => self.layout.participants,
-            Growing::Slots => self.layout.slots,
-            Growing::Blocks => self.layout.blocks,
-        }
-    }
-
-    fn counter(&self, what: Growing) -> &AtomicU32 {
-        let header = self.header();
-        match what {
-            Growing::Participants => &header.participants,
-            Growing::Slots => &header.slots,
-            Growing::Blocks => &header.blocks,
-        }
     }
 }

@@ -10,6 +10,7 @@ use std::num::NonZeroU32;
 pub(crate) mod bytes;
 pub(crate) mod content;
 mod dirty;
+mod extent;
 pub(crate) mod hash;
 pub(crate) mod header;
 pub(crate) mod layout;
@@ -18,9 +19,11 @@ mod map;
 mod meta;
 mod records;
 pub(crate) mod value_cells;
+mod witnesses;
 
+pub(crate) use extent::Growing;
 pub(crate) use layout::Layout;
-pub(crate) use map::{Growing, Slab};
+pub(crate) use map::Slab;
 pub(crate) use meta::{KEY_BYTES_MAX, Meta, TAG_BYTES_MAX, Tenant};
 pub(crate) use records::{
     BODY_WORDS, CLAIMED, Gone, Intent, Participant, Permit, SEGMENT_BEGUN, SEGMENT_CLOSING,

@@ -24,7 +24,7 @@ impl<'a> Alone<'a> {
         locks: &Locks,
         strangers: &[&'static str],
     ) -> Result<Alone<'a>> {
-        if slab.try_lock_all_witnesses()? {
+        if slab.witnesses().try_lock_all()? {
             return Ok(Alone { slab });
         }
         let living = living(slab, locks)?;
@@ -37,7 +37,7 @@ impl<'a> Alone<'a> {
 
 impl Drop for Alone<'_> {
     fn drop(&mut self) {
-        self.slab.unlock_all_witnesses();
+        self.slab.witnesses().unlock_all();
     }
 }
 

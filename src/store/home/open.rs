@@ -339,7 +339,7 @@ fn go_first(site: &Site, locks: &Locks, settings: &Settings) -> Result<Box<Slab>
     if !original::names_itself(&slab) {
         // Never finished: what is all zeros is quickly rebuilt. The process that began it may not
         // have come to the second copy of the header, nor to the limits that it was to have.
-        slab.fill_holes()?;
+        slab.extent().fill_holes()?;
         slab_file::write_static(slab.file()?, slab.path(), slab.part())?;
         settings.new_limits().write(&slab);
         rebuild::begin_floors(&slab);
@@ -358,7 +358,7 @@ fn go_first(site: &Site, locks: &Locks, settings: &Settings) -> Result<Box<Slab>
         let _alone = Alone::with(&slab, locks, &strangers)?;
         locks.adopt(&slab);
     }
-    slab.fill_holes()?;
+    slab.extent().fill_holes()?;
     let boot = BootSeen::now()?;
     let rebooted = !boots::is_known(&slab, boot) && !alone::has_beacons(&slab, locks)?;
     if rebooted || !is_ready(&slab) {

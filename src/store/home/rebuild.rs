@@ -76,8 +76,8 @@ pub(crate) fn repair(dir: &Path, mode: u32) -> Result<RepairReport> {
     original::check(&slab)?;
     // Also of participants with lock files that were removed meanwhile.
     let _alone = Alone::with(&slab, &locks, &locks.strangers(&slab))?;
-    let cut_off = slab.clamp_to_file()?;
-    slab.fill_holes()?;
+    let cut_off = slab.extent().clamp_to_file()?;
+    slab.extent().fill_holes()?;
     slab_file::write_static(slab.file()?, slab.path(), slab.part())?;
     if cut_off.is_some() {
         // Nobody knows how far the tokens of what is gone had come.
@@ -166,7 +166,7 @@ pub(crate) fn adopt_by_hand(dir: &Path, mode: u32) -> Result<()> {
 /// averages stay.
 pub(in crate::store) fn adopt(slab: &Slab, locks: &Locks) -> Result<()> {
     let _alone = Alone::with(slab, locks, &[])?;
-    slab.fill_holes()?;
+    slab.extent().fill_holes()?;
     rebuild_values::finish(slab)?;
     let report = restructure(slab, locks, Leap::Copy, false)?;
     drop(report);
@@ -206,7 +206,7 @@ fn restructure(slab: &Slab, locks: &Locks, leap: Leap, thorough: bool) -> Result
     // A rebuild that was begun after a reboot and not finished has left this state; then it is
     // begun again as one, for the boot is noted last.
     state.store(STATE_REBUILDING, Ordering::Release);
-    slab.clear_unallocated()?;
+    slab.extent().clear_unallocated()?;
     let mut work = Rebuild::new(slab);
     work.clear_structure();
     work.keep_what_makes_sense();

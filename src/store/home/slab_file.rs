@@ -40,7 +40,7 @@ pub(in crate::store) fn map_to_read(dir: &Path) -> Result<Option<Box<Slab>>> {
 
 /// Refuses a slab that was cut off.
 fn whole(slab: Box<Slab>) -> Result<Box<Slab>> {
-    match slab.cover_all()? {
+    match slab.extent().cover_all()? {
         None => Ok(slab),
         Some((len, need)) => Err(slab.corrupt(format!("it is cut off at {len} of {need} bytes"))),
     }

@@ -209,7 +209,7 @@ impl<'g> Allocator<'g> {
         let growth = Ranges(self.0.store).lock_growth_within(patience)?;
         let _growth = growth.ok_or(NoRoom::Late)?;
         while slab.allocated(what) < count {
-            if !slab.grow(what)? {
+            if !slab.extent().grow(what)? {
                 break;
             }
         }

@@ -37,7 +37,7 @@ pub(in crate::store) fn try_join(
     if strangers.is_empty() {
         return Ok(Some(id));
     }
-    slab.unlock_witness(id.get());
+    slab.witnesses().unlock(id.get());
     locks.unlock_beacon(id.get());
     let living = living::living(slab, locks)?;
     Err(living::lock_files_lost(slab, &strangers, living))
@@ -90,7 +90,7 @@ fn next_unused(slab: &Slab, locks: &Locks, identity: &Identity) -> Result<Option
                 return Ok(false);
             }
             // Before the number is marked as used, as the beacon.
-            not_now = !slab.lock_witness(number)?;
+            not_now = !slab.witnesses().lock(number)?;
             if not_now {
                 locks.unlock_beacon(number);
             }
@@ -112,7 +112,7 @@ fn next_unused(slab: &Slab, locks: &Locks, identity: &Identity) -> Result<Option
 /// the lock for joining, and by nobody else.
 fn record(slab: &Slab, number: u16) -> Result<Option<&Participant>> {
     while !slab.covers(Growing::Participants, number.into()) {
-        if !slab.grow(Growing::Participants)? {
+        if !slab.extent().grow(Growing::Participants)? {
             return Err(slab.corrupt("it is shorter than its header says"));
         }
     }

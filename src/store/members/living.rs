@@ -19,7 +19,7 @@ pub(in crate::store) fn living(slab: &Slab, locks: &Locks) -> Result<Vec<Process
     let mut living = Vec::new();
     let mut me = None;
     for number in numbers(slab) {
-        let is_locked = locks.is_beacon_locked(number)? || slab.is_witness_locked(number)?;
+        let is_locked = locks.is_beacon_locked(number)? || slab.witnesses().is_locked(number)?;
         if is_locked && !is_gone(slab, &mut me, number)? {
             living.extend(describe(slab, number));
         }

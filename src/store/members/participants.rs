@@ -34,7 +34,7 @@ pub(super) fn is_gone(
     if locks.is_beacon_locked(number)? {
         return Ok(record.is_some_and(|r| process_is_gone(r, me, PARTICIPANT_SHARED, thorough)));
     }
-    if !slab.is_witness_locked(number)? {
+    if !slab.witnesses().is_locked(number)? {
         return Ok(true);
     }
     // It lives and other code in it has closed its descriptors; or a child that it forked still has
@@ -45,7 +45,7 @@ pub(super) fn is_gone(
 /// Whether a participant is dead, as far as a reader can tell: it does not open the lock files, so
 /// the witness stands for the beacon. Where the kernel does not answer, the process id decides.
 pub(in crate::store) fn is_gone_by_witness(slab: &Slab, me: &Identity, number: u16) -> bool {
-    match slab.is_witness_locked(number) {
+    match slab.witnesses().is_locked(number) {
         Ok(false) => true,
         Ok(true) | Err(_) => is_gone_by_process(slab, me, number),
     }

@@ -61,7 +61,7 @@ impl Process {
         // purpose. A failure leaves it to the closing. The witness first: beside a free
         // beacon it would be in doubt whether this process lives.
         if !self.shared.load(Ordering::Relaxed) {
-            slab.unlock_witness(self.id.get());
+            slab.witnesses().unlock(self.id.get());
             self.locks.unlock_beacon(self.id.get());
         }
     }
