@@ -17,7 +17,7 @@ use crate::os::{futex, range_lock};
 use crate::slab::Slab;
 use crate::store::home::alone::{self, Alone};
 use crate::store::home::boots::{self, BootSeen};
-use crate::store::home::rebuild::Leap;
+use crate::store::home::rebuild_tokens::{self, Leap};
 use crate::store::home::slab_file::{initialise, layout_of, map};
 use crate::store::home::{original, rebuild, slab_file};
 use crate::store::members::deadlock::Tokens;
@@ -342,7 +342,7 @@ fn go_first(site: &Site, locks: &Locks, settings: &Settings) -> Result<Box<Slab>
         slab.extent().fill_holes()?;
         slab_file::write_static(slab.file()?, slab.path(), slab.part())?;
         settings.new_limits().write(&slab);
-        rebuild::begin_floors(&slab);
+        rebuild_tokens::begin_floors(&slab);
         rebuild::rebuild(&slab, locks, Leap::None, false)?;
         return Ok(slab);
     }

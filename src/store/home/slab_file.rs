@@ -20,7 +20,7 @@ use crate::slab::header::{
 use crate::slab::layout::{CAPACITY_MAX, PAGE};
 use crate::slab::{Layout, Slab};
 use crate::store::home::open::refuse_strangers;
-use crate::store::home::{rebuild, rebuild_values};
+use crate::store::home::{rebuild, rebuild_tokens, rebuild_values};
 use crate::store::log::sync;
 use crate::store::members::lock_files::Locks;
 use crate::store::names::{SLAB, Site, not_a_store, random};
@@ -205,7 +205,7 @@ pub(in crate::store) fn initialise(
     // Another store in this place may have granted tokens before. After the header is on the
     // device: a slab without one that is not blank would be taken for damaged. Should the power
     // fail here, a rebuild does the same.
-    rebuild::begin_floors(&slab);
+    rebuild_tokens::begin_floors(&slab);
     slab.header().state.store(STATE_READY, Ordering::Release);
     slab.sync()?;
     Ok(slab)
