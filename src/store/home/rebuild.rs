@@ -5,8 +5,8 @@
 //! Needs to be alone. It only ever computes the same from the same slots, and marks the slab as
 //! being rebuilt until it is done: a process that dies over it leaves the work to the next one.
 //!
-//! Here are the steps in their order, and the holds' part; those of the keys, the values and the
-//! tokens have files of their own.
+//! Here are the steps in their order, and the holds' part; those of the keys, the values, the
+//! log and the tokens have files of their own.
 
 use std::fmt;
 use std::path::Path;
@@ -21,7 +21,7 @@ use crate::store::home::rebuild_keys::Rebuild;
 use crate::store::home::rebuild_tokens::{
     Leap, catch_up, floor_of_clock, leap_tickets, raise_floors, refuse_used_up, set_floors,
 };
-use crate::store::home::{open, original, rebuild_values, slab_file};
+use crate::store::home::{open, original, rebuild_log, rebuild_values, slab_file};
 use crate::store::log::sync;
 use crate::store::members::join::each_hold;
 use crate::store::members::living;
@@ -187,7 +187,7 @@ fn restructure(slab: &Slab, locks: &Locks, leap: Leap, thorough: bool) -> Result
     work.clear_structure();
     work.keep_what_makes_sense();
     work.count_freed();
-    let about_values = rebuild_values::adopt_log(slab, thorough)?;
+    let about_values = rebuild_log::adopt_log(slab, thorough)?;
     work.report.actions.extend(about_values);
     void_holds(slab, locks, leap)?;
     let mut floor = raise_floors(slab, leap.length());

@@ -75,7 +75,7 @@ fn tickets(slab: &Slab) -> impl Iterator<Item = &AtomicU64> {
 }
 
 /// Of a new store, so that its tokens are above those of one that was in its place.
-pub(in crate::store) fn begin_floors(slab: &Slab) {
+pub(super) fn begin_floors(slab: &Slab) {
     let from = floor_of_clock();
     for number in 0..STRIPES {
         slab.stripe(number).floor.fetch_max(from, Ordering::Relaxed);

@@ -20,7 +20,7 @@ use crate::slab::header::{
 use crate::slab::layout::{CAPACITY_MAX, PAGE};
 use crate::slab::{Layout, Slab};
 use crate::store::home::open::refuse_strangers;
-use crate::store::home::{rebuild, rebuild_tokens, rebuild_values};
+use crate::store::home::{rebuild, rebuild_log, rebuild_tokens};
 use crate::store::log::sync;
 use crate::store::members::lock_files::Locks;
 use crate::store::names::{SLAB, Site, not_a_store, random};
@@ -193,7 +193,7 @@ pub(in crate::store) fn initialise(
     let slab = Slab::map(slab, &path, part, layout)?;
     settings.new_limits().write(&slab);
     // What a store had that was here before is nobody's.
-    rebuild_values::adopt_log(&slab, false)?;
+    rebuild_log::adopt_log(&slab, false)?;
     rebuild::name(&slab, locks)?;
     // A maker before this one may have failed to sync it.
     sync::sync_alone(&slab)?;
