@@ -4,6 +4,7 @@
 //! so that loom can check all of it. The invariants that the comments name (H1, L2, ...) are those
 //! of docs/protocol.md.
 
+mod cell_sum;
 mod cells;
 pub(crate) mod changes;
 pub(crate) mod closing;
@@ -22,12 +23,13 @@ pub(crate) mod ticket;
 pub(crate) mod waiting;
 mod word;
 
+pub(crate) use cell_sum::{CellSum, SEALED_WORDS_MAX};
 #[cfg(all(any(fuzzing, test), not(loom)))]
 pub(crate) use cells::seal_of;
 #[cfg(not(loom))]
 pub(crate) use cells::version_of as cells_version_of;
 pub(crate) use cells::{
-    Cell, CellSum, Cells, Damaged, NO_VERSION, PAYLOAD_WORDS, SEALED_WORDS_MAX,
+    Cell, Cells, Damaged, NO_VERSION, PAYLOAD_WORDS,
     first_version as cells_first_version, flip as cells_flip, prepare as cells_prepare,
     read_once as cells_read_once, read_prepared as cells_read_prepared, write as cells_write,
 };
