@@ -21,23 +21,6 @@ pub(crate) struct Hold {
     stamp: AtomicU64,
 }
 
-/// What a look at a held word found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Judgement {
-    /// It is free.
-    Free,
-    /// It is free, and the last holder died with it.
-    Abandoned,
-    /// A live holder has it, within the lease.
-    Held,
-    /// A remover is taking the key away.
-    Retiring,
-    /// The holder is dead.
-    Dead,
-    /// The lease is over; the holder may be alive.
-    Expired,
-}
-
 /// What came of giving a hold back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Returned {
@@ -360,36 +343,8 @@ impl Hold {
     }
 }
 
-/// Judging and showing.
+/// Showing.
 impl Hold {
-    /// What `seen` is, given which participants are dead and what time it is. Dead comes before
-    /// expired, because a dead holder's successor has to be told.
-    pub(crate) fn judge(
-        &self,
-        seen: Word,
-        now: impl Fn() -> u64,
-        is_dead: impl FnOnce(ParticipantId) -> bool,
-    ) -> Judgement {
-        let Some(holder) = seen.participant() else {
-            return if seen.is_abandoned() {
-                Judgement::Abandoned
-            } else {
-                Judgement::Free
-            };
-        };
-        if seen.is_retiring() {
-            Judgement::Retiring
-        } else if left_out(Rule::DeadFirst) && self.lease_of(seen).is_over(&now) {
-            Judgement::Expired
-        } else if is_dead(holder) {
-            Judgement::Dead
-        } else if self.lease_of(seen).is_over(now) {
-            Judgement::Expired
-        } else {
-            Judgement::Held
-        }
-    }
-
     /// Notes which thread took the hold `mine`, and when.
     #[inline]
     pub(crate) fn set_stamp(&self, mine: Word, stamp: Stamp) {
@@ -411,83 +366,4 @@ pub(crate) fn next_sequence(seen: Word) -> Option<u64> {
 }
 
 #[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-
-    fn id(number: u16) -> ParticipantId {
-        ParticipantId::new(number).unwrap()
-    }
-
-    fn take(hold: &Hold, me: u16) -> Word {
-        let seen = hold.load();
-        hold.take(seen, id(me), seen.sequence() + 1, false).unwrap()
-    }
-
-    #[test]
-    fn a_late_return_leaves_the_successor_alone() {
-        let hold = Hold::new();
-        let first = take(&hold, 1);
-        let second = hold.take(first, id(2), 2, false).unwrap();
-        assert_eq!(hold.give_back(first), Returned::Lost);
-        assert!(hold.load() == second);
-        assert_eq!(hold.give_back(second), Returned::Free);
-    }
-
-    #[test]
-    fn the_contended_bit_asks_for_a_wake_and_is_gone_after_it() {
-        let hold = Hold::new();
-        let mine = take(&hold, 1);
-        hold.mark_contended(mine).unwrap();
-        assert_eq!(hold.give_back(mine), Returned::Wake);
-        assert!(!hold.load().is_contended());
-    }
-
-    #[test]
-    fn renewal_and_theft_exclude_each_other() {
-        let hold = Hold::new();
-        let mine = take(&hold, 1);
-        hold.set_lease(mine, 0, Lease::Until(6_400));
-        assert!(!hold.mark_over(mine, || 6_399));
-        assert!(hold.renew(mine, Lease::Until(12_800)));
-        assert!(!hold.mark_over(mine, || 12_799));
-        assert!(hold.mark_over(mine, || 12_800));
-        assert!(!hold.renew(mine, Lease::Until(64_000)));
-    }
-
-    #[test]
-    fn a_late_publication_does_not_touch_the_successors_lease() {
-        let hold = Hold::new();
-        let before = hold.deadline_bits();
-        let first = take(&hold, 1);
-        let second = hold.take(first, id(2), 2, false).unwrap();
-        hold.set_lease(second, before, Lease::Until(500));
-        hold.set_lease(first, before, Lease::Until(10));
-        assert_eq!(hold.lease_of(second), Lease::Until(512));
-    }
-
-    #[test]
-    fn a_retired_word_defeats_what_was_prepared_before() {
-        let hold = Hold::new();
-        let seen = hold.load();
-        hold.retire(seen, id(3)).unwrap();
-        assert!(hold.take(seen, id(1), 1, false).is_err());
-        hold.end_retirement();
-        assert!(hold.take(seen, id(1), 1, false).is_err());
-        assert!(hold.load().is_plainly_free());
-    }
-
-    #[test]
-    fn an_abandoned_hold_remembers_the_process() {
-        let hold = Hold::new();
-        let dead = take(&hold, 4);
-        hold.set_stamp(dead, Stamp::precise(1234, 0));
-        assert_eq!(hold.judge(dead, || 0, |p| p == id(4)), Judgement::Dead);
-        assert_eq!(hold.abandon(dead, 1230), Returned::Free);
-        let left = hold.load();
-        assert_eq!(
-            hold.judge(left, || 0, |_| unreachable!()),
-            Judgement::Abandoned
-        );
-        assert_eq!(hold.stamp_of(left).unwrap().tid, 1230);
-    }
-}
+mod tests;

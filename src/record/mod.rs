@@ -12,6 +12,7 @@ mod controls;
 pub(crate) mod deciding;
 mod hold;
 pub(crate) mod joining;
+mod judgement;
 mod lease;
 pub(crate) mod life;
 #[cfg(all(loom, test))]
@@ -29,11 +30,12 @@ pub(crate) use cells::seal_of;
 #[cfg(not(loom))]
 pub(crate) use cells::version_of as cells_version_of;
 pub(crate) use cells::{
-    Cell, Cells, Damaged, NO_VERSION, PAYLOAD_WORDS,
-    first_version as cells_first_version, flip as cells_flip, prepare as cells_prepare,
-    read_once as cells_read_once, read_prepared as cells_read_prepared, write as cells_write,
+    Cell, Cells, Damaged, NO_VERSION, PAYLOAD_WORDS, first_version as cells_first_version,
+    flip as cells_flip, prepare as cells_prepare, read_once as cells_read_once,
+    read_prepared as cells_read_prepared, write as cells_write,
 };
-pub(crate) use hold::{Cleared, Hold, Judgement, Returned, next_sequence};
+pub(crate) use hold::{Cleared, Hold, Returned, next_sequence};
+pub(crate) use judgement::Judgement;
 pub(crate) use lease::Lease;
 pub(crate) use removal::{Force, Left, Removal};
 pub(crate) use stamp::Stamp;

@@ -108,7 +108,8 @@ impl Hold {
             if !taker.is_current() && !left_out(Rule::LifeAfterWord) {
                 return Ok(Look::Gone);
             }
-            let judgement = self.judge(seen, || taker.now_us(), |other| taker.is_dead(other));
+            let judgement =
+                Judgement::of(self, seen, || taker.now_us(), |other| taker.is_dead(other));
             match judgement {
                 _ if slept && left_out(Rule::WokenJudge) => {}
                 Judgement::Expired if !taker.is_leased() && !left_out(Rule::LatchUnleased) => {

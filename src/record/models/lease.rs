@@ -18,7 +18,7 @@ fn take_with_lease(hold: &Hold, me: u16, until: u64) -> Option<Word> {
 /// Steals whatever is there, if its lease is over at `now`.
 fn steal(hold: &Hold, me: u16, now: u64) -> Option<(Word, Word)> {
     let seen = hold.load();
-    let judgement = hold.judge(seen, || now, |_| false);
+    let judgement = Judgement::of(hold, seen, || now, |_| false);
     if judgement != Judgement::Expired || !hold.mark_over(seen, || now) {
         return None;
     }

@@ -35,7 +35,7 @@ impl Onlooker<'_> {
     fn stand(self, hold: &Hold) -> (bool, Option<Holder>) {
         loop {
             let seen = hold.load();
-            let judgement = hold.judge(seen, clock::uptime_us, self.is_dead);
+            let judgement = Judgement::of(hold, seen, clock::uptime_us, self.is_dead);
             let alive = !matches!(judgement, Judgement::Dead | Judgement::Abandoned);
             let holder = match judgement {
                 Judgement::Free | Judgement::Retiring => None,
@@ -76,7 +76,7 @@ impl Onlooker<'_> {
     pub(in crate::store) fn dead_holds(self, found: KeyEntry) -> usize {
         if found.kind.is_latched() {
             let hold = &self.slab.slot(found.id).hold;
-            let judgement = hold.judge(hold.load(), || 0, self.is_dead);
+            let judgement = Judgement::of(hold, hold.load(), || 0, self.is_dead);
             return usize::from(judgement == Judgement::Dead);
         }
         match self.standing(found) {

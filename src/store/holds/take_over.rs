@@ -162,7 +162,7 @@ impl<'h> TakeOver<'h> {
         loop {
             let seen = hold.load();
             let is_dead = |other| Members(self.0.store()).is_dead(process, other);
-            let judgement = hold.judge(seen, clock::uptime_us, is_dead);
+            let judgement = Judgement::of(hold, seen, clock::uptime_us, is_dead);
             let died = judgement != Judgement::Expired;
             let holder = || Members(self.0.store()).holder(process, hold, seen, !died);
             let (holder, freed) = match judgement {
