@@ -1,7 +1,8 @@
 //! Key and tag in the bodies of a key's slots: where they lie, and reading, comparing and writing
 //! them word by word.
 
-use crate::slab::value_cells::{CELL_WORDS_MIN, word_of};
+use crate::slab::value_cell::word_of;
+use crate::slab::value_cells::CELL_WORDS_MIN;
 use crate::slab::{BODY_WORDS, Slab, SlotId, Tenant};
 use crate::sync::Ordering;
 

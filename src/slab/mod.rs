@@ -18,6 +18,7 @@ pub(crate) mod layout;
 mod map;
 mod meta;
 mod records;
+mod value_cell;
 pub(crate) mod value_cells;
 mod witnesses;
 
