@@ -1,13 +1,11 @@
 //! Six processes together: a semaphore lets two of them work at a time, a lock lets one of them
 //! write. The example starts itself again as its workers.
 
-use std::env;
 use std::error::Error;
-use std::fs;
 use std::path::Path;
 use std::process::{self, Command};
-use std::thread;
 use std::time::Duration;
+use std::{env, fs, thread};
 
 use slablock::{BoundedSemaphore, Cache, Lock};
 

@@ -2,9 +2,8 @@
 //! one of their additions is lost.
 
 use std::error::Error;
-use std::fs;
 use std::path::Path;
-use std::thread;
+use std::{fs, thread};
 
 use slablock::{Cache, Lock};
 

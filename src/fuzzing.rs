@@ -2,7 +2,6 @@
 //! one process, and die. Compiled for fuzzing (`--cfg fuzzing`, which cargo-fuzz sets) and for this
 //! crate's own tests, never into what users get.
 
-use crate::store::space::latch::Latches;
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
@@ -17,7 +16,7 @@ use crate::slab::value_cells::{Content, Form, cell_words, tag_hash};
 use crate::store::home::open;
 use crate::store::index::chains::Index;
 use crate::store::key_entry::check_lengths;
-use crate::store::space::latch::Latched;
+use crate::store::space::latch::{Latched, Latches};
 use crate::store::space::make_room::Space;
 use crate::store::txn::transaction::Ongoing;
 use crate::store::values::compute_once::Turns;

@@ -2,7 +2,6 @@
 
 mod notes;
 
-use crate::store::holds::locate::Finder;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
@@ -19,10 +18,10 @@ use crate::key::AsKey;
 use crate::os::fork;
 use crate::record::Hold;
 use crate::slab::Tenant;
-use crate::store::holds::fast::Grant;
-use crate::store::holds::fast::Holding;
+use crate::store::holds::fast::{Grant, Holding};
 use crate::store::holds::guard::{self, Anchor};
 use crate::store::holds::handle::Handle;
+use crate::store::holds::locate::Finder;
 use crate::store::holds::slow::Acquirer;
 use crate::store::patience::Patience;
 use crate::types::{Holder, Predecessor, Token};

@@ -2,7 +2,7 @@
 
 #![allow(missing_docs)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -160,7 +160,8 @@ fn rooms_of_the_store_name_rooms_below_only() {
 
 /// The types of a source, without those of its tests.
 fn types_of(code: &str) -> impl Iterator<Item = &str> {
-    code.lines().filter_map(|line| {
+    let outermost = code.lines().filter(|line| !line.starts_with(' '));
+    outermost.filter_map(|line| {
         let line = line.strip_prefix("pub").unwrap_or(line);
         let line = match line.strip_prefix('(') {
             Some(rest) => rest.split_once(") ")?.1,
@@ -244,6 +245,131 @@ fn methods_stay_in_the_room_of_their_type() {
                     "{name}::{method} in {file}, and {name} in {}",
                     room.file
                 );
+            }
+        }
+    }
+}
+
+/// The library without its tests, its models and the command line.
+fn library() -> Vec<Source> {
+    let mut sources = sources_below("src");
+    sources.retain(|source| {
+        !source.is_tests() && !source.is_in("bin") && !source.is_in("record/models")
+    });
+    for source in &mut sources {
+        let code = source.code.split("mod tests {").next().unwrap();
+        source.code = code.to_string();
+    }
+    sources
+}
+
+/// What is read in one go: a file from its top to its bottom, tests and comments included.
+const FILE_LINES_MAX: usize = 400;
+/// A function whole on one screen, or nearly.
+const FUNCTION_LINES_MAX: usize = 60;
+/// What a reader has to know of a type to know it all.
+const METHODS_MAX: usize = 40;
+/// A type, and what stands beside it for its length.
+const FILES_OF_METHODS_MAX: usize = 2;
+/// It only hands on what its users ask for: its methods are the public face.
+const HANDS_ON: &str = "Cache";
+
+#[test]
+fn no_file_is_long() {
+    for source in sources_below("src").iter().filter(|s| !s.is_in("bin")) {
+        let lines = source.text.lines().count();
+        assert!(lines <= FILE_LINES_MAX, "{}: {lines} lines", source.name);
+    }
+}
+
+#[test]
+fn no_function_is_long() {
+    let mut functions = 0;
+    for source in sources_below("src").iter().filter(|s| !s.is_in("bin")) {
+        let lines: Vec<&str> = source.text.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let indent = line.len() - line.trim_start().len();
+            let is_function = line
+                .trim_start()
+                .split(' ')
+                .take(4)
+                .any(|word| word == "fn");
+            let ends = |line: &str| line.len() == indent + 1 && line.ends_with('}');
+            if !is_function || line.trim_start().starts_with("//") || line.ends_with(['}', ';']) {
+                continue;
+            }
+            let length = lines[at..].iter().position(|line| ends(line));
+            let length = length.map_or(0, |last| last + 1);
+            let place = format!("{}:{}", source.name, at + 1);
+            assert!(length <= FUNCTION_LINES_MAX, "{place}: {length} lines");
+            functions += 1;
+        }
+    }
+    assert!(functions > 1_000, "{functions} functions");
+}
+
+#[test]
+fn no_type_is_large_or_in_many_files() {
+    let library = library();
+    let all: Vec<_> = library
+        .iter()
+        .flat_map(|source| methods(&source.name, &source.code))
+        .collect();
+    let types: BTreeSet<_> = all.iter().map(|(of, ..)| *of).collect();
+    assert!(types.len() > 100, "{types:?}");
+    for name in types.into_iter().filter(|name| *name != HANDS_ON) {
+        let of_it = || all.iter().filter(|(of, ..)| *of == name);
+        let files: BTreeSet<_> = of_it().map(|(_, file, _)| *file).collect();
+        let number = of_it().count();
+        assert!(number <= METHODS_MAX, "{name} has {number} methods");
+        assert!(files.len() <= FILES_OF_METHODS_MAX, "{name}: {files:?}");
+    }
+}
+
+#[test]
+fn no_name_is_that_of_two_types() {
+    let library = library();
+    let mut seen = BTreeMap::new();
+    for source in &library {
+        for name in types_of(&source.code) {
+            let other = seen.insert(name, &source.name);
+            assert_eq!(other, None, "{name} is also in {}", source.name);
+        }
+    }
+    assert!(seen.len() > 150, "{seen:?}");
+}
+
+/// What `is_locked` and the like run through before they judge a hold, and no word there of what
+/// would open the other shards to carry out what was decided, or mend them. (That nothing is
+/// carried out is seen by `a_look_at_a_lock_carries_nothing_out`.)
+#[test]
+fn asking_whether_a_key_is_locked_opens_nothing() {
+    let way = [
+        ("lock.rs", "is_locked"),
+        ("store/holds/standing.rs", "standing"),
+        ("store/holds/standing.rs", "stand"),
+        ("store/holds/locate.rs", "locate"),
+        ("store/holds/locate.rs", "locate_within"),
+        ("store/holds/locate.rs", "locate_and_tag"),
+        ("store/holds/locate.rs", "may_be_in_the_way"),
+        ("store/holds/locate.rs", "is_in_the_way"),
+        ("store/holds/locate.rs", "check_found"),
+        ("store/slots/by_slot.rs", "is_vacant"),
+        ("store/slots/by_slot.rs", "content_of"),
+        ("store/slots/by_slot.rs", "read_value"),
+        ("store/journal/decided.rs", "nothing_is_decided"),
+        ("store/journal/siblings.rs", "home"),
+    ];
+    let sources = sources_below("src");
+    for (file, function) in way {
+        let source = sources.iter().find(|source| source.name == file).unwrap();
+        let head = format!("fn {function}(");
+        let bodies: Vec<_> = source.code.split(&head).skip(1).collect();
+        assert!(!bodies.is_empty(), "{file} has no {function}");
+        for body in bodies {
+            let body = body.split("\n    }\n").next().unwrap();
+            for word in ["finish_decided", "carry_out", "shard", "open", "rebuild"] {
+                assert!(!names(body, word), "{function} in {file} names {word}");
             }
         }
     }

@@ -8,10 +8,8 @@ use crate::error::{BoxError, Error};
 use crate::key::AsKey;
 use crate::store::Store;
 use crate::store::key_entry::check_lengths;
-use crate::store::space::set::When;
-use crate::store::space::set::Writer;
-use crate::store::values::compute_once::Turn;
-use crate::store::values::compute_once::Turns;
+use crate::store::space::set::{When, Writer};
+use crate::store::values::compute_once::{Turn, Turns};
 use crate::store::values::get::Values;
 
 /// Values that are computed when they are missing.

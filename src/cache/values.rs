@@ -8,8 +8,7 @@ use crate::cache::iter::{Entry, Iter};
 use crate::error::Result;
 use crate::key::AsKey;
 use crate::store::expiry::expires_ms;
-use crate::store::space::set::Writer;
-use crate::store::space::set::{New, When};
+use crate::store::space::set::{New, When, Writer};
 use crate::store::values::get::Values;
 
 /// How a value is set, besides under which key: for how long, and with which tag. What is not said

@@ -12,10 +12,8 @@ use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::{Pid, gettid};
 
-use crate::os::clock;
-use crate::os::dir;
 use crate::os::file::above_standard_descriptors;
-use crate::os::fork;
+use crate::os::{clock, dir, fork};
 use crate::sync::crash_point;
 
 /// What identifies a process on this machine. The process id alone does not: it is reused, and

@@ -36,8 +36,6 @@ pub(crate) mod space;
 pub(crate) mod txn;
 pub(crate) mod values;
 
-use crate::store::members::join::try_join;
-use crate::store::members::process::Process;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -56,7 +54,9 @@ use crate::slab::layout::STRIPES;
 use crate::slab::{PARTICIPANT_SHARED, Slab};
 use crate::store::members::deadlock::Tokens;
 use crate::store::members::device::Device;
+use crate::store::members::join::try_join;
 use crate::store::members::lock_files::Locks;
+use crate::store::members::process::Process;
 use crate::store::members::recount::Recount;
 use crate::store::members::shards::ShardsOf;
 use crate::store::members::{living, participants};

@@ -1,10 +1,8 @@
 //! Limits of the process: an error, never a signal, and never an abort.
 
-use std::{
-    fs,
-    os::unix::process::ExitStatusExt,
-    process::{Command, Output, Stdio},
-};
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Output, Stdio};
 
 use crate::shop::{Shop, code};
 

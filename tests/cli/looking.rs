@@ -5,10 +5,8 @@ use std::process::Stdio;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::{
-    kit::until,
-    shop::{Shop, code},
-};
+use crate::kit::until;
+use crate::shop::{Shop, code};
 
 #[test]
 fn status_shows_who_holds_what() {

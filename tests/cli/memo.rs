@@ -1,14 +1,14 @@
 //! `slablock memo`: a command is run once for all who ask.
 
-use std::{fs, process::Stdio, thread, time::Duration};
+use std::process::Stdio;
+use std::time::Duration;
+use std::{fs, thread};
 
 use nix::sys::signal::Signal;
 use slablock::Cache;
 
-use crate::{
-    kit::until,
-    shop::{Running, Shop},
-};
+use crate::kit::until;
+use crate::shop::{Running, Shop};
 
 /// Each run of this leaves a line in the file `ran`, then waits until the file `go` is there.
 fn slow(shop: &Shop, then: &str) -> String {

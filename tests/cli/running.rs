@@ -1,12 +1,9 @@
 //! `slablock run`: one at a time, who waits, leases, and what the command gets.
 
-use std::{
-    ffi::{OsStr, OsString},
-    fs,
-    io::Write,
-    os::unix::ffi::OsStringExt,
-    thread,
-};
+use std::ffi::{OsStr, OsString};
+use std::io::Write;
+use std::os::unix::ffi::OsStringExt;
+use std::{fs, thread};
 
 use crate::shop::Shop;
 

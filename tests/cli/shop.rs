@@ -1,17 +1,13 @@
 //! The binary in a temporary store of its own, run to its end or watched line by line.
 
-use std::{
-    ffi::OsStr,
-    os::unix::process::{CommandExt, ExitStatusExt},
-    path::PathBuf,
-    process::{ChildStdin, Command, ExitStatus, Stdio},
-    sync::mpsc::Receiver,
-};
+use std::ffi::OsStr;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::Receiver;
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::kit::{HANGS, KilledAtTheEnd, Place, lines};

@@ -1,17 +1,15 @@
 //! `slablock run` when signals come, and when processes die.
 
-use std::{fs::File, io::Write, process::Command};
+use std::fs::File;
+use std::io::Write;
+use std::process::Command;
 
-use nix::{
-    pty::openpty,
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::pty::openpty;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
-use crate::{
-    kit::{HANGS, lines},
-    shop::{Shop, code},
-};
+use crate::kit::{HANGS, lines};
+use crate::shop::{Shop, code};
 
 #[test]
 fn a_signal_ends_the_wait() {

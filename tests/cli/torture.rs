@@ -1,11 +1,11 @@
 //! `slablock torture`: nothing is violated, it really kills, and it tidies up.
 
-use std::{fs, os::unix::process::CommandExt, path::Path};
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 
-use nix::{
-    sys::signal::{Signal, killpg},
-    unistd::Pid,
-};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::shop::{Outcome, Running, Shop};

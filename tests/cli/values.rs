@@ -1,12 +1,10 @@
 //! Values from the shell.
 
-use std::{
-    ffi::{OsStr, OsString},
-    io::Write,
-    os::unix::ffi::OsStringExt,
-    process::{Output, Stdio},
-    time::Duration,
-};
+use std::ffi::{OsStr, OsString};
+use std::io::Write;
+use std::os::unix::ffi::OsStringExt;
+use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 use slablock::{Cache, FanoutCache, Lock};

@@ -9,8 +9,7 @@ use std::path::Path;
 use nix::sys::signal::{Signal, kill};
 use slablock::{Cache, Eviction};
 
-use crate::kit::layout;
-use crate::kit::{Board, fork};
+use crate::kit::{Board, fork, layout};
 use crate::scene::{End, Scene, Trap, place_of_death, reap, stopped_at_point};
 use crate::stage::{KEY, open};
 

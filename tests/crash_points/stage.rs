@@ -4,8 +4,7 @@
 use nix::sys::signal::{Signal, raise};
 use slablock::{Averager, BoundedSemaphore, Cache, KeyState, Lock, LockGuard, Token};
 
-use crate::kit::fork;
-use crate::kit::layout;
+use crate::kit::{fork, layout};
 use crate::scene::{End, Entry, Scene, Trap, reap};
 
 /// Small, so that buckets have more than one key, and whole regions are quickly looked over.

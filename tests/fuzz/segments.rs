@@ -17,11 +17,10 @@ use std::path::PathBuf;
 use slablock::{Cache, Error, Eviction, SetOptions, fuzzing};
 
 use super::input::Input;
-use super::layout;
-use super::memory;
 use super::place::Place;
 use super::slab_bytes::{put_sparse, says};
 use super::stored::{Cell, Is, Segment, Slot, Stored, record, segment_header};
+use super::{layout, memory};
 
 const CAPACITY: u64 = 40;
 /// The least there can be: values from 256 KiB on have segments of their own.

@@ -3,17 +3,14 @@
 
 #![cfg(feature = "cli")]
 
-use std::{
-    fs::{self, File, OpenOptions},
-    io::{PipeReader, Read, pipe},
-    os::{fd::AsFd, unix::process::ExitStatusExt},
-    process::{Child, Command, Output, Stdio},
-};
+use std::fs::{self, File, OpenOptions};
+use std::io::{PipeReader, Read, pipe};
+use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Output, Stdio};
 
-use nix::{
-    fcntl::{FcntlArg, OFlag, fcntl},
-    libc,
-};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc;
 use slablock::{Averager, FanoutCache};
 
 use crate::kit::{Place, until};

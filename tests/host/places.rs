@@ -3,13 +3,11 @@
 
 #![cfg(feature = "cli")]
 
-use std::{
-    fs::{self, Permissions},
-    io::{BufRead, BufReader},
-    os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
-    path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
-};
+use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 
 use slablock::{Cache, FanoutCache};
 

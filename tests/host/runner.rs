@@ -10,20 +10,14 @@ mod groups;
 mod nested;
 mod tree;
 
-use std::{
-    fs,
-    io::Write,
-    os::unix::{
-        fs::{PermissionsExt, chown},
-        process::CommandExt,
-    },
-    process::{Command, Stdio},
-};
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
 
-use nix::{
-    sys::signal::{Signal, kill, raise},
-    unistd::{Pid, geteuid, setuid},
-};
+use nix::sys::signal::{Signal, kill, raise};
+use nix::unistd::{Pid, geteuid, setuid};
 use shop::{Outcome, Running, Shop, code};
 
 use crate::kit::{self, KilledAtTheEnd, until, until_stopped};

@@ -9,8 +9,7 @@ use slablock::{
     Averager, BoundedSemaphore, Cache, Eviction, Limits, Lock, RLock, Result, SetOptions,
 };
 
-use crate::kit::layout;
-use crate::kit::{fork, until};
+use crate::kit::{fork, layout, until};
 use crate::stage::{CAPACITY, Stage};
 
 /// What an error leaves.

@@ -7,8 +7,7 @@ use std::path::PathBuf;
 use slablock::{Cache, Durability, FanoutCache, Limits};
 
 use crate::disk::{Sync, noting_syncs};
-use crate::kit::Place;
-use crate::kit::layout;
+use crate::kit::{Place, layout};
 
 /// A record that is lost would make strangers of the shards, and a directory that is lost takes all
 /// with it.

@@ -1,16 +1,15 @@
 //! Looking after a store: remove, evict, check, repair, adopt.
 
-use std::{fmt::Display, path::Path};
+use std::fmt::Display;
+use std::path::Path;
 
 use slablock::CheckReport;
 
-use crate::{
-    failure::{Failure, NO},
-    output::{Unwritten, print_done, print_line},
-    place,
-    sight::Sight,
-    text::quoted,
-};
+use crate::failure::{Failure, NO};
+use crate::output::{Unwritten, print_done, print_line};
+use crate::place;
+use crate::sight::Sight;
+use crate::text::quoted;
 
 pub fn remove(dir: &Path, key: &[u8]) -> Result<u8, Failure> {
     let is_removed = match place::open(dir)? {

@@ -1,23 +1,19 @@
 //! What was typed. What it means is in `task`.
 
-use std::{
-    env,
-    ffi::OsString,
-    io::{IsTerminal, stdout},
-    iter,
-    path::PathBuf,
-    time::Duration,
-};
+use std::ffi::OsString;
+use std::io::{IsTerminal, stdout};
+use std::path::PathBuf;
+use std::time::Duration;
+use std::{env, iter};
 
-use clap::{Args, Parser, Subcommand, error::ErrorKind, value_parser};
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand, value_parser};
 
-use crate::{
-    demo::Role,
-    failure::{Failure, USAGE},
-    output::{Unwritten, print},
-    seconds::{seconds, seconds_above_zero},
-    torture::WorkerPlan,
-};
+use crate::demo::Role;
+use crate::failure::{Failure, USAGE};
+use crate::output::{Unwritten, print};
+use crate::seconds::{seconds, seconds_above_zero};
+use crate::torture::WorkerPlan;
 
 const EXAMPLES: &str = "\
 Examples:

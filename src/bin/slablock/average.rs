@@ -1,16 +1,14 @@
 //! `slablock average`: a running average from the shell.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
+use std::time::Duration;
 
 use slablock::{Averager, Cache};
 
-use crate::{
-    failure::{Failure, NO},
-    output::print_line,
-    place,
-    sight::Sight,
-    text,
-};
+use crate::failure::{Failure, NO};
+use crate::output::print_line;
+use crate::sight::Sight;
+use crate::{place, text};
 
 /// A value to add, and to what.
 pub struct Addition {

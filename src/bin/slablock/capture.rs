@@ -2,10 +2,8 @@
 //!
 //! Through pipes: a script that opens `/dev/stderr` would empty a file.
 
-use std::{
-    io::{self, ErrorKind, PipeReader, Read, pipe},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-};
+use std::io::{self, ErrorKind, PipeReader, Read, pipe};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 

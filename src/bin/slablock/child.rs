@@ -11,34 +11,23 @@
 
 #![allow(unsafe_code)]
 
-use std::{
-    cell::Cell,
-    ffi::{CStr, c_char, c_int, c_void},
-    io,
-    os::{
-        fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd},
-        unix::process::ExitStatusExt,
-    },
-    process::ExitStatus,
-    ptr,
-};
+use std::cell::Cell;
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::{io, ptr};
 
-use nix::{
-    errno::Errno,
-    fcntl::{FcntlArg, fcntl},
-    libc,
-    sys::{
-        prctl::set_pdeathsig,
-        signal::{SigHandler, SigSet, Signal, kill, signal},
-    },
-    unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, getpid, getppid},
-};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{SigHandler, SigSet, Signal, kill, signal};
+use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, getpid, getppid};
 
-use crate::{
-    passed::{LIFELINE_MIN, Passed},
-    program::Program,
-    signals::Arrived,
-};
+use crate::passed::{LIFELINE_MIN, Passed};
+use crate::program::Program;
+use crate::signals::Arrived;
 
 /// Far more than the few system calls need that the child makes on it.
 const STACK_BYTES: usize = 64 << 10;

@@ -1,13 +1,11 @@
 //! Why a command did not do what was asked: one line for the reader and an exit status.
 
-use std::{
-    fmt::Display,
-    fs,
-    io::{self, ErrorKind},
-    os::unix::fs::MetadataExt,
-    path::Path,
-    process::ExitCode,
-};
+use std::fmt::Display;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::ExitCode;
 
 use nix::unistd::geteuid;
 use slablock::Error;

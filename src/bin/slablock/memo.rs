@@ -5,33 +5,27 @@
 //!
 //!     slablock memo 1 STATUS BYTES-OF-OUTPUT BYTES-OF-ERRORS\n
 
-use std::{
-    ffi::{OsStr, OsString},
-    fs::File,
-    io::{self, Write, stderr},
-    os::unix::ffi::OsStrExt,
-    path::Path,
-    process::{self, ExitStatus},
-};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Write, stderr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::{self, ExitStatus};
 
 use nix::sys::signal::Signal;
 use slablock::{Cache, SetOptions};
 
-use crate::{
-    capture::{Capture, OUTPUT_BYTES_MAX, no_memory},
-    child::{self, Child, Streams},
-    failure::{FAILED, Failure},
-    nesting,
-    output::{Unwritten, print},
-    passed::Passed,
-    place,
-    program::Program,
-    run::{self, SIGNALLED},
-    signals::{self, Arrived, Signals},
-    supervise::pass_on_early,
-    text,
-    values::KEY_BYTES_MAX,
-};
+use crate::capture::{Capture, OUTPUT_BYTES_MAX, no_memory};
+use crate::child::{self, Child, Streams};
+use crate::failure::{FAILED, Failure};
+use crate::output::{Unwritten, print};
+use crate::passed::Passed;
+use crate::program::Program;
+use crate::run::{self, SIGNALLED};
+use crate::signals::{self, Arrived, Signals};
+use crate::supervise::pass_on_early;
+use crate::values::KEY_BYTES_MAX;
+use crate::{nesting, place, text};
 
 const MAGIC: &str = "slablock memo 1 ";
 /// What precedes the command in a key that the user did not name: it is not taken for a name that a

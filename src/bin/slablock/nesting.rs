@@ -6,22 +6,18 @@
 //! that is about to wait for a key on it also looks whether that hold is still in force, and
 //! whether its holder is still waiting for this process.
 
-use std::{
-    env,
-    ffi::{OsStr, c_int},
-    fs,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-    process,
-};
+use std::ffi::{OsStr, c_int};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::{env, fs, process};
 
-use nix::{
-    libc,
-    sys::signal::Signal::{SIGINT, SIGQUIT},
-};
+use nix::libc;
+use nix::sys::signal::Signal::{SIGINT, SIGQUIT};
 use slablock::{Cache, Holder, KeyInfo, KeyState, Token};
 
-use crate::{failure::Failure, processes, signals::is_ignored_by};
+use crate::failure::Failure;
+use crate::processes;
+use crate::signals::is_ignored_by;
 
 /// The name of the list.
 pub const VARIABLE: &str = "SLABLOCK_HOLDS";

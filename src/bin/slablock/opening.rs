@@ -5,18 +5,16 @@
 //! last one of a process, so the patience is kept by a thread that ends this process. It is out of
 //! the way before the first attempt to take anything: what is held is never lost by it.
 
-use std::{
-    fs,
-    path::Path,
-    process,
-    sync::{Arc, Condvar, Mutex, PoisonError},
-    thread,
-    time::{Duration, Instant},
-};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use std::{fs, process, thread};
 
 use slablock::Cache;
 
-use crate::{failure::Failure, place, signals::Signals, text};
+use crate::failure::Failure;
+use crate::signals::Signals;
+use crate::{place, text};
 
 /// How long another process may keep an opener that does not want to wait at all from the store.
 /// Making a store takes milliseconds, and rarely a second, where a disk is slow to sync it.

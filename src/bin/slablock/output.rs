@@ -4,19 +4,16 @@
 //! that swallows everything; and gives up in the middle where another program has set a pipe not to
 //! wait.
 
-use std::{
-    fmt::{self, Display},
-    io::{self, ErrorKind, stdout},
-    os::fd::AsFd,
-};
+use std::fmt::{self, Display};
+use std::io::{self, ErrorKind, stdout};
+use std::os::fd::AsFd;
 
-use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    unistd::{close, write},
-};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::{close, write};
 
-use crate::{failure::Failure, start};
+use crate::failure::Failure;
+use crate::start;
 
 /// Why not all of it was written.
 #[derive(Debug)]

@@ -7,14 +7,13 @@
 //! place. Where it cannot tell whether a home is away or was never meant to be there, it is an
 //! error, too.
 
-use std::{
-    fs::{self, DirBuilder, Metadata},
-    io::{self, ErrorKind},
-    os::unix::fs::{DirBuilderExt, MetadataExt},
-    path::{Path, PathBuf},
-};
+use std::fs::{self, DirBuilder, Metadata};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
-use crate::{failure::Failure, users};
+use crate::failure::Failure;
+use crate::users;
 
 /// Homes of users that are to have none, by the habits of systems. They are not there, or are
 /// empty, for good.

@@ -1,21 +1,16 @@
 //! Where the store is, and whether there is one.
 
-use std::{
-    env,
-    ffi::OsStr,
-    fs,
-    io::{self, ErrorKind},
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf, absolute},
-};
+use std::ffi::OsStr;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf, absolute};
+use std::{env, fs};
 
 use nix::unistd::geteuid;
 use slablock::{Cache, RepairReport};
 
-use crate::{
-    failure::{Failure, LOST, denied},
-    own::Own,
-};
+use crate::failure::{Failure, LOST, denied};
+use crate::own::Own;
 
 /// The file that a store has, and the one that a store with shards has.
 const SLAB: &str = "slab";

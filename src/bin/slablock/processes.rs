@@ -1,6 +1,7 @@
 //! What `/proc` says of other processes.
 
-use std::{collections::BTreeMap, fs};
+use std::collections::BTreeMap;
+use std::fs;
 
 /// A process, as it was when asked for.
 pub struct Process {

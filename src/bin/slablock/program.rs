@@ -4,14 +4,10 @@
 //! child: a child that shares its parent's memory has a small stack, and the C library builds the
 //! arguments of a script without `#!` on it, however many they are.
 
-use std::{
-    cell::Cell,
-    env,
-    ffi::{CStr, CString, OsStr, OsString, c_char},
-    io,
-    os::unix::ffi::{OsStrExt, OsStringExt},
-    ptr,
-};
+use std::cell::Cell;
+use std::ffi::{CStr, CString, OsStr, OsString, c_char};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::{env, io, ptr};
 
 use nix::errno::Errno;
 

@@ -1,31 +1,27 @@
 //! `slablock run`: take, run, give back.
 
-use std::{
-    ffi::{OsStr, OsString},
-    io,
-    os::unix::{ffi::OsStrExt, process::ExitStatusExt},
-    path::Path,
-    process::ExitStatus,
-    time::{Duration, Instant},
-};
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
 
 use slablock::{Cache, Ending, Error};
 
-use crate::{
-    child,
-    failure::{self, Failure},
-    hold::{Held, Wanted},
-    holder,
-    nesting::{self, Endless},
-    opening::{self, AT_ONCE, open_until},
-    passed::Passed,
-    place::Spot,
-    program::Program,
-    signals::{self, Signals},
-    supervise::{Ended, supervise},
-    text::{self, complain},
-    tree::{Running, Tree},
-};
+use crate::failure::{self, Failure};
+use crate::hold::{Held, Wanted};
+use crate::nesting::{self, Endless};
+use crate::opening::{self, AT_ONCE, open_until};
+use crate::passed::Passed;
+use crate::place::Spot;
+use crate::program::Program;
+use crate::signals::{self, Signals};
+use crate::supervise::{Ended, supervise};
+use crate::text::{self, complain};
+use crate::tree::{Running, Tree};
+use crate::{child, holder};
 
 /// Waiting in silence for longer makes people wonder.
 const SILENCE: Duration = Duration::from_millis(500);

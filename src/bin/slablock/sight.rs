@@ -1,15 +1,15 @@
 //! A store for commands that only look: open as by any program, or for reading alone, if this user
 //! may not write it or no process can join those that have it open.
 
-use std::{io::ErrorKind, path::Path, time::Instant};
+use std::io::ErrorKind;
+use std::path::Path;
+use std::time::Instant;
 
 use slablock::{Averager, Cache, CheckReport, Config, Error, KeyInfo, Reader, Stats};
 
-use crate::{
-    failure::Failure,
-    opening::{self, AT_ONCE, within},
-    place,
-};
+use crate::failure::Failure;
+use crate::opening::{self, AT_ONCE, within};
+use crate::place;
 
 pub enum Sight {
     Cache(Cache),

@@ -2,30 +2,21 @@
 //!
 //! Blocked signals stay pending, so none is lost between taking the lock and starting the command.
 
-use std::{
-    ffi::c_int,
-    fs,
-    os::fd::{AsFd, BorrowedFd},
-    process,
-    time::Instant,
-};
+use std::ffi::c_int;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
+use std::{fs, process};
 
-use nix::{
-    errno::Errno,
-    libc::{self, pid_t},
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::{
-        signal::{
-            SigSet,
-            Signal::{
-                self, SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGTSTP,
-                SIGTTIN, SIGTTOU, SIGURG, SIGWINCH,
-            },
-        },
-        signalfd::{SfdFlags, SignalFd, siginfo},
-    },
-    unistd::{Pid, getpid, getsid},
+use nix::errno::Errno;
+use nix::libc::{self, pid_t};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::SigSet;
+use nix::sys::signal::Signal::{
+    self, SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU,
+    SIGURG, SIGWINCH,
 };
+use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
+use nix::unistd::{Pid, getpid, getsid};
 
 /// The signals that ask a program to end.
 pub const ENDING: [Signal; 4] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT];

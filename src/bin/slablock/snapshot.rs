@@ -2,7 +2,8 @@
 //!
 //! The field names are a promise to scripts: add some, but never rename or remove one.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
+use std::time::Duration;
 
 use serde::Serialize;
 use slablock::{Holder, KeyInfo, KeyState, Summary};

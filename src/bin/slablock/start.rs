@@ -9,10 +9,9 @@
 
 use std::sync::OnceLock;
 
-use nix::{
-    libc::{self, STDERR_FILENO, STDIN_FILENO, STDOUT_FILENO, c_int},
-    sys::signal::{SigHandler, Signal::SIGXFSZ, signal},
-};
+use nix::libc::{self, STDERR_FILENO, STDIN_FILENO, STDOUT_FILENO, c_int};
+use nix::sys::signal::Signal::SIGXFSZ;
+use nix::sys::signal::{SigHandler, signal};
 
 /// By descriptor.
 static WERE_CLOSED: OnceLock<[bool; 3]> = OnceLock::new();

@@ -1,22 +1,18 @@
 //! `slablock status`: a table for people, JSON for programs.
 
-use std::{
-    io::{IsTerminal, stdout},
-    path::Path,
-    thread::sleep,
-    time::Duration,
-};
+use std::io::{IsTerminal, stdout};
+use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
 
-use crate::{
-    admin::no_such_key,
-    failure::Failure,
-    output::{print, print_line},
-    sight::Sight,
-    snapshot::{HolderOf, Key, Snapshot},
-    text,
-};
+use crate::admin::no_such_key;
+use crate::failure::Failure;
+use crate::output::{print, print_line};
+use crate::sight::Sight;
+use crate::snapshot::{HolderOf, Key, Snapshot};
+use crate::text;
 
 const REFRESH: Duration = Duration::from_secs(1);
 /// Home, and clear from there on.

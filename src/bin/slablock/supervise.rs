@@ -1,18 +1,14 @@
 //! Watching the command while it runs: signals are passed on to it, its lease is renewed, and it is
 //! ended if the lease is lost.
 
-use std::{
-    process::ExitStatus,
-    time::{Duration, Instant},
-};
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
 
-use crate::{
-    failure::Failure,
-    hold::Held,
-    signals::{Arrived, Signals},
-    text,
-    tree::Running,
-};
+use crate::failure::Failure;
+use crate::hold::Held;
+use crate::signals::{Arrived, Signals};
+use crate::text;
+use crate::tree::Running;
 
 /// How long the command may take to end by itself after its lease was lost.
 const GRACE: Duration = Duration::from_secs(2);

@@ -1,27 +1,23 @@
 //! What the arguments mean, and which module carries that out.
 
-use std::{
-    ffi::OsString,
-    os::unix::ffi::OsStringExt,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use slablock::SetOptions;
 
-use crate::{
-    admin,
-    args::{AverageVerb, Cli, KeepArgs, MemoArgs, RunArgs, SetArgs, StatusArgs, Verb, WorkerArgs},
-    average::{self, Addition},
-    demo,
-    failure::Failure,
-    memo::{self, MemoPlan},
-    place::Chosen,
-    run::{self, Patience, RunPlan, Talk},
-    status::{self, View},
-    torture, tree,
-    values::{self, Addend, Listing, New, Upkeep},
+use crate::args::{
+    AverageVerb, Cli, KeepArgs, MemoArgs, RunArgs, SetArgs, StatusArgs, Verb, WorkerArgs,
 };
+use crate::average::{self, Addition};
+use crate::failure::Failure;
+use crate::memo::{self, MemoPlan};
+use crate::place::Chosen;
+use crate::run::{self, Patience, RunPlan, Talk};
+use crate::status::{self, View};
+use crate::values::{self, Addend, Listing, New, Upkeep};
+use crate::{admin, demo, torture, tree};
 
 /// Something to do.
 pub enum Task {

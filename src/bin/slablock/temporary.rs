@@ -1,11 +1,9 @@
 //! A directory of one's own that is gone when this is dropped.
 
-use std::{
-    env, fs,
-    os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
-    process::id,
-};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::id;
+use std::{env, fs};
 
 use crate::failure::Failure;
 

@@ -1,10 +1,8 @@
 //! How things are written for people: keys, times, counts, complaints.
 
-use std::{
-    fmt::Display,
-    io::{self, Write},
-    time::Duration,
-};
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::time::Duration;
 
 /// One line on standard error. A closed standard error is no reason to fail.
 pub fn complain(message: impl Display) {

@@ -12,39 +12,30 @@
 //! survives what kills the group. A key at the terminal does not reach it: while there is no
 //! command that the key reaches, slablock passes that on, too.
 
-use std::{
-    ffi::{OsStr, OsString},
-    io::{self, Read, Write},
-    net::Shutdown,
-    os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-        unix::{net::UnixStream, process::ExitStatusExt},
-    },
-    process::{self, ExitStatus},
-    time::{Duration, Instant},
-};
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{self, ExitStatus};
+use std::time::{Duration, Instant};
 
-use nix::{
-    sys::{
-        prctl::{set_child_subreaper, set_pdeathsig},
-        signal::{SigSet, Signal},
-    },
-    unistd::{Pid, setsid},
-};
+use nix::sys::prctl::{set_child_subreaper, set_pdeathsig};
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::{Pid, setsid};
 use slablock::Lifeline;
 
-use crate::{
-    args::KeepArgs,
-    child::{self, Child, Reaped},
-    failure::Failure,
-    passed::Passed,
-    processes::descendants_of,
-    program::Program,
-    run::{SIGNALLED, not_started},
-    signals::{self, Arrived, Signals},
-    supervise::pass_on_early,
-    text,
-};
+use crate::args::KeepArgs;
+use crate::child::{self, Child, Reaped};
+use crate::failure::Failure;
+use crate::passed::Passed;
+use crate::processes::descendants_of;
+use crate::program::Program;
+use crate::run::{SIGNALLED, not_started};
+use crate::signals::{self, Arrived, Signals};
+use crate::supervise::pass_on_early;
+use crate::text;
 
 /// How soon to look again for processes that the ones just killed have started.
 const AFTER_A_BLOW: Duration = Duration::from_millis(10);

@@ -1,12 +1,10 @@
 //! `/etc/passwd`, read as a file: the C library's functions for it differ between a static build
 //! and another one, and ask servers that may be away.
 
-use std::{
-    ffi::OsStr,
-    fs, io,
-    os::unix::ffi::OsStrExt,
-    path::{Path, PathBuf},
-};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 const PASSWD: &str = "/etc/passwd";
 

@@ -1,22 +1,17 @@
 //! Values from the shell, and looking after a store that has many.
 
-use std::{
-    fmt::{Display, Write},
-    io::{ErrorKind, IsTerminal, Read, stdin, stdout},
-    path::Path,
-    time::Duration,
-};
+use std::fmt::{Display, Write};
+use std::io::{ErrorKind, IsTerminal, Read, stdin, stdout};
+use std::path::Path;
+use std::time::Duration;
 
 use serde::Serialize;
 use slablock::{Cache, Config, Error, KeyInfo, KeyState, SetOptions, Stats};
 
-use crate::{
-    failure::{Failure, NO},
-    output::{Unwritten, print, print_done, print_line},
-    place,
-    sight::Sight,
-    start, text,
-};
+use crate::failure::{Failure, NO};
+use crate::output::{Unwritten, print, print_done, print_line};
+use crate::sight::Sight;
+use crate::{place, start, text};
 
 /// One byte more than a value can have: then it is said that it has too many, and not all are read.
 const INPUT_BYTES_MAX: u64 = (1 << 30) + 1;

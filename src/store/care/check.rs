@@ -5,7 +5,6 @@
 //! stripe, where they are its own. That two keys have one slot, or that nobody has it, is said only
 //! after it was looked at again: `leaks`.
 
-use crate::store::journal::decided::Journal;
 use std::fmt;
 
 use crate::error::{Error, Result, show_key};
@@ -17,13 +16,13 @@ use crate::slab::layout::PERMITS_PER_BLOCK;
 use crate::slab::value_cells::Form;
 use crate::slab::{Meta, STATE_FREE, STATE_TAIL, STATE_USED, Slab, SlotId, Tenant};
 use crate::store::care::leaks::Leaks;
-use crate::store::holds::standing::Onlooker;
-use crate::store::holds::standing::looking;
+use crate::store::holds::standing::{Onlooker, looking};
 use crate::store::home::slab_file;
 use crate::store::in_slab::key_of;
 use crate::store::index::allocate::Pool;
 use crate::store::index::pieces::Pieces;
 use crate::store::index::stripe::{StripeGuard, bucket_of};
+use crate::store::journal::decided::Journal;
 use crate::store::key_entry::{KeyEntry, hash_as};
 use crate::store::members::device::OnDevice;
 use crate::store::members::lock_files::opened_up_of;

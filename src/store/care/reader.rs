@@ -25,7 +25,7 @@ use crate::os::dir::Dir;
 use crate::os::process::Identity;
 use crate::record::{Damaged, NO_VERSION, ParticipantId};
 use crate::slab::{Slab, Tenant};
-use crate::store::care::reader::finder::Finder;
+use crate::store::care::reader::finder::ReadFinder;
 use crate::store::care::reader::key_infos::KeyLister;
 use crate::store::care::reader::values::ValueReader;
 use crate::store::care::reader::verifier::Verifier;
@@ -185,7 +185,7 @@ impl ReadStore {
 impl ReadStore {
     /// The average under a key.
     pub(crate) fn summary(&self, key: &[u8]) -> Result<Option<Summary>> {
-        while let Some(found) = Finder(self).find_as(key, Tenant::Averager)? {
+        while let Some(found) = ReadFinder(self).find_as(key, Tenant::Averager)? {
             let summary = self.summary_in(found, key);
             if self.is_still(found) {
                 return summary;

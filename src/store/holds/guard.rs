@@ -8,8 +8,7 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::os::fork;
 use crate::record::Hold;
-use crate::store::holds::fast::Grant;
-use crate::store::holds::fast::Holding;
+use crate::store::holds::fast::{Grant, Holding};
 use crate::store::holds::handle::Handle;
 use crate::types::{Predecessor, Token};
 

@@ -1,13 +1,12 @@
 //! Finding a handle's key, or making it: with room for it, of the right kind, with its tag.
 
-use crate::store::holds::handle::Handle;
-use crate::store::journal::decided::Journal;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::record::Force;
 use crate::slab::Tenant;
 use crate::store::GROW_BYTE;
+use crate::store::holds::handle::Handle;
 use crate::store::holds::take_over::TakeOver;
 use crate::store::index::allocate::{Claimed, NoRoom};
 use crate::store::index::busy::stripe_byte;
@@ -15,6 +14,7 @@ use crate::store::index::chains::Index;
 use crate::store::index::pieces::Pieces;
 use crate::store::index::retire::Retirer;
 use crate::store::index::stripe::StripeGuard;
+use crate::store::journal::decided::Journal;
 use crate::store::key_entry::{KeyEntry, NewKey, SlotRef, check_lengths};
 use crate::store::members::deadlock::Deadlocks;
 use crate::store::patience::{Patience, pause};

@@ -4,8 +4,7 @@ use crate::error::{Error, Result};
 use crate::os::process;
 use crate::record::{Lease, ParticipantId, Word};
 use crate::slab::Tenant;
-use crate::store::holds::fast::Grant;
-use crate::store::holds::fast::Holding;
+use crate::store::holds::fast::{Grant, Holding};
 use crate::store::holds::slow::Acquirer;
 use crate::store::key_entry::SlotRef;
 

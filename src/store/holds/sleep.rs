@@ -13,11 +13,9 @@ use crate::record::{Lease, ParticipantId};
 use crate::store::Store;
 use crate::store::holds::slow::Acquirer;
 use crate::store::key_entry::SlotRef;
-use crate::store::members::participants::Members;
-use crate::store::members::participants::WaitingMark;
+use crate::store::members::participants::{Members, WaitingMark};
 use crate::store::members::process::Process;
-use crate::store::members::watch::Watch;
-use crate::store::members::watch::Watching;
+use crate::store::members::watch::{Watch, Watching};
 use crate::store::patience::{Patience, TICK};
 use crate::sync::Ordering;
 

@@ -10,8 +10,7 @@ use crate::record::{
     ticket,
 };
 use crate::slab::Tenant;
-use crate::store::holds::fast::Grant;
-use crate::store::holds::fast::Holding;
+use crate::store::holds::fast::{Grant, Holding};
 use crate::store::holds::handle::Handle;
 use crate::store::holds::locate::Finder;
 use crate::store::holds::sleep::{HeldBy, Waiting};

@@ -7,7 +7,7 @@ use crate::os::clock;
 use crate::record::{SEQUENCE_LEAP, SEQUENCE_MAX, Word, reachable};
 use crate::slab::layout::STRIPES;
 use crate::slab::{Growing, Slab};
-use crate::store::members::participants::each_hold;
+use crate::store::members::join::each_hold;
 use crate::sync::{AtomicU64, Ordering};
 
 /// How far the tokens of a store leap when it is rebuilt, so that none comes twice.

@@ -1,6 +1,5 @@
 //! Taking keys away: by name, by tag, or all of them.
 
-use crate::store::journal::decided::Journal;
 use std::cell::Cell;
 
 use crate::error::{Result, show_key};
@@ -13,6 +12,7 @@ use crate::store::index::chains::Index;
 use crate::store::index::pieces::Pieces;
 use crate::store::index::retire::Retirer;
 use crate::store::index::stripe::StripeGuard;
+use crate::store::journal::decided::Journal;
 use crate::store::key_entry::KeyEntry;
 use crate::store::members::deadlock::Deadlocks;
 use crate::store::slots::by_slot::Slots;

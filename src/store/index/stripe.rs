@@ -3,17 +3,15 @@
 //! one left.
 
 use crate::error::Result;
-use crate::slab::SlotId;
 use crate::slab::layout::STRIPES;
-use crate::slab::{Intent, Slab, Stripe};
+use crate::slab::{Intent, Slab, SlotId, Stripe};
 use crate::store::Store;
 use crate::store::index::chains::Index;
 use crate::store::index::retire::Retirer;
 use crate::store::key_entry::KeyEntry;
 use crate::store::log::garbage::DeadList;
 use crate::store::members::process::Process;
-use crate::store::members::range::RangeGuard;
-use crate::store::members::range::Ranges;
+use crate::store::members::range::{RangeGuard, Ranges};
 use crate::store::patience::Patience;
 
 /// A locked stripe, with its intent none.

@@ -20,13 +20,11 @@ use crate::record::deciding;
 use crate::store::Store;
 use crate::store::journal::siblings::Siblings;
 use crate::store::log::decided_list::{Flip, list_bytes, read_list};
-use crate::store::log::garbage::Dead;
-use crate::store::log::garbage::Garbage;
+use crate::store::log::garbage::{Dead, Garbage};
 use crate::store::log::segments::Segments;
 use crate::store::log::sync::Syncing;
 use crate::store::members::config::InForce;
-use crate::store::members::device::Known;
-use crate::store::members::device::OnDevice;
+use crate::store::members::device::{Known, OnDevice};
 use crate::sync::{AtomicU64, Ordering};
 
 /// What was decided and is carried out.

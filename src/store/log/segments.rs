@@ -19,8 +19,7 @@ use crate::slab::{
     Gone, KEY_BYTES_MAX, SEGMENT_BEGUN, SEGMENT_CLOSING, Segment, Slab, TAG_BYTES_MAX,
 };
 use crate::store::Store;
-use crate::store::log::garbage::Dead;
-use crate::store::log::garbage::Garbage;
+use crate::store::log::garbage::{Dead, Garbage};
 use crate::store::log::new_segment::NewSegment;
 use crate::store::log::sync::Syncing;
 use crate::store::members::config::InForce;

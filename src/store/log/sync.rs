@@ -12,9 +12,8 @@ use crate::os::file;
 use crate::slab::Slab;
 use crate::store::log::decided_list;
 use crate::store::log::segments::Segments;
-use crate::store::members::device::OnDevice;
 use crate::store::members::device::{
-    Fresh, Known, failed, known_of, made_good, note_failed, note_made_good, word_of,
+    Fresh, Known, OnDevice, failed, known_of, made_good, note_failed, note_made_good, word_of,
 };
 use crate::store::members::process::Process;
 use crate::store::{Store, in_slab};

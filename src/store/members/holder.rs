@@ -5,8 +5,7 @@ use std::time::Duration;
 use crate::os::clock;
 use crate::record::{Hold, Lease, Word};
 use crate::slab::Slab;
-use crate::store::members::participants::Members;
-use crate::store::members::participants::describe;
+use crate::store::members::participants::{Members, describe};
 use crate::store::members::process::Process;
 use crate::{Holder, Token};
 

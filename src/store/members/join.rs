@@ -10,8 +10,7 @@ use crate::slab::{Growing, PARTICIPANT_USED, Participant, Slab};
 use crate::store::JOIN_BYTE;
 use crate::store::members::living;
 use crate::store::members::lock_files::Locks;
-use crate::store::members::participants::is_gone;
-use crate::store::members::participants::pid_of;
+use crate::store::members::participants::{is_gone, pid_of};
 use crate::store::names::known_as;
 use crate::sync::{AtomicU64, Ordering, crash_point};
 

@@ -1,12 +1,12 @@
 //! What one process has open of a store.
 
-use crate::store::RANGE_LOCKS;
 use std::sync::{Arc, Mutex};
 
 use crate::log::Log;
 use crate::os::process::Identity;
 use crate::record::ParticipantId;
 use crate::slab::Slab;
+use crate::store::RANGE_LOCKS;
 use crate::store::members::device::Device;
 use crate::store::members::lock_files::Locks;
 use crate::store::members::recount::Recount;

@@ -14,10 +14,6 @@
 //! What can not be emptied (there is no room for what is to be moved, or it can not be read) is
 //! opened again, and another one is taken.
 
-use crate::store::space::moving::Move;
-use crate::store::space::moving::Mover;
-use crate::store::space::moving::Visit;
-use crate::store::space::moving::is_of_the_device;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,13 +26,13 @@ use crate::store::Store;
 use crate::store::journal::decided::Journal;
 use crate::store::log::segments::Segments;
 use crate::store::log::sync::Syncing;
-use crate::store::members::device::Known;
-use crate::store::members::device::OnDevice;
+use crate::store::members::device::{Known, OnDevice};
 use crate::store::members::process::Process;
 use crate::store::members::range::Ranges;
 use crate::store::members::recount::SegmentState;
 use crate::store::patience::Patience;
 use crate::store::space::latch::Latched;
+use crate::store::space::moving::{Move, Mover, Visit, is_of_the_device};
 use crate::sync::Ordering;
 
 /// At least so much moves in a step, if there is so much, and no more than that.

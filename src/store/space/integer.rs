@@ -1,6 +1,5 @@
 //! Values that are integers: their decimal digits, so that `set` and `get` have them, too.
 
-use crate::store::space::latch::Latches;
 use std::io;
 
 use crate::error::{Error, Result};
@@ -8,9 +7,8 @@ use crate::slab::value_cells::{Content, Form, cell_words};
 use crate::store::index::chains::Index;
 use crate::store::key_entry::check_lengths;
 use crate::store::log::garbage::Dead;
-use crate::store::space::latch::Latched;
-use crate::store::space::set::Writer;
-use crate::store::space::set::{New, When};
+use crate::store::space::latch::{Latched, Latches};
+use crate::store::space::set::{New, When, Writer};
 use crate::store::values::get::Values;
 
 /// The longest integer has so many.

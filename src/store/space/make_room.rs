@@ -16,8 +16,7 @@ use crate::store::Store;
 use crate::store::index::remove::Removing;
 use crate::store::journal::decided::Journal;
 use crate::store::log::new_segment::NewSegment;
-use crate::store::log::segments::Segments;
-use crate::store::log::segments::{Room, slack_of};
+use crate::store::log::segments::{Room, Segments, slack_of};
 use crate::store::log::sync::Syncing;
 use crate::store::members::config::InForce;
 use crate::store::members::device::OnDevice;
@@ -25,10 +24,8 @@ use crate::store::members::recount::SegmentState;
 use crate::store::reclaim::evict::Evictor;
 use crate::store::settings::Limits;
 use crate::store::slots::by_slot::Slots;
-use crate::store::space::compact::Compactor;
-use crate::store::space::compact::{CROWDED, LATCH_PATIENCE, Mine};
-use crate::store::space::recount::Counted;
-use crate::store::space::recount::Recounting;
+use crate::store::space::compact::{CROWDED, Compactor, LATCH_PATIENCE, Mine};
+use crate::store::space::recount::{Counted, Recounting};
 use crate::store::space::set::New;
 
 /// How long a writer compacts, or waits for another compactor, before it takes the last room that

@@ -1,8 +1,5 @@
 //! Moving one value after the other out of the segments that are compacted.
 
-use crate::store::space::compact::LATCH_PATIENCE;
-use crate::store::space::compact::Mine;
-use crate::store::space::latch::Latches;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,18 +15,16 @@ use crate::store::Store;
 use crate::store::index::chains::Index;
 use crate::store::journal::decided::Journal;
 use crate::store::key_entry::KeyEntry;
-use crate::store::log::garbage::Dead;
-use crate::store::log::garbage::Garbage;
-use crate::store::log::segments::Room;
-use crate::store::log::segments::Segments;
+use crate::store::log::garbage::{Dead, Garbage};
+use crate::store::log::segments::{Room, Segments};
 use crate::store::log::sync::Syncing;
-use crate::store::members::device::Known;
-use crate::store::members::device::OnDevice;
+use crate::store::members::device::{Known, OnDevice};
 use crate::store::members::participants::Members;
 use crate::store::members::process::Process;
 use crate::store::patience::Patience;
 use crate::store::slots::by_slot::Slots;
-use crate::store::space::latch::Latched;
+use crate::store::space::compact::{LATCH_PATIENCE, Mine};
+use crate::store::space::latch::{Latched, Latches};
 use crate::sync::Ordering;
 
 /// What came of a look at a slot.

@@ -3,9 +3,6 @@
 //! where. A key of which the value was deleted or is over keeps its slots, without a value, until
 //! they are needed.
 
-use crate::store::space::latch::Instance;
-use crate::store::space::latch::Latched;
-use crate::store::space::latch::Latches;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -16,10 +13,10 @@ use crate::slab::value_cells::{
 use crate::store::Store;
 use crate::store::index::chains::Index;
 use crate::store::key_entry::check_lengths;
-use crate::store::log::garbage::Dead;
-use crate::store::log::garbage::Garbage;
+use crate::store::log::garbage::{Dead, Garbage};
 use crate::store::log::segments::Segments;
 use crate::store::slots::by_slot::Slots;
+use crate::store::space::latch::{Instance, Latched, Latches};
 use crate::store::space::make_room::Space;
 use crate::store::values::get::Values;
 

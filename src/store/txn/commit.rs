@@ -21,18 +21,14 @@ use crate::slab::value_cells::{Content, Form, tag_hash};
 use crate::store::Store;
 use crate::store::journal::decided::Journal;
 use crate::store::log::decided_list::{Flip, LIST_KEY, list_bytes};
-use crate::store::log::garbage::Dead;
-use crate::store::log::garbage::Garbage;
-use crate::store::log::segments::Room;
-use crate::store::log::segments::Segments;
+use crate::store::log::garbage::{Dead, Garbage};
+use crate::store::log::segments::{Room, Segments};
 use crate::store::log::sync::Syncing;
 use crate::store::members::config::InForce;
-use crate::store::members::device::Known;
-use crate::store::members::device::OnDevice;
+use crate::store::members::device::{Known, OnDevice};
 use crate::store::members::range::Ranges;
 use crate::store::patience::Patience;
-use crate::store::space::make_room::Space;
-use crate::store::space::make_room::Wait;
+use crate::store::space::make_room::{Space, Wait};
 use crate::store::txn::transaction::{Ongoing, Part};
 
 impl Ongoing<'_> {
@@ -247,8 +243,7 @@ impl Part<'_> {
 mod tests {
     use super::*;
     use crate::Cache;
-    use crate::store::space::set::Writer;
-    use crate::store::space::set::{New, When};
+    use crate::store::space::set::{New, When, Writer};
 
     /// Nothing in the first shard is latched then, so no compactor waits there.
     #[test]

@@ -11,7 +11,6 @@
 //! In a cache of several shards the journal is that of the first shard, for all of them
 //! (`siblings`).
 
-use crate::store::space::latch::Latches;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -23,15 +22,11 @@ use crate::store::index::chains::Index;
 use crate::store::journal::decided::Journal;
 use crate::store::journal::siblings::Siblings;
 use crate::store::key_entry::check_lengths;
-use crate::store::log::garbage::Dead;
-use crate::store::log::garbage::Garbage;
-use crate::store::members::deadlock::Deadlocks;
-use crate::store::members::deadlock::Noted;
-use crate::store::members::range::RangeGuard;
-use crate::store::members::range::Ranges;
-use crate::store::slots::by_slot::Slots;
-use crate::store::slots::by_slot::Whole;
-use crate::store::space::latch::Latched;
+use crate::store::log::garbage::{Dead, Garbage};
+use crate::store::members::deadlock::{Deadlocks, Noted};
+use crate::store::members::range::{RangeGuard, Ranges};
+use crate::store::slots::by_slot::{Slots, Whole};
+use crate::store::space::latch::{Latched, Latches};
 use crate::store::space::make_room::Space;
 use crate::store::space::set::New;
 

@@ -16,15 +16,13 @@ use crate::error::{Error, Result};
 use crate::os::{clock, futex};
 use crate::record::{Force, Hold, Stamp, Word, waiting};
 use crate::slab::Tenant;
-use crate::store::holds::fast::Grant;
-use crate::store::holds::fast::Holding;
+use crate::store::holds::fast::{Grant, Holding};
 use crate::store::holds::handle::Handle;
 use crate::store::holds::slow::Acquirer;
 use crate::store::index::chains::Index;
 use crate::store::index::retire::Retirer;
 use crate::store::key_entry::{SlotRef, hash_as};
-use crate::store::members::deadlock::Deadlocks;
-use crate::store::members::deadlock::Noted;
+use crate::store::members::deadlock::{Deadlocks, Noted};
 use crate::store::patience::Patience;
 use crate::store::{Store, names};
 

@@ -1,18 +1,15 @@
 //! `slablock run --tree` in its process group and at its terminal.
 
-use std::{
-    fs::File,
-    io::{BufRead, BufReader, Read},
-    os::{fd::OwnedFd, unix::process::CommandExt},
-    thread::sleep,
-    time::Duration,
-};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::thread::sleep;
+use std::time::Duration;
 
-use nix::{
-    pty::openpty,
-    sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr},
-    unistd::{getpgid, setsid},
-};
+use nix::pty::openpty;
+use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
+use nix::unistd::{getpgid, setsid};
 
 use super::tree::{keeper_of, pipe, stray};
 use super::*;

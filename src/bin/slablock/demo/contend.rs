@@ -1,19 +1,16 @@
 //! Act one: several processes increment a number in a plain file, which loses updates unless each
 //! does it alone.
 
-use std::{
-    fs::File,
-    os::unix::fs::FileExt,
-    time::{Duration, Instant},
-};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
 
 use slablock::{Cache, Lock};
 
-use super::{
-    Role, Screen, Stage, Worker,
-    stage::{is_over, ready, say, tally_file},
-};
-use crate::{failure::Failure, text::grouped};
+use super::stage::{is_over, ready, say, tally_file};
+use super::{Role, Screen, Stage, Worker};
+use crate::failure::Failure;
+use crate::text::grouped;
 
 const KEY: &str = "counter";
 const PROCESSES: usize = 4;

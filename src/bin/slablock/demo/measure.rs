@@ -4,11 +4,10 @@ use std::time::{Duration, Instant};
 
 use slablock::{Averager, Cache};
 
-use super::{
-    Role, Screen, Stage, Worker,
-    stage::{is_over, ready, say},
-};
-use crate::{failure::Failure, text::grouped};
+use super::stage::{is_over, ready, say};
+use super::{Role, Screen, Stage, Worker};
+use crate::failure::Failure;
+use crate::text::grouped;
 
 const KEY: &str = "latency";
 const PROCESSES: usize = 4;

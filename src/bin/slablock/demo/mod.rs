@@ -10,17 +10,16 @@ mod share;
 mod stage;
 mod takeover;
 
-use std::{path::Path, time::Instant};
+use std::path::Path;
+use std::time::Instant;
 
 use clap::ValueEnum;
 use screen::Screen;
 use slablock::Cache;
 use stage::{Stage, Worker};
 
-use crate::{
-    args::WorkerArgs,
-    failure::{Failure, NO},
-};
+use crate::args::WorkerArgs;
+use crate::failure::{Failure, NO};
 
 /// What one process of the demonstration does.
 #[derive(Clone, Copy, ValueEnum)]

@@ -1,11 +1,9 @@
 //! What the demonstration shows: acts, live progress, checks, and the sum of them.
 
-use std::{
-    env,
-    fmt::Display,
-    io::{self, IsTerminal, Write, stdout},
-    time::Duration,
-};
+use std::env;
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write, stdout};
+use std::time::Duration;
 
 use crate::text;
 

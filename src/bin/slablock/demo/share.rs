@@ -3,18 +3,15 @@
 //! Each process writes down when it was inside, on a clock that all share. Those times, laid over
 //! one another, say how many were inside at once.
 
-use std::{
-    thread::sleep,
-    time::{Duration, Instant},
-};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use slablock::{BoundedSemaphore, Cache};
 
-use super::{
-    Role, Screen, Stage, Worker,
-    stage::{is_over, now_ns, ready, say},
-};
-use crate::{failure::Failure, text::grouped};
+use super::stage::{is_over, now_ns, ready, say};
+use super::{Role, Screen, Stage, Worker};
+use crate::failure::Failure;
+use crate::text::grouped;
 
 const KEY: &str = "seats";
 const PERMITS: u32 = 3;

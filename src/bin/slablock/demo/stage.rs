@@ -1,32 +1,23 @@
 //! The temporary store, and the processes that work in it. Both are gone when this is dropped.
 
-use std::{
-    env,
-    io::{BufRead, BufReader, Write, stdout},
-    path::PathBuf,
-    process::{Child, ChildStdin, Command, Stdio, id},
-    sync::mpsc::{Receiver, channel},
-    thread,
-    time::{Duration, Instant},
-};
+use std::io::{BufRead, BufReader, Write, stdout};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio, id};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+use std::{env, thread};
 
 use clap::ValueEnum;
-use nix::{
-    sys::{
-        prctl::set_pdeathsig,
-        signal::{SigSet, Signal},
-    },
-    time::{ClockId, clock_gettime},
-    unistd::getppid,
-};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{SigSet, Signal};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::getppid;
 use slablock::Cache;
 
 use super::Role;
-use crate::{
-    failure::Failure,
-    signals::{self, Signals},
-    temporary::TemporaryDir,
-};
+use crate::failure::Failure;
+use crate::signals::{self, Signals};
+use crate::temporary::TemporaryDir;
 
 /// No step of a process takes nearly as long, also on a busy machine.
 const LINE_WAIT: Duration = Duration::from_secs(5);

@@ -1,17 +1,13 @@
 //! Act two: a process that holds a lock is killed, again and again, while another waits.
 
-use std::{
-    io::stdin,
-    thread::sleep,
-    time::{Duration, Instant},
-};
+use std::io::stdin;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use slablock::{Cache, Lock};
 
-use super::{
-    Role, Screen, Stage, Worker,
-    stage::{now_ns, ready, say},
-};
+use super::stage::{now_ns, ready, say};
+use super::{Role, Screen, Stage, Worker};
 use crate::failure::Failure;
 
 const KEY: &str = "baton";

@@ -7,12 +7,10 @@
 //! So what the journal claims is never more than what was so, whenever the writer was killed or
 //! stopped.
 
-use std::{
-    fs::{File, OpenOptions},
-    io::{self, Write},
-    path::Path,
-    time::Duration,
-};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 

@@ -15,13 +15,11 @@ mod site;
 mod torturer;
 mod worker;
 
-use std::{
-    ffi::c_int,
-    fs, io,
-    path::{Path, PathBuf},
-    process::id as pid_of_this_process,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::ffi::c_int;
+use std::path::{Path, PathBuf};
+use std::process::id as pid_of_this_process;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{fs, io};
 
 use journal::{Line, now_ns};
 use oracle::{Leftovers, Oracle, Violation};
@@ -31,13 +29,11 @@ use torturer::{Ended, Torturer};
 use worker::swapped_count;
 pub use worker::{WorkerPlan, resume};
 
-use crate::{
-    args::TortureArgs,
-    failure::{Failure, NO},
-    signals::{self, Signals},
-    temporary::TemporaryDir,
-    text,
-};
+use crate::args::TortureArgs;
+use crate::failure::{Failure, NO};
+use crate::signals::{self, Signals};
+use crate::temporary::TemporaryDir;
+use crate::text;
 
 /// Long enough for things to happen, short enough for its journal to be small.
 const ROUND: Duration = Duration::from_secs(2);

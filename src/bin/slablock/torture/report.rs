@@ -1,11 +1,9 @@
 //! What a run shows: progress while it lasts, the sum of it at the end, and evidence when it
 //! failed.
 
-use std::{
-    env, fmt,
-    io::{self, IsTerminal, Write, stdout},
-    time::{Duration, Instant},
-};
+use std::io::{self, IsTerminal, Write, stdout};
+use std::time::{Duration, Instant};
+use std::{env, fmt};
 
 use serde::Serialize;
 

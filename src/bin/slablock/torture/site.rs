@@ -3,11 +3,9 @@
 //! Made once, before the first worker is forked, and inherited by all of them: what a worker finds
 //! open it need not open, which makes dying cheap. A worker that executed itself opens it again.
 
-use std::{
-    fs::{self, File, OpenOptions},
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use slablock::{Averager, BoundedSemaphore, Cache, Eviction, FanoutCache, Lock, RLock};
 

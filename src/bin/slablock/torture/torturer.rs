@@ -4,34 +4,25 @@
 //! the parent, or by adoption the guardian, of every process of the torture, so it learns of each
 //! one's end.
 
-use std::{
-    cmp::Reverse,
-    collections::BinaryHeap,
-    ffi::c_int,
-    process::id as pid_of_this_process,
-    time::{Duration, Instant},
-};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::ffi::c_int;
+use std::process::id as pid_of_this_process;
+use std::time::{Duration, Instant};
 
-use nix::{
-    errno::Errno,
-    sys::{
-        prctl::set_child_subreaper,
-        signal::{
-            Signal::{SIGCONT, SIGKILL, SIGSTOP},
-            kill,
-        },
-        wait::{WaitPidFlag, WaitStatus, waitpid},
-    },
-    unistd::Pid,
-};
+use nix::errno::Errno;
+use nix::sys::prctl::set_child_subreaper;
+use nix::sys::signal::Signal::{SIGCONT, SIGKILL, SIGSTOP};
+use nix::sys::signal::kill;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 
-use super::{
-    journal::{Event, Line, id_of_worker, now_ns},
-    random::Random,
-    site::Site,
-    worker::{self, WorkerPlan},
-};
-use crate::{failure::Failure, signals::Signals};
+use super::journal::{Event, Line, id_of_worker, now_ns};
+use super::random::Random;
+use super::site::Site;
+use super::worker::{self, WorkerPlan};
+use crate::failure::Failure;
+use crate::signals::Signals;
 
 /// One blow in so many is a stop, the others kill.
 const STOP_ONCE_IN: u64 = 6;

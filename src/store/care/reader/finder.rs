@@ -28,9 +28,9 @@ enum Walked {
 
 /// Finds keys.
 #[derive(Clone, Copy)]
-pub(super) struct Finder<'r>(pub(super) &'r ReadStore);
+pub(super) struct ReadFinder<'r>(pub(super) &'r ReadStore);
 
-impl Finder<'_> {
+impl ReadFinder<'_> {
     /// Looks for a key, as often as others change its chain meanwhile.
     pub(super) fn find(self, key: &[u8]) -> Result<Option<KeyEntry>> {
         check_lengths(key, &[])?;

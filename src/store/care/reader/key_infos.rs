@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::slab::Tenant;
 use crate::slab::bytes::{KeyPlace, read_bytes};
-use crate::store::care::reader::finder::Finder;
+use crate::store::care::reader::finder::ReadFinder;
 use crate::store::care::reader::values::ValueReader;
 use crate::store::expiry::left_until;
 use crate::store::holds::standing::Onlooker;
@@ -20,7 +20,7 @@ impl KeyLister<'_, '_> {
     pub(crate) fn key_info(&mut self, key: &[u8]) -> Result<Option<KeyInfo>> {
         let store = self.0.store;
         store.as_onlooker(|onlooker| {
-            while let Some(found) = Finder(store).find(key)? {
+            while let Some(found) = ReadFinder(store).find(key)? {
                 let info = self.info(onlooker, found, key);
                 if store.is_still(found) {
                     return info;
@@ -35,7 +35,7 @@ impl KeyLister<'_, '_> {
         let store = self.0.store;
         let mut infos = Vec::new();
         store.as_onlooker(|onlooker| {
-            Finder(store).each(|found| {
+            ReadFinder(store).each(|found| {
                 let Some(key) = key_of(&store.slab, found).filter(|_| store.is_still(found)) else {
                     return Ok(());
                 };
@@ -53,7 +53,7 @@ impl KeyLister<'_, '_> {
     /// How many keys there are.
     pub(crate) fn len(&mut self) -> Result<usize> {
         let mut len = 0;
-        Finder(self.0.store).each(|found| {
+        ReadFinder(self.0.store).each(|found| {
             len += usize::from(self.0.is_listed(found)?);
             Ok(())
         })?;

@@ -7,7 +7,7 @@ use crate::slab::Tenant;
 use crate::slab::value_cells::{Content, Form, Payload, Reading, tag_hash};
 use crate::store::care::reader::ReadStore;
 use crate::store::care::reader::decided::DecidedThere;
-use crate::store::care::reader::finder::Finder;
+use crate::store::care::reader::finder::ReadFinder;
 use crate::store::expiry::is_over;
 use crate::store::in_slab::wanted;
 use crate::store::key_entry::KeyEntry;
@@ -23,7 +23,7 @@ impl ValueReader<'_, '_> {
     /// The value under a key; `None`: there is none, or it is over, or damaged.
     pub(crate) fn value(&mut self, key: &[u8]) -> Result<Option<Whole>> {
         let mut whole = Whole::default();
-        while let Some(found) = Finder(self.store).find_as(key, Tenant::Value)? {
+        while let Some(found) = ReadFinder(self.store).find_as(key, Tenant::Value)? {
             let Some(read) = self.read(found, &mut whole.value)? else {
                 continue;
             };

@@ -8,7 +8,7 @@ use crate::slab::hash::hash;
 use crate::slab::value_cells::Form;
 use crate::slab::{STATE_USED, Tenant};
 use crate::store::care::check::{self, CheckReport, contradiction};
-use crate::store::care::reader::finder::Finder;
+use crate::store::care::reader::finder::ReadFinder;
 use crate::store::care::reader::values::ValueReader;
 use crate::store::home::slab_file;
 use crate::store::in_slab::{key_of, permits_of};
@@ -34,7 +34,7 @@ impl Verifier<'_, '_> {
         report.problems.extend(damaged);
         report.problems.extend(opened_up_of(&store.site)?);
         store.as_onlooker(|onlooker| {
-            Finder(store).each(|found| {
+            ReadFinder(store).each(|found| {
                 report.keys += usize::from(self.0.is_listed(found)?);
                 report.slots_used += span_of(&store.slab, found.id) as usize;
                 report.dead_holds += onlooker.dead_holds(found);
@@ -67,7 +67,7 @@ impl Verifier<'_, '_> {
             return of_slot(what);
         }
         if found.kind != Tenant::Turn {
-            match Finder(store).find(&key) {
+            match ReadFinder(store).find(&key) {
                 Ok(Some(other)) if other.id == found.id => {}
                 // While a process makes or removes the key, or died over that, a miss is no damage.
                 Ok(_) | Err(Error::StructureBusy { .. }) if self.is_changing(found) => {}

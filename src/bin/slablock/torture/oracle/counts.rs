@@ -1,13 +1,9 @@
 //! The plain counters under locks, and the sums under averages.
 
-use super::{
-    Carried, Violation,
-    history::{Addition, History, Hold, KeyHistory},
-};
-use crate::torture::{
-    site::{KeySpec, What},
-    worker::{POPPED_VALUE, VALUE_REMAINDER, VALUE_STEP},
-};
+use super::history::{Addition, History, Hold, KeyHistory};
+use super::{Carried, Violation};
+use crate::torture::site::{KeySpec, What};
+use crate::torture::worker::{POPPED_VALUE, VALUE_REMAINDER, VALUE_STEP};
 
 /// Judges a counter, which grows by one with each hold, in the order of the tokens. A holder that
 /// died before giving back has written or not, so one more value is possible until the next holder

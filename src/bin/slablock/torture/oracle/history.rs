@@ -3,10 +3,8 @@
 use std::collections::HashMap;
 
 use super::pauses::Pauses;
-use crate::torture::{
-    journal::{Event, Line},
-    site::KeySpec,
-};
+use crate::torture::journal::{Event, Line};
+use crate::torture::site::KeySpec;
 
 /// For how long an acquirer waits for a change of the structure at the least, also one that does
 /// not wait for the key.

@@ -17,10 +17,8 @@
 
 use std::collections::HashSet;
 
-use super::{
-    Carried, Violation,
-    history::{Cut, History, Hold, KeyHistory},
-};
+use super::history::{Cut, History, Hold, KeyHistory};
+use super::{Carried, Violation};
 use crate::torture::site::KeySpec;
 
 pub struct Judge<'a> {

@@ -9,17 +9,16 @@ mod tests;
 mod values;
 mod waits;
 
-use std::{collections::HashSet, time::Duration};
+use std::collections::HashSet;
+use std::time::Duration;
 
 use history::History;
 use holds::Judge;
 use values::CarriedValues;
 use waits::Bounds;
 
-use super::{
-    journal::{Event, Line},
-    site::{COUNTERS, KeySpec},
-};
+use super::journal::{Event, Line};
+use super::site::{COUNTERS, KeySpec};
 
 /// More lines of evidence say less.
 const EVIDENCE_MAX: usize = 60;

@@ -3,10 +3,8 @@
 use std::collections::HashSet;
 
 use super::Violation;
-use crate::torture::{
-    journal::{Event, Line},
-    site::{COUNTERS, VALUES},
-};
+use crate::torture::journal::{Event, Line};
+use crate::torture::site::{COUNTERS, VALUES};
 
 /// What is known of values when a round begins.
 #[derive(Clone, Debug, Default)]

@@ -4,10 +4,8 @@
 //! available key is not left alone while a process waits for it; so what is bounded is how long a
 //! permit lies idle, with no holder or a dead or late one, while one and the same process waits.
 
-use super::{
-    Facts, Violation,
-    history::{History, Hold, KeyHistory, Task, Wait},
-};
+use super::history::{History, Hold, KeyHistory, Task, Wait};
+use super::{Facts, Violation};
 use crate::torture::site::KeySpec;
 
 /// Between taking and the end of a lease lies the lease, and at most this for publishing it.

@@ -1,31 +1,21 @@
 //! Beginning and ending: a worker forked by the torturer, one that forks, one that executes itself.
 
-use std::{
-    os::unix::process::CommandExt,
-    path::Path,
-    process::{Command, exit},
-};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, exit};
 
-use nix::{
-    sys::{
-        prctl::set_pdeathsig,
-        signal::{SigSet, Signal},
-    },
-    unistd::{Pid, alarm, getppid},
-};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::{Pid, alarm, getppid};
 use slablock::Error;
 
 use super::{Standing, Worker};
-use crate::{
-    child::{self, Forked},
-    failure::Failure,
-    signals::ENDING,
-    torture::{
-        guard::Guard,
-        journal::{Event, now_ns},
-        site::Site,
-    },
-};
+use crate::child::{self, Forked};
+use crate::failure::Failure;
+use crate::signals::ENDING;
+use crate::torture::guard::Guard;
+use crate::torture::journal::{Event, now_ns};
+use crate::torture::site::Site;
 
 /// How many steps the child of a worker lives; it is to outlive its parent now and then, no more.
 const CHILD_STEPS: u64 = 40;

@@ -5,14 +5,10 @@ use std::time::Duration;
 use slablock::Error;
 
 use super::{Standing, Worker, WorkerPlan};
-use crate::{
-    failure::Failure,
-    torture::{
-        guard::{Guard, Patience},
-        journal::{Event, id_of_worker, now_ns},
-        site::Site,
-    },
-};
+use crate::failure::Failure;
+use crate::torture::guard::{Guard, Patience};
+use crate::torture::journal::{Event, id_of_worker, now_ns};
+use crate::torture::site::Site;
 
 /// Takes every lock and every permit, each within `bound`, and gives them back.
 pub fn take_everything(site: &Site, seed: u64, bound: Duration) -> Result<(), Failure> {

@@ -1,18 +1,16 @@
 //! Taking, holding, giving back, and what happens in between.
 
-use std::{os::unix::fs::FileExt, thread::sleep, time::Duration};
+use std::os::unix::fs::FileExt;
+use std::thread::sleep;
+use std::time::Duration;
 
 use slablock::Error;
 
 use super::Worker;
-use crate::{
-    failure::Failure,
-    torture::{
-        guard::{Guard, Patience},
-        journal::{Event, now_ns},
-        site::{Handle, What, Where},
-    },
-};
+use crate::failure::Failure;
+use crate::torture::guard::{Guard, Patience};
+use crate::torture::journal::{Event, now_ns};
+use crate::torture::site::{Handle, What, Where};
 
 /// Holds within holds, of keys in ascending order, so that no workers wait in a circle.
 const NESTING_MAX: usize = 2;

@@ -10,23 +10,20 @@ mod holding;
 mod others;
 mod values;
 
-use std::{
-    process::{exit, id as pid_of_this_process},
-    thread::{sleep, yield_now},
-    time::Duration,
-};
+use std::process::{exit, id as pid_of_this_process};
+use std::thread::{sleep, yield_now};
+use std::time::Duration;
 
 pub use branch::{WorkerPlan, resume, start};
 pub use everything::take_everything;
 pub use others::{POPPED_VALUE, VALUE_REMAINDER, VALUE_STEP};
 pub use values::swapped_count;
 
-use super::{
-    journal::{Event, Line, now_ns},
-    random::Random,
-    site::{Site, Where},
-};
-use crate::{failure::Failure, text};
+use super::journal::{Event, Line, now_ns};
+use super::random::Random;
+use super::site::{Site, Where};
+use crate::failure::Failure;
+use crate::text;
 
 pub struct Worker<'a> {
     site: &'a Site,

@@ -3,14 +3,10 @@
 use slablock::Error;
 
 use super::Worker;
-use crate::{
-    failure::Failure,
-    torture::{
-        guard::Patience,
-        journal::{Event, now_ns},
-        site::{Handle, KeySpec, TAGS, What, Where},
-    },
-};
+use crate::failure::Failure;
+use crate::torture::guard::Patience;
+use crate::torture::journal::{Event, now_ns};
+use crate::torture::site::{Handle, KeySpec, TAGS, What, Where};
 
 /// Every value leaves this remainder, so a total without its count, or the other way round, shows.
 pub const VALUE_STEP: u64 = 1_000;

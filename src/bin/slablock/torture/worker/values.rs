@@ -3,13 +3,9 @@
 use slablock::SetOptions;
 
 use super::Worker;
-use crate::{
-    failure::Failure,
-    torture::{
-        journal::Event,
-        site::{COUNTED, COUNTERS, LEFT, RIGHT, SWAPPED, VALUES},
-    },
-};
+use crate::failure::Failure;
+use crate::torture::journal::Event;
+use crate::torture::site::{COUNTED, COUNTERS, LEFT, RIGHT, SWAPPED, VALUES};
 
 /// In the slots, in the log, in two parts of it.
 const LENGTHS: [usize; 5] = [24, 150, 2_000, 20_000, 100_000];

@@ -6,10 +6,8 @@ mod holding;
 use std::time::Duration;
 
 use super::*;
-use crate::torture::{
-    journal::id_of_worker,
-    site::{What, keys},
-};
+use crate::torture::journal::id_of_worker;
+use crate::torture::site::{What, keys};
 
 const MS: u64 = 1_000_000;
 const BOUND: Duration = Duration::from_secs(1);
