@@ -38,7 +38,7 @@
 #[cfg(not(loom))]
 mod averager;
 #[cfg(not(loom))]
-mod cache;
+pub mod cache;
 #[cfg(not(loom))]
 mod error;
 #[cfg(all(any(fuzzing, test), not(loom)))]
@@ -77,7 +77,7 @@ pub use sync::crash;
 #[cfg(not(loom))]
 pub use crate::{
     averager::Averager,
-    cache::{Cache, Computed, Entry, FanoutCache, Iter, Options, Reader, SetOptions, Transaction},
+    cache::{Cache, Computed, FanoutCache, Options, Reader, SetOptions, Transaction},
     error::{BoxError, Error, Result},
     key::AsKey,
     lock::{Lock, LockGuard},
@@ -86,18 +86,8 @@ pub use crate::{
     store::care::check::CheckReport,
     store::home::rebuild::RepairReport,
     store::settings::{Config, Durability, Eviction, Limits},
-    types::{
-        Ending, Holder, KeyInfo, KeyState, Kind, Lifeline, Predecessor, ProcessInfo, Stats,
-        Summary, Token,
-    },
+    types::{Ending, Holder, KeyInfo, KeyState, Kind, Lifeline, Predecessor, ProcessInfo, Token},
 };
-
-/// The name of the file system of `path`, if a store there is refused for it. For the command line.
-#[cfg(not(loom))]
-#[doc(hidden)]
-pub fn refused_fs(path: &std::path::Path) -> std::io::Result<Option<&'static str>> {
-    os::file_system::fs_magic(path).map(os::file_system::incoherent_fs)
-}
 
 // The laws of the fuzz targets, and what they have found, run as tests of the library: they may set
 // its clock.

@@ -295,34 +295,6 @@ fn an_impossible_number_of_shards_is_refused_and_makes_nothing() {
 }
 
 #[test]
-fn a_network_file_system_is_refused_by_name_and_nothing_is_made_on_it() {
-    bounded(|| {
-        for (magic, name) in [
-            (0x6969, "NFS"),
-            (0x6573_5546, "FUSE"),
-            (0xff53_4d42, "CIFS"),
-            (0x0102_1997, "9p"),
-        ] {
-            let place = Place::new();
-            let options = Cache::options().pretend_fs_magic(magic);
-            let words = [name, "allow_network_fs", "local"];
-            assert_error!(
-                options.open(place.store()),
-                Error::UnsupportedFs { .. },
-                words
-            );
-            let fanout = options.clone().shards(2).open(place.store());
-            assert_error!(fanout, Error::UnsupportedFs { .. }, words);
-            assert!(!place.store().exists(), "made something on {name}");
-            let allowed = options.allow_network_fs(true).open(place.store()).unwrap();
-            drop(Lock::new(&allowed, "k").acquire().unwrap());
-        }
-        let local = Cache::options().pretend_fs_magic(0xef53);
-        local.open(Place::new().store()).unwrap();
-    });
-}
-
-#[test]
 fn a_file_where_the_directory_should_be_is_refused_and_kept() {
     bounded(|| {
         let place = Place::new();

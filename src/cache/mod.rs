@@ -1,4 +1,6 @@
-//! The place where keys live: one store, or several side by side.
+//! The place where keys live: one store, or several side by side. And what a cache gives out:
+//! [`Iter`] and [`Entry`], and figures, [`Stats`] and [`Summary`], which have no names of their own
+//! outside.
 
 mod iter;
 mod memo;
@@ -23,6 +25,7 @@ pub use values::SetOptions;
 
 use crate::error::Result;
 use crate::key::AsKey;
+use crate::os::file_system::{fs_magic, incoherent_fs};
 use crate::record::Force;
 use crate::store::Store;
 use crate::store::care::check::{CheckReport, Inspector};
@@ -37,7 +40,8 @@ use crate::store::settings::{Config, Limits};
 use crate::store::slots::by_slot::Slots;
 use crate::store::space::make_room::Space;
 use crate::store::values::get::Values;
-use crate::types::{KeyInfo, Lifeline, Stats};
+use crate::types::{KeyInfo, Lifeline};
+pub use crate::types::{Stats, Summary};
 
 /// A store of keys in a directory, open in this process and in any number of others; or several,
 /// over which the keys are spread: see [`Options::shards`].
@@ -131,10 +135,21 @@ impl Cache {
         }
     }
 
-    /// The file in which a key is. For the command line, which looks whether it still is.
-    #[doc(hidden)]
-    pub fn slab_of(&self, key: &[u8]) -> PathBuf {
-        self.store_of(key).slab().path().to_path_buf()
+    /// The file that has the records of a key, or would have them: the slab of its shard. A program
+    /// that notes its device and inode can tell later whether other programs still find this cache
+    /// under its name.
+    pub fn slab_of(&self, key: impl AsKey) -> PathBuf {
+        self.store_of(key.as_key()).slab().path().to_path_buf()
+    }
+
+    /// The name of the file system of `path` if it is one that does not share memory and locks
+    /// between processes, so that a cache there is refused: see [`Options::allow_network_fs`].
+    ///
+    /// # Errors
+    ///
+    /// Those of the system call: `path` has to be there.
+    pub fn refused_fs(path: impl AsRef<Path>) -> std::io::Result<Option<&'static str>> {
+        fs_magic(path.as_ref()).map(incoherent_fs)
     }
 
     /// How many shards it has: see [`Options::shards`].

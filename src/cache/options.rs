@@ -133,13 +133,6 @@ impl Options {
         self
     }
 
-    /// Pretends that the kernel named this file-system type. For tests.
-    #[doc(hidden)]
-    pub fn pretend_fs_magic(mut self, magic: i64) -> Options {
-        self.settings.fs_magic = Some(magic);
-        self
-    }
-
     #[cfg(any(fuzzing, test))]
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
@@ -148,5 +141,43 @@ impl Options {
     /// Opens the cache in the directory `path`. See [`Cache::open`].
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Cache> {
         spread::open(path.as_ref(), &self.settings, self.shards)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::{Error, Lock};
+
+    /// As if the kernel said so.
+    fn on(magic: i64) -> Options {
+        let mut options = Options::default();
+        options.settings.fs_magic = Some(magic);
+        options
+    }
+
+    #[test]
+    fn a_network_file_system_is_refused_by_name_and_nothing_is_made_on_it() {
+        for (magic, name) in [
+            (0x6969, "NFS"),
+            (0x6573_5546, "FUSE"),
+            (0xff53_4d42, "CIFS"),
+            (0x0102_1997, "9p"),
+        ] {
+            let place = tempfile::tempdir().unwrap();
+            let store = place.path().join("store");
+            let options = on(magic);
+            for refused in [options.clone(), options.clone().shards(2)] {
+                let error = refused.open(&store).map(drop).unwrap_err();
+                assert!(matches!(error, Error::UnsupportedFs { .. }), "{error}");
+                for word in [name, "allow_network_fs", "local"] {
+                    assert!(error.to_string().contains(word), "no {word} in {error}");
+                }
+            }
+            assert!(!store.exists(), "made something on {name}");
+            let allowed = options.allow_network_fs(true).open(&store).unwrap();
+            drop(Lock::new(&allowed, "k").acquire().unwrap());
+        }
+        on(0xef53).open(tempfile::tempdir().unwrap()).unwrap();
     }
 }

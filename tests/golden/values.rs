@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
-use slablock::{Cache, Eviction, SetOptions, Stats};
+use slablock::{Cache, Eviction, SetOptions, cache::Stats};
 
 use crate::kit::layout::{self, BOOT_ID};
 use crate::kit::stored::{Is, Stored};

@@ -200,7 +200,7 @@ fn dir_at(home: &Path, meta: &Metadata, user: u32) -> io::Result<Home> {
     Ok(Home::Dir {
         owner: meta.uid(),
         mode: meta.mode(),
-        is_local: slablock::refused_fs(home)?.is_none(),
+        is_local: slablock::Cache::refused_fs(home)?.is_none(),
         is_empty: match meta.uid() == user {
             true => None,
             false => is_empty(),

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Instant;
 
-use slablock::{Averager, Cache, CheckReport, Config, Error, KeyInfo, Reader, Stats};
+use slablock::{Averager, Cache, CheckReport, Config, Error, KeyInfo, Reader, cache::Stats};
 
 use crate::failure::Failure;
 use crate::opening::{self, AT_ONCE, within};

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
-use slablock::{Holder, KeyInfo, KeyState, Summary};
+use slablock::{Holder, KeyInfo, KeyState, cache::Summary};
 
 use crate::{holder, text};
 

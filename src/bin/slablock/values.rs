@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
-use slablock::{Cache, Config, Error, KeyInfo, KeyState, SetOptions, Stats};
+use slablock::{Cache, Config, Error, KeyInfo, KeyState, SetOptions, cache::Stats};
 
 use crate::failure::{Failure, NO};
 use crate::output::{Unwritten, print, print_done, print_line};
