@@ -8,8 +8,8 @@ use std::path::Path;
 
 use crate::cache::{Cache, Options, SetOptions};
 use crate::error::Result;
-pub use crate::os::pretend::{Moment, chance, suspended, time};
 use crate::os::range_lock;
+pub use crate::os::simulate::{Moment, chance, suspended, time};
 use crate::record::{PAYLOAD_WORDS, seal_of};
 use crate::slab::header::{STATIC_BYTES, seal_static};
 use crate::slab::value_cells::{Content, Form, cell_words, tag_hash};

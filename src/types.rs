@@ -194,7 +194,7 @@ pub struct Stats {
     pub bytes_live: u64,
     /// How many bytes of them are left from what was replaced or deleted, until they are compacted
     /// away.
-    pub bytes_dead: u64,
+    pub bytes_garbage: u64,
 }
 
 impl Stats {
@@ -206,7 +206,7 @@ impl Stats {
         self.damaged = self.damaged.saturating_add(other.damaged);
         self.unkept = self.unkept.saturating_add(other.unkept);
         self.bytes_live = self.bytes_live.saturating_add(other.bytes_live);
-        self.bytes_dead = self.bytes_dead.saturating_add(other.bytes_dead);
+        self.bytes_garbage = self.bytes_garbage.saturating_add(other.bytes_garbage);
     }
 }
 
@@ -222,7 +222,7 @@ impl fmt::Display for Stats {
             self.damaged,
             self.unkept,
             self.bytes_live,
-            self.bytes_dead
+            self.bytes_garbage
         )
     }
 }

@@ -66,7 +66,7 @@ fn values_that_are_replaced_again_and_again_take_bounded_room() {
     let stats = cache.stats().unwrap();
     assert_eq!((stats.evictions, stats.damaged, stats.hits), (0, 0, 50));
     assert!(
-        stats.bytes_dead <= stats.bytes_live + 2 * SEGMENT,
+        stats.bytes_garbage <= stats.bytes_live + 2 * SEGMENT,
         "{stats:?}"
     );
     assert!(cache.check().unwrap().is_sound());
@@ -436,7 +436,7 @@ fn the_room_of_a_large_value_is_free_as_soon_as_nobody_needs_it() {
     }
     let stats = cache.stats().unwrap();
     assert!(
-        stats.bytes_live + stats.bytes_dead <= left + 4096,
+        stats.bytes_live + stats.bytes_garbage <= left + 4096,
         "{stats:?}"
     );
     assert_eq!(

@@ -255,7 +255,7 @@ fn a_fork_in_the_function_takes_nothing_and_sets_nothing() {
     assert_eq!(board.get(RAN), 0);
 }
 
-/// Whoever has the flight right after another one landed finds the value, however the two met.
+/// Whoever has the turn right after another one finished finds the value, however the two met.
 #[test]
 fn threads_compute_each_value_once() {
     const KEYS: usize = 3_000;
@@ -452,7 +452,7 @@ fn a_store_that_is_cleared_meanwhile_does_not_keep_it() {
     assert!(report.is_sound() && report.slots_used == 0);
 }
 
-/// A lock may have the name of a flight, and a flight the name of a lock.
+/// A lock may have the name of a turn, and a turn the name of a lock.
 #[test]
 fn the_turn_to_compute_is_in_nobodys_way() {
     let dir = Place::new();
@@ -520,7 +520,7 @@ fn values_fill_a_store_whatever_is_known_of_them() {
     }
     assert_eq!(cache.len().unwrap(), 60);
     assert!(cache.check().unwrap().is_sound());
-    // Of values that are gone nothing is known, and their flights make room first.
+    // Of values that are gone nothing is known, and their turns make room first.
     let dir = Place::new();
     let cache = Cache::options().capacity(64).eviction(Eviction::None);
     let cache = cache.open(dir.store()).unwrap();
@@ -567,7 +567,7 @@ fn a_value_that_needs_itself_is_an_error() {
     assert_eq!(got.unwrap(), [4]);
 }
 
-/// Its flight is gone, and another's lock lies where it lay.
+/// Its turn is gone, and another's lock lies where it lay.
 #[test]
 fn who_computes_while_the_store_is_cleared_waits_for_others_as_ever() {
     let _watchdog = Watchdog::new("cleared while it computes");

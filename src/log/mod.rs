@@ -20,13 +20,13 @@
 //! a reference.
 //!
 //! Here segments and records are made and removed; how files are found is in `files`, how values
-//! are read in `read`, and how all of it gets to the device in `medium`.
+//! are read in `read`, and how all of it gets to the device in `device`.
 
+pub(crate) mod device;
 mod files;
 mod header;
 mod holes;
 mod known;
-pub(crate) mod medium;
 mod open;
 mod read;
 mod record;

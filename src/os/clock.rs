@@ -12,9 +12,9 @@ use std::time::Duration;
 use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 
-#[cfg(any(fuzzing, test))]
-use crate::os::pretend;
 use crate::os::process;
+#[cfg(any(fuzzing, test))]
+use crate::os::simulate;
 use crate::sync::crash_point;
 
 /// Microseconds of `CLOCK_MONOTONIC` on the host's scale. About 30 ns. 0 where that scale is not
@@ -80,7 +80,7 @@ pub(crate) fn boot_moment_ms() -> u64 {
 #[inline]
 pub(crate) fn wall_s() -> u64 {
     #[cfg(any(fuzzing, test))]
-    if let Some(ns) = pretend::clock_ns(ClockId::CLOCK_REALTIME) {
+    if let Some(ns) = simulate::clock_ns(ClockId::CLOCK_REALTIME) {
         return ns / 1_000_000_000;
     }
     // SAFETY: a null pointer asks for the result alone.
@@ -140,7 +140,7 @@ pub(crate) fn worked() -> Duration {
 #[inline]
 fn read_ns(clock: ClockId) -> u64 {
     #[cfg(any(fuzzing, test))]
-    if let Some(ns) = pretend::clock_ns(clock) {
+    if let Some(ns) = simulate::clock_ns(clock) {
         return ns;
     }
     // These clocks exist on every Linux that has OFD locks; reading them cannot fail.
@@ -257,7 +257,7 @@ mod tests {
     fn a_lease_does_not_run_while_the_machine_is_suspended() {
         let dir = tempfile::tempdir().unwrap();
         let at = |us: u64| {
-            pretend::time(Some(pretend::Moment {
+            simulate::time(Some(simulate::Moment {
                 boot_us: 1_000_000_000 + us,
                 wall_us: 1_800_000_000_000_000 + us,
             }));
@@ -266,12 +266,12 @@ mod tests {
         let cache = crate::Cache::open(dir.path()).unwrap();
         let lock = crate::Lock::new(&cache, "k").lease(Duration::from_secs(10));
         let guard = lock.acquire().unwrap();
-        pretend::suspended(3_600_000_000);
+        simulate::suspended(3_600_000_000);
         at(9_900_000);
         assert!(guard.check().is_ok() && lock.try_acquire().unwrap().is_none());
         at(10_100_000);
         assert!(guard.check().is_err() && lock.try_acquire().unwrap().is_some());
-        pretend::suspended(0);
-        pretend::time(None);
+        simulate::suspended(0);
+        simulate::time(None);
     }
 }

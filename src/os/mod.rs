@@ -24,9 +24,9 @@ pub(crate) mod kept;
 pub(crate) mod memory;
 #[allow(unsafe_code)]
 pub(crate) mod pidfd;
-#[cfg(any(fuzzing, test))]
-pub(crate) mod pretend;
 pub(crate) mod process;
 pub(crate) mod random;
 pub(crate) mod range_lock;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod simulate;
 pub(crate) mod syncs;

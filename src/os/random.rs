@@ -10,7 +10,7 @@ use crate::sync::crash_point;
 /// From the operating system, not from a generator that a fork would duplicate.
 pub(crate) fn random() -> io::Result<u64> {
     #[cfg(any(fuzzing, test))]
-    if let Some(number) = crate::os::pretend::number() {
+    if let Some(number) = crate::os::simulate::number() {
         return Ok(number);
     }
     crash_point();

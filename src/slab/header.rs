@@ -135,7 +135,7 @@ pub(crate) struct Mutable {
     pub(crate) damaged: AtomicU64,
     /// After `size_limit` was lowered: what the log may take at the most, until it fits; otherwise
     /// 0 or less than that.
-    pub(crate) falling: AtomicU64,
+    pub(crate) shrinking: AtomicU64,
     /// How many syncs have failed, in the high half; how many of these were made good since, in
     /// the low half. While the two differ nothing is known to be on the device.
     pub(crate) failed_syncs: AtomicU64,

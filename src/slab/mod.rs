@@ -27,7 +27,7 @@ pub(crate) use layout::Layout;
 pub(crate) use map::Slab;
 pub(crate) use meta::{KEY_BYTES_MAX, Meta, TAG_BYTES_MAX, Tenant};
 pub(crate) use records::{
-    BODY_WORDS, CLAIMED, Gone, Intent, Participant, Permit, SEGMENT_BEGUN, SEGMENT_CLOSING,
+    BODY_WORDS, CLAIMED, Intent, Lost, Participant, Permit, SEGMENT_BEGUN, SEGMENT_CLOSING,
     STATE_FREE, STATE_TAIL, STATE_USED, Segment, Slot, Stripe, pack, unpack,
 };
 

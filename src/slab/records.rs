@@ -124,8 +124,8 @@ pub(crate) struct Segment {
     /// another segment, or 0.
     pub(crate) end: AtomicU64,
     /// How many of its bytes are garbage, and how many of these have been given back: see
-    /// [`Gone`].
-    pub(crate) gone: AtomicU64,
+    /// [`Lost`].
+    pub(crate) lost: AtomicU64,
     /// While its values are moved elsewhere: the next slot to look at.
     pub(crate) cursor: AtomicU64,
 }
@@ -143,33 +143,33 @@ pub(crate) struct Segment {
 /// for another. With another number the word says nothing, and the next process that counts begins
 /// it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Gone(u64);
+pub(crate) struct Lost(u64);
 
-const DEAD_BITS: u32 = 27;
-const GIVEN_BITS: u32 = 19;
-const DEAD_UNIT: u64 = 16;
-const GIVEN_UNIT: u64 = 4096;
+const GARBAGE_BITS: u32 = 27;
+const PUNCHED_BITS: u32 = 19;
+const GARBAGE_UNIT: u64 = 16;
+const PUNCHED_UNIT: u64 = 4096;
 
-impl Gone {
+impl Lost {
     /// Nothing, of a segment.
-    pub(crate) fn none(number: u32) -> Gone {
+    pub(crate) fn none(number: u32) -> Lost {
         let mark = u64::from(number / SEGMENTS);
-        Gone(mark << (DEAD_BITS + GIVEN_BITS))
+        Lost(mark << (GARBAGE_BITS + PUNCHED_BITS))
     }
 
     /// The word of a segment; `None`: it is another one's.
-    pub(crate) fn of(number: u32, bits: u64) -> Option<Gone> {
-        let same = (bits ^ Gone::none(number).0) >> (DEAD_BITS + GIVEN_BITS) == 0;
-        same.then_some(Gone(bits))
+    pub(crate) fn of(number: u32, bits: u64) -> Option<Lost> {
+        let same = (bits ^ Lost::none(number).0) >> (GARBAGE_BITS + PUNCHED_BITS) == 0;
+        same.then_some(Lost(bits))
     }
 
     /// With more garbage, some of it given back. `None`: there is no such segment.
-    pub(crate) fn and(self, dead: u64, given: u64) -> Option<u64> {
-        let dead = (self.dead() + dead).div_ceil(DEAD_UNIT);
-        let given = (self.given() + given) / GIVEN_UNIT;
-        let fits = dead >> DEAD_BITS == 0 && given >> GIVEN_BITS == 0;
-        let mark = self.0 >> (DEAD_BITS + GIVEN_BITS) << (DEAD_BITS + GIVEN_BITS);
-        fits.then_some(mark | given << DEAD_BITS | dead)
+    pub(crate) fn and(self, garbage: u64, punched: u64) -> Option<u64> {
+        let garbage = (self.garbage() + garbage).div_ceil(GARBAGE_UNIT);
+        let punched = (self.punched() + punched) / PUNCHED_UNIT;
+        let fits = garbage >> GARBAGE_BITS == 0 && punched >> PUNCHED_BITS == 0;
+        let mark = self.0 >> (GARBAGE_BITS + PUNCHED_BITS) << (GARBAGE_BITS + PUNCHED_BITS);
+        fits.then_some(mark | punched << GARBAGE_BITS | garbage)
     }
 
     pub(crate) fn bits(self) -> u64 {
@@ -177,13 +177,13 @@ impl Gone {
     }
 
     /// Garbage, in bytes.
-    pub(crate) fn dead(self) -> u64 {
-        (self.0 & ((1 << DEAD_BITS) - 1)) * DEAD_UNIT
+    pub(crate) fn garbage(self) -> u64 {
+        (self.0 & ((1 << GARBAGE_BITS) - 1)) * GARBAGE_UNIT
     }
 
     /// How many of the garbage bytes are holes by now.
-    pub(crate) fn given(self) -> u64 {
-        (self.0 >> DEAD_BITS & ((1 << GIVEN_BITS) - 1)) * GIVEN_UNIT
+    pub(crate) fn punched(self) -> u64 {
+        (self.0 >> GARBAGE_BITS & ((1 << PUNCHED_BITS) - 1)) * PUNCHED_UNIT
     }
 }
 
@@ -298,14 +298,14 @@ mod tests {
     #[test]
     fn what_is_gone_adds_up_and_stays_with_its_segment() {
         let number = 3 * SEGMENTS + 7;
-        let gone = |bits| Gone::of(number, bits);
-        let none = Gone::none(number);
-        assert_eq!((none.dead(), none.given()), (0, 0));
+        let gone = |bits| Lost::of(number, bits);
+        let none = Lost::none(number);
+        assert_eq!((none.garbage(), none.punched()), (0, 0));
         let some = gone(none.and(48, 0).unwrap()).unwrap();
         let more = gone(some.and(1 << 20, 1 << 19).unwrap()).unwrap();
-        assert_eq!((more.dead(), more.given()), ((1 << 20) + 48, 1 << 19));
-        assert_eq!(Gone::of(number + SEGMENTS, more.bits()), None);
-        assert_eq!(Gone::of(number + 1, more.bits()), Some(more));
+        assert_eq!((more.garbage(), more.punched()), ((1 << 20) + 48, 1 << 19));
+        assert_eq!(Lost::of(number + SEGMENTS, more.bits()), None);
+        assert_eq!(Lost::of(number + 1, more.bits()), Some(more));
         // The longest record has a segment of its own.
         assert!(none.and((1 << 30) + 2_048, 1 << 30).is_some());
         assert_eq!(more.and(1 << 31, 0), None);

@@ -120,7 +120,7 @@ fn counts_what_there_is(cache: &Cache, to_come: usize) {
     let blocks: Vec<u64> = files
         .map(|file| file.unwrap().metadata().unwrap().blocks() * 512)
         .collect();
-    let said = stats.bytes_live + stats.bytes_dead;
+    let said = stats.bytes_live + stats.bytes_garbage;
     let is: u64 = blocks.iter().sum();
     let slack = 2 * layout::PAGE * blocks.len() as u64;
     let most = is + slack + to_come as u64;

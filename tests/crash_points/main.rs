@@ -19,7 +19,7 @@
 //! `campaign` about all of them. The operations are in `places` (opening, repairing), `healing`
 //! (making again what was removed), `copies` (adopting), `keys` (making, removing), `holds`
 //! (taking, giving back), `permits` (another number of them), `averages`, `values`, `durable`
-//! (values on the device) and `flights` (computing values). `stopped` is about processes that are
+//! (values on the device) and `turns` (computing values). `stopped` is about processes that are
 //! stopped at a point instead, `late` about those that are stopped for very long.
 
 #[cfg(crash_points)]
@@ -34,8 +34,6 @@ mod copies;
 mod drive;
 #[cfg(crash_points)]
 mod durable;
-#[cfg(crash_points)]
-mod flights;
 #[cfg(crash_points)]
 mod healing;
 #[cfg(crash_points)]
@@ -58,6 +56,8 @@ mod stage;
 #[cfg(crash_points)]
 mod stopped;
 #[cfg(crash_points)]
+mod turns;
+#[cfg(crash_points)]
 mod values;
 
 #[cfg(crash_points)]
@@ -75,7 +75,7 @@ fn main() {
         averages::ALL,
         values::ALL,
         durable::ALL,
-        flights::ALL,
+        turns::ALL,
     ]
     .concat();
     campaign::run(&operations);

@@ -167,7 +167,7 @@ fn fill_and_compact(scene: &Scene, board: &'static Board) {
         if refused {
             // Not before all there is was used.
             let stats = cache.stats().unwrap();
-            assert!(stats.bytes_live + stats.bytes_dead > LIMIT, "{stats:?}");
+            assert!(stats.bytes_live + stats.bytes_garbage > LIMIT, "{stats:?}");
             break;
         }
     }

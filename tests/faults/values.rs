@@ -200,7 +200,7 @@ fn a_segment_whose_name_stays_is_gone_nevertheless() {
     assert_eq!(fs::metadata(&first).unwrap().len(), 0);
     let stats = cache.stats().unwrap();
     assert!(
-        stats.damaged == 0 && stats.bytes_dead < 100_000,
+        stats.damaged == 0 && stats.bytes_garbage < 100_000,
         "{stats:?}"
     );
     (0..100)

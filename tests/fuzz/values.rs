@@ -559,7 +559,7 @@ impl World {
         let stats = cache.stats().expect("stats");
         assert_eq!((stats.evictions, stats.damaged), (0, 0));
         let most = SIZE_LIMIT + SIZE_LIMIT / 4;
-        assert!(stats.bytes_live + stats.bytes_dead <= most, "{stats:?}");
+        assert!(stats.bytes_live + stats.bytes_garbage <= most, "{stats:?}");
     }
 
     fn finish(&mut self) {

@@ -12,7 +12,8 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
-use slablock::{Cache, Eviction, SetOptions, cache::Stats};
+use slablock::cache::Stats;
+use slablock::{Cache, Eviction, SetOptions};
 
 use crate::kit::layout::{self, BOOT_ID};
 use crate::kit::stored::{Is, Stored};
@@ -117,10 +118,10 @@ fn written() -> String {
     }
     let Stats {
         bytes_live,
-        bytes_dead,
+        bytes_garbage,
         ..
     } = stats;
-    writeln!(text, "bytes {bytes_live} {bytes_dead}").unwrap();
+    writeln!(text, "bytes {bytes_live} {bytes_garbage}").unwrap();
     text
 }
 
@@ -227,7 +228,7 @@ fn everything_is_there(cache: &Cache) {
 
 fn bytes(cache: &Cache) -> [u64; 2] {
     let stats = cache.stats().unwrap();
-    [stats.bytes_live, stats.bytes_dead]
+    [stats.bytes_live, stats.bytes_garbage]
 }
 
 #[test]

@@ -249,7 +249,7 @@ pub extern "C" fn fsync(descriptor: c_int) -> c_int {
     // SAFETY: whoever calls this has the descriptor open; it is not closed here.
     let file = ManuallyDrop::new(unsafe { File::from_raw_fd(descriptor) });
     let link = format!("/proc/self/fd/{descriptor}");
-    crate::medium::note_sync(&file, &std::fs::read_link(&link).unwrap());
+    crate::device::note_sync(&file, &std::fs::read_link(&link).unwrap());
     SYNCS.with(|syncs| {
         if let Some(syncs) = &mut *syncs.borrow_mut() {
             match file.metadata().unwrap().is_dir() {
@@ -269,6 +269,6 @@ pub extern "C" fn fdatasync(descriptor: c_int) -> c_int {
     // SAFETY: as above.
     let file = ManuallyDrop::new(unsafe { File::from_raw_fd(descriptor) });
     let link = format!("/proc/self/fd/{descriptor}");
-    crate::medium::note_sync(&file, &std::fs::read_link(link).unwrap());
+    crate::device::note_sync(&file, &std::fs::read_link(link).unwrap());
     0
 }

@@ -4,12 +4,12 @@
 
 #![allow(missing_docs, unsafe_code)]
 
+mod device;
 mod disk;
 mod keys;
 #[path = "../kit/mod.rs"]
 mod kit;
 mod lives;
-mod medium;
 mod moves;
 mod names;
 mod steps;

@@ -10,7 +10,7 @@ use crate::kit::layout::{self, Layout};
 use crate::{synced, word};
 
 /// A segment for which there is less room than it takes is opened again when some of it has moved.
-/// What has may move once more, over what the medium has of it: by then the medium has to have
+/// What has may move once more, over what the device has of it: by then the device has to have
 /// where it is now, also if it was moved a step earlier than the room was used up.
 #[test]
 fn what_was_moved_is_on_the_disk_when_the_room_to_move_the_rest_is_used_up() {
@@ -56,7 +56,7 @@ fn moves_until_the_room_is_used_up(first: usize) {
     let segments = std::fs::read_dir(cache.path().join("log")).unwrap().count() as u64;
     // Another one may have to be begun for them.
     let slack = 2 * layout::PAGE * (segments + 2);
-    let bound = stats.bytes_live + stats.bytes_dead + slack + FITTING * RECORD + 2_000;
+    let bound = stats.bytes_live + stats.bytes_garbage + slack + FITTING * RECORD + 2_000;
     poke(layout::SIZE_LIMIT, bound - (1 << 20));
     let selectors = |image: &Image| -> Vec<u64> {
         let layout = Layout::of(capacity as u64);

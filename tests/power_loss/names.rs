@@ -1,4 +1,4 @@
-//! Names are on the medium as soon as anything counts on them: those of stores, shards and logs,
+//! Names are on the device as soon as anything counts on them: those of stores, shards and logs,
 //! also if whoever made the directory died before that.
 
 use std::os::unix::fs::FileExt;
@@ -55,7 +55,7 @@ fn directories(body: impl FnOnce()) -> Vec<PathBuf> {
 }
 
 /// A directory that is there may be the work of somebody who died before its name was on the
-/// medium.
+/// device.
 #[test]
 fn the_names_of_what_the_dead_have_made_are_on_the_disk() {
     let dir = Place::in_memory();

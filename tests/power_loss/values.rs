@@ -12,8 +12,8 @@ use std::path::Path;
 use slablock::{Cache, Durability, Error, Eviction, Limits, Options, Result};
 
 use crate::OnPanic;
+use crate::device::{Ambush, Device, WATCH, Watch};
 use crate::kit::{Place, Random, Watchdog};
-use crate::medium::{Ambush, Medium, WATCH, Watch};
 
 const CHAINS: u64 = 24;
 const LIVES: u64 = 4;
@@ -205,8 +205,8 @@ impl Chain {
                 }
             }
             let next = dir.join(format!("boot {at}"));
-            let medium = WATCH.take().unwrap().medium;
-            medium.lose(&store, &next, &mut self.random);
+            let device = WATCH.take().unwrap().device;
+            device.lose(&store, &next, &mut self.random);
             drop(cache);
             cache = self.open(&next);
             self.verify(&cache, &[]);
@@ -217,9 +217,9 @@ impl Chain {
             fs::remove_dir_all(&store).unwrap();
             store = next;
             // The reboot has synced what it has mended.
-            let medium = Medium::of(&store);
+            let device = Device::of(&store);
             WATCH.set(Some(Watch {
-                medium,
+                device,
                 ..Watch::default()
             }));
         }

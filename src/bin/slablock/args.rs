@@ -116,7 +116,7 @@ JSON fields (null where there is nothing to say):
 const STATS_NOTES: &str = "\
 JSON fields:
   dir, hits, misses, evictions, damaged, unkept (all since the store was made),
-  bytes_live, bytes_dead (of the files of large values), volume (bytes of disk, all in all)";
+  bytes_live, bytes_garbage (of the files of large values), volume (bytes of disk, all in all)";
 
 const MEMO_NOTES: &str = "\
 What COMMAND writes to standard output and to standard error is kept, apart, if its exit status is 0, and

@@ -5,7 +5,8 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Instant;
 
-use slablock::{Averager, Cache, CheckReport, Config, Error, KeyInfo, Reader, cache::Stats};
+use slablock::cache::Stats;
+use slablock::{Averager, Cache, CheckReport, Config, Error, KeyInfo, Reader};
 
 use crate::failure::Failure;
 use crate::opening::{self, AT_ONCE, within};

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
-use slablock::{Holder, KeyInfo, KeyState, cache::Summary};
+use slablock::cache::Summary;
+use slablock::{Holder, KeyInfo, KeyState};
 
 use crate::{holder, text};
 

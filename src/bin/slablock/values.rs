@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
-use slablock::{Cache, Config, Error, KeyInfo, KeyState, SetOptions, cache::Stats};
+use slablock::cache::Stats;
+use slablock::{Cache, Config, Error, KeyInfo, KeyState, SetOptions};
 
 use crate::failure::{Failure, NO};
 use crate::output::{Unwritten, print, print_done, print_line};
@@ -258,7 +259,7 @@ struct Figures {
     damaged: u64,
     unkept: u64,
     bytes_live: u64,
-    bytes_dead: u64,
+    bytes_garbage: u64,
     volume: u64,
     settings: SettingsOf,
 }
@@ -300,7 +301,7 @@ pub fn stats(dir: &Path, json: bool) -> Result<u8, Failure> {
         damaged: stats.damaged,
         unkept: stats.unkept,
         bytes_live: stats.bytes_live,
-        bytes_dead: stats.bytes_dead,
+        bytes_garbage: stats.bytes_garbage,
         volume,
         settings: settings.into(),
     };
@@ -316,7 +317,7 @@ pub fn stats(dir: &Path, json: bool) -> Result<u8, Failure> {
         ("damaged", figures.damaged),
         ("unkept", figures.unkept),
         ("bytes live", figures.bytes_live),
-        ("bytes dead", figures.bytes_dead),
+        ("bytes garbage", figures.bytes_garbage),
         ("volume", figures.volume),
     ] {
         // Into a string.

@@ -8,7 +8,7 @@ use crate::error::{Error, Result, show_key};
 use crate::log::{Location as LogPlace, Log, RECORD_ALIGN, SEGMENT_HEADER_BYTES};
 use crate::slab::layout::SEGMENTS;
 use crate::slab::value_cells::{Content, Form};
-use crate::slab::{Gone, Slab};
+use crate::slab::{Lost, Slab};
 use crate::store::home::rebuild_values::list_of;
 use crate::store::in_slab::{key_of, logged, values, wanted};
 use crate::store::key_entry::KeyEntry;
@@ -91,7 +91,7 @@ impl LogAdoption<'_> {
     }
 
     /// Describes each file to which something points, removes the others, and notes the last number
-    /// that was given.
+    /// that was punched.
     fn adopt_segments(&self, thorough: bool) -> Result<()> {
         let header = self.slab.header();
         // A repair finds out again: the word may be what was damaged, and too high is the end of
@@ -128,14 +128,14 @@ impl LogAdoption<'_> {
         // The last record takes room up to there, although nothing was written behind it.
         let len = len.next_multiple_of(RECORD_ALIGN);
         let segment = self.slab.segment(number);
-        let dead = len.saturating_sub(SEGMENT_HEADER_BYTES + live);
+        let garbage = len.saturating_sub(SEGMENT_HEADER_BYTES + live);
         let end = LogPlace::new(number, len.next_multiple_of(RECORD_ALIGN));
         segment.end.store(end.bits(), Ordering::Relaxed);
         // What is not on the device is garbage, however it came to that.
-        let given = len.saturating_sub(there).min(dead);
-        let gone = Gone::none(number);
-        let gone = gone.and(dead, given).unwrap_or(gone.bits());
-        segment.gone.store(gone, Ordering::Relaxed);
+        let given = len.saturating_sub(there).min(garbage);
+        let lost = Lost::none(number);
+        let lost = lost.and(garbage, given).unwrap_or(lost.bits());
+        segment.lost.store(lost, Ordering::Relaxed);
         segment.cursor.store(0, Ordering::Relaxed);
         segment.number.store(number.into(), Ordering::Release);
         Ok(())
@@ -151,7 +151,7 @@ fn clear_table(slab: &Slab) {
     for at in 0..SEGMENTS {
         let segment = slab.segment(at);
         // Numbers may be given once more: nothing may be known of them.
-        for word in [&segment.number, &segment.end, &segment.gone] {
+        for word in [&segment.number, &segment.end, &segment.lost] {
             word.store(0, Ordering::Relaxed);
         }
     }
@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(live(store), list_bytes(KEYS.len()));
         is_done(&cache);
         let segment = Segments(store).segments().unwrap()[0];
-        assert_eq!(segment.dead + SEGMENT_HEADER_BYTES, segment.bytes);
+        assert_eq!(segment.garbage + SEGMENT_HEADER_BYTES, segment.bytes);
     }
 
     /// The highest number: nobody could begin a segment any more.

@@ -104,7 +104,7 @@ impl<'g> Retirer<'g> {
         // 4
         self.finish_retire(found.id, first_block, permits)?;
         // Not before: as long as the key is there, its value is.
-        self.0.dead.add(left.take());
+        self.0.garbage.add(left.take());
         Ok(true)
     }
 

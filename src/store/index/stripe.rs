@@ -9,7 +9,7 @@ use crate::store::Store;
 use crate::store::index::chains::Index;
 use crate::store::index::retire::Retirer;
 use crate::store::key_entry::KeyEntry;
-use crate::store::log::garbage::DeadList;
+use crate::store::log::garbage::GarbageList;
 use crate::store::members::process::Process;
 use crate::store::members::range::{RangeGuard, Ranges};
 use crate::store::patience::Patience;
@@ -21,7 +21,7 @@ pub(crate) struct StripeGuard<'a> {
     pub(crate) number: u32,
     _lock: RangeGuard<'a>,
     /// Behind the lock: given back when it is free.
-    pub(crate) dead: DeadList<'a>,
+    pub(crate) garbage: GarbageList<'a>,
 }
 
 /// The stripe of a key.
@@ -78,7 +78,7 @@ impl<'s> Index<'s> {
             process,
             number: number % STRIPES,
             _lock: lock,
-            dead: DeadList::new(self.0),
+            garbage: GarbageList::new(self.0),
         };
         self.0.check_in_place_often()?;
         // Each time, not only when the store is opened: the process may have died a moment ago.

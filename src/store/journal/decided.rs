@@ -20,7 +20,7 @@ use crate::record::deciding;
 use crate::store::Store;
 use crate::store::journal::siblings::Siblings;
 use crate::store::log::decided_list::{Flip, list_bytes, read_list};
-use crate::store::log::garbage::{Dead, Garbage};
+use crate::store::log::garbage::{Collector, Garbage};
 use crate::store::log::segments::Segments;
 use crate::store::log::sync::Syncing;
 use crate::store::members::config::InForce;
@@ -103,7 +103,7 @@ impl<'s> Journal<'s> {
         if deciding::end(&self.0.slab.header().journal, place.bits()) {
             // Not given back: the device may still have the journal.
             let bytes = list_bytes(flips);
-            Garbage(self.0).mark_dead(Dead { place, bytes });
+            Collector(self.0).count(Garbage { place, bytes });
         }
     }
 

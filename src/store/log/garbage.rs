@@ -17,7 +17,7 @@
 use std::cell::RefCell;
 
 use crate::log::{Location, PAGE, SEGMENT_HEADER_BYTES, interior};
-use crate::slab::Gone;
+use crate::slab::Lost;
 use crate::slab::value_cells::Content;
 use crate::store::Store;
 use crate::store::log::segments::Segments;
@@ -28,16 +28,16 @@ use crate::sync::Ordering;
 
 /// A record that is garbage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Dead {
+pub(crate) struct Garbage {
     pub(crate) place: Location,
     pub(crate) bytes: u64,
 }
 
-impl Dead {
+impl Garbage {
     /// What a value has in the log, if it has anything there.
-    pub(crate) fn of(content: &Content, key_len: usize) -> Option<Dead> {
+    pub(crate) fn of(content: &Content, key_len: usize) -> Option<Garbage> {
         let (place, bytes) = content.logged(key_len)?;
-        Some(Dead { place, bytes })
+        Some(Garbage { place, bytes })
     }
 
     fn is_large(&self) -> bool {
@@ -45,33 +45,33 @@ impl Dead {
     }
 }
 
-/// What lies in the log and belongs to no value.
+/// Counts what lies in the log and belongs to no value, and punches holes where it is.
 #[derive(Clone, Copy)]
-pub(crate) struct Garbage<'s>(pub(crate) &'s Store);
+pub(crate) struct Collector<'s>(pub(crate) &'s Store);
 
-impl<'s> Garbage<'s> {
+impl<'s> Collector<'s> {
     /// Counts a record as garbage, and leaves it where it is.
-    pub(crate) fn mark_dead(self, dead: Dead) {
-        self.count_dead(dead, 0);
+    pub(crate) fn count(self, garbage: Garbage) {
+        self.count_with(garbage, 0);
     }
 
     /// Gives back the room of garbage: nothing points to it, also after a power failure if values
     /// are to survive one.
     #[cold]
-    pub(crate) fn give_back(self, dead: Dead) {
+    pub(crate) fn punch(self, garbage: Garbage) {
         let Ok(process) = self.0.process() else {
-            return self.mark_dead(dead);
+            return self.count(garbage);
         };
         if OnDevice(self.0).is_unsynced() {
             // The device may have what points to it; and a process that writes everything once more
             // would fill the hole.
-            return self.mark_dead(dead);
+            return self.count(garbage);
         }
-        if !self.remove_with(dead) {
-            let given = process.log.punch(dead.place, dead.bytes);
-            self.count_dead(dead, given);
+        if !self.remove_with(garbage) {
+            let punched = process.log.punch(garbage.place, garbage.bytes);
+            self.count_with(garbage, punched);
         }
-        let number = dead.place.segment();
+        let number = garbage.place.segment();
         if Segments(self.0).segment_of(number).is_none() {
             // The writer was stopped until the file was gone: what was written takes room while the
             // file is open.
@@ -80,15 +80,15 @@ impl<'s> Garbage<'s> {
     }
 
     /// Gives back what became garbage in memory just now, of which the device may not know yet.
-    pub(crate) fn give_back_soon(self, all: &[Dead]) {
-        let must_wait = InForce(self.0).is_durable() && all.iter().any(Dead::is_large);
+    pub(crate) fn punch_soon(self, all: &[Garbage]) {
+        let must_wait = InForce(self.0).is_durable() && all.iter().any(Garbage::is_large);
         let sync = || Syncing(self.0).sync_slab_since(OnDevice(self.0).known()?);
         // The compactor of its segment waits for the device again.
         let may_go = !must_wait || sync().is_ok();
-        for dead in all {
+        for garbage in all {
             match may_go {
-                true => self.give_back(*dead),
-                false => self.mark_dead(*dead),
+                true => self.punch(*garbage),
+                false => self.count(*garbage),
             }
         }
     }
@@ -97,18 +97,18 @@ impl<'s> Garbage<'s> {
     /// or it could not be removed.
     ///
     /// Killed in between: the segment is known, and its file is empty or gone.
-    fn remove_with(self, dead: Dead) -> bool {
-        let number = dead.place.segment();
+    fn remove_with(self, garbage: Garbage) -> bool {
+        let number = garbage.place.segment();
         let Some(segment) = Segments(self.0).segment_of(number) else {
             return false;
         };
-        let end = Location::new(number, SEGMENT_HEADER_BYTES + dead.bytes);
+        let end = Location::new(number, SEGMENT_HEADER_BYTES + garbage.bytes);
         // The tail before the end: the end stays as it is when nothing is appended any more.
-        let is_alone = dead.place.offset() == SEGMENT_HEADER_BYTES
+        let is_alone = garbage.place.offset() == SEGMENT_HEADER_BYTES
             && !Segments(self.0).is_tail_in(number)
             && segment.end.load(Ordering::Acquire) == end.bits();
         // Another store in the place of ours would lose a segment.
-        if !is_alone || !dead.is_large() || self.0.check_in_place().is_err() {
+        if !is_alone || !garbage.is_large() || self.0.check_in_place().is_err() {
             return false;
         }
         let Ok(process) = self.0.process() else {
@@ -122,72 +122,72 @@ impl<'s> Garbage<'s> {
         let word = &segment.number;
         let ended = word.compare_exchange(open, none, Ordering::AcqRel, Ordering::Relaxed);
         if ended.is_err() {
-            self.count_dead(dead, dead.bytes);
+            self.count_with(garbage, garbage.bytes);
         }
         true
     }
 
     /// Counts room that was handed out and never written to. Of its first and its last page there
     /// may be what others have there.
-    pub(crate) fn give_back_unused(self, dead: Dead) {
-        if !self.remove_with(dead) {
-            let from = dead.place.offset().next_multiple_of(PAGE);
-            let to = (dead.place.offset() + dead.bytes) / PAGE * PAGE;
-            self.count_dead(dead, to.saturating_sub(from));
+    pub(crate) fn punch_unused(self, garbage: Garbage) {
+        if !self.remove_with(garbage) {
+            let from = garbage.place.offset().next_multiple_of(PAGE);
+            let to = (garbage.place.offset() + garbage.bytes) / PAGE * PAGE;
+            self.count_with(garbage, to.saturating_sub(from));
         }
     }
 
     /// Counts garbage after it was given back: too low a count costs room, too high a one would
     /// have others count on room that is not there.
-    fn count_dead(self, dead: Dead, given: u64) {
-        let number = dead.place.segment();
-        let gone = &self.0.slab.segment(number).gone;
-        let more = |bits| self.gone_of(number, bits)?.and(dead.bytes, given);
+    fn count_with(self, garbage: Garbage, punched: u64) {
+        let number = garbage.place.segment();
+        let lost = &self.0.slab.segment(number).lost;
+        let more = |bits| self.lost_of(number, bits)?.and(garbage.bytes, punched);
         // A segment that is gone, or another in its place, has nothing to do with it.
-        let _ = gone.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more);
+        let _ = lost.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more);
     }
 
     /// What a segment has lost. Another one's word stands there when a process was stopped while it
     /// began that one, or by damage: then the count begins again. `None`: the segment is gone.
-    pub(crate) fn gone_of(self, number: u32, bits: u64) -> Option<Gone> {
+    pub(crate) fn lost_of(self, number: u32, bits: u64) -> Option<Lost> {
         let anew = || {
             Segments(self.0)
                 .segment_of(number)
-                .map(|_| Gone::none(number))
+                .map(|_| Lost::none(number))
         };
-        Gone::of(number, bits).or_else(anew)
+        Lost::of(number, bits).or_else(anew)
     }
 }
 
 /// What keys had that were taken away under a lock, to be given back without it.
-pub(crate) struct DeadList<'a> {
+pub(crate) struct GarbageList<'a> {
     store: &'a Store,
-    all: RefCell<Vec<Dead>>,
+    all: RefCell<Vec<Garbage>>,
 }
 
-impl<'a> DeadList<'a> {
-    pub(crate) fn new(store: &'a Store) -> DeadList<'a> {
-        DeadList {
+impl<'a> GarbageList<'a> {
+    pub(crate) fn new(store: &'a Store) -> GarbageList<'a> {
+        GarbageList {
             store,
             all: RefCell::default(),
         }
     }
 
-    pub(crate) fn add(&self, dead: Option<Dead>) {
-        self.all.borrow_mut().extend(dead);
+    pub(crate) fn add(&self, garbage: Option<Garbage>) {
+        self.all.borrow_mut().extend(garbage);
     }
 
     /// Moves all to another list, to wait for the device once for many of them.
-    pub(crate) fn hand_to(&self, other: &DeadList<'_>) {
+    pub(crate) fn hand_to(&self, other: &GarbageList<'_>) {
         other.all.borrow_mut().append(&mut self.all.borrow_mut());
     }
 }
 
-impl Drop for DeadList<'_> {
+impl Drop for GarbageList<'_> {
     fn drop(&mut self) {
         let all = self.all.get_mut();
         if !all.is_empty() {
-            Garbage(self.store).give_back_soon(all);
+            Collector(self.store).punch_soon(all);
         }
     }
 }
@@ -213,19 +213,19 @@ mod tests {
             cache.set(format!("{key}"), [key; 30_000]).unwrap();
         }
         let store = &cache.store;
-        let others = Gone::none(1 + 512).and(64, 0).unwrap();
-        store.slab.segment(1).gone.store(others, Ordering::Relaxed);
+        let others = Lost::none(1 + 512).and(64, 0).unwrap();
+        store.slab.segment(1).lost.store(others, Ordering::Relaxed);
         for key in 0..10_u8 {
             assert!(cache.delete(format!("{key}")).unwrap());
         }
-        assert!(Segments(store).usage().unwrap().dead >= 300_000);
-        store.slab.segment(1).gone.store(others, Ordering::Relaxed);
+        assert!(Segments(store).usage().unwrap().garbage >= 300_000);
+        store.slab.segment(1).lost.store(others, Ordering::Relaxed);
         cache.cull().unwrap();
         let usage = Segments(store).usage().unwrap();
         assert!(usage.bytes < 31 * 31_000, "{usage:?}");
         // A process that comes late with a record of a segment that is gone changes nothing.
         let place = Location::new(1 + 1024, SEGMENT_HEADER_BYTES);
-        Garbage(store).mark_dead(Dead { place, bytes: 160 });
+        Collector(store).count(Garbage { place, bytes: 160 });
         assert_eq!(Segments(store).usage().unwrap(), usage);
     }
 
@@ -262,7 +262,7 @@ mod tests {
         // Whether the file still has a name is asked once in some milliseconds.
         let written = log.write(place, b"key", &[], &[7; 60_000]);
         assert!(written.is_ok() || !is_open());
-        Garbage(store).give_back(Dead { place, bytes });
+        Collector(store).punch(Garbage { place, bytes });
         assert!(!is_open());
     }
 
@@ -275,7 +275,7 @@ mod tests {
             let place = Segments(&cache.store)
                 .reserve(&cache.store.process().unwrap().log, 4_096)
                 .unwrap();
-            Garbage(&cache.store).give_back_unused(Dead {
+            Collector(&cache.store).punch_unused(Garbage {
                 place,
                 bytes: 4_096,
             });

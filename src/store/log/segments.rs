@@ -16,10 +16,10 @@ use crate::record::closing;
 use crate::slab::layout::SEGMENTS;
 use crate::slab::value_cells::VALUE_BYTES_MAX;
 use crate::slab::{
-    Gone, KEY_BYTES_MAX, SEGMENT_BEGUN, SEGMENT_CLOSING, Segment, Slab, TAG_BYTES_MAX,
+    KEY_BYTES_MAX, Lost, SEGMENT_BEGUN, SEGMENT_CLOSING, Segment, Slab, TAG_BYTES_MAX,
 };
 use crate::store::Store;
-use crate::store::log::garbage::{Dead, Garbage};
+use crate::store::log::garbage::{Collector, Garbage};
 use crate::store::log::new_segment::NewSegment;
 use crate::store::log::sync::Syncing;
 use crate::store::members::config::InForce;
@@ -61,11 +61,11 @@ pub(in crate::store) fn segments(slab: &Slab, log: &Log) -> Result<Vec<SegmentSt
     // What is gone before how long all is: otherwise room that is reserved in between, refused and
     // given back would be deducted and not counted. Pairs with the release of the setter that
     // counts it as given back. Not in a frame: the thread may have a small stack.
-    let gone = (0..SEGMENTS).map(|at| slab.segment(at).gone.load(Ordering::Acquire));
-    let gone: Vec<u64> = gone.collect();
+    let lost = (0..SEGMENTS).map(|at| slab.segment(at).lost.load(Ordering::Acquire));
+    let lost: Vec<u64> = lost.collect();
     let tail = tail_of(slab);
     let mut all = Vec::new();
-    for (at, gone) in (0..SEGMENTS).zip(gone) {
+    for (at, lost) in (0..SEGMENTS).zip(lost) {
         let segment = slab.segment(at);
         let bits = segment.number.load(Ordering::Acquire);
         let number = bits as u32;
@@ -92,16 +92,16 @@ pub(in crate::store) fn segments(slab: &Slab, log: &Log) -> Result<Vec<SegmentSt
         };
         // Whatever the words say: these are summed up.
         let bytes = bytes.min(longest());
-        let gone = Gone::of(number, gone).unwrap_or(Gone::none(number));
-        let dead = gone.dead().min(bytes);
+        let lost = Lost::of(number, lost).unwrap_or(Lost::none(number));
+        let garbage = lost.garbage().min(bytes);
         all.push(SegmentState {
             number,
             is_closing: bits & SEGMENT_CLOSING != 0,
             is_begun,
             is_active,
             bytes,
-            dead,
-            given: gone.given().min(dead),
+            garbage,
+            punched: lost.punched().min(garbage),
         });
     }
     Ok(all)
@@ -111,7 +111,7 @@ pub(in crate::store) fn segments(slab: &Slab, log: &Log) -> Result<Vec<SegmentSt
 pub(in crate::store) fn usage_of(all: &[SegmentState]) -> Usage {
     Usage {
         bytes: all.iter().map(|s| s.usage().bytes).sum(),
-        dead: all.iter().map(|s| s.usage().dead).sum(),
+        garbage: all.iter().map(|s| s.usage().garbage).sum(),
     }
 }
 
@@ -188,9 +188,9 @@ impl<'s> Segments<'s> {
         let log = &self.0.process()?.log;
         loop {
             let place = self.reserve(log, bytes)?;
-            let dead = Dead { place, bytes };
+            let garbage = Garbage { place, bytes };
             if !self.is_within(room)? {
-                Garbage(self.0).give_back_unused(dead);
+                Collector(self.0).punch_unused(garbage);
                 return Ok(None);
             }
             match log.write(place, key, tag, value) {
@@ -198,17 +198,17 @@ impl<'s> Segments<'s> {
                 // Compacted away before it was written, as when we were stopped for long.
                 Err(_) if !self.may_lead_to(place) => {
                     self.0.check_in_place()?;
-                    Garbage(self.0).mark_dead(dead);
+                    Collector(self.0).count(garbage);
                 }
                 // Another's, and this process may not write to it, or removed by a cleaner: to
                 // another one, then.
                 Err(error) if needs_another(&error) && self.is_tail_in(place.segment()) => {
-                    Garbage(self.0).mark_dead(dead);
+                    Collector(self.0).count(garbage);
                     NewSegment(self.0).begin_segment(log, None)?;
                 }
                 Err(error) => {
                     self.0.check_in_place()?;
-                    Garbage(self.0).give_back(dead);
+                    Collector(self.0).punch(garbage);
                     return Err(self.log_error("write", log, place.segment())(error));
                 }
             }
@@ -236,7 +236,7 @@ impl<'s> Segments<'s> {
                 Err(_) if !self.may_lead_to(place) => {}
                 synced => synced.inspect_err(|_| {
                     let bytes = record_bytes(key.len(), tag.len(), value.len());
-                    Garbage(self.0).give_back(Dead { place, bytes });
+                    Collector(self.0).punch(Garbage { place, bytes });
                 })?,
             }
         }
@@ -269,20 +269,20 @@ impl<'s> Segments<'s> {
     /// it was before, and then ever less.
     fn bound_for_moving(self) -> u64 {
         let bound = self.bound();
-        bound.max(self.0.slab.header().falling.load(Ordering::Acquire))
+        bound.max(self.0.slab.header().shrinking.load(Ordering::Acquire))
     }
 
     /// Whether the limit was lowered, and the log does not fit yet.
-    pub(crate) fn is_falling(self) -> bool {
+    pub(crate) fn is_shrinking(self) -> bool {
         self.bound_for_moving() > self.bound()
     }
 
     /// Lowers the bound after a segment or values were removed: if the log does not fit yet, it
     /// takes no more than now, and what is moved; once it fits, and any segment could be moved, no
     /// more than its bound.
-    pub(crate) fn let_bound_fall(self) -> Result<()> {
-        let falling = &self.0.slab.header().falling;
-        let seen = falling.load(Ordering::Acquire);
+    pub(crate) fn let_bound_shrink(self) -> Result<()> {
+        let shrinking = &self.0.slab.header().shrinking;
+        let seen = shrinking.load(Ordering::Acquire);
         let bound = self.bound();
         if seen <= bound {
             return Ok(());
@@ -297,7 +297,8 @@ impl<'s> Segments<'s> {
             false => with_one + longest,
         };
         // Otherwise somebody has lowered the limit again.
-        let _ = falling.compare_exchange(seen, now.min(seen), Ordering::AcqRel, Ordering::Relaxed);
+        let _ =
+            shrinking.compare_exchange(seen, now.min(seen), Ordering::AcqRel, Ordering::Relaxed);
         Ok(())
     }
 

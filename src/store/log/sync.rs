@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use nix::errno::Errno;
 
 use crate::error::{Error, Result};
-use crate::log::medium::{Medium, Note};
+use crate::log::device::{LogDevice, Note};
 use crate::log::{Location, Log};
 use crate::os::file;
 use crate::slab::Slab;
@@ -34,7 +34,7 @@ fn write_once_more(slab: &Slab, log: &Log) -> Result<()> {
         Some((place, Some(bytes)))
     });
     for (place, bytes) in values.chain(list) {
-        match Medium(log).write_once_more(place, bytes) {
+        match LogDevice(log).write_once_more(place, bytes) {
             // What cannot be read was on the device only, and is told when it is asked for.
             Err(e) if e.raw_os_error() == Some(Errno::EIO as i32) => {
                 slab.header().damaged.fetch_add(1, Ordering::Relaxed);
@@ -57,7 +57,7 @@ pub(in crate::store) fn sync_alone(slab: &Slab) -> Result<Option<String>> {
         write_once_more(slab, &log)?;
         let io = |e| Error::io("sync", log.dir(), e);
         for number in log.numbers().map_err(io)? {
-            let synced = Medium(&log).sync(number, &|e| note_failed(slab, e));
+            let synced = LogDevice(&log).sync(number, &|e| note_failed(slab, e));
             synced.map_err(io)?;
         }
     }
@@ -95,7 +95,7 @@ impl<'s> Syncing<'s> {
         let process = self.0.process()?;
         self.see_what_is_made_good(process)?;
         let slab = self.0.slab.file()?;
-        let synced = Medium(&process.log).syncs().sync(SLAB_NUMBER, || {
+        let synced = LogDevice(&process.log).syncs().sync(SLAB_NUMBER, || {
             let fresh = process.device.fresh.lock();
             let fresh = fresh.unwrap_or_else(PoisonError::into_inner);
             crash_point();
@@ -111,28 +111,28 @@ impl<'s> Syncing<'s> {
 
     /// Waits until a segment, and its name, are on the device. `false`: there is no such segment.
     pub(crate) fn sync_segment(self, number: u32) -> Result<bool> {
-        self.sync_in_log(number, Medium::sync)
+        self.sync_in_log(number, LogDevice::sync)
     }
 
     /// Waits until the bytes of a segment are on the device. `false`: there is no such segment.
     fn sync_segment_bytes(self, number: u32) -> Result<bool> {
-        self.sync_in_log(number, Medium::sync_bytes)
+        self.sync_in_log(number, LogDevice::sync_bytes)
     }
 
     /// Waits until the name of a segment is on the device.
     pub(crate) fn sync_segment_name(self, number: u32) -> Result<()> {
-        self.sync_in_log(number, Medium::sync_name).map(drop)
+        self.sync_in_log(number, LogDevice::sync_name).map(drop)
     }
 
     fn sync_in_log(
         self,
         number: u32,
-        sync: impl FnOnce(Medium<'s>, u32, Note<'_>) -> io::Result<()>,
+        sync: impl FnOnce(LogDevice<'s>, u32, Note<'_>) -> io::Result<()>,
     ) -> Result<bool> {
         let process = self.0.process()?;
         self.see_what_is_made_good(process)?;
         let log = &process.log;
-        match sync(Medium(log), number, &|e| note_failed(&self.0.slab, e)) {
+        match sync(LogDevice(log), number, &|e| note_failed(&self.0.slab, e)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
             other => other
                 .map(|()| true)
@@ -157,7 +157,7 @@ impl<'s> Syncing<'s> {
             return Ok(());
         }
         let log = &self.0.process()?.log;
-        let synced = Medium(log).sync_names(&|e| note_failed(&self.0.slab, e));
+        let synced = LogDevice(log).sync_names(&|e| note_failed(&self.0.slab, e));
         synced.map_err(|e| Error::io("sync", log.dir(), e))
     }
 
@@ -329,17 +329,17 @@ mod tests {
         for key in 0..4_u8 {
             cache.set(format!("{key}"), vec![key; 200_000]).unwrap();
         }
-        let dead = || Segments(&cache.store).usage().unwrap().dead;
+        let garbage = || Segments(&cache.store).usage().unwrap().garbage;
         assert!(cache.delete("0").unwrap());
-        let before = dead();
+        let before = garbage();
         assert!(before < 100_000);
         note_failed(&cache.store.slab, &failure());
         assert!(cache.delete("1").unwrap());
-        assert!(dead() > before + 200_000);
+        assert!(garbage() > before + 200_000);
         cache.sync().unwrap();
-        let before = dead();
+        let before = garbage();
         assert!(cache.delete("2").unwrap());
-        assert!(dead() < before + 100_000);
+        assert!(garbage() < before + 100_000);
         assert_eq!(cache.get("3").unwrap(), Some(vec![3; 200_000]));
     }
 }

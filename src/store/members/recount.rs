@@ -22,7 +22,7 @@ pub(crate) struct Usage {
     /// Of the device, as far as records go.
     pub(crate) bytes: u64,
     /// Garbage that is still there.
-    pub(crate) dead: u64,
+    pub(crate) garbage: u64,
 }
 
 /// One segment, as the slab describes it.
@@ -37,9 +37,9 @@ pub(crate) struct SegmentState {
     /// How long it is.
     pub(crate) bytes: u64,
     /// So many of them are garbage.
-    pub(crate) dead: u64,
+    pub(crate) garbage: u64,
     /// So many bytes of the garbage are not on the device any more.
-    pub(crate) given: u64,
+    pub(crate) punched: u64,
 }
 
 impl SegmentState {
@@ -52,14 +52,14 @@ impl SegmentState {
 
     pub(crate) fn usage(&self) -> Usage {
         Usage {
-            bytes: self.bytes - self.given,
-            dead: self.dead - self.given,
+            bytes: self.bytes - self.punched,
+            garbage: self.garbage - self.punched,
         }
     }
 
     pub(crate) fn live(&self) -> u64 {
         self.bytes
             .saturating_sub(SEGMENT_HEADER_BYTES)
-            .saturating_sub(self.dead)
+            .saturating_sub(self.garbage)
     }
 }

@@ -11,7 +11,7 @@ use crate::slab::{Growing, SlotId, Tenant};
 use crate::store::Store;
 use crate::store::index::chains::Index;
 use crate::store::key_entry::KeyEntry;
-use crate::store::log::garbage::DeadList;
+use crate::store::log::garbage::GarbageList;
 use crate::store::members::config::InForce;
 use crate::store::patience::Patience;
 use crate::store::reclaim::free_slots::Reclaimer;
@@ -81,7 +81,7 @@ impl<'s> Evictor<'s> {
             return Ok(evicted);
         }
         // Given back at the end, with one wait for the device.
-        let dead = DeadList::new(self.0);
+        let garbage = GarbageList::new(self.0);
         let least = if only_large { LARGE_BYTES } else { 1 };
         let patience = Patience::strictly(MOMENT);
         let from = NEXT.fetch_add(WINDOW.into(), Ordering::Relaxed) % u64::from(count);
@@ -95,7 +95,7 @@ impl<'s> Evictor<'s> {
             let mut left: Vec<_> = of_log.filter(|one| one.bytes >= least).collect();
             while evicted.values == 0 && !left.is_empty() {
                 let batch = take_oldest(&mut left, BATCH);
-                self.evict_batch(batch, wanted, patience, &mut evicted, &dead)?;
+                self.evict_batch(batch, wanted, patience, &mut evicted, &garbage)?;
             }
             if evicted.values > 0 {
                 break;
@@ -110,7 +110,7 @@ impl<'s> Evictor<'s> {
         wanted: u64,
         patience: Patience,
         evicted: &mut Evicted,
-        dead: &DeadList<'_>,
+        garbage: &GarbageList<'_>,
     ) -> Result<()> {
         for candidate in batch {
             if evicted.bytes >= wanted {
@@ -123,7 +123,7 @@ impl<'s> Evictor<'s> {
             if evicted.busy & stripe != 0 {
                 continue;
             }
-            match self.evict_value(&candidate, patience, dead)? {
+            match self.evict_value(&candidate, patience, garbage)? {
                 Some(true) => {
                     evicted.values += 1;
                     evicted.bytes += candidate.bytes;
@@ -160,12 +160,12 @@ impl<'s> Evictor<'s> {
     }
 
     /// `Some(false)`: it was changed since, or is being changed; `None`: the patience was over, and
-    /// somebody has the stripe. What it had in the log is put to the `dead`.
+    /// somebody has the stripe. What it had in the log is put to the `garbage`.
     pub(in crate::store) fn evict_value(
         self,
         candidate: &Candidate,
         patience: Patience,
-        dead: &DeadList<'_>,
+        garbage: &GarbageList<'_>,
     ) -> Result<Option<bool>> {
         let found = candidate.found;
         let unchanged = || {
@@ -174,8 +174,13 @@ impl<'s> Evictor<'s> {
                 .and_then(|read| read.ok());
             reading.is_some_and(|reading| reading.version == candidate.version)
         };
-        let evicted =
-            Reclaimer(self.0).take_away(found, Force::NotTheLiving, patience, unchanged, dead)?;
+        let evicted = Reclaimer(self.0).take_away(
+            found,
+            Force::NotTheLiving,
+            patience,
+            unchanged,
+            garbage,
+        )?;
         if evicted == Some(true) {
             self.0
                 .slab

@@ -17,7 +17,7 @@ use crate::store::expiry::is_over;
 use crate::store::index::chains::Index;
 use crate::store::index::retire::Retirer;
 use crate::store::key_entry::{KeyEntry, hash_as};
-use crate::store::log::garbage::DeadList;
+use crate::store::log::garbage::GarbageList;
 use crate::store::members::config::InForce;
 use crate::store::patience::Patience;
 use crate::store::reclaim::evict::{BATCH, Evictor, MOMENT, WINDOW, take_oldest};
@@ -62,9 +62,9 @@ impl<'s> Reclaimer<'s> {
         for window in (0..windows).map(|i| from.wrapping_add(i) % windows) {
             let first = window * WINDOW;
             // Given back at the end, with one wait for the device.
-            let dead = DeadList::new(self.0);
+            let garbage = GarbageList::new(self.0);
             let slots = first..count.min(first + WINDOW);
-            let freed = self.free_among(slots, patience, missed, &dead)?;
+            let freed = self.free_among(slots, patience, missed, &garbage)?;
             if freed > 0 {
                 HAND.store(window + 1, Ordering::Relaxed);
                 return Ok(freed);
@@ -78,7 +78,7 @@ impl<'s> Reclaimer<'s> {
         slots: Range<u32>,
         patience: Patience,
         missed: &Missed,
-        dead: &DeadList<'_>,
+        garbage: &GarbageList<'_>,
     ) -> Result<u32> {
         let count = |taken: Result<Option<bool>>, span| match taken {
             Ok(Some(true)) => span,
@@ -102,7 +102,7 @@ impl<'s> Reclaimer<'s> {
                 _ => {
                     if let Some(found) = self.idle_at(id)? {
                         let span = span_of(&self.0.slab, found.id);
-                        freed += count(self.free_idle(found, patience, dead), span);
+                        freed += count(self.free_idle(found, patience, garbage), span);
                     }
                 }
             }
@@ -114,7 +114,7 @@ impl<'s> Reclaimer<'s> {
         while freed == 0 && !values.is_empty() {
             for value in take_oldest(&mut values, some) {
                 let span = span_of(&self.0.slab, value.found.id);
-                freed += count(Evictor(self.0).evict_value(&value, patience, dead), span);
+                freed += count(Evictor(self.0).evict_value(&value, patience, garbage), span);
             }
         }
         Ok(freed)
@@ -149,7 +149,7 @@ impl<'s> Reclaimer<'s> {
         self,
         found: KeyEntry,
         patience: Patience,
-        dead: &DeadList<'_>,
+        garbage: &GarbageList<'_>,
     ) -> Result<Option<bool>> {
         // What is left of a value is nobody's, also if the process that deleted it died with the
         // latch; and the successor of a dead holder of a turn need not be told.
@@ -157,19 +157,19 @@ impl<'s> Reclaimer<'s> {
             Tenant::Value | Tenant::Turn => Force::NotTheLiving,
             _ => Force::Idle,
         };
-        self.take_away(found, force, patience, || self.is_idle(found), dead)
+        self.take_away(found, force, patience, || self.is_idle(found), garbage)
     }
 
     /// Takes a key away that was found without its stripe. `Some(false)`: it is not there any more,
     /// or not `wanted` any more, or has a holder that `force` leaves alone; `None`: the patience
-    /// was over, and somebody has the stripe. What the key had in the log is put to the `dead`.
+    /// was over, and somebody has the stripe. What the key had in the log is put to the `garbage`.
     pub(in crate::store) fn take_away(
         self,
         found: KeyEntry,
         force: Force,
         patience: Patience,
         wanted: impl FnOnce() -> bool,
-        dead: &DeadList<'_>,
+        garbage: &GarbageList<'_>,
     ) -> Result<Option<bool>> {
         let Some(key) = Slots(self.0).key_of(found) else {
             return Ok(Some(false));
@@ -184,7 +184,7 @@ impl<'s> Reclaimer<'s> {
         let same = now.is_some_and(|now| now.id == found.id && Slots(self.0).is_still(found));
         let taken =
             same && Retirer(&stripe).retire(found, Index(self.0).bucket_of(hash), force, wanted)?;
-        stripe.dead.hand_to(dead);
+        stripe.garbage.hand_to(garbage);
         Ok(Some(taken))
     }
 

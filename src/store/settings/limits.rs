@@ -130,7 +130,7 @@ impl Limits {
             // The bound of before holds until the log fits. Release, here and below: a process that
             // sees the new limit sees that bound.
             let before = bound_of(size_limit_of(slab));
-            slab.header().falling.fetch_max(before, Ordering::Release);
+            slab.header().shrinking.fetch_max(before, Ordering::Release);
         }
         self.write(slab);
     }

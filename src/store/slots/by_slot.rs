@@ -10,7 +10,7 @@ use crate::store::expiry::is_over;
 use crate::store::in_slab::{is_still, key_of, permits_of, wanted};
 use crate::store::journal::decided::Journal;
 use crate::store::key_entry::KeyEntry;
-use crate::store::log::garbage::Dead;
+use crate::store::log::garbage::Garbage;
 use crate::store::log::segments::Segments;
 
 /// Everything about a value.
@@ -229,10 +229,10 @@ impl<'s> Slots<'s> {
     }
 
     /// What a key that is to be taken away has in the log, which nobody will need then.
-    pub(crate) fn left_by(self, found: KeyEntry) -> Option<Dead> {
+    pub(crate) fn left_by(self, found: KeyEntry) -> Option<Garbage> {
         let content = self
             .content_of(found)
             .filter(|_| found.kind == Tenant::Value)?;
-        Dead::of(&content, found.meta.key_len)
+        Garbage::of(&content, found.meta.key_len)
     }
 }

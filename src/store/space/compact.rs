@@ -222,7 +222,7 @@ impl<'s> Compactor<'s> {
                 }
             }
         }
-        Segments(self.0).let_bound_fall()?;
+        Segments(self.0).let_bound_shrink()?;
         Ok(true)
     }
 
@@ -272,8 +272,8 @@ impl<'s> Compactor<'s> {
         let best = match all.len() >= CROWDED {
             true => fits.min_by_key(|s| s.live()),
             false => {
-                let is_worth = |s: &&SegmentState| s.usage().dead >= s.usage().bytes / WORTH;
-                let share = |s: &&SegmentState| s.usage().dead * 1_000 / s.usage().bytes.max(1);
+                let is_worth = |s: &&SegmentState| s.usage().garbage >= s.usage().bytes / WORTH;
+                let share = |s: &&SegmentState| s.usage().garbage * 1_000 / s.usage().bytes.max(1);
                 fits.filter(is_worth).max_by_key(share)
             }
         };

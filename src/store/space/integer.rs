@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::slab::value_cells::{Content, Form, cell_words};
 use crate::store::index::chains::Index;
 use crate::store::key_entry::check_lengths;
-use crate::store::log::garbage::Dead;
+use crate::store::log::garbage::Garbage;
 use crate::store::space::latch::{Latched, Latches};
 use crate::store::space::set::{New, When, Writer};
 use crate::store::values::get::Values;
@@ -35,8 +35,8 @@ impl<'s> Writer<'s> {
                 let new = integer_after(key, None, delta, default)?;
                 let known = latched.sync_before_change()?;
                 // All cells have room for the digits; what was there may be over, and in the log.
-                let dead = write_integer(&latched, Content::ABSENT, &[], new);
-                latched.end(dead.flatten(), known)?;
+                let garbage = write_integer(&latched, Content::ABSENT, &[], new);
+                latched.end(garbage.flatten(), known)?;
                 return Ok(new);
             };
             let tag = content.tag_in(&payload).to_vec();
@@ -51,8 +51,8 @@ impl<'s> Writer<'s> {
             let new = integer_after(key, Some(&payload), delta, default)?;
             if matches!(content.form, Form::Inline { .. }) {
                 let known = latched.sync_before_change()?;
-                if let Some(dead) = write_integer(&latched, content, &tag, new) {
-                    latched.end(dead, known)?;
+                if let Some(garbage) = write_integer(&latched, content, &tag, new) {
+                    latched.end(garbage, known)?;
                     return Ok(new);
                 }
             }
@@ -104,7 +104,7 @@ fn write_integer(
     old: Content,
     tag: &[u8],
     new: i64,
-) -> Option<Option<Dead>> {
+) -> Option<Option<Garbage>> {
     use std::io::Write;
     let mut digits = io::Cursor::new([0; DIGITS]);
     // All of them fit.
@@ -118,9 +118,9 @@ fn write_integer(
         tag_len: tag.len(),
         ..old
     };
-    let dead = latched.write(content, tag, &digits.get_ref()[..len]);
+    let garbage = latched.write(content, tag, &digits.get_ref()[..len]);
     if old.is_absent() {
         latched.note_stored();
     }
-    Some(dead)
+    Some(garbage)
 }

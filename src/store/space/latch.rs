@@ -15,7 +15,7 @@ use crate::store::holds::slow::Acquirer;
 use crate::store::index::chains::{Index, VALUE_SLOTS};
 use crate::store::journal::decided::Journal;
 use crate::store::key_entry::KeyEntry;
-use crate::store::log::garbage::{Dead, Garbage};
+use crate::store::log::garbage::{Collector, Garbage};
 use crate::store::log::sync::Syncing;
 use crate::store::members::device::{Known, OnDevice};
 use crate::store::patience::Patience;
@@ -66,17 +66,17 @@ impl Latched<'_> {
     /// Puts something else in force, and says what is garbage by that.
     #[inline]
     #[must_use]
-    pub(crate) fn write(&self, content: Content, tag: &[u8], value: &[u8]) -> Option<Dead> {
+    pub(crate) fn write(&self, content: Content, tag: &[u8], value: &[u8]) -> Option<Garbage> {
         let old = self.cells.logged_now();
         self.cells.write(content, tag, value);
         self.outlived(old?, &content)
     }
 
     /// What `old` had in the log, unless `now` has it.
-    fn outlived(&self, old: Content, now: &Content) -> Option<Dead> {
+    fn outlived(&self, old: Content, now: &Content) -> Option<Garbage> {
         let key_len = self.found.meta.key_len;
-        let now = Dead::of(now, key_len);
-        Dead::of(&old, key_len).filter(|old| now.is_none_or(|now| now.place != old.place))
+        let now = Garbage::of(now, key_len);
+        Garbage::of(&old, key_len).filter(|old| now.is_none_or(|now| now.place != old.place))
     }
 
     /// Ends a change that is in force: waits for the device if values are to survive a power
@@ -85,17 +85,17 @@ impl Latched<'_> {
     ///
     /// `NotDurable`, and nothing else: it is in force, and the device may not have it.
     #[inline]
-    pub(crate) fn end(self, dead: Option<Dead>, known: Option<Known>) -> Result<()> {
+    pub(crate) fn end(self, garbage: Option<Garbage>, known: Option<Known>) -> Result<()> {
         let store = self.store;
         let ended = match known {
             Some(known) => Syncing(store).sync_slab_since(known),
             None => Ok(()),
         };
         drop(self);
-        if let Some(dead) = dead {
+        if let Some(garbage) = garbage {
             match ended {
-                Ok(()) => Garbage(store).give_back(dead),
-                Err(_) => Garbage(store).mark_dead(dead),
+                Ok(()) => Collector(store).punch(garbage),
+                Err(_) => Collector(store).count(garbage),
             }
         }
         ended.map_err(|error| OnDevice(store).not_durable(error))
@@ -106,13 +106,13 @@ impl Latched<'_> {
     /// torn, it is whole all the same.
     pub(super) fn end_deletion(
         self,
-        dead: Option<Dead>,
+        garbage: Option<Garbage>,
         known: Known,
         content: Content,
         payload: &[u8],
     ) -> Result<()> {
         let Err(error) = Syncing(self.store).sync_slab_since(known) else {
-            return self.end(dead, None);
+            return self.end(garbage, None);
         };
         let (tag, value) = match content.form {
             Form::Inline { .. } => payload.split_at(content.tag_len),
@@ -140,7 +140,7 @@ impl Latched<'_> {
     }
 
     /// What is garbage after a transaction.
-    pub(crate) fn left_before(&self) -> Option<Dead> {
+    pub(crate) fn left_before(&self) -> Option<Garbage> {
         let now = self.cells.logged_now().unwrap_or(Content::ABSENT);
         self.outlived(self.cells.before()?, &now)
     }

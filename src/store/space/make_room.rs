@@ -104,16 +104,16 @@ impl<'s> Space<'s> {
         let bytes = bytes + SEGMENT_HEADER_BYTES;
         loop {
             let (usage, segments) = Segments(self.0).usage_and_segments()?;
-            if Segments(self.0).is_falling() && usage.bytes <= limit {
+            if Segments(self.0).is_shrinking() && usage.bytes <= limit {
                 // Values may have gone, and nothing was compacted for that.
-                Segments(self.0).let_bound_fall()?;
+                Segments(self.0).let_bound_shrink()?;
             }
             let limit = limit.min(
                 Segments(self.0)
                     .bound()
                     .saturating_sub(slack_of(segments + 1)),
             );
-            let live = usage.bytes - usage.dead;
+            let live = usage.bytes - usage.garbage;
             // Besides what is longer there may be the heads of segments, and nothing else.
             let alone = bytes + SEGMENT_HEADER_BYTES * segments as u64;
             let lacks = live + bytes > self.live_limit().max(alone);
@@ -126,8 +126,8 @@ impl<'s> Space<'s> {
             }
             let is_full = usage.bytes + bytes > limit;
             let is_near = usage.bytes + bytes > limit - limit / 16;
-            let is_half_dead = usage.dead > usage.bytes / 5 * 2;
-            let is_pressed = is_near || is_half_dead || segments >= CROWDED;
+            let is_half_garbage = usage.garbage > usage.bytes / 5 * 2;
+            let is_pressed = is_near || is_half_garbage || segments >= CROWDED;
             let begun = Instant::now();
             let compacted = is_pressed && Compactor(self.0).compact(bytes, mine)?;
             if !compacted {
@@ -172,7 +172,7 @@ impl<'s> Space<'s> {
         if usage.bytes + bytes <= most {
             return Ok(Some(Room::ToSet(most)));
         }
-        if Segments(self.0).is_falling() {
+        if Segments(self.0).is_shrinking() {
             return Ok(Some(Room::ToMove));
         }
         // What is large is gone at once.
@@ -253,7 +253,7 @@ impl<'s> Space<'s> {
         let (mut gone, wait) = (0, Wait::begin());
         loop {
             let usage = Segments(self.0).usage()?;
-            if usage.bytes - usage.dead <= self.live_limit() || self.has_but_one()? {
+            if usage.bytes - usage.garbage <= self.live_limit() || self.has_but_one()? {
                 return Ok(gone);
             }
             match self.evict_from_log(0, false, &wait)? {

@@ -15,7 +15,7 @@ use crate::store::Store;
 use crate::store::index::chains::Index;
 use crate::store::journal::decided::Journal;
 use crate::store::key_entry::KeyEntry;
-use crate::store::log::garbage::{Dead, Garbage};
+use crate::store::log::garbage::{Collector, Garbage};
 use crate::store::log::segments::{Room, Segments};
 use crate::store::log::sync::Syncing;
 use crate::store::members::device::{Known, OnDevice};
@@ -170,7 +170,7 @@ impl<'s> Mover<'s> {
         if moves.is_empty() {
             return Ok(None);
         }
-        let new = |one: &Move| Dead::of(&one.content, one.key.len());
+        let new = |one: &Move| Garbage::of(&one.content, one.key.len());
         if let Some(known) = known {
             let mut segments: Vec<_> = moves
                 .iter()
@@ -184,25 +184,25 @@ impl<'s> Mover<'s> {
                 moves
                     .iter()
                     .filter_map(new)
-                    .for_each(|new| Garbage(self.0).give_back(new));
+                    .for_each(|new| Collector(self.0).punch(new));
                 return Err(error);
             }
         }
-        let (mut again, mut dead, mut failed) = (None, Vec::new(), None);
+        let (mut again, mut garbage, mut failed) = (None, Vec::new(), None);
         for one in &moves {
             match self.move_to(one, mine) {
-                Ok(Some(old)) => dead.extend(old),
+                Ok(Some(old)) => garbage.extend(old),
                 other => {
                     // They come in the order of the slots.
                     again = again.or(Some(one.at));
                     failed = failed.or(other.err());
                     new(one)
                         .into_iter()
-                        .for_each(|new| Garbage(self.0).give_back(new));
+                        .for_each(|new| Collector(self.0).punch(new));
                 }
             }
         }
-        Garbage(self.0).give_back_soon(&dead);
+        Collector(self.0).punch_soon(&garbage);
         match failed {
             Some(error) => Err(error),
             None => Ok(again),
@@ -211,16 +211,16 @@ impl<'s> Mover<'s> {
 
     /// Moves a value, and says what is garbage by that. `None`: it was changed meanwhile, or is
     /// about to be.
-    fn move_to(self, one: &Move, mine: &Mine<'_>) -> Result<Option<Option<Dead>>> {
+    fn move_to(self, one: &Move, mine: &Mine<'_>) -> Result<Option<Option<Garbage>>> {
         let write = |latched: &Latched<'_>| {
             let same = latched.found.id == one.found.id
                 && latched.found.meta.generation == one.found.meta.generation
                 && latched.cells.version() == one.version;
-            let new = Dead::of(&one.content, one.key.len());
+            let new = Garbage::of(&one.content, one.key.len());
             let stays = new.is_none_or(|new| Segments(self.0).may_lead_to(new.place));
             (same && stays).then(|| latched.write(one.content, &[], &[]))
         };
-        let dead = match mine.iter().find(|latched| latched.found.id == one.found.id) {
+        let garbage = match mine.iter().find(|latched| latched.found.id == one.found.id) {
             Some(latched) => write(latched),
             None => {
                 let patience = Patience::of(LATCH_PATIENCE);
@@ -233,9 +233,9 @@ impl<'s> Mover<'s> {
                 latched.and_then(|latched| write(&latched))
             }
         };
-        if dead.is_some() && !one.whole {
+        if garbage.is_some() && !one.whole {
             self.0.count_damaged();
         }
-        Ok(dead)
+        Ok(garbage)
     }
 }

@@ -15,7 +15,7 @@ use crate::slab::value_cells::Content;
 use crate::slab::{Growing, Tenant};
 use crate::store::journal::decided::Journal;
 use crate::store::key_entry::KeyEntry;
-use crate::store::log::garbage::Garbage;
+use crate::store::log::garbage::Collector;
 use crate::store::log::segments::Segments;
 use crate::store::{Recount, Store};
 use crate::sync::{AtomicU64, Ordering};
@@ -128,14 +128,16 @@ impl<'s> Recounting<'s> {
             .filter(|s| !s.is_active && !s.is_begun);
         for state in all {
             let needed = count.needed.get(&state.number).copied().unwrap_or(0);
-            let dead = (state.live() + state.dead).saturating_sub(needed);
-            let gone = &self.0.slab.segment(state.number).gone;
+            let garbage = (state.live() + state.garbage).saturating_sub(needed);
+            let lost = &self.0.slab.segment(state.number).lost;
             let more = |bits| {
-                let known = Garbage(self.0).gone_of(state.number, bits)?;
-                let more = dead.checked_sub(known.dead()).filter(|more| *more > 0)?;
+                let known = Collector(self.0).lost_of(state.number, bits)?;
+                let more = garbage
+                    .checked_sub(known.garbage())
+                    .filter(|more| *more > 0)?;
                 known.and(more, 0)
             };
-            let noted = gone.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more);
+            let noted = lost.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more);
             if noted.is_ok() {
                 counted = Counted::More;
             }
@@ -172,7 +174,7 @@ mod tests {
         let stats = cache.stats().unwrap();
         // Both values, and what is left of the segment that is appended to.
         let needed = 2 * (len as u64 + 100) + (1 << 20);
-        assert!(stats.bytes_live + stats.bytes_dead < needed, "{stats:?}");
+        assert!(stats.bytes_live + stats.bytes_garbage < needed, "{stats:?}");
         assert_eq!(cache.get("key").unwrap(), Some(last));
     }
 

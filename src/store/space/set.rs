@@ -13,7 +13,7 @@ use crate::slab::value_cells::{
 use crate::store::Store;
 use crate::store::index::chains::Index;
 use crate::store::key_entry::check_lengths;
-use crate::store::log::garbage::{Dead, Garbage};
+use crate::store::log::garbage::{Collector, Garbage};
 use crate::store::log::segments::Segments;
 use crate::store::slots::by_slot::Slots;
 use crate::store::space::latch::{Instance, Latched, Latches};
@@ -109,7 +109,7 @@ impl<'s> Writer<'s> {
         let wasted = |place: Option<Location>| {
             let bytes = record_bytes(key.len(), new.tag.len(), len);
             place.inspect(|place| {
-                Garbage(self.0).give_back(Dead {
+                Collector(self.0).punch(Garbage {
                     place: *place,
                     bytes,
                 })
@@ -150,9 +150,9 @@ impl<'s> Writer<'s> {
         let known = latched
             .sync_before_change()
             .inspect_err(|_| wasted(place))?;
-        let dead = latched.write(content, tag, value);
+        let garbage = latched.write(content, tag, value);
         latched.note_stored();
-        latched.end(dead, known)?;
+        latched.end(garbage, known)?;
         Ok(Attempt::Done(true))
     }
 
@@ -220,13 +220,13 @@ impl<'s> Writer<'s> {
         let mut value = Vec::new();
         let whole = !read || self.value_under_latch(key, &latched, &mut value)?.is_some();
         let known = latched.sync_before_change()?;
-        let dead = latched.write(Content::ABSENT, &[], &[]);
+        let garbage = latched.write(Content::ABSENT, &[], &[]);
         if !whole {
             self.0.count_damaged();
         }
         match known.filter(|_| read && whole) {
-            Some(known) => latched.end_deletion(dead, known, content, &payload)?,
-            None => latched.end(dead, known)?,
+            Some(known) => latched.end_deletion(garbage, known, content, &payload)?,
+            None => latched.end(garbage, known)?,
         }
         Ok(whole.then_some(value))
     }
@@ -243,14 +243,14 @@ impl<'s> Writer<'s> {
         };
         let content = Content { expires_ms, ..old };
         let known = latched.sync_before_change()?;
-        let dead = match content.form {
+        let garbage = match content.form {
             Form::Inline { len } => {
                 let (tag, value) = payload.split_at(content.tag_len);
                 latched.write(content, tag, &value[..len])
             }
             _ => latched.write(content, &[], &[]),
         };
-        latched.end(dead, known)?;
+        latched.end(garbage, known)?;
         Ok(true)
     }
 }

@@ -21,7 +21,7 @@ use crate::slab::value_cells::{Content, Form, tag_hash};
 use crate::store::Store;
 use crate::store::journal::decided::Journal;
 use crate::store::log::decided_list::{Flip, LIST_KEY, list_bytes};
-use crate::store::log::garbage::{Dead, Garbage};
+use crate::store::log::garbage::{Collector, Garbage};
 use crate::store::log::segments::{Room, Segments};
 use crate::store::log::sync::Syncing;
 use crate::store::members::config::InForce;
@@ -56,15 +56,15 @@ impl Ongoing<'_> {
         if ended.is_ok() {
             Journal(home).end_journal(decided.list, decided.flips.len());
         }
-        let dead: Vec<_> = changed()
+        let garbage: Vec<_> = changed()
             .filter_map(|part| Some((part.store, part.done()?)))
             .collect();
         // Without the latches.
         drop(self);
-        for (store, dead) in dead {
+        for (store, garbage) in garbage {
             match ended {
-                Ok(()) => Garbage(store).give_back(dead),
-                Err(_) => Garbage(store).mark_dead(dead),
+                Ok(()) => Collector(store).punch(garbage),
+                Err(_) => Collector(store).count(garbage),
             }
         }
         ended.map_err(|error| OnDevice(home).not_durable(error))
@@ -91,15 +91,15 @@ impl Ongoing<'_> {
         loop {
             let place = Segments(home).append(LIST_KEY, &[], &list, Room::ToMove)?;
             let place = place.ok_or_else(|| Segments(home).over_limit())?;
-            let dead = Dead { place, bytes };
+            let garbage = Garbage { place, bytes };
             let led = self
                 .make_durable(&known)
                 .and_then(|()| self.lead_to(place))
-                .inspect_err(|_| Garbage(home).mark_dead(dead))?;
+                .inspect_err(|_| Collector(home).count(garbage))?;
             if led {
                 return Ok(Some(Decision { list: place, flips }));
             }
-            Garbage(home).mark_dead(dead);
+            Collector(home).count(garbage);
         }
     }
 
@@ -233,7 +233,7 @@ impl Part<'_> {
     }
 
     /// What is garbage after the change was carried out.
-    fn done(&self) -> Option<Dead> {
+    fn done(&self) -> Option<Garbage> {
         self.latched.note_stored();
         self.latched.left_before()
     }

@@ -22,7 +22,7 @@ use crate::store::index::chains::Index;
 use crate::store::journal::decided::Journal;
 use crate::store::journal::siblings::Siblings;
 use crate::store::key_entry::check_lengths;
-use crate::store::log::garbage::{Dead, Garbage};
+use crate::store::log::garbage::{Collector, Garbage};
 use crate::store::members::deadlock::{Deadlocks, Noted};
 use crate::store::members::range::{RangeGuard, Ranges};
 use crate::store::slots::by_slot::{Slots, Whole};
@@ -234,7 +234,7 @@ impl<'a> Part<'a> {
     pub(super) fn forget_place(&mut self) {
         if let (Some(place), Some(new)) = (self.place.take(), self.new_value()) {
             let bytes = record_bytes(self.key.len(), new.tag.len(), new.value.len());
-            Garbage(self.store).give_back(Dead { place, bytes });
+            Collector(self.store).punch(Garbage { place, bytes });
         }
     }
 }

@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flight_that_does_not_land_leaves_what_was_known() {
+    fn a_turn_that_ends_in_vain_leaves_what_was_known() {
         let dir = tempfile::tempdir().unwrap();
         let store = store_in(&dir);
         let took = Duration::from_micros(77);

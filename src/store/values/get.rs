@@ -213,8 +213,8 @@ pub(in crate::store) fn stats_of(slab: &Slab, usage: Usage) -> Stats {
         evictions: header.evictions.load(Ordering::Relaxed),
         damaged: header.damaged.load(Ordering::Relaxed),
         unkept: header.unkept.load(Ordering::Relaxed),
-        bytes_live: usage.bytes - usage.dead,
-        bytes_dead: usage.dead,
+        bytes_live: usage.bytes - usage.garbage,
+        bytes_garbage: usage.garbage,
         ..Stats::default()
     };
     for number in 0..slab.allocated(Growing::Participants) {

@@ -17,7 +17,7 @@ impl World {
             2 => self.die_in_transaction(cache, how >> 6, reached, input),
             3 => {
                 let died = fuzzing::die_computing(cache, key);
-                died.expect("the flight of a key is not the key");
+                died.expect("the turn of a key is not the key");
             }
             _ => fuzzing::die(cache),
         }

@@ -32,7 +32,7 @@ fn setters_promised_the_same_room_never_take_more_and_leave_what_is_refused() {
     let check = |appended: u64| {
         let (usage, segments) = Segments(&store).usage_and_segments().unwrap();
         // What was left unused is garbage, and counts for the rest of a page each.
-        assert!(usage.bytes - usage.dead <= LIMIT, "{usage:?}");
+        assert!(usage.bytes - usage.garbage <= LIMIT, "{usage:?}");
         assert!(appended <= LIMIT, "{appended}");
         let log = &store.process().unwrap().log;
         let sizes = Segments(&store).segments().unwrap().into_iter();
@@ -71,7 +71,7 @@ fn a_setter_refused_for_room_that_is_given_back_has_it_then() {
     let place = Segments(&store).reserve(log, bytes).unwrap();
     assert!(!Segments(&store).is_within(room).unwrap());
     assert_eq!(append(300), None);
-    Garbage(&store).give_back_unused(Dead { place, bytes });
+    Collector(&store).punch_unused(Garbage { place, bytes });
     assert!(append(300).is_some());
 }
 
@@ -93,7 +93,7 @@ fn a_count_is_never_less_than_what_stays() {
             for _ in 0..3_000 {
                 stays.store(Segments(&store).usage().unwrap().bytes, Ordering::Release);
                 let place = Segments(&store).reserve(log, bytes).unwrap();
-                Garbage(&store).give_back_unused(Dead { place, bytes });
+                Collector(&store).punch_unused(Garbage { place, bytes });
             }
         });
         while !refused.is_finished() {

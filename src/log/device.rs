@@ -20,9 +20,9 @@ pub(crate) type Note<'a> = &'a dyn Fn(&io::Error);
 
 /// The log, as far as it is on the device.
 #[derive(Clone, Copy)]
-pub(crate) struct Medium<'l>(pub(crate) &'l Log);
+pub(crate) struct LogDevice<'l>(pub(crate) &'l Log);
 
-impl<'l> Medium<'l> {
+impl<'l> LogDevice<'l> {
     /// Those of this process's threads, of segments by their numbers.
     pub(crate) fn syncs(self) -> &'l Syncs {
         &self.0.syncs
@@ -149,15 +149,15 @@ mod tests {
         let long_ago = std::time::SystemTime::UNIX_EPOCH;
         for bytes in [None, Some(record_bytes(3, 3, 300_000))] {
             file.set_modified(long_ago).unwrap();
-            Medium(&log).write_once_more(place, bytes).unwrap();
+            LogDevice(&log).write_once_more(place, bytes).unwrap();
             let written = file.metadata().unwrap().modified().unwrap();
             assert_ne!(written, long_ago, "{bytes:?}");
             assert!(std::fs::read(&path).unwrap() == before);
         }
         // What is gone is not needed; what cannot be written is told.
         let elsewhere = |number| Location::new(number, SEGMENT_HEADER_BYTES);
-        Medium(&log).write_once_more(elsewhere(2), None).unwrap();
+        LogDevice(&log).write_once_more(elsewhere(2), None).unwrap();
         std::fs::create_dir(log.path(3)).unwrap();
-        assert!(Medium(&log).write_once_more(elsewhere(3), None).is_err());
+        assert!(LogDevice(&log).write_once_more(elsewhere(3), None).is_err());
     }
 }

@@ -20,21 +20,21 @@ fn large() -> Vec<u8> {
 
 pub const ALL: &[Operation] = &[
     Operation {
-        name: "flight: compute",
+        name: "turn: compute",
         prepare,
         act: |scene, trap| assert_eq!(compute(scene, trap, Ok(NEW.to_vec())).unwrap(), NEW),
         look: |scene, cache, stage| is_computed(scene, cache, stage, NEW),
         ..STANDARD
     },
     Operation {
-        name: "flight: compute, large",
+        name: "turn: compute, large",
         prepare,
         act: |scene, trap| assert!(compute(scene, trap, Ok(large())).unwrap() == large()),
         look: |scene, cache, stage| is_computed(scene, cache, stage, &large()),
         ..STANDARD
     },
     Operation {
-        name: "flight: compute in vain",
+        name: "turn: compute in vain",
         prepare,
         act: |scene, trap| {
             compute(scene, trap, Err(slablock::Error::KeyLength { len: 0 })).unwrap_err();
@@ -46,7 +46,7 @@ pub const ALL: &[Operation] = &[
         ..STANDARD
     },
     Operation {
-        name: "flight: early",
+        name: "turn: early",
         prepare: prepare_early,
         act: |scene, trap| {
             let cache = open(scene);
@@ -58,7 +58,7 @@ pub const ALL: &[Operation] = &[
         ..STANDARD
     },
     Operation {
-        name: "flight: clear",
+        name: "turn: clear",
         prepare: prepare_early,
         act: |scene, trap| {
             let cache = open(scene);
@@ -73,7 +73,7 @@ pub const ALL: &[Operation] = &[
         ..STANDARD
     },
     Operation {
-        name: "flight: open after a reboot",
+        name: "turn: open after a reboot",
         prepare: |scene| {
             prepare_early(scene);
             reboot(scene);
@@ -83,7 +83,7 @@ pub const ALL: &[Operation] = &[
         ..STANDARD
     },
     Operation {
-        name: "flight: no room for a value beside them",
+        name: "turn: no room for a value beside them",
         prepare: |scene| {
             let options = Cache::options().capacity(6).eviction(Eviction::None);
             let cache = options.open(scene.store()).unwrap();

@@ -15,7 +15,7 @@ const SECTOR: usize = 512;
 
 /// What is certainly on the disk.
 #[derive(Clone, Default)]
-pub struct Medium {
+pub struct Device {
     /// By inode numbers.
     files: BTreeMap<u64, Vec<u8>>,
     /// Of each directory, by names: the inode.
@@ -33,7 +33,7 @@ pub struct Ambush {
 
 #[derive(Default)]
 pub struct Watch {
-    pub medium: Medium,
+    pub device: Device,
     pub ambush: Option<Ambush>,
     /// How many syncs there were since it was laid.
     pub syncs: u64,
@@ -54,12 +54,12 @@ pub fn note_sync(file: &File, path: &Path) {
             ambush.countdown = ambush.countdown.saturating_sub(1);
             if ambush.sprung {
                 watch
-                    .medium
+                    .device
                     .lose(&ambush.store, &ambush.into, &mut ambush.random);
             }
         }
         watch.syncs += 1;
-        watch.medium.note(file, path);
+        watch.device.note(file, path);
     });
 }
 
@@ -73,7 +73,7 @@ fn names_in(dir: &Path) -> BTreeMap<String, u64> {
     named.collect()
 }
 
-impl Medium {
+impl Device {
     fn note(&mut self, file: &File, path: &Path) {
         let meta = file.metadata().unwrap();
         if meta.is_dir() {
@@ -84,12 +84,12 @@ impl Medium {
     }
 
     /// All that is there is on the disk.
-    pub fn of(store: &Path) -> Medium {
-        let mut medium = Medium::default();
+    pub fn of(store: &Path) -> Device {
+        let mut device = Device::default();
         let above = store.parent().unwrap();
-        medium.names.insert(above.to_path_buf(), names_in(above));
-        medium.add(store);
-        medium
+        device.names.insert(above.to_path_buf(), names_in(above));
+        device.add(store);
+        device
     }
 
     fn add(&mut self, dir: &Path) {
