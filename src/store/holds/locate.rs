@@ -173,7 +173,7 @@ impl<'h> Finder<'h> {
             }
         }
         let Some(found) = found else {
-            return Ok((stripe.create(&self.spec(&self.0.tag), patience)?, None));
+            return Ok((stripe.create(&self.new_key(&self.0.tag), patience)?, None));
         };
         if let Fit::Other(permits) = self.check_found(found)? {
             return TakeOver(self.0).take_over(stripe, found, permits, patience);
@@ -182,7 +182,7 @@ impl<'h> Finder<'h> {
         Ok((found, None))
     }
 
-    pub(in crate::store) fn spec<'a>(self, tag: &'a [u8]) -> NewKey<'a>
+    pub(in crate::store) fn new_key<'a>(self, tag: &'a [u8]) -> NewKey<'a>
     where
         'h: 'a,
     {

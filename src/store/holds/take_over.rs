@@ -80,11 +80,11 @@ impl<'h> TakeOver<'h> {
             }
             // 3
             let untold: Vec<_> = untold.iter().map(|(_, stamp)| *stamp).collect();
-            let spec = NewKey {
+            let new = NewKey {
                 untold: &untold,
-                ..Finder(self.0).spec(&tag)
+                ..Finder(self.0).new_key(&tag)
             };
-            let made = stripe.create(&spec, patience)?;
+            let made = stripe.create(&new, patience)?;
             self.0.hint.store(0, Ordering::Relaxed);
             return Ok((made, before.dead.or(before.late)));
         }

@@ -179,13 +179,13 @@ impl StripeGuard<'_> {
     /// the claims are undone; (3) the same, the contents mean nothing; (4) it is taken out of
     /// the chain, where nobody could find it yet, and the claims are undone; (5) it exists, and
     /// recovery does (6).
-    pub(crate) fn create(&self, spec: &NewKey<'_>, patience: Patience) -> Claimed<KeyEntry> {
+    pub(crate) fn create(&self, new: &NewKey<'_>, patience: Patience) -> Claimed<KeyEntry> {
         let slab = self.store.slab();
         let stripe = self.stripe();
-        let place = KeyPlace::of(spec.kind, spec.key.len(), spec.tag.len());
-        let place = place.with_cells(spec.cell_words);
-        let (span, blocks) = (place.span(), spec.permits.div_ceil(PERMITS_PER_BLOCK));
-        let bucket = Index(self.store).bucket_of(spec.hash);
+        let place = KeyPlace::of(new.kind, new.key.len(), new.tag.len());
+        let place = place.with_cells(new.cell_words);
+        let (span, blocks) = (place.span(), new.permits.div_ceil(PERMITS_PER_BLOCK));
+        let bucket = Index(self.store).bucket_of(new.hash);
         // 1
         stripe.slots.store(0, Ordering::Relaxed);
         stripe.blocks.store(0, Ordering::Relaxed);
@@ -195,7 +195,7 @@ impl StripeGuard<'_> {
         let claimed = self.claim_room(span, blocks, patience);
         let (first, first_block) = claimed.inspect_err(|_| stripe.set_intent(Intent::None))?;
         // 3
-        let meta = self.fill(spec, place, first, first_block)?;
+        let meta = self.fill(new, place, first, first_block)?;
         // 4
         let head = slab.bucket(bucket);
         let slot = slab.slot(first);
@@ -218,7 +218,7 @@ impl StripeGuard<'_> {
         Ok(KeyEntry {
             id: first,
             meta,
-            kind: spec.kind,
+            kind: new.kind,
         })
     }
 
@@ -239,7 +239,7 @@ impl StripeGuard<'_> {
     /// Fills slots that nobody else can reach, all but the meta word.
     fn fill(
         &self,
-        spec: &NewKey<'_>,
+        new: &NewKey<'_>,
         place: KeyPlace,
         id: SlotId,
         first_block: u32,
@@ -249,39 +249,39 @@ impl StripeGuard<'_> {
         life::before_filling();
         let floor = self.stripe().floor.load(Ordering::Relaxed);
         slot.hold.raise_sequence(floor);
-        slot.hash.store(spec.hash as u32, Ordering::Relaxed);
+        slot.hash.store(new.hash as u32, Ordering::Relaxed);
         slot.span.store(place.span(), Ordering::Relaxed);
         let generation = slot.meta().map_or(0, |m| m.generation);
-        match spec.kind {
+        match new.kind {
             Tenant::Averager => {
                 let nothing = [0; crate::record::PAYLOAD_WORDS];
                 slot.cells().reset(&nothing, generation);
             }
             Tenant::Value => {
-                let cells = ValueCells::within(slab, id, place.span(), spec.key.len());
+                let cells = ValueCells::within(slab, id, place.span(), new.key.len());
                 let cells = cells.ok_or_else(|| slab.corrupt("a new slot is not allocated"))?;
                 cells.reset(generation);
             }
             _ => slot
                 .aux
-                .store(pack(first_block, spec.permits), Ordering::Release),
+                .store(pack(first_block, new.permits), Ordering::Release),
         }
-        let noted = match spec.untold {
-            [] => Retirer(self).untold_of(spec.hash as u32),
+        let noted = match new.untold {
+            [] => Retirer(self).untold_of(new.hash as u32),
             _ => None,
         };
-        let untold = noted.as_ref().map_or(spec.untold, std::slice::from_ref);
-        self.fill_permits(first_block, spec.permits, floor, untold);
-        let whole = write_bytes(slab, id, place.span(), place.key_at, spec.key)
-            && write_bytes(slab, id, place.span(), place.tag_at, spec.tag);
+        let untold = noted.as_ref().map_or(new.untold, std::slice::from_ref);
+        self.fill_permits(first_block, new.permits, floor, untold);
+        let whole = write_bytes(slab, id, place.span(), place.key_at, new.key)
+            && write_bytes(slab, id, place.span(), place.tag_at, new.tag);
         if !whole {
             return Err(slab.corrupt("a new slot is not allocated"));
         }
         Ok(Meta {
             generation,
-            kind: Some(spec.kind),
-            key_len: spec.key.len(),
-            tag_len: spec.tag.len(),
+            kind: Some(new.kind),
+            key_len: new.key.len(),
+            tag_len: new.tag.len(),
         })
     }
 
