@@ -14,7 +14,7 @@ use crate::store::key_entry::KeyEntry;
 use crate::store::log::garbage::GarbageList;
 use crate::store::members::config::InForce;
 use crate::store::patience::Patience;
-use crate::store::reclaim::free_slots::Reclaimer;
+use crate::store::reclaim::free_slots::{Reclaimer, Taken};
 use crate::store::slots::by_slot::Slots;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -124,12 +124,12 @@ impl<'s> Evictor<'s> {
                 continue;
             }
             match self.evict_value(&candidate, patience, garbage)? {
-                Some(true) => {
+                Taken::Yes => {
                     evicted.values += 1;
                     evicted.bytes += candidate.bytes;
                 }
-                Some(false) => {}
-                None => evicted.busy |= stripe,
+                Taken::NotNow => {}
+                Taken::StripeBusy => evicted.busy |= stripe,
             }
         }
         Ok(())
@@ -159,14 +159,14 @@ impl<'s> Evictor<'s> {
         })
     }
 
-    /// `Some(false)`: it was changed since, or is being changed; `None`: the patience was over, and
-    /// somebody has the stripe. What it had in the log is put to the `garbage`.
+    /// Takes a value away, unless it was changed since it was found, or is being changed. What it
+    /// had in the log is put to the `garbage`.
     pub(in crate::store) fn evict_value(
         self,
         candidate: &Candidate,
         patience: Patience,
         garbage: &GarbageList<'_>,
-    ) -> Result<Option<bool>> {
+    ) -> Result<Taken> {
         let found = candidate.found;
         let unchanged = || {
             let reading = Slots(self.0)
@@ -181,7 +181,7 @@ impl<'s> Evictor<'s> {
             unchanged,
             garbage,
         )?;
-        if evicted == Some(true) {
+        if evicted == Taken::Yes {
             self.0
                 .slab
                 .header()

@@ -37,6 +37,16 @@ struct Missed {
     error: Cell<Option<Error>>,
 }
 
+/// What came of taking a key away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Taken {
+    Yes,
+    /// It was changed or removed since it was found, or has a holder that stays.
+    NotNow,
+    /// The patience was over, and another process has the stripe.
+    StripeBusy,
+}
+
 /// Slots when there are none left.
 #[derive(Clone, Copy)]
 pub(crate) struct Reclaimer<'s>(pub(crate) &'s Store);
@@ -80,10 +90,10 @@ impl<'s> Reclaimer<'s> {
         missed: &Missed,
         garbage: &GarbageList<'_>,
     ) -> Result<u32> {
-        let count = |taken: Result<Option<bool>>, span| match taken {
-            Ok(Some(true)) => span,
-            Ok(Some(false)) => 0,
-            Ok(None) => {
+        let count = |taken: Result<Taken>, span| match taken {
+            Ok(Taken::Yes) => span,
+            Ok(Taken::NotNow) => 0,
+            Ok(Taken::StripeBusy) => {
                 missed.stripe.set(true);
                 0
             }
@@ -150,7 +160,7 @@ impl<'s> Reclaimer<'s> {
         found: KeyEntry,
         patience: Patience,
         garbage: &GarbageList<'_>,
-    ) -> Result<Option<bool>> {
+    ) -> Result<Taken> {
         // What is left of a value is nobody's, also if the process that deleted it died with the
         // latch; and the successor of a dead holder of a turn need not be told.
         let force = match found.kind {
@@ -160,9 +170,8 @@ impl<'s> Reclaimer<'s> {
         self.take_away(found, force, patience, || self.is_idle(found), garbage)
     }
 
-    /// Takes a key away that was found without its stripe. `Some(false)`: it is not there any more,
-    /// or not `wanted` any more, or has a holder that `force` leaves alone; `None`: the patience
-    /// was over, and somebody has the stripe. What the key had in the log is put to the `garbage`.
+    /// Takes a key away that was found without its stripe, unless it is not `wanted` any more, or
+    /// has a holder that `force` leaves alone. What it had in the log is put to the `garbage`.
     pub(in crate::store) fn take_away(
         self,
         found: KeyEntry,
@@ -170,22 +179,25 @@ impl<'s> Reclaimer<'s> {
         patience: Patience,
         wanted: impl FnOnce() -> bool,
         garbage: &GarbageList<'_>,
-    ) -> Result<Option<bool>> {
+    ) -> Result<Taken> {
         let Some(key) = Slots(self.0).key_of(found) else {
-            return Ok(Some(false));
+            return Ok(Taken::NotNow);
         };
         let hash = hash_as(found.kind, Index(self.0).hash(&key));
         let Some(stripe) =
             Index(self.0).lock_stripe_within(Index(self.0).stripe_of(hash), patience)?
         else {
-            return Ok(None);
+            return Ok(Taken::StripeBusy);
         };
         let now = stripe.find(&key, hash)?;
         let same = now.is_some_and(|now| now.id == found.id && Slots(self.0).is_still(found));
         let taken =
             same && Retirer(&stripe).retire(found, Index(self.0).bucket_of(hash), force, wanted)?;
         stripe.garbage.hand_to(garbage);
-        Ok(Some(taken))
+        Ok(match taken {
+            true => Taken::Yes,
+            false => Taken::NotNow,
+        })
     }
 
     /// Whether a key has nothing in it that anybody would miss. Averages always have; of values,

@@ -6,8 +6,7 @@ use crate::error::{Error, Result};
 use crate::slab::value_cells::{Content, Form, cell_words};
 use crate::store::index::chains::Index;
 use crate::store::key_entry::check_lengths;
-use crate::store::log::garbage::Garbage;
-use crate::store::space::latch::{Latched, Latches};
+use crate::store::space::latch::{Latched, Latches, Written};
 use crate::store::space::set::{New, When, Writer};
 use crate::store::values::get::Values;
 
@@ -35,8 +34,8 @@ impl<'s> Writer<'s> {
                 let new = integer_after(key, None, delta, default)?;
                 let known = latched.sync_before_change()?;
                 // All cells have room for the digits; what was there may be over, and in the log.
-                let garbage = write_integer(&latched, Content::ABSENT, &[], new);
-                latched.end(garbage.flatten(), known)?;
+                let written = write_integer(&latched, Content::ABSENT, &[], new);
+                latched.end(written.and_then(|written| written.garbage), known)?;
                 return Ok(new);
             };
             let tag = content.tag_in(&payload).to_vec();
@@ -51,8 +50,8 @@ impl<'s> Writer<'s> {
             let new = integer_after(key, Some(&payload), delta, default)?;
             if matches!(content.form, Form::Inline { .. }) {
                 let known = latched.sync_before_change()?;
-                if let Some(garbage) = write_integer(&latched, content, &tag, new) {
-                    latched.end(garbage, known)?;
+                if let Some(written) = write_integer(&latched, content, &tag, new) {
+                    latched.end(written.garbage, known)?;
                     return Ok(new);
                 }
             }
@@ -98,13 +97,8 @@ fn no_integer(key: &[u8], why: &'static str) -> Error {
     }
 }
 
-/// Writes an integer, and says what is garbage by that. `None`: it does not fit beside the tag.
-fn write_integer(
-    latched: &Latched<'_>,
-    old: Content,
-    tag: &[u8],
-    new: i64,
-) -> Option<Option<Garbage>> {
+/// Writes an integer. `None`: it does not fit beside the tag.
+fn write_integer(latched: &Latched<'_>, old: Content, tag: &[u8], new: i64) -> Option<Written> {
     use std::io::Write;
     let mut digits = io::Cursor::new([0; DIGITS]);
     // All of them fit.
@@ -122,5 +116,5 @@ fn write_integer(
     if old.is_absent() {
         latched.note_stored();
     }
-    Some(garbage)
+    Some(Written { garbage })
 }

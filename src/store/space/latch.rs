@@ -29,6 +29,11 @@ pub(crate) struct Instance {
     version: u64,
 }
 
+/// Something else is in force, and this is garbage by that.
+pub(super) struct Written {
+    pub(super) garbage: Option<Garbage>,
+}
+
 /// A value with its latch, which we have.
 pub(crate) struct Latched<'a> {
     store: &'a Store,

@@ -24,7 +24,7 @@ use crate::store::members::process::Process;
 use crate::store::patience::Patience;
 use crate::store::slots::by_slot::Slots;
 use crate::store::space::compact::{LATCH_PATIENCE, Mine};
-use crate::store::space::latch::{Latched, Latches};
+use crate::store::space::latch::{Latched, Latches, Written};
 use crate::sync::Ordering;
 
 /// What came of a look at a slot.
@@ -191,7 +191,7 @@ impl<'s> Mover<'s> {
         let (mut again, mut garbage, mut failed) = (None, Vec::new(), None);
         for one in &moves {
             match self.move_to(one, mine) {
-                Ok(Some(old)) => garbage.extend(old),
+                Ok(Some(written)) => garbage.extend(written.garbage),
                 other => {
                     // They come in the order of the slots.
                     again = again.or(Some(one.at));
@@ -209,18 +209,19 @@ impl<'s> Mover<'s> {
         }
     }
 
-    /// Moves a value, and says what is garbage by that. `None`: it was changed meanwhile, or is
-    /// about to be.
-    fn move_to(self, one: &Move, mine: &Mine<'_>) -> Result<Option<Option<Garbage>>> {
+    /// Moves a value. `None`: it was changed meanwhile, or is about to be.
+    fn move_to(self, one: &Move, mine: &Mine<'_>) -> Result<Option<Written>> {
         let write = |latched: &Latched<'_>| {
             let same = latched.found.id == one.found.id
                 && latched.found.meta.generation == one.found.meta.generation
                 && latched.cells.version() == one.version;
             let new = Garbage::of(&one.content, one.key.len());
             let stays = new.is_none_or(|new| Segments(self.0).may_lead_to(new.place));
-            (same && stays).then(|| latched.write(one.content, &[], &[]))
+            (same && stays).then(|| Written {
+                garbage: latched.write(one.content, &[], &[]),
+            })
         };
-        let garbage = match mine.iter().find(|latched| latched.found.id == one.found.id) {
+        let written = match mine.iter().find(|latched| latched.found.id == one.found.id) {
             Some(latched) => write(latched),
             None => {
                 let patience = Patience::of(LATCH_PATIENCE);
@@ -233,9 +234,9 @@ impl<'s> Mover<'s> {
                 latched.and_then(|latched| write(&latched))
             }
         };
-        if garbage.is_some() && !one.whole {
+        if written.is_some() && !one.whole {
             self.0.count_damaged();
         }
-        Ok(garbage)
+        Ok(written)
     }
 }
