@@ -12,6 +12,7 @@
 //! length`.
 
 use crate::log::Location;
+use crate::log::record_bytes;
 use crate::slab::hash::hash;
 use crate::slab::unpack;
 
@@ -53,6 +54,16 @@ pub(crate) enum Form {
 }
 
 impl Content {
+    /// Where in the log the value is, and how much room it takes there.
+    pub(crate) fn logged(&self, key_len: usize) -> Option<(Location, u64)> {
+        match self.form {
+            Form::Logged { place, len, .. } => {
+                Some((place, record_bytes(key_len, self.tag_len, len)))
+            }
+            _ => None,
+        }
+    }
+
     pub(crate) const ABSENT: Content = Content {
         expires_ms: 0,
         tag_len: 0,

@@ -1,7 +1,7 @@
 //! A value, or whatever is in a slot, by its slot: no key is sought.
 
 use crate::error::Result;
-use crate::log::{Location, Wanted, record_bytes};
+use crate::log::Wanted;
 use crate::record::Damaged;
 use crate::slab::value_cells::{Content, Form, Payload, Reading, tag_hash};
 use crate::slab::{SlotId, Tenant};
@@ -19,18 +19,6 @@ pub(crate) struct Whole {
     pub(crate) value: Vec<u8>,
     pub(crate) tag: Vec<u8>,
     pub(crate) expires_ms: u64,
-}
-
-impl Content {
-    /// Where in the log the value is, and how much room it takes there.
-    pub(crate) fn logged(&self, key_len: usize) -> Option<(Location, u64)> {
-        match self.form {
-            Form::Logged { place, len, .. } => {
-                Some((place, record_bytes(key_len, self.tag_len, len)))
-            }
-            _ => None,
-        }
-    }
 }
 
 /// What is in a slot, without seeking a key. Knows nothing of chains.
