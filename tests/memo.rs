@@ -182,7 +182,7 @@ impl Askers {
     }
 
     /// Lets it come to a value, which all but those who were told otherwise before get.
-    fn land(mut self, gone: usize, ran: u64) {
+    fn finish(mut self, gone: usize, ran: u64) {
         let runner = self.runner();
         self.all[runner].tell("value v");
         for (at, child) in self.all.iter().enumerate() {
@@ -207,7 +207,7 @@ fn sleeps(child: &Child) -> bool {
 #[test]
 fn one_process_computes_for_all() {
     let _watchdog = Watchdog::new("one_process_computes_for_all");
-    Askers::asking().land(usize::MAX, 1);
+    Askers::asking().finish(usize::MAX, 1);
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn the_next_one_computes_when_the_one_who_did_is_killed() {
     let mut askers = Askers::asking();
     let killed = askers.runner();
     askers.pass_on("kill", "");
-    askers.land(killed, 2);
+    askers.finish(killed, 2);
 }
 
 #[test]
@@ -225,7 +225,7 @@ fn an_error_goes_to_its_caller_and_the_next_one_computes() {
     let mut askers = Askers::asking();
     let failed = askers.runner();
     askers.pass_on("fail", "failed");
-    askers.land(failed, 2);
+    askers.finish(failed, 2);
 }
 
 #[test]
@@ -234,7 +234,7 @@ fn a_panic_goes_to_its_caller_and_the_next_one_computes() {
     let mut askers = Askers::asking();
     let failed = askers.runner();
     askers.pass_on("panic now", "panicked");
-    askers.land(failed, 2);
+    askers.finish(failed, 2);
 }
 
 #[test]

@@ -123,7 +123,8 @@ pub(crate) struct Mutable {
     pub(crate) tail: AtomicU64,
     /// How many bytes the log may take.
     pub(crate) size_limit: AtomicU64,
-    /// What makes room, and what a value that was set has to survive; see `store::config`.
+    /// What makes room, and what a value that was set has to survive; see
+    /// `store::members::config`.
     pub(crate) eviction: AtomicU32,
     pub(crate) durability: AtomicU32,
     /// Where in the log the list of flips of a decided transaction lies; 0: there is none.
@@ -194,7 +195,7 @@ const FAILED_SYNC: u64 = 1 << 32;
 
 impl Mutable {
     /// Notes that a sync has failed, if that is what the error says: one that could not even be
-    /// asked for has lost nothing. What follows from it is `store::device`'s.
+    /// asked for has lost nothing. What follows from it is `store::members::device`'s.
     pub(crate) fn note_failed_sync(&self, error: &io::Error) {
         let not_asked = [
             Errno::EBADF,

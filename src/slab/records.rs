@@ -296,19 +296,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_gone_adds_up_and_stays_with_its_segment() {
+    fn what_is_lost_adds_up_and_stays_with_its_segment() {
         let number = 3 * SEGMENTS + 7;
-        let gone = |bits| Lost::of(number, bits);
+        let lost = |bits| Lost::of(number, bits);
         let none = Lost::none(number);
         assert_eq!((none.garbage(), none.punched()), (0, 0));
-        let some = gone(none.and(48, 0).unwrap()).unwrap();
-        let more = gone(some.and(1 << 20, 1 << 19).unwrap()).unwrap();
+        let some = lost(none.and(48, 0).unwrap()).unwrap();
+        let more = lost(some.and(1 << 20, 1 << 19).unwrap()).unwrap();
         assert_eq!((more.garbage(), more.punched()), ((1 << 20) + 48, 1 << 19));
         assert_eq!(Lost::of(number + SEGMENTS, more.bits()), None);
         assert_eq!(Lost::of(number + 1, more.bits()), Some(more));
         // The longest record has a segment of its own.
         assert!(none.and((1 << 30) + 2_048, 1 << 30).is_some());
         assert_eq!(more.and(1 << 31, 0), None);
-        assert_eq!(gone(u64::MAX), None);
+        assert_eq!(lost(u64::MAX), None);
     }
 }

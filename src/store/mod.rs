@@ -1,4 +1,5 @@
-//! A store: one open slab, and this process's part in it. Keys, participants, waiting, recovery.
+//! A store: one open slab, and this process's part in it: joining, and whether it still is where
+//! others find it.
 //!
 //! Its rooms, each of which is to use those below it only:
 //!
@@ -203,8 +204,8 @@ impl Store {
 
     #[allow(unsafe_code)]
     fn joined(&self) -> Option<&Process> {
-        // SAFETY: the pointer is null or came from `Box::into_raw` in `join`, and is only freed
-        // when the store is dropped (P1).
+        // SAFETY: the pointer is null or came from `Box::into_raw` in `become_participant`, and
+        // is only freed when the store is dropped (P1).
         unsafe { self.process.load(Ordering::Acquire).as_ref() }
     }
 
@@ -244,8 +245,7 @@ impl Store {
         let mut pause = JOIN_PAUSE;
         loop {
             // The registry's lock is the one that a fork in another thread cannot leave locked. For
-            // the same reason nobody waits for other processes with it: every fork
-            // would wait, too.
+            // the same reason nobody waits for other processes with it: every fork would wait, too.
             let registry = Registry::lock();
             if let Some(process) = self.joined() {
                 return Ok(process);

@@ -48,15 +48,15 @@ impl Grant {
     }
 }
 
-/// The fast path: a word that is plainly free, in a slot that is remembered. No system call, no
-/// allocation, and but for the lease no precise clock. Inlined as a whole, so that a guard stays in
-/// registers: passing it through memory costs more than the two atomic operations.
 /// The holds of a key that this process takes without waiting, keeps and gives back.
 #[derive(Clone, Copy)]
 pub(crate) struct Holding<'h>(pub(crate) &'h Handle);
 
 impl<'h> Holding<'h> {
-    /// Takes a lock or a latch.
+    /// Takes a lock or a latch: the fast path, of a word that is plainly free, in a slot that is
+    /// remembered. No system call, no allocation, and but for the lease no precise clock. Inlined
+    /// as a whole, so that a guard stays in registers: passing it through memory costs more than
+    /// the two atomic operations.
     #[inline(always)]
     pub(crate) fn try_fast(self, kind: Tenant) -> Option<(Grant, &'h Hold)> {
         let me = self.0.store().me()?;

@@ -1,4 +1,4 @@
-//! What a handle knows of its key: where it lies. Found or made at first use, remembered, and
+//! What a handle knows of its key: where it lies. Remembered since `locate` found or made it, and
 //! checked against the slot's generation each time, so a key that was taken away is noticed.
 
 use std::sync::Arc;

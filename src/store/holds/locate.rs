@@ -57,7 +57,7 @@ impl<'h> Finder<'h> {
             }
             match self.check_found(found)? {
                 Fit::Ours => return Ok(Some(self.0.remember(found))),
-                Fit::Other(permits) if !TakeOver(self.0).is_in_use(found, permits)? => {
+                Fit::Other(permits) if !TakeOver(self.0).refuse_if_in_use(found, permits)? => {
                     return Ok(None);
                 }
                 Fit::Other(_) | Fit::Gone => {}
@@ -75,7 +75,7 @@ impl<'h> Finder<'h> {
             return Ok(None);
         };
         if let Fit::Other(permits) = self.check_found(found)? {
-            TakeOver(self.0).is_in_use(found, permits)?;
+            TakeOver(self.0).refuse_if_in_use(found, permits)?;
             return Ok(None);
         }
         self.give_tag(&stripe, found)?;
@@ -121,8 +121,9 @@ impl<'h> Finder<'h> {
             }
             drop(stripe);
             // Some idle keys, or what may be evicted, as long as something is freed: a key of many
-            // slots wants them in a row. Then what is only known of values; with that each stripe
-            // is locked, and what the dead have begun there ends.
+            // slots wants them in a row. Then all turns, of which nothing is missed but how long
+            // computing took; with that each stripe is locked, and what the dead have begun there
+            // ends.
             if Reclaimer(self.0.store()).free_slots(patience)? > 0 {
                 continue;
             }

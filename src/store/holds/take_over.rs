@@ -68,7 +68,7 @@ impl<'h> TakeOver<'h> {
         let nobody_waits = || Members(self.0.store()).waiters(process, found.id) == 0;
         let mut before = Before::default();
         for _ in 0..TRIES {
-            if self.is_in_use(found, permits)? {
+            if self.refuse_if_in_use(found, permits)? {
                 break;
             }
             // 1
@@ -88,14 +88,14 @@ impl<'h> TakeOver<'h> {
             self.0.hint.store(0, Ordering::Relaxed);
             return Ok((made, before.dead.or(before.late)));
         }
-        self.is_in_use(found, permits)?;
+        self.refuse_if_in_use(found, permits)?;
         // Each time a permit was held, and was given back before we looked for its holder.
         Err(NoRoom::Failed(self.other_permits(permits, Vec::new())))
     }
 
     /// Refuses a semaphore of `permits` that somebody alive has a permit of within its lease, or
     /// waits for. Under the stripe, or without. `true`: it was taken away meanwhile.
-    pub(in crate::store) fn is_in_use(self, found: KeyEntry, permits: u32) -> Result<bool> {
+    pub(in crate::store) fn refuse_if_in_use(self, found: KeyEntry, permits: u32) -> Result<bool> {
         let process = self.0.store().process()?;
         let standing = standing(self.0.store(), found);
         let waiters = Members(self.0.store()).waiters(process, found.id);

@@ -1,5 +1,5 @@
 //! The file of the slab, up to the map: whether it is one, mapping it, making it; and what the
-//! header says of it as a whole, its two static copies, and whether it is ready.
+//! header says of it as a whole, in its two static copies.
 //!
 //! `open` and `rebuild` decide which process may do which of that, and when.
 

@@ -53,7 +53,7 @@ impl<'s> Removing<'s> {
                 Tenant::Averager | Tenant::Value => Force::NotTheLiving,
                 _ => Force::Anybody,
             };
-            let bucket = Retirer(&guard).bucket_of_slot(found)?;
+            let bucket = Retirer(&guard).bucket_of(found)?;
             let wake = &self.0.slab.slot(found.id).wake;
             let seen = wake.load(Ordering::Acquire);
             if Retirer(&guard).retire(found, bucket, force, || wanted(&guard, found))? {

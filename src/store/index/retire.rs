@@ -34,9 +34,10 @@ impl<'g> Retirer<'g> {
     /// the key turns out not to be `wanted` once nobody else can change it. An error leaves it,
     /// too: of a value, if what was decided cannot be carried out.
     ///
-    /// Killed after each step: (1) nothing has changed; (2) some words are retiring: that is
-    /// undone, unless all are and the removal was by force: then it is done again; (3) the kind
-    /// is none: (4) is repeated, every part of it can be.
+    /// Killed after each step of [`retire_untold`](Retirer::retire_untold): (1) nothing has
+    /// changed; (2) some words are retiring: that is undone, unless all are and the removal was
+    /// by force: then it is done again; (3) the kind is none: (4) is repeated, every part of it
+    /// can be.
     pub(crate) fn retire(
         self,
         found: KeyEntry,
@@ -317,7 +318,8 @@ impl<'g> Retirer<'g> {
         Some(Stamp::precise(pid, clock::coarse_ns()))
     }
 
-    pub(in crate::store) fn bucket_of_slot(self, found: KeyEntry) -> Result<u32> {
+    /// The bucket of a key that was found by its slot.
+    pub(in crate::store) fn bucket_of(self, found: KeyEntry) -> Result<u32> {
         let slab = self.0.store.slab();
         let key = Slots(self.0.store)
             .key_of(found)

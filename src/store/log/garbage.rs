@@ -79,8 +79,8 @@ impl<'s> Collector<'s> {
         }
     }
 
-    /// Gives back what became garbage in memory just now, of which the device may not know yet.
-    pub(crate) fn punch_soon(self, all: &[Garbage]) {
+    /// Gives back what became garbage just now, once the device knows of that.
+    pub(crate) fn punch_synced(self, all: &[Garbage]) {
         let must_wait = InForce(self.0).is_durable() && all.iter().any(Garbage::is_large);
         let sync = || Syncing(self.0).sync_slab_since(OnDevice(self.0).known()?);
         // The compactor of its segment waits for the device again.
@@ -129,7 +129,7 @@ impl<'s> Collector<'s> {
 
     /// Counts room that was handed out and never written to. Of its first and its last page there
     /// may be what others have there.
-    pub(crate) fn punch_unused(self, garbage: Garbage) {
+    pub(crate) fn count_unused(self, garbage: Garbage) {
         if !self.remove_with(garbage) {
             let from = garbage.place.offset().next_multiple_of(PAGE);
             let to = (garbage.place.offset() + garbage.bytes) / PAGE * PAGE;
@@ -187,7 +187,7 @@ impl Drop for GarbageList<'_> {
     fn drop(&mut self) {
         let all = self.all.get_mut();
         if !all.is_empty() {
-            Collector(self.store).punch_soon(all);
+            Collector(self.store).punch_synced(all);
         }
     }
 }
@@ -205,9 +205,9 @@ mod tests {
         (dir, cache)
     }
 
-    /// Of a segment that was begun, and given up, for the number before at that place.
+    /// The count is that of a segment which was begun at the same place, and given up.
     #[test]
-    fn what_is_dead_is_counted_although_the_count_was_another_segments() {
+    fn what_is_garbage_is_counted_although_the_count_was_another_segments() {
         let (_dir, cache) = open();
         for key in 0..40_u8 {
             cache.set(format!("{key}"), [key; 30_000]).unwrap();
@@ -275,7 +275,7 @@ mod tests {
             let place = Segments(&cache.store)
                 .reserve(&cache.store.process().unwrap().log, 4_096)
                 .unwrap();
-            Collector(&cache.store).punch_unused(Garbage {
+            Collector(&cache.store).count_unused(Garbage {
                 place,
                 bytes: 4_096,
             });

@@ -190,7 +190,7 @@ impl<'s> Segments<'s> {
             let place = self.reserve(log, bytes)?;
             let garbage = Garbage { place, bytes };
             if !self.is_within(room)? {
-                Collector(self.0).punch_unused(garbage);
+                Collector(self.0).count_unused(garbage);
                 return Ok(None);
             }
             match log.write(place, key, tag, value) {

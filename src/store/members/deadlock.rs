@@ -79,7 +79,7 @@ impl Drop for Noted {
     }
 }
 
-/// What the threads of this process have of a store: a wait for one of them would never end.
+/// What this thread has of a store: its wait for one of these would never end.
 #[derive(Clone, Copy)]
 pub(crate) struct Deadlocks<'s>(pub(crate) &'s Store);
 

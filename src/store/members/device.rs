@@ -1,5 +1,5 @@
-//! Whether what was changed is on the device: syncs, what is known after one that failed, and
-//! making that good.
+//! Whether what was changed is on the device: what is known of that, also after a sync that failed.
+//! Syncing itself, and making good what failed, is in `log/sync`.
 //!
 //! Linux reports a write that failed once for each open description, and takes the pages for
 //! written: later syncs of the same file, and all syncs of a process that opens it later, succeed

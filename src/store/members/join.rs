@@ -45,13 +45,13 @@ pub(in crate::store) fn try_join(
 /// `None`: somebody is alone with the slab just now.
 fn join_locked(slab: &Slab, locks: &Locks, identity: &Identity) -> Result<Option<ParticipantId>> {
     if let Some(joined) = next_unused(slab, locks, identity)? {
-        return Ok(joined.or_wait());
+        return Ok(joined.number());
     }
     // One sweep for as many joins as there are numbers.
     sweep(slab, locks, identity)?;
     let joined = next_unused(slab, locks, identity)?;
     joined
-        .map(Joined::or_wait)
+        .map(Joined::number)
         .ok_or_else(|| Error::TooManyParticipants {
             path: known_as(slab.path()),
             limit: PARTICIPANT_MAX.into(),
@@ -66,7 +66,7 @@ enum Joined {
 }
 
 impl Joined {
-    fn or_wait(self) -> Option<ParticipantId> {
+    fn number(self) -> Option<ParticipantId> {
         match self {
             Joined::As(id) => Some(id),
             Joined::NotNow => None,

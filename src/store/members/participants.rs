@@ -1,8 +1,8 @@
 //! Which of the processes that take part are dead, and which wait.
 //!
 //! A participant keeps its beacon byte locked for as long as it lives; the kernel unlocks it with
-//! the last descriptor. That is the only proof of life. A process id is a second proof of *death*,
-//! for the case that a forked child still has the beacon.
+//! the last descriptor. A process id is a second proof of *death*, for the case that
+//! a forked child still has the beacon; where only a witness or a map is in doubt, there are more.
 
 use crate::error::Result;
 use crate::os::clock;

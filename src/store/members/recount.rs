@@ -1,4 +1,4 @@
-//! A count of what is needed of the log, that was begun.
+//! How the log stands, segment by segment; and a count of what is needed of it, that was begun.
 
 use std::collections::HashMap;
 

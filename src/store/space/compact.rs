@@ -1,8 +1,8 @@
 //! Compacting the log: what is still needed of a segment moves to the end of the log, and the file
 //! is removed.
 //!
-//! A segment is closed first: nothing new may point into it. Then every slot is looked at once, a
-//! few thousand at a time, by a writer of a large value that has the lock for it, the compactor; a
+//! A segment is closed first: nothing new may point into it. Then every slot is looked at once,
+//! some thousand at a time, by a writer of a large value that has the lock for it, the compactor; a
 //! value that lies in the segment is written again, and its cell changed under the latch as by any
 //! writer. When all slots were looked at nothing points there any more. Segments of which nothing
 //! is needed are removed together, with one look at each slot.
@@ -11,7 +11,7 @@
 //! compactor (1) closes the segment, (2) waits until no writer holds the latch, (3) reads the cell.
 //! There are fences between (1) and (2) of each, so at least one of the two sees the other (G2).
 //!
-//! What can not be emptied (there is no room for what is to be moved, or it can not be read) is
+//! What cannot be emptied (there is no room for what is to be moved, or it cannot be read) is
 //! opened again, and another one is taken.
 
 use std::ops::Range;
@@ -35,21 +35,23 @@ use crate::store::space::latch::Latched;
 use crate::store::space::moving::{Move, Mover, Visit, is_of_the_device};
 use crate::sync::Ordering;
 
-/// At least so much moves in a step, if there is so much, and no more than that.
+/// At least so much moves in a step, if there is so much.
 const STEP_BYTES: u64 = 1 << 20;
+/// No more than that moves in a step.
 const STEP_BYTES_MAX: u64 = 16 << 20;
 /// How many bytes move for each that is to be set: a segment that is compacted may have no more
 /// than a quarter of garbage or so, and three quarters to move.
 const PACE: u64 = 4;
 /// So many slots are looked at in a step, or a 64th of all.
 const STEP_SLOTS: u32 = 16_384;
-/// No step begins anything new after that time; it is looked at every so many slots.
+/// No step begins anything new after that time.
 const STEP_TIME: Duration = Duration::from_millis(15);
+/// The time is looked at every so many slots.
 const SLOTS_A_LOOK: u32 = 256;
 /// A segment is worth it from so much garbage on: one byte in so many.
 const WORTH: u64 = 8;
-/// When so many segments are described, some with little in them are compacted, however little of
-/// that is garbage.
+/// When so many segments are described, the one with the least in it is compacted, however little
+/// of it is garbage.
 pub(crate) const CROWDED: usize = SEGMENTS as usize / 4 * 3;
 /// How long to wait for the writer of a value: it may be stopped.
 pub(crate) const LATCH_PATIENCE: Duration = Duration::from_millis(5);
@@ -244,7 +246,7 @@ impl<'s> Compactor<'s> {
         let all = Segments(self.0).segments()?;
         let is_closed = |s: &&SegmentState| s.is_closing && !s.is_begun;
         let mut closed: Vec<_> = all.iter().filter(is_closed).map(|s| s.number).collect();
-        // Of one that somebody was beginning, and gave up: the table is full of numbers above it.
+        // Of one that somebody was beginning, and gave up: there are many numbers above it.
         let last = self.0.slab.header().last_segment.load(Ordering::Acquire);
         let is_given_up =
             |s: &&SegmentState| s.is_begun && last > u64::from(s.number) + CROWDED as u64 / 2;

@@ -1,4 +1,5 @@
-//! Room for values: evicting some by the store's policy.
+//! Room for values in the log: compacting, and evicting some by the store's policy; how long a
+//! setter waits for that; and the same by hand (`cull`, `configure`, `expire`).
 //!
 //! Nothing is kept in order of use. When there is no room, a part of the slots is looked at, and
 //! the oldest there go, some hundred at a time; a store of up to 65,536 slots is looked at as a
@@ -293,7 +294,7 @@ mod tests {
     const LIMIT: u64 = 4 << 20;
 
     /// A store with two megabytes of garbage, which nobody compacts as long as there is the lock.
-    fn full_of_dead(options: Options) -> (tempfile::TempDir, Cache) {
+    fn full_of_garbage(options: Options) -> (tempfile::TempDir, Cache) {
         let dir = tempfile::tempdir().unwrap();
         let cache = options.eviction(Eviction::None).open(dir.path()).unwrap();
         let lock = Ranges(&cache.store).try_lock_compaction().unwrap();
@@ -307,7 +308,7 @@ mod tests {
     /// Also with the header of its segment.
     #[test]
     fn a_value_that_fits_but_for_a_header_is_set() {
-        let (_dir, cache) = full_of_dead(Cache::options().size_limit(LIMIT));
+        let (_dir, cache) = full_of_garbage(Cache::options().size_limit(LIMIT));
         let _lock = Ranges(&cache.store).try_lock_compaction().unwrap().unwrap();
         let Usage { bytes, .. } = Segments(&cache.store).usage().unwrap();
         let len = LIMIT - bytes - record_bytes(4, 0, 0);
@@ -348,7 +349,7 @@ mod tests {
     /// What was large was removed without anything being compacted; then nobody can compact.
     #[test]
     fn a_log_that_fits_a_lower_limit_does_not_grow_above_it() {
-        let (_dir, cache) = full_of_dead(Cache::options().size_limit(16 * LIMIT));
+        let (_dir, cache) = full_of_garbage(Cache::options().size_limit(16 * LIMIT));
         let lower = Limits::new().size_limit(LIMIT);
         let _lock = Ranges(&cache.store).try_lock_compaction().unwrap().unwrap();
         cache.configure(&lower).unwrap();

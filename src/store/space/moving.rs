@@ -36,7 +36,7 @@ pub(super) enum Visit {
     Busy,
     /// There is no room to write it again.
     NoRoom,
-    /// It can not be read.
+    /// It cannot be read.
     Unreadable(u32),
 }
 
@@ -202,7 +202,7 @@ impl<'s> Mover<'s> {
                 }
             }
         }
-        Collector(self.0).punch_soon(&garbage);
+        Collector(self.0).punch_synced(&garbage);
         match failed {
             Some(error) => Err(error),
             None => Ok(again),

@@ -1,4 +1,4 @@
-//! A value by its key: reading it, its latch, averages, computing it once.
+//! A value by its key: reading it, averages, computing it once.
 
 pub(crate) mod average;
 pub(crate) mod compute_once;

@@ -17,7 +17,7 @@ const WALKS: u32 = 10_000;
 
 /// How a walk along a chain ended.
 enum Walked {
-    KeyEntry(KeyEntry),
+    Found(KeyEntry),
     /// At its end, and nothing left the stripe meanwhile.
     Missed,
     /// At its end, or somewhere else, and something did.
@@ -39,7 +39,7 @@ impl ReadFinder<'_> {
         for _ in 0..WALKS {
             walked = self.walk(key, hash);
             match walked {
-                Walked::KeyEntry(found) => return Ok(Some(found)),
+                Walked::Found(found) => return Ok(Some(found)),
                 Walked::Missed => return Ok(None),
                 Walked::Astray => break,
                 Walked::Disturbed => std::hint::spin_loop(),
@@ -100,7 +100,7 @@ impl ReadFinder<'_> {
             true
         });
         match found {
-            Some(found) => Walked::KeyEntry(found),
+            Some(found) => Walked::Found(found),
             None if !unchanged => Walked::Disturbed,
             None if ended => Walked::Missed,
             None => Walked::Astray,

@@ -71,7 +71,7 @@ fn a_setter_refused_for_room_that_is_given_back_has_it_then() {
     let place = Segments(&store).reserve(log, bytes).unwrap();
     assert!(!Segments(&store).is_within(room).unwrap());
     assert_eq!(append(300), None);
-    Collector(&store).punch_unused(Garbage { place, bytes });
+    Collector(&store).count_unused(Garbage { place, bytes });
     assert!(append(300).is_some());
 }
 
@@ -93,7 +93,7 @@ fn a_count_is_never_less_than_what_stays() {
             for _ in 0..3_000 {
                 stays.store(Segments(&store).usage().unwrap().bytes, Ordering::Release);
                 let place = Segments(&store).reserve(log, bytes).unwrap();
-                Collector(&store).punch_unused(Garbage { place, bytes });
+                Collector(&store).count_unused(Garbage { place, bytes });
             }
         });
         while !refused.is_finished() {
