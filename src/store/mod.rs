@@ -195,7 +195,7 @@ impl Store {
     }
 
     /// This process's part; joins first if need be, as after a fork.
-    pub(crate) fn process(&self) -> Result<&Process> {
+    pub(in crate::store) fn process(&self) -> Result<&Process> {
         match self.joined() {
             Some(process) => Ok(process),
             None => self.join(None),

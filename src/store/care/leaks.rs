@@ -44,7 +44,7 @@ enum Verdict {
 
 /// Slots and blocks that belong to nothing.
 #[derive(Clone, Copy)]
-pub(crate) struct Leaks<'s>(pub(crate) &'s Store);
+pub(in crate::store) struct Leaks<'s>(pub(in crate::store) &'s Store);
 
 impl<'s> Leaks<'s> {
     /// Those of the `suspects` that no key has. They were seen to be marked as used.

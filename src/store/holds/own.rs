@@ -10,7 +10,7 @@ use crate::store::key_entry::SlotRef;
 
 impl<'h> Holding<'h> {
     /// Notes that a hold has no guard any more, but a token.
-    pub(crate) fn note_token(self, grant: &Grant) {
+    pub(in crate::store) fn note_token(self, grant: &Grant) {
         let which = (grant.spot.id, grant.permit);
         let sequence = grant.word.sequence();
         self.0

@@ -38,7 +38,7 @@ struct Before {
 
 /// Takes holds that the dead have left, or a lease that is over.
 #[derive(Clone, Copy)]
-pub(crate) struct TakeOver<'h>(pub(crate) &'h Handle);
+pub(in crate::store) struct TakeOver<'h>(pub(in crate::store) &'h Handle);
 
 impl<'h> TakeOver<'h> {
     /// Makes a semaphore of `permits` again with this handle's number, if no living process has a

@@ -154,7 +154,7 @@ pub(in crate::store) fn adopt(slab: &Slab, locks: &Locks) -> Result<()> {
 }
 
 /// Rebuilds the slab. With `thorough`, all values of the log are read, too.
-pub(crate) fn rebuild(
+pub(in crate::store) fn rebuild(
     slab: &Slab,
     locks: &Locks,
     leap: Leap,

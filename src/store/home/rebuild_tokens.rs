@@ -12,7 +12,7 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// How far the tokens of a store leap when it is rebuilt, so that none comes twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Leap {
+pub(in crate::store) enum Leap {
     None,
     /// Every hold is void, and pages with the last grants may not have reached the device.
     Reboot,

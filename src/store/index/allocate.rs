@@ -18,10 +18,10 @@ use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 pub(in crate::store) const BLOCKS_MAX: u32 = 65_536 / PERMITS_PER_BLOCK;
 
 /// Room that was asked for.
-pub(crate) type Claimed<T> = Result<T, NoRoom>;
+pub(in crate::store) type Claimed<T> = Result<T, NoRoom>;
 
 /// Why there is no room.
-pub(crate) enum NoRoom {
+pub(in crate::store) enum NoRoom {
     /// There is no run of that length.
     Full,
     /// The slab has to be made longer, and another process was still doing so when the patience was
@@ -90,7 +90,7 @@ impl Pool {
 
 /// Slots and blocks for a key that is made, under its stripe.
 #[derive(Clone, Copy)]
-pub(crate) struct Allocator<'g>(pub(crate) &'g StripeGuard<'g>);
+pub(in crate::store) struct Allocator<'g>(pub(in crate::store) &'g StripeGuard<'g>);
 
 impl<'g> Allocator<'g> {
     /// Claims `count` in a row and returns the first.

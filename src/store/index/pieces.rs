@@ -22,12 +22,12 @@ const PIECE: Duration = Duration::from_millis(1);
 
 /// All keys of a store, a piece of the structure at a time.
 #[derive(Clone, Copy)]
-pub(crate) struct Pieces<'s>(pub(crate) &'s Store);
+pub(in crate::store) struct Pieces<'s>(pub(in crate::store) &'s Store);
 
 impl<'s> Pieces<'s> {
     /// Hands out every bucket under its stripe. A stripe that cannot be locked is handed out once,
     /// as the error.
-    pub(crate) fn each_bucket(
+    pub(in crate::store) fn each_bucket(
         self,
         visit: impl FnMut(Result<(&StripeGuard<'_>, u32)>) -> Result<()>,
     ) -> Result<()> {
@@ -73,7 +73,7 @@ impl<'s> Pieces<'s> {
 
     /// Hands out what is in every bucket. The first stripe that cannot be locked, and the first
     /// damaged chain, is the end of it.
-    pub(crate) fn each_chain(
+    pub(in crate::store) fn each_chain(
         self,
         visit: impl FnMut(&StripeGuard<'_>, u32, Vec<SlotId>) -> Result<()>,
     ) -> Result<()> {
@@ -97,7 +97,7 @@ impl<'s> Pieces<'s> {
         })
     }
     /// The keys of a stripe that `wanted` wants.
-    pub(crate) fn list_stripe(
+    pub(in crate::store) fn list_stripe(
         self,
         stripe: u32,
         wanted: impl Fn(&StripeGuard<'_>, KeyEntry) -> bool,

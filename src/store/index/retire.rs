@@ -27,7 +27,7 @@ fn intent_of(force: Force) -> Intent {
 
 /// Takes keys out of a stripe that is locked.
 #[derive(Clone, Copy)]
-pub(crate) struct Retirer<'g>(pub(crate) &'g StripeGuard<'g>);
+pub(in crate::store) struct Retirer<'g>(pub(in crate::store) &'g StripeGuard<'g>);
 
 impl<'g> Retirer<'g> {
     /// Takes a key away, or says `false` and leaves it as it was: if a hold is not available, or if
@@ -38,7 +38,7 @@ impl<'g> Retirer<'g> {
     /// changed; (2) some words are retiring: that is undone, unless all are and the removal was
     /// by force: then it is done again; (3) the kind is none: (4) is repeated, every part of it
     /// can be.
-    pub(crate) fn retire(
+    pub(in crate::store) fn retire(
         self,
         found: KeyEntry,
         bucket: u32,

@@ -16,12 +16,12 @@ use crate::store::patience::Patience;
 
 /// A locked stripe, with its intent none.
 pub(crate) struct StripeGuard<'a> {
-    pub(crate) store: &'a Store,
-    pub(crate) process: &'a Process,
-    pub(crate) number: u32,
+    pub(in crate::store) store: &'a Store,
+    pub(in crate::store) process: &'a Process,
+    pub(in crate::store) number: u32,
     _lock: RangeGuard<'a>,
     /// Behind the lock: given back when it is free.
-    pub(crate) garbage: GarbageList<'a>,
+    pub(in crate::store) garbage: GarbageList<'a>,
 }
 
 /// The stripe of a key.
@@ -36,17 +36,17 @@ pub(in crate::store) fn bucket_of(slab: &Slab, hash: u64) -> u32 {
 
 impl<'s> Index<'s> {
     /// The stripe of a key.
-    pub(crate) fn stripe_of(self, hash: u64) -> u32 {
+    pub(in crate::store) fn stripe_of(self, hash: u64) -> u32 {
         stripe_of(&self.0.slab, hash)
     }
 
-    pub(crate) fn bucket_of(self, hash: u64) -> u32 {
+    pub(in crate::store) fn bucket_of(self, hash: u64) -> u32 {
         bucket_of(&self.0.slab, hash)
     }
 
     /// Locks a stripe, waiting for the process that has it, and clears up after one that died with
     /// it.
-    pub(crate) fn lock_stripe(self, number: u32) -> Result<StripeGuard<'s>> {
+    pub(in crate::store) fn lock_stripe(self, number: u32) -> Result<StripeGuard<'s>> {
         let process = self.0.process()?;
         let lock = Ranges(self.0).lock_range(process, u64::from(number % STRIPES))?;
         self.stripe_guard(process, number, lock)
@@ -55,7 +55,7 @@ impl<'s> Index<'s> {
     /// Locks a stripe, waiting no longer than `patience` allows; `None`: somebody has it, stopped
     /// perhaps. Stripes are held for microseconds: even an acquirer that will not wait for a key
     /// waits that long for one.
-    pub(crate) fn lock_stripe_within(
+    pub(in crate::store) fn lock_stripe_within(
         self,
         number: u32,
         patience: Patience,
@@ -91,19 +91,19 @@ impl<'s> Index<'s> {
 
 impl StripeGuard<'_> {
     /// The buckets of this stripe.
-    pub(crate) fn buckets(&self) -> impl Iterator<Item = u32> + use<> {
+    pub(in crate::store) fn buckets(&self) -> impl Iterator<Item = u32> + use<> {
         let buckets = self.store.slab().layout().buckets;
         (self.number..buckets).step_by(STRIPES as usize)
     }
 
     /// The key in a slot.
-    pub(crate) fn found(&self, id: SlotId) -> Option<KeyEntry> {
+    pub(in crate::store) fn found(&self, id: SlotId) -> Option<KeyEntry> {
         let meta = self.store.slab().slot(id).meta()?;
         let kind = meta.kind?;
         Some(KeyEntry { id, meta, kind })
     }
 
-    pub(crate) fn stripe(&self) -> &Stripe {
+    pub(in crate::store) fn stripe(&self) -> &Stripe {
         self.store.slab.stripe(self.number)
     }
 }

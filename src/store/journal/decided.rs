@@ -29,7 +29,7 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// What was decided and is carried out.
 #[derive(Clone, Copy)]
-pub(crate) struct Journal<'s>(pub(crate) &'s Store);
+pub(in crate::store) struct Journal<'s>(pub(in crate::store) &'s Store);
 
 impl<'s> Journal<'s> {
     /// Whether no decided transaction of the cache, of which this store may be a part, waits to be
@@ -45,7 +45,7 @@ impl<'s> Journal<'s> {
     /// Ends a transaction that was decided and is not carried out. Comes before a value is read,
     /// and after a latch is taken: what is seen then is either all before it or all after it.
     #[inline]
-    pub(crate) fn finish_decided(self) -> Result<()> {
+    pub(in crate::store) fn finish_decided(self) -> Result<()> {
         match self.nothing_is_decided() {
             true => Ok(()),
             false => self.finish_slowly(),
@@ -156,7 +156,7 @@ impl<'s> Journal<'s> {
     }
 
     /// The word in which the place of the list stands, for rebuilding.
-    pub(crate) fn journal(self) -> &'s AtomicU64 {
+    pub(in crate::store) fn journal(self) -> &'s AtomicU64 {
         &self.0.slab.header().journal
     }
 }

@@ -28,14 +28,14 @@ use crate::sync::Ordering;
 
 /// A record that is garbage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Garbage {
-    pub(crate) place: Location,
-    pub(crate) bytes: u64,
+pub(in crate::store) struct Garbage {
+    pub(in crate::store) place: Location,
+    pub(in crate::store) bytes: u64,
 }
 
 impl Garbage {
     /// What a value has in the log, if it has anything there.
-    pub(crate) fn of(content: &Content, key_len: usize) -> Option<Garbage> {
+    pub(in crate::store) fn of(content: &Content, key_len: usize) -> Option<Garbage> {
         let (place, bytes) = content.logged(key_len)?;
         Some(Garbage { place, bytes })
     }
@@ -47,18 +47,18 @@ impl Garbage {
 
 /// Counts what lies in the log and belongs to no value, and punches holes where it is.
 #[derive(Clone, Copy)]
-pub(crate) struct Collector<'s>(pub(crate) &'s Store);
+pub(in crate::store) struct Collector<'s>(pub(in crate::store) &'s Store);
 
 impl<'s> Collector<'s> {
     /// Counts a record as garbage, and leaves it where it is.
-    pub(crate) fn count(self, garbage: Garbage) {
+    pub(in crate::store) fn count(self, garbage: Garbage) {
         self.count_with(garbage, 0);
     }
 
     /// Gives back the room of garbage: nothing points to it, also after a power failure if values
     /// are to survive one.
     #[cold]
-    pub(crate) fn punch(self, garbage: Garbage) {
+    pub(in crate::store) fn punch(self, garbage: Garbage) {
         let Ok(process) = self.0.process() else {
             return self.count(garbage);
         };
@@ -80,7 +80,7 @@ impl<'s> Collector<'s> {
     }
 
     /// Gives back what became garbage just now, once the device knows of that.
-    pub(crate) fn punch_synced(self, all: &[Garbage]) {
+    pub(in crate::store) fn punch_synced(self, all: &[Garbage]) {
         let must_wait = InForce(self.0).is_durable() && all.iter().any(Garbage::is_large);
         let sync = || Syncing(self.0).sync_slab_since(OnDevice(self.0).known()?);
         // The compactor of its segment waits for the device again.
@@ -129,7 +129,7 @@ impl<'s> Collector<'s> {
 
     /// Counts room that was handed out and never written to. Of its first and its last page there
     /// may be what others have there.
-    pub(crate) fn count_unused(self, garbage: Garbage) {
+    pub(in crate::store) fn count_unused(self, garbage: Garbage) {
         if !self.remove_with(garbage) {
             let from = garbage.place.offset().next_multiple_of(PAGE);
             let to = (garbage.place.offset() + garbage.bytes) / PAGE * PAGE;
@@ -149,7 +149,7 @@ impl<'s> Collector<'s> {
 
     /// What a segment has lost. Another one's word stands there when a process was stopped while it
     /// began that one, or by damage: then the count begins again. `None`: the segment is gone.
-    pub(crate) fn lost_of(self, number: u32, bits: u64) -> Option<Lost> {
+    pub(in crate::store) fn lost_of(self, number: u32, bits: u64) -> Option<Lost> {
         let anew = || {
             Segments(self.0)
                 .segment_of(number)
@@ -160,25 +160,25 @@ impl<'s> Collector<'s> {
 }
 
 /// What keys had that were taken away under a lock, to be given back without it.
-pub(crate) struct GarbageList<'a> {
+pub(in crate::store) struct GarbageList<'a> {
     store: &'a Store,
     all: RefCell<Vec<Garbage>>,
 }
 
 impl<'a> GarbageList<'a> {
-    pub(crate) fn new(store: &'a Store) -> GarbageList<'a> {
+    pub(in crate::store) fn new(store: &'a Store) -> GarbageList<'a> {
         GarbageList {
             store,
             all: RefCell::default(),
         }
     }
 
-    pub(crate) fn add(&self, garbage: Option<Garbage>) {
+    pub(in crate::store) fn add(&self, garbage: Option<Garbage>) {
         self.all.borrow_mut().extend(garbage);
     }
 
     /// Moves all to another list, to wait for the device once for many of them.
-    pub(crate) fn hand_to(&self, other: &GarbageList<'_>) {
+    pub(in crate::store) fn hand_to(&self, other: &GarbageList<'_>) {
         other.all.borrow_mut().append(&mut self.all.borrow_mut());
     }
 }

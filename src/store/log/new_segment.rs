@@ -18,7 +18,7 @@ use crate::sync::Ordering;
 
 /// Where the log ends, and goes on in a segment that is made.
 #[derive(Clone, Copy)]
-pub(crate) struct NewSegment<'s>(pub(crate) &'s Store);
+pub(in crate::store) struct NewSegment<'s>(pub(in crate::store) &'s Store);
 
 impl<'s> NewSegment<'s> {
     /// Begins a segment: for one value of its own, or to append to. Waits for nobody: of several

@@ -64,7 +64,7 @@ fn with_notes<T>(action: impl Fn(&mut Vec<OwnNote>) -> T) -> T {
 }
 
 /// Noted for as long as this lives, in the thread that noted it.
-pub(crate) struct Noted {
+pub(in crate::store) struct Noted {
     entry: OwnNote,
     in_this_thread: PhantomData<*const ()>,
 }
@@ -81,21 +81,21 @@ impl Drop for Noted {
 
 /// What this thread has of a store: its wait for one of these would never end.
 #[derive(Clone, Copy)]
-pub(crate) struct Deadlocks<'s>(pub(crate) &'s Store);
+pub(in crate::store) struct Deadlocks<'s>(pub(in crate::store) &'s Store);
 
 impl<'s> Deadlocks<'s> {
     /// Notes that this thread has a latch or a turn, until what is returned is dropped.
-    pub(crate) fn note_slot(self, id: SlotId, generation: u32) -> Noted {
+    pub(in crate::store) fn note_slot(self, id: SlotId, generation: u32) -> Noted {
         self.noted(What::Slot { id, generation })
     }
 
     /// Notes that this thread has the lock of transactions, until what is returned is dropped.
-    pub(crate) fn note_transaction(self) -> Noted {
+    pub(in crate::store) fn note_transaction(self) -> Noted {
         self.noted(What::Transactions)
     }
 
     /// Refuses to wait for ever for a slot that this thread has.
-    pub(crate) fn check_not_mine(
+    pub(in crate::store) fn check_not_mine(
         self,
         id: SlotId,
         generation: u32,
@@ -108,7 +108,7 @@ impl<'s> Deadlocks<'s> {
     }
 
     /// Refuses to begin a transaction inside another one, which would wait for ever.
-    pub(crate) fn check_no_transaction(self) -> Result<()> {
+    pub(in crate::store) fn check_no_transaction(self) -> Result<()> {
         match self.is_mine(What::Transactions) {
             false => Ok(()),
             true => Err(Error::Deadlock {

@@ -44,7 +44,13 @@ pub(in crate::store) fn holder(
 
 impl<'s> Members<'s> {
     /// The holder that has, or had, the hold `of`.
-    pub(crate) fn holder(self, process: &Process, hold: &Hold, of: Word, alive: bool) -> Holder {
+    pub(in crate::store) fn holder(
+        self,
+        process: &Process,
+        hold: &Hold,
+        of: Word,
+        alive: bool,
+    ) -> Holder {
         holder(
             &self.0.slab,
             process.identity.pid_namespace,

@@ -90,7 +90,7 @@ pub(in crate::store) fn is_ready(slab: &Slab) -> bool {
 }
 
 /// Attaches a forked child to the slab that it has mapped, with lock files of its own.
-pub(crate) fn attach_again(locks: &Locks, slab: &Slab) -> Result<()> {
+pub(in crate::store) fn attach_again(locks: &Locks, slab: &Slab) -> Result<()> {
     locks.attach_shared()?;
     if !is_ready(slab) {
         return Err(slab.corrupt("it is being repaired"));

@@ -16,10 +16,10 @@ use crate::store::members::process::Process;
 use crate::sync::{AtomicU64, Ordering};
 
 /// What a participant's record says, for showing.
-pub(crate) struct Described {
-    pub(crate) pid: u32,
-    pub(crate) program: String,
-    pub(crate) same_pid_namespace: bool,
+pub(in crate::store) struct Described {
+    pub(in crate::store) pid: u32,
+    pub(in crate::store) program: String,
+    pub(in crate::store) same_pid_namespace: bool,
 }
 
 /// Whether a participant is dead, as seen through a descriptor that does not hold its beacon.
@@ -128,11 +128,11 @@ pub(super) fn pid_of(record: &Participant) -> u32 {
 /// The processes that take part in a store: which lives, what is known of it, and which slots it
 /// waits for.
 #[derive(Clone, Copy)]
-pub(crate) struct Members<'s>(pub(crate) &'s Store);
+pub(in crate::store) struct Members<'s>(pub(in crate::store) &'s Store);
 
 impl<'s> Members<'s> {
     /// Whether `other` is dead. In doubt it is alive, also when the kernel refuses to answer.
-    pub(crate) fn is_dead(self, process: &Process, other: ParticipantId) -> bool {
+    pub(in crate::store) fn is_dead(self, process: &Process, other: ParticipantId) -> bool {
         // Reading /proc costs as much as all the rest of a look: once a second is often enough for
         // the case that it is for, another process with the pid of a dead one that left its beacon
         // to a child.
@@ -151,7 +151,11 @@ impl<'s> Members<'s> {
     }
 
     /// What a participant says about itself; `None` if the number is not in use.
-    pub(crate) fn describe(self, process: &Process, id: ParticipantId) -> Option<Described> {
+    pub(in crate::store) fn describe(
+        self,
+        process: &Process,
+        id: ParticipantId,
+    ) -> Option<Described> {
         describe(
             self.0.slab.participant(id.get())?,
             process.identity.pid_namespace,
@@ -181,7 +185,11 @@ pub(in crate::store) fn describe(record: &Participant, mine: u64) -> Option<Desc
 /// Being seen to wait.
 impl<'s> Members<'s> {
     /// Notes that a thread of this process waits for `slot`, until the mark is dropped.
-    pub(crate) fn mark_waiting(self, process: &Process, slot: SlotId) -> Option<WaitingMark<'s>> {
+    pub(in crate::store) fn mark_waiting(
+        self,
+        process: &Process,
+        slot: SlotId,
+    ) -> Option<WaitingMark<'s>> {
         let entries = &self.0.slab.participant(process.id.get())?.waiting;
         let is_ours = |bits: &u64| *bits as u32 == slot.link();
         let is_unused = |bits: &u64| *bits == 0;
@@ -205,7 +213,7 @@ impl<'s> Members<'s> {
     }
 
     /// How many threads of living processes wait for `slot`.
-    pub(crate) fn waiters(self, process: &Process, slot: SlotId) -> usize {
+    pub(in crate::store) fn waiters(self, process: &Process, slot: SlotId) -> usize {
         waiters(&self.0.slab, slot, |id| self.is_dead(process, id))
     }
 }
@@ -231,7 +239,7 @@ pub(in crate::store) fn waiters(
 }
 
 /// One thread's count among the waiters.
-pub(crate) struct WaitingMark<'a> {
+pub(in crate::store) struct WaitingMark<'a> {
     entry: &'a AtomicU64,
 }
 

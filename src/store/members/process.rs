@@ -15,9 +15,9 @@ use crate::sync::{AtomicBool, AtomicU64, Ordering};
 
 /// What one process has open of a store. In the child of a fork, the parent's is leaked and a new
 /// one made.
-pub(crate) struct Process {
-    pub(crate) id: ParticipantId,
-    pub(crate) identity: Identity,
+pub(in crate::store) struct Process {
+    pub(in crate::store) id: ParticipantId,
+    pub(in crate::store) identity: Identity,
     pub(in crate::store) locks: Locks,
     /// Byte-range locks do not exclude the threads of one process: each is paired with a mutex.
     pub(in crate::store) mutexes: [Mutex<()>; RANGE_LOCKS],
@@ -28,7 +28,7 @@ pub(crate) struct Process {
     /// The beacon was handed to others, and must not be unlocked.
     pub(in crate::store) shared: AtomicBool,
     pub(in crate::store) recount: Mutex<Option<Recount>>,
-    pub(crate) log: Log,
+    pub(in crate::store) log: Log,
     pub(in crate::store) device: Device,
 }
 

@@ -9,7 +9,7 @@ use crate::store::patience::{Patience, pause};
 use crate::store::{COMPACT_BYTE, GROW_BYTE, Store, TRANSACT_BYTE};
 
 /// One byte of the file `stripes`, locked against other processes and other threads.
-pub(crate) struct RangeGuard<'a> {
+pub(in crate::store) struct RangeGuard<'a> {
     process: &'a Process,
     byte: u64,
     epoch: u32,
@@ -29,7 +29,7 @@ impl Drop for RangeGuard<'_> {
 
 /// The parts of a store that one process locks at a time.
 #[derive(Clone, Copy)]
-pub(crate) struct Ranges<'s>(pub(crate) &'s Store);
+pub(in crate::store) struct Ranges<'s>(pub(in crate::store) &'s Store);
 
 impl<'s> Ranges<'s> {
     pub(in crate::store) fn lock_range_within<'a>(
@@ -54,18 +54,21 @@ impl<'s> Ranges<'s> {
 
     /// The lock under which regions grow, held for one system call. `None`: the process that has it
     /// was stopped there, perhaps, and the patience is over.
-    pub(crate) fn lock_growth_within(self, patience: Patience) -> Result<Option<RangeGuard<'s>>> {
+    pub(in crate::store) fn lock_growth_within(
+        self,
+        patience: Patience,
+    ) -> Result<Option<RangeGuard<'s>>> {
         self.lock_range_within(self.0.process()?, GROW_BYTE, patience)
     }
 
     /// The lock of the compactor. `None`: somebody has it.
-    pub(crate) fn try_lock_compaction(self) -> Result<Option<RangeGuard<'s>>> {
+    pub(in crate::store) fn try_lock_compaction(self) -> Result<Option<RangeGuard<'s>>> {
         self.try_lock_range(self.0.process()?, COMPACT_BYTE)
     }
 
     /// The lock of transactions, which change several values at once. Waits for the one that has
     /// it.
-    pub(crate) fn lock_transactions(self) -> Result<RangeGuard<'s>> {
+    pub(in crate::store) fn lock_transactions(self) -> Result<RangeGuard<'s>> {
         self.lock_range(self.0.process()?, TRANSACT_BYTE)
     }
 

@@ -6,7 +6,7 @@ use crate::store::Store;
 
 /// The shards of a cache, as a store that is one of them knows them.
 #[derive(Default)]
-pub(crate) struct Shards {
+pub(in crate::store) struct Shards {
     /// In the first, as they were opened last. A shard that is not open any more, or was never
     /// opened here, is opened when it is needed.
     pub(in crate::store) all: Mutex<Vec<Weak<Store>>>,
@@ -15,4 +15,4 @@ pub(crate) struct Shards {
 }
 
 /// Set once, when the store is opened as a shard.
-pub(crate) type ShardsOf = OnceLock<Shards>;
+pub(in crate::store) type ShardsOf = OnceLock<Shards>;

@@ -34,7 +34,7 @@ const STACK_BYTES: usize = 64 * 1024;
 /// the registry of what is inherited is locked, which a fork waits for: the child finds them whole,
 /// and closes its copies of the descriptors.
 #[derive(Default)]
-pub(crate) struct Watches {
+pub(in crate::store) struct Watches {
     state: RwLock<State>,
     is_registered: AtomicBool,
 }
@@ -57,7 +57,7 @@ struct Watched {
 }
 
 /// One waiter's watch over all holders of a key, until it is dropped.
-pub(crate) struct Watch<'a> {
+pub(in crate::store) struct Watch<'a> {
     watches: &'a Watches,
     id: u64,
     /// How many of the holders are other processes.
@@ -68,7 +68,7 @@ pub(crate) struct Watch<'a> {
 impl Watch<'_> {
     /// Whether it is these holders that are watched, and all of them still: what has fired, or was
     /// given up, is watched no more.
-    pub(crate) fn is_over(&self, holders: &[ParticipantId]) -> bool {
+    pub(in crate::store) fn is_over(&self, holders: &[ParticipantId]) -> bool {
         let state = self.watches.look();
         let ours = state.watched.iter().filter(|w| w.id == self.id);
         self.holders == holders && ours.count() == self.watched
@@ -126,12 +126,12 @@ impl Inherited for Watches {
 
 /// The deaths that this process watches for, to wake its waiters.
 #[derive(Clone, Copy)]
-pub(crate) struct Watching<'s>(pub(crate) &'s Arc<Store>);
+pub(in crate::store) struct Watching<'s>(pub(in crate::store) &'s Arc<Store>);
 
 impl<'s> Watching<'s> {
     /// Has the waiters of `slot` woken when one of its holders dies. `None`: that cannot be
     /// promised.
-    pub(crate) fn watch<'a>(
+    pub(in crate::store) fn watch<'a>(
         self,
         process: &'a Process,
         holders: &[ParticipantId],

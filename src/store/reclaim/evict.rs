@@ -67,7 +67,7 @@ pub(in crate::store) fn take_oldest(
 
 /// Which value has to go for want of room.
 #[derive(Clone, Copy)]
-pub(crate) struct Evictor<'s>(pub(crate) &'s Store);
+pub(in crate::store) struct Evictor<'s>(pub(in crate::store) &'s Store);
 
 impl<'s> Evictor<'s> {
     /// Evicts from a part of the slots, another one each time: the next one in which anything can

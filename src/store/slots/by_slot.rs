@@ -217,7 +217,7 @@ impl<'s> Slots<'s> {
     }
 
     /// What a key that is to be taken away has in the log, which nobody will need then.
-    pub(crate) fn left_by(self, found: KeyEntry) -> Option<Garbage> {
+    pub(in crate::store) fn left_by(self, found: KeyEntry) -> Option<Garbage> {
         let content = self
             .content_of(found)
             .filter(|_| found.kind == Tenant::Value)?;

@@ -52,12 +52,12 @@ const SLOTS_A_LOOK: u32 = 256;
 const WORTH: u64 = 8;
 /// When so many segments are described, the one with the least in it is compacted, however little
 /// of it is garbage.
-pub(crate) const CROWDED: usize = SEGMENTS as usize / 4 * 3;
+pub(in crate::store) const CROWDED: usize = SEGMENTS as usize / 4 * 3;
 /// How long to wait for the writer of a value: it may be stopped.
-pub(crate) const LATCH_PATIENCE: Duration = Duration::from_millis(5);
+pub(in crate::store) const LATCH_PATIENCE: Duration = Duration::from_millis(5);
 
 /// Latches that the compactor has itself: it need not wait for them.
-pub(crate) type Mine<'a> = [&'a Latched<'a>];
+pub(in crate::store) type Mine<'a> = [&'a Latched<'a>];
 
 /// How far a step came.
 struct Walk {
@@ -73,7 +73,7 @@ struct Walk {
 
 /// Moving values out of segments that are mostly garbage.
 #[derive(Clone, Copy)]
-pub(crate) struct Compactor<'s>(pub(crate) &'s Arc<Store>);
+pub(in crate::store) struct Compactor<'s>(pub(in crate::store) &'s Arc<Store>);
 
 impl<'s> Compactor<'s> {
     /// Compacts one step more, for `bytes` that are to be set. `false`: there is nothing to gain,
@@ -81,7 +81,7 @@ impl<'s> Compactor<'s> {
     ///
     /// Killed after each step: a segment that is closed is compacted first; what was written again
     /// and is not in force is a gap; the slot to continue from is noted after it was looked at.
-    pub(crate) fn compact(self, bytes: u64, mine: &Mine<'_>) -> Result<bool> {
+    pub(in crate::store) fn compact(self, bytes: u64, mine: &Mine<'_>) -> Result<bool> {
         let process = self.0.process()?;
         let Some(_lock) = Ranges(self.0).try_lock_compaction()? else {
             return Ok(false);

@@ -71,7 +71,12 @@ impl Latched<'_> {
     /// Puts something else in force, and says what is garbage by that.
     #[inline]
     #[must_use]
-    pub(crate) fn write(&self, content: Content, tag: &[u8], value: &[u8]) -> Option<Garbage> {
+    pub(in crate::store) fn write(
+        &self,
+        content: Content,
+        tag: &[u8],
+        value: &[u8],
+    ) -> Option<Garbage> {
         let old = self.cells.logged_now();
         self.cells.write(content, tag, value);
         self.outlived(old?, &content)
@@ -90,7 +95,11 @@ impl Latched<'_> {
     ///
     /// `NotDurable`, and nothing else: it is in force, and the device may not have it.
     #[inline]
-    pub(crate) fn end(self, garbage: Option<Garbage>, known: Option<Known>) -> Result<()> {
+    pub(in crate::store) fn end(
+        self,
+        garbage: Option<Garbage>,
+        known: Option<Known>,
+    ) -> Result<()> {
         let store = self.store;
         let ended = match known {
             Some(known) => Syncing(store).sync_slab_since(known),
@@ -145,7 +154,7 @@ impl Latched<'_> {
     }
 
     /// What is garbage after a transaction.
-    pub(crate) fn left_before(&self) -> Option<Garbage> {
+    pub(in crate::store) fn left_before(&self) -> Option<Garbage> {
         let now = self.cells.logged_now().unwrap_or(Content::ABSENT);
         self.outlived(self.cells.before()?, &now)
     }

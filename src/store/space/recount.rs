@@ -28,7 +28,7 @@ const STEP: u32 = 16_384;
 
 /// What came of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Counted {
+pub(in crate::store) enum Counted {
     /// There are more slots to be looked at.
     Partly,
     /// All was known already; or another thread of this process is counting.
@@ -39,7 +39,7 @@ pub(crate) enum Counted {
 
 /// Counting again, a piece at a time, what is garbage in each segment.
 #[derive(Clone, Copy)]
-pub(crate) struct Recounting<'s>(pub(crate) &'s Store);
+pub(in crate::store) struct Recounting<'s>(pub(in crate::store) &'s Store);
 
 impl<'s> Recounting<'s> {
     /// A step, if a count was begun, or if it is time to begin one.
