@@ -203,7 +203,9 @@ impl Lock {
         }))
     }
 
-    /// Whether it is held now, by a living process and within the lease.
+    /// Whether it is held now, by a living process and within the lease. Makes nothing, waits for
+    /// nobody, and carries out no transaction: while one is not carried out, a key that is a
+    /// value's is told as one that nobody holds, instead of `KindMismatch`.
     pub fn is_locked(&self) -> Result<bool> {
         Ok(self.handle.standing()?.available == 0)
     }

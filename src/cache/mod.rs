@@ -26,7 +26,6 @@ pub use values::SetOptions;
 use crate::error::Result;
 use crate::key::AsKey;
 use crate::os::file_system::{fs_magic, incoherent_fs};
-use crate::record::Force;
 use crate::store::Store;
 use crate::store::care::check::{CheckReport, Inspector};
 use crate::store::home::rebuild::RepairReport;
@@ -34,10 +33,7 @@ use crate::store::index::remove::Removing;
 use crate::store::log::segments::Segments;
 use crate::store::log::sync::Syncing;
 use crate::store::members::config::InForce;
-use crate::store::patience::Patience;
-use crate::store::reclaim::free_slots::Reclaimer;
 use crate::store::settings::{Config, Limits};
-use crate::store::slots::by_slot::Slots;
 use crate::store::space::make_room::Space;
 use crate::store::values::get::Values;
 use crate::types::{KeyInfo, Lifeline};
@@ -208,13 +204,7 @@ impl Cache {
     /// being computed meanwhile by [`get_or_insert_with`](Cache::get_or_insert_with) is not
     /// kept.
     pub fn clear(&self) -> Result<usize> {
-        self.sum(|store| {
-            let removed = Removing(store).remove_all(|_, found| Slots(store).is_listed(found))?;
-            // What is left of deleted values, which nobody would miss, takes slots.
-            Removing(store).remove_all(|_, found| Slots(store).is_vacant(found))?;
-            Reclaimer(store).remove_turns(Force::Anybody, Patience::Forever)?;
-            Ok(removed)
-        })
+        self.sum(|store| Space(store).clear())
     }
 
     /// All keys and how they stand, in no particular order. Each is shown as it was at some moment

@@ -11,8 +11,7 @@
 //! 2: the value lies in the log; the payload is its place, and `hash of its tag << 32 | its
 //! length`.
 
-use crate::log::Location;
-use crate::log::record_bytes;
+use crate::log::{Location, record_bytes};
 use crate::slab::hash::hash;
 use crate::slab::unpack;
 

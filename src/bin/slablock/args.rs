@@ -167,7 +167,8 @@ The seed repeats the schedule: whom to strike after which pause, and what each w
 which order. It does not repeat how they interleave: that is up to the kernel, and so is which of its
 steps a worker gets to before it is killed.
 
-Exit status 0 if nothing was violated. Otherwise 1, the evidence is printed, and the directory kept.";
+Exit status 0 if nothing was violated; 1 if something was: the evidence is printed, and the directory kept;
+125 if slablock itself failed.";
 
 /// Locks, semaphores, averages and values that the programs of one machine share through a
 /// directory.

@@ -27,6 +27,7 @@ use crate::store::key_entry::{KeyEntry, hash_as};
 use crate::store::members::device::OnDevice;
 use crate::store::members::lock_files::opened_up_of;
 use crate::store::slots::by_slot::Slots;
+use crate::store::space::moving::is_of_the_device;
 use crate::store::{Store, names};
 use crate::sync::{AtomicU8, Ordering};
 
@@ -120,8 +121,13 @@ impl<'s> Inspector<'s> {
             blocks: memory::filled(0, layout.blocks.count as usize).map_err(io)?,
             logged: Vec::new(),
         };
-        if let Err(e) = Journal(self.0).finish_decided() {
-            census.report.problems.push(e.to_string());
+        match Journal(self.0).finish_decided() {
+            // The first shard has the journal of all: it tells.
+            Err(e) if is_damage(&e) && self.0.site.lane == 0 => {
+                census.report.problems.push(e.to_string());
+            }
+            Err(e) if !is_damage(&e) => return Err(e),
+            _ => {}
         }
         if OnDevice(self.0).is_unsynced() {
             census.report.problems.push(UNSYNCED.to_string());
@@ -143,6 +149,12 @@ impl<'s> Inspector<'s> {
         }
         Ok(census.report)
     }
+}
+
+/// Whether an error says that the store is damaged, and not that this process lacks something, or
+/// has to wait.
+fn is_damage(error: &Error) -> bool {
+    matches!(error, Error::Corrupt { .. } | Error::NotAStore { .. }) || is_of_the_device(error)
 }
 
 /// How a report tells of a value that is in force and cannot be read.

@@ -55,10 +55,12 @@ impl<'s> Inspector<'s> {
 
     /// How one key stands.
     pub(crate) fn key_info(self, key: &[u8]) -> Result<Option<KeyInfo>> {
-        Journal(self.0).finish_decided()?;
         let hash = Index(self.0).hash(key);
         let guard = Index(self.0).lock_stripe(Index(self.0).stripe_of(hash))?;
         let found = guard.find(key, hash)?;
+        if let Some(found) = found {
+            Journal(self.0).finish_decided_of(found)?;
+        }
         let Some(found) = found.filter(|found| Slots(self.0).is_listed(*found)) else {
             return Ok(None);
         };
@@ -68,11 +70,13 @@ impl<'s> Inspector<'s> {
 
     /// How all keys stand, each as it was at some moment of the call.
     pub(crate) fn key_infos(self) -> Result<Vec<KeyInfo>> {
-        Journal(self.0).finish_decided()?;
         let mut infos = Vec::new();
         Pieces(self.0).each_chain(|guard, _, ids| {
-            let found = ids.into_iter().filter_map(|id| guard.found(id));
-            for found in found.filter(|found| Slots(self.0).is_listed(*found)) {
+            for found in ids.into_iter().filter_map(|id| guard.found(id)) {
+                Journal(self.0).finish_decided_of(found)?;
+                if !Slots(self.0).is_listed(found) {
+                    continue;
+                }
                 if let Some(key) = Slots(self.0).key_of(found) {
                     infos.push(self.info(found, key, guard.tag_of(found)?)?);
                 }
@@ -84,13 +88,12 @@ impl<'s> Inspector<'s> {
 
     /// How many keys there are.
     pub(crate) fn len(self) -> Result<usize> {
-        Journal(self.0).finish_decided()?;
         let mut len = 0;
         Pieces(self.0).each_chain(|guard, _, ids| {
-            let found = ids.into_iter().filter_map(|id| guard.found(id));
-            len += found
-                .filter(|found| Slots(self.0).is_listed(*found))
-                .count();
+            for found in ids.into_iter().filter_map(|id| guard.found(id)) {
+                Journal(self.0).finish_decided_of(found)?;
+                len += usize::from(Slots(self.0).is_listed(found));
+            }
             Ok(())
         })?;
         Ok(len)

@@ -94,10 +94,9 @@ impl<'h> Finder<'h> {
             return Ok((spot, None));
         }
         self.check_settings()?;
-        // What is of another kind is judged under the stripe.
         if let Some(found) = Index(self.0.store()).find_unlocked(self.0.key(), self.0.hash(), 1)
             && self.0.tag.is_empty()
-            && found.kind == self.0.kind()
+            && !self.may_be_in_the_way(found)
             && let Fit::Ours = self.check_found(found)?
         {
             return Ok((self.0.remember(found), None));
@@ -213,7 +212,7 @@ impl<'h> Finder<'h> {
     /// whether a value is there.
     fn may_be_in_the_way(self, found: KeyEntry) -> bool {
         let undecided = || !Journal(self.0.store()).nothing_is_decided();
-        self.is_value_of_others(found) && (Slots(self.0.store()).is_vacant(found) || undecided())
+        self.is_value_of_others(found) && (undecided() || Slots(self.0.store()).is_vacant(found))
     }
 
     /// Gives a key this handle's tag, if it has one.

@@ -91,7 +91,7 @@ impl LogAdoption<'_> {
     }
 
     /// Describes each file to which something points, removes the others, and notes the last number
-    /// that was punched.
+    /// that was given out.
     fn adopt_segments(&self, thorough: bool) -> Result<()> {
         let header = self.slab.header();
         // A repair finds out again: the word may be what was damaged, and too high is the end of

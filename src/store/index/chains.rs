@@ -179,7 +179,11 @@ impl StripeGuard<'_> {
     /// the claims are undone; (3) the same, the contents mean nothing; (4) it is taken out of
     /// the chain, where nobody could find it yet, and the claims are undone; (5) it exists, and
     /// recovery does (6).
-    pub(in crate::store) fn create(&self, new: &NewKey<'_>, patience: Patience) -> Claimed<KeyEntry> {
+    pub(in crate::store) fn create(
+        &self,
+        new: &NewKey<'_>,
+        patience: Patience,
+    ) -> Claimed<KeyEntry> {
         let slab = self.store.slab();
         let stripe = self.stripe();
         let place = KeyPlace::of(new.kind, new.key.len(), new.tag.len());

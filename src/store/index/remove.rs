@@ -43,8 +43,8 @@ impl<'s> Removing<'s> {
         loop {
             let guard = Index(self.0).lock_stripe(stripe)?;
             let found = find(&guard)?;
-            if found.is_some_and(|found| found.kind == Tenant::Value) {
-                Journal(self.0).finish_decided()?;
+            if let Some(found) = found {
+                Journal(self.0).finish_decided_of(found)?;
             }
             let Some(found) = found.filter(|found| wanted(&guard, *found)) else {
                 return Ok(false);
@@ -93,12 +93,11 @@ impl<'s> Removing<'s> {
     }
 
     /// Takes away every key that `wanted` wants, and says how many.
-    pub(crate) fn remove_all(
+    pub(in crate::store) fn remove_all(
         self,
         wanted: impl Fn(&StripeGuard<'_>, KeyEntry) -> bool,
     ) -> Result<usize> {
         let mut removed = 0;
-        Journal(self.0).finish_decided()?;
         for stripe in 0..STRIPES {
             // Listed first, so that keys made meanwhile do not keep this going for ever.
             for key in Pieces(self.0).list_stripe(stripe, &wanted)? {

@@ -15,7 +15,7 @@ use crate::store::members::range::{RangeGuard, Ranges};
 use crate::store::patience::Patience;
 
 /// A locked stripe, with its intent none.
-pub(crate) struct StripeGuard<'a> {
+pub(in crate::store) struct StripeGuard<'a> {
     pub(in crate::store) store: &'a Store,
     pub(in crate::store) process: &'a Process,
     pub(in crate::store) number: u32,

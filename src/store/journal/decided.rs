@@ -17,8 +17,10 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::log::Location;
 use crate::record::deciding;
+use crate::slab::Tenant;
 use crate::store::Store;
 use crate::store::journal::siblings::Siblings;
+use crate::store::key_entry::KeyEntry;
 use crate::store::log::decided_list::{Flip, list_bytes, read_list};
 use crate::store::log::garbage::{Collector, Garbage};
 use crate::store::log::segments::Segments;
@@ -49,6 +51,15 @@ impl<'s> Journal<'s> {
         match self.nothing_is_decided() {
             true => Ok(()),
             false => self.finish_slowly(),
+        }
+    }
+
+    /// Carries out what was decided before a key is judged by its cells, if it is a value: others
+    /// have nothing to do with transactions.
+    pub(in crate::store) fn finish_decided_of(self, found: KeyEntry) -> Result<()> {
+        match found.kind {
+            Tenant::Value => self.finish_decided(),
+            _ => Ok(()),
         }
     }
 

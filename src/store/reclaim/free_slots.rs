@@ -16,6 +16,7 @@ use crate::store::Store;
 use crate::store::expiry::is_over;
 use crate::store::index::chains::Index;
 use crate::store::index::retire::Retirer;
+use crate::store::journal::decided::Journal;
 use crate::store::key_entry::{KeyEntry, hash_as};
 use crate::store::log::garbage::GarbageList;
 use crate::store::members::config::InForce;
@@ -57,6 +58,9 @@ impl<'s> Reclaimer<'s> {
     /// are taken only if nothing else can be.
     pub(crate) fn free_slots(self, patience: Patience) -> Result<u32> {
         let missed = Missed::default();
+        // That values are gone may be decided. If it cannot be carried out they stay, and others
+        // may go.
+        let _ = Journal(self.0).finish_decided();
         match self.free_slots_within(Patience::strictly(MOMENT), &missed)? {
             0 if missed.stripe.get() => self.free_slots_within(patience, &missed),
             freed => Ok(freed),

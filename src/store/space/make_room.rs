@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crate::error::Result;
 use crate::log::{Location, RECORD_ALIGN, SEGMENT_HEADER_BYTES, record_bytes};
 use crate::os::clock;
+use crate::record::Force;
 use crate::slab::{KEY_BYTES_MAX, TAG_BYTES_MAX};
 use crate::store::Store;
 use crate::store::index::remove::Removing;
@@ -22,7 +23,9 @@ use crate::store::log::sync::Syncing;
 use crate::store::members::config::InForce;
 use crate::store::members::device::OnDevice;
 use crate::store::members::recount::SegmentState;
+use crate::store::patience::Patience;
 use crate::store::reclaim::evict::Evictor;
+use crate::store::reclaim::free_slots::Reclaimer;
 use crate::store::settings::Limits;
 use crate::store::slots::by_slot::Slots;
 use crate::store::space::compact::{CROWDED, Compactor, LATCH_PATIENCE, Mine};
@@ -272,6 +275,16 @@ impl<'s> Space<'s> {
         let longest = live().max().unwrap_or(0);
         let is_alone = longest == live().sum::<u64>() && longest > Segments(self.0).segment_bytes();
         Ok(is_alone && longest <= self.longest_record())
+    }
+
+    /// Takes everything away, whatever it is, also what is held. How many keys that are listed.
+    pub(crate) fn clear(self) -> Result<usize> {
+        Journal(self.0).finish_decided()?;
+        let removed = Removing(self.0).remove_all(|_, found| Slots(self.0).is_listed(found))?;
+        // What is left of deleted values, which nobody would miss, takes slots.
+        Removing(self.0).remove_all(|_, found| Slots(self.0).is_vacant(found))?;
+        Reclaimer(self.0).remove_turns(Force::Anybody, Patience::Forever)?;
+        Ok(removed)
     }
 
     /// Removes values that are over, and what is left of deleted ones. How many were over.

@@ -53,7 +53,7 @@ pub(super) struct Move {
 }
 
 /// Whether trying again will bring the same error: it is not this process that lacks something.
-pub(super) fn is_of_the_device(error: &Error) -> bool {
+pub(in crate::store) fn is_of_the_device(error: &Error) -> bool {
     let Error::Io { source, .. } = error else {
         return false;
     };

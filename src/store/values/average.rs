@@ -13,6 +13,8 @@ use crate::store::holds::fast::Holding;
 use crate::store::holds::handle::Handle;
 use crate::store::holds::locate::Finder;
 use crate::store::holds::slow::Acquirer;
+use crate::store::journal::decided::Journal;
+use crate::store::key_entry::SlotRef;
 use crate::store::patience::Patience;
 use crate::types::Summary;
 
@@ -154,10 +156,22 @@ impl<'h> Averaging<'h> {
         })
     }
 
+    /// Where the average is. Whether a value is there instead is for a transaction to say, if one
+    /// was decided.
+    fn locate(self) -> Result<Option<SlotRef>> {
+        let store = self.0.store();
+        let spot = Finder(self.0).locate()?;
+        if spot.is_some() || Journal(store).nothing_is_decided() {
+            return Ok(spot);
+        }
+        Journal(store).finish_decided()?;
+        Finder(self.0).locate()
+    }
+
     /// What there is now, and nothing from now on, in one step.
     pub(crate) fn pop(self) -> Result<Option<f64>> {
         // Popping what does not exist does not make it.
-        if Finder(self.0).locate()?.is_none() {
+        if self.locate()?.is_none() {
             return Ok(None);
         }
         self.change(|old| Ok((Average::default(), old.mean(|| 0))))
@@ -205,7 +219,7 @@ impl<'h> Averaging<'h> {
         loop {
             let spot = match self.0.remembered() {
                 Some(spot) if self.0.is_current(spot) => spot,
-                _ => match Finder(self.0).locate()? {
+                _ => match self.locate()? {
                     Some(spot) => spot,
                     None => return Ok(None),
                 },

@@ -2,13 +2,14 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::store::home::open;
+use crate::store::index::chains::Index;
 use crate::store::journal::siblings::join_shards;
 use crate::store::log::decided_list::LIST_KEY;
 use crate::store::log::segments::Room;
 use crate::store::space::set::New;
 use crate::store::txn::transaction::Ongoing;
 use crate::store::values::get::Values;
-use crate::{Cache, Error, Eviction, FanoutCache, Lock, Options};
+use crate::{Averager, Cache, Error, Eviction, FanoutCache, Lock, Options, RLock};
 
 pub(crate) const KEYS: std::ops::Range<u32> = 0..32;
 
@@ -259,6 +260,80 @@ fn what_was_decided_is_counted_listed_and_removed() {
     for (which, look) in looks.into_iter().enumerate() {
         assert_eq!(after(look), KEYS.len(), "look {which}");
     }
+}
+
+/// The segment with the list cannot be read, by anybody.
+fn make_unreadable(dir: &Path) {
+    let segment = dir.join("log/00000001");
+    std::fs::rename(&segment, dir.join("log/aside")).unwrap();
+    std::fs::create_dir(&segment).unwrap();
+}
+
+#[test]
+fn what_cannot_be_carried_out_is_no_matter_of_locks() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = FanoutCache::open(dir.path(), 3).unwrap();
+    for number in 0..8 {
+        let lock = Lock::new(&cache, format!("lock {number}")).tag("tag");
+        std::mem::forget(lock.acquire().unwrap());
+    }
+    decided_by_a_dead_one(dir.path(), 3);
+    make_unreadable(&dir.path().join("000"));
+    assert!(cache.get(key(0)).is_err());
+    let lock = |number| format!("lock {number}");
+    for number in 0..8 {
+        assert!(cache.key_info(lock(number)).unwrap().is_some());
+        assert!(Lock::new(&cache, lock(number)).is_locked().unwrap());
+    }
+    assert!(cache.remove(lock(0)).unwrap());
+    assert!(cache.remove(key(0)).is_err() && cache.clear().is_err() && cache.len().is_err());
+    let problems = cache.check().unwrap().problems;
+    let told = problems.iter().filter(|what| what.contains("00000001"));
+    assert_eq!(told.count(), 1, "{problems:?}");
+}
+
+#[test]
+fn what_is_full_has_room_where_deletions_were_decided() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Cache::options().capacity(64).eviction(Eviction::None);
+    let cache = options.shards(1).open(dir.path()).unwrap();
+    for number in KEYS {
+        cache.set(key(number), "value").unwrap();
+    }
+    let hold = |name: String| Lock::new(&cache, name).acquire().map(std::mem::forget);
+    let full = (0..).map(|number| hold(format!("lock {number}")).err());
+    let full = full.flatten().next().unwrap();
+    assert!(matches!(full, Error::Full { .. }), "{full}");
+    deletion_decided(dir.path(), 1);
+    hold("one more".to_string()).unwrap();
+}
+
+/// Somebody may have it for as long as a process is stopped.
+#[test]
+fn a_key_of_another_kind_is_told_without_the_stripe() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = FanoutCache::open(dir.path(), 1).unwrap();
+    cache.set("value", "v").unwrap();
+    std::mem::forget(Lock::new(&cache, "lock").acquire().unwrap());
+    let other = open::open_apart(dir.path(), Options::default().settings()).unwrap();
+    for key in ["value", "lock"] {
+        let stripe = Index(&other).stripe_of(Index(&other).hash(key.as_bytes()));
+        let _guard = Index(&other).lock_stripe(stripe).unwrap();
+        let told = RLock::new(&cache, key).try_acquire().map(drop);
+        assert!(matches!(told, Err(Error::KindMismatch { .. })), "{told:?}");
+    }
+}
+
+#[test]
+fn an_average_is_no_value_while_something_is_decided() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = FanoutCache::open(dir.path(), 1).unwrap();
+    cache.set("value", "v").unwrap();
+    let average = Averager::new(&cache, "value");
+    decided_by_a_dead_one(dir.path(), 1);
+    assert!(matches!(average.pop(), Err(Error::KindMismatch { .. })));
+    decided_by_a_dead_one(dir.path(), 1);
+    assert!(matches!(average.get(), Err(Error::KindMismatch { .. })));
 }
 
 /// To carry it out the other shards would be opened.
