@@ -380,7 +380,9 @@ fn killed_adders(role: &Role) {
         reap_killed(running[adder]);
         deaths[adder] += 1;
         let acknowledged = board.get(adder);
-        let counts = counts_of(averager.summary().unwrap().unwrap().total);
+        // The first may die before anybody has added anything.
+        let total = averager.summary().unwrap().map_or(0.0, |all| all.total);
+        let counts = counts_of(total);
         let more = counts[adder].checked_sub(acknowledged);
         assert!(more.is_some_and(|m| m <= deaths[adder]), "lost or doubled");
         running[adder] = start_adder(&board, &averager, adder);
