@@ -143,6 +143,62 @@ fn what_is_used_stays() {
     }
 }
 
+/// Nobody misses it, whatever the policy.
+#[test]
+fn what_is_over_goes_before_what_is_not() {
+    for eviction in [
+        Eviction::None,
+        Eviction::LeastRecentlyStored,
+        Eviction::LeastRecentlyUsed,
+        Eviction::LeastFrequentlyUsed,
+    ] {
+        let (_dir, cache) = open(Cache::options().eviction(eviction));
+        // The older ones stay.
+        for key in 0..50 {
+            cache.set(format!("{key}"), value(key, 0, 20_000)).unwrap();
+        }
+        let brief = SetOptions::new().expire(Duration::from_millis(1));
+        for key in 0..80 {
+            let key = format!("over {key}");
+            cache.set_with(&key, value(1, 0, 20_000), &brief).unwrap();
+        }
+        let over = || (0..80).all(|key| !cache.contains(format!("over {key}")).unwrap());
+        until("their time is over", over);
+        for key in 50..120 {
+            cache.set(format!("{key}"), value(key, 0, 20_000)).unwrap();
+        }
+        assert_eq!(keys_left(&cache, 120).len(), 120, "{eviction:?}");
+        assert_eq!(cache.stats().unwrap().evictions, 0, "{eviction:?}");
+        assert!(cache.check().unwrap().is_sound());
+    }
+}
+
+#[test]
+fn what_is_counted_or_touched_is_in_use() {
+    for eviction in [
+        Eviction::LeastRecentlyStored,
+        Eviction::LeastRecentlyUsed,
+        Eviction::LeastFrequentlyUsed,
+    ] {
+        let dir = Place::new();
+        let options = Cache::options().capacity(64).eviction(eviction);
+        let cache = options.open(dir.store()).unwrap();
+        let is_kept_by_touching = eviction != Eviction::LeastRecentlyStored;
+        cache.set("touched", "value").unwrap();
+        for round in 1..=500 {
+            assert_eq!(cache.incr("count", 1).unwrap(), round, "{eviction:?}");
+            let touched = cache.touch("touched", None).unwrap();
+            assert!(touched || !is_kept_by_touching, "{eviction:?}");
+            cache.set(format!("{round}"), "a value").unwrap();
+            if round % 8 == 0 {
+                // So that they are told apart: time is kept in milliseconds, by a clock with ticks.
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        assert!(cache.stats().unwrap().evictions > 400);
+    }
+}
+
 #[test]
 fn a_full_store_evicts_values_and_never_a_primitive() {
     let dir = Place::new();

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use kit::{Place, store_with};
+use kit::{Place, store_with, until};
 use slablock::{Cache, Error, FanoutCache, Kind, Limits, Lock, SetOptions};
 
 /// Does not end during a test, however slow the machine is.
@@ -512,4 +512,48 @@ fn what_is_only_data_is_serialized() {
     round(&cache.stats().unwrap());
     round(&cache.config().unwrap());
     round(&cache.check().unwrap());
+}
+
+/// The count of a minute, say: made with its expiry in the step that counts first, so that none
+/// stays for ever.
+#[test]
+fn a_count_is_made_with_an_expiry_and_a_tag() {
+    let place = Place::new();
+    let cache = Cache::open(place.store()).unwrap();
+    let brief = SetOptions::new().expire(Duration::from_millis(1));
+    for start in [0, 10] {
+        let count = cache.incr_with("count", 1, start, &brief).unwrap();
+        assert_eq!(count, start + 1);
+        until("its time is over", || cache.get("count").unwrap().is_none());
+    }
+    // One that is there keeps its own.
+    let minute = Duration::from_secs(60);
+    let longer = SetOptions::new().expire(minute).tag("its own");
+    cache.incr_with("count", 1, 0, &longer).unwrap();
+    assert_eq!(cache.incr_with("count", 1, 0, &brief).unwrap(), 2);
+    assert_eq!(cache.incr("count", 1).unwrap(), 3);
+    let entry = cache.entry("count").unwrap().unwrap();
+    assert!(entry.expires_in.is_some_and(|left| left > minute / 2));
+    assert_eq!(entry.tag.as_deref(), Some(&b"its own"[..]));
+    // A tag of any length, with and without room for it in the cells that are there.
+    for length in [1, 100, 255] {
+        let tag = "t".repeat(length);
+        let tagged = SetOptions::new().tag(&tag);
+        let key = format!("tagged {length}");
+        for round in 1..4 {
+            assert_eq!(cache.incr_with(&key, 1, 0, &tagged).unwrap(), round);
+        }
+        let small = format!("small {length}");
+        cache.incr(&small, 1).unwrap();
+        cache.delete(&small).unwrap();
+        assert_eq!(cache.incr_with(&small, 5, 2, &tagged).unwrap(), 7);
+        for key in [key, small] {
+            let entry = cache.entry(key).unwrap().unwrap();
+            assert_eq!(entry.tag.as_deref(), Some(tag.as_bytes()));
+        }
+        assert_eq!(cache.remove_tagged(&tag).unwrap(), 2);
+    }
+    assert!(cache.incr_with("k", 1, i64::MAX, &brief).is_err());
+    assert!(cache.get("k").unwrap().is_none());
+    assert!(cache.check().unwrap().is_sound());
 }

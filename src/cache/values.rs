@@ -1,5 +1,6 @@
 //! The cache as a cache: keys to values.
 
+use crate::store::space::integer::FirstNumber;
 use std::cell::RefCell;
 use std::time::Duration;
 
@@ -318,7 +319,50 @@ impl Cache {
     #[inline]
     pub fn incr_or(&self, key: impl AsKey, by: i64, start: i64) -> Result<i64> {
         let key = key.as_key();
-        Writer(self.store_of(key)).add_to(key, by.into(), start)
+        let start = FirstNumber {
+            number: start,
+            ..FirstNumber::default()
+        };
+        Writer(self.store_of(key)).add_to(key, by.into(), &start)
+    }
+
+    /// Adds to an integer; where there is none, one is made that counts from `start`, with the
+    /// expiry and the tag of `options`, in one step. Those of one that is there stay as they are.
+    /// See [`incr`](Self::incr).
+    ///
+    /// # Examples
+    ///
+    /// At the most a hundred a minute: the count begins anew when its minute is over.
+    ///
+    /// ```
+    /// # fn main() -> slablock::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let dir = dir.path().join("store");
+    /// # let cache = slablock::Cache::open(&dir)?;
+    /// use slablock::SetOptions;
+    /// use std::time::Duration;
+    ///
+    /// let minute = SetOptions::new().expire(Duration::from_secs(60));
+    /// let is_allowed = cache.incr_with("requests of 192.0.2.7", 1, 0, &minute)? <= 100;
+    /// # assert!(is_allowed);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn incr_with(
+        &self,
+        key: impl AsKey,
+        by: i64,
+        start: i64,
+        options: &SetOptions,
+    ) -> Result<i64> {
+        let key = key.as_key();
+        let new = options.new_value(&[])?;
+        let start = FirstNumber {
+            number: start,
+            tag: new.tag,
+            expires_ms: new.expires_ms,
+        };
+        Writer(self.store_of(key)).add_to(key, by.into(), &start)
     }
 
     /// Takes from an integer. See [`incr`](Self::incr).
@@ -329,6 +373,10 @@ impl Cache {
     /// Takes from an integer that counts as `start` where there is none. See [`incr`](Self::incr).
     pub fn decr_or(&self, key: impl AsKey, by: i64, start: i64) -> Result<i64> {
         let key = key.as_key();
-        Writer(self.store_of(key)).add_to(key, -i128::from(by), start)
+        let start = FirstNumber {
+            number: start,
+            ..FirstNumber::default()
+        };
+        Writer(self.store_of(key)).add_to(key, -i128::from(by), &start)
     }
 }

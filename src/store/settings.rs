@@ -14,20 +14,21 @@ use crate::error::{Error, Result};
 use crate::slab::Slab;
 use crate::sync::{Ordering, crash_point};
 
-/// What is removed when there is no room for a value that is to be set. Locks, semaphores and
-/// averages never are.
+/// What is removed when there is no room for a value that is to be set. Values that are over go
+/// first, whatever is chosen. Locks, semaphores and averages never are removed.
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Eviction {
     /// Nothing: setting the value fails.
     None,
-    /// What was set the longest time ago.
+    /// What was set, or counted, the longest time ago.
     #[default]
     LeastRecentlyStored,
-    /// What was set or read the longest time ago.
+    /// What was set, counted, read or touched the longest time ago.
     LeastRecentlyUsed,
-    /// What was read the least number of times since it was set; among these, the oldest.
+    /// What was read, counted or touched the least number of times since it was set; among these,
+    /// the oldest.
     LeastFrequentlyUsed,
 }
 

@@ -288,6 +288,12 @@ pub enum Verb {
             allow_negative_numbers = true
         )]
         default: i64,
+        /// Forget one that is made anew after so many seconds [default: never]
+        #[arg(long, value_name = "SECONDS", value_parser = seconds_above_zero)]
+        expire: Option<Duration>,
+        /// Give one that is made anew a tag
+        #[arg(long)]
+        tag: Option<OsString>,
     },
     /// Print a value and delete it; of all who do, one gets it
     #[command(after_help = POP_NOTES)]

@@ -82,10 +82,17 @@ impl Cli {
             Verb::Get { key } => StoreTask::Get(key.into_vec()),
             Verb::Set(args) => StoreTask::Set(args.into_new()),
             Verb::Add(args) => StoreTask::Add(args.into_new()),
-            Verb::Incr { key, by, default } => StoreTask::Incr(Addend {
+            Verb::Incr {
+                key,
+                by,
+                default,
+                expire,
+                tag,
+            } => StoreTask::Incr(Addend {
                 key: key.into_vec(),
                 by,
                 default,
+                options: set_options(expire, tag),
             }),
             Verb::Pop { key } => StoreTask::Pop(key.into_vec()),
             Verb::Delete { key } => StoreTask::Delete(key.into_vec()),

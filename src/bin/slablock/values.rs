@@ -33,6 +33,8 @@ pub struct Addend {
     pub by: i64,
     /// What counts if there is none.
     pub default: i64,
+    /// Of one that is made because there is none.
+    pub options: SetOptions,
 }
 
 /// How keys are written.
@@ -121,7 +123,8 @@ pub fn add(dir: &Path, new: &New) -> Result<u8, Failure> {
 
 pub fn incr(dir: &Path, addend: &Addend) -> Result<u8, Failure> {
     change(dir, |cache| {
-        let sum = cache.incr_or(&addend.key, addend.by, addend.default)?;
+        let (by, start) = (addend.by, addend.default);
+        let sum = cache.incr_with(&addend.key, by, start, &addend.options)?;
         print_done(sum)?;
         Ok(0)
     })

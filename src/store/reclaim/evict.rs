@@ -1,5 +1,6 @@
 //! Evicting values: which go when there is no room.
 
+use crate::store::expiry::is_over;
 use std::time::Duration;
 
 use crate::Eviction;
@@ -71,13 +72,14 @@ pub(in crate::store) struct Evictor<'s>(pub(in crate::store) &'s Store);
 
 impl<'s> Evictor<'s> {
     /// Evicts from a part of the slots, another one each time: the next one in which anything can
-    /// be evicted.
+    /// be evicted. What is over goes first, and alone if the policy is to evict nothing.
     pub(in crate::store) fn evict_some(self, bytes: u64, only_large: bool) -> Result<Evicted> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let wanted = bytes.max(InForce(self.0).size_limit() / 64);
         let mut evicted = Evicted::default();
         let count = self.0.slab.allocated(Growing::Slots);
-        if InForce(self.0).eviction() == Eviction::None || count == 0 {
+        let may_evict = InForce(self.0).eviction() != Eviction::None;
+        if count == 0 {
             return Ok(evicted);
         }
         // Given back at the end, with one wait for the device.
@@ -92,7 +94,15 @@ impl<'s> Evictor<'s> {
                 self.0.slab.slot_id(number)
             });
             let of_log = ids.filter_map(|id| self.candidate(id));
-            let mut left: Vec<_> = of_log.filter(|one| one.bytes >= least).collect();
+            let of_size = of_log.filter(|one| one.bytes >= least);
+            let (mut over, mut left): (Vec<_>, Vec<_>) =
+                of_size.partition(|one| is_over(one.expires_ms));
+            // What is over is nobody's: it goes first, whatever the policy.
+            while evicted.bytes < wanted && !over.is_empty() {
+                let batch = take_oldest(&mut over, BATCH);
+                self.evict_batch(batch, wanted, patience, &mut evicted, &garbage)?;
+            }
+            left.retain(|_| may_evict);
             while evicted.values == 0 && !left.is_empty() {
                 let batch = take_oldest(&mut left, BATCH);
                 self.evict_batch(batch, wanted, patience, &mut evicted, &garbage)?;
@@ -181,7 +191,7 @@ impl<'s> Evictor<'s> {
             unchanged,
             garbage,
         )?;
-        if evicted == Taken::Yes {
+        if evicted == Taken::Yes && !is_over(candidate.expires_ms) {
             self.0
                 .slab
                 .header()

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::slab::value_cells::{Content, Form, cell_words};
 use crate::store::index::chains::Index;
 use crate::store::key_entry::check_lengths;
-use crate::store::space::latch::{Latched, Latches, Written};
+use crate::store::space::latch::{Instance, Latched, Latches, Written};
 use crate::store::space::set::{New, When, Writer};
 use crate::store::values::get::Values;
 
@@ -18,25 +18,55 @@ const TOO_LARGE: &str = "the sum would not fit 64 bits; count by less, or set it
 /// Enough for them and a short tag.
 const PAYLOAD_BYTES: usize = 64;
 
+/// An integer that is made because there is none.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct FirstNumber<'a> {
+    pub(crate) number: i64,
+    pub(crate) tag: &'a [u8],
+    /// As in [`Content`].
+    pub(crate) expires_ms: u64,
+}
+
+impl FirstNumber<'_> {
+    /// How many words its cells are to have. All cells have room for digits, but not beside a tag.
+    fn cell_words(&self) -> usize {
+        match self.tag.len() {
+            0 => cell_words(0),
+            tag_len => cell_words(tag_len + DIGITS),
+        }
+    }
+}
+
 impl<'s> Writer<'s> {
-    /// Adds to an integer. What is not there counts as `default`.
-    pub(crate) fn add_to(self, key: &[u8], delta: i128, default: i64) -> Result<i64> {
-        check_lengths(key, &[])?;
+    /// Adds to an integer. Where there is none, one is made, which counts from `start`.
+    pub(crate) fn add_to(self, key: &[u8], delta: i128, start: &FirstNumber<'_>) -> Result<i64> {
+        check_lengths(key, start.tag)?;
         let hash = Index(self.0).hash(key);
         let mut payload = Vec::with_capacity(PAYLOAD_BYTES);
         loop {
-            let make = Some(cell_words(0));
+            let make = Some(start.cell_words());
             let Some(latched) = Latches(self.0).latch(key, hash, make)? else {
                 continue;
             };
             payload.clear();
             let Some(content) = latched.current(&mut payload) else {
-                let new = integer_after(key, None, delta, default)?;
+                let new = integer_after(key, None, delta, start.number)?;
+                let content = Content {
+                    expires_ms: start.expires_ms,
+                    ..Content::ABSENT
+                };
                 let known = latched.sync_before_change()?;
-                // All cells have room for the digits; what was there may be over, and in the log.
-                let written = write_integer(&latched, Content::ABSENT, &[], new);
-                latched.end(written.and_then(|written| written.garbage), known)?;
-                return Ok(new);
+                // What was there may be over, and in the log.
+                if let Some(written) = write_integer(&latched, content, start.tag, new) {
+                    latched.end(written.garbage, known)?;
+                    return Ok(new);
+                }
+                let seen = latched.seen();
+                drop(latched);
+                if self.put_integer(key, new, start.tag, start.expires_ms, seen)? {
+                    return Ok(new);
+                }
+                continue;
             };
             let tag = content.tag_in(&payload).to_vec();
             let is_short = content.len() <= DIGITS;
@@ -47,7 +77,7 @@ impl<'s> Writer<'s> {
             {
                 return Err(no_integer(key, NO_INTEGER));
             }
-            let new = integer_after(key, Some(&payload), delta, default)?;
+            let new = integer_after(key, Some(&payload), delta, start.number)?;
             if matches!(content.form, Form::Inline { .. }) {
                 let known = latched.sync_before_change()?;
                 if let Some(written) = write_integer(&latched, content, &tag, new) {
@@ -58,18 +88,30 @@ impl<'s> Writer<'s> {
             let seen = latched.seen();
             drop(latched);
             // The tag takes the room.
-            if let Some(whole) = Values(self.0).whole_value(key)? {
-                let value = new.to_string();
-                let new_value = New {
-                    value: value.as_bytes(),
-                    tag: &whole.tag,
-                    expires_ms: whole.expires_ms,
-                };
-                if self.put(key, &new_value, When::Unchanged(seen))? {
-                    return Ok(new);
-                }
+            if let Some(whole) = Values(self.0).whole_value(key)?
+                && self.put_integer(key, new, &whole.tag, whole.expires_ms, seen)?
+            {
+                return Ok(new);
             }
         }
+    }
+
+    /// Sets an integer that does not fit the cells beside its tag. `false`: somebody was quicker.
+    fn put_integer(
+        self,
+        key: &[u8],
+        number: i64,
+        tag: &[u8],
+        expires_ms: u64,
+        seen: Instance,
+    ) -> Result<bool> {
+        let digits = number.to_string();
+        let new = New {
+            value: digits.as_bytes(),
+            tag,
+            expires_ms,
+        };
+        self.put(key, &new, When::Unchanged(seen))
     }
 }
 
@@ -113,8 +155,9 @@ fn write_integer(latched: &Latched<'_>, old: Content, tag: &[u8], new: i64) -> O
         ..old
     };
     let garbage = latched.write(content, tag, &digits.get_ref()[..len]);
-    if old.is_absent() {
-        latched.note_stored();
+    match old.is_absent() {
+        true => latched.note_stored(),
+        false => latched.note_changed(),
     }
     Some(Written { garbage })
 }

@@ -1,6 +1,8 @@
 //! The latch of a value: the writer that has it changes the value, and nobody else does. It is
 //! taken from the dead, and never from the living.
 
+use crate::Eviction;
+use crate::store::members::config::InForce;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -157,6 +159,15 @@ impl Latched<'_> {
     pub(in crate::store) fn left_before(&self) -> Option<Garbage> {
         let now = self.cells.logged_now().unwrap_or(Content::ABSENT);
         self.outlived(self.cells.before()?, &now)
+    }
+
+    /// Notes that a value was changed: it counts as stored now, and as used once more.
+    pub(in crate::store) fn note_changed(&self) {
+        match InForce(self.store).eviction() {
+            // Stored anew it would count from zero.
+            Eviction::LeastFrequentlyUsed => Values(self.store).note_use(self.found),
+            _ => self.note_stored(),
+        }
     }
 
     pub(crate) fn note_stored(&self) {

@@ -250,6 +250,7 @@ impl<'s> Writer<'s> {
             }
             _ => latched.write(content, &[], &[]),
         };
+        Values(self.0).note_use(latched.found);
         latched.end(garbage, known)?;
         Ok(true)
     }

@@ -176,7 +176,7 @@ impl<'s> Values<'s> {
     }
 
     #[inline]
-    fn note_use(self, found: KeyEntry) {
+    pub(in crate::store) fn note_use(self, found: KeyEntry) {
         let eviction = InForce(self.0).eviction();
         if matches!(
             eviction,
