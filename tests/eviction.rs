@@ -143,6 +143,27 @@ fn what_is_used_stays() {
     }
 }
 
+#[test]
+fn what_is_listed_is_not_used_by_that() {
+    let (_dir, cache) = open(Cache::options().eviction(Eviction::LeastFrequentlyUsed));
+    for key in 0..100 {
+        cache.set(format!("{key}"), value(key, 0, 20_000)).unwrap();
+    }
+    for _ in 0..3 {
+        assert_eq!(cache.iter().flatten().count(), 100);
+    }
+    for key in 100..200 {
+        cache.set(format!("{key}"), value(key, 0, 20_000)).unwrap();
+        cache.get(format!("{key}")).unwrap().unwrap();
+    }
+    // Nobody has read the others.
+    let left = keys_left(&cache, 200);
+    assert!(
+        left.len() < 180 && left.ends_with(&Vec::from_iter(110..200)),
+        "{left:?}"
+    );
+}
+
 /// Nobody misses it, whatever the policy.
 #[test]
 fn what_is_over_goes_before_what_is_not() {

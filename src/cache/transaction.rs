@@ -96,7 +96,8 @@ impl Cache {
     ///
     /// One transaction at a time in a cache; others wait for it, and so does a writer of a value
     /// that it has touched. A reader of one does not wait, and sees it as it was until all is
-    /// changed. Inside `work`, use the transaction: changing one of its values through the
+    /// changed. Inside `work`, use the transaction: what is changed through the cache itself is no
+    /// part of it, and stays whatever becomes of it. Changing one of its values through the
     /// cache itself, or beginning another transaction there, is [`Error::Deadlock`], for it
     /// would wait for the end of this one. (Not if another thread does it for which `work`
     /// waits: that waits for ever.)

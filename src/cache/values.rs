@@ -234,7 +234,8 @@ impl Cache {
         Ok(whole.map(Entry::of))
     }
 
-    /// All values with their keys, tags and expiries. Not counted as hits.
+    /// All values with their keys, tags and expiries. Not counted as hits, and no use that keeps
+    /// them from being evicted.
     ///
     /// # Examples
     ///

@@ -6,6 +6,8 @@ use std::fs::File;
 use std::io;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, Weak};
 
+use nix::errno::Errno;
+
 use crate::os::dir::Access;
 use crate::os::fork::{Inherited, Registry};
 use crate::os::kept::Kept;
@@ -54,14 +56,21 @@ impl OpenSegments {
     pub(super) fn open(
         self: &Arc<OpenSegments>,
         number: u32,
-        open: impl FnOnce() -> io::Result<(File, Access)>,
+        open: impl Fn() -> io::Result<(File, Access)>,
     ) -> io::Result<Arc<SegmentFile>> {
         let mut registry = Registry::lock();
         if !self.is_registered.swap(true, Ordering::Relaxed) {
             let member: Weak<dyn Inherited> = Arc::<OpenSegments>::downgrade(self);
             registry.add(member);
         }
-        let (file, access) = open()?;
+        let (file, access) = match open() {
+            // Those that are open can be opened again when they are needed.
+            Err(e) if lacks_descriptors(&e) && !self.table().is_empty() => {
+                self.change(Table::clear);
+                open()?
+            }
+            opened => opened?,
+        };
         let file = Kept::new(file)?;
         let segment = Arc::new(SegmentFile { file, access });
         self.change(|table| {
@@ -94,6 +103,14 @@ impl OpenSegments {
             }
         });
     }
+}
+
+/// Whether this process, or the system, has as many files open as it may have.
+fn lacks_descriptors(error: &io::Error) -> bool {
+    let errno = error.raw_os_error();
+    [Errno::EMFILE, Errno::ENFILE]
+        .into_iter()
+        .any(|full| errno == Some(full as i32))
 }
 
 impl Inherited for OpenSegments {

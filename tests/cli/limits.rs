@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output, Stdio};
 
+use slablock::Cache;
+
 use crate::shop::{Shop, code};
 
 /// Runs slablock by a shell that has done `script` first.
@@ -148,5 +150,25 @@ fn an_output_that_fits_into_memory_once_is_said_and_not_kept() {
     assert_eq!(
         (replayed.status.code(), replayed.stdout.len()),
         (Some(0), output)
+    );
+}
+
+/// Of many segments no more are kept open than the process may have.
+#[test]
+fn few_descriptors_are_enough_for_a_log_of_many_segments() {
+    let shop = Shop::new();
+    let options = Cache::options().size_limit(16 << 20);
+    let cache = options.open(shop.store()).unwrap();
+    for key in 0..16 {
+        cache.set(format!("{key}"), vec![7; 700_000]).unwrap();
+    }
+    drop(cache);
+    let segments = fs::read_dir(shop.store().join("log")).unwrap().count();
+    assert!(segments > 10, "{segments}");
+    let checked = after(&shop, "ulimit -n 16", &["check"]);
+    let said = String::from_utf8_lossy(&checked.stdout);
+    assert!(
+        said.contains("sound") && checked.status.success(),
+        "{checked:?}"
     );
 }

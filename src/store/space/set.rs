@@ -3,6 +3,7 @@
 //! where. A key of which the value was deleted or is over keeps its slots, without a value, until
 //! they are needed.
 
+use crate::store::values::get::Uses;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -89,7 +90,10 @@ impl<'s> Writer<'s> {
             When::Present => Values(self.0).peek_value(key)?.is_some(),
             When::Equal(old) => {
                 let mut value = Vec::new();
-                Values(self.0).look_up(key, &mut value, None)?.is_some() && value == old
+                Values(self.0)
+                    .look_up(key, &mut value, None, Uses::Counts)?
+                    .is_some()
+                    && value == old
             }
         })
     }

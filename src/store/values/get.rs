@@ -20,6 +20,13 @@ use crate::store::slots::by_slot::{Slots, Whole};
 use crate::sync::{AtomicU64, Ordering};
 use crate::types::Stats;
 
+/// Whether a look at a value is a use, by which it is evicted later.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::store) enum Uses {
+    Counts,
+    CountsNot,
+}
+
 /// Values by their keys.
 #[derive(Clone, Copy)]
 pub(crate) struct Values<'s>(pub(crate) &'s Store);
@@ -72,22 +79,27 @@ impl<'s> Values<'s> {
     /// `None`: there is none, or it is over, or damaged.
     #[inline]
     pub(crate) fn get_value(self, key: &[u8], into: &mut Vec<u8>) -> Result<Option<u64>> {
-        let got = self.look_up(key, into, None)?;
+        let got = self.look_up(key, into, None, Uses::Counts)?;
         self.count_look(got.is_some());
         Ok(got)
     }
 
     /// The value under a key, with its tag and its expiry.
     pub(crate) fn whole_value(self, key: &[u8]) -> Result<Option<Whole>> {
-        let whole = self.whole_at_hand(key)?;
+        let whole = self.whole(key, Uses::Counts)?;
         self.count_look(whole.is_some());
         Ok(whole)
     }
 
-    /// The value under a key, with its tag and its expiry, without counting the look.
+    /// The value under a key, with its tag and its expiry, for a list of all: it is neither counted
+    /// nor used by that.
     pub(crate) fn whole_at_hand(self, key: &[u8]) -> Result<Option<Whole>> {
+        self.whole(key, Uses::CountsNot)
+    }
+
+    fn whole(self, key: &[u8], uses: Uses) -> Result<Option<Whole>> {
         let mut whole = Whole::default();
-        let got = self.look_up(key, &mut whole.value, Some(&mut whole.tag))?;
+        let got = self.look_up(key, &mut whole.value, Some(&mut whole.tag), uses)?;
         whole.expires_ms = got.unwrap_or(0);
         Ok(got.map(|_| whole))
     }
@@ -95,7 +107,7 @@ impl<'s> Values<'s> {
     /// The value under a key, into `into`, without counting that somebody looked. `false`: there is
     /// none.
     pub(crate) fn value_at_hand(self, key: &[u8], into: &mut Vec<u8>) -> Result<bool> {
-        Ok(self.look_up(key, into, None)?.is_some())
+        Ok(self.look_up(key, into, None, Uses::Counts)?.is_some())
     }
 
     /// Whether there is a value, and what is said of it without its bytes.
@@ -120,6 +132,7 @@ impl<'s> Values<'s> {
         key: &[u8],
         into: &mut Vec<u8>,
         mut tag: Option<&mut Vec<u8>>,
+        uses: Uses,
     ) -> Result<Option<u64>> {
         check_lengths(key, &[])?;
         Journal(self.0).finish_decided()?;
@@ -160,7 +173,9 @@ impl<'s> Values<'s> {
                 }
                 _ => {}
             }
-            self.note_use(found);
+            if uses == Uses::Counts {
+                self.note_use(found);
+            }
             return Ok(Some(content.expires_ms));
         }
         Ok(None)
