@@ -28,7 +28,8 @@ impl SetOptions {
 
     /// Lets the value be forgotten after that time, in wall-clock time, rounded up to milliseconds,
     /// also across a reboot. When the clock is set back, the value lives that much longer; when
-    /// it is set forward, that much shorter. Zero is refused.
+    /// it is set forward, that much shorter. Zero is refused. What would last beyond the year 2109
+    /// is over then.
     pub fn expire(mut self, after: Duration) -> SetOptions {
         self.expire = Some(after);
         self
