@@ -1,5 +1,5 @@
-//! Which records a process has found whole: for so long it believes a long value without summing it
-//! up again.
+//! Which records a process has found whole: it believes a long value without summing it up again,
+//! until another record takes its entry here, one of 256, or until damage is seen.
 
 use crate::log::Location;
 use crate::sync::{AtomicU64, Ordering};
