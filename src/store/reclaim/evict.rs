@@ -102,8 +102,7 @@ impl<'s> Evictor<'s> {
                 let batch = take_oldest(&mut over, BATCH);
                 self.evict_batch(batch, wanted, patience, &mut evicted, &garbage)?;
             }
-            left.retain(|_| may_evict);
-            while evicted.values == 0 && !left.is_empty() {
+            while may_evict && evicted.values == 0 && !left.is_empty() {
                 let batch = take_oldest(&mut left, BATCH);
                 self.evict_batch(batch, wanted, patience, &mut evicted, &garbage)?;
             }

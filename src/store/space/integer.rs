@@ -96,7 +96,8 @@ impl<'s> Writer<'s> {
         }
     }
 
-    /// Sets an integer that does not fit the cells beside its tag. `false`: somebody was quicker.
+    /// Sets an integer that does not fit the cells beside its tag. `false`: another
+    /// writer was quicker.
     fn put_integer(
         self,
         key: &[u8],
