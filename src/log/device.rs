@@ -126,21 +126,16 @@ fn write_over(file: &Kept, from: u64, len: u64) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
-    use std::sync::Arc;
 
     use super::*;
-    use crate::log::{Created, record_bytes};
-    use crate::os::dir::Dir;
+    use crate::log::record_bytes;
 
     /// A failed sync may have left pages clean that are not on the device: only a write makes them
     /// dirty again.
     #[test]
     fn a_record_that_is_written_once_more_is_written_and_stays_as_it_is() {
         let dir = tempfile::tempdir().unwrap();
-        let home = Arc::new(Dir::open(dir.path()).unwrap());
-        std::fs::write(dir.path().join("like"), b"").unwrap();
-        let log = Log::new(dir.path(), home, "like", 7);
-        assert_eq!(log.create(1).unwrap(), Created::Yes);
+        let log = Log::of_one_segment(dir.path());
         let place = Location::new(1, SEGMENT_HEADER_BYTES);
         log.write(place, b"key", b"tag", &[7; 300_000]).unwrap();
         let path = log.path(1);

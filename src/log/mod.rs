@@ -324,3 +324,15 @@ fn write_record(file: &Kept, place: Location, head: &[u8], value: &[u8]) -> io::
         file.proven()?.write_all_at(value, behind)
     })
 }
+
+#[cfg(test)]
+impl Log {
+    /// A log in an empty directory, with its first segment.
+    fn of_one_segment(store: &Path) -> Log {
+        let home = Arc::new(Dir::open(store).unwrap());
+        std::fs::write(store.join("like"), b"").unwrap();
+        let log = Log::new(store, home, "like", 7);
+        assert_eq!(log.create(1).unwrap(), Created::Yes);
+        log
+    }
+}

@@ -289,20 +289,14 @@ fn is_sum(crc: Hasher, head: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::log::{Created, SEGMENT_HEADER_BYTES};
-    use crate::os::dir::Dir;
+    use crate::log::SEGMENT_HEADER_BYTES;
 
     /// The file ends long before: no process is to run out of memory over that.
     #[test]
     fn a_length_that_is_not_there_takes_no_memory() {
         let dir = tempfile::tempdir().unwrap();
-        let home = Arc::new(Dir::open(dir.path()).unwrap());
-        std::fs::write(dir.path().join("like"), b"").unwrap();
-        let log = Log::new(dir.path(), home, "like", 7);
-        assert_eq!(log.create(1).unwrap(), Created::Yes);
+        let log = Log::of_one_segment(dir.path());
         let place = Location::new(1, SEGMENT_HEADER_BYTES);
         let mut head = Head::of(place, b"key", &[], &[]);
         head.value_len = 1 << 30;
