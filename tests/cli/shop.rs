@@ -4,13 +4,13 @@ use std::ffi::OsStr;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::kit::{HANGS, KilledAtTheEnd, Place, lines};
+use crate::kit::{HANGS, KilledAtTheEnd, Place, lines, until};
 
 /// A command that says `up` and then lives until its standard input ends.
 const UNTIL_TOLD: [&str; 3] = ["sh", "-c", "echo up; exec cat > /dev/null"];
@@ -172,12 +172,17 @@ impl Running {
 
     /// Waits until everybody who could write to its standard output has gone.
     pub fn silence(&self) {
-        let left: Vec<String> = self.out.iter().collect();
-        assert!(left.is_empty(), "{left:?}");
+        let end = self.out.recv_timeout(HANGS);
+        assert_eq!(end, Err(RecvTimeoutError::Disconnected));
     }
 
     pub fn finish(mut self) -> i32 {
         drop(self.input.take());
-        code(self.child.wait().unwrap())
+        let mut ended = None;
+        until("it has ended", || {
+            ended = self.child.try_wait().unwrap();
+            ended.is_some()
+        });
+        code(ended.unwrap())
     }
 }

@@ -20,7 +20,7 @@ use nix::sys::signal::{Signal, kill, raise};
 use nix::unistd::{Pid, geteuid, setuid};
 use shop::{Outcome, Running, Shop, code};
 
-use crate::kit::{self, KilledAtTheEnd, until, until_stopped};
+use crate::kit::{self, KilledAtTheEnd, until, until_in_state, until_stopped};
 
 /// The shell that says its number waits for another one, which says `up` and ends with its input.
 const WITH_A_CHILD: &str = "echo $$; exec 3<&0; sh -c 'echo up; read line' <&3; true";

@@ -39,7 +39,7 @@ pub use patience::{
     until,
 };
 pub use place::{Place, memory, shards, store, store_of, store_with};
-pub use process::{KilledAtTheEnd, lines, until_stopped};
+pub use process::{KilledAtTheEnd, lines, until_in_state, until_stopped};
 pub use random::{Random, seed_of};
 pub use stepping::step_through;
 

@@ -45,10 +45,16 @@ impl Drop for KilledAtTheEnd {
 
 /// Waits until a process is stopped.
 pub fn until_stopped(pid: u32) {
+    until_in_state(pid, 'T');
+}
+
+/// Waits until the kernel tells that state of a process: `Z` when it has ended and its parent has
+/// not asked how.
+pub fn until_in_state(pid: u32, state: char) {
     let stat = format!("/proc/{pid}/stat");
-    until("the process is stopped", || {
+    until(&format!("the process is in state {state}"), || {
         let text = std::fs::read_to_string(&stat).unwrap();
-        text.rsplit_once(") ").unwrap().1.starts_with('T')
+        text.rsplit_once(") ").unwrap().1.starts_with(state)
     });
 }
 

@@ -254,29 +254,37 @@ impl Keeper {
     fn keep(mut self) -> Result<u8, Failure> {
         // When to strike: slablock has gone, or wants an end.
         let mut blow: Option<Instant> = None;
-        loop {
-            match child::reap()? {
-                Reaped::Ended(pid, status) => {
-                    self.note(pid, status);
-                    continue;
-                }
-                Reaped::Childless => return Ok(0),
-                Reaped::Nobody => {}
+        let mut arrived: Option<Arrived> = None;
+        // A signal is passed on after the ends that came with it are known. The kernel hands out
+        // SIGTERM before the news of a child, whichever was first, and a command that has ended
+        // swallows what it is sent.
+        while self.is_anything_left()? {
+            if let Some(arrived) = arrived.take()
+                && blow.is_none()
+            {
+                self.pass_on(&arrived);
             }
             let line = [self.line.as_fd()];
             let others = if blow.is_some() { &[][..] } else { &line };
-            let arrived = self.signals.next_beside(blow, others)?;
-            if let Some(arrived) = &arrived
-                && blow.is_none()
-            {
-                self.pass_on(arrived);
-            }
+            arrived = self.signals.next_beside(blow, others)?;
             if arrived.is_none() {
                 let pause = match kill_all() {
                     true => AFTER_A_BLOW,
                     false => AFTER_A_MISS,
                 };
                 blow = Some(Instant::now() + pause);
+            }
+        }
+        Ok(0)
+    }
+
+    /// Takes the news of all that has ended. Returns whether there is anything that has not.
+    fn is_anything_left(&mut self) -> io::Result<bool> {
+        loop {
+            match child::reap()? {
+                Reaped::Ended(pid, status) => self.note(pid, status),
+                Reaped::Childless => return Ok(false),
+                Reaped::Nobody => return Ok(true),
             }
         }
     }

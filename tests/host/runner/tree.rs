@@ -25,12 +25,18 @@ pub fn pipe(shop: &Shop) -> String {
 
 /// The process that stands between slablock and its command.
 pub fn keeper_of(running: &Running) -> i32 {
-    let pid = running.pid();
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    let keeper = children.trim().parse().unwrap();
+    let [keeper] = children_of(running.pid() as i32)[..] else {
+        panic!("one keeper");
+    };
     let words = fs::read_to_string(format!("/proc/{keeper}/cmdline")).unwrap();
     assert!(words.contains("keep-tree"), "{words}");
     keeper
+}
+
+pub fn children_of(pid: i32) -> Vec<i32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    let children = children.split_whitespace();
+    children.map(|child| child.parse().unwrap()).collect()
 }
 
 #[test]
@@ -125,18 +131,38 @@ fn a_command_in_a_tree_is_told_and_tells_all_that_it_would_otherwise() {
     send(10, &running);
     running.expect("got it");
     let keeper = keeper_of(&running);
-    until("the command has ended", || {
-        let children = fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children"));
-        let children = children.unwrap();
-        !children.is_empty()
-            && children.split_whitespace().all(|pid| {
-                fs::read_to_string(format!("/proc/{pid}/cmdline"))
-                    .is_ok_and(|c| !c.contains("trap"))
-            })
+    until("the keeper knows that the command has ended", || {
+        children_of(keeper).iter().all(|pid| {
+            let words = fs::read_to_string(format!("/proc/{pid}/cmdline"));
+            words.is_ok_and(|words| !words.is_empty() && !words.contains("trap"))
+        })
     });
     send(15, &running);
     running.silence();
     assert_eq!(running.finish(), 5);
+}
+
+#[test]
+fn a_signal_that_comes_with_the_end_of_the_command_reaches_what_it_left() {
+    let shop = Shop::new();
+    let pipe = pipe(&shop);
+    let script = format!("{} & wait", stray(&pipe));
+    let running = shop.start(&["run", "-q", "--tree", "k", "--", "bash", "-c", &script]);
+    running.expect("up");
+    running.line();
+    let keeper = Pid::from_raw(keeper_of(&running));
+    let [command] = children_of(keeper.as_raw())[..] else {
+        panic!("one command");
+    };
+    // The keeper learns of both at once.
+    kill(keeper, Signal::SIGSTOP).unwrap();
+    until_stopped(keeper.as_raw() as u32);
+    kill(Pid::from_raw(command), Signal::SIGKILL).unwrap();
+    until_in_state(command as u32, 'Z');
+    kill(keeper, Signal::SIGTERM).unwrap();
+    kill(keeper, Signal::SIGCONT).unwrap();
+    running.silence();
+    assert_eq!(running.finish(), 128 + 9);
 }
 
 #[test]
