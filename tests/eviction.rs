@@ -107,11 +107,11 @@ fn keys_left(cache: &Cache, keys: usize) -> Vec<usize> {
 
 #[test]
 fn the_least_recently_stored_go_first() {
-    let (_dir, cache) = open(Cache::options());
+    let (_dir, cache) = open(Cache::options().eviction(Eviction::LeastRecentlyStored));
     for key in 0..400 {
         cache.set(format!("{key}"), value(key, 0, 20_000)).unwrap();
         if key % 20 == 0 {
-            // So that they are told apart: time is kept in milliseconds, by a clock with ticks.
+            // So that they are told apart: an era begins with a tick of the clock.
             std::thread::sleep(Duration::from_millis(5));
         }
         assert!(on_disk(&cache) <= LIMIT + SEGMENT);
@@ -126,7 +126,11 @@ fn the_least_recently_stored_go_first() {
 
 #[test]
 fn what_is_used_stays() {
-    for eviction in [Eviction::LeastRecentlyUsed, Eviction::LeastFrequentlyUsed] {
+    for eviction in [
+        Eviction::LeastRecentlyUsed,
+        Eviction::LeastFrequentlyUsed,
+        Eviction::GreedyDual,
+    ] {
         let (_dir, cache) = open(Cache::options().eviction(eviction));
         for key in 0..400 {
             cache.set(format!("{key}"), value(key, 0, 20_000)).unwrap();
@@ -172,6 +176,7 @@ fn what_is_over_goes_before_what_is_not() {
         Eviction::LeastRecentlyStored,
         Eviction::LeastRecentlyUsed,
         Eviction::LeastFrequentlyUsed,
+        Eviction::GreedyDual,
     ] {
         let (_dir, cache) = open(Cache::options().eviction(eviction));
         // The older ones stay.
@@ -200,6 +205,7 @@ fn what_is_counted_or_touched_is_in_use() {
         Eviction::LeastRecentlyStored,
         Eviction::LeastRecentlyUsed,
         Eviction::LeastFrequentlyUsed,
+        Eviction::GreedyDual,
     ] {
         let dir = Place::new();
         let options = Cache::options().capacity(64).eviction(eviction);
@@ -212,7 +218,7 @@ fn what_is_counted_or_touched_is_in_use() {
             assert!(touched || !is_kept_by_touching, "{eviction:?}");
             cache.set(format!("{round}"), "a value").unwrap();
             if round % 8 == 0 {
-                // So that they are told apart: time is kept in milliseconds, by a clock with ticks.
+                // So that they are told apart: an era begins with a tick of the clock.
                 std::thread::sleep(Duration::from_millis(5));
             }
         }

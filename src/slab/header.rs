@@ -147,6 +147,8 @@ pub(crate) struct Mutable {
     pub(crate) cache: [AtomicU64; 5],
     /// How many values were computed and could not be kept, since the store was made.
     pub(crate) unkept: AtomicU64,
+    /// See `store::era`.
+    pub(crate) era: AtomicU64,
 }
 
 /// Where [`Mutable::cache`] lies in the file.

@@ -205,12 +205,9 @@ impl<'a> ValueCells<'a> {
         newest.is_some()
     }
 
-    /// When the value was used, and how often: the word that eviction goes by.
+    /// When the value was used, and how often: the word that eviction goes by, see `store::era`.
     #[inline]
-    pub(crate) fn use_word(&self) -> Option<&AtomicU64> {
+    pub(crate) fn use_word(&self) -> Option<&'a AtomicU64> {
         self.slab.body_word(self.id, self.span, 0)
     }
 }
-
-/// The word `use`: how often in the upper 20 bits, when in milliseconds below.
-pub(crate) const USE_SHIFT: u32 = 44;

@@ -19,6 +19,7 @@
 //! | `members` | which processes take part, which live, and what each has open |
 
 pub(crate) mod care;
+pub(crate) mod era;
 pub(crate) mod expiry;
 pub(crate) mod holds;
 pub(crate) mod home;
@@ -53,6 +54,7 @@ use crate::os::{cleaner, clock};
 use crate::record::ParticipantId;
 use crate::slab::layout::STRIPES;
 use crate::slab::{PARTICIPANT_SHARED, Slab};
+use crate::store::era::Ticks;
 use crate::store::members::deadlock::Tokens;
 use crate::store::members::device::Device;
 use crate::store::members::join::try_join;
@@ -94,6 +96,7 @@ pub(crate) struct Store {
     looked_in: AtomicU64,
     /// On which day the times of its files were renewed.
     renewed_in: AtomicU64,
+    ticks: Ticks,
     /// What cache it is a shard of, if it was opened as one.
     shards: ShardsOf,
     tokens: Tokens,

@@ -23,13 +23,18 @@ pub enum Eviction {
     /// Nothing: setting the value fails.
     None,
     /// What was set, or counted, the longest time ago.
-    #[default]
     LeastRecentlyStored,
     /// What was set, counted, read or touched the longest time ago.
     LeastRecentlyUsed,
-    /// What was read, counted or touched the least number of times since it was set; among these,
-    /// the oldest.
+    /// What was read, counted or touched the least number of times since the key was made; among
+    /// these, the oldest. Uses age: what is stored is worth more than all that was evicted before,
+    /// so that what is never used again goes in the end. Counts to 4,095.
     LeastFrequentlyUsed,
+    /// What has the least number of uses for the room that it takes, and these age in the same way
+    /// (greedy-dual-size-frequency; Cherkasova, 1998). Of many sizes this has the most hits, for a
+    /// large value takes the room of many small ones. Counts to 15.
+    #[default]
+    GreedyDual,
 }
 
 /// What a value survives once `set` has returned.
@@ -104,6 +109,7 @@ impl fmt::Display for Eviction {
             Eviction::LeastRecentlyStored => "least-recently-stored",
             Eviction::LeastRecentlyUsed => "least-recently-used",
             Eviction::LeastFrequentlyUsed => "least-frequently-used",
+            Eviction::GreedyDual => "greedy-dual",
         })
     }
 }
@@ -121,10 +127,11 @@ impl fmt::Display for Durability {
 impl Eviction {
     fn number(self) -> u32 {
         match self {
-            Eviction::LeastRecentlyStored => 0,
+            Eviction::GreedyDual => 0,
             Eviction::None => 1,
             Eviction::LeastRecentlyUsed => 2,
             Eviction::LeastFrequentlyUsed => 3,
+            Eviction::LeastRecentlyStored => 4,
         }
     }
 }
@@ -142,7 +149,8 @@ pub(in crate::store) fn eviction_of(slab: &Slab) -> Eviction {
         1 => Eviction::None,
         2 => Eviction::LeastRecentlyUsed,
         3 => Eviction::LeastFrequentlyUsed,
-        _ => Eviction::LeastRecentlyStored,
+        4 => Eviction::LeastRecentlyStored,
+        _ => Eviction::GreedyDual,
     }
 }
 

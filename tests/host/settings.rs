@@ -35,7 +35,7 @@ fn differing() -> [Asked; 4] {
         (
             of().eviction(Eviction::None),
             "eviction",
-            "least-recently-stored",
+            "greedy-dual",
             "none",
         ),
         (of().mode(0o640), "mode", "0600", "0640"),
@@ -215,7 +215,7 @@ fn stats_show_the_settings_in_force() {
         for (name, value) in [
             ("size limit", "67,108,864"),
             ("durability", "power-loss"),
-            ("eviction", "least-recently-stored"),
+            ("eviction", "greedy-dual"),
             ("mode", "0640"),
         ] {
             let table = stats(&[]);

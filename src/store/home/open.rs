@@ -88,6 +88,7 @@ fn new_store(
         process: AtomicPtr::new(std::ptr::null_mut()),
         looked_in: AtomicU64::new(u64::MAX),
         renewed_in: AtomicU64::new(day()),
+        ticks: Default::default(),
         shards: ShardsOf::new(),
         tokens: Tokens::default(),
     })

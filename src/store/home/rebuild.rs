@@ -189,6 +189,7 @@ fn restructure(slab: &Slab, locks: &Locks, leap: Leap, thorough: bool) -> Result
     work.count_freed();
     let about_values = rebuild_log::adopt_log(slab, thorough)?;
     work.report.actions.extend(about_values);
+    rebuild_values::restore_era(slab);
     void_holds(slab, locks, leap)?;
     let mut floor = raise_floors(slab, leap.length());
     if leap.is_of_nobody() {

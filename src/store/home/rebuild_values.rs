@@ -11,8 +11,8 @@ use crate::slab::{Meta, Slab, SlotId};
 use crate::store::home::slab_file;
 use crate::store::log::decided_list::{Flip, log_of};
 use crate::store::log::{decided_list, sync};
-use crate::store::names;
 use crate::store::names::Shard;
+use crate::store::{era, in_slab, names};
 use crate::sync::Ordering;
 
 /// Before a repair, alone with a slab: carries out there what was decided, so that what comes of it
@@ -96,6 +96,14 @@ pub(super) fn mend_value(slab: &Slab, id: SlotId, meta: Meta, key: &[u8]) -> Opt
             format!("dropped the value of {shown}, of which no cell was whole")
         }
     })
+}
+
+/// Lets no stamp of a value be younger than the slab's era.
+pub(super) fn restore_era(slab: &Slab) {
+    era::restore(
+        slab,
+        in_slab::values(slab).filter_map(|(_, cells)| cells.use_word()),
+    );
 }
 
 #[cfg(all(test, not(loom)))]

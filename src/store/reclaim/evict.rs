@@ -1,5 +1,6 @@
 //! Evicting values: which go when there is no room.
 
+use crate::store::era::Eras;
 use crate::store::expiry::is_over;
 use std::time::Duration;
 
@@ -7,7 +8,9 @@ use crate::Eviction;
 use crate::error::Result;
 use crate::log::LARGE_BYTES;
 use crate::record::Force;
-use crate::slab::value_cells::{Form, USE_SHIFT};
+use crate::slab::bytes::span_of;
+use crate::slab::layout::SLOT_BYTES;
+use crate::slab::value_cells::Form;
 use crate::slab::{Growing, SlotId, Tenant};
 use crate::store::Store;
 use crate::store::index::chains::Index;
@@ -31,8 +34,8 @@ pub(in crate::store) const MOMENT: Duration = Duration::from_millis(1);
 
 /// A value that may go.
 pub(in crate::store) struct Candidate {
-    /// The smaller, the sooner.
-    used: u64,
+    /// The less, the sooner it goes.
+    worth: u64,
     pub(in crate::store) found: KeyEntry,
     version: u64,
     pub(in crate::store) expires_ms: u64,
@@ -58,11 +61,11 @@ pub(in crate::store) fn take_oldest(
     let count = count.min(BATCH);
     let mut rest = Vec::new();
     if count < candidates.len() {
-        candidates.select_nth_unstable_by_key(count, |candidate| candidate.used);
+        candidates.select_nth_unstable_by_key(count, |candidate| candidate.worth);
         rest = candidates.split_off(count);
     }
     let mut taken = std::mem::replace(candidates, rest);
-    taken.sort_unstable_by_key(|candidate| candidate.used);
+    taken.sort_unstable_by_key(|candidate| candidate.worth);
     taken
 }
 
@@ -149,22 +152,18 @@ impl<'s> Evictor<'s> {
         let meta = self.0.slab.slot(id).meta()?;
         let kind = meta.kind.filter(|kind| *kind == Tenant::Value)?;
         let found = KeyEntry { id, meta, kind };
-        let used = found
-            .cells(&self.0.slab)?
-            .use_word()?
-            .load(Ordering::Relaxed);
+        let cells = found.cells(&self.0.slab)?;
         let reading = Slots(self.0).read_value(found, &mut ())?.ok()?;
         let content = reading.content;
-        let used = match InForce(self.0).eviction() {
-            Eviction::LeastFrequentlyUsed => used,
-            _ => used & ((1 << USE_SHIFT) - 1),
-        };
+        let bytes = content.logged(meta.key_len).map_or(0, |(_, bytes)| bytes);
+        let in_slots = u64::from(span_of(&self.0.slab, id)) * SLOT_BYTES;
+        let eviction = InForce(self.0).eviction();
         (content.form != Form::Absent).then_some(Candidate {
-            used,
+            worth: Eras(self.0).worth(cells.use_word()?, eviction, in_slots + bytes),
             found,
             version: reading.version,
             expires_ms: content.expires_ms,
-            bytes: content.logged(meta.key_len).map_or(0, |(_, bytes)| bytes),
+            bytes,
         })
     }
 
@@ -191,6 +190,7 @@ impl<'s> Evictor<'s> {
             garbage,
         )?;
         if evicted == Taken::Yes && !is_over(candidate.expires_ms) {
+            Eras(self.0).note_evicted(candidate.worth);
             self.0
                 .slab
                 .header()
@@ -205,6 +205,7 @@ impl<'s> Evictor<'s> {
 mod tests {
     use super::*;
     use crate::Cache;
+    use crate::os::simulate::{self, Moment};
     use crate::store::values::get::Values;
 
     /// As many as are asked for, a batch at most, and none that is younger than one that is left.
@@ -218,8 +219,8 @@ mod tests {
             .find_value(b"k", hash)
             .unwrap()
             .unwrap();
-        let of_age = |used| Candidate {
-            used,
+        let of_age = |worth| Candidate {
+            worth,
             found,
             version: 0,
             expires_ms: 0,
@@ -229,12 +230,95 @@ mod tests {
             // 4, 8, 1, 5, ...: in no order.
             let mut candidates: Vec<_> = (1..=there).map(|n| of_age(n * 4 % 11)).collect();
             let oldest = take_oldest(&mut candidates, count);
-            let ages = |of: &[Candidate]| of.iter().map(|one| one.used).collect::<Vec<_>>();
+            let ages = |of: &[Candidate]| of.iter().map(|one| one.worth).collect::<Vec<_>>();
             let mut all = ages(&candidates);
             all.sort_unstable();
             all.splice(0..0, ages(&oldest));
             assert_eq!(oldest.len(), taken, "{count} of {there}");
             assert!(all.is_sorted() && all.len() as u64 == there, "{all:?}");
+        }
+    }
+
+    /// A cache of some hundred values of 20 kB, in which an hour passes at once, or is set back.
+    fn with_clock(eviction: Eviction, test: impl FnOnce(&Cache, &dyn Fn(i64))) {
+        let dir = tempfile::tempdir().unwrap();
+        let wall = std::cell::Cell::new(1_800_000_000_i64);
+        let boot = std::cell::Cell::new(1_000_u64);
+        let pass = |by_clock_s: i64| {
+            boot.set(boot.get() + 1);
+            wall.set(wall.get() + by_clock_s);
+            simulate::time(Some(Moment {
+                boot_us: boot.get() * 1_000_000,
+                wall_us: wall.get() as u64 * 1_000_000,
+            }));
+        };
+        pass(1);
+        let options = Cache::options().eviction(eviction).size_limit(4 << 20);
+        let cache = options.open(dir.path()).unwrap();
+        test(&cache, &pass);
+        simulate::time(None);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_decides_nothing() {
+        for eviction in [
+            Eviction::LeastRecentlyStored,
+            Eviction::LeastRecentlyUsed,
+            Eviction::LeastFrequentlyUsed,
+            Eviction::GreedyDual,
+        ] {
+            with_clock(eviction, |cache, pass| {
+                let set = |key: String| cache.set(key, [7; 20_000]).unwrap();
+                // Once ahead by a year, then back by more.
+                pass(365 * 86_400);
+                (0..200).for_each(|n| set(format!("old {n}")));
+                pass(-366 * 86_400);
+                let mut misses = 0;
+                for round in 0..20 {
+                    pass(1);
+                    for n in 0..100 {
+                        let key = format!("new {n}");
+                        if cache.get(&key).unwrap().is_none() {
+                            misses += usize::from(round > 0);
+                            set(key);
+                        }
+                    }
+                }
+                assert_eq!(misses, 0, "{eviction:?}");
+                pass(1);
+                (0..200).for_each(|n| set(format!("newer {n}")));
+                let left = (0..200).filter(|n| cache.contains(format!("old {n}")).unwrap());
+                assert_eq!(left.count(), 0, "{eviction:?}");
+            });
+        }
+    }
+
+    /// What was used often, and is not used any more, goes in the end; what is new stays.
+    #[test]
+    fn the_uses_of_long_ago_are_forgotten() {
+        for eviction in [Eviction::LeastFrequentlyUsed, Eviction::GreedyDual] {
+            with_clock(eviction, |cache, pass| {
+                let mut hits = [0; 2];
+                for (phase, hits) in hits.iter_mut().enumerate() {
+                    for round in 0..60 {
+                        pass(1);
+                        for n in 0..100 {
+                            let key = format!("{phase} {n}");
+                            if cache.get(&key).unwrap().is_none() {
+                                cache.set(&key, [7; 20_000]).unwrap();
+                            } else if round >= 30 {
+                                *hits += 1;
+                            }
+                            // Passes by, and is never seen again.
+                            if n % 4 == 0 {
+                                let key = format!("{phase} {round} {n}");
+                                cache.set(key, [7; 20_000]).unwrap();
+                            }
+                        }
+                    }
+                }
+                assert!(hits[0] > 2_700 && hits[1] > 2_700, "{eviction:?}: {hits:?}");
+            });
         }
     }
 }

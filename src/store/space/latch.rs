@@ -1,16 +1,15 @@
 //! The latch of a value: the writer that has it changes the value, and nobody else does. It is
 //! taken from the dead, and never from the living.
 
-use crate::Eviction;
-use crate::store::members::config::InForce;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::os::{clock, fork, futex};
+use crate::os::{fork, futex};
 use crate::record::{Word, life, next_sequence, waiting};
 use crate::slab::value_cells::{Content, Form, Payload, ValueCells, cell_words};
 use crate::slab::{Meta, Slot, SlotId, Tenant};
 use crate::store::Store;
+use crate::store::era::Eras;
 use crate::store::expiry::is_over;
 use crate::store::holds::handle::Handle;
 use crate::store::holds::slow::Acquirer;
@@ -22,7 +21,6 @@ use crate::store::log::sync::Syncing;
 use crate::store::members::device::{Known, OnDevice};
 use crate::store::patience::Patience;
 use crate::store::values::get::Values;
-use crate::sync::Ordering;
 
 /// A slot, and the version that was in force there: no two states of a key have both in common.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -163,17 +161,13 @@ impl Latched<'_> {
 
     /// Notes that a value was changed: it counts as stored now, and as used once more.
     pub(in crate::store) fn note_changed(&self) {
-        match InForce(self.store).eviction() {
-            // Stored anew it would count from zero.
-            Eviction::LeastFrequentlyUsed => Values(self.store).note_use(self.found),
-            _ => self.note_stored(),
-        }
+        let word = self.cells.use_word();
+        word.inspect(|word| Eras(self.store).note_change(word));
     }
 
     pub(crate) fn note_stored(&self) {
-        let now = clock::coarse_wall_ms();
         let word = self.cells.use_word();
-        word.inspect(|word| word.store(now, Ordering::Relaxed));
+        word.inspect(|word| Eras(self.store).note_stored(word));
     }
 }
 

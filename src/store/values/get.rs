@@ -2,20 +2,18 @@
 //! does.
 
 use crate::error::{Error, Result};
-use crate::os::clock;
-use crate::slab::value_cells::{Content, Form, USE_SHIFT, ValueCells};
+use crate::slab::value_cells::{Content, Form, ValueCells};
 use crate::slab::{Growing, Meta, Slab, Tenant};
 use crate::store::Store;
+use crate::store::era::Eras;
 use crate::store::expiry::is_over;
 use crate::store::index::chains::{Index, VALUE_SLOTS};
 use crate::store::index::pieces::Pieces;
 use crate::store::journal::decided::Journal;
 use crate::store::key_entry::{KeyEntry, check_lengths};
 use crate::store::log::segments::Segments;
-use crate::store::members::config::InForce;
 use crate::store::members::recount::Usage;
 use crate::store::patience::Patience;
-use crate::store::settings::Eviction;
 use crate::store::slots::by_slot::{Slots, Whole};
 use crate::sync::{AtomicU64, Ordering};
 use crate::types::Stats;
@@ -192,32 +190,13 @@ impl<'s> Values<'s> {
 
     #[inline]
     pub(in crate::store) fn note_use(self, found: KeyEntry) {
-        let eviction = InForce(self.0).eviction();
-        if matches!(
-            eviction,
-            Eviction::LeastRecentlyUsed | Eviction::LeastFrequentlyUsed
-        ) && let Some(word) = found
+        if let Some(word) = found
             .cells(&self.0.slab)
             .as_ref()
             .and_then(ValueCells::use_word)
         {
-            used(word, eviction);
+            Eras(self.0).note_use(word);
         }
-    }
-}
-
-#[inline]
-fn used(word: &AtomicU64, eviction: Eviction) {
-    let seen = word.load(Ordering::Relaxed);
-    if eviction == Eviction::LeastFrequentlyUsed {
-        if seen >> USE_SHIFT < u64::MAX >> USE_SHIFT {
-            word.fetch_add(1 << USE_SHIFT, Ordering::Relaxed);
-        }
-        return;
-    }
-    let now = clock::coarse_wall_ms();
-    if seen != now {
-        word.store(now, Ordering::Relaxed);
     }
 }
 
