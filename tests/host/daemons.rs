@@ -264,6 +264,41 @@ fn a_holder_that_executes_a_program_frees_its_lock_although_a_child_it_forked_wa
     crate::kit::reap(holder);
 }
 
+/// The child has the beacon of its parent, too: the kernel has made it without what closes that.
+#[test]
+fn a_holder_that_executes_a_program_is_dead_although_a_child_has_all_that_it_had() {
+    let _watchdog = Watchdog::new("executes beside a copy");
+    let place = Place::new();
+    let board = crate::kit::Board::open(place.root());
+    let store = place.store();
+    let holder = fork(|| {
+        let cache = Cache::open(&store).unwrap();
+        let _guard = Lock::new(&cache, "k").acquire().unwrap().into_owned();
+        // SAFETY: the child makes system calls, and nothing else.
+        let copy = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
+        if copy == 0 {
+            loop {
+                // SAFETY: waits for a signal.
+                unsafe { libc::pause() };
+            }
+        }
+        board.set(1, copy as u64);
+        let mut program = crate::kit::command("idle", place.root(), &[]);
+        let error =
+            std::os::unix::process::CommandExt::exec(program.stdin(std::process::Stdio::null()));
+        panic!("{error}");
+    });
+    crate::kit::until("the copy lives", || board.get(1) != 0);
+    let cache = place.open();
+    let lock = Lock::new(&cache, "k");
+    let guard = lock.acquire().unwrap();
+    assert_eq!(guard.recovered().unwrap().pid as i32, holder.as_raw());
+    for pid in [nix::unistd::Pid::from_raw(board.get(1) as i32), holder] {
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    }
+    crate::kit::reap(holder);
+}
+
 #[test]
 fn a_relative_path_is_the_same_store_after_the_directory_was_changed() {
     let _watchdog = Watchdog::new("chdir");

@@ -32,7 +32,10 @@ pub(super) fn is_gone(
 ) -> Result<bool> {
     let record = slab.participant(number);
     if locks.is_beacon_locked(number)? {
-        return Ok(record.is_some_and(|r| process_is_gone(r, me, PARTICIPANT_SHARED, thorough)));
+        return Ok(record.is_some_and(|r| {
+            process_is_gone(r, me, PARTICIPANT_SHARED, thorough)
+                || thorough && has_executed(r, me, PARTICIPANT_SHARED)
+        }));
     }
     if !slab.witnesses().is_locked(number)? {
         return Ok(true);
@@ -86,8 +89,8 @@ fn process_is_gone(record: &Participant, me: &Identity, spared: u64, thorough: b
 }
 
 /// The fourth proof: where the process had the slab mapped it has nothing of the kind any more, for
-/// it has executed another program. Only asked where nothing but a map is in doubt: a child that it
-/// forked may have that, too.
+/// it has executed another program. A child that it forked may have that map, and the beacon until it
+/// closes it.
 fn has_executed(record: &Participant, me: &Identity, spared: u64) -> bool {
     let read = read_whole(&record.state, || {
         let namespace = record.pid_namespace.load(Ordering::Relaxed);

@@ -92,6 +92,8 @@ events! {
     "cut" Cut { }
     /// Something that has to come to an end, named by a number, has; it began at `asked`.
     "did" Did { kind, asked }
+    /// It is about to fork.
+    "fork" Fork { }
     /// It is about to execute this program again, holds and all.
     "exec" Exec { }
     /// It is about to end, holds and all.

@@ -21,6 +21,21 @@ pub struct Life {
     pub end: Option<u64>,
     /// It was certainly gone by then.
     pub gone: Option<u64>,
+    /// It executed this program again.
+    has_executed: bool,
+    /// How often it forked, and when its children had begun to live.
+    forks: usize,
+    births: Vec<u64>,
+}
+
+impl Life {
+    /// Whether it had executed itself while a child that it had forked may still have had what it
+    /// inherited: it closes that before it begins to live. Of a process that goes on the kernel
+    /// then says nothing else.
+    pub fn may_look_alive(&self, at: u64) -> bool {
+        let closed = self.births.iter().filter(|birth| **birth < at);
+        self.has_executed && closed.count() < self.forks
+    }
 }
 
 /// A hold of a key, as far as its holder could tell.
@@ -174,7 +189,12 @@ impl Reader<'_> {
         }
         match line.event {
             Event::Born { parent } => self.born(at, line.pid, parent),
-            Event::Exec {} | Event::Exit {} => self.life(id).end = Some(at),
+            Event::Fork {} => self.life(id).forks += 1,
+            Event::Exec {} => {
+                let life = self.life(id);
+                (life.end, life.has_executed) = (Some(at), true);
+            }
+            Event::Exit {} => self.life(id).end = Some(at),
             Event::Kill { pid } => self.kill(at, pid as u32),
             Event::Dead { pid } => self.dead(at, pid as u32),
             Event::Stop { pid } => drop(self.open.stops.insert(pid as u32, at)),
@@ -244,6 +264,11 @@ impl Reader<'_> {
             && before.end.is_some()
         {
             before.gone = Some(at);
+        }
+        if let Some(parent) = self.history.lives.get_mut(&parent)
+            && parent.pid != pid
+        {
+            parent.births.push(at);
         }
     }
 

@@ -151,6 +151,9 @@ impl<'a> Judge<'a> {
             if before.give.is_some() || before.lost.is_some() || self.spec.tag.is_some() {
                 continue;
             }
+            if next.overran && life.may_look_alive(next.asked) {
+                continue;
+            }
             // With a lease, other holders may have had it in between and not got to tell: one that
             // took over while the one before lived, and one that was told of its death and then was
             // late itself.

@@ -182,7 +182,9 @@ impl Oracle {
             | Event::Stop { pid }
             | Event::Cont { pid }
             | Event::Dead { pid } => pids.contains(&pid),
-            Event::Born { .. } | Event::Exec {} | Event::Exit {} => ids.contains(&line.id),
+            Event::Born { .. } | Event::Fork {} | Event::Exec {} | Event::Exit {} => {
+                ids.contains(&line.id)
+            }
             Event::Want { key } | Event::Passed { key, .. } | Event::Busy { key, .. } => {
                 violation.key == Some(key as usize) && ids.contains(&line.id) && is_near(line)
             }

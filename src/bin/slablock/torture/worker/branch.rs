@@ -104,6 +104,7 @@ impl Worker<'_> {
         let Some(id) = self.take_id() else {
             return Ok(());
         };
+        self.tell(Event::Fork {})?;
         match child::fork()? {
             Forked::Parent(_) => Ok(()),
             Forked::Child => {

@@ -210,6 +210,34 @@ fn a_death_under_a_lease_is_told_unless_others_came_in_between() {
     followed(2, 1).is_caught("was not told");
 }
 
+/// Once in a million holds: a child had not begun to live when its parent had executed itself.
+#[test]
+fn a_process_that_executed_itself_looks_alive_while_a_child_has_its_copies() {
+    let executed = |born_ms| {
+        let mut story = Story::new();
+        story.line(9, 1, Event::Fork {});
+        story.take(10, 1, "leased-lock", 1);
+        story.line(15, 1, Event::Exec {});
+        story.born_of(16, 3, 1, 1).born_of(born_ms, 4, 4, 1);
+        let (key, asked) = (story.key("leased-lock"), 29 * MS);
+        let take = Event::Take {
+            key,
+            token: 2,
+            asked,
+            permit: 0,
+            died: 0,
+            overran: 1,
+        };
+        story
+            .line(30, 2, take)
+            .give(31, 2, "leased-lock", 2)
+            .kept(31, 2, "leased-lock", 2);
+        story
+    };
+    executed(40).is_clean();
+    executed(20).is_caught("was not told");
+}
+
 #[test]
 fn a_loss_without_a_reason_is_caught() {
     let mut story = Story::new();

@@ -49,6 +49,19 @@ impl Story {
         self
     }
 
+    /// A worker begins to live in the process of another one, a child of a third.
+    fn born_of(&mut self, at_ms: u64, worker: u64, process: u64, parent: u64) -> &mut Story {
+        self.lines.push(Line {
+            at: at_ms * MS,
+            id: id_of_worker(worker),
+            pid: 100 + process as u32,
+            event: Event::Born {
+                parent: id_of_worker(parent),
+            },
+        });
+        self
+    }
+
     /// What the torturer does to a worker.
     fn fate(&mut self, at_ms: u64, worker: u64, fate: fn(u64) -> Event) -> &mut Story {
         self.lines.push(Line {
