@@ -168,10 +168,9 @@ fn the_log_of_many_processes_stays_within_its_bound() {
     assert!(cache.check().unwrap().is_sound());
 }
 
-/// Nothing can be compacted past a value that somebody is in the middle of changing, for however
-/// long.
+/// Only what lies where that value does, or did, cannot be compacted.
 #[test]
-fn who_is_stopped_with_a_value_keeps_nobody_waiting_for_room() {
+fn who_is_stopped_with_a_value_takes_no_room_from_anybody() {
     let _alone = alone("size limit");
     for eviction in [Eviction::None, Eviction::LeastRecentlyStored] {
         let (dir, cache) = store_with(&Cache::options().size_limit(LIMIT).eviction(eviction));
@@ -181,6 +180,30 @@ fn who_is_stopped_with_a_value_keeps_nobody_waiting_for_room() {
         }
         let mut child = Child::start("latcher", dir.root(), &[]);
         child.expect("latched");
+        let (refused, longest) = replace(&cache, 0..20, 30, 40_000);
+        assert_eq!(refused, 0, "{eviction:?}");
+        assert!(longest < WAIT + MARGIN, "{longest:?}");
+        for key in 0..8_usize {
+            assert!(cache.contains(format!("large {key}")).unwrap());
+        }
+        child.tell("go on");
+        child.expect("done");
+        child.finish();
+        assert!(blocks(cache.path()) <= LIMIT + SEGMENT);
+        assert!(cache.check().unwrap().is_sound());
+    }
+}
+
+/// Nothing can be compacted, for however long.
+#[test]
+fn who_is_stopped_while_compacting_keeps_nobody_waiting_for_room() {
+    let _alone = alone("size limit");
+    for eviction in [Eviction::None, Eviction::LeastRecentlyStored] {
+        let (_dir, cache) = store_with(&Cache::options().size_limit(LIMIT).eviction(eviction));
+        for key in 0..8_usize {
+            cache.set(format!("large {key}"), vec![7; 200_000]).unwrap();
+        }
+        let compacting = lock_stripes(cache.path(), 66..67);
         let (mut longest, mut refused) = (Duration::ZERO, 0);
         for round in 0..600_usize {
             let one = Stopwatch::start();
@@ -204,9 +227,7 @@ fn who_is_stopped_with_a_value_keeps_nobody_waiting_for_room() {
         for key in 0..8_usize {
             assert_eq!(cache.contains(format!("large {key}")).unwrap(), !may_go);
         }
-        child.tell("go on");
-        child.expect("done");
-        child.finish();
+        drop(compacting);
         for round in 0..40_usize {
             cache
                 .set(format!("{round}"), vec![round as u8; 40_000])

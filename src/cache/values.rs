@@ -1,6 +1,5 @@
 //! The cache as a cache: keys to values.
 
-use crate::store::space::integer::FirstNumber;
 use std::cell::RefCell;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use crate::cache::iter::{Entry, Iter};
 use crate::error::Result;
 use crate::key::AsKey;
 use crate::store::expiry::expires_ms;
+use crate::store::space::integer::FirstNumber;
 use crate::store::space::set::{New, When, Writer};
 use crate::store::values::get::Values;
 

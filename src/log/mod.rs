@@ -20,7 +20,7 @@
 //! a reference.
 //!
 //! Here segments and records are made and removed; how files are found is in `files`, how values
-//! are read in `read`, and how all of it gets to the device in `device`.
+//! are read in `read`, a whole segment in `walk`, and how all of it gets to the device in `device`.
 
 pub(crate) mod device;
 mod files;
@@ -30,6 +30,7 @@ mod known;
 mod open;
 mod read;
 mod record;
+pub(crate) mod walk;
 
 use std::collections::HashSet;
 use std::io;

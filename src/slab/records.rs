@@ -126,7 +126,8 @@ pub(crate) struct Segment {
     /// How many of its bytes are garbage, and how many of these have been given back: see
     /// [`Lost`].
     pub(crate) lost: AtomicU64,
-    /// While its values are moved elsewhere: the next slot to look at.
+    /// While its values are moved elsewhere: how far its records, or the slots, were looked at;
+    /// see `store::space::compact`.
     pub(crate) cursor: AtomicU64,
 }
 

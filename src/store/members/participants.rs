@@ -89,8 +89,8 @@ fn process_is_gone(record: &Participant, me: &Identity, spared: u64, thorough: b
 }
 
 /// The fourth proof: where the process had the slab mapped it has nothing of the kind any more, for
-/// it has executed another program. A child that it forked may have that map, and the beacon until it
-/// closes it.
+/// it has executed another program. A child that it forked may have that map, and the beacon until
+/// it closes it.
 fn has_executed(record: &Participant, me: &Identity, spared: u64) -> bool {
     let read = read_whole(&record.state, || {
         let namespace = record.pid_namespace.load(Ordering::Relaxed);

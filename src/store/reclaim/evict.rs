@@ -1,7 +1,5 @@
 //! Evicting values: which go when there is no room.
 
-use crate::store::era::Eras;
-use crate::store::expiry::is_over;
 use std::time::Duration;
 
 use crate::Eviction;
@@ -13,6 +11,8 @@ use crate::slab::layout::SLOT_BYTES;
 use crate::slab::value_cells::Form;
 use crate::slab::{Growing, SlotId, Tenant};
 use crate::store::Store;
+use crate::store::era::Eras;
+use crate::store::expiry::is_over;
 use crate::store::index::chains::Index;
 use crate::store::key_entry::KeyEntry;
 use crate::store::log::garbage::GarbageList;

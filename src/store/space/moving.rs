@@ -12,7 +12,7 @@ use crate::record::closing;
 use crate::slab::value_cells::{Content, Form};
 use crate::slab::{SlotId, Tenant};
 use crate::store::Store;
-use crate::store::index::chains::Index;
+use crate::store::index::chains::{Index, VALUE_SLOTS};
 use crate::store::journal::decided::Journal;
 use crate::store::key_entry::KeyEntry;
 use crate::store::log::garbage::{Collector, Garbage};
@@ -42,7 +42,8 @@ pub(super) enum Visit {
 
 /// A value that was written again, and a cell that is to point to it.
 pub(super) struct Move {
-    pub(super) at: u32,
+    /// How far the compactor had come before it.
+    pub(super) at: u64,
     found: KeyEntry,
     key: Vec<u8>,
     /// In force when it was written.
@@ -68,12 +69,38 @@ pub(in crate::store) fn is_of_the_device(error: &Error) -> bool {
 pub(super) struct Mover<'s>(pub(super) &'s Arc<Store>);
 
 impl<'s> Mover<'s> {
+    /// Writes the value of a key again if its cell points into a closed segment.
+    pub(super) fn visit_key(
+        self,
+        process: &Process,
+        key: &[u8],
+        at: u64,
+        closed: u32,
+        mine: &Mine<'_>,
+    ) -> Result<Visit> {
+        let (index, hash) = (Index(self.0), Index(self.0).hash(key));
+        let found = match index.find_unlocked(key, hash, VALUE_SLOTS) {
+            None if index.is_miss(key, hash) => None,
+            None => match index.find(key, hash, Patience::of(LATCH_PATIENCE)) {
+                Err(Error::StructureBusy { .. }) => return Ok(Visit::Busy),
+                found => found?,
+            },
+            found => found,
+        };
+        match found {
+            Some(found) => self.visit(process, found.id, at, closed, mine),
+            // No writer puts it in force any more: it would see that the segment is closed.
+            None => Ok(Visit::Clear),
+        }
+    }
+
     /// Writes the value in a slot again if its cell points into a closed segment.
     pub(super) fn visit(
         self,
         process: &Process,
         id: SlotId,
-        closed: &[u32],
+        at: u64,
+        closed: u32,
         mine: &Mine<'_>,
     ) -> Result<Visit> {
         let slot = self.0.slab.slot(id);
@@ -92,7 +119,7 @@ impl<'s> Mover<'s> {
             if is_settled || mine.iter().any(|latched| latched.found.id == id) {
                 // A dead process may have decided that the idle cell is to be in force.
                 Journal(self.0).finish_decided()?;
-                return self.write_anew(found, closed);
+                return self.write_anew(found, at, closed);
             }
             if begun.get_or_insert_with(Instant::now).elapsed() > LATCH_PATIENCE {
                 return Ok(Visit::Busy);
@@ -101,15 +128,13 @@ impl<'s> Mover<'s> {
         }
     }
 
-    fn write_anew(self, found: KeyEntry, closed: &[u32]) -> Result<Visit> {
+    fn write_anew(self, found: KeyEntry, at: u64, closed: u32) -> Result<Visit> {
         loop {
             let Some(Ok(reading)) = Slots(self.0).read_value(found, &mut ()) else {
                 return Ok(Visit::Clear);
             };
             let logged = reading.content.logged(found.meta.key_len);
-            let Some((place, bytes)) =
-                logged.filter(|(place, _)| closed.contains(&place.segment()))
-            else {
+            let Some((place, bytes)) = logged.filter(|(place, _)| place.segment() == closed) else {
                 return Ok(Visit::Clear);
             };
             let Some(key) = Slots(self.0).key_of(found) else {
@@ -147,7 +172,7 @@ impl<'s> Mover<'s> {
                 _ => Content::ABSENT,
             };
             return Ok(Visit::Written(Move {
-                at: found.id.index(),
+                at,
                 found,
                 key,
                 version: reading.version,
@@ -159,14 +184,13 @@ impl<'s> Mover<'s> {
     }
 
     /// Lets the cells point to what was written again: after the device has that, if values are to
-    /// survive a power failure. Which slot is to be looked at again, the first if there are
-    /// several.
+    /// survive a power failure. From where on to look again, if that is to be.
     pub(super) fn put_in_force(
         self,
         moves: Vec<Move>,
         known: Option<Known>,
         mine: &Mine<'_>,
-    ) -> Result<Option<u32>> {
+    ) -> Result<Option<u64>> {
         if moves.is_empty() {
             return Ok(None);
         }
@@ -193,7 +217,7 @@ impl<'s> Mover<'s> {
             match self.move_to(one, mine) {
                 Ok(Some(written)) => garbage.extend(written.garbage),
                 other => {
-                    // They come in the order of the slots.
+                    // They come in the order in which they were looked at.
                     again = again.or(Some(one.at));
                     failed = failed.or(other.err());
                     new(one)

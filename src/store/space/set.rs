@@ -3,7 +3,6 @@
 //! where. A key of which the value was deleted or is over keeps its slots, without a value, until
 //! they are needed.
 
-use crate::store::values::get::Uses;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -19,7 +18,7 @@ use crate::store::log::segments::Segments;
 use crate::store::slots::by_slot::Slots;
 use crate::store::space::latch::{Instance, Latched, Latches};
 use crate::store::space::make_room::Space;
-use crate::store::values::get::Values;
+use crate::store::values::get::{Uses, Values};
 
 /// A value that is to be set.
 #[derive(Clone, Copy)]
