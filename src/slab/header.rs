@@ -149,6 +149,9 @@ pub(crate) struct Mutable {
     pub(crate) unkept: AtomicU64,
     /// See `store::era`.
     pub(crate) era: AtomicU64,
+    /// What the log may take since its device was full, if that is less than `size_limit`; 0: it
+    /// was not.
+    pub(crate) device_limit: AtomicU64,
 }
 
 /// Where [`Mutable::cache`] lies in the file.

@@ -11,6 +11,7 @@ mod full_disk;
 mod memory;
 mod read_only;
 mod replaced;
+mod room;
 mod signals;
 mod values;
 

@@ -159,8 +159,8 @@ fn compacting_on_a_full_disk_leaves_nothing_behind() {
     let file = fs::OpenOptions::new().write(true).open(&filler).unwrap();
     file.set_len(full - 30 * PAGE).unwrap();
     let before = cache.stats().unwrap();
-    let culled = cache.cull();
-    assert!(is_full(culled.map(drop)));
+    // As far as there is room for what is moved.
+    assert_eq!(cache.cull().unwrap(), 0);
     let after = cache.stats().unwrap();
     // The last one is a gap, and the headers of segments.
     assert!(

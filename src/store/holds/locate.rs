@@ -102,11 +102,18 @@ impl<'h> Finder<'h> {
             return Ok((self.0.remember(found), None));
         }
         let (mut pauses, mut looked_everywhere) = (0, false);
+        let mut no_space = None;
         loop {
             let stripe = self.lock_stripe_within(patience)?;
             match self.find_or_create(&stripe, patience) {
                 Ok((found, before)) => return Ok((self.0.remember(found), before)),
                 Err(NoRoom::Late) => return Err(Pieces(self.0.store()).structure_busy(GROW_BYTE)),
+                // The device is full: other values may go for one, as if there were no more slots.
+                Err(NoRoom::Failed(full @ Error::NoSpace { .. }))
+                    if self.0.kind() == Tenant::Value =>
+                {
+                    no_space = Some(full);
+                }
                 Err(NoRoom::Failed(error)) => return Err(error),
                 Err(NoRoom::Busy) => {
                     drop(stripe);
@@ -127,10 +134,10 @@ impl<'h> Finder<'h> {
                 continue;
             }
             if looked_everywhere {
-                return Err(Error::Full {
+                return Err(no_space.unwrap_or_else(|| Error::Full {
                     path: self.0.store().dir().to_path_buf(),
                     capacity: self.0.store().slab().layout().capacity as usize,
-                });
+                }));
             }
             Reclaimer(self.0.store()).remove_turns(Force::NotTheLiving, patience)?;
             looked_everywhere = true;

@@ -43,6 +43,9 @@ impl<'s> NewSegment<'s> {
             if !matches!(made, Ok(Created::Yes)) {
                 // Nothing there is ours. What is there instead stays, to be looked into.
                 let _ = word.compare_exchange(begun, 0, Ordering::AcqRel, Ordering::Relaxed);
+                if made.is_err() {
+                    self.give_number_back(number);
+                }
                 made?;
                 continue;
             }
@@ -80,14 +83,34 @@ impl<'s> NewSegment<'s> {
         Ok(ends)
     }
 
+    /// Lets values be appended to no segment: the next one that is written begins one. For a
+    /// process that is about to empty the last one, and cannot begin another.
+    pub(in crate::store) fn leave_tail(self) {
+        let word = &self.0.slab.header().tail;
+        while let Some(tail) = Segments(self.0).tail() {
+            self.note_end(tail);
+            let none = 0;
+            let left =
+                word.compare_exchange(tail.bits(), none, Ordering::AcqRel, Ordering::Relaxed);
+            if left.is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Gives a number back of which there is no file, and no place in the table: unless another was
+    /// given since, it is the next one again. A full device would use up all numbers.
+    fn give_number_back(self, number: u32) {
+        let last = &self.0.slab.header().last_segment;
+        let (given, before) = (u64::from(number), u64::from(number) - 1);
+        let _ = last.compare_exchange(given, before, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
     /// Makes the file of a segment. Its place in the table may be another's by now, if that took
     /// long: nothing of that one is changed. The count of what it has lost may have another number
     /// in it, and begins again at the next count; the compactor that closes the segment sets the
     /// cursor.
     fn make_segment(self, log: &Log, number: u32, alone: Option<u64>) -> Result<Created> {
-        if let Some(bytes) = alone {
-            self.note_end(Location::new(number, SEGMENT_HEADER_BYTES + bytes));
-        }
         let created = log
             .create(number)
             .map_err(Segments(self.0).log_error("create", log, number))?;
@@ -98,6 +121,12 @@ impl<'s> NewSegment<'s> {
             // Nobody else has its number: a file that nothing points to would be left.
             let _ = log.remove(number);
             return Err(e);
+        }
+        // Not before there is a file: otherwise the number is given again.
+        if created == Created::Yes
+            && let Some(bytes) = alone
+        {
+            self.note_end(Location::new(number, SEGMENT_HEADER_BYTES + bytes));
         }
         Ok(created)
     }

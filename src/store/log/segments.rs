@@ -25,7 +25,7 @@ use crate::store::log::sync::Syncing;
 use crate::store::members::config::InForce;
 use crate::store::members::device::OnDevice;
 use crate::store::members::recount::{SegmentState, Usage};
-use crate::store::settings::{bound_of, segment_bytes_of};
+use crate::store::settings::segment_bytes_of;
 use crate::sync::{Ordering, fence};
 
 /// The key of records that are no values. No value has it: a key has a byte at least.
@@ -125,7 +125,7 @@ pub(crate) struct Segments<'s>(pub(crate) &'s Store);
 
 impl<'s> Segments<'s> {
     pub(crate) fn segment_bytes(self) -> u64 {
-        segment_bytes_of(InForce(self.0).size_limit())
+        segment_bytes_of(InForce(self.0).chosen_size_limit())
     }
 
     pub(crate) fn log_error<'l>(
@@ -262,7 +262,9 @@ impl<'s> Segments<'s> {
 
     /// What the log never takes more of the device than: a segment more than its limit.
     pub(crate) fn bound(self) -> u64 {
-        bound_of(InForce(self.0).size_limit())
+        InForce(self.0)
+            .size_limit()
+            .saturating_add(self.segment_bytes())
     }
 
     /// What the log never takes more than while values are moved: after the limit was lowered, what
@@ -332,6 +334,12 @@ impl<'s> Segments<'s> {
     }
 
     pub(crate) fn over_limit(self) -> Error {
+        if InForce(self.0).is_device_short() {
+            return Error::NoSpace {
+                action: "write to",
+                path: self.0.dir().join(LOG),
+            };
+        }
         Error::OverLimit {
             path: self.0.dir().join(LOG),
             limit: InForce(self.0).size_limit(),

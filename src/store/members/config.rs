@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::store::Store;
 use crate::store::settings::{config_of, durability_of, eviction_of, size_limit_of};
+use crate::sync::Ordering;
 use crate::{Config, Durability, Eviction};
 
 /// As the header has it; what it cannot have is the default.
@@ -15,8 +16,25 @@ impl<'s> InForce<'s> {
         config_of(&self.0.slab)
     }
 
+    /// What the log may take: what was chosen, or less, if the device has less.
     pub(crate) fn size_limit(self) -> u64 {
+        self.chosen_size_limit().min(self.device_limit())
+    }
+
+    pub(crate) fn chosen_size_limit(self) -> u64 {
         size_limit_of(&self.0.slab)
+    }
+
+    /// Whether the device is what limits the log.
+    pub(crate) fn is_device_short(self) -> bool {
+        self.device_limit() < self.chosen_size_limit()
+    }
+
+    fn device_limit(self) -> u64 {
+        match self.0.slab.header().device_limit.load(Ordering::Relaxed) {
+            0 => u64::MAX,
+            limit => limit,
+        }
     }
 
     #[inline]

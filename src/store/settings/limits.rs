@@ -140,6 +140,7 @@ impl Limits {
         let header = slab.header();
         if let Some(bytes) = self.size_limit {
             header.size_limit.store(bytes, Ordering::Release);
+            header.device_limit.store(0, Ordering::Relaxed);
         }
         if let Some(eviction) = self.eviction {
             header.eviction.store(eviction.number(), Ordering::Relaxed);

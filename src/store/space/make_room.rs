@@ -5,13 +5,11 @@
 //! the oldest there go, some hundred at a time; a store of up to 65,536 slots is looked at as a
 //! whole.
 
-use std::cell::Cell;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::log::{Location, RECORD_ALIGN, SEGMENT_HEADER_BYTES, record_bytes};
-use crate::os::clock;
 use crate::record::Force;
 use crate::slab::{KEY_BYTES_MAX, TAG_BYTES_MAX};
 use crate::store::Store;
@@ -28,58 +26,15 @@ use crate::store::reclaim::evict::Evictor;
 use crate::store::reclaim::free_slots::Reclaimer;
 use crate::store::settings::Limits;
 use crate::store::slots::by_slot::Slots;
-use crate::store::space::compact::{CROWDED, Compactor, LATCH_PATIENCE, Mine};
+use crate::store::space::compact::{CROWDED, Compactor, LATCH_PATIENCE};
+use crate::store::space::full_device::FullDevice;
 use crate::store::space::recount::{Counted, Recounting};
 use crate::store::space::set::New;
+use crate::store::space::wait::Wait;
+use crate::store::space::walk::Mine;
 
-/// How long a writer compacts, or waits for another compactor, before it takes the last room that
-/// there is. A step of its own may come on top, and evicting: 50 ms in all.
-const PATIENCE: Duration = Duration::from_millis(25);
-/// When even a writer that makes progress gives up.
-const ENDLESS: Duration = Duration::from_secs(1);
 /// How often others may be quicker to take the room that there was.
 const ATTEMPTS: u32 = 20;
-const PAUSE: Duration = Duration::from_micros(500);
-
-/// How long somebody has been making room, or waiting for others to make it. Time in which this
-/// thread was not let run does not count: on a busy machine it would give up although there is room
-/// to be made.
-pub(crate) struct Wait {
-    begun: Instant,
-    worked_before: Duration,
-    /// For others.
-    waited: Cell<Duration>,
-}
-
-impl Wait {
-    pub(crate) fn begin() -> Wait {
-        Wait {
-            begun: Instant::now(),
-            worked_before: clock::worked(),
-            waited: Cell::default(),
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        let worked = clock::worked().saturating_sub(self.worked_before);
-        worked + self.waited.get() > PATIENCE || self.is_endless()
-    }
-
-    /// Sleeps for a moment, for another process that has no way to tell us.
-    fn pause(&self) {
-        std::thread::sleep(PAUSE);
-        self.count(PAUSE);
-    }
-
-    fn count(&self, waited: Duration) {
-        self.waited.set(self.waited.get() + waited);
-    }
-
-    fn is_endless(&self) -> bool {
-        self.begun.elapsed() > ENDLESS
-    }
-}
-
 /// How much a store may take on the device, and what goes when that is too little.
 #[derive(Clone, Copy)]
 pub(crate) struct Space<'s>(pub(crate) &'s Arc<Store>);
@@ -94,25 +49,25 @@ impl<'s> Space<'s> {
     /// limit has the log to itself, for it is never moved.
     fn longest_record(self) -> u64 {
         let around = record_bytes(KEY_BYTES_MAX, TAG_BYTES_MAX, 0) + RECORD_ALIGN;
-        InForce(self.0).size_limit().saturating_add(around)
+        InForce(self.0).chosen_size_limit().saturating_add(around)
     }
 
     /// Makes so many bytes more fit into the log: evicts values by the store's policy, and compacts
     /// in proportion to what is asked for. Says how much the log may take with them.
-    pub(crate) fn make_room(self, bytes: u64, wait: &Wait, mine: &Mine<'_>) -> Result<Room> {
-        let limit = InForce(self.0).size_limit();
+    pub(in crate::store) fn make_room(self, bytes: u64, wait: &Wait, mine: &Mine<'_>) -> Result<Room> {
         if bytes > self.longest_record() {
             return Err(Segments(self.0).over_limit());
         }
         // They may begin a segment.
         let bytes = bytes + SEGMENT_HEADER_BYTES;
         loop {
+            FullDevice(self.0).let_limit_rise()?;
             let (usage, segments) = Segments(self.0).usage_and_segments()?;
-            if Segments(self.0).is_shrinking() && usage.bytes <= limit {
+            if Segments(self.0).is_shrinking() && usage.bytes <= InForce(self.0).size_limit() {
                 // Values may have gone, and nothing was compacted for that.
                 Segments(self.0).let_bound_shrink()?;
             }
-            let limit = limit.min(
+            let limit = InForce(self.0).size_limit().min(
                 Segments(self.0)
                     .bound()
                     .saturating_sub(slack_of(segments + 1)),
@@ -195,11 +150,18 @@ impl<'s> Space<'s> {
         OnDevice(self.0).known_if_durable()?;
         let wait = Wait::begin();
         for _ in 0..ATTEMPTS {
-            let room = self.make_room(bytes, &wait, mine)?;
-            if let Some(place) = Segments(self.0).append_durably(key, new.tag, new.value, room)? {
-                return Ok(place);
+            let append = |room| Segments(self.0).append_durably(key, new.tag, new.value, room);
+            match self.make_room(bytes, &wait, mine).and_then(append) {
+                Ok(Some(place)) => return Ok(place),
+                // Others were quicker.
+                Ok(None) => {}
+                Err(full @ Error::NoSpace { .. }) => {
+                    if !FullDevice(self.0).make_room(bytes, &wait, mine)? {
+                        return Err(full);
+                    }
+                }
+                Err(error) => return Err(error),
             }
-            // Others were quicker.
         }
         Err(Segments(self.0).over_limit())
     }
@@ -302,6 +264,7 @@ mod tests {
     use super::*;
     use crate::store::members::range::Ranges;
     use crate::store::members::recount::Usage;
+    use crate::store::space::wait::PATIENCE;
     use crate::{Cache, Error, Eviction, Options};
 
     const LIMIT: u64 = 4 << 20;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use crate::error::{Error, Result};
+use crate::log::Location;
 use crate::os::futex;
 use crate::record::closing;
 use crate::slab::value_cells::{Content, Form};
@@ -15,16 +16,18 @@ use crate::store::Store;
 use crate::store::index::chains::{Index, VALUE_SLOTS};
 use crate::store::journal::decided::Journal;
 use crate::store::key_entry::KeyEntry;
-use crate::store::log::garbage::{Collector, Garbage};
+use crate::store::log::garbage::{Collector, Garbage, GarbageList};
 use crate::store::log::segments::{Room, Segments};
 use crate::store::log::sync::Syncing;
 use crate::store::members::device::{Known, OnDevice};
 use crate::store::members::participants::Members;
-use crate::store::members::process::Process;
 use crate::store::patience::Patience;
+use crate::store::reclaim::evict::Evictor;
+use crate::store::reclaim::free_slots::Taken;
 use crate::store::slots::by_slot::Slots;
-use crate::store::space::compact::{LATCH_PATIENCE, Mine};
+use crate::store::space::compact::LATCH_PATIENCE;
 use crate::store::space::latch::{Latched, Latches, Written};
+use crate::store::space::walk::{Emptying, How};
 use crate::sync::Ordering;
 
 /// What came of a look at a slot.
@@ -64,21 +67,20 @@ pub(in crate::store) fn is_of_the_device(error: &Error) -> bool {
     source.kind() != io::ErrorKind::OutOfMemory && !lacking.into_iter().any(lacks)
 }
 
-/// Writes values again that lie in closed segments, and lets their cells point there.
+/// Writes values again that lie in a closed segment, and lets their cells point there; or evicts
+/// them.
 #[derive(Clone, Copy)]
-pub(super) struct Mover<'s>(pub(super) &'s Arc<Store>);
+pub(super) struct Mover<'a>(pub(super) Emptying<'a>);
 
-impl<'s> Mover<'s> {
-    /// Writes the value of a key again if its cell points into a closed segment.
-    pub(super) fn visit_key(
-        self,
-        process: &Process,
-        key: &[u8],
-        at: u64,
-        closed: u32,
-        mine: &Mine<'_>,
-    ) -> Result<Visit> {
-        let (index, hash) = (Index(self.0), Index(self.0).hash(key));
+impl<'a> Mover<'a> {
+    fn store(self) -> &'a Arc<Store> {
+        self.0.store
+    }
+
+    /// Writes the value of a key again if its cell points into the segment. `at`: how far all was
+    /// looked at before.
+    pub(super) fn visit_key(self, key: &[u8], at: u64) -> Result<Visit> {
+        let (index, hash) = (Index(self.store()), Index(self.store()).hash(key));
         let found = match index.find_unlocked(key, hash, VALUE_SLOTS) {
             None if index.is_miss(key, hash) => None,
             None => match index.find(key, hash, Patience::of(LATCH_PATIENCE)) {
@@ -88,28 +90,22 @@ impl<'s> Mover<'s> {
             found => found,
         };
         match found {
-            Some(found) => self.visit(process, found.id, at, closed, mine),
+            Some(found) => self.visit(found.id, at),
             // No writer puts it in force any more: it would see that the segment is closed.
             None => Ok(Visit::Clear),
         }
     }
 
-    /// Writes the value in a slot again if its cell points into a closed segment.
-    pub(super) fn visit(
-        self,
-        process: &Process,
-        id: SlotId,
-        at: u64,
-        closed: u32,
-        mine: &Mine<'_>,
-    ) -> Result<Visit> {
-        let slot = self.0.slab.slot(id);
+    /// As [`visit_key`](Mover::visit_key), for the value in a slot.
+    pub(super) fn visit(self, id: SlotId, at: u64) -> Result<Visit> {
+        let Emptying { process, mine, .. } = self.0;
+        let slot = self.store().slab.slot(id);
         let mut begun = None;
         loop {
             let wakes = slot.wake.load(Ordering::Acquire);
             // The hold before the cell (G2).
             let is_settled =
-                closing::is_settled(&slot.hold, |p| Members(self.0).is_dead(process, p));
+                closing::is_settled(&slot.hold, |p| Members(self.store()).is_dead(process, p));
             let Some(found) = slot.meta().and_then(|meta| {
                 let kind = meta.kind.filter(|kind| *kind == Tenant::Value)?;
                 Some(KeyEntry { id, meta, kind })
@@ -118,8 +114,8 @@ impl<'s> Mover<'s> {
             };
             if is_settled || mine.iter().any(|latched| latched.found.id == id) {
                 // A dead process may have decided that the idle cell is to be in force.
-                Journal(self.0).finish_decided()?;
-                return self.write_anew(found, at, closed);
+                Journal(self.store()).finish_decided()?;
+                return self.write_anew(found, at);
             }
             if begun.get_or_insert_with(Instant::now).elapsed() > LATCH_PATIENCE {
                 return Ok(Visit::Busy);
@@ -128,22 +124,27 @@ impl<'s> Mover<'s> {
         }
     }
 
-    fn write_anew(self, found: KeyEntry, at: u64, closed: u32) -> Result<Visit> {
+    fn write_anew(self, found: KeyEntry, at: u64) -> Result<Visit> {
         loop {
-            let Some(Ok(reading)) = Slots(self.0).read_value(found, &mut ()) else {
+            let Some(Ok(reading)) = Slots(self.store()).read_value(found, &mut ()) else {
                 return Ok(Visit::Clear);
             };
             let logged = reading.content.logged(found.meta.key_len);
-            let Some((place, bytes)) = logged.filter(|(place, _)| place.segment() == closed) else {
+            let Some((place, bytes)) =
+                logged.filter(|(place, _)| place.segment() == self.0.segment)
+            else {
                 return Ok(Visit::Clear);
             };
-            let Some(key) = Slots(self.0).key_of(found) else {
+            if self.0.how == How::Evicts {
+                return self.evict(found);
+            }
+            let Some(key) = Slots(self.store()).key_of(found) else {
                 return Ok(Visit::Clear);
             };
             let (mut value, mut tag) = (Vec::new(), Vec::new());
             let read =
-                Slots(self.0).read_logged(&key, &reading.content, &mut value, Some(&mut tag));
-            if !Slots(self.0).is_in_force(found, &reading) {
+                Slots(self.store()).read_logged(&key, &reading.content, &mut value, Some(&mut tag));
+            if !Slots(self.store()).is_in_force(found, &reading) {
                 // The value was replaced while it was read: look again, where its cell points now.
                 continue;
             }
@@ -155,8 +156,7 @@ impl<'s> Mover<'s> {
             };
             let content = match reading.content.form {
                 Form::Logged { len, tag_hash, .. } if whole => {
-                    let Some(place) = Segments(self.0).append(&key, &tag, &value, Room::ToMove)?
-                    else {
+                    let Some(place) = self.append(&key, &tag, &value)? else {
                         return Ok(Visit::NoRoom);
                     };
                     let form = Form::Logged {
@@ -183,13 +183,35 @@ impl<'s> Mover<'s> {
         }
     }
 
+    /// Writes a value to the end of the log. `None`: there is no room for it.
+    fn append(self, key: &[u8], tag: &[u8], value: &[u8]) -> Result<Option<Location>> {
+        match Segments(self.store()).append(key, tag, value, Room::ToMove) {
+            Err(Error::NoSpace { .. }) => Ok(None),
+            appended => appended,
+        }
+    }
+
+    /// Takes the value away, whatever it is worth.
+    fn evict(self, found: KeyEntry) -> Result<Visit> {
+        let evictor = Evictor(self.store());
+        let Some(value) = evictor.candidate(found.id) else {
+            return Ok(Visit::Clear);
+        };
+        // Given back when this has been done, with the stripe unlocked.
+        let garbage = GarbageList::new(self.store());
+        let taken = evictor.evict_value(&value, Patience::strictly(LATCH_PATIENCE), &garbage)?;
+        Ok(match taken {
+            Taken::Yes => Visit::Clear,
+            Taken::NotNow | Taken::StripeBusy => Visit::Busy,
+        })
+    }
+
     /// Lets the cells point to what was written again: after the device has that, if values are to
     /// survive a power failure. From where on to look again, if that is to be.
     pub(super) fn put_in_force(
         self,
         moves: Vec<Move>,
         known: Option<Known>,
-        mine: &Mine<'_>,
     ) -> Result<Option<u64>> {
         if moves.is_empty() {
             return Ok(None);
@@ -202,19 +224,19 @@ impl<'s> Mover<'s> {
                 .collect();
             segments.dedup();
             let mut segments = segments.iter();
-            let synced =
-                segments.try_for_each(|number| Syncing(self.0).sync_segment(*number).map(drop));
-            if let Err(error) = synced.and_then(|()| OnDevice(self.0).still_known(known)) {
+            let synced = segments
+                .try_for_each(|number| Syncing(self.store()).sync_segment(*number).map(drop));
+            if let Err(error) = synced.and_then(|()| OnDevice(self.store()).still_known(known)) {
                 moves
                     .iter()
                     .filter_map(new)
-                    .for_each(|new| Collector(self.0).punch(new));
+                    .for_each(|new| Collector(self.store()).punch(new));
                 return Err(error);
             }
         }
         let (mut again, mut garbage, mut failed) = (None, Vec::new(), None);
         for one in &moves {
-            match self.move_to(one, mine) {
+            match self.move_to(one) {
                 Ok(Some(written)) => garbage.extend(written.garbage),
                 other => {
                     // They come in the order in which they were looked at.
@@ -222,11 +244,11 @@ impl<'s> Mover<'s> {
                     failed = failed.or(other.err());
                     new(one)
                         .into_iter()
-                        .for_each(|new| Collector(self.0).punch(new));
+                        .for_each(|new| Collector(self.store()).punch(new));
                 }
             }
         }
-        Collector(self.0).punch_synced(&garbage);
+        Collector(self.store()).punch_synced(&garbage);
         match failed {
             Some(error) => Err(error),
             None => Ok(again),
@@ -234,24 +256,29 @@ impl<'s> Mover<'s> {
     }
 
     /// Moves a value. `None`: it was changed meanwhile, or is about to be.
-    fn move_to(self, one: &Move, mine: &Mine<'_>) -> Result<Option<Written>> {
+    fn move_to(self, one: &Move) -> Result<Option<Written>> {
         let write = |latched: &Latched<'_>| {
             let same = latched.found.id == one.found.id
                 && latched.found.meta.generation == one.found.meta.generation
                 && latched.cells.version() == one.version;
             let new = Garbage::of(&one.content, one.key.len());
-            let stays = new.is_none_or(|new| Segments(self.0).may_lead_to(new.place));
+            let stays = new.is_none_or(|new| Segments(self.store()).may_lead_to(new.place));
             (same && stays).then(|| Written {
                 garbage: latched.write(one.content, &[], &[]),
             })
         };
-        let written = match mine.iter().find(|latched| latched.found.id == one.found.id) {
+        let written = match self
+            .0
+            .mine
+            .iter()
+            .find(|latched| latched.found.id == one.found.id)
+        {
             Some(latched) => write(latched),
             None => {
                 let patience = Patience::of(LATCH_PATIENCE);
-                let latched = Latches(self.0).latch_within(
+                let latched = Latches(self.store()).latch_within(
                     &one.key,
-                    Index(self.0).hash(&one.key),
+                    Index(self.store()).hash(&one.key),
                     None,
                     patience,
                 )?;
@@ -259,7 +286,7 @@ impl<'s> Mover<'s> {
             }
         };
         if written.is_some() && !one.whole {
-            self.0.count_damaged();
+            self.store().count_damaged();
         }
         Ok(written)
     }

@@ -28,7 +28,8 @@ use crate::store::members::config::InForce;
 use crate::store::members::device::{Known, OnDevice};
 use crate::store::members::range::Ranges;
 use crate::store::patience::Patience;
-use crate::store::space::make_room::{Space, Wait};
+use crate::store::space::make_room::Space;
+use crate::store::space::wait::Wait;
 use crate::store::txn::transaction::{Ongoing, Part};
 
 impl Ongoing<'_> {

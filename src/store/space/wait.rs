@@ -1,0 +1,52 @@
+//! How long a writer makes room, or waits for others to make it.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use crate::os::clock;
+
+/// How long a writer compacts, or waits for another compactor, before it takes the last room that
+/// there is. A step of its own may come on top, and evicting: 50 ms in all.
+pub(super) const PATIENCE: Duration = Duration::from_millis(25);
+/// When even a writer that makes progress gives up.
+const ENDLESS: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_micros(500);
+
+/// How long somebody has been making room, or waiting for others to make it. Time in which this
+/// thread was not let run does not count: on a busy machine it would give up although there is room
+/// to be made.
+pub(in crate::store) struct Wait {
+    begun: Instant,
+    worked_before: Duration,
+    /// For others.
+    waited: Cell<Duration>,
+}
+
+impl Wait {
+    pub(crate) fn begin() -> Wait {
+        Wait {
+            begun: Instant::now(),
+            worked_before: clock::worked(),
+            waited: Cell::default(),
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        let worked = clock::worked().saturating_sub(self.worked_before);
+        worked + self.waited.get() > PATIENCE || self.is_endless()
+    }
+
+    /// Sleeps for a moment, for another process that has no way to tell us.
+    pub(super) fn pause(&self) {
+        std::thread::sleep(PAUSE);
+        self.count(PAUSE);
+    }
+
+    pub(super) fn count(&self, waited: Duration) {
+        self.waited.set(self.waited.get() + waited);
+    }
+
+    pub(super) fn is_endless(&self) -> bool {
+        self.begun.elapsed() > ENDLESS
+    }
+}
