@@ -250,6 +250,44 @@ fn a_full_store_evicts_values_and_never_a_primitive() {
     assert!(cache.check().unwrap().is_sound());
 }
 
+/// What lies in its way goes, and little else, however old or new what lies beside each other is.
+#[test]
+fn a_key_of_many_slots_evicts_a_row_and_not_a_store() {
+    for eviction in [
+        Eviction::GreedyDual,
+        Eviction::LeastRecentlyUsed,
+        Eviction::LeastFrequentlyUsed,
+        Eviction::LeastRecentlyStored,
+    ] {
+        let dir = Place::new();
+        let options = Cache::options().capacity(8_192).eviction(eviction);
+        let cache = options.open(dir.store()).unwrap();
+        for key in 0..8_192 {
+            cache.set(format!("{key}"), "small").unwrap();
+        }
+        // Of mixed age.
+        for round in 0..4 {
+            for key in (0..8_192).filter(|key| key * 31 % 7 < round) {
+                cache.get(format!("{key}")).unwrap();
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        for (key, value, slots) in [("a".repeat(1_000), 1, 8), ("b".repeat(9), 200, 4)] {
+            let (before, begun) = (cache.stats().unwrap().evictions, Stopwatch::start());
+            cache.set(&key, vec![7; value]).unwrap();
+            let (took, gone) = (begun.elapsed(), cache.stats().unwrap().evictions - before);
+            println!(
+                "{eviction:?}: {} and {value} bytes: {gone} in {took:?}",
+                key.len()
+            );
+            // Sixteen rows at a time.
+            assert!(gone <= 16 * slots, "{gone}");
+            assert!(cache.get(&key).unwrap().is_some());
+        }
+        assert!(cache.check().unwrap().is_sound());
+    }
+}
+
 #[test]
 fn a_full_store_lets_idle_keys_go_before_values() {
     let dir = Place::new();

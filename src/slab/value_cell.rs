@@ -95,6 +95,20 @@ impl<'a> ValueCell<'a> {
         Some(self.word(0)?.load(Ordering::Relaxed))
     }
 
+    /// What the cell says, without its seal.
+    #[inline]
+    pub(super) fn glance(self) -> Option<Content> {
+        let head = self.head()?;
+        let used = Content::payload_words(head).min(self.words - CELL_FRAME);
+        let mut first = [0; LOGGED_WORDS];
+        if head >> 17 & 0x1f == FORM_LOGGED {
+            for (at, word) in first.iter_mut().enumerate() {
+                *word = self.word(CELL_FRAME + at)?.load(Ordering::Relaxed);
+            }
+        }
+        Content::decode(head, first, used)
+    }
+
     /// Reads the cell as it is. What comes out means something if no writer filled it meanwhile.
     #[inline(always)]
     pub(super) fn load(self, payload: &mut impl Payload) -> Option<Loaded> {

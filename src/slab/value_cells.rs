@@ -100,6 +100,15 @@ impl<'a> ValueCells<'a> {
         }
     }
 
+    /// What is in force, whether or not it is whole. For a judgement that is followed by a better
+    /// look.
+    #[inline]
+    pub(crate) fn glance(&self) -> Option<Reading> {
+        let (content, version) = cells_read_once(self.selector(), |cell| self.cell(cell).glance())?;
+        let content = content?;
+        Some(Reading { content, version })
+    }
+
     /// What counts where a transaction has decided what was prepared after version `decided`: the
     /// prepared cell, also before any process has put it in force (T1). For readers that may not do
     /// so themselves.
@@ -163,6 +172,13 @@ impl<'a> ValueCells<'a> {
         if self.version() == version && self.idle().is_some() {
             cells_flip(self.selector(), version);
         }
+    }
+
+    /// What is prepared, if it lies in the log, and is whole.
+    pub(crate) fn idle_in_log(&self) -> Option<Content> {
+        let next = self.version().wrapping_add(1);
+        let content = self.cell((next & 1) as usize).glance()?;
+        matches!(content.form, Form::Logged { .. }).then(|| self.idle())?
     }
 
     /// What is prepared, if it is whole.

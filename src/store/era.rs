@@ -2,13 +2,12 @@
 //! be set.
 //!
 //! A slab counts its eras. A value is stamped with the era in which it was stored or used last, and
-//! with how often it was used. Under policies of time an era begins when this process sees the
-//! coarse clock in another tick than before: what the clock says does not matter. Under policies
-//! that count uses it begins when a value is evicted, and has the number that this value was worth:
-//! what is stored or used from then on is worth more than all that went, however often that was
-//! used, and what is never used again is outlived in the end. (Dynamic aging; Cherkasova,
-//! "Improving WWW proxies performance with greedy-dual-size-frequency caching policy", HP
-//! Laboratories, 1998.)
+//! with how often it was used. An era begins when this process sees the coarse clock in another
+//! tick than before: what the clock says does not matter. Under policies that count uses one
+//! begins, too, when a value is evicted, and is nearer to what this value was worth: what is stored
+//! or used from then on is worth more than all that went, however often that was used, and what is
+//! never used again is outlived in the end. (Dynamic aging; Cherkasova, "Improving WWW proxies
+//! performance with greedy-dual-size-frequency caching policy", HP Laboratories, 1998.)
 //!
 //! Two that stamp a value at once may lose a use of it. Killed in between, nothing is amiss.
 
@@ -39,8 +38,12 @@ const COUNT_MAX: u64 = u64::MAX >> ERA_BITS;
 /// Uses beyond these are not counted where size counts, too: more would not raise the share of
 /// hits, and what everybody reads need not be written each time.
 const COUNT_MAX_BY_SIZE: u64 = 15;
-/// What a use is worth, in eras: more than a day of ticks.
+/// What a use is worth, in eras: some eighteen hours of ticks.
 const USE: u64 = 1 << 24;
+/// And of a byte, where size counts: of a value of 500 bytes a use is worth some two hours.
+const USE_OF_A_BYTE: u64 = 1 << 30;
+/// How far the era comes nearer to what a value was worth that is evicted: one part in so many.
+const NEARER: u64 = 8;
 /// After a power failure the device may have stamps that are so much younger than the count of
 /// eras. What is younger still is damage.
 const LAG_MAX: u64 = 1 << 40;
@@ -101,7 +104,7 @@ impl Eras<'_> {
     #[inline]
     fn note(self, word: &AtomicU64, eviction: Eviction) {
         let seen = word.load(Ordering::Relaxed);
-        let next = Use::of(seen).once_more(eviction, self.now(eviction)).bits();
+        let next = Use::of(seen).once_more(eviction, self.now()).bits();
         if next != seen {
             word.store(next, Ordering::Relaxed);
         }
@@ -110,23 +113,20 @@ impl Eras<'_> {
     /// Notes that a value was stored. What was counted for the key before stays counted.
     #[inline]
     pub(in crate::store) fn note_stored(self, word: &AtomicU64) {
-        let eviction = eviction_of(&self.0.slab);
         let before = Use::of(word.load(Ordering::Relaxed));
         let stored = Use {
             count: before.count.max(1),
-            era: self.now(eviction),
+            era: self.now(),
         };
         word.store(stored.bits(), Ordering::Relaxed);
     }
 
     #[inline]
-    fn now(self, eviction: Eviction) -> u64 {
-        if eviction != Eviction::GreedyDual {
-            let tick = clock::coarse_ns();
-            if self.0.ticks.seen.load(Ordering::Relaxed) != tick {
-                self.0.ticks.seen.store(tick, Ordering::Relaxed);
-                self.begin_next();
-            }
+    fn now(self) -> u64 {
+        let tick = clock::coarse_ns();
+        if self.0.ticks.seen.load(Ordering::Relaxed) != tick {
+            self.0.ticks.seen.store(tick, Ordering::Relaxed);
+            self.begin_next();
         }
         era_of(&self.0.slab)
     }
@@ -149,7 +149,7 @@ impl Eras<'_> {
         match eviction {
             Eviction::LeastFrequentlyUsed => era + count * USE,
             Eviction::GreedyDual => {
-                era + (count.clamp(1, COUNT_MAX_BY_SIZE) * USE / bytes.max(1)).max(1)
+                era + (count.clamp(1, COUNT_MAX_BY_SIZE) * USE_OF_A_BYTE / bytes.max(1)).max(1)
             }
             _ => era,
         }
@@ -161,9 +161,12 @@ impl Eras<'_> {
             eviction_of(&self.0.slab),
             Eviction::LeastFrequentlyUsed | Eviction::GreedyDual
         );
-        if counts && worth > era_of(&self.0.slab) {
+        let now = era_of(&self.0.slab);
+        if counts && worth > now {
+            // Not all the way: of a part of the values the least worthy may be worth much.
+            let next = now + (worth - now).div_ceil(NEARER);
             let era = &self.0.slab.header().era;
-            era.fetch_max(worth.min(ERA_MAX), Ordering::Relaxed);
+            era.fetch_max(next.min(ERA_MAX), Ordering::Relaxed);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::record::{Stamp, life};
-use crate::slab::bytes::span_of;
+use crate::slab::bytes::{KeyPlace, span_of};
 use crate::slab::value_cells::ValueCells;
 use crate::slab::{KEY_BYTES_MAX, Meta, Slab, Slot, SlotId, TAG_BYTES_MAX, Tenant};
 
@@ -40,6 +40,12 @@ pub(crate) struct NewKey<'a> {
     pub(crate) untold: &'a [Stamp],
     /// Of a value: how many words each of its cells is to have, at least. Otherwise 0.
     pub(crate) cell_words: usize,
+}
+
+impl NewKey<'_> {
+    pub(crate) fn place(&self) -> KeyPlace {
+        KeyPlace::of(self.kind, self.key.len(), self.tag.len()).with_cells(self.cell_words)
+    }
 }
 
 /// The hash under which a key of that kind is found, from that of its bytes: turns have a namespace

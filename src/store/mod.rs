@@ -18,6 +18,7 @@
 //! | `log` | which bytes of the log belong to which value |
 //! | `members` | which processes take part, which live, and what each has open |
 
+pub(crate) mod candidate;
 pub(crate) mod care;
 pub(crate) mod era;
 pub(crate) mod expiry;

@@ -126,11 +126,11 @@ impl<'h> Finder<'h> {
                 Err(NoRoom::Full) => {}
             }
             drop(stripe);
-            // Some idle keys, or what may be evicted, as long as something is freed: a key of many
-            // slots wants them in a row. Then all turns, of which nothing is missed but how long
-            // computing took; with that each stripe is locked, and what the dead have begun there
-            // ends.
-            if Reclaimer(self.0.store()).free_slots(patience)? > 0 {
+            // What is idle, or may be evicted, as long as something is freed. Then all turns, of
+            // which nothing is missed but how long computing took; with that each
+            // stripe is locked, and what the dead have begun there ends.
+            let wanted = self.new_key(&self.0.tag).place().span();
+            if Reclaimer(self.0.store()).free_slots(wanted, patience)? > 0 {
                 continue;
             }
             if looked_everywhere {

@@ -102,30 +102,45 @@ impl<'g> Allocator<'g> {
     ) -> Claimed<u32> {
         let slab = self.0.store.slab();
         let hint = pool.hint(slab).load(Ordering::Relaxed);
-        let first = match self.claim_from(pool, count, hint, patience) {
-            Err(NoRoom::Full) if hint != 0 => self.claim_from(pool, count, 0, patience)?,
+        let all = pool.len(slab);
+        let first = match self.claim_within(pool, count, hint..all, patience) {
+            // Rows that begin before the hint.
+            Err(NoRoom::Full) if hint != 0 => {
+                let end = hint.saturating_add(count - 1).min(all);
+                self.claim_within(pool, count, 0..end, patience)?
+            }
             other => other?,
         };
         pool.hint(slab).store(first + count, Ordering::Relaxed);
         Ok(first)
     }
 
-    fn claim_from(self, pool: Pool, count: u32, from: u32, patience: Patience) -> Claimed<u32> {
+    /// Looks at the last of each row first: if that is in use, no row begins before it that far.
+    fn claim_within(
+        self,
+        pool: Pool,
+        count: u32,
+        within: Range<u32>,
+        patience: Patience,
+    ) -> Claimed<u32> {
         let slab = self.0.store.slab();
-        let (mut at, mut run) = (from, 0);
-        while let Some(state) = pool.state(slab, at) {
-            at += 1;
-            run = match state.load(Ordering::Relaxed) {
-                STATE_FREE => run + 1,
-                _ => 0,
-            };
-            if run == count {
-                let first = at - count;
-                self.ensure_allocated(pool, at, patience)?;
-                if self.claim_run(pool, Run { first, count }) {
-                    return Ok(first);
+        let is_free = |at: &u32| {
+            let state = pool.state(slab, *at);
+            state.is_some_and(|state| state.load(Ordering::Relaxed) == STATE_FREE)
+        };
+        let mut first = within.start;
+        while first.saturating_add(count) <= within.end {
+            let run = Run { first, count };
+            match run.numbers().rev().find(|at| !is_free(at)) {
+                Some(used) => first = used + 1,
+                None => {
+                    self.ensure_allocated(pool, first + count, patience)?;
+                    if self.claim_run(pool, run) {
+                        return Ok(first);
+                    }
+                    // Another process was quicker with some of it.
+                    first += 1;
                 }
-                run = 0;
             }
         }
         Err(NoRoom::Full)

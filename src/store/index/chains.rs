@@ -186,8 +186,7 @@ impl StripeGuard<'_> {
     ) -> Claimed<KeyEntry> {
         let slab = self.store.slab();
         let stripe = self.stripe();
-        let place = KeyPlace::of(new.kind, new.key.len(), new.tag.len());
-        let place = place.with_cells(new.cell_words);
+        let place = new.place();
         let (span, blocks) = (place.span(), new.permits.div_ceil(PERMITS_PER_BLOCK));
         let bucket = Index(self.store).bucket_of(new.hash);
         // 1

@@ -7,6 +7,7 @@ use crate::os::process::Identity;
 use crate::record::ParticipantId;
 use crate::slab::Slab;
 use crate::store::RANGE_LOCKS;
+use crate::store::candidate::Candidates;
 use crate::store::members::device::Device;
 use crate::store::members::lock_files::Locks;
 use crate::store::members::recount::Recount;
@@ -28,6 +29,7 @@ pub(in crate::store) struct Process {
     /// The beacon was handed to others, and must not be unlocked.
     pub(in crate::store) shared: AtomicBool,
     pub(in crate::store) recount: Mutex<Option<Recount>>,
+    pub(in crate::store) candidates: Mutex<Candidates>,
     pub(in crate::store) log: Log,
     pub(in crate::store) device: Device,
 }
@@ -49,6 +51,7 @@ impl Process {
             asked: std::array::from_fn(|_| AtomicU64::new(0)),
             watches: Arc::default(),
             recount: Mutex::default(),
+            candidates: Mutex::default(),
             log,
             device,
         }

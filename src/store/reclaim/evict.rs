@@ -1,5 +1,11 @@
 //! Evicting values: which go when there is no room.
+//!
+//! Nothing is kept in order of worth. Some of the slots are looked at, others each time, and the
+//! least worthy there are remembered, to go one after the other as room is needed; so a look at
+//! many slots serves many writers. When its turn comes a value is looked at again: if it was used
+//! or changed since, it stays.
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use crate::Eviction;
@@ -9,8 +15,9 @@ use crate::record::Force;
 use crate::slab::bytes::span_of;
 use crate::slab::layout::SLOT_BYTES;
 use crate::slab::value_cells::Form;
-use crate::slab::{Growing, SlotId, Tenant};
+use crate::slab::{Growing, STATE_USED, SlotId, Tenant};
 use crate::store::Store;
+use crate::store::candidate::{Candidate, Candidates};
 use crate::store::era::Eras;
 use crate::store::expiry::is_over;
 use crate::store::index::chains::Index;
@@ -20,28 +27,20 @@ use crate::store::members::config::InForce;
 use crate::store::patience::Patience;
 use crate::store::reclaim::free_slots::{Reclaimer, Taken};
 use crate::store::slots::by_slot::Slots;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::Ordering;
 
-/// How many slots are looked at for the oldest values: some two milliseconds.
-pub(in crate::store) const WINDOW: u32 = 65_536;
+/// How many slots are looked at for the least worthy values: some tenth of a millisecond.
+pub(in crate::store) const WINDOW: u32 = 2_048;
+/// One value in so many that were looked at is remembered to go, or this many if that is more.
+const SHARE: usize = 16;
+const FEW: usize = 16;
 
-/// How many values go at a time: each takes some five microseconds.
-pub(in crate::store) const BATCH: usize = 256;
+/// How many slots ahead of the one that is looked at to fetch.
+const AHEAD: u32 = 8;
 
-/// How long to wait for stripes, all together, before other values go than the oldest: stripes are
-/// held for microseconds, unless somebody is stopped.
+/// How long to wait for stripes, all together, before other values go than the least worthy:
+/// stripes are held for microseconds, unless somebody is stopped.
 pub(in crate::store) const MOMENT: Duration = Duration::from_millis(1);
-
-/// A value that may go.
-pub(in crate::store) struct Candidate {
-    /// The less, the sooner it goes.
-    worth: u64,
-    pub(in crate::store) found: KeyEntry,
-    version: u64,
-    pub(in crate::store) expires_ms: u64,
-    /// In the log.
-    bytes: u64,
-}
 
 /// What came of evicting.
 #[derive(Default)]
@@ -53,113 +52,123 @@ pub(in crate::store) struct Evicted {
     pub(in crate::store) busy: u64,
 }
 
-/// The oldest so many, the oldest first; the rest is left.
-pub(in crate::store) fn take_oldest(
-    candidates: &mut Vec<Candidate>,
-    count: usize,
-) -> Vec<Candidate> {
-    let count = count.min(BATCH);
-    let mut rest = Vec::new();
-    if count < candidates.len() {
-        candidates.select_nth_unstable_by_key(count, |candidate| candidate.worth);
-        rest = candidates.split_off(count);
-    }
-    let mut taken = std::mem::replace(candidates, rest);
-    taken.sort_unstable_by_key(|candidate| candidate.worth);
-    taken
-}
-
 /// Which value has to go for want of room.
 #[derive(Clone, Copy)]
 pub(in crate::store) struct Evictor<'s>(pub(in crate::store) &'s Store);
 
 impl<'s> Evictor<'s> {
-    /// Evicts from a part of the slots, another one each time: the next one in which anything can
-    /// be evicted. What is over goes first, and alone if the policy is to evict nothing.
+    /// Evicts values that lie in the log, until they come to so many bytes, or all slots were
+    /// looked at: what is over, and if the policy allows it others; on request only large ones.
     pub(in crate::store) fn evict_some(self, bytes: u64, only_large: bool) -> Result<Evicted> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let wanted = bytes.max(InForce(self.0).size_limit() / 64);
         let mut evicted = Evicted::default();
-        let count = self.0.slab.allocated(Growing::Slots);
-        let may_evict = InForce(self.0).eviction() != Eviction::None;
-        if count == 0 {
-            return Ok(evicted);
-        }
         // Given back at the end, with one wait for the device.
         let garbage = GarbageList::new(self.0);
+        let slots = self.0.slab.allocated(Growing::Slots);
         let least = if only_large { LARGE_BYTES } else { 1 };
         let patience = Patience::strictly(MOMENT);
-        let from = NEXT.fetch_add(WINDOW.into(), Ordering::Relaxed) % u64::from(count);
-        for first in (0..count).step_by(WINDOW as usize) {
-            let window = first..count.min(first.saturating_add(WINDOW));
-            let ids = window.filter_map(|at| {
-                let number = ((from + u64::from(at)) % u64::from(count)) as u32;
-                self.0.slab.slot_id(number)
-            });
-            let of_log = ids.filter_map(|id| self.candidate(id));
-            let of_size = of_log.filter(|one| one.bytes >= least);
-            let (mut over, mut left): (Vec<_>, Vec<_>) =
-                of_size.partition(|one| is_over(one.expires_ms));
-            // What is over is nobody's: it goes first, whatever the policy.
-            while evicted.bytes < wanted && !over.is_empty() {
-                let batch = take_oldest(&mut over, BATCH);
-                self.evict_batch(batch, wanted, patience, &mut evicted, &garbage)?;
+        let shared = &self.0.process()?.candidates;
+        let mut candidates = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut looked_at = 0;
+        loop {
+            // If none of those could go that are worth least, others may.
+            while let Some(candidate) = candidates.take(looked_at > 0 && evicted.values == 0) {
+                if candidate.bytes >= least && self.is_as_found(&candidate) {
+                    self.evict_one(&candidate, patience, &mut evicted, &garbage)?;
+                }
+                if evicted.values > 0 && evicted.bytes >= bytes {
+                    return Ok(evicted);
+                }
             }
-            while may_evict && evicted.values == 0 && !left.is_empty() {
-                let batch = take_oldest(&mut left, BATCH);
-                self.evict_batch(batch, wanted, patience, &mut evicted, &garbage)?;
+            if looked_at >= slots {
+                return Ok(evicted);
             }
-            if evicted.values > 0 {
-                break;
-            }
+            let window = candidates.next_window(slots, WINDOW);
+            looked_at += window.len() as u32;
+            self.look_for(&mut candidates, window, least);
         }
-        Ok(evicted)
     }
 
-    pub(in crate::store) fn evict_batch(
+    /// Remembers what may go of these slots: what is over is nobody's, and goes first, whatever the
+    /// policy.
+    fn look_for(self, candidates: &mut Candidates, slots: std::ops::Range<u32>, least: u64) {
+        let of_log = slots.filter_map(|number| self.candidate(self.key_at(number)?));
+        let mut all: Vec<_> = of_log.filter(|one| one.bytes >= least).collect();
+        let over = all.iter().filter(|one| is_over(one.expires_ms)).count();
+        let share = match InForce(self.0).eviction() {
+            Eviction::None => {
+                all.retain(|one| is_over(one.expires_ms));
+                over
+            }
+            _ => over.max((all.len() / SHARE).max(FEW)),
+        };
+        candidates.fill(all, share);
+    }
+
+    /// Whether a value is what it was when it was looked at, and was not used since.
+    pub(super) fn is_as_found(self, candidate: &Candidate) -> bool {
+        self.candidate(candidate.found.id).is_some_and(|now| {
+            now.found.meta == candidate.found.meta
+                && (now.version, now.worth) == (candidate.version, candidate.worth)
+        })
+    }
+
+    fn evict_one(
         self,
-        batch: Vec<Candidate>,
-        wanted: u64,
+        candidate: &Candidate,
         patience: Patience,
         evicted: &mut Evicted,
         garbage: &GarbageList<'_>,
     ) -> Result<()> {
-        for candidate in batch {
-            if evicted.bytes >= wanted {
-                break;
+        let Some(key) = Slots(self.0).key_of(candidate.found) else {
+            return Ok(());
+        };
+        let stripe = 1 << Index(self.0).stripe_of(Index(self.0).hash(&key));
+        if evicted.busy & stripe != 0 {
+            return Ok(());
+        }
+        match self.evict_value(candidate, patience, garbage)? {
+            Taken::Yes => {
+                evicted.values += 1;
+                evicted.bytes += candidate.bytes;
             }
-            let Some(key) = Slots(self.0).key_of(candidate.found) else {
-                continue;
-            };
-            let stripe = 1 << Index(self.0).stripe_of(Index(self.0).hash(&key));
-            if evicted.busy & stripe != 0 {
-                continue;
-            }
-            match self.evict_value(&candidate, patience, garbage)? {
-                Taken::Yes => {
-                    evicted.values += 1;
-                    evicted.bytes += candidate.bytes;
-                }
-                Taken::NotNow => {}
-                Taken::StripeBusy => evicted.busy |= stripe,
-            }
+            Taken::NotNow => {}
+            Taken::StripeBusy => evicted.busy |= stripe,
         }
         Ok(())
     }
 
-    /// The value that begins in a slot, if there is one.
+    /// The slot of that number, if a key begins there. What is to be looked at soon is fetched
+    /// meanwhile.
+    fn key_at(self, number: u32) -> Option<SlotId> {
+        let slab = &self.0.slab;
+        let state = slab.slot_state(number)?.load(Ordering::Relaxed);
+        if let Some(soon) = slab.slot_id(number.saturating_add(AHEAD)) {
+            slab.prefetch(soon, 1);
+        }
+        slab.slot_id(number).filter(|_| state == STATE_USED)
+    }
+
+    /// The value that begins in a slot, if there is one; whether it is whole is not looked at. What
+    /// is over is worth nothing.
     pub(in crate::store) fn candidate(self, id: SlotId) -> Option<Candidate> {
         let meta = self.0.slab.slot(id).meta()?;
         let kind = meta.kind.filter(|kind| *kind == Tenant::Value)?;
         let found = KeyEntry { id, meta, kind };
         let cells = found.cells(&self.0.slab)?;
-        let reading = Slots(self.0).read_value(found, &mut ())?.ok()?;
+        let reading = cells.glance()?;
         let content = reading.content;
+        if content.form == Form::Absent {
+            return None;
+        }
         let bytes = content.logged(meta.key_len).map_or(0, |(_, bytes)| bytes);
         let in_slots = u64::from(span_of(&self.0.slab, id)) * SLOT_BYTES;
         let eviction = InForce(self.0).eviction();
-        (content.form != Form::Absent).then_some(Candidate {
-            worth: Eras(self.0).worth(cells.use_word()?, eviction, in_slots + bytes),
+        let worth = match is_over(content.expires_ms) {
+            true => 0,
+            false => Eras(self.0).worth(cells.use_word()?, eviction, in_slots + bytes),
+        };
+        Some(Candidate {
+            worth,
             found,
             version: reading.version,
             expires_ms: content.expires_ms,
@@ -206,38 +215,6 @@ mod tests {
     use super::*;
     use crate::Cache;
     use crate::os::simulate::{self, Moment};
-    use crate::store::values::get::Values;
-
-    /// As many as are asked for, a batch at most, and none that is younger than one that is left.
-    #[test]
-    fn the_oldest_are_taken_and_no_others() {
-        let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::open(dir.path()).unwrap();
-        cache.set("k", "v").unwrap();
-        let hash = Index(&cache.store).hash(b"k");
-        let found = Values(&cache.store)
-            .find_value(b"k", hash)
-            .unwrap()
-            .unwrap();
-        let of_age = |worth| Candidate {
-            worth,
-            found,
-            version: 0,
-            expires_ms: 0,
-            bytes: 0,
-        };
-        for (there, count, taken) in [(9, 3, 3), (9, 8, 8), (9, 9, 9), (9, 99, 9), (0, 1, 0)] {
-            // 4, 8, 1, 5, ...: in no order.
-            let mut candidates: Vec<_> = (1..=there).map(|n| of_age(n * 4 % 11)).collect();
-            let oldest = take_oldest(&mut candidates, count);
-            let ages = |of: &[Candidate]| of.iter().map(|one| one.worth).collect::<Vec<_>>();
-            let mut all = ages(&candidates);
-            all.sort_unstable();
-            all.splice(0..0, ages(&oldest));
-            assert_eq!(oldest.len(), taken, "{count} of {there}");
-            assert!(all.is_sorted() && all.len() as u64 == there, "{all:?}");
-        }
-    }
 
     /// A cache of some hundred values of 20 kB, in which an hour passes at once, or is set back.
     fn with_clock(eviction: Eviction, test: impl FnOnce(&Cache, &dyn Fn(i64))) {

@@ -1,18 +1,22 @@
 //! Room for keys: when no slots are left, some keys go.
 //!
-//! Nothing is kept in order of use. A hand moves round the slots, some at a time: whatever is idle
-//! among these is freed, and if nothing is, the oldest values by the store's policy. So no maker of
-//! a key looks at more of the slots than that, unless all of these are in use.
+//! Nothing is kept in order of use. A hand moves round the slots, some at a time. A key wants so
+//! many in a row: what lies in each row of these is judged by the most worthy that is in it, and
+//! the least worthy rows are freed. What is idle is worth nothing. So no maker of a key looks at
+//! more of the slots than that, unless all of these are in use, and no more goes than is in its
+//! way.
 
 use std::cell::Cell;
 use std::ops::Range;
+use std::sync::PoisonError;
 
 use crate::error::{Error, Result};
 use crate::record::Force;
 use crate::slab::bytes::span_of;
 use crate::slab::layout::STRIPES;
-use crate::slab::{Growing, SlotId, Tenant};
+use crate::slab::{Growing, STATE_FREE, STATE_USED, SlotId, Tenant};
 use crate::store::Store;
+use crate::store::candidate::Lodger;
 use crate::store::expiry::is_over;
 use crate::store::index::chains::Index;
 use crate::store::index::retire::Retirer;
@@ -21,13 +25,14 @@ use crate::store::key_entry::{KeyEntry, hash_as};
 use crate::store::log::garbage::GarbageList;
 use crate::store::members::config::InForce;
 use crate::store::patience::Patience;
-use crate::store::reclaim::evict::{BATCH, Evictor, MOMENT, WINDOW, take_oldest};
+use crate::store::reclaim::evict::{Evictor, MOMENT, WINDOW};
+use crate::store::reclaim::rows::Row;
 use crate::store::settings::Eviction;
 use crate::store::slots::by_slot::Slots;
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::Ordering;
 
-/// How many slots are freed at a time, of keys that are idle: each costs some microseconds.
-const ENOUGH: u32 = 1_024;
+/// How many rows are freed at a time: each key in them costs some microseconds.
+const AT_A_TIME: u32 = 16;
 
 /// What has kept keys from being removed.
 #[derive(Default)]
@@ -53,85 +58,121 @@ pub(in crate::store) enum Taken {
 pub(crate) struct Reclaimer<'s>(pub(crate) &'s Store);
 
 impl<'s> Reclaimer<'s> {
-    /// Frees some slots, and returns how many; 0: every one is in use, or its stripe was not
-    /// available within `patience`. Keys in a stripe that somebody has for long, stopped perhaps,
-    /// are taken only if nothing else can be.
-    pub(crate) fn free_slots(self, patience: Patience) -> Result<u32> {
+    /// Frees some rows of so many slots, and returns how many slots; 0: every one is in use, or its
+    /// stripe was not available within `patience`. Keys in a stripe that somebody has for long,
+    /// stopped perhaps, are taken only if nothing else can be.
+    pub(crate) fn free_slots(self, wanted: u32, patience: Patience) -> Result<u32> {
         let missed = Missed::default();
         // That values are gone may be decided. If it cannot be carried out they stay, and others
         // may go.
         let _ = Journal(self.0).finish_decided();
-        match self.free_slots_within(Patience::strictly(MOMENT), &missed)? {
-            0 if missed.stripe.get() => self.free_slots_within(patience, &missed),
+        match self.free_slots_within(wanted, Patience::strictly(MOMENT), &missed)? {
+            0 if missed.stripe.get() => self.free_slots_within(wanted, patience, &missed),
             freed => Ok(freed),
         }
     }
 
-    fn free_slots_within(self, patience: Patience, missed: &Missed) -> Result<u32> {
-        /// Where the hand stands: in what many slots, not in which store.
-        static HAND: AtomicU32 = AtomicU32::new(0);
-        let count = self.0.slab.allocated(Growing::Slots);
-        let windows = count.div_ceil(WINDOW);
-        let from = HAND.load(Ordering::Relaxed);
-        for window in (0..windows).map(|i| from.wrapping_add(i) % windows) {
-            let first = window * WINDOW;
-            // Given back at the end, with one wait for the device.
-            let garbage = GarbageList::new(self.0);
-            let slots = first..count.min(first + WINDOW);
-            let freed = self.free_among(slots, patience, missed, &garbage)?;
+    fn free_slots_within(self, wanted: u32, patience: Patience, missed: &Missed) -> Result<u32> {
+        let shared = &self.0.process()?.candidates;
+        let slots = self.0.slab.allocated(Growing::Slots);
+        // Given back at the end, with one wait for the device.
+        let garbage = GarbageList::new(self.0);
+        let (mut looked_at, mut in_vain) = (0, false);
+        loop {
+            // Not while others are waited for.
+            let mut candidates = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            let rows: Vec<_> = (0..AT_A_TIME)
+                .map_while(|_| candidates.take_row(wanted, in_vain))
+                .collect();
+            if rows.is_empty() {
+                if looked_at >= slots {
+                    return missed.error.take().map_or(Ok(0), Err);
+                }
+                let window = candidates.next_window(slots, WINDOW);
+                looked_at += window.len() as u32;
+                let (rows, share) = self.judge(window)?.least_worthy(wanted);
+                candidates.fill_rows(wanted, rows, share);
+                in_vain = false;
+                continue;
+            }
+            drop(candidates);
+            let lodgers = rows.iter().flatten();
+            let freed: u32 = lodgers
+                .map(|lodger| self.free_lodger(lodger, patience, missed, &garbage))
+                .sum();
             if freed > 0 {
-                HAND.store(window + 1, Ordering::Relaxed);
                 return Ok(freed);
             }
+            in_vain = true;
         }
-        missed.error.take().map_or(Ok(0), Err)
     }
 
-    fn free_among(
+    /// Takes away a key that lies in a row, if it is as it was found. How many slots that frees.
+    fn free_lodger(
         self,
-        slots: Range<u32>,
+        lodger: &Lodger,
         patience: Patience,
         missed: &Missed,
         garbage: &GarbageList<'_>,
-    ) -> Result<u32> {
-        let count = |taken: Result<Taken>, span| match taken {
-            Ok(Taken::Yes) => span,
-            Ok(Taken::NotNow) => 0,
-            Ok(Taken::StripeBusy) => {
-                missed.stripe.set(true);
-                0
-            }
-            Err(error) => {
-                missed.error.set(Some(error));
-                0
-            }
+    ) -> u32 {
+        let taken = match &lodger.value {
+            Some(value) if !Evictor(self.0).is_as_found(value) => return 0,
+            Some(value) => Evictor(self.0).evict_value(value, patience, garbage),
+            None => self.free_idle(lodger.found, patience, garbage),
         };
-        let (mut freed, mut values) = (0, Vec::new());
-        for id in slots.filter_map(|number| self.0.slab.slot_id(number)) {
-            if freed >= ENOUGH {
-                break;
-            }
-            match Evictor(self.0).candidate(id) {
-                Some(value) if !is_over(value.expires_ms) => values.push(value),
-                _ => {
-                    if let Some(found) = self.idle_at(id)? {
-                        let span = span_of(&self.0.slab, found.id);
-                        freed += count(self.free_idle(found, patience, garbage), span);
-                    }
+        match taken {
+            Ok(Taken::Yes) => return lodger.span,
+            Ok(Taken::NotNow) => {}
+            Ok(Taken::StripeBusy) => missed.stripe.set(true),
+            Err(error) => missed.error.set(Some(error)),
+        }
+        0
+    }
+
+    /// What these slots are worth, and the keys in them that may go.
+    fn judge(self, slots: Range<u32>) -> Result<Row> {
+        let may_evict = InForce(self.0).eviction() != Eviction::None;
+        let mut row = Row::of(slots.clone());
+        for at in slots {
+            let state = self
+                .0
+                .slab
+                .slot_state(at)
+                .map(|s| s.load(Ordering::Relaxed));
+            let id = match state {
+                Some(STATE_USED) => self.0.slab.slot_id(at),
+                Some(STATE_FREE) => {
+                    row.is_free(at);
+                    None
                 }
+                // It continues another, or is being made.
+                _ => None,
+            };
+            let Some(id) = id else {
+                continue;
+            };
+            let value = Evictor(self.0).candidate(id);
+            let value = match value {
+                Some(value) if !is_over(value.expires_ms) && !may_evict => continue,
+                Some(value) if !is_over(value.expires_ms) => Some(value),
+                _ => None,
+            };
+            let found = match value {
+                Some(value) => Some(value.found),
+                None => self.idle_at(id)?,
+            };
+            if let Some(found) = found {
+                row.lodges(
+                    at,
+                    Lodger {
+                        found,
+                        value,
+                        span: span_of(&self.0.slab, id),
+                    },
+                );
             }
         }
-        if freed > 0 || InForce(self.0).eviction() == Eviction::None {
-            return Ok(freed);
-        }
-        let some = (values.len() / 16).clamp(1, BATCH);
-        while freed == 0 && !values.is_empty() {
-            for value in take_oldest(&mut values, some) {
-                let span = span_of(&self.0.slab, value.found.id);
-                freed += count(Evictor(self.0).evict_value(&value, patience, garbage), span);
-            }
-        }
-        Ok(freed)
+        Ok(row)
     }
 
     /// The key that begins in a slot, if it looks idle. Whether it is, is seen under its stripe.

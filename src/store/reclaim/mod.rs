@@ -2,3 +2,4 @@
 
 pub(crate) mod evict;
 pub(crate) mod free_slots;
+mod rows;

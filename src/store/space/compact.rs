@@ -40,7 +40,7 @@ use crate::store::space::walk::{Emptying, How, Looked, Mine, Step};
 use crate::sync::Ordering;
 
 /// At least so much moves in a step, if there is so much.
-const STEP_BYTES: u64 = 1 << 20;
+const STEP_BYTES: u64 = 16 << 10;
 /// No more than that moves in a step.
 const STEP_BYTES_MAX: u64 = 16 << 20;
 /// How many bytes move for each that is to be set: a segment that is compacted may have no more

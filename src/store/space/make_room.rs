@@ -1,9 +1,5 @@
-//! Room for values in the log: compacting, and evicting some by the store's policy; how long a
-//! setter waits for that; and the same by hand (`cull`, `configure`, `expire`).
-//!
-//! Nothing is kept in order of use. When there is no room, a part of the slots is looked at, and
-//! the oldest there go, some hundred at a time; a store of up to 65,536 slots is looked at as a
-//! whole.
+//! Room for values in the log: compacting, and evicting some by the store's policy; and the same by
+//! hand (`cull`, `configure`, `expire`).
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -52,9 +48,21 @@ impl<'s> Space<'s> {
         InForce(self.0).chosen_size_limit().saturating_add(around)
     }
 
+    /// What a log of so many segments may take.
+    fn limit_of(self, segments: usize) -> u64 {
+        let bound = Segments(self.0).bound();
+        let within = bound.saturating_sub(slack_of(segments + 1));
+        InForce(self.0).size_limit().min(within)
+    }
+
     /// Makes so many bytes more fit into the log: evicts values by the store's policy, and compacts
     /// in proportion to what is asked for. Says how much the log may take with them.
-    pub(in crate::store) fn make_room(self, bytes: u64, wait: &Wait, mine: &Mine<'_>) -> Result<Room> {
+    pub(in crate::store) fn make_room(
+        self,
+        bytes: u64,
+        wait: &Wait,
+        mine: &Mine<'_>,
+    ) -> Result<Room> {
         if bytes > self.longest_record() {
             return Err(Segments(self.0).over_limit());
         }
@@ -67,17 +75,13 @@ impl<'s> Space<'s> {
                 // Values may have gone, and nothing was compacted for that.
                 Segments(self.0).let_bound_shrink()?;
             }
-            let limit = InForce(self.0).size_limit().min(
-                Segments(self.0)
-                    .bound()
-                    .saturating_sub(slack_of(segments + 1)),
-            );
+            let limit = self.limit_of(segments);
             let live = usage.bytes - usage.garbage;
             // Besides what is longer there may be the heads of segments, and nothing else.
             let alone = bytes + SEGMENT_HEADER_BYTES * segments as u64;
             let lacks = live + bytes > self.live_limit().max(alone);
             if lacks
-                && Recounting(self.0).recount_seldom()? != Counted::More
+                && Recounting(self.0).recount_seldom(bytes)? != Counted::More
                 && self.evict_from_log(bytes, false, wait)? == 0
                 && Recounting(self.0).recount_while(|| !wait.is_over())? != Counted::More
             {
@@ -219,10 +223,11 @@ impl<'s> Space<'s> {
         let (mut gone, wait) = (0, Wait::begin());
         loop {
             let usage = Segments(self.0).usage()?;
-            if usage.bytes - usage.garbage <= self.live_limit() || self.has_but_one()? {
+            let too_much = (usage.bytes - usage.garbage).saturating_sub(self.live_limit());
+            if too_much == 0 || self.has_but_one()? {
                 return Ok(gone);
             }
-            match self.evict_from_log(0, false, &wait)? {
+            match self.evict_from_log(too_much, false, &wait)? {
                 0 => return Ok(gone),
                 evicted => gone += evicted,
             }

@@ -17,14 +17,12 @@ use crate::store::journal::decided::Journal;
 use crate::store::key_entry::KeyEntry;
 use crate::store::log::garbage::Collector;
 use crate::store::log::segments::Segments;
+use crate::store::members::config::InForce;
 use crate::store::{Recount, Store};
 use crate::sync::{AtomicU64, Ordering};
 
-/// How often values are evicted before somebody begins to look whether that was necessary: a log is
-/// emptied by 64 times or so.
-const EVICTIONS: u64 = 64;
-/// How many slots are looked at in a step: some two milliseconds.
-const STEP: u32 = 16_384;
+/// How many slots are looked at in a step: some tenths of a millisecond.
+const STEP: u32 = 2_048;
 
 /// What came of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,16 +40,16 @@ pub(in crate::store) enum Counted {
 pub(in crate::store) struct Recounting<'s>(pub(in crate::store) &'s Store);
 
 impl<'s> Recounting<'s> {
-    /// A step, if a count was begun, or if it is time to begin one.
-    pub(in crate::store) fn recount_seldom(self) -> Result<Counted> {
-        static TURN: AtomicU64 = AtomicU64::new(0);
+    /// A step, if a count was begun, or if it is time to begin one: before so many bytes are
+    /// evicted, when with them a log is emptied once more.
+    pub(in crate::store) fn recount_seldom(self, bytes: u64) -> Result<Counted> {
+        // All stores of this process: more of them begin more often.
+        static EVICTED: AtomicU64 = AtomicU64::new(0);
         let recount = &self.0.process()?.recount;
         let is_begun = recount.try_lock().is_ok_and(|count| count.is_some());
-        if is_begun
-            || TURN
-                .fetch_add(1, Ordering::Relaxed)
-                .is_multiple_of(EVICTIONS)
-        {
+        let before = EVICTED.fetch_add(bytes, Ordering::Relaxed);
+        let limit = InForce(self.0).size_limit();
+        if is_begun || before == 0 || before / limit != before.wrapping_add(bytes) / limit {
             return self.recount_some();
         }
         Ok(Counted::AsKnown)
@@ -109,8 +107,9 @@ impl<'s> Recounting<'s> {
         let Some(cells) = KeyEntry { id, meta, kind }.cells(&self.0.slab) else {
             return;
         };
-        let now = cells.read(&mut ()).ok().map(|reading| reading.content);
-        let both: [Option<Content>; 2] = [now, cells.idle()];
+        let now = cells.glance().map(|reading| reading.content);
+        // What is prepared says so by its seal; of most values it lies in the slots.
+        let both: [Option<Content>; 2] = [now, cells.idle_in_log()];
         for content in both.into_iter().flatten() {
             if let Some((place, bytes)) = content.logged(meta.key_len) {
                 *needed.entry(place.segment()).or_default() += bytes;
