@@ -659,3 +659,96 @@ fn a_value_that_became_a_lock_meanwhile_is_returned() {
     let why = held.unwrap().unkept.unwrap();
     assert!(matches!(why, Error::KindMismatch { .. }), "{why}");
 }
+
+/// What was computed may be of what was before: it is returned, and not kept.
+#[test]
+fn what_was_changed_or_deleted_meanwhile_is_not_overwritten() {
+    type Change = fn(&Cache);
+    let changes: [(&str, Change, Option<&[u8]>); 8] = [
+        ("delete", |c| assert!(!c.delete("k").unwrap()), None),
+        ("pop", |c| drop(c.pop("k").unwrap()), None),
+        ("set", |c| c.set("k", "new").unwrap(), Some(b"new")),
+        (
+            "large",
+            |c| c.set("k", [b'7'; 300]).unwrap(),
+            Some(&[b'7'; 300]),
+        ),
+        ("add", |c| assert!(c.add("k", "new").unwrap()), Some(b"new")),
+        (
+            "incr",
+            |c| assert_eq!(c.incr("k", 5).unwrap(), 5),
+            Some(b"5"),
+        ),
+        (
+            "set in a transaction",
+            |c| c.transact(|t| Ok(t.set("k", "new")?)).unwrap(),
+            Some(b"new"),
+        ),
+        (
+            "deleted in a transaction",
+            |c| assert!(!c.transact(|t| Ok(t.delete("k")?)).unwrap()),
+            None,
+        ),
+    ];
+    let place = Place::new();
+    let cache = place.open();
+    for (what, change, left) in changes {
+        for is_other_key in [false, true] {
+            cache.clear().unwrap();
+            let computed = cache.compute_if_missing("k", &SetOptions::new(), || {
+                match is_other_key {
+                    false => change(&cache),
+                    true => assert!(!cache.delete("another").unwrap()),
+                }
+                slablock::Result::Ok(b"stale".to_vec())
+            });
+            let computed = computed.unwrap();
+            assert_eq!(computed.value, b"stale", "{what}");
+            assert_eq!(computed.unkept.is_some(), !is_other_key, "{what}");
+            let left = if is_other_key {
+                Some(&b"stale"[..])
+            } else {
+                left
+            };
+            assert_eq!(cache.get("k").unwrap().as_deref(), left, "{what}");
+        }
+    }
+    // The next one computes, and keeps.
+    cache.delete("k").unwrap();
+    let again = cache.compute_if_missing("k", &SetOptions::new(), || {
+        slablock::Result::Ok(b"fresh".to_vec())
+    });
+    assert!(again.unwrap().unkept.is_none());
+    assert_eq!(cache.get("k").unwrap().unwrap(), b"fresh");
+    assert!(cache.check().unwrap().is_sound());
+}
+
+/// The one that waits is given nothing that is out of date either: it computes.
+#[test]
+fn who_waits_for_what_is_void_computes() {
+    let _watchdog = Watchdog::new("void");
+    let place = Place::new();
+    let cache = place.open();
+    let (began, begun) = channel();
+    let (go, told) = channel::<()>();
+    std::thread::scope(|scope| {
+        let (first, second) = (cache.clone(), cache.clone());
+        let one = scope.spawn(move || {
+            first.get_or_insert_with("k", &SetOptions::new(), || {
+                began.send(()).unwrap();
+                told.recv().unwrap();
+                Ok(b"stale".to_vec())
+            })
+        });
+        begun.recv().unwrap();
+        assert!(!cache.delete("k").unwrap());
+        let two = scope.spawn(move || {
+            second.get_or_insert_with("k", &SetOptions::new(), || Ok(b"fresh".to_vec()))
+        });
+        go.send(()).unwrap();
+        assert_eq!(one.join().unwrap().unwrap(), b"stale");
+        assert_eq!(two.join().unwrap().unwrap(), b"fresh");
+    });
+    assert_eq!(cache.get("k").unwrap().unwrap(), b"fresh");
+    assert_eq!(cache.stats().unwrap().unkept, 1);
+}

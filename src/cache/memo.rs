@@ -19,7 +19,8 @@ impl Cache {
     ///
     /// A value that is over, was deleted or evicted, or is damaged counts as missing. What was
     /// computed is returned also if it cannot be kept, because there is no room for it, say, or
-    /// because the store was cleared meanwhile: [`stats`](Self::stats) counts that, and
+    /// because the value was set or deleted meanwhile, by whatever operation, or the store cleared:
+    /// then it may be out of date. [`stats`](Self::stats) counts that, and
     /// [`compute_if_missing`](Self::compute_if_missing) tells it. The next waiter computes then.
     ///
     /// # Errors
@@ -226,12 +227,17 @@ fn keep(
     turn: Turn,
     finish: impl FnOnce(Turn),
 ) -> Result<(), Error> {
-    let set = match turn.is_ours() {
+    let put = match turn.may_be_kept() {
         true => {
             let new = options.new_value(value);
-            new.and_then(|new| Writer(store).put(key, &new, When::Always))
+            new.and_then(|new| Writer(store).put(key, &new, When::Computed(&turn)))
         }
-        false => Err(turn.lost()),
+        // Without making the key first.
+        false => Ok(false),
+    };
+    let set = match put {
+        Ok(false) => Err(turn.lost()),
+        put => put,
     };
     match set {
         Ok(_) | Err(Error::NotDurable { .. }) => finish(turn),

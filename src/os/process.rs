@@ -237,7 +237,8 @@ pub(crate) fn shares_memory_at(pid: u32, address: u64) -> Option<bool> {
     let mut text = String::new();
     crash_point();
     file.read_to_string(&mut text).ok()?;
-    Some(text.lines().any(|line| is_shared_at(line, address)))
+    // Nothing at all is what there is of a leader that has ended before its threads.
+    (!text.is_empty()).then(|| text.lines().any(|line| is_shared_at(line, address)))
 }
 
 /// A line is `7f26600000-7f26700000 rw-s 00000000 fe:00 4711 /path`.

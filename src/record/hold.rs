@@ -321,6 +321,17 @@ impl Hold {
         self.load().same_hold(mine) && !lease.is_over(now)
     }
 
+    /// Voids the hold `seen`, which has no lease: it counts as over from now on, for its holder as
+    /// for all others. A holder that has only just taken it may come first with its lease, and has
+    /// done nothing with the hold yet.
+    pub(crate) fn void(&self, seen: Word) {
+        let deadline = self.deadline_bits();
+        let over = Lease::Over.encode(seen);
+        let _ = self
+            .deadline
+            .compare_exchange(deadline, over, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
     /// Prepares the theft of `seen`, which has a lease that is over: marks the deadline so that the
     /// holder cannot renew any more. `false`: the holder renewed, or another thief was first; look
     /// again.

@@ -86,23 +86,27 @@ pub(in crate::store) struct Ticks {
 pub(in crate::store) struct Eras<'s>(pub(in crate::store) &'s Store);
 
 impl Eras<'_> {
-    /// Notes that a value was read or touched, where the policy goes by that.
+    /// Notes that a value was read, where the policy goes by that, if it `is_still` there after a
+    /// look at its word. A reader has no latch: stopped here, it comes when the word is another
+    /// key's, and changes nothing.
     #[inline]
-    pub(in crate::store) fn note_use(self, word: &AtomicU64) {
-        match eviction_of(&self.0.slab) {
-            Eviction::None | Eviction::LeastRecentlyStored => {}
-            eviction => self.note(word, eviction),
+    pub(in crate::store) fn note_use(self, word: &AtomicU64, is_still: impl FnOnce() -> bool) {
+        let eviction = eviction_of(&self.0.slab);
+        if matches!(eviction, Eviction::None | Eviction::LeastRecentlyStored) {
+            return;
+        }
+        let seen = word.load(Ordering::Acquire);
+        let next = Use::of(seen).once_more(eviction, self.now()).bits();
+        if next != seen && is_still() {
+            let _ = word.compare_exchange(seen, next, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
     /// Notes that a value was changed to another by what it was: it counts as stored and as used.
+    /// Only for the holder of the latch.
     #[inline]
     pub(in crate::store) fn note_change(self, word: &AtomicU64) {
-        self.note(word, eviction_of(&self.0.slab));
-    }
-
-    #[inline]
-    fn note(self, word: &AtomicU64, eviction: Eviction) {
+        let eviction = eviction_of(&self.0.slab);
         let seen = word.load(Ordering::Relaxed);
         let next = Use::of(seen).once_more(eviction, self.now()).bits();
         if next != seen {
@@ -110,7 +114,8 @@ impl Eras<'_> {
         }
     }
 
-    /// Notes that a value was stored. What was counted for the key before stays counted.
+    /// Notes that a value was stored. What was counted for the key before stays counted. Only for
+    /// the holder of the latch.
     #[inline]
     pub(in crate::store) fn note_stored(self, word: &AtomicU64) {
         let before = Use::of(word.load(Ordering::Relaxed));
@@ -133,11 +138,12 @@ impl Eras<'_> {
 
     #[cold]
     fn begin_next(self) {
-        let now = era_of(&self.0.slab);
+        let era = &self.0.slab.header().era;
+        let seen = era.load(Ordering::Relaxed);
+        let now = seen & ERA_MAX;
         if now < ERA_MAX {
             // Otherwise another process has begun one meanwhile.
-            let era = &self.0.slab.header().era;
-            let _ = era.compare_exchange(now, now + 1, Ordering::Relaxed, Ordering::Relaxed);
+            let _ = era.compare_exchange(seen, now + 1, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 

@@ -104,10 +104,13 @@ impl<'g> Allocator<'g> {
         let hint = pool.hint(slab).load(Ordering::Relaxed);
         let all = pool.len(slab);
         let first = match self.claim_within(pool, count, hint..all, patience) {
-            // Rows that begin before the hint.
-            Err(NoRoom::Full) if hint != 0 => {
+            // Rows that begin before the hint, also where a device is full and none can be made.
+            Err(why @ (NoRoom::Full | NoRoom::Failed(Error::NoSpace { .. }))) if hint != 0 => {
                 let end = hint.saturating_add(count - 1).min(all);
-                self.claim_within(pool, count, 0..end, patience)?
+                match self.claim_within(pool, count, 0..end, patience) {
+                    Err(NoRoom::Full) => return Err(why),
+                    other => other?,
+                }
             }
             other => other?,
         };

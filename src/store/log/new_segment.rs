@@ -5,7 +5,7 @@
 //! the table, described as closed and as being begun; then the file is made, and the segment
 //! opened. The compactor takes the place of a dead maker when there are many numbers above its own.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::log::{Created, Location, Log, SEGMENT_HEADER_BYTES};
 use crate::slab::layout::SEGMENTS;
 use crate::slab::{SEGMENT_BEGUN, SEGMENT_CLOSING};
@@ -43,7 +43,7 @@ impl<'s> NewSegment<'s> {
             if !matches!(made, Ok(Created::Yes)) {
                 // Nothing there is ours. What is there instead stays, to be looked into.
                 let _ = word.compare_exchange(begun, 0, Ordering::AcqRel, Ordering::Relaxed);
-                if made.is_err() {
+                if let Err(Error::NoSpace { .. }) = made {
                     self.give_number_back(number);
                 }
                 made?;
@@ -135,8 +135,9 @@ impl<'s> NewSegment<'s> {
     /// `before`: then where they are appended now.
     fn become_tail(self, before: Option<Location>, first: Location) -> Option<Location> {
         let word = &self.0.slab.header().tail;
-        let mut now = Segments(self.0).tail();
+        let mut seen = word.load(Ordering::Acquire);
         loop {
+            let now = Location::from_bits(seen);
             let segment = |tail: Option<Location>| tail.map(|tail| tail.segment());
             if segment(now) != segment(before)
                 && let Some(theirs) = now.filter(|now| Segments(self.0).may_lead_to(*now))
@@ -144,10 +145,9 @@ impl<'s> NewSegment<'s> {
                 return Some(theirs);
             }
             now.inspect(|old| self.note_end(*old));
-            let seen = now.map_or(word.load(Ordering::Relaxed), Location::bits);
             match word.compare_exchange(seen, first.bits(), Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return None,
-                Err(other) => now = Location::from_bits(other),
+                Err(other) => seen = other,
             }
         }
     }

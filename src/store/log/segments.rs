@@ -334,12 +334,6 @@ impl<'s> Segments<'s> {
     }
 
     pub(crate) fn over_limit(self) -> Error {
-        if InForce(self.0).is_device_short() {
-            return Error::NoSpace {
-                action: "write to",
-                path: self.0.dir().join(LOG),
-            };
-        }
         Error::OverLimit {
             path: self.0.dir().join(LOG),
             limit: InForce(self.0).size_limit(),

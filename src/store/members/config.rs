@@ -2,12 +2,14 @@
 
 use crate::error::Result;
 use crate::store::Store;
-use crate::store::settings::{config_of, durability_of, eviction_of, size_limit_of};
+use crate::store::settings::{
+    SEGMENT_BYTES_MIN, config_of, durability_of, eviction_of, size_limit_of,
+};
 use crate::sync::Ordering;
 use crate::{Config, Durability, Eviction};
 
-/// As the header has it; what it cannot have is the default.
-/// What was decided for a store once, and is in force for all of its processes.
+/// What was decided for a store once, and is in force for all of its processes, as the header has
+/// it; what it cannot have is the default.
 #[derive(Clone, Copy)]
 pub(crate) struct InForce<'s>(pub(crate) &'s Store);
 
@@ -33,7 +35,7 @@ impl<'s> InForce<'s> {
     fn device_limit(self) -> u64 {
         match self.0.slab.header().device_limit.load(Ordering::Relaxed) {
             0 => u64::MAX,
-            limit => limit,
+            limit => limit.max(SEGMENT_BYTES_MIN),
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A participant keeps its beacon byte locked for as long as it lives; the kernel unlocks it with
 //! the last descriptor. A process id is a second proof of *death*, for the case that
-//! a forked child still has the beacon; where only a witness or a map is in doubt, there are more.
+//! a forked child still has the beacon; and there are more.
 
 use crate::error::Result;
 use crate::os::clock;

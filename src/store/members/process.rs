@@ -1,8 +1,10 @@
 //! What one process has open of a store.
 
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::log::Log;
+use crate::os::clock;
 use crate::os::process::Identity;
 use crate::record::ParticipantId;
 use crate::slab::Slab;
@@ -30,6 +32,10 @@ pub(in crate::store) struct Process {
     pub(in crate::store) shared: AtomicBool,
     pub(in crate::store) recount: Mutex<Option<Recount>>,
     pub(in crate::store) candidates: Mutex<Candidates>,
+    /// In which second the device was last asked how much room it has.
+    pub(in crate::store) device_asked: AtomicU64,
+    /// Segments that could not be emptied, for a writer was stopped, and in which second that was.
+    passed_over: Mutex<BTreeMap<u32, u64>>,
     pub(in crate::store) log: Log,
     pub(in crate::store) device: Device,
 }
@@ -52,9 +58,31 @@ impl Process {
             watches: Arc::default(),
             recount: Mutex::default(),
             candidates: Mutex::default(),
+            device_asked: AtomicU64::new(0),
+            passed_over: Mutex::default(),
             log,
             device,
         }
+    }
+
+    /// Leaves a segment alone for a second or two.
+    pub(in crate::store) fn pass_over(&self, segment: u32) {
+        let mut all = self
+            .passed_over
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let now = clock::uptime_us() / 1_000_000;
+        all.retain(|_, second| now <= *second + 1);
+        all.insert(segment, now);
+    }
+
+    pub(in crate::store) fn is_passed_over(&self, segment: u32) -> bool {
+        let all = self
+            .passed_over
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let now = || clock::uptime_us() / 1_000_000;
+        all.get(&segment).is_some_and(|second| now() <= *second + 1)
     }
 
     /// Says that the participant is gone.

@@ -106,7 +106,10 @@ impl<'s> Evictor<'s> {
 
     /// Whether a value is what it was when it was looked at, and was not used since.
     pub(super) fn is_as_found(self, candidate: &Candidate) -> bool {
-        self.candidate(candidate.found.id).is_some_and(|now| {
+        // The policy may be another by now.
+        let may_go = InForce(self.0).eviction() != Eviction::None || is_over(candidate.expires_ms);
+        let now = self.candidate(candidate.found.id).filter(|_| may_go);
+        now.is_some_and(|now| {
             now.found.meta == candidate.found.meta
                 && (now.version, now.worth) == (candidate.version, candidate.worth)
         })

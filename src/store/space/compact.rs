@@ -18,6 +18,7 @@
 //! What cannot be emptied (there is no room for what is to be moved, or it cannot be read) is
 //! opened again, and another one is taken.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,7 @@ use crate::store::members::range::Ranges;
 use crate::store::members::recount::SegmentState;
 use crate::store::patience::Patience;
 use crate::store::space::moving::{Mover, Visit, is_of_the_device};
+use crate::store::space::wait::Wait;
 use crate::store::space::walk::{Emptying, How, Looked, Mine, Step};
 use crate::sync::Ordering;
 
@@ -79,13 +81,14 @@ impl<'s> Compactor<'s> {
             segment,
             mine,
             how: How::Moves,
+            written: &RefCell::default(),
         };
         self.go_on_emptying(emptying, budget)
     }
 
     /// Evicts all that is in the segment with the least in it, and removes that: no room is needed
     /// for this. `false`: there is none, or somebody is in the way.
-    pub(in crate::store) fn empty_one(self, mine: &Mine<'_>) -> Result<bool> {
+    pub(in crate::store) fn empty_one(self, wait: &Wait, mine: &Mine<'_>) -> Result<bool> {
         let process = self.0.process()?;
         let Some(_lock) = Ranges(self.0).try_lock_compaction()? else {
             return Ok(false);
@@ -99,13 +102,17 @@ impl<'s> Compactor<'s> {
             segment,
             mine,
             how: How::Evicts,
+            written: &RefCell::default(),
         };
-        while Segments(self.0).segment_of(segment).is_some() {
-            if !self.go_on_emptying(emptying, u64::MAX)? {
+        let word = &self.0.slab.segment(segment).number;
+        let closed = u64::from(segment) | SEGMENT_CLOSING;
+        // Opened again it is no more to be emptied.
+        while word.load(Ordering::Acquire) == closed {
+            if !self.go_on_emptying(emptying, u64::MAX)? || wait.is_endless() {
                 return Ok(false);
             }
         }
-        Ok(true)
+        Ok(Segments(self.0).segment_of(segment).is_none())
     }
 
     /// A step. `false`: it gained nothing.
@@ -127,7 +134,9 @@ impl<'s> Compactor<'s> {
         if let Some(error) = step.failed {
             return Err(error);
         }
-        let is_open_again = matches!(step.last, Visit::Unreadable(_) | Visit::NoRoom);
+        // Others are not to wait for a writer that is stopped.
+        let is_stuck = matches!(step.last, Visit::Busy) && looked == from;
+        let is_open_again = is_stuck || matches!(step.last, Visit::Unreadable(_) | Visit::NoRoom);
         if is_open_again && let Some(known) = known {
             // What has moved, now or in an earlier step, may move once more before anybody waits
             // for the device, and would be written over what the device has.
@@ -142,6 +151,11 @@ impl<'s> Compactor<'s> {
                 // With what has moved less is to be moved the next time.
                 self.reopen(segment);
                 return Ok(moved > 0);
+            }
+            Visit::Busy if is_stuck => {
+                process.pass_over(segment);
+                self.reopen(segment);
+                return Ok(false);
             }
             _ => {}
         }
@@ -270,7 +284,8 @@ impl<'s> Compactor<'s> {
 
 /// Whether a segment can be emptied by this process.
 fn is_to_be_had(process: &Process, state: &SegmentState) -> bool {
-    !state.is_active && !state.is_begun && !process.log.is_left(state.number)
+    let is_left = process.log.is_left(state.number) || process.is_passed_over(state.number);
+    !state.is_active && !state.is_begun && !is_left
 }
 
 #[cfg(all(test, not(loom)))]

@@ -24,7 +24,7 @@ use crate::store::settings::SEGMENT_BYTES_MIN;
 use crate::store::space::compact::Compactor;
 use crate::store::space::wait::Wait;
 use crate::store::space::walk::Mine;
-use crate::sync::{AtomicU64, Ordering, crash_point};
+use crate::sync::{Ordering, crash_point};
 
 /// How often the device is asked, at the most.
 const A_LOOK_NS: u64 = 1_000_000_000;
@@ -44,11 +44,19 @@ impl FullDevice<'_> {
         if may_evict {
             self.set_limit(before.bytes.saturating_sub(spare));
         }
-        let enough = before.bytes.saturating_sub(bytes + segment_bytes + spare);
+        let wanted = bytes + segment_bytes + spare;
+        if self
+            .available()
+            .is_some_and(|free| free.saturating_add(before.bytes) < bytes)
+        {
+            // Not even if all went.
+            return Ok(false);
+        }
+        let enough = before.bytes.saturating_sub(wanted);
         let mut now = before.bytes;
         while now > enough && !wait.is_endless() {
             let gained = Compactor(self.0).compact(bytes, mine)?
-                || may_evict && Compactor(self.0).empty_one(mine)?;
+                || may_evict && Compactor(self.0).empty_one(wait, mine)?;
             if !gained {
                 if wait.is_over() {
                     break;
@@ -67,23 +75,32 @@ impl FullDevice<'_> {
         word.store(limit, Ordering::Relaxed);
     }
 
-    /// Lets the log take more again, if the device has more room by now.
-    pub(super) fn let_limit_rise(self) -> Result<()> {
-        static LOOKED: AtomicU64 = AtomicU64::new(0);
+    /// What there is on the device, if it says so.
+    fn available(self) -> Option<u64> {
+        crash_point();
+        fs2::available_space(self.0.dir().join(LOG)).ok()
+    }
+
+    /// Lets the log take more again, if the device has more room by now. Asks it now and then, or
+    /// `at_once`.
+    pub(super) fn let_limit_rise(self, at_once: bool) -> Result<()> {
         let word = &self.0.slab.header().device_limit;
         let seen = word.load(Ordering::Relaxed);
-        let now = clock::coarse_ns() / A_LOOK_NS;
-        if seen == 0 || LOOKED.swap(now, Ordering::Relaxed) == now {
+        if seen == 0 {
             return Ok(());
         }
-        crash_point();
+        let now = clock::coarse_ns() / A_LOOK_NS;
+        let was_asked = self.0.process()?.device_asked.swap(now, Ordering::Relaxed) == now;
+        if was_asked && !at_once {
+            return Ok(());
+        }
         // Where it does not say, the limit stays until the cache is configured.
-        let Ok(available) = fs2::available_space(self.0.dir().join(LOG)) else {
+        let Some(available) = self.available() else {
             return Ok(());
         };
         let (usage, segments) = Segments(self.0).usage_and_segments()?;
         let spare = 2 * Segments(self.0).segment_bytes() + slack_of(segments + 1);
-        let limit = usage.bytes + available.saturating_sub(spare);
+        let limit = usage.bytes.saturating_add(available.saturating_sub(spare));
         if limit > seen {
             let limit = match limit < InForce(self.0).chosen_size_limit() {
                 true => limit,

@@ -8,6 +8,7 @@ use crate::store::index::chains::Index;
 use crate::store::key_entry::check_lengths;
 use crate::store::space::latch::{Instance, Latched, Latches, Written};
 use crate::store::space::set::{New, When, Writer};
+use crate::store::values::compute_once::Turns;
 use crate::store::values::get::Values;
 
 /// The longest integer has so many.
@@ -42,6 +43,7 @@ impl<'s> Writer<'s> {
     pub(crate) fn add_to(self, key: &[u8], delta: i128, start: &FirstNumber<'_>) -> Result<i64> {
         check_lengths(key, start.tag)?;
         let hash = Index(self.0).hash(key);
+        Turns(self.0).void_turn(key, hash);
         let mut payload = Vec::with_capacity(PAYLOAD_BYTES);
         loop {
             let make = Some(start.cell_words());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::{Error, Result};
-use crate::log::{Location, RECORD_ALIGN, SEGMENT_HEADER_BYTES, record_bytes};
+use crate::log::{LOG, Location, RECORD_ALIGN, SEGMENT_HEADER_BYTES, record_bytes};
 use crate::record::Force;
 use crate::slab::{KEY_BYTES_MAX, TAG_BYTES_MAX};
 use crate::store::Store;
@@ -69,7 +69,7 @@ impl<'s> Space<'s> {
         // They may begin a segment.
         let bytes = bytes + SEGMENT_HEADER_BYTES;
         loop {
-            FullDevice(self.0).let_limit_rise()?;
+            FullDevice(self.0).let_limit_rise(false)?;
             let (usage, segments) = Segments(self.0).usage_and_segments()?;
             if Segments(self.0).is_shrinking() && usage.bytes <= InForce(self.0).size_limit() {
                 // Values may have gone, and nothing was compacted for that.
@@ -164,8 +164,15 @@ impl<'s> Space<'s> {
                         return Err(full);
                     }
                 }
+                Err(Error::OverLimit { .. }) => break,
                 Err(error) => return Err(error),
             }
+        }
+        if InForce(self.0).is_device_short() {
+            return Err(Error::NoSpace {
+                action: "write to",
+                path: self.0.dir().join(LOG),
+            });
         }
         Err(Segments(self.0).over_limit())
     }
@@ -187,6 +194,7 @@ impl<'s> Space<'s> {
     /// Removes what is over, evicts values until the rest fits, and compacts as far as it gains
     /// something. Returns how many values were removed.
     pub(crate) fn cull(self) -> Result<usize> {
+        FullDevice(self.0).let_limit_rise(true)?;
         let expired = self.expire()?;
         Recounting(self.0).recount_while(|| true)?;
         let evicted = self.evict_what_is_too_much()?;

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use crate::error::{Error, Result};
-use crate::log::Location;
 use crate::os::futex;
 use crate::record::closing;
 use crate::slab::value_cells::{Content, Form};
@@ -85,6 +84,8 @@ impl<'a> Mover<'a> {
             None if index.is_miss(key, hash) => None,
             None => match index.find(key, hash, Patience::of(LATCH_PATIENCE)) {
                 Err(Error::StructureBusy { .. }) => return Ok(Visit::Busy),
+                // A chain is damaged: if anything of it is needed here, its slot says so.
+                Err(Error::Corrupt { .. }) => None,
                 found => found?,
             },
             found => found,
@@ -138,13 +139,16 @@ impl<'a> Mover<'a> {
             if self.0.how == How::Evicts {
                 return self.evict(found);
             }
-            let Some(key) = Slots(self.store()).key_of(found) else {
+            if self.was_written(found, reading.version) {
+                return Ok(Visit::Clear);
+            }
+            let slots = Slots(self.store());
+            let Some(key) = slots.key_of(found) else {
                 return Ok(Visit::Clear);
             };
             let (mut value, mut tag) = (Vec::new(), Vec::new());
-            let read =
-                Slots(self.store()).read_logged(&key, &reading.content, &mut value, Some(&mut tag));
-            if !Slots(self.store()).is_in_force(found, &reading) {
+            let read = slots.read_logged(&key, &reading.content, &mut value, Some(&mut tag));
+            if !slots.is_in_force(found, &reading) {
                 // The value was replaced while it was read: look again, where its cell points now.
                 continue;
             }
@@ -154,23 +158,11 @@ impl<'a> Mover<'a> {
                 }
                 other => other?,
             };
-            let content = match reading.content.form {
-                Form::Logged { len, tag_hash, .. } if whole => {
-                    let Some(place) = self.append(&key, &tag, &value)? else {
-                        return Ok(Visit::NoRoom);
-                    };
-                    let form = Form::Logged {
-                        place,
-                        len,
-                        tag_hash,
-                    };
-                    Content {
-                        form,
-                        ..reading.content
-                    }
-                }
-                _ => Content::ABSENT,
+            let Some(content) = self.elsewhere(reading.content, whole, &key, &tag, &value)? else {
+                return Ok(Visit::NoRoom);
             };
+            let mut written = self.0.written.borrow_mut();
+            written.insert((found.id.index(), reading.version));
             return Ok(Visit::Written(Move {
                 at,
                 found,
@@ -183,19 +175,48 @@ impl<'a> Mover<'a> {
         }
     }
 
-    /// Writes a value to the end of the log. `None`: there is no room for it.
-    fn append(self, key: &[u8], tag: &[u8], value: &[u8]) -> Result<Option<Location>> {
-        match Segments(self.store()).append(key, tag, value, Room::ToMove) {
-            Err(Error::NoSpace { .. }) => Ok(None),
-            appended => appended,
+    /// Writes a value to the end of the log, and says so; one that is not whole is no value.
+    /// `None`: there is no room for it.
+    fn elsewhere(
+        self,
+        content: Content,
+        whole: bool,
+        key: &[u8],
+        tag: &[u8],
+        value: &[u8],
+    ) -> Result<Option<Content>> {
+        let Form::Logged { len, tag_hash, .. } = content.form else {
+            return Ok(Some(Content::ABSENT));
+        };
+        if !whole {
+            return Ok(Some(Content::ABSENT));
         }
+        let place = match Segments(self.store()).append(key, tag, value, Room::ToMove) {
+            Err(Error::NoSpace { .. }) => None,
+            appended => appended?,
+        };
+        Ok(place.map(|place| {
+            let form = Form::Logged {
+                place,
+                len,
+                tag_hash,
+            };
+            Content { form, ..content }
+        }))
+    }
+
+    /// Whether it was written again in this step, for another record of its key.
+    fn was_written(self, found: KeyEntry, version: u64) -> bool {
+        let written = self.0.written.borrow();
+        written.contains(&(found.id.index(), version))
     }
 
     /// Takes the value away, whatever it is worth.
     fn evict(self, found: KeyEntry) -> Result<Visit> {
         let evictor = Evictor(self.store());
         let Some(value) = evictor.candidate(found.id) else {
-            return Ok(Visit::Clear);
+            // It is being changed.
+            return Ok(Visit::Busy);
         };
         // Given back when this has been done, with the stripe unlocked.
         let garbage = GarbageList::new(self.store());

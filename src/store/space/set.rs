@@ -18,6 +18,7 @@ use crate::store::log::segments::Segments;
 use crate::store::slots::by_slot::Slots;
 use crate::store::space::latch::{Instance, Latched, Latches};
 use crate::store::space::make_room::Space;
+use crate::store::values::compute_once::{Turn, Turns};
 use crate::store::values::get::{Uses, Values};
 
 /// A value that is to be set.
@@ -41,6 +42,8 @@ pub(crate) enum When<'a> {
     Equal(&'a [u8]),
     /// If nothing at all was changed since this was seen.
     Unchanged(Instance),
+    /// If it was computed, and nobody has changed or deleted it since that began.
+    Computed(&'a Turn),
 }
 
 /// What came of an attempt.
@@ -63,6 +66,9 @@ impl<'s> Writer<'s> {
             return Err(Error::ValueLength { len });
         }
         let hash = Index(self.0).hash(key);
+        if !matches!(when, When::Computed(_)) {
+            Turns(self.0).void_turn(key, hash);
+        }
         // Whether it fits the cells of this very key is seen with its latch.
         let mut fits = new.tag.len() + new.value.len() <= INLINE_BYTES_MAX;
         loop {
@@ -84,6 +90,7 @@ impl<'s> Writer<'s> {
     fn is_wanted(self, key: &[u8], when: When<'_>) -> Result<bool> {
         Ok(match when {
             When::Always | When::Unchanged(_) => true,
+            When::Computed(turn) => turn.may_be_kept(),
             // One that is damaged is none.
             When::Absent => !Values(self.0).value_at_hand(key, &mut Vec::new())?,
             When::Present => Values(self.0).peek_value(key)?.is_some(),
@@ -165,6 +172,7 @@ impl<'s> Writer<'s> {
         Ok(match when {
             When::Always => true,
             When::Unchanged(seen) => latched.seen() == seen,
+            When::Computed(turn) => turn.may_be_kept(),
             When::Absent => match latched.current(&mut ()) {
                 Some(content) if content.logged(key.len()).is_some() => {
                     let value = self.value_under_latch(key, latched, &mut Vec::new())?;
@@ -209,6 +217,7 @@ impl<'s> Writer<'s> {
     pub(crate) fn take_value(self, key: &[u8], read: bool) -> Result<Option<Vec<u8>>> {
         check_lengths(key, &[])?;
         let hash = Index(self.0).hash(key);
+        Turns(self.0).void_turn(key, hash);
         let Some(latched) = Latches(self.0).latch(key, hash, None)? else {
             return Ok(None);
         };

@@ -1,6 +1,8 @@
 //! One step through a segment that is being emptied: its records, or the slots where these are not
 //! enough.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,6 +34,9 @@ pub(super) struct Emptying<'a> {
     pub(super) segment: u32,
     pub(super) mine: &'a Mine<'a>,
     pub(super) how: How,
+    /// The slots and versions of what was written again and is not in force yet: a key may have
+    /// several records.
+    pub(super) written: &'a RefCell<HashSet<(u32, u64)>>,
 }
 
 /// What becomes of what is in a segment.

@@ -128,13 +128,9 @@ impl Ongoing<'_> {
     /// is closed.
     fn lead_to(&self, place: Location) -> Result<bool> {
         let home = self.home;
-        // The compactor of the segment waits for our latches, or, if there is none in that store,
-        // looks at the journal after it has had the lock for growing (G3).
-        let is_latched = self.parts.iter().any(|part| part.shard == 0);
-        let _growth = match is_latched {
-            true => None,
-            false => Ranges(home).lock_growth_within(Patience::Forever)?,
-        };
+        // The compactor of the segment looks at the journal after it has had the lock for growing
+        // (G3).
+        let _growth = Ranges(home).lock_growth_within(Patience::Forever)?;
         if !Segments(home).may_lead_to(place) {
             return Ok(false);
         }

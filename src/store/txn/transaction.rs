@@ -29,6 +29,7 @@ use crate::store::slots::by_slot::{Slots, Whole};
 use crate::store::space::latch::{Latched, Latches};
 use crate::store::space::make_room::Space;
 use crate::store::space::set::New;
+use crate::store::values::compute_once::Turns;
 
 /// What a transaction has to do with one key.
 pub(super) struct Part<'a> {
@@ -144,6 +145,7 @@ impl<'a> Ongoing<'a> {
             return Err(Error::ValueLength { len });
         }
         let bytes = new.tag.len() + new.value.len();
+        Turns(store).void_turn(key, Index(store).hash(key));
         let at = self.part(shard, store, key, bytes)?;
         let value = memory::copy(new.value).map_err(|e| Error::io("copy", store.dir(), e))?;
         // Before anything else: if that fails, nothing is to be different.
@@ -170,6 +172,7 @@ impl<'a> Ongoing<'a> {
         store: &'a Arc<Store>,
         key: &[u8],
     ) -> Result<bool> {
+        Turns(store).void_turn(key, Index(store).hash(key));
         let at = self.part(shard, store, key, 0)?;
         let part = &mut self.parts[at];
         part.forget_place();

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::os::{clock, futex};
-use crate::record::{Force, Hold, Stamp, Word, waiting};
+use crate::record::{Force, Hold, Lease, Stamp, Word, waiting};
 use crate::slab::Tenant;
 use crate::store::holds::fast::{Grant, Holding};
 use crate::store::holds::handle::Handle;
@@ -25,6 +25,10 @@ use crate::store::key_entry::{SlotRef, hash_as};
 use crate::store::members::deadlock::{Deadlocks, Noted};
 use crate::store::patience::Patience;
 use crate::store::{Store, names};
+use crate::sync::{Ordering, fence};
+
+/// How long to wait for a stripe to void a turn.
+const A_WHILE: Duration = Duration::from_millis(5);
 
 /// The turn to compute a value, given back when this is dropped, also by a panic. In the child of a
 /// fork it is inert, as every hold.
@@ -64,6 +68,35 @@ impl<'s> Turns<'s> {
             granted => granted?,
         };
         Ok(granted.map(|(grant, _)| Turn::new(handle, grant)))
+    }
+
+    /// Voids the turn of a key, if anybody has it: the value is about to be changed or deleted, and
+    /// what is being computed may be of what was before. Comes before a look for the value; the
+    /// holder looks for this mark with the value's latch, so that one of the two sees the other.
+    ///
+    /// (As the leases of memcached do: Nishtala et al., "Scaling Memcache at Facebook", NSDI 2013.)
+    #[inline]
+    pub(crate) fn void_turn(self, key: &[u8], hash: u64) {
+        let hash = hash_as(Tenant::Turn, hash);
+        if !Index(self.0).is_miss(key, hash) {
+            self.void_known_turn(key, hash);
+        }
+    }
+
+    #[cold]
+    fn void_known_turn(self, key: &[u8], hash: u64) {
+        // While a process is stopped that makes or removes keys there, the turn cannot be found for
+        // certain.
+        let found = Index(self.0).find(key, hash, Patience::strictly(A_WHILE));
+        if let Ok(Some(found)) = found {
+            let hold = &self.0.slab.slot(found.id).hold;
+            let seen = hold.load();
+            if !seen.is_free() {
+                hold.void(seen);
+                // Pairs with the fence of a holder that has just made the value's key.
+                fence(Ordering::SeqCst);
+            }
+        }
     }
 
     /// How long the last turn of a key took. `None`: nobody knows, or one is under way.
@@ -127,6 +160,16 @@ impl Turn {
     pub(crate) fn is_ours(&self) -> bool {
         let word = self.grant.word;
         Holding(&self.handle).is_ours(word) && self.hold().load().same_hold(word)
+    }
+
+    /// Whether what was computed may be kept: it is ours, and the value was not changed or deleted
+    /// since it began. Asked with the latch of the value.
+    pub(crate) fn may_be_kept(&self) -> bool {
+        // Pairs with the fence of a process that voids it: that finds the value's key, or this sees
+        // the mark.
+        fence(Ordering::SeqCst);
+        let is_void = || self.hold().lease_of(self.grant.word) == Lease::Over;
+        self.is_ours() && !is_void()
     }
 
     /// What there is to say when it is not ours.

@@ -195,7 +195,7 @@ impl<'s> Values<'s> {
             .as_ref()
             .and_then(ValueCells::use_word)
         {
-            Eras(self.0).note_use(word);
+            Eras(self.0).note_use(word, || Slots(self.0).is_still(found));
         }
     }
 }
