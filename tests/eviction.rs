@@ -288,6 +288,25 @@ fn a_key_of_many_slots_evicts_a_row_and_not_a_store() {
     }
 }
 
+/// What was found to be worth little goes by the policy of before, or not at all.
+#[test]
+fn nothing_goes_once_nothing_is_to_go() {
+    let (_dir, cache) = open(Cache::options().eviction(Eviction::LeastRecentlyUsed));
+    for key in 0..400 {
+        cache.set(format!("{key}"), value(key, 0, 20_000)).unwrap();
+    }
+    let before = cache.stats().unwrap().evictions;
+    assert!(before > 0);
+    let nothing = Limits::new().eviction(Eviction::None);
+    cache.configure(&nothing).unwrap();
+    let refused = (400..800).find_map(|key| {
+        let set = cache.set(format!("{key}"), value(key, 0, 20_000));
+        set.err()
+    });
+    assert!(matches!(refused, Some(Error::OverLimit { .. })));
+    assert_eq!(cache.stats().unwrap().evictions, before);
+}
+
 #[test]
 fn a_full_store_lets_idle_keys_go_before_values() {
     let dir = Place::new();

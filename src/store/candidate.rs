@@ -1,5 +1,6 @@
 //! Values that may go when room is needed, as a look at some of the slots has found them.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -64,7 +65,9 @@ impl Candidates {
 
     /// Takes in what a look has found, of which those so many are to go that are worth least.
     pub(in crate::store) fn fill(&mut self, mut all: Vec<Candidate>, share: usize) {
-        all.sort_unstable_by_key(|candidate| std::cmp::Reverse(candidate.worth));
+        // Of equals, those that lie first go first.
+        let rank = |one: &Candidate| (one.worth, one.found.id.index());
+        all.sort_unstable_by_key(|candidate| Reverse(rank(candidate)));
         self.values = Some(Found { all, share });
     }
 

@@ -215,6 +215,24 @@ mod tests {
         assert_eq!(once.once_more(Eviction::LeastRecentlyUsed, 8).count, 1);
     }
 
+    /// It was stopped for so long that its word was another key's.
+    #[test]
+    fn a_reader_that_comes_late_writes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = crate::Cache::open(dir.path()).unwrap();
+        let word = AtomicU64::new(7);
+        Eras(&cache.store).note_use(&word, || false);
+        assert_eq!(word.load(Ordering::Relaxed), 7);
+        let becomes_anothers = || {
+            word.store(u64::from_le_bytes(*b"a key of"), Ordering::Relaxed);
+            true
+        };
+        Eras(&cache.store).note_use(&word, becomes_anothers);
+        assert_eq!(word.load(Ordering::Relaxed).to_le_bytes(), *b"a key of");
+        Eras(&cache.store).note_use(&word, || true);
+        assert_ne!(word.load(Ordering::Relaxed).to_le_bytes(), *b"a key of");
+    }
+
     #[test]
     fn the_era_is_no_older_than_what_the_device_has_and_damage_does_not_count() {
         let dir = tempfile::tempdir().unwrap();

@@ -299,6 +299,37 @@ fn a_holder_that_executes_a_program_is_dead_although_a_child_has_all_that_it_had
     crate::kit::reap(holder);
 }
 
+/// Its leader has no memory any more, and is not the one that holds.
+#[test]
+fn a_process_lives_whose_first_thread_has_ended() {
+    let _watchdog = Watchdog::new("leader");
+    let place = Place::new();
+    let board = crate::kit::Board::open(place.root());
+    let store = place.store();
+    let holder = fork(|| {
+        let lock = Lock::new(&Cache::open(&store).unwrap(), "k");
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let _guard = lock.acquire().unwrap();
+                board.set(0, 1);
+                crate::kit::until("the test is over", || board.get(1) == 1);
+                crate::kit::exit_now(0);
+            });
+            // SAFETY: ends this thread and nothing else.
+            unsafe { libc::syscall(libc::SYS_exit, 0) };
+        });
+    });
+    crate::kit::until("it holds", || board.get(0) == 1);
+    crate::kit::until_in_state(holder.as_raw() as u32, 'Z');
+    let lock = Lock::new(&place.open(), "k");
+    // Long enough for all proofs of death, some of which are asked once a second.
+    let waited = lock.acquire_timeout(std::time::Duration::from_millis(2_500));
+    assert!(waited.unwrap().is_none());
+    board.set(1, 1);
+    crate::kit::reap(holder);
+    assert!(lock.try_acquire().unwrap().is_some());
+}
+
 #[test]
 fn a_relative_path_is_the_same_store_after_the_directory_was_changed() {
     let _watchdog = Watchdog::new("chdir");

@@ -75,6 +75,13 @@ impl FullDevice<'_> {
         word.store(limit, Ordering::Relaxed);
     }
 
+    /// Whether the device says that there is room for so many bytes, and for what is to be moved.
+    pub(super) fn has(self, bytes: u64) -> bool {
+        let wanted = bytes + 2 * Segments(self.0).segment_bytes();
+        self.available()
+            .is_some_and(|available| available >= wanted)
+    }
+
     /// What there is on the device, if it says so.
     fn available(self) -> Option<u64> {
         crash_point();

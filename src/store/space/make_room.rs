@@ -152,13 +152,17 @@ impl<'s> Space<'s> {
         let bytes = record_bytes(key.len(), new.tag.len(), new.value.len());
         // Before anything is evicted for it.
         OnDevice(self.0).known_if_durable()?;
-        let wait = Wait::begin();
+        let (wait, mut was_full) = (Wait::begin(), false);
         for _ in 0..ATTEMPTS {
             let append = |room| Segments(self.0).append_durably(key, new.tag, new.value, room);
             match self.make_room(bytes, &wait, mine).and_then(append) {
                 Ok(Some(place)) => return Ok(place),
                 // Others were quicker.
                 Ok(None) => {}
+                // It may have been for a moment. A quota shows only in this.
+                Err(Error::NoSpace { .. }) if !was_full && FullDevice(self.0).has(bytes) => {
+                    was_full = true;
+                }
                 Err(full @ Error::NoSpace { .. }) => {
                     if !FullDevice(self.0).make_room(bytes, &wait, mine)? {
                         return Err(full);

@@ -95,3 +95,25 @@ fn a_sound_segment_is_emptied_without_a_look_at_the_slots() {
         assert!(matches!(reached, Looked::Record { .. }), "{reached:?}");
     }
 }
+
+/// Each of its records leads to it.
+#[test]
+fn what_was_set_again_and_again_is_written_again_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Cache::options().size_limit(4 << 20);
+    let cache = options.eviction(Eviction::None).open(dir.path()).unwrap();
+    let lock = Ranges(&cache.store).try_lock_compaction().unwrap();
+    for round in 0..40_u8 {
+        cache.set("k", vec![round; 20_000]).unwrap();
+    }
+    for key in 0..20_u8 {
+        cache.set(format!("{key}"), vec![key; 20_000]).unwrap();
+    }
+    assert!(first_segment(&cache).exists());
+    drop(lock);
+    cache.cull().unwrap();
+    assert!(!first_segment(&cache).exists());
+    let usage = Segments(&cache.store).usage().unwrap();
+    assert!(usage.garbage < 20_000, "{usage:?}");
+    assert_eq!(cache.get("k").unwrap(), Some(vec![39; 20_000]));
+}
