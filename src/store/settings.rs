@@ -22,7 +22,8 @@ use crate::sync::{Ordering, crash_point};
 pub enum Eviction {
     /// Nothing: setting the value fails.
     None,
-    /// What was set, or counted, the longest time ago.
+    /// What was set, or counted, the longest time ago. (What was used under another policy before
+    /// this was chosen counts as set then.)
     LeastRecentlyStored,
     /// What was set, counted, read or touched the longest time ago.
     LeastRecentlyUsed,
