@@ -321,11 +321,18 @@ impl Hold {
         self.load().same_hold(mine) && !lease.is_over(now)
     }
 
-    /// Voids the hold `seen`, which has no lease: it counts as over from now on, for its holder as
-    /// for all others. A holder that has only just taken it may come first with its lease, and has
-    /// done nothing with the hold yet.
-    pub(crate) fn void(&self, seen: Word) {
+    /// Voids a hold that has no lease, if there is one and it `is_current`: it counts as over from
+    /// now on. A holder that has only just taken it may come first with its lease, and has done
+    /// nothing with the hold yet.
+    ///
+    /// The deadline is read first: if the hold becomes another's after the look, and that has a
+    /// lease, it is another word, and nothing is exchanged.
+    pub(crate) fn void(&self, is_current: impl FnOnce() -> bool) {
         let deadline = self.deadline_bits();
+        let seen = self.load();
+        if seen.is_free() || !is_current() {
+            return;
+        }
         let over = Lease::Over.encode(seen);
         let _ = self
             .deadline

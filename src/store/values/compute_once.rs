@@ -24,6 +24,7 @@ use crate::store::index::retire::Retirer;
 use crate::store::key_entry::{SlotRef, hash_as};
 use crate::store::members::deadlock::{Deadlocks, Noted};
 use crate::store::patience::Patience;
+use crate::store::slots::by_slot::Slots;
 use crate::store::{Store, names};
 use crate::sync::{Ordering, fence};
 
@@ -90,12 +91,9 @@ impl<'s> Turns<'s> {
         let found = Index(self.0).find(key, hash, Patience::strictly(A_WHILE));
         if let Ok(Some(found)) = found {
             let hold = &self.0.slab.slot(found.id).hold;
-            let seen = hold.load();
-            if !seen.is_free() {
-                hold.void(seen);
-                // Pairs with the fence of a holder that has just made the value's key.
-                fence(Ordering::SeqCst);
-            }
+            hold.void(|| Slots(self.0).is_still(found));
+            // Pairs with the fence of a holder that has just made the value's key.
+            fence(Ordering::SeqCst);
         }
     }
 
