@@ -1,7 +1,7 @@
 //! What one process has open of a store.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::log::Log;
 use crate::os::clock;
@@ -67,22 +67,22 @@ impl Process {
 
     /// Leaves a segment alone for a second or two.
     pub(in crate::store) fn pass_over(&self, segment: u32) {
-        let mut all = self
-            .passed_over
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let now = clock::uptime_us() / 1_000_000;
-        all.retain(|_, second| now <= *second + 1);
-        all.insert(segment, now);
+        self.passed_over().insert(segment, second());
     }
 
     pub(in crate::store) fn is_passed_over(&self, segment: u32) -> bool {
-        let all = self
-            .passed_over
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let now = || clock::uptime_us() / 1_000_000;
-        all.get(&segment).is_some_and(|second| now() <= *second + 1)
+        self.passed_over().contains_key(&segment)
+    }
+
+    /// Those that are left alone still.
+    fn passed_over(&self) -> MutexGuard<'_, BTreeMap<u32, u64>> {
+        let all = self.passed_over.lock();
+        let mut all = all.unwrap_or_else(PoisonError::into_inner);
+        if !all.is_empty() {
+            let now = second();
+            all.retain(|_, since| now <= *since + 1);
+        }
+        all
     }
 
     /// Says that the participant is gone.
@@ -96,4 +96,9 @@ impl Process {
             self.locks.unlock_beacon(self.id.get());
         }
     }
+}
+
+/// In which second it is now, wherever clocks begin here.
+fn second() -> u64 {
+    clock::coarse_ns() / 1_000_000_000
 }
