@@ -39,12 +39,6 @@ impl FullDevice<'_> {
         let (before, segments) = Segments(self.0).usage_and_segments()?;
         let segment_bytes = Segments(self.0).segment_bytes();
         let spare = segment_bytes + slack_of(segments + 1);
-        let may_evict = InForce(self.0).eviction() != Eviction::None;
-        // Where nothing goes a limit would only refuse what there is room for.
-        if may_evict {
-            self.set_limit(before.bytes.saturating_sub(spare));
-        }
-        let wanted = bytes + segment_bytes + spare;
         if self
             .available()
             .is_some_and(|free| free.saturating_add(before.bytes) < bytes)
@@ -52,7 +46,12 @@ impl FullDevice<'_> {
             // Not even if all went.
             return Ok(false);
         }
-        let enough = before.bytes.saturating_sub(wanted);
+        let may_evict = InForce(self.0).eviction() != Eviction::None;
+        // Where nothing goes a limit would only refuse what there is room for.
+        if may_evict {
+            self.set_limit(before.bytes.saturating_sub(spare));
+        }
+        let enough = before.bytes.saturating_sub(bytes + segment_bytes + spare);
         let mut now = before.bytes;
         while now > enough && !wait.is_endless() {
             let gained = Compactor(self.0).compact(bytes, mine)?
