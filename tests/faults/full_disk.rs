@@ -115,9 +115,15 @@ pub fn resize(dir: &Path, options: &str) {
     );
 }
 
-fn empty(dir: &Path) {
+/// Removes the stores of a file system, and what fills it.
+pub fn empty(dir: &Path) {
     for entry in fs::read_dir(dir).unwrap() {
-        fs::remove_dir_all(entry.unwrap().path()).unwrap();
+        let path = entry.unwrap().path();
+        let removed = match path.is_dir() {
+            true => fs::remove_dir_all(&path),
+            false => fs::remove_file(&path),
+        };
+        removed.unwrap();
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use slablock::{Cache, Error, Eviction, Limits};
 
-use crate::full_disk::{fill, is_inside, resize};
+use crate::full_disk::{empty, fill, is_inside, resize};
 use crate::kit::until;
 
 const POLICIES: [Eviction; 4] = [
@@ -34,13 +34,6 @@ fn kept(cache: &Cache, keys: std::ops::Range<u32>) -> usize {
         value.is_some()
     };
     keys.filter(is_kept).count()
-}
-
-fn empty(dir: &Path) {
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        let _ = fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path));
-    }
 }
 
 /// The highest number that a segment has.
