@@ -18,7 +18,8 @@ use kit::{
     store, store_of, succeeds, until,
 };
 use slablock::{
-    Averager, BoundedSemaphore, Cache, Error, Lock, RLock, RepairReport, SetOptions, Token,
+    Averager, BoundedSemaphore, Cache, CheckReport, Error, Lock, RLock, RepairReport, SetOptions,
+    Token,
 };
 
 /// The capacity of the stores that are damaged here.
@@ -893,6 +894,44 @@ fn a_lock_whose_token_is_at_its_end_is_told_and_repaired() {
         for key in ["k", "other", "new"] {
             assert!(token_of(&cache, key) > highest, "{key}");
         }
+    });
+}
+
+#[test]
+fn a_key_with_something_behind_its_last_byte_is_told_and_repaired() {
+    bounded(|| {
+        let (place, cache) = store_of(CAPACITY);
+        let use_lock = |cache: &Cache| drop(Lock::new(cache, "lock").acquire().unwrap());
+        use_lock(&cache);
+        // Keys are compared in whole words. A page that is torn in one leaves what was there.
+        let key = layout().slots + layout::BODY;
+        place.poke(key + 4, b"....");
+        let told = |report: CheckReport, what: &str| {
+            let is_told = report.problems.iter().any(|p| p.contains(what));
+            assert!(is_told, "{report:?}");
+        };
+        let not_found = "has a key that is not found";
+        told(cache.check().unwrap(), not_found);
+        told(
+            Cache::reader(place.store()).unwrap().check().unwrap(),
+            not_found,
+        );
+        // Whoever does not find it makes another.
+        use_lock(&cache);
+        place.poke(key + 4, &[0; 4]);
+        told(cache.check().unwrap(), not_found);
+        told(
+            Cache::reader(place.store()).unwrap().check().unwrap(),
+            not_found,
+        );
+        place.poke(key + 4, b"....");
+        drop(cache);
+
+        let report = repair(&place);
+        assert_eq!((report.keys_kept, report.keys_lost), (1, 1));
+        let cache = assert_sound(&place, 1);
+        use_lock(&cache);
+        assert_eq!(cache.keys().unwrap().len(), 1);
     });
 }
 

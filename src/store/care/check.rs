@@ -90,6 +90,9 @@ impl CheckReport {
 pub(in crate::store) const UNSYNCED: &str =
     "a sync has failed, so nothing is known of what the device has";
 
+/// What is said of a key that a search by its name ends without, or at another slot.
+pub(in crate::store) const UNFOUND: &str = "has a key that is not found";
+
 /// What every key was found to take, to compare with the states.
 struct Census<'a> {
     store: &'a Store,
@@ -204,6 +207,9 @@ impl Census<'_> {
         if let Some(what) = contradiction(slab, found, bucket) {
             self.problem(found.id, what);
             return Ok(());
+        }
+        if !is_found(guard, found)? {
+            self.problem(found.id, UNFOUND);
         }
         let span = span_of(slab, found.id);
         self.report.slots_used += span as usize;
@@ -336,6 +342,16 @@ impl Census<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether who looks for the key in a slot comes to this slot.
+fn is_found(guard: &StripeGuard<'_>, found: KeyEntry) -> Result<bool> {
+    let slab = guard.store.slab();
+    let key = key_of(slab, found).unwrap_or_default();
+    let hash = hash_as(found.kind, hash(slab.part().seed, &key));
+    Ok(guard
+        .find(&key, hash)?
+        .is_some_and(|first| first.id == found.id))
 }
 
 pub(in crate::store) fn load(state: Option<&AtomicU8>) -> u8 {

@@ -3,7 +3,7 @@
 
 use crate::error::show_key;
 use crate::record::PAYLOAD_WORDS;
-use crate::slab::bytes::{KeyPlace, SPAN_MAX, read_bytes};
+use crate::slab::bytes::{KeyPlace, SPAN_MAX, read_bytes, write_bytes};
 use crate::slab::hash::hash;
 use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
 use crate::slab::{
@@ -120,6 +120,10 @@ impl<'a> Rebuild<'a> {
                 .clone()
                 .all(|at| at < slab.layout().blocks.count && free(slab.block_state(at)));
         if !room {
+            return None;
+        }
+        // Behind its last byte a torn page leaves what was there, and keys are compared in words.
+        if !write_bytes(slab, id, span, place.key_at, &key) {
             return None;
         }
         for at in slots.skip(1) {

@@ -71,7 +71,7 @@ impl Verifier<'_, '_> {
                 Ok(Some(other)) if other.id == found.id => {}
                 // While a process makes or removes the key, or died over that, a miss is no damage.
                 Ok(_) | Err(Error::StructureBusy { .. }) if self.is_changing(found) => {}
-                Ok(_) => return of_slot("has a key that is not found"),
+                Ok(_) => return of_slot(check::UNFOUND),
                 Err(Error::StructureBusy { .. }) => {}
                 Err(error) => return Ok(Some(error.to_string())),
             }
