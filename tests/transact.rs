@@ -5,12 +5,38 @@
 mod kit;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-use kit::{Place, Watchdog, store_with};
+use kit::{Child, Place, Role, Watchdog, hear, say, store_with};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
-use slablock::{Averager, Cache, Error, FanoutCache, Lock, Result, SetOptions};
+use slablock::{
+    Averager, Cache, Error, Eviction, FanoutCache, Lock, Result, SetOptions, Transaction,
+};
+
+#[test]
+fn child_role() {
+    if let Some(role) = Role::of_this_process() {
+        assert_eq!(role.name, "reads_what_is_not_there");
+        reads_what_is_not_there(&role);
+    }
+}
+
+/// In a transaction, until it is told to end.
+fn reads_what_is_not_there(role: &Role) {
+    let cache = Cache::open(role.store()).unwrap();
+    let work = |t: &mut Transaction<'_>| -> Result<()> {
+        assert_eq!(t.get("not there")?, None);
+        assert!(!t.delete("nor this")?);
+        say("read");
+        hear();
+        assert_eq!(t.get("not there")?, None);
+        t.incr("seen", 1).map(drop)
+    };
+    cache.transact_as(work).unwrap();
+    hear();
+}
 
 fn cache() -> (Place, Cache) {
     store_with(&Cache::options())
@@ -314,6 +340,7 @@ fn a_thread_does_not_wait_for_its_own_transaction() {
                         refused!(cache.incr(key, 1));
                     }
                     assert_eq!(t.get("nothing")?, None);
+                    refused!(cache.set("nothing", "3"));
                     for key in ["set", "nothing"] {
                         refused!(Lock::new(cache, key).acquire().map(drop));
                         refused!(Averager::new(cache, key).add(1.0));
@@ -348,4 +375,104 @@ fn a_thread_does_not_wait_for_its_own_transaction() {
     }
     try_in!(&one);
     try_in!(&shards);
+}
+
+/// Reading makes no key: it evicts nothing, and needs no room.
+#[test]
+fn what_is_not_there_is_read_without_making_it() {
+    const CAPACITY: usize = 256;
+    for policy in [Eviction::GreedyDual, Eviction::None] {
+        let options = Cache::options().capacity(CAPACITY).eviction(policy);
+        let (_dir, cache) = store_with(&options);
+        for n in 0..CAPACITY {
+            cache.set(format!("value {n}"), "small").unwrap();
+        }
+        assert_eq!(cache.check().unwrap().slots_used, CAPACITY);
+        let keys = cache.len().unwrap();
+        let read = cache.transact_as(|t| -> Result<()> {
+            for n in 0..1_000 {
+                assert_eq!(t.get(format!("absent {n}"))?, None);
+                assert_eq!(t.get(format!("absent {n}"))?, None);
+                assert!(!t.delete(format!("absent, too {n}"))?);
+            }
+            Ok(())
+        });
+        read.unwrap();
+        let stats = cache.stats().unwrap();
+        assert_eq!((cache.len().unwrap(), stats.evictions), (keys, 0));
+        // And no mark is left.
+        let deleted = cache.delete("value 0").unwrap();
+        assert!(deleted && cache.set("absent 0", "1").is_ok());
+        assert!(cache.check().unwrap().is_sound());
+    }
+}
+
+#[test]
+fn nobody_makes_what_a_transaction_did_not_find_before_it_ends() {
+    let _watchdog = Watchdog::new("nobody_makes_what_a_transaction_did_not_find_before_it_ends");
+    for (dir, cache) in [cache(), fanout()] {
+        for is_killed in [false, true] {
+            let mut child = Child::start("reads_what_is_not_there", dir.root(), &[]);
+            child.expect("read");
+            // Whoever will not wait is told what is in the way.
+            let lock = Lock::new(&cache, "not there");
+            let busy = lock.try_acquire();
+            assert!(
+                matches!(&busy, Err(Error::StructureBusy { pids, .. }) if
+                *pids == [child.pid().as_raw() as u32]),
+                "{busy:?}"
+            );
+            cache.set("something else", "1").unwrap();
+            let (ended, made) = (AtomicBool::new(false), AtomicU64::new(0));
+            std::thread::scope(|scope| {
+                for key in ["not there", "nor this"] {
+                    let (cache, ended, made) = (&cache, &ended, &made);
+                    scope.spawn(move || {
+                        cache.set(key, "1").unwrap();
+                        assert!(ended.load(Ordering::SeqCst));
+                        made.fetch_add(1, Ordering::SeqCst);
+                    });
+                }
+                std::thread::sleep(Duration::from_millis(100));
+                assert_eq!(made.load(Ordering::SeqCst), 0);
+                ended.store(true, Ordering::SeqCst);
+                match is_killed {
+                    true => child.kill(),
+                    false => child.tell("end"),
+                }
+            });
+            let seen = cache.pop("seen").unwrap();
+            assert_eq!(seen.is_some(), !is_killed);
+            cache.remove("not there").unwrap();
+            cache.remove("nor this").unwrap();
+            assert!(cache.check().unwrap().is_sound());
+            // A mark that the dead one left is not waited for, nor does it stay.
+            drop(lock.try_acquire().unwrap().expect("nobody has it"));
+            cache.remove("not there").unwrap();
+        }
+    }
+}
+
+/// What a transaction did not find it may set itself, also after that could not be done.
+#[test]
+fn what_was_not_found_can_be_set_by_the_same_transaction() {
+    for (_dir, cache) in [cache(), fanout()] {
+        let set = cache.transact_as(|t| -> Result<()> {
+            assert_eq!(t.get("a")?, None);
+            let long = t.set_with("a", "1", &SetOptions::new().tag([7; 256]));
+            assert!(matches!(long, Err(Error::TagLength { .. })), "{long:?}");
+            assert_eq!(t.get("a")?, None);
+            assert!(matches!(cache.set("a", "2"), Err(Error::Deadlock { .. })));
+            t.set("a", "3")?;
+            assert!(matches!(cache.set("a", "4"), Err(Error::Deadlock { .. })));
+            assert_eq!(t.get("a")?, Some(&b"3"[..]));
+            assert!(t.delete("a")?);
+            assert_eq!(t.incr("a", 5)?, 5);
+            Ok(())
+        });
+        set.unwrap();
+        assert_eq!(cache.get("a").unwrap().as_deref(), Some(&b"5"[..]));
+        cache.set("a", "6").unwrap();
+        assert!(cache.check().unwrap().is_sound());
+    }
 }

@@ -109,7 +109,8 @@ pub(crate) struct Stripe {
     pub(crate) departures: AtomicU64,
     /// The process that died with a semaphore that is being made again: see [`Stripe::untold`].
     untold: AtomicU64,
-    reserved: AtomicU64,
+    /// Which keys are not to be made: see [`Stripe::is_watched`].
+    watched: AtomicU64,
 }
 
 /// Beside the process id, which may be 0: there is one to tell of.
@@ -276,10 +277,39 @@ impl Stripe {
         }
     }
 
+    /// Notes that a key of that hash is not there, and is not to be made as long as the lock of
+    /// transactions is held. Only under the stripe, and with that lock.
+    pub(crate) fn watch(&self, hash: u64) {
+        self.watched.fetch_or(watch_bits(hash), Ordering::Relaxed);
+    }
+
+    /// Whether a transaction that is under way, or was when it died, may have found no key of that
+    /// hash: a Bloom filter (Bloom, "Space/time trade-offs in hash coding with allowable errors",
+    /// CACM 13, 1970). Only under the stripe.
+    pub(crate) fn is_watched(&self, hash: u64) -> bool {
+        let bits = watch_bits(hash);
+        self.watched.load(Ordering::Relaxed) & bits == bits
+    }
+
+    /// No transaction is under way, or ours ends. Only with the lock of transactions.
+    pub(crate) fn forget_watched(&self) {
+        self.watched.store(0, Ordering::Relaxed);
+    }
+
     /// What `look` says, if no slot left a chain of the stripe meanwhile; otherwise `false`.
     pub(crate) fn is_unchanged_while(&self, look: impl FnOnce() -> bool) -> bool {
         changes::is_unchanged_while(&self.departures, look)
     }
+}
+
+/// How many bits of 64 a watched key sets: in a stripe with one such key another one has them by
+/// chance once in a million times, in one with sixteen every fourth time.
+const WATCH_BITS: u32 = 6;
+
+fn watch_bits(hash: u64) -> u64 {
+    // Not the bits from 32 on, which chose the bucket and with it the stripe.
+    let mixed = (hash as u32 as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ hash >> 44;
+    (0..WATCH_BITS).fold(0, |bits, n| bits | 1 << (mixed >> (6 * n + 16) & 63))
 }
 
 /// Two numbers in a word, the first in the upper half.

@@ -5,7 +5,6 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::record::Force;
 use crate::slab::Tenant;
-use crate::store::GROW_BYTE;
 use crate::store::holds::handle::Handle;
 use crate::store::holds::take_over::TakeOver;
 use crate::store::index::allocate::{Claimed, NoRoom};
@@ -15,11 +14,14 @@ use crate::store::index::pieces::Pieces;
 use crate::store::index::retire::Retirer;
 use crate::store::index::stripe::StripeGuard;
 use crate::store::journal::decided::Journal;
+use crate::store::journal::siblings::Siblings;
 use crate::store::key_entry::{KeyEntry, NewKey, SlotRef, check_lengths};
 use crate::store::members::deadlock::Deadlocks;
+use crate::store::members::range::{RangeGuard, Ranges};
 use crate::store::patience::{Patience, pause};
 use crate::store::reclaim::free_slots::Reclaimer;
 use crate::store::slots::by_slot::Slots;
+use crate::store::{GROW_BYTE, TRANSACT_BYTE};
 use crate::types::Predecessor;
 
 /// How a key that was found fits a handle.
@@ -102,9 +104,12 @@ impl<'h> Finder<'h> {
             return Ok((self.0.remember(found), None));
         }
         let (mut pauses, mut looked_everywhere) = (0, false);
-        let mut no_space = None;
+        let (mut no_space, mut alone) = (None, None);
         loop {
             let stripe = self.lock_stripe_within(patience)?;
+            if alone.is_some() {
+                stripe.stripe().forget_watched();
+            }
             match self.find_or_create(&stripe, patience) {
                 Ok((found, before)) => return Ok((self.0.remember(found), before)),
                 Err(NoRoom::Late) => return Err(Pieces(self.0.store()).structure_busy(GROW_BYTE)),
@@ -123,25 +128,64 @@ impl<'h> Finder<'h> {
                     }
                     continue;
                 }
+                Err(NoRoom::Watched) => {
+                    drop(stripe);
+                    alone = Some(self.outlast_transaction(patience)?);
+                    continue;
+                }
                 Err(NoRoom::Full) => {}
             }
             drop(stripe);
-            // What is idle, or may be evicted, as long as something is freed. Then all turns, of
-            // which nothing is missed but how long computing took; with that each
-            // stripe is locked, and what the dead have begun there ends.
-            let wanted = self.new_key(&self.0.tag).place().span();
-            if Reclaimer(self.0.store()).free_slots(wanted, patience)? > 0 {
+            if self.free_room(&mut looked_everywhere, patience)? {
                 continue;
             }
-            if looked_everywhere {
-                return Err(no_space.unwrap_or_else(|| Error::Full {
-                    path: self.0.store().dir().to_path_buf(),
-                    capacity: self.0.store().slab().layout().capacity as usize,
-                }));
-            }
-            Reclaimer(self.0.store()).remove_turns(Force::NotTheLiving, patience)?;
-            looked_everywhere = true;
+            return Err(no_space.unwrap_or_else(|| Error::Full {
+                path: self.0.store().dir().to_path_buf(),
+                capacity: self.0.store().slab().layout().capacity as usize,
+            }));
         }
+    }
+
+    /// Takes keys away of which nothing is needed: what is idle, or may be evicted, as long as
+    /// something is freed. Then, once, all turns, of which nothing is missed but how long computing
+    /// took; with that each stripe is locked, and what the dead have begun there ends. `false`:
+    /// there is nothing left to be freed.
+    fn free_room(self, looked_everywhere: &mut bool, patience: Patience) -> Result<bool> {
+        let wanted = self.new_key(&self.0.tag).place().span();
+        if Reclaimer(self.0.store()).free_slots(wanted, patience)? > 0 {
+            return Ok(true);
+        }
+        if *looked_everywhere {
+            return Ok(false);
+        }
+        *looked_everywhere = true;
+        Reclaimer(self.0.store()).remove_turns(Force::NotTheLiving, patience)?;
+        Ok(true)
+    }
+
+    /// Waits until no transaction is under way, and keeps others from beginning. Errors:
+    /// `StructureBusy` if one was until the patience was over, `Deadlock` if it is this thread's.
+    fn outlast_transaction(self, patience: Patience) -> Result<RangeGuard<'h>> {
+        let store = self.0.store();
+        if matches!(patience, Patience::Forever) {
+            Deadlocks(store).check_not_absent(self.0.hash(), || self.0.show_key())?;
+        }
+        let home = Siblings(store).home();
+        let alone = Ranges(home).lock_transactions_within(patience)?;
+        alone.ok_or_else(|| Pieces(home).structure_busy(TRANSACT_BYTE))
+    }
+
+    /// Whether a transaction of another thread may count on there being no such key.
+    fn is_watched(self, stripe: &StripeGuard<'_>) -> bool {
+        let store = self.0.store();
+        // What our own transaction sets it has forgotten to count on.
+        let is_ours = || {
+            Deadlocks(Siblings(store).home()).is_in_transaction()
+                && Deadlocks(store)
+                    .check_not_absent(self.0.hash(), String::new)
+                    .is_ok()
+        };
+        stripe.stripe().is_watched(self.0.hash()) && !is_ours()
     }
 
     /// The stripe of the key. Errors: `StructureBusy` if somebody has it for longer than `patience`
@@ -180,6 +224,9 @@ impl<'h> Finder<'h> {
             }
         }
         let Some(found) = found else {
+            if self.is_watched(stripe) {
+                return Err(NoRoom::Watched);
+            }
             return Ok((stripe.create(&self.new_key(&self.0.tag), patience)?, None));
         };
         if let Fit::Other(permits) = self.check_found(found)? {

@@ -43,6 +43,7 @@ impl<'a> Rebuild<'a> {
                 self.unfinished += 1;
             }
             stripe.set_intent(Intent::None);
+            stripe.forget_watched();
         }
         if self.unfinished > 0 {
             let what = format!("ended {} unfinished changes", self.unfinished);

@@ -29,6 +29,8 @@ pub(in crate::store) enum NoRoom {
     Late,
     /// What is left of a deleted value is in the way, and somebody alive has its latch just now.
     Busy,
+    /// A transaction that may be under way counts on there being no such key.
+    Watched,
     Failed(Error),
 }
 

@@ -27,6 +27,8 @@ use crate::store::Store;
 enum What {
     /// The lock of transactions.
     Transactions,
+    /// That there is no key of this hash, for a transaction.
+    Absence { hash: u64 },
     /// The latch of a value, or a turn, in one life of its slot: it may be taken away meanwhile,
     /// and the slot be another's.
     Slot { id: SlotId, generation: u32 },
@@ -94,6 +96,30 @@ impl<'s> Deadlocks<'s> {
         self.noted(What::Transactions)
     }
 
+    /// Notes that this thread's transaction has found no key of that hash, until what is returned
+    /// is dropped.
+    pub(in crate::store) fn note_absence(self, hash: u64) -> Noted {
+        self.noted(What::Absence { hash })
+    }
+
+    /// Refuses to wait for ever for the end of this thread's own transaction, which has found that
+    /// there is no such key.
+    pub(in crate::store) fn check_not_absent(
+        self,
+        hash: u64,
+        key: impl FnOnce() -> String,
+    ) -> Result<()> {
+        match self.is_mine(What::Absence { hash }) {
+            false => Ok(()),
+            true => Err(Error::Deadlock { what: key() }),
+        }
+    }
+
+    /// Whether a transaction of this thread is under way.
+    pub(in crate::store) fn is_in_transaction(self) -> bool {
+        self.is_mine(What::Transactions)
+    }
+
     /// Refuses to wait for ever for a slot that this thread has.
     pub(in crate::store) fn check_not_mine(
         self,
@@ -109,7 +135,7 @@ impl<'s> Deadlocks<'s> {
 
     /// Refuses to begin a transaction inside another one, which would wait for ever.
     pub(in crate::store) fn check_no_transaction(self) -> Result<()> {
-        match self.is_mine(What::Transactions) {
+        match self.is_in_transaction() {
             false => Ok(()),
             true => Err(Error::Deadlock {
                 what: format!("a transaction in {}", self.0.known_as().display()),

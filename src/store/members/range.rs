@@ -66,10 +66,13 @@ impl<'s> Ranges<'s> {
         self.try_lock_range(self.0.process()?, COMPACT_BYTE)
     }
 
-    /// The lock of transactions, which change several values at once. Waits for the one that has
-    /// it.
-    pub(in crate::store) fn lock_transactions(self) -> Result<RangeGuard<'s>> {
-        self.lock_range(self.0.process()?, TRANSACT_BYTE)
+    /// The lock of transactions, which change several values at once. `None`: one had it until the
+    /// patience was over.
+    pub(in crate::store) fn lock_transactions_within(
+        self,
+        patience: Patience,
+    ) -> Result<Option<RangeGuard<'s>>> {
+        self.lock_range_within(self.0.process()?, TRANSACT_BYTE, patience)
     }
 
     pub(in crate::store) fn try_lock_range<'a>(

@@ -30,6 +30,8 @@ use crate::store::members::range::Ranges;
 use crate::store::patience::Patience;
 use crate::store::space::make_room::Space;
 use crate::store::space::wait::Wait;
+#[cfg(any(fuzzing, test))]
+use crate::store::txn::absence::Absence;
 use crate::store::txn::transaction::{Ongoing, Part};
 
 impl Ongoing<'_> {
@@ -152,6 +154,7 @@ impl Ongoing<'_> {
             (part.key, part.now) = (Vec::new(), None);
             std::mem::forget(part);
         }
+        self.absent.drain(..).for_each(Absence::abandon);
         Ok(())
     }
 

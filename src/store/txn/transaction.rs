@@ -2,11 +2,12 @@
 //! sees.
 //!
 //! It takes the latch of each key that it reads or sets, and keeps it: nobody else changes these
-//! values meanwhile. One transaction at a time, so there is no circle of waiters. Large values are
-//! written to the log as they are set, small ones kept here; nobody sees any of it yet. At the end
-//! `commit` fills the idle cells, writes to the log which selectors are to be flipped, and puts the
-//! place of that list into the journal, a word of the header: by that store all has happened, and
-//! any process that meets the word carries it out (`journal`).
+//! values meanwhile. Of a key that is read and is not there it makes none, but notes in the stripe
+//! that none is to be made (`absence`). One transaction at a time, so there is no circle of
+//! waiters. Large values are written to the log as they are set, small ones kept here; nobody sees
+//! any of it yet. At the end `commit` fills the idle cells, writes to the log which selectors are
+//! to be flipped, and puts the place of that list into the journal, a word of the header: by that
+//! store all has happened, and any process that meets the word carries it out (`journal`).
 //!
 //! In a cache of several shards the journal is that of the first shard, for all of them
 //! (`siblings`).
@@ -17,19 +18,22 @@ use crate::error::{Error, Result};
 use crate::log::{Location, record_bytes};
 use crate::os::{fork, memory};
 use crate::slab::value_cells::{Form, VALUE_BYTES_MAX, cell_words};
-use crate::store::Store;
 use crate::store::index::chains::Index;
+use crate::store::index::pieces::Pieces;
 use crate::store::journal::decided::Journal;
 use crate::store::journal::siblings::Siblings;
 use crate::store::key_entry::check_lengths;
 use crate::store::log::garbage::{Collector, Garbage};
 use crate::store::members::deadlock::{Deadlocks, Noted};
 use crate::store::members::range::{RangeGuard, Ranges};
+use crate::store::patience::Patience;
 use crate::store::slots::by_slot::{Slots, Whole};
 use crate::store::space::latch::{Latched, Latches};
 use crate::store::space::make_room::Space;
 use crate::store::space::set::New;
+use crate::store::txn::absence::Absence;
 use crate::store::values::compute_once::Turns;
+use crate::store::{Store, TRANSACT_BYTE};
 
 /// What a transaction has to do with one key.
 pub(super) struct Part<'a> {
@@ -53,6 +57,8 @@ pub(crate) struct Ongoing<'a> {
     _noted: Noted,
     pub(super) home: &'a Arc<Store>,
     pub(super) parts: Vec<Part<'a>>,
+    /// What was read and is not there.
+    pub(super) absent: Vec<Absence<'a>>,
     epoch: u32,
     _alone: RangeGuard<'a>,
 }
@@ -71,18 +77,28 @@ impl<'a> Ongoing<'a> {
             return Err(Error::Invalid { what });
         }
         Deadlocks(home).check_no_transaction()?;
-        let alone = Ranges(home).lock_transactions()?;
+        let alone = Ranges(home).lock_transactions_within(Patience::Forever)?;
+        let alone = alone.ok_or_else(|| Pieces(home).structure_busy(TRANSACT_BYTE))?;
         Journal(home).finish_for_good()?;
         Ok(Ongoing {
             _noted: Deadlocks(home).note_transaction(),
             home,
             parts: Vec::new(),
+            absent: Vec::new(),
             epoch: fork::epoch(),
             _alone: alone,
         })
     }
 
-    /// Which part is that of a key. Its latch is kept from the first time on.
+    fn known_part(&self, shard: usize, key: &[u8]) -> Result<Option<usize>> {
+        self.check_process(key)?;
+        check_lengths(key, &[])?;
+        let is_its = |part: &Part<'_>| part.shard == shard as u32 && part.key == key;
+        Ok(self.parts.iter().position(is_its))
+    }
+
+    /// Which part is that of a key, which is made if it is not there. Its latch is kept from the
+    /// first time on.
     fn part(
         &mut self,
         shard: usize,
@@ -90,17 +106,49 @@ impl<'a> Ongoing<'a> {
         key: &[u8],
         bytes: usize,
     ) -> Result<usize> {
-        self.check_process(key)?;
-        let known = self
-            .parts
-            .iter()
-            .position(|part| part.shard == shard as u32 && part.key == key);
-        match known {
-            Some(at) => Ok(at),
-            None => {
-                check_lengths(key, &[])?;
-                self.parts.push(Part::new(shard, store, key, bytes)?);
-                Ok(self.parts.len() - 1)
+        if let Some(at) = self.known_part(shard, key)? {
+            return Ok(at);
+        }
+        // The mark in the stripe stays: nobody else makes it before we do.
+        let mut absence = self
+            .absent
+            .iter_mut()
+            .find(|absence| absence.is_of(store, key));
+        absence
+            .iter_mut()
+            .for_each(|absence| absence.let_us_make_it());
+        let latched = latch(store, key, Some(cell_words(bytes)));
+        absence
+            .iter_mut()
+            .filter(|_| latched.is_err())
+            .for_each(|absence| absence.note());
+        let latched = latched?.ok_or_else(|| Error::NotHolder { key: key.to_vec() })?;
+        self.parts.push(Part::new(shard, store, key, latched)?);
+        Ok(self.parts.len() - 1)
+    }
+
+    /// Which part is that of a key, if there is such a key. `None`: there is none before we have
+    /// ended, unless we make it.
+    fn part_if_there(
+        &mut self,
+        shard: usize,
+        store: &'a Arc<Store>,
+        key: &[u8],
+    ) -> Result<Option<usize>> {
+        if let Some(at) = self.known_part(shard, key)? {
+            return Ok(Some(at));
+        }
+        if self.absent.iter().any(|absence| absence.is_of(store, key)) {
+            return Ok(None);
+        }
+        loop {
+            if let Some(latched) = latch(store, key, None)? {
+                self.parts.push(Part::new(shard, store, key, latched)?);
+                return Ok(Some(self.parts.len() - 1));
+            }
+            if let Some(absence) = Absence::of(store, key)? {
+                self.absent.push(absence);
+                return Ok(None);
             }
         }
     }
@@ -128,8 +176,8 @@ impl<'a> Ongoing<'a> {
         store: &'a Arc<Store>,
         key: &[u8],
     ) -> Result<Option<&Whole>> {
-        let at = self.part(shard, store, key, 0)?;
-        Ok(self.parts[at].now.as_ref())
+        let at = self.part_if_there(shard, store, key)?;
+        Ok(at.and_then(|at| self.parts[at].now.as_ref()))
     }
 
     pub(crate) fn set(
@@ -173,7 +221,9 @@ impl<'a> Ongoing<'a> {
         key: &[u8],
     ) -> Result<bool> {
         Turns(store).void_turn(key, Index(store).hash(key));
-        let at = self.part(shard, store, key, 0)?;
+        let Some(at) = self.part_if_there(shard, store, key)? else {
+            return Ok(false);
+        };
         let part = &mut self.parts[at];
         part.forget_place();
         let was = part.now.take().is_some();
@@ -182,15 +232,29 @@ impl<'a> Ongoing<'a> {
     }
 }
 
+/// Takes the latch of a key, which is made with cells of so many words if `make` says so. `None`:
+/// there is none.
+fn latch<'a>(
+    store: &'a Arc<Store>,
+    key: &[u8],
+    make: Option<usize>,
+) -> Result<Option<Latched<'a>>> {
+    let hash = Index(store).hash(key);
+    loop {
+        let latched = Latches(store).latch(key, hash, make)?;
+        if latched.is_some() || make.is_none() {
+            return Ok(latched);
+        }
+    }
+}
+
 impl<'a> Part<'a> {
-    fn new(shard: usize, store: &'a Arc<Store>, key: &[u8], bytes: usize) -> Result<Part<'a>> {
-        let hash = Index(store).hash(key);
-        let make = Some(cell_words(bytes));
-        let latched = loop {
-            if let Some(latched) = Latches(store).latch(key, hash, make)? {
-                break latched;
-            }
-        };
+    fn new(
+        shard: usize,
+        store: &'a Arc<Store>,
+        key: &[u8],
+        latched: Latched<'a>,
+    ) -> Result<Part<'a>> {
         let mut now = Whole::default();
         let content = latched.current(&mut now.value);
         let there = match content {

@@ -1,0 +1,76 @@
+//! Keys that a transaction has read and that are not there: nobody makes them before it has ended.
+//!
+//! Reading makes no key, so there is no latch to take. The transaction marks the key in its stripe
+//! instead, where it has seen under the lock that there is none; who makes a key looks there with
+//! the same lock, and waits for the lock of transactions where it may be marked. So does a thread
+//! of the same process; the one with the transaction is told that it would wait for itself.
+//!
+//! Killed at any time: the mark stays, and the next one who makes a key of that mark gets the lock
+//! of transactions at once, and clears it, for with that lock no transaction is under way.
+
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::os::fork;
+use crate::store::Store;
+use crate::store::index::chains::Index;
+use crate::store::members::deadlock::{Deadlocks, Noted};
+
+/// That there is no such key, for as long as this lives.
+pub(super) struct Absence<'a> {
+    store: &'a Arc<Store>,
+    key: Vec<u8>,
+    hash: u64,
+    /// This thread cannot make it outside of the transaction.
+    noted: Option<Noted>,
+    epoch: u32,
+}
+
+impl<'a> Absence<'a> {
+    /// Marks a key that is not there. `None`: it is. Only with the lock of transactions.
+    pub(super) fn of(store: &'a Arc<Store>, key: &[u8]) -> Result<Option<Absence<'a>>> {
+        let hash = Index(store).hash(key);
+        let stripe = Index(store).lock_stripe(Index(store).stripe_of(hash))?;
+        if stripe.find(key, hash)?.is_some() {
+            return Ok(None);
+        }
+        stripe.stripe().watch(hash);
+        Ok(Some(Absence {
+            store,
+            key: key.to_vec(),
+            hash,
+            noted: Some(Deadlocks(store).note_absence(hash)),
+            epoch: fork::epoch(),
+        }))
+    }
+
+    pub(super) fn is_of(&self, store: &Arc<Store>, key: &[u8]) -> bool {
+        Arc::ptr_eq(self.store, store) && self.key == key
+    }
+
+    /// The transaction sets a value there itself.
+    pub(super) fn let_us_make_it(&mut self) {
+        self.noted = None;
+    }
+
+    /// Ends as by a death: the mark stays.
+    #[cfg(any(fuzzing, test))]
+    pub(super) fn abandon(mut self) {
+        self.epoch = self.epoch.wrapping_sub(1);
+    }
+
+    /// It has not done so after all.
+    pub(super) fn note(&mut self) {
+        self.noted = Some(Deadlocks(self.store).note_absence(self.hash));
+    }
+}
+
+impl Drop for Absence<'_> {
+    fn drop(&mut self) {
+        // The child of a fork has no transaction.
+        if self.epoch == fork::epoch() {
+            let stripe = Index(self.store).stripe_of(self.hash);
+            self.store.slab().stripe(stripe).forget_watched();
+        }
+    }
+}
