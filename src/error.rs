@@ -72,10 +72,12 @@ pub enum Error {
         /// Its length in bytes.
         len: usize,
     },
-    /// A value is longer than 1 GiB.
+    /// A value is longer than this cache takes. Nothing was evicted for it.
     ValueLength {
         /// Its length in bytes.
         len: usize,
+        /// The cache's `value_limit`, 1 GiB at the most.
+        limit: u64,
     },
     /// The value is no integer of 64 bits, or would not be one any more.
     NotInteger {

@@ -723,7 +723,8 @@ fn who_replaces_a_damaged_value_gives_nothing_of_another_key_back() {
 #[test]
 fn a_value_as_long_as_the_limit_is_set_whole_and_has_the_log_to_itself() {
     for eviction in [Eviction::None, Eviction::LeastRecentlyStored] {
-        let (_dir, cache) = open(Cache::options().eviction(eviction));
+        let options = Cache::options().eviction(eviction).value_limit(LIMIT);
+        let (_dir, cache) = open(options);
         let longest = value(1, 1, LIMIT as usize);
         let key = [b'k'; 1_024];
         let tagged = SetOptions::new().tag([b't'; 255]);
@@ -736,7 +737,7 @@ fn a_value_as_long_as_the_limit_is_set_whole_and_has_the_log_to_itself() {
         let longer = vec![1; LIMIT as usize + 2_000];
         let refused = cache.set_with(key, &longer, &tagged);
         assert!(
-            matches!(refused, Err(Error::OverLimit { .. })),
+            matches!(refused, Err(Error::ValueLength { limit: LIMIT, .. })),
             "{eviction:?}"
         );
         assert!(cache.get(key).unwrap().unwrap() == longest);
@@ -759,7 +760,7 @@ fn a_value_as_long_as_the_limit_is_set_whole_and_has_the_log_to_itself() {
 /// Others go for it, and it is there whatever was there.
 #[test]
 fn a_value_as_long_as_the_limit_takes_the_place_of_all_others() {
-    let (_dir, cache) = open(Cache::options());
+    let (_dir, cache) = open(Cache::options().value_limit(LIMIT));
     for round in 0..5 {
         for key in 10..200 {
             let len = 300 + 200 * (key % 100);

@@ -612,7 +612,7 @@ fn what_cannot_be_kept_is_returned_all_the_same() {
     let computed = cache.compute_if_missing("k", &plain, compute).unwrap();
     assert!(computed.is_new && computed.value == large);
     let why = computed.unkept.unwrap();
-    assert!(matches!(why, Error::OverLimit { .. }), "{why}");
+    assert!(matches!(why, Error::ValueLength { .. }), "{why}");
     // Nobody waits for it, and nothing is left of the turns.
     assert_eq!(cache.check().unwrap().slots_used, 0);
     let small = || slablock::Result::Ok(b"small".to_vec());

@@ -259,15 +259,16 @@ fn readers_see_no_change_without_the_others() {
 #[test]
 fn a_change_that_fails_changes_nothing() {
     let dir = Place::new();
-    let options = Cache::options().size_limit(4 << 20);
-    let cache = options.open(dir.store()).unwrap();
+    const LIMIT: u64 = 4 << 20;
+    let options = Cache::options().size_limit(LIMIT).value_limit(LIMIT);
+    let cache = options.eviction(Eviction::None).open(dir.store()).unwrap();
     let large = vec![7; 5_000];
     cache.set("small", "old").unwrap();
     cache.set("large", &large).unwrap();
     cache
         .transact_as(|t| -> Result<()> {
             for key in ["small", "large", "new"] {
-                let failed = t.set(key, vec![1; 5 << 20]);
+                let failed = t.set(key, vec![1; LIMIT as usize]);
                 assert!(matches!(failed, Err(Error::OverLimit { .. })));
             }
             assert_eq!(t.get("small")?, Some(&b"old"[..]));

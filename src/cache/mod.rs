@@ -293,10 +293,10 @@ impl Cache {
         Ok(whole)
     }
 
-    /// Changes `size_limit`, `eviction` and `durability` from what was chosen when the cache was
-    /// made, for all processes at once. What `changes` does not say stays. Processes that have
-    /// the cache open go on with what is new, also if they had asked for something else; an
-    /// opener that asks for the old settings is refused.
+    /// Changes `size_limit`, `value_limit`, `eviction` and `durability` from what was chosen when
+    /// the cache was made, for all processes at once. What `changes` does not say stays.
+    /// Processes that have the cache open go on with what is new, also if they had asked for
+    /// something else; an opener that asks for the old settings is refused.
     ///
     /// With a lower `size_limit` this takes as long as it takes to let values go and to compact the
     /// log, until it fits; writers of values do not wait for that. If no value may go

@@ -6,11 +6,12 @@ use crate::cache::{Cache, spread};
 use crate::error::Result;
 use crate::store::settings::{Durability, Eviction, Settings};
 
-/// How to open a store. `capacity`, `mode`, `size_limit`, `eviction` and `durability` belong to the
-/// store: its maker chooses them, and each has a default. What a later opening does not name is as
-/// the store has it; what it names and the store has not is the error `ConfigMismatch`, which names
-/// both. So a program has what it asked for, or an error: also if another one, or
-/// [`Cache::configure`], has chosen otherwise since. [`Cache::config`] says what is in force.
+/// How to open a store. `capacity`, `mode`, `size_limit`, `value_limit`, `eviction` and
+/// `durability` belong to the store: its maker chooses them, and each has a default. What a later
+/// opening does not name is as the store has it; what it names and the store has not is the error
+/// `ConfigMismatch`, which names both. So a program has what it asked for, or an error: also if
+/// another one, or [`Cache::configure`], has chosen otherwise since. [`Cache::config`] says what is
+/// in force.
 ///
 /// # Examples
 ///
@@ -107,17 +108,26 @@ impl Options {
     /// How many bytes the files of large values may take, 4 MiB or more; 1 GiB when nothing is
     /// said. Values that fit into the slots (up to 256 bytes with their tags) take no room
     /// there. Dead bytes are compacted away before that, so about three quarters of it can be
-    /// values. A single one may be as long as the limit, so 1 GiB when nothing is said; if it
-    /// is longer than three quarters of it, all other large values go for it, and it
-    /// goes for the next one.
+    /// values. Of all shards together, 4 MiB or more for each.
     ///
-    /// Of all shards together, 4 MiB or more for each: a value may be as long as the share of one.
-    ///
-    /// This, [`eviction`](Options::eviction) and [`durability`](Options::durability) are stored
-    /// when the store is made; for one that is there, [`Cache::configure`] changes them. Limits
-    /// that give each shard the same share are the same.
+    /// This, [`value_limit`](Options::value_limit), [`eviction`](Options::eviction) and
+    /// [`durability`](Options::durability) are stored when the store is made; for one that is
+    /// there, [`Cache::configure`] changes them. Limits that give each shard the same share are
+    /// the same.
     pub fn size_limit(mut self, bytes: u64) -> Options {
         self.settings.limits.size_limit = Some(bytes);
+        self
+    }
+
+    /// How many bytes one value may have, 4,096 or more. Default: a quarter of `size_limit`, of one
+    /// shard's share if there are several. A longer one is refused
+    /// ([`Error::ValueLength`](crate::Error::ValueLength)) before anything is evicted for it.
+    ///
+    /// It may be as much as `size_limit`: a value that is longer than three quarters of that has
+    /// the files to itself. All other large values go for it, and it goes for the next one.
+    /// What was set before stays when this is lowered.
+    pub fn value_limit(mut self, bytes: u64) -> Options {
+        self.settings.limits.value_limit = Some(bytes);
         self
     }
 

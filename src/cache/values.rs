@@ -76,7 +76,9 @@ fn with_buffer<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
 /// the same value. A key that holds a lock or another primitive is the error `KindMismatch`; an
 /// empty or too long one is `KeyLength`.
 impl Cache {
-    /// Sets a value of 0 bytes to 1 GiB, for ever and without a tag, whatever was there.
+    /// Sets a value, for ever and without a tag, whatever was there: of 0 bytes to the cache's
+    /// [`value_limit`](crate::Options::value_limit), a quarter of what all may take unless another
+    /// was chosen.
     ///
     /// # Errors
     ///

@@ -52,10 +52,10 @@ fn write_of_what_was_asked(f: &mut fmt::Formatter<'_>, error: &Error) -> fmt::Re
                 "a key has 1 to 1024 bytes, this one has {len}; use another, or the hash of a longer one"
             )
         }
-        Error::ValueLength { len } => {
+        Error::ValueLength { len, limit } => {
             write!(
                 f,
-                "a value has at most 1073741824 bytes, this one has {len}; use several keys"
+                "a value has at most {limit} bytes here, this one has {len}; use several keys, or raise value_limit (1 GiB at the most)"
             )
         }
         Error::TagLength { len } => {
@@ -249,7 +249,7 @@ fn write_way_out(
 ) -> fmt::Result {
     match what {
         "permits" => write_busy(f, found, holders),
-        "size_limit" | "eviction" | "durability" => write!(
+        "size_limit" | "value_limit" | "eviction" | "durability" => write!(
             f,
             "; ask for {found} or for none, or change it for all who use it (Cache::configure)"
         ),

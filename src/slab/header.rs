@@ -152,6 +152,10 @@ pub(crate) struct Mutable {
     /// What the log may take since its device was full, if that is less than `size_limit`; 0: it
     /// was not.
     pub(crate) device_limit: AtomicU64,
+    /// How long a value may be, if that was chosen; 0: a quarter of `size_limit`.
+    pub(crate) value_limit: AtomicU64,
+    /// How much room is being made for a large value; see `store::space::precedence`. 0: none.
+    pub(crate) wanted: AtomicU64,
 }
 
 /// Where [`Mutable::cache`] lies in the file.

@@ -128,7 +128,8 @@ pub(crate) struct Segment {
     /// [`Lost`].
     pub(crate) lost: AtomicU64,
     /// While its values are moved elsewhere: how far its records, or the slots, were looked at;
-    /// see `store::space::compact`.
+    /// see `store::space::compact`. Before that, who is writing to it: see
+    /// `store::log::writing`.
     pub(crate) cursor: AtomicU64,
 }
 
@@ -193,6 +194,9 @@ impl Lost {
 pub(crate) const SEGMENT_CLOSING: u64 = 1 << 32;
 /// Beside that: a process is beginning it, and will open it.
 pub(crate) const SEGMENT_BEGUN: u64 = 1 << 33;
+/// In the cursor, of a segment that is not closed: somebody is writing to it; see
+/// `store::log::writing`.
+pub(crate) const SEGMENT_WRITING: u64 = 1 << 61;
 
 const _: () = {
     assert!(size_of::<Slot>() == SLOT_BYTES as usize);

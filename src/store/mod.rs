@@ -67,12 +67,13 @@ use crate::store::members::{living, participants};
 use crate::store::names::Site;
 use crate::sync::{AtomicPtr, AtomicU64, Ordering, crash_point};
 
-/// The bytes of the file `stripes`: one for each stripe, then these four.
+/// The bytes of the file `stripes`: one for each stripe, then these five.
 const JOIN_BYTE: u64 = STRIPES as u64;
 const GROW_BYTE: u64 = STRIPES as u64 + 1;
 const COMPACT_BYTE: u64 = STRIPES as u64 + 2;
 const TRANSACT_BYTE: u64 = STRIPES as u64 + 3;
-const RANGE_LOCKS: usize = STRIPES as usize + 4;
+const LARGE_BYTE: u64 = STRIPES as u64 + 4;
+const RANGE_LOCKS: usize = STRIPES as usize + 5;
 /// How long to leave another joiner, which takes microseconds, before looking again; and at the
 /// most, when that takes longer. Thousands that start together would otherwise look so often that
 /// none gets a processor to join with.

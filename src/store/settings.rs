@@ -12,6 +12,7 @@ pub use limits::Limits;
 
 use crate::error::{Error, Result};
 use crate::slab::Slab;
+use crate::slab::value_cells::VALUE_BYTES_MAX;
 use crate::sync::{Ordering, crash_point};
 
 /// What is removed when there is no room for a value that is to be set. Values that are over go
@@ -55,6 +56,11 @@ pub enum Durability {
 pub(crate) const SIZE_LIMIT: u64 = 1 << 30;
 /// Room for a few segments of the smallest size.
 const SIZE_LIMIT_MIN: u64 = 1 << 22;
+/// One value may take this part of it, unless something else was chosen: so it is never worth more
+/// than three others as long.
+const VALUE_SHARE: u64 = 4;
+/// What fits into slots is never too long.
+const VALUE_LIMIT_MIN: u64 = 1 << 12;
 
 /// The settings in force of a cache, as [`Cache::config`](crate::Cache::config) reads them.
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -69,6 +75,8 @@ pub struct Config {
     pub mode: u32,
     /// How many bytes the files of large values may take, all shards together.
     pub size_limit: u64,
+    /// How many bytes one value may have.
+    pub value_limit: u64,
     /// What is removed to make room for a value.
     pub eviction: Eviction,
     /// What a value that was set survives, in whichever shard it is.
@@ -83,6 +91,7 @@ impl Default for Config {
             shards: 1,
             mode: DEFAULT_MODE,
             size_limit: SIZE_LIMIT,
+            value_limit: SIZE_LIMIT / VALUE_SHARE,
             eviction: Eviction::default(),
             durability: Durability::default(),
         }
@@ -96,6 +105,7 @@ impl Config {
         self.capacity += shard.capacity;
         self.shards += shard.shards;
         self.size_limit += shard.size_limit;
+        self.value_limit = self.value_limit.min(shard.value_limit);
         if shard.durability == Durability::ProcessCrash {
             self.durability = shard.durability;
         }
@@ -144,6 +154,16 @@ pub(in crate::store) fn size_limit_of(slab: &Slab) -> u64 {
     }
 }
 
+/// How long a value may be: a quarter of what the log may take, or what was chosen and fits there.
+pub(in crate::store) fn value_limit_of(slab: &Slab) -> u64 {
+    let size_limit = size_limit_of(slab);
+    let most = match slab.header().value_limit.load(Ordering::Relaxed) {
+        0 => size_limit / VALUE_SHARE,
+        bytes => bytes.clamp(VALUE_LIMIT_MIN, size_limit),
+    };
+    most.min(VALUE_BYTES_MAX as u64)
+}
+
 #[inline]
 pub(in crate::store) fn eviction_of(slab: &Slab) -> Eviction {
     match slab.header().eviction.load(Ordering::Relaxed) {
@@ -178,6 +198,7 @@ pub(in crate::store) fn config_of(slab: &Slab) -> Result<Config> {
         shards: 1,
         mode: mode_of(slab)?,
         size_limit: size_limit_of(slab),
+        value_limit: value_limit_of(slab),
         eviction: eviction_of(slab),
         durability: durability_of(slab),
     })

@@ -289,7 +289,7 @@ fn what_cannot_be_kept_is_said_all_the_same() {
     for _ in 0..2 {
         let outcome = shop.run(&["memo", "--", "sh", "-c", &script]);
         assert_eq!((outcome.code, outcome.out.len()), (0, 5_000_000));
-        outcome.complains(0, &["no room"]);
+        outcome.complains(0, &["value_limit"]);
     }
     assert_eq!(ran(&shop).len(), 2);
 }

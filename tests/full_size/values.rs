@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use slablock::{Cache, Error, SetOptions};
 
-use crate::kit::{Child, Place, Role, alone, say, store};
+use crate::kit::{Child, Place, Role, alone, say, store_with};
 use crate::{is_full, took};
 
 const ALL: usize = 1 << 30;
@@ -53,8 +53,12 @@ fn len() -> usize {
 
 fn open(dir: &Path) -> Cache {
     match is_full() {
-        true => Cache::open(dir).unwrap(),
-        false => Cache::options().size_limit(len() as u64).open(dir).unwrap(),
+        true => Cache::options().value_limit(ALL as u64).open(dir).unwrap(),
+        false => {
+            let limit = len() as u64;
+            let options = Cache::options().size_limit(limit).value_limit(limit);
+            options.open(dir).unwrap()
+        }
     }
 }
 
@@ -112,7 +116,7 @@ fn the_longest_value_is_set_and_read_by_another_process() {
 #[test]
 fn a_value_that_is_one_byte_too_long_is_refused() {
     let _alone = alone("a byte too many");
-    let (_place, cache) = store();
+    let (_place, cache) = store_with(&Cache::options().value_limit(ALL as u64));
     cache.set("key", "before").unwrap();
     let long = vec![0; ALL + 1];
     let words = ["at most 1073741824 bytes", "1073741825"];
@@ -140,7 +144,7 @@ fn a_value_that_is_one_byte_too_long_is_refused() {
 #[test]
 fn values_at_the_edge_of_the_slab_are_kept_under_the_longest_keys() {
     let _alone = alone("the edge of the slab");
-    let (_place, cache) = store();
+    let (_place, cache) = store_with(&Cache::options());
     let tagged = SetOptions::new().tag([0xff; 255]);
     for len in [0, 1, 254, 255, 256, 257, 511, 512, 513] {
         let key = vec![len as u8; 1_024];

@@ -44,7 +44,9 @@ pub const BOOT_BYTES: u64 = 3 * 8;
 pub const BOOT_ID: u64 = BOOTS;
 /// Of a shard, what the file `fanout` of its cache says; then how many values could not be kept.
 pub const CACHE: u64 = BOOTS + 8 * BOOT_BYTES;
-pub const HEADER_END: u64 = CACHE + 5 * 8 + 8;
+/// How much room somebody makes for a large value.
+pub const WANTED: u64 = CACHE + 5 * 8 + 4 * 8;
+pub const HEADER_END: u64 = WANTED + 8;
 
 /// The files that are only ever locked, in the order of their inode numbers.
 pub const LOCKED: [&str; 3] = ["attach", "beacons", "stripes"];

@@ -92,7 +92,7 @@ Exit status:
     1  no: there is no such value (of `add`: there is one already); nothing is said
   125  slablock itself failed (2 for wrong arguments)
 
-Values are bytes, 0 to 1 GiB of them, and come out as they went in.";
+Values are bytes, 0 to 256 MiB of them unless the store has another limit, and come out as they went in.";
 
 const POP_NOTES: &str = "\
 Exit status:

@@ -274,6 +274,7 @@ struct SettingsOf {
     shards: usize,
     mode: String,
     size_limit: u64,
+    value_limit: u64,
     eviction: String,
     durability: String,
 }
@@ -285,6 +286,7 @@ impl From<Config> for SettingsOf {
             shards: config.shards,
             mode: format!("{:04o}", config.mode),
             size_limit: config.size_limit,
+            value_limit: config.value_limit,
             eviction: config.eviction.to_string(),
             durability: config.durability.to_string(),
         }
@@ -332,6 +334,7 @@ pub fn stats(dir: &Path, json: bool) -> Result<u8, Failure> {
         ("shards", settings.shards.to_string()),
         ("mode", settings.mode),
         ("size limit", text::grouped(settings.size_limit)),
+        ("value limit", text::grouped(settings.value_limit)),
         ("eviction", settings.eviction),
         ("durability", settings.durability),
     ] {

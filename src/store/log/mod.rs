@@ -5,3 +5,4 @@ pub(in crate::store) mod garbage;
 pub(in crate::store) mod new_segment;
 pub(crate) mod segments;
 pub(crate) mod sync;
+pub(in crate::store) mod writing;

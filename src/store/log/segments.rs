@@ -22,6 +22,7 @@ use crate::store::Store;
 use crate::store::log::garbage::{Collector, Garbage};
 use crate::store::log::new_segment::NewSegment;
 use crate::store::log::sync::Syncing;
+use crate::store::log::writing::Writing;
 use crate::store::members::config::InForce;
 use crate::store::members::device::OnDevice;
 use crate::store::members::recount::{SegmentState, Usage};
@@ -184,15 +185,31 @@ impl<'s> Segments<'s> {
         value: &[u8],
         room: Room,
     ) -> Result<Option<Location>> {
+        self.append_to_room(key, tag, value, room, &mut || {})
+    }
+
+    /// As `append`. `is_ours` is called once the room is, before the value is written.
+    fn append_to_room(
+        self,
+        key: &[u8],
+        tag: &[u8],
+        value: &[u8],
+        room: Room,
+        is_ours: &mut dyn FnMut(),
+    ) -> Result<Option<Location>> {
         let bytes = record_bytes(key.len(), tag.len(), value.len());
-        let log = &self.0.process()?.log;
+        let process = self.0.process()?;
+        let log = &process.log;
         loop {
             let place = self.reserve(log, bytes)?;
+            let is_alone = self.is_alone(bytes);
+            let _writing = is_alone.then(|| Writing::begin(self.0, process, place));
             let garbage = Garbage { place, bytes };
             if !self.is_within(room)? {
                 Collector(self.0).count_unused(garbage);
                 return Ok(None);
             }
+            is_ours();
             match log.write(place, key, tag, value) {
                 Ok(()) => return Ok(Some(place)),
                 // Compacted away before it was written, as when we were stopped for long.
@@ -216,16 +233,17 @@ impl<'s> Segments<'s> {
     }
 
     /// Appends, and waits for the device if values are to survive a power failure: before a cell
-    /// points to the place.
+    /// points to the place. `is_ours` is called once the room is.
     pub(crate) fn append_durably(
         self,
         key: &[u8],
         tag: &[u8],
         value: &[u8],
         room: Room,
+        is_ours: &mut dyn FnMut(),
     ) -> Result<Option<Location>> {
         let known = OnDevice(self.0).known_if_durable()?;
-        let Some(place) = self.append(key, tag, value, room)? else {
+        let Some(place) = self.append_to_room(key, tag, value, room, is_ours)? else {
             return Ok(None);
         };
         if let Some(known) = known {
@@ -311,10 +329,15 @@ impl<'s> Segments<'s> {
             .saturating_sub(bytes + slack_of(all.len()))
     }
 
+    /// Whether a record of so many bytes gets a segment of its own.
+    pub(in crate::store) fn is_alone(self, bytes: u64) -> bool {
+        bytes > self.segment_bytes() / 4
+    }
+
     /// Room for so many bytes that is nobody else's.
     pub(in crate::store) fn reserve(self, log: &Log, bytes: u64) -> Result<Location> {
         let segment_bytes = self.segment_bytes();
-        if bytes > segment_bytes / 4 {
+        if self.is_alone(bytes) {
             return NewSegment(self.0).begin_segment(log, Some(bytes));
         }
         let word = &self.0.slab.header().tail;

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::store::Store;
 use crate::store::settings::{
-    SEGMENT_BYTES_MIN, config_of, durability_of, eviction_of, size_limit_of,
+    SEGMENT_BYTES_MIN, config_of, durability_of, eviction_of, size_limit_of, value_limit_of,
 };
 use crate::sync::Ordering;
 use crate::{Config, Durability, Eviction};
@@ -25,6 +25,11 @@ impl<'s> InForce<'s> {
 
     pub(crate) fn chosen_size_limit(self) -> u64 {
         size_limit_of(&self.0.slab)
+    }
+
+    /// How many bytes one value may have.
+    pub(crate) fn value_limit(self) -> u64 {
+        value_limit_of(&self.0.slab)
     }
 
     /// Whether the device is what limits the log.

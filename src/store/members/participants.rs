@@ -124,7 +124,7 @@ fn was_here_before(record: &Participant, me: &Identity, mapped_at: u64) -> bool 
     })
 }
 
-pub(super) fn pid_of(record: &Participant) -> u32 {
+pub(in crate::store) fn pid_of(record: &Participant) -> u32 {
     record.pid_uid.load(Ordering::Relaxed) as u32
 }
 

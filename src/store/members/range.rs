@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::os::fork;
 use crate::store::members::process::Process;
 use crate::store::patience::{Patience, pause};
-use crate::store::{COMPACT_BYTE, GROW_BYTE, Store, TRANSACT_BYTE};
+use crate::store::{COMPACT_BYTE, GROW_BYTE, LARGE_BYTE, Store, TRANSACT_BYTE};
 
 /// One byte of the file `stripes`, locked against other processes and other threads.
 pub(in crate::store) struct RangeGuard<'a> {
@@ -73,6 +73,20 @@ impl<'s> Ranges<'s> {
         patience: Patience,
     ) -> Result<Option<RangeGuard<'s>>> {
         self.lock_range_within(self.0.process()?, TRANSACT_BYTE, patience)
+    }
+
+    /// The lock of a writer of a large value for which the others leave room. `None`: somebody had
+    /// it until the patience was over.
+    pub(in crate::store) fn lock_large_within(
+        self,
+        patience: Patience,
+    ) -> Result<Option<RangeGuard<'s>>> {
+        self.lock_range_within(self.0.process()?, LARGE_BYTE, patience)
+    }
+
+    /// As `lock_large_within`, without waiting. `None`: somebody has it.
+    pub(in crate::store) fn try_lock_large(self) -> Result<Option<RangeGuard<'s>>> {
+        self.try_lock_range(self.0.process()?, LARGE_BYTE)
     }
 
     pub(in crate::store) fn try_lock_range<'a>(

@@ -6,8 +6,8 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::slab::Slab;
 use crate::store::settings::{
-    Config, Durability, Eviction, SIZE_LIMIT, SIZE_LIMIT_MIN, bound_of, durability_of, eviction_of,
-    mismatch, size_limit_of,
+    Config, Durability, Eviction, SIZE_LIMIT, SIZE_LIMIT_MIN, VALUE_LIMIT_MIN, VALUE_SHARE,
+    bound_of, durability_of, eviction_of, mismatch, size_limit_of, value_limit_of,
 };
 use crate::sync::Ordering;
 
@@ -27,6 +27,7 @@ use crate::sync::Ordering;
 #[derive(Clone, Debug, Default)]
 pub struct Limits {
     pub(crate) size_limit: Option<u64>,
+    pub(crate) value_limit: Option<u64>,
     pub(crate) eviction: Option<Eviction>,
     pub(crate) durability: Option<Durability>,
 }
@@ -41,6 +42,13 @@ impl Limits {
     /// [`Options::size_limit`](crate::Options::size_limit).
     pub fn size_limit(mut self, bytes: u64) -> Limits {
         self.size_limit = Some(bytes);
+        self
+    }
+
+    /// How many bytes one value may have. See
+    /// [`Options::value_limit`](crate::Options::value_limit).
+    pub fn value_limit(mut self, bytes: u64) -> Limits {
+        self.value_limit = Some(bytes);
         self
     }
 
@@ -71,6 +79,8 @@ impl Limits {
         let default = (shards > 1).then(|| share_of(SIZE_LIMIT, shards));
         Limits {
             size_limit: share.or(first.map(|first| first.size_limit)).or(default),
+            // A quarter of each other's share is one of this one's, too.
+            value_limit: self.value_limit.or(first.and_then(chosen_value_limit)),
             eviction: self.eviction.or(first.map(|first| first.eviction)),
             durability: self.durability.or(first.map(|first| first.durability)),
         }
@@ -84,6 +94,10 @@ impl Limits {
             let found = limit.saturating_mul(shards as u64);
             return Err(mismatch("size_limit", of, found, asked));
         }
+        let limit = value_limit_of(slab);
+        if let Some(asked) = self.value_limit.filter(|asked| *asked != limit) {
+            return Err(mismatch("value_limit", of, limit, asked));
+        }
         let eviction = eviction_of(slab);
         if let Some(asked) = self.eviction.filter(|asked| *asked != eviction) {
             return Err(mismatch("eviction", of, eviction, asked));
@@ -96,10 +110,22 @@ impl Limits {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
+        self.check_value_limit()?;
         match self.size_limit {
             Some(bytes) if bytes < SIZE_LIMIT_MIN => Err(Error::Invalid {
                 what: format!(
                     "a size_limit of {bytes} bytes is too small; use {SIZE_LIMIT_MIN} or more"
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_value_limit(&self) -> Result<()> {
+        match self.value_limit {
+            Some(bytes) if bytes < VALUE_LIMIT_MIN => Err(Error::Invalid {
+                what: format!(
+                    "a value_limit of {bytes} bytes is too small; use {VALUE_LIMIT_MIN} or more"
                 ),
             }),
             _ => Ok(()),
@@ -112,6 +138,7 @@ impl Limits {
         if shards == 1 {
             return self.check();
         }
+        self.check_value_limit()?;
         let least = SIZE_LIMIT_MIN * shards as u64;
         match self.size_limit {
             Some(bytes) if bytes < least => Err(Error::Invalid {
@@ -142,6 +169,9 @@ impl Limits {
             header.size_limit.store(bytes, Ordering::Release);
             header.device_limit.store(0, Ordering::Relaxed);
         }
+        if let Some(bytes) = self.value_limit {
+            header.value_limit.store(bytes, Ordering::Relaxed);
+        }
         if let Some(eviction) = self.eviction {
             header.eviction.store(eviction.number(), Ordering::Relaxed);
         }
@@ -150,6 +180,12 @@ impl Limits {
             header.durability.store(number, Ordering::Relaxed);
         }
     }
+}
+
+/// What was chosen, if it is not what is so when nothing is.
+fn chosen_value_limit(config: &Config) -> Option<u64> {
+    let is_default = config.value_limit == config.size_limit / VALUE_SHARE;
+    (!is_default).then_some(config.value_limit)
 }
 
 /// What one of so many shards gets of a limit.

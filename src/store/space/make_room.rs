@@ -4,9 +4,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::error::{Error, Result};
-use crate::log::{LOG, Location, RECORD_ALIGN, SEGMENT_HEADER_BYTES, record_bytes};
+use crate::Eviction;
+use crate::error::Result;
+use crate::log::{RECORD_ALIGN, SEGMENT_HEADER_BYTES, record_bytes};
 use crate::record::Force;
+use crate::slab::layout::SEGMENTS;
 use crate::slab::{KEY_BYTES_MAX, TAG_BYTES_MAX};
 use crate::store::Store;
 use crate::store::index::remove::Removing;
@@ -14,6 +16,7 @@ use crate::store::journal::decided::Journal;
 use crate::store::log::new_segment::NewSegment;
 use crate::store::log::segments::{Room, Segments, slack_of};
 use crate::store::log::sync::Syncing;
+use crate::store::log::writing::is_being_written;
 use crate::store::members::config::InForce;
 use crate::store::members::device::OnDevice;
 use crate::store::members::recount::SegmentState;
@@ -24,13 +27,12 @@ use crate::store::settings::Limits;
 use crate::store::slots::by_slot::Slots;
 use crate::store::space::compact::{CROWDED, Compactor, LATCH_PATIENCE};
 use crate::store::space::full_device::FullDevice;
+use crate::store::space::precedence::{Precedence, wanted_by_others};
 use crate::store::space::recount::{Counted, Recounting};
-use crate::store::space::set::New;
 use crate::store::space::wait::Wait;
 use crate::store::space::walk::Mine;
+use crate::sync::Ordering;
 
-/// How often others may be quicker to take the room that there was.
-const ATTEMPTS: u32 = 20;
 /// How much a store may take on the device, and what goes when that is too little.
 #[derive(Clone, Copy)]
 pub(crate) struct Space<'s>(pub(crate) &'s Arc<Store>);
@@ -49,7 +51,7 @@ impl<'s> Space<'s> {
     }
 
     /// What a log of so many segments may take.
-    fn limit_of(self, segments: usize) -> u64 {
+    pub(super) fn limit_of(self, segments: usize) -> u64 {
         let bound = Segments(self.0).bound();
         let within = bound.saturating_sub(slack_of(segments + 1));
         InForce(self.0).size_limit().min(within)
@@ -60,6 +62,17 @@ impl<'s> Space<'s> {
     pub(in crate::store) fn make_room(
         self,
         bytes: u64,
+        wait: &Wait,
+        mine: &Mine<'_>,
+    ) -> Result<Room> {
+        self.make_room_as(bytes, None, wait, mine)
+    }
+
+    /// As `make_room`, for a writer that has precedence, or leaves room for one that has.
+    pub(super) fn make_room_as(
+        self,
+        bytes: u64,
+        ours: Option<&Precedence<'_>>,
         wait: &Wait,
         mine: &Mine<'_>,
     ) -> Result<Room> {
@@ -75,18 +88,14 @@ impl<'s> Space<'s> {
                 // Values may have gone, and nothing was compacted for that.
                 Segments(self.0).let_bound_shrink()?;
             }
-            let limit = self.limit_of(segments);
+            let wanted = wanted_by_others(self.0, ours, wait)?;
+            let limit = self.limit_of(segments).saturating_sub(wanted);
             let live = usage.bytes - usage.garbage;
             // Besides what is longer there may be the heads of segments, and nothing else.
             let alone = bytes + SEGMENT_HEADER_BYTES * segments as u64;
-            let lacks = live + bytes > self.live_limit().max(alone);
-            if lacks
-                && Recounting(self.0).recount_seldom(bytes)? != Counted::More
-                && self.evict_from_log(bytes, false, wait)? == 0
-                && Recounting(self.0).recount_while(|| !wait.is_over())? != Counted::More
-            {
-                return Err(Segments(self.0).over_limit());
-            }
+            let Some(lacks) = self.let_go(bytes, live, (alone, wanted), wait)? else {
+                continue;
+            };
             let is_full = usage.bytes + bytes > limit;
             let is_near = usage.bytes + bytes > limit - limit / 16;
             let is_half_garbage = usage.garbage > usage.bytes / 5 * 2;
@@ -109,6 +118,8 @@ impl<'s> Space<'s> {
                 match self.last_room(bytes, gets_on, wait)? {
                     Some(room) => return Ok(room),
                     None if gets_on => {}
+                    // Nor while others do, who may be about to give back what is in our way.
+                    None if wait.is_worth_it(self.progress()) => wait.pause(),
                     None => return Err(Segments(self.0).over_limit()),
                 }
             }
@@ -116,6 +127,61 @@ impl<'s> Space<'s> {
                 wait.pause();
             }
         }
+    }
+
+    /// Evicts values where so many bytes more than the `live` ones are too much: `alone` is what
+    /// may be there at any rate, and so much is `wanted` by others. Says whether any had to go;
+    /// `None`: nothing can just now, and others get on.
+    fn let_go(
+        self,
+        bytes: u64,
+        live: u64,
+        (alone, wanted): (u64, u64),
+        wait: &Wait,
+    ) -> Result<Option<bool>> {
+        let lacks = live + bytes > self.live_limit().max(alone);
+        if lacks
+            && Recounting(self.0).recount_seldom(bytes)? != Counted::More
+            && self.evict_from_log(bytes, false, wait)? == 0
+            && Recounting(self.0).recount_while(|| !wait.is_over())? != Counted::More
+        {
+            // Unless others have let something go meanwhile, or will: what is only being written
+            // cannot be evicted.
+            let may_go = InForce(self.0).eviction() != Eviction::None;
+            let gets_on = wait.is_worth_it(self.progress())
+                || self.is_anything_written()? && !wait.is_endless();
+            if !may_go || !gets_on {
+                return Err(Segments(self.0).over_limit());
+            }
+            wait.pause();
+            return Ok(None);
+        }
+        if !lacks && live + bytes + wanted > self.live_limit() {
+            self.evict_from_log(bytes, false, wait)?;
+        }
+        Ok(Some(lacks))
+    }
+
+    /// What changes when anybody gets on with making room.
+    fn progress(self) -> u64 {
+        let slab = &self.0.slab;
+        let words = |number| {
+            let segment = slab.segment(number);
+            let cursor = segment.cursor.load(Ordering::Relaxed);
+            cursor.wrapping_add(segment.number.load(Ordering::Relaxed))
+        };
+        let evictions = slab.header().evictions.load(Ordering::Relaxed);
+        (0..SEGMENTS).map(words).fold(evictions, u64::wrapping_add)
+    }
+
+    /// Whether somebody alive is writing a large value.
+    fn is_anything_written(self) -> Result<bool> {
+        let process = self.0.process()?;
+        let segments = Segments(self.0).segments()?;
+        let numbers = segments.iter().map(|segment| segment.number);
+        Ok(numbers
+            .into_iter()
+            .any(|number| is_being_written(self.0, process, number)))
     }
 
     /// The room there is when the log is full and there is no more time to compact it. What is
@@ -145,40 +211,6 @@ impl<'s> Space<'s> {
             }
         }
         Ok(None)
-    }
-
-    /// Writes a value to the log, and waits for the device if it is to survive a power failure.
-    pub(crate) fn append_for(self, key: &[u8], new: &New<'_>, mine: &Mine<'_>) -> Result<Location> {
-        let bytes = record_bytes(key.len(), new.tag.len(), new.value.len());
-        // Before anything is evicted for it.
-        OnDevice(self.0).known_if_durable()?;
-        let (wait, mut was_full) = (Wait::begin(), false);
-        for _ in 0..ATTEMPTS {
-            let append = |room| Segments(self.0).append_durably(key, new.tag, new.value, room);
-            match self.make_room(bytes, &wait, mine).and_then(append) {
-                Ok(Some(place)) => return Ok(place),
-                // Others were quicker.
-                Ok(None) => {}
-                // It may have been for a moment. A quota shows only in this.
-                Err(Error::NoSpace { .. }) if !was_full && FullDevice(self.0).has(bytes) => {
-                    was_full = true;
-                }
-                Err(full @ Error::NoSpace { .. }) => {
-                    if !FullDevice(self.0).make_room(bytes, &wait, mine)? {
-                        return Err(full);
-                    }
-                }
-                Err(Error::OverLimit { .. }) => break,
-                Err(error) => return Err(error),
-            }
-        }
-        if InForce(self.0).is_device_short() {
-            return Err(Error::NoSpace {
-                action: "write to",
-                path: self.0.dir().join(LOG),
-            });
-        }
-        Err(Segments(self.0).over_limit())
     }
 
     /// Evicts values that lie in the log, for that many bytes at least if there are so many; on
@@ -277,103 +309,4 @@ impl<'s> Space<'s> {
 }
 
 #[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-    use crate::store::members::range::Ranges;
-    use crate::store::members::recount::Usage;
-    use crate::store::space::wait::PATIENCE;
-    use crate::{Cache, Error, Eviction, Options};
-
-    const LIMIT: u64 = 4 << 20;
-
-    /// A store with two megabytes of garbage, which nobody compacts as long as there is the lock.
-    fn full_of_garbage(options: Options) -> (tempfile::TempDir, Cache) {
-        let dir = tempfile::tempdir().unwrap();
-        let cache = options.eviction(Eviction::None).open(dir.path()).unwrap();
-        let lock = Ranges(&cache.store).try_lock_compaction().unwrap();
-        for round in 0..3_u8 {
-            (0..60).for_each(|key| cache.set(format!("{key}"), [round; 15_000]).unwrap());
-        }
-        drop(lock);
-        (dir, cache)
-    }
-
-    /// Also with the header of its segment.
-    #[test]
-    fn a_value_that_fits_but_for_a_header_is_set() {
-        let (_dir, cache) = full_of_garbage(Cache::options().size_limit(LIMIT));
-        let _lock = Ranges(&cache.store).try_lock_compaction().unwrap().unwrap();
-        let Usage { bytes, .. } = Segments(&cache.store).usage().unwrap();
-        let len = LIMIT - bytes - record_bytes(4, 0, 0);
-        assert_eq!(bytes + record_bytes(4, 0, len as usize), LIMIT);
-        cache.set("rest", vec![7; len as usize]).unwrap();
-        assert!(Segments(&cache.store).usage().unwrap().bytes > LIMIT);
-    }
-
-    /// Whatever the rounding of records makes of it.
-    #[test]
-    fn a_value_as_long_as_any_limit_may_have_the_longest_key_and_tag() {
-        let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::open(dir.path()).unwrap();
-        for limit in LIMIT..LIMIT + 16 {
-            cache.configure(&Limits::new().size_limit(limit)).unwrap();
-            let bytes = record_bytes(KEY_BYTES_MAX, TAG_BYTES_MAX, limit as usize);
-            let room = Space(&cache.store).make_room(bytes, &Wait::begin(), &[]);
-            assert!(room.is_ok(), "{limit}: {room:?}");
-        }
-    }
-
-    /// All that is left to be done is to begin another segment, so that garbage where others are
-    /// appended can be removed.
-    #[test]
-    fn a_value_as_long_as_the_limit_is_set_also_when_making_room_took_long() {
-        let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::options().size_limit(LIMIT).open(dir.path()).unwrap();
-        for key in 0..60 {
-            cache.set(format!("{key}"), [7; 15_000]).unwrap();
-        }
-        let wait = Wait::begin();
-        wait.count(2 * PATIENCE);
-        let bytes = record_bytes(4, 0, LIMIT as usize);
-        let room = Space(&cache.store).make_room(bytes, &wait, &[]);
-        assert!(room.is_ok(), "{room:?}");
-    }
-
-    /// What was large was removed without anything being compacted; then nobody can compact.
-    #[test]
-    fn a_log_that_fits_a_lower_limit_does_not_grow_above_it() {
-        let (_dir, cache) = full_of_garbage(Cache::options().size_limit(16 * LIMIT));
-        let lower = Limits::new().size_limit(LIMIT);
-        let _lock = Ranges(&cache.store).try_lock_compaction().unwrap().unwrap();
-        cache.configure(&lower).unwrap();
-        let mut refused = 0;
-        for round in 0..10_u8 {
-            for key in 0..60 {
-                match cache.set(format!("{key}"), [round; 15_000]) {
-                    Err(Error::OverLimit { .. }) => refused += 1,
-                    set => set.unwrap(),
-                }
-                let usage = Segments(&cache.store).usage().unwrap();
-                assert!(
-                    usage.bytes <= Segments(&cache.store).bound(),
-                    "{round} {usage:?}"
-                );
-            }
-            if refused > 3 {
-                return;
-            }
-        }
-        panic!("it never was full");
-    }
-
-    /// For a compactor, and no longer than that: a setter is to be answered.
-    #[test]
-    fn a_setter_waits_for_a_while_and_not_for_ever() {
-        let wait = Wait::begin();
-        assert!(!wait.is_over());
-        wait.count(PATIENCE / 5);
-        assert!(!wait.is_over());
-        wait.count(PATIENCE);
-        assert!(wait.is_over());
-    }
-}
+mod tests;

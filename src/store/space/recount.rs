@@ -17,7 +17,9 @@ use crate::store::journal::decided::Journal;
 use crate::store::key_entry::KeyEntry;
 use crate::store::log::garbage::Collector;
 use crate::store::log::segments::Segments;
+use crate::store::log::writing::is_being_written;
 use crate::store::members::config::InForce;
+use crate::store::members::process::Process;
 use crate::store::{Recount, Store};
 use crate::sync::{AtomicU64, Ordering};
 
@@ -91,7 +93,7 @@ impl<'s> Recounting<'s> {
         let Some(count) = recount.take() else {
             return Ok(Counted::AsKnown);
         };
-        Ok(self.note(&count))
+        Ok(self.note(self.0.process()?, &count))
     }
 
     /// What is in force in a slot, and what is prepared to follow it.
@@ -118,13 +120,14 @@ impl<'s> Recounting<'s> {
     }
 
     /// Counts as garbage what no cell points to.
-    fn note(self, count: &Recount) -> Counted {
+    fn note(self, process: &Process, count: &Recount) -> Counted {
         let mut counted = Counted::AsKnown;
-        // To the active one is appended, and it is not compacted.
+        // To the active one is appended, and it is not compacted; some are still being written.
         let all = count
             .segments
             .iter()
-            .filter(|s| !s.is_active && !s.is_begun);
+            .filter(|s| !s.is_active && !s.is_begun)
+            .filter(|s| !is_being_written(self.0, process, s.number));
         for state in all {
             let needed = count.needed.get(&state.number).copied().unwrap_or(0);
             let garbage = (state.live() + state.garbage).saturating_sub(needed);

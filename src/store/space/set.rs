@@ -5,11 +5,9 @@
 
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::log::{Location, record_bytes};
-use crate::slab::value_cells::{
-    Content, Form, INLINE_BYTES_MAX, VALUE_BYTES_MAX, cell_words, tag_hash,
-};
+use crate::slab::value_cells::{Content, Form, INLINE_BYTES_MAX, cell_words, tag_hash};
 use crate::store::Store;
 use crate::store::index::chains::Index;
 use crate::store::key_entry::check_lengths;
@@ -61,10 +59,7 @@ impl<'s> Writer<'s> {
     /// Sets a value. `false`: it was not to be, by `when`.
     pub(crate) fn put(self, key: &[u8], new: &New<'_>, when: When<'_>) -> Result<bool> {
         check_lengths(key, new.tag)?;
-        if new.value.len() > VALUE_BYTES_MAX {
-            let len = new.value.len();
-            return Err(Error::ValueLength { len });
-        }
+        Space(self.0).check_length(new.value.len())?;
         let hash = Index(self.0).hash(key);
         if !matches!(when, When::Computed(_)) {
             Turns(self.0).void_turn(key, hash);

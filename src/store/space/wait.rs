@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use crate::os::clock;
+use crate::store::patience::Patience;
 
 /// How long a writer compacts, or waits for another compactor, before it takes the last room that
 /// there is. A step of its own may come on top, and evicting: 50 ms in all.
@@ -20,6 +21,8 @@ pub(in crate::store) struct Wait {
     worked_before: Duration,
     /// For others.
     waited: Cell<Duration>,
+    /// How far others had come, and when that was seen.
+    progress: Cell<(u64, Instant)>,
 }
 
 impl Wait {
@@ -28,12 +31,28 @@ impl Wait {
             begun: Instant::now(),
             worked_before: clock::worked(),
             waited: Cell::default(),
+            progress: Cell::new((0, Instant::now())),
         }
+    }
+
+    /// How long to wait for those that want much room, too: each of them is as quick as we are,
+    /// but one may be stopped.
+    pub(super) fn for_large() -> Patience {
+        Patience::strictly(ENDLESS)
     }
 
     pub(super) fn is_over(&self) -> bool {
         let worked = clock::worked().saturating_sub(self.worked_before);
         worked + self.waited.get() > PATIENCE || self.is_endless()
+    }
+
+    /// Whether to wait although the patience is over: others have got on since a moment ago.
+    pub(super) fn is_worth_it(&self, progress: u64) -> bool {
+        let (before, since) = self.progress.get();
+        if progress != before {
+            self.progress.set((progress, Instant::now()));
+        }
+        !self.is_endless() && (progress != before || since.elapsed() < PATIENCE)
     }
 
     /// Sleeps for a moment, for another process that has no way to tell us.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::log::walk::{Next, Records};
-use crate::slab::Growing;
+use crate::slab::{Growing, SEGMENT_WRITING};
 use crate::store::Store;
 use crate::store::log::segments::Segments;
 use crate::store::members::process::Process;
@@ -63,6 +63,11 @@ const GAPS: u64 = 1 << 62;
 impl Looked {
     pub(super) fn of(bits: u64) -> Looked {
         match bits & SLOTS {
+            // Whoever was writing to it is late.
+            0 if bits & SEGMENT_WRITING != 0 => Looked::Record {
+                at: 0,
+                has_gaps: false,
+            },
             0 => Looked::Record {
                 at: bits & (GAPS - 1),
                 has_gaps: bits & GAPS != 0,

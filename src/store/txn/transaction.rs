@@ -17,7 +17,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::log::{Location, record_bytes};
 use crate::os::{fork, memory};
-use crate::slab::value_cells::{Form, VALUE_BYTES_MAX, cell_words};
+use crate::slab::value_cells::{Form, cell_words};
 use crate::store::index::chains::Index;
 use crate::store::index::pieces::Pieces;
 use crate::store::journal::decided::Journal;
@@ -188,10 +188,7 @@ impl<'a> Ongoing<'a> {
         new: &New<'_>,
     ) -> Result<()> {
         check_lengths(key, new.tag)?;
-        if new.value.len() > VALUE_BYTES_MAX {
-            let len = new.value.len();
-            return Err(Error::ValueLength { len });
-        }
+        Space(store).check_length(new.value.len())?;
         let bytes = new.tag.len() + new.value.len();
         Turns(store).void_turn(key, Index(store).hash(key));
         let at = self.part(shard, store, key, bytes)?;
