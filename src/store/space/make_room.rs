@@ -147,8 +147,13 @@ impl<'s> Space<'s> {
         {
             // Unless others have let something go meanwhile, or will: what is only being written
             // cannot be evicted.
+            let usage = Segments(self.0).usage()?;
+            if usage.bytes - usage.garbage < live {
+                return Ok(None);
+            }
             let may_go = InForce(self.0).eviction() != Eviction::None;
-            let gets_on = wait.is_worth_it(self.progress())
+            let changes = usage.bytes.wrapping_add(usage.garbage << 32);
+            let gets_on = wait.is_worth_it(self.progress().wrapping_add(changes))
                 || self.is_anything_written()? && !wait.is_endless();
             if !may_go || !gets_on {
                 return Err(Segments(self.0).over_limit());
