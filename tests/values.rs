@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kit::{Place, store_with, until};
-use slablock::{Cache, Error, FanoutCache, Kind, Limits, Lock, SetOptions};
+use slablock::{Cache, Error, FanoutCache, Kind, Limits, Lock, SetOptions, Transaction};
 
 /// Does not end during a test, however slow the machine is.
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -86,6 +86,101 @@ fn what_was_deleted_is_gone_and_can_be_set_again() {
         assert_eq!(cache.len().unwrap(), 0);
         assert!(cache.keys().unwrap().is_empty());
     }
+}
+
+/// Inline and in the log, with tags of both, by each operation that replaces.
+#[test]
+fn what_is_replaced_keeps_its_expiry_and_its_tag_if_it_is_to() {
+    let (_dir, cache) = cache();
+    let long = Duration::from_secs(1_000);
+    let keeping = SetOptions::new().expire(Duration::from_secs(5)).tag("new");
+    let keeping = keeping.keep_expiry().keep_tag();
+    type Replace<'a> = &'a dyn Fn(&[u8], &SetOptions) -> slablock::Result<bool>;
+    let replacers: [Replace<'_>; 4] = [
+        &|value, options| cache.set_with("k", value, options).map(|()| true),
+        &|value, options| cache.replace_with("k", value, options),
+        &|value, options| {
+            let old = cache.get("k")?.unwrap_or_default();
+            cache.compare_and_swap_with("k", old, value, options)
+        },
+        &|value, options| {
+            let set = |t: &mut Transaction<'_>| t.set_with("k", value, options);
+            cache.transact_as(set).map(|()| true)
+        },
+    ];
+    for tag in [&b"tag"[..], &[b't'; 250]] {
+        for (before, after) in [(10, 20), (10, 3_000), (3_000, 10), (3_000, 5_000)] {
+            for (at, replace) in replacers.iter().enumerate() {
+                let made = SetOptions::new().expire(long).tag(tag);
+                cache.set_with("k", vec![1; before], &made).unwrap();
+                assert!(replace(&vec![2; after], &keeping).unwrap());
+                let entry = cache.entry("k").unwrap().unwrap();
+                assert_eq!(entry.value, vec![2; after]);
+                assert_eq!(entry.tag.as_deref(), Some(tag), "{at}");
+                let left = entry.expires_in.unwrap();
+                // Rounded up to milliseconds.
+                assert!(
+                    left <= long + Duration::from_millis(1) && left > long / 2,
+                    "{at}: {left:?}"
+                );
+                // One of the two, and the other as it is said.
+                assert!(replace(&[3], &SetOptions::new().keep_tag()).unwrap());
+                let entry = cache.entry("k").unwrap().unwrap();
+                assert_eq!((entry.tag.as_deref(), entry.expires_in), (Some(tag), None));
+                assert!(replace(&[4], &SetOptions::new().keep_expiry()).unwrap());
+                let entry = cache.entry("k").unwrap().unwrap();
+                assert_eq!((entry.tag, entry.expires_in), (None, None));
+            }
+        }
+    }
+    // Where there is none it is as it is said.
+    cache.delete("k").unwrap();
+    assert!(!cache.replace_with("k", "1", &keeping).unwrap());
+    assert!(!cache.compare_and_swap_with("k", "", "1", &keeping).unwrap());
+    assert!(cache.add_with("k", "1", &keeping).unwrap());
+    assert!(!cache.add_with("k", "2", &keeping).unwrap());
+    let entry = cache.entry("k").unwrap().unwrap();
+    assert_eq!(
+        (&entry.value[..], entry.tag.as_deref()),
+        (&b"1"[..], Some(&b"new"[..]))
+    );
+    assert!(entry.expires_in <= Some(Duration::from_secs(5)));
+    assert!(
+        !cache
+            .compare_and_swap_with("k", "2", "3", &keeping)
+            .unwrap()
+    );
+}
+
+/// Of several writers each keeps what is there, and none writes over another one's.
+#[test]
+fn a_counter_by_swaps_that_keep_its_expiry_loses_nothing() {
+    let (_dir, cache) = cache();
+    let long = SetOptions::new()
+        .expire(Duration::from_secs(1_000))
+        .tag("t");
+    cache.set_with("k", "0", &long).unwrap();
+    let keeping = SetOptions::new().keep_expiry().keep_tag();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut swapped = 0;
+                while swapped < 200 {
+                    let old = cache.get("k").unwrap().unwrap();
+                    let number: u32 = std::str::from_utf8(&old).unwrap().parse().unwrap();
+                    let new = (number + 1).to_string();
+                    let done = cache.compare_and_swap_with("k", &old, new, &keeping);
+                    swapped += u32::from(done.unwrap());
+                }
+            });
+        }
+    });
+    let entry = cache.entry("k").unwrap().unwrap();
+    assert_eq!(
+        (&entry.value[..], entry.tag.as_deref()),
+        (&b"800"[..], Some(&b"t"[..]))
+    );
+    assert!(entry.expires_in.is_some());
 }
 
 #[test]

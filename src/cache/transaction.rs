@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::cache::Cache;
-use crate::cache::values::SetOptions;
+use crate::cache::set_options::SetOptions;
 use crate::error::{BoxError, Error, Result};
 use crate::key::AsKey;
 use crate::store::Store;
@@ -48,7 +48,7 @@ impl<'a> Transaction<'a> {
         self.set_with(key, value, &SetOptions::default())
     }
 
-    /// Sets a value with an expiry or a tag.
+    /// Sets a value with an expiry or a tag, or with those of the value before.
     pub fn set_with(
         &mut self,
         key: impl AsKey,
@@ -58,6 +58,15 @@ impl<'a> Transaction<'a> {
         let key = key.as_key();
         let (shard, store) = self.of_key(key);
         let new = options.new_value(value.as_ref())?;
+        if !options.keep().anything() {
+            return self.ongoing.set(shard, store, key, &new);
+        }
+        let before = self.ongoing.get(shard, store, key)?;
+        let before = before.map(|whole| (whole.expires_ms, whole.tag.clone()));
+        let new = match &before {
+            Some((expires_ms, tag)) => options.keep().applied(new, *expires_ms, tag),
+            None => new,
+        };
         self.ongoing.set(shard, store, key, &new)
     }
 

@@ -5,50 +5,13 @@ use std::time::Duration;
 
 use crate::cache::Cache;
 use crate::cache::iter::{Entry, Iter};
+use crate::cache::set_options::SetOptions;
 use crate::error::Result;
 use crate::key::AsKey;
 use crate::store::expiry::expires_ms;
 use crate::store::space::integer::FirstNumber;
 use crate::store::space::set::{New, When, Writer};
 use crate::store::values::get::Values;
-
-/// How a value is set, besides under which key: for how long, and with which tag. What is not said
-/// is not kept either: setting a value anew without a tag takes the old one's tag away.
-#[derive(Clone, Debug, Default)]
-pub struct SetOptions {
-    expire: Option<Duration>,
-    tag: Box<[u8]>,
-}
-
-impl SetOptions {
-    /// For ever, and without a tag.
-    pub fn new() -> SetOptions {
-        SetOptions::default()
-    }
-
-    /// Lets the value be forgotten after that time, in wall-clock time, rounded up to milliseconds,
-    /// also across a reboot. When the clock is set back, the value lives that much longer; when
-    /// it is set forward, that much shorter. Zero is refused. What would last beyond the year 2109
-    /// is over then.
-    pub fn expire(mut self, after: Duration) -> SetOptions {
-        self.expire = Some(after);
-        self
-    }
-
-    /// Stores a tag beside the value, at most 255 bytes, for `remove_tagged`. An empty one is none.
-    pub fn tag(mut self, tag: impl AsRef<[u8]>) -> SetOptions {
-        self.tag = tag.as_ref().into();
-        self
-    }
-
-    pub(crate) fn new_value<'a>(&'a self, value: &'a [u8]) -> Result<New<'a>> {
-        Ok(New {
-            value,
-            tag: &self.tag,
-            expires_ms: expires_ms(self.expire)?,
-        })
-    }
-}
 
 thread_local! {
     /// For [`Cache::read`]: what is read is copied once, and nothing is allocated each time.
@@ -132,7 +95,11 @@ impl Cache {
 
     fn put(&self, key: &[u8], value: &[u8], options: &SetOptions, when: When<'_>) -> Result<bool> {
         let new = options.new_value(value)?;
-        Writer(self.store_of(key)).put(key, &new, when)
+        let writer = Writer(self.store_of(key));
+        match options.keep().anything() {
+            false => writer.put(key, &new, when),
+            true => writer.put_keeping(key, &new, options.keep(), when),
+        }
     }
 
     /// Sets a value if there is none. `false`: there is one.

@@ -54,6 +54,31 @@ fn values_are_set_got_and_deleted() {
 }
 
 #[test]
+fn expiry_and_tag_are_kept_when_a_value_is_replaced() {
+    let shop = Shop::new();
+    is_done(
+        &shop,
+        &["set", "--keep", "--expire", "600", "--tag", "t", "k", "1"],
+        "",
+    );
+    is_done(&shop, &["set", "--keep", "--expire", "5", "k", "2"], "");
+    let entry = || {
+        Cache::open(shop.store())
+            .unwrap()
+            .entry("k")
+            .unwrap()
+            .unwrap()
+    };
+    assert_eq!(
+        (entry().value, entry().tag),
+        (b"2".to_vec(), Some(b"t".to_vec()))
+    );
+    assert!(entry().expires_in > Some(Duration::from_secs(500)));
+    is_done(&shop, &["set", "k", "3"], "");
+    assert_eq!((entry().expires_in, entry().tag), (None, None));
+}
+
+#[test]
 fn values_and_keys_are_bytes() {
     let shop = Shop::new();
     let key = OsString::from_vec(b"odd\xff\nkey".to_vec());

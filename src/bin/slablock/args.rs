@@ -268,7 +268,13 @@ pub enum Verb {
     },
     /// Set a value, whatever was there
     #[command(after_help = VALUE_NOTES)]
-    Set(SetArgs),
+    Set {
+        /// Keep expiry and tag of a value that is replaced; --expire and --tag are for a new one
+        #[arg(long)]
+        keep: bool,
+        #[command(flatten)]
+        args: SetArgs,
+    },
     /// Set a value if there is none; exit status 1 if there is one
     #[command(after_help = VALUE_NOTES)]
     Add(SetArgs),

@@ -80,7 +80,13 @@ impl Cli {
             Verb::Status(args) => StoreTask::Status(args.into_view()),
             Verb::Average(verb) => verb.into_task(),
             Verb::Get { key } => StoreTask::Get(key.into_vec()),
-            Verb::Set(args) => StoreTask::Set(args.into_new()),
+            Verb::Set { keep, args } => {
+                let mut new = args.into_new();
+                if keep {
+                    new.options = new.options.keep_expiry().keep_tag();
+                }
+                StoreTask::Set(new)
+            }
             Verb::Add(args) => StoreTask::Add(args.into_new()),
             Verb::Incr {
                 key,

@@ -28,6 +28,32 @@ pub(crate) struct New<'a> {
     pub(crate) expires_ms: u64,
 }
 
+/// What to keep of a value that is replaced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Keep {
+    pub(crate) expiry: bool,
+    pub(crate) tag: bool,
+}
+
+impl Keep {
+    pub(crate) fn anything(self) -> bool {
+        self != Keep::default()
+    }
+
+    /// What is to be set, where a value with that expiry and that tag is.
+    pub(crate) fn applied<'a>(self, new: New<'a>, expires_ms: u64, tag: &'a [u8]) -> New<'a> {
+        New {
+            expires_ms: if self.expiry {
+                expires_ms
+            } else {
+                new.expires_ms
+            },
+            tag: if self.tag { tag } else { new.tag },
+            ..new
+        }
+    }
+}
+
 /// When to set a value.
 #[derive(Clone, Copy)]
 pub(crate) enum When<'a> {
@@ -79,6 +105,70 @@ impl<'s> Writer<'s> {
                 Attempt::Elsewhere => fits = false,
             }
         }
+    }
+
+    /// Sets a value with something of the one that is there, if there is one.
+    pub(crate) fn put_keeping(
+        self,
+        key: &[u8],
+        new: &New<'_>,
+        keep: Keep,
+        when: When<'_>,
+    ) -> Result<bool> {
+        check_lengths(key, new.tag)?;
+        let hash = Index(self.0).hash(key);
+        // What is there is looked at before it is decided, and is there still when it is replaced.
+        loop {
+            let latched = Latches(self.0).latch(key, hash, None)?;
+            let (mut value, mut tag) = (Vec::new(), Vec::new());
+            let there = match &latched {
+                Some(latched) => self.whole_under_latch(key, latched, &mut value, &mut tag)?,
+                None => None,
+            };
+            let is_so = match when {
+                When::Equal(old) => there.is_some() && value == old,
+                When::Present => there.is_some(),
+                When::Absent => there.is_none(),
+                _ => true,
+            };
+            if !is_so {
+                return Ok(false);
+            }
+            let seen = latched.as_ref().map(Latched::seen);
+            drop(latched);
+            let done = match (there, seen) {
+                (Some(expires_ms), Some(seen)) => {
+                    let new = keep.applied(*new, expires_ms, &tag);
+                    self.put(key, &new, When::Unchanged(seen))?
+                }
+                _ => self.put(key, new, When::Absent)?,
+            };
+            if done {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// When the value is over that is there, with its bytes and its tag. `None`: there is none.
+    fn whole_under_latch(
+        self,
+        key: &[u8],
+        latched: &Latched<'_>,
+        value: &mut Vec<u8>,
+        tag: &mut Vec<u8>,
+    ) -> Result<Option<u64>> {
+        let Some(content) = latched.current(value) else {
+            return Ok(None);
+        };
+        let whole = match content.form {
+            Form::Inline { .. } => {
+                *tag = content.tag_in(value).to_vec();
+                content.keep_value(value);
+                true
+            }
+            _ => Slots(self.0).read_logged(key, &content, value, Some(tag))?,
+        };
+        Ok(whole.then_some(content.expires_ms))
     }
 
     /// Before anything is written to the log: whether it will be wanted, as things stand.
