@@ -403,6 +403,24 @@ fn culling_removes_what_is_over_and_compacts() {
     assert!(is_of(1, &cache.get("stays").unwrap().unwrap()));
 }
 
+/// Also of the segment to which others are appended, and what many small ones leave.
+#[test]
+fn clearing_gives_the_disk_back() {
+    let (_dir, cache) = open(Cache::options());
+    for len in [300, 20_000, 1_000_000] {
+        for key in 0..2_000_000 / len {
+            cache.set(format!("{key}"), value(key, 1, len)).unwrap();
+        }
+    }
+    let keys = cache.len().unwrap();
+    assert!(on_disk(&cache) > LIMIT / 4, "{}", on_disk(&cache));
+    assert_eq!(cache.clear().unwrap(), keys);
+    assert_eq!((cache.len().unwrap(), on_disk(&cache)), (0, 0));
+    cache.set("1", value(1, 1, 20_000)).unwrap();
+    assert!(is_of(1, &cache.get("1").unwrap().unwrap()));
+    assert!(cache.check().unwrap().is_sound());
+}
+
 #[test]
 fn all_values_come_once_while_others_change_them() {
     let (_dir, cache) = open(Cache::options());

@@ -1,5 +1,6 @@
 //! Memory of an amount that is read from a file, or is a value's: if there is not so much, that is
-//! an error which says how much was wanted, not the end of the process.
+//! an error which says how much was wanted, not the end of the process. And asking the processor
+//! for memory before it is read.
 
 use std::io;
 
@@ -33,6 +34,20 @@ pub(crate) fn copy(bytes: &[u8]) -> io::Result<Vec<u8>> {
     reserve_exact(&mut copy, bytes.len())?;
     copy.extend_from_slice(bytes);
     Ok(copy)
+}
+
+/// Says that what lies there will be read soon.
+#[inline(always)]
+#[allow(unsafe_code)]
+pub(crate) fn hint(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: nothing is read, whatever the address; every x86-64 has the instruction.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }
 
 #[cfg(all(test, not(loom)))]

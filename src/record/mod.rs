@@ -37,7 +37,7 @@ pub(crate) use cells::{
 pub(crate) use hold::{Cleared, Hold, Returned, next_sequence};
 pub(crate) use judgement::Judgement;
 pub(crate) use lease::Lease;
-pub(crate) use removal::{Force, Left, Removal};
+pub(crate) use removal::{Force, Left, Marked, Removal};
 pub(crate) use stamp::Stamp;
 pub(crate) use taking::{Look, Taker, look_at_all};
 pub(crate) use word::{

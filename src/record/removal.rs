@@ -45,6 +45,15 @@ pub(crate) struct Removal<'a, H> {
     pub(crate) untold: &'a [(usize, Stamp)],
 }
 
+/// Whether a waiter may have marked a word that was taken for good.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Marked(bool);
+
+impl Marked {
+    /// A dead process has taken the words.
+    pub(crate) const UNKNOWN: Marked = Marked(true);
+}
+
 /// What to do about a removal that a dead process began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Left {
@@ -58,7 +67,7 @@ pub(crate) enum Left {
 
 impl<'a, H: Iterator<Item = &'a Hold> + Clone> Removal<'a, H> {
     /// Takes all words for good, tells `agree` the highest sequence that they had, and ends the
-    /// life. `false`: a word is not available, or `agree` does not agree, and all is as it was. If
+    /// life. `None`: a word is not available, or `agree` does not agree, and all is as it was. If
     /// a waiter had marked a word that was taken, all waiters are woken, because the mark is gone.
     pub(crate) fn begin(
         &self,
@@ -67,7 +76,7 @@ impl<'a, H: Iterator<Item = &'a Hold> + Clone> Removal<'a, H> {
         is_dead: impl Fn(ParticipantId) -> bool,
         agree: impl FnOnce(u64) -> bool,
         futex_wake_all: impl FnOnce(),
-    ) -> bool {
+    ) -> Option<Marked> {
         if left_out(Rule::WordsBeforeLife) {
             life::end(self.meta);
         }
@@ -78,17 +87,18 @@ impl<'a, H: Iterator<Item = &'a Hold> + Clone> Removal<'a, H> {
             let taken = retire(hold, me, allows);
             let Some((before, mine)) = taken else {
                 self.take_back(marked, futex_wake_all);
-                return false;
+                return None;
             };
-            marked |= before.is_contended();
+            // Whoever has taken it for good before us, and died, has taken a mark away, perhaps.
+            marked |= before.is_contended() || before.is_retiring();
             sequence = sequence.max(reachable(mine.sequence()).unwrap_or(0));
         }
         if !agree(sequence) && !left_out(Rule::VetoHeeded) {
             self.take_back(marked, futex_wake_all);
-            return false;
+            return None;
         }
         life::end(self.meta);
-        true
+        Some(Marked(marked))
     }
 
     /// Whether what a dead holder left in a word is handed on exactly if the word says so: an
@@ -112,14 +122,19 @@ impl<'a, H: Iterator<Item = &'a Hold> + Clone> Removal<'a, H> {
     }
 
     /// Does the rest: `unlink` takes the key out of the index; then the words are freed, and all
-    /// waiters are woken to find the key gone. Every part of this can be done again.
+    /// waiters are woken to find the key gone, if there are any: nobody sleeps without a mark, nor
+    /// by a word that is taken for good. Every part of this can be done again.
     pub(crate) fn finish<E>(
         &self,
+        marked: Marked,
         unlink: impl FnOnce() -> Result<(), E>,
         futex_wake_all: impl FnOnce(),
     ) -> Result<(), E> {
         unlink()?;
-        self.end(futex_wake_all);
+        self.end();
+        if marked.0 && !left_out(Rule::RemovalWakes) {
+            waiting::wake(self.wake, futex_wake_all);
+        }
         Ok(())
     }
 
@@ -143,7 +158,7 @@ impl<'a, H: Iterator<Item = &'a Hold> + Clone> Removal<'a, H> {
     }
 
     /// Ends every retirement of a key that is gone: what was to be told is noted elsewhere.
-    fn end(&self, futex_wake_all: impl FnOnce()) {
+    fn end(&self) {
         let untold = &[];
         let holds = self.holds.clone();
         Removal {
@@ -151,7 +166,7 @@ impl<'a, H: Iterator<Item = &'a Hold> + Clone> Removal<'a, H> {
             untold,
             ..*self
         }
-        .give_up(futex_wake_all);
+        .undo();
     }
 
     /// Judges what a dead process left of a removal under `force`.

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::os::file;
 use crate::os::identity::FileIdentity;
 use crate::os::kept::Kept;
+use crate::os::memory::hint;
 use crate::slab::extent::{self, Extent, Growing};
 use crate::slab::header::{MUTABLE_OFFSET, Mutable, Static};
 use crate::slab::layout::{
@@ -204,6 +205,23 @@ impl Slab {
         }
     }
 
+    /// Has the processor fetch what a walk over every so many buckets will come to soon: where
+    /// chains begin, and the first slots of those that come before.
+    #[inline(always)]
+    pub(crate) fn prefetch_bucket(&self, bucket: u32, step: u32) {
+        const SLOT_AHEAD: u32 = 8;
+        const HEAD_AHEAD: u32 = 24;
+        let ahead = |buckets| bucket.saturating_add(buckets * step);
+        if ahead(HEAD_AHEAD) < self.layout.buckets {
+            let head: *const AtomicU32 = self.bucket(ahead(HEAD_AHEAD));
+            hint(head.cast());
+            let link = self.bucket(ahead(SLOT_AHEAD)).load(Ordering::Relaxed);
+            if let Some(id) = self.follow(link) {
+                self.prefetch(id, 1);
+            }
+        }
+    }
+
     /// Permit `index` of a semaphore that begins at block `first`, if that block is allocated.
     #[inline(always)]
     pub(crate) fn permit(&self, first: u32, index: u32) -> Option<&Permit> {
@@ -253,19 +271,6 @@ impl Slab {
         // consists of atomics (M3).
         unsafe { &*self.map.as_ptr().add(offset as usize).cast::<T>() }
     }
-}
-
-/// Says that what lies there will be read soon.
-#[inline(always)]
-fn hint(address: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: nothing is read, whatever the address; every x86-64 has the instruction.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(address.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
 }
 
 /// How much of it there is.

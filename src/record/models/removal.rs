@@ -84,8 +84,8 @@ fn make_again(is_wanted: bool) {
         };
         let wake_all = || key.futex.wake(9);
         let begun = removal.begin(id(9), Force::Unheld, |_| false, |_| is_wanted, wake_all);
-        if begun {
-            key.finish_removal();
+        if let Some(marked) = begun {
+            key.finish_removal(marked);
         }
         let told = user.join().expect("no panic");
         let told_later = || {
@@ -94,7 +94,7 @@ fn make_again(is_wanted: bool) {
             [holds(), holds()].contains(&Some(true))
         };
         // The remaker tells the first acquirer that comes.
-        let is_handed_on = begun || told_later();
+        let is_handed_on = begun.is_some() || told_later();
         assert!(told || is_handed_on, "nobody is told of a death");
         assert!(!(told && is_handed_on), "told twice");
     });
@@ -204,7 +204,7 @@ fn a_dead_removal_robs_nobody() {
             if !done {
                 // As the process that locks the stripe next.
                 match key.removal().left(Force::Anybody) {
-                    Left::Finish => key.finish_removal(),
+                    Left::Finish => key.finish_removal(Marked::UNKNOWN),
                     Left::Again => assert!(key.remove(Force::Anybody).is_some()),
                     Left::Undo => key.removal().give_up(|| key.futex.wake(9)),
                 }
@@ -248,7 +248,7 @@ fn a_removal_wakes_who_waits() {
             let lived = doom.of(|| key.remove(Force::Anybody));
             if lived.is_none() {
                 match key.removal().left(Force::Anybody) {
-                    Left::Finish => key.finish_removal(),
+                    Left::Finish => key.finish_removal(Marked::UNKNOWN),
                     Left::Again => assert!(key.remove(Force::Anybody).is_some()),
                     Left::Undo => {
                         key.removal().give_up(|| key.futex.wake(9));
@@ -286,7 +286,7 @@ fn what_is_wanted_after_all_stays() {
         let wake_all = || key.futex.wake(9);
         let removal = key.removal();
         let begun = removal.begin(id(9), Force::NotTheLiving, is_dead, |_| false, wake_all);
-        assert!(!begun, "a wanted key went");
+        assert!(begun.is_none(), "a wanted key went");
         assert!(
             life::is_current(&key.life, world::LIFE),
             "a wanted key went"

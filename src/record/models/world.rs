@@ -139,8 +139,9 @@ impl Key {
         }
     }
 
-    pub(super) fn finish_removal(&self) {
-        let Ok(()): Result<(), Never> = self.removal().finish(|| Ok(()), || self.futex.wake(9));
+    pub(super) fn finish_removal(&self, marked: Marked) {
+        let wake = || self.futex.wake(9);
+        let Ok(()): Result<(), Never> = self.removal().finish(marked, || Ok(()), wake);
     }
 
     /// Takes the key away, for participant 9, if `force` may. The floor for what comes after it.
@@ -153,8 +154,8 @@ impl Key {
         };
         let wake_all = || self.futex.wake(9);
         let begun = self.removal().begin(id(9), force, is_dead, agree, wake_all);
-        begun.then(|| {
-            self.finish_removal();
+        begun.map(|marked| {
+            self.finish_removal(marked);
             floor
         })
     }

@@ -6,7 +6,6 @@ use crate::error::{Result, show_key};
 use crate::os::futex;
 use crate::record::Force;
 use crate::slab::Tenant;
-use crate::slab::layout::STRIPES;
 use crate::store::Store;
 use crate::store::index::chains::Index;
 use crate::store::index::pieces::Pieces;
@@ -49,14 +48,12 @@ impl<'s> Removing<'s> {
             let Some(found) = found.filter(|found| wanted(&guard, *found)) else {
                 return Ok(false);
             };
-            let force = match found.kind {
-                Tenant::Averager | Tenant::Value => Force::NotTheLiving,
-                _ => Force::Anybody,
-            };
             let bucket = Retirer(&guard).bucket_of(found)?;
             let wake = &self.0.slab.slot(found.id).wake;
             let seen = wake.load(Ordering::Acquire);
-            if Retirer(&guard).retire(found, bucket, force, || wanted(&guard, found))? {
+            if Retirer(&guard).retire(found, bucket, force_for(found.kind), || {
+                wanted(&guard, found)
+            })? {
                 return Ok(true);
             }
             let busy = wanted(&guard, found);
@@ -92,19 +89,42 @@ impl<'s> Removing<'s> {
         unread.into_inner().map_or(Ok(removed), Err)
     }
 
-    /// Takes away every key that `wanted` wants, and says how many.
+    /// Takes away every key that `wanted` wants, and says how many: many of a stripe while it is
+    /// locked, and then, one by one, those that were being changed.
     pub(in crate::store) fn remove_all(
         self,
         wanted: impl Fn(&StripeGuard<'_>, KeyEntry) -> bool,
     ) -> Result<usize> {
-        let mut removed = 0;
-        for stripe in 0..STRIPES {
-            // Listed first, so that keys made meanwhile do not keep this going for ever.
-            for key in Pieces(self.0).list_stripe(stripe, &wanted)? {
-                let find = |guard: &StripeGuard<'_>| guard.find(&key, Index(self.0).hash(&key));
-                removed += usize::from(self.remove_waiting(stripe, find, &wanted)?);
+        let (mut removed, mut busy) = (0, Vec::new());
+        Pieces(self.0).each_chain(|guard, bucket, ids| {
+            for found in ids.into_iter().filter_map(|id| guard.found(id)) {
+                Journal(self.0).finish_decided_of(found)?;
+                // Turns are not looked for by their keys: `remove_turns`.
+                if found.kind == Tenant::Turn || !wanted(guard, found) {
+                    continue;
+                }
+                let is_wanted = || wanted(guard, found);
+                match Retirer(guard).retire(found, bucket, force_for(found.kind), is_wanted)? {
+                    true => removed += 1,
+                    false => busy.extend(Slots(self.0).key_of(found)),
+                }
             }
+            Ok(())
+        })?;
+        for key in busy {
+            let hash = Index(self.0).hash(&key);
+            let find = |guard: &StripeGuard<'_>| guard.find(&key, hash);
+            let stripe = Index(self.0).stripe_of(hash);
+            removed += usize::from(self.remove_waiting(stripe, find, &wanted)?);
         }
         Ok(removed)
+    }
+}
+
+/// Nobody takes an average or a value from a living process that is changing it.
+fn force_for(kind: Tenant) -> Force {
+    match kind {
+        Tenant::Averager | Tenant::Value => Force::NotTheLiving,
+        _ => Force::Anybody,
     }
 }

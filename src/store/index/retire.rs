@@ -5,7 +5,7 @@ use std::cell::Cell;
 
 use crate::error::{Error, Result};
 use crate::os::{clock, futex};
-use crate::record::{Force, Hold, Left, Removal, Stamp, changes, reachable};
+use crate::record::{Force, Hold, Left, Marked, Removal, Stamp, changes, reachable};
 use crate::slab::bytes::{SPAN_MAX, span_of};
 use crate::slab::layout::PERMITS_PER_BLOCK;
 use crate::slab::{Intent, SlotId, Tenant, pack, unpack};
@@ -79,7 +79,9 @@ impl<'g> Retirer<'g> {
         let wake_all = || futex::wake(wake, i32::MAX);
         let (left, unsettled) = (Cell::new(None), Cell::new(None));
         let agree = |sequence: u64| {
-            let first = slab.permit(first_block, 0).filter(|_| permits > 0);
+            // Not of anything else: there may be no block to look at, which takes a system call to
+            // find out.
+            let first = (permits > 0).then(|| slab.permit(first_block, 0)).flatten();
             let ticket = first.map_or(0, |first| first.ticket.load(Ordering::Relaxed));
             let highest = sequence.max(reachable(ticket).unwrap_or(0));
             // As after a latch was taken: a dead process may have decided that the idle cell is to
@@ -97,13 +99,14 @@ impl<'g> Retirer<'g> {
             stripe.floor.fetch_max(highest, Ordering::Relaxed);
             true
         };
-        if !removal.begin(self.0.process.id, force, is_dead, agree, wake_all) {
+        let begun = removal.begin(self.0.process.id, force, is_dead, agree, wake_all);
+        let Some(marked) = begun else {
             stripe.forget_untold(hash);
             stripe.set_intent(Intent::None);
             return unsettled.take().map_or(Ok(false), Err);
-        }
+        };
         // 4
-        self.finish_retire(found.id, first_block, permits)?;
+        self.finish_retire(marked, found.id, first_block, permits)?;
         // Not before: as long as the key is there, its value is.
         self.0.garbage.add(left.take());
         Ok(true)
@@ -166,12 +169,21 @@ impl<'g> Retirer<'g> {
         }
     }
 
-    fn finish_retire(self, id: SlotId, first_block: u32, permits: u32) -> Result<()> {
+    fn finish_retire(
+        self,
+        marked: Marked,
+        id: SlotId,
+        first_block: u32,
+        permits: u32,
+    ) -> Result<()> {
         let slab = self.0.store.slab();
         let bucket = self.0.stripe().bucket.load(Ordering::Relaxed) as u32;
         let wake = &slab.slot(id).wake;
-        self.removal(id, first_block, permits)
-            .finish(|| self.unlink(id, bucket), || futex::wake(wake, i32::MAX))?;
+        self.removal(id, first_block, permits).finish(
+            marked,
+            || self.unlink(id, bucket),
+            || futex::wake(wake, i32::MAX),
+        )?;
         // As claims of this stripe they are still nobody else's, so up to here all can be done
         // again. Once the first is free it may be another stripe's, which the mark tells apart.
         let (slots, blocks) = self.noted_runs()?;
@@ -290,7 +302,7 @@ impl<'g> Retirer<'g> {
                 self.undo_retire(id, first_block, permits);
                 Ok(())
             }
-            _ => self.finish_retire(id, first_block, permits),
+            _ => self.finish_retire(Marked::UNKNOWN, id, first_block, permits),
         }
     }
 

@@ -300,6 +300,9 @@ impl<'s> Space<'s> {
         // What is left of deleted values, which nobody would miss, takes slots.
         Removing(self.0).remove_all(|_, found| Slots(self.0).is_vacant(found))?;
         Reclaimer(self.0).remove_turns(Force::Anybody, Patience::Forever)?;
+        // What they had in the log, too: also what others are appended to.
+        NewSegment(self.0).leave_tail();
+        while Compactor(self.0).compact(u64::MAX, &[])? {}
         Ok(removed)
     }
 
