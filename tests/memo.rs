@@ -6,16 +6,20 @@ mod kit;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use kit::{Board, Child, Place, Role, Watchdog, exit_now, fork, hear, reap_well, say, until};
+use kit::{
+    Board, Child, Place, Role, Watchdog, alone, exit_now, fork, hear, reap_well, say, until,
+};
 use nix::libc;
 use slablock::{Cache, Error, Eviction, FanoutCache, Kind, Lock, SetOptions};
 
 /// Cells of the board: how often the function ran, and who runs it, from 1.
 const RAN: usize = 0;
 const RUNNER: usize = 1;
+const COMPUTING: usize = 2;
 const ASKERS: usize = 5;
 
 /// What comes of it when it does not come to a value.
@@ -53,7 +57,10 @@ fn asker(role: &Role) {
         let compute = || {
             board.increment_badly(RAN);
             board.set(RUNNER, me);
-            match hear().split_once(' ') {
+            board.cell(COMPUTING).fetch_add(1, Ordering::SeqCst);
+            let told = hear();
+            board.cell(COMPUTING).fetch_sub(1, Ordering::SeqCst);
+            match told.split_once(' ') {
                 Some(("value", value)) => Ok(value.as_bytes().to_vec()),
                 Some(("panic", _)) => panic!("as told"),
                 _ => Err(Failed::Own),
@@ -132,7 +139,7 @@ fn fork_and_go_on() -> i32 {
 }
 
 struct Askers {
-    _dir: Place,
+    dir: Place,
     board: Board,
     all: Vec<Child>,
 }
@@ -148,11 +155,7 @@ impl Askers {
             child.expect("up");
             child.tell("ask");
         }
-        let askers = Askers {
-            _dir: dir,
-            board,
-            all,
-        };
+        let askers = Askers { dir, board, all };
         let runner = askers.runner();
         for (at, child) in askers.all.iter().enumerate() {
             if at != runner {
@@ -179,6 +182,21 @@ impl Askers {
         let next = self.runner();
         assert_ne!(next, before);
         next
+    }
+
+    /// Lets all come to a value but the one who has failed: none waits for another one.
+    fn finish_all(mut self, failed: usize) {
+        until("all compute", || {
+            self.board.get(COMPUTING) == ASKERS as u64 - 1
+        });
+        for (at, child) in self.all.iter_mut().enumerate() {
+            if at != failed {
+                child.tell(&format!("value of {at}"));
+                assert_eq!(child.expect("got"), format!("of {at}"));
+            }
+        }
+        let kept = Cache::open(self.dir.store()).unwrap().get("k").unwrap();
+        assert!(kept.is_some_and(|kept| kept.starts_with(b"of ")));
     }
 
     /// Lets it come to a value, which all but those who were told otherwise before get.
@@ -220,21 +238,21 @@ fn the_next_one_computes_when_the_one_who_did_is_killed() {
 }
 
 #[test]
-fn an_error_goes_to_its_caller_and_the_next_one_computes() {
-    let _watchdog = Watchdog::new("an_error_goes_to_its_caller_and_the_next_one_computes");
+fn an_error_goes_to_its_caller_and_those_who_waited_compute() {
+    let _watchdog = Watchdog::new("an_error_goes_to_its_caller_and_those_who_waited_compute");
     let mut askers = Askers::asking();
     let failed = askers.runner();
     askers.pass_on("fail", "failed");
-    askers.finish(failed, 2);
+    askers.finish_all(failed);
 }
 
 #[test]
-fn a_panic_goes_to_its_caller_and_the_next_one_computes() {
-    let _watchdog = Watchdog::new("a_panic_goes_to_its_caller_and_the_next_one_computes");
+fn a_panic_goes_to_its_caller_and_those_who_waited_compute() {
+    let _watchdog = Watchdog::new("a_panic_goes_to_its_caller_and_those_who_waited_compute");
     let mut askers = Askers::asking();
     let failed = askers.runner();
     askers.pass_on("panic now", "panicked");
-    askers.finish(failed, 2);
+    askers.finish_all(failed);
 }
 
 #[test]
@@ -751,4 +769,67 @@ fn who_waits_for_what_is_void_computes() {
     });
     assert_eq!(cache.get("k").unwrap().unwrap(), b"fresh");
     assert_eq!(cache.stats().unwrap().unkept, 1);
+}
+
+/// Who waits for a computing that fails need not wait for the next one, too.
+#[test]
+fn those_who_waited_for_a_failure_compute_at_once() {
+    const WAITERS: usize = 8;
+    const LONG: Duration = Duration::from_millis(400);
+    let _alone = alone("memo");
+    for threads_fail in [true, false] {
+        let (_dir, cache) = kit::store();
+        let (calls, at_once, most) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        let begun = Instant::now();
+        let compute = || {
+            let call = calls.fetch_add(1, Ordering::SeqCst);
+            let now = at_once.fetch_add(1, Ordering::SeqCst) + 1;
+            most.fetch_max(now, Ordering::SeqCst);
+            std::thread::sleep(LONG);
+            at_once.fetch_sub(1, Ordering::SeqCst);
+            match call == 0 || threads_fail {
+                true => Err(Error::Invalid {
+                    what: "as told".to_string(),
+                }),
+                false => Ok(b"value".to_vec()),
+            }
+        };
+        let ask = || cache.get_or_insert_as("k", &SetOptions::new(), compute);
+        let failed = std::thread::scope(|scope| {
+            let first = scope.spawn(ask);
+            until("somebody computes", || calls.load(Ordering::SeqCst) == 1);
+            let waiters: Vec<_> = (0..WAITERS).map(|_| scope.spawn(ask)).collect();
+            let all = std::iter::once(first).chain(waiters);
+            all.map(|one| one.join().unwrap())
+                .filter(|got| got.is_err())
+                .count()
+        });
+        let took = begun.elapsed();
+        assert_eq!(failed, if threads_fail { WAITERS + 1 } else { 1 });
+        assert_eq!(calls.load(Ordering::SeqCst), WAITERS as u64 + 1);
+        assert!(most.load(Ordering::SeqCst) > WAITERS as u64 / 2, "{most:?}");
+        assert!(took < LONG * 4, "{took:?}");
+        // One of them has kept it.
+        let kept = cache.get("k").unwrap();
+        assert_eq!(kept.as_deref(), (!threads_fail).then_some(&b"value"[..]));
+        // Afterwards one computes, as ever.
+        cache.delete("k").unwrap();
+        let before = calls.load(Ordering::SeqCst);
+        let value = || {
+            calls.fetch_add(1, Ordering::SeqCst);
+            std::thread::sleep(LONG);
+            slablock::Result::Ok(b"later".to_vec())
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..WAITERS {
+                scope.spawn(|| {
+                    cache
+                        .get_or_insert_as("k", &SetOptions::new(), value)
+                        .unwrap()
+                });
+            }
+        });
+        assert_eq!(calls.load(Ordering::SeqCst), before + 1);
+        assert!(cache.check().unwrap().is_sound());
+    }
 }

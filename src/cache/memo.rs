@@ -9,7 +9,7 @@ use crate::key::AsKey;
 use crate::store::Store;
 use crate::store::key_entry::check_lengths;
 use crate::store::space::set::{When, Writer};
-use crate::store::values::compute_once::{Turn, Turns};
+use crate::store::values::compute_once::{Begun, Turn, Turns};
 use crate::store::values::get::Values;
 
 /// Values that are computed when they are missing.
@@ -26,7 +26,8 @@ impl Cache {
     /// # Errors
     ///
     /// Inside `compute`, `?` takes errors of all types that are `Send` and `Sync`; one that is not
-    /// the cache's own comes back as [`Error::Caller`], and the next waiter computes. For an error
+    /// the cache's own comes back as [`Error::Caller`]. Those who have waited for it compute then,
+    /// all at once and each for itself; what one of them computes is kept. For an error
     /// type of your own there is [`get_or_insert_as`](Self::get_or_insert_as). Otherwise an error
     /// is about a bad key or `options`, or a store that cannot ensure that one process
     /// computes: `compute` was not called then, but for `Deadlock` inside a transaction that
@@ -34,7 +35,7 @@ impl Cache {
     ///
     /// # Panics
     ///
-    /// If `compute` does. The next waiter computes.
+    /// If `compute` does. Those who have waited for it compute then, as after an error.
     ///
     /// # Blocking
     ///
@@ -172,8 +173,9 @@ pub struct Computed {
     pub value: Vec<u8>,
     /// Whether this call computed it; otherwise it was there, or somebody else computed it.
     pub is_new: bool,
-    /// Why it could not be kept. `None`: it is there. `NotDurable`: it is there, and may not
-    /// survive a power failure.
+    /// Why it was not kept. `None`: it is there. `NotDurable`: it is there, and may not survive a
+    /// power failure. `NotHolder`: somebody else was computing it, too, after one for whom this
+    /// call had waited had failed.
     pub unkept: Option<Error>,
 }
 
@@ -182,6 +184,8 @@ enum Course {
     /// Nothing: here it is.
     There(Vec<u8>),
     Compute(Turn),
+    /// It, too, without keeping it: somebody else does, if it succeeds there.
+    ComputeBeside,
 }
 
 fn memo<E: From<Error>>(
@@ -197,6 +201,14 @@ fn memo<E: From<Error>>(
                 value,
                 is_new: false,
                 unkept: None,
+            });
+        }
+        Course::ComputeBeside => {
+            let value = compute()?;
+            return Ok(Computed {
+                value,
+                is_new: true,
+                unkept: Some(Error::NotHolder { key: key.to_vec() }),
             });
         }
         Course::Compute(turn) => turn,
@@ -275,13 +287,15 @@ fn course(
     // An error is met again, and told, by the look after the wait.
     let is_there = || !matches!(Values(store).peek_value(key), Ok(None));
     loop {
-        let turn = Turns(store).begin_turn(key, &is_there)?;
+        let begun = Turns(store).begin_turn(key, &is_there)?;
         // Again: the one before, which had the turn, may have set it.
         if Values(store).value_at_hand(key, &mut value)? {
             return Ok(Course::There(value));
         }
-        if let Some(turn) = turn {
-            return Ok(Course::Compute(turn));
+        match begun {
+            Begun::Turn(turn) => return Ok(Course::Compute(*turn)),
+            Begun::Beside => return Ok(Course::ComputeBeside),
+            Begun::NotNeeded => {}
         }
     }
 }

@@ -12,8 +12,8 @@
 //! an abandoned hold, the place of the thread id has the process id, for by then the participant's
 //! record may be another's.
 //!
-//! A turn that is over has no thread there (0), and in the 34 bits below how many microseconds it
-//! took. Again only for what nothing depends on.
+//! A turn that is over has no thread there (0), and in the 33 bits below how many microseconds it
+//! took; S set: the last one ended without a value. Again only for what nothing depends on.
 //!
 //! `since` is in ticks of 4 ms of the coarse `CLOCK_MONOTONIC` (modulo 2^33, which is a year:
 //! longer holds look younger), or, with S set, in seconds since 1970. Asking for those costs a
@@ -59,18 +59,34 @@ impl Stamp {
         }
     }
 
-    /// The stamp of a turn that took so long; no time counts as a microsecond, more than 4.7 hours
+    /// The stamp of a turn that took so long; no time counts as a microsecond, more than 2.3 hours
     /// as that.
     pub(crate) fn took(us: u64) -> Stamp {
         Stamp {
             tid: 0,
-            since: us.clamp(1, SECONDS | SINCE_MASK),
+            since: us.clamp(1, SINCE_MASK),
         }
     }
 
-    /// How long the turn took, in microseconds. `None`: it was not finished, or never stamped.
+    /// The stamp of a turn that ended without a value, and of the one that follows it. `before`:
+    /// how long the last one took that ended with one.
+    pub(crate) fn in_vain(before: Option<Stamp>) -> Stamp {
+        let took = before.and_then(Stamp::took_us).unwrap_or(0);
+        Stamp {
+            tid: 0,
+            since: took | SECONDS,
+        }
+    }
+
+    pub(crate) fn is_in_vain(self) -> bool {
+        self.tid == 0 && self.since & SECONDS != 0
+    }
+
+    /// How long the turn took, in microseconds, or the last one that ended with a value. `None`:
+    /// none did, or none was stamped.
     pub(crate) fn took_us(self) -> Option<u64> {
-        (self.tid == 0 && self.since != 0).then_some(self.since)
+        let took = self.since & SINCE_MASK;
+        (self.tid == 0 && took != 0).then_some(took)
     }
 
     #[inline]
@@ -132,11 +148,16 @@ mod tests {
     #[test]
     fn how_long_it_took_is_told_from_since_when_it_is_held() {
         let of = Word::free(300);
-        for us in [1, 2, SECONDS, SECONDS | SINCE_MASK] {
-            let bits = Stamp::took(us).encode(of);
-            assert_eq!(Stamp::decode(bits, of).unwrap().took_us(), Some(us));
+        for us in [1, 2, SINCE_MASK] {
+            for stamp in [Stamp::took(us), Stamp::in_vain(Some(Stamp::took(us)))] {
+                let decoded = Stamp::decode(stamp.encode(of), of).unwrap();
+                assert_eq!((decoded.took_us(), decoded), (Some(us), stamp));
+            }
+            assert!(!Stamp::took(us).is_in_vain());
         }
-        let most = SECONDS | SINCE_MASK;
+        let nothing = Stamp::in_vain(None);
+        assert!(nothing.is_in_vain() && nothing.took_us().is_none());
+        let most = SINCE_MASK;
         assert_eq!(Stamp::took(u64::MAX).took_us(), Some(most));
         assert_eq!(Stamp::took(0).took_us(), Some(1));
         assert_eq!(Stamp::precise(1, 0).took_us(), None);

@@ -6,16 +6,21 @@
 //! took, and gives the turn back; waiters leave as soon as the value is there. Everything else,
 //! from waking to taking over from the dead, is the lock's.
 //!
+//! A turn that ends without a value says so in the stamp, and so does the one that follows it: who
+//! has waited for the first need not wait for the second, too. All of them compute at once, and the
+//! one with the turn keeps it.
+//!
 //! A turn that is over stays beside its value for as long as it is good for something, and is
 //! reclaimed like any lock when the value is not there.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::os::{clock, futex};
 use crate::record::{Force, Hold, Lease, Stamp, Word, waiting};
-use crate::slab::Tenant;
+use crate::slab::{SlotId, Tenant};
 use crate::store::holds::fast::{Grant, Holding};
 use crate::store::holds::handle::Handle;
 use crate::store::holds::slow::Acquirer;
@@ -43,21 +48,70 @@ pub(crate) struct Turn {
     _noted: Noted,
 }
 
+/// What came of waiting for a turn.
+pub(crate) enum Begun {
+    Turn(Box<Turn>),
+    /// Perhaps the value is there.
+    NotNeeded,
+    /// The turn that was waited for ended without a value, and somebody has the next one.
+    Beside,
+}
+
+/// A turn, as it was seen.
+#[derive(Clone, Copy)]
+struct Glance {
+    slot: SlotId,
+    sequence: u64,
+    is_held: bool,
+    is_in_vain: bool,
+}
+
+impl Glance {
+    /// Whether this one follows one that ended without a value, after `first` was seen.
+    fn follows_in_vain(self, first: Glance) -> bool {
+        self.is_in_vain && (first.slot, first.sequence) != (self.slot, self.sequence)
+    }
+}
+
 /// Whose turn it is to compute a value that is missing.
 #[derive(Clone, Copy)]
 pub(crate) struct Turns<'s>(pub(crate) &'s Arc<Store>);
 
 impl<'s> Turns<'s> {
-    /// Waits for the turn of a key. `None`: it was waited for, and `is_needless` says that it need
-    /// not be any more.
-    pub(crate) fn begin_turn(
-        self,
-        key: &[u8],
-        is_needless: &dyn Fn() -> bool,
-    ) -> Result<Option<Turn>> {
+    /// Waits for the turn of a key, until `is_there` says that the value is.
+    pub(crate) fn begin_turn(self, key: &[u8], is_there: &dyn Fn() -> bool) -> Result<Begun> {
         let handle = Handle::new(Arc::clone(self.0), Tenant::Turn, key, 0);
-        let granted = Acquirer(&handle).acquire_unless(Patience::Forever, is_needless)?;
-        Ok(granted.map(|(grant, _)| Turn::new(handle, grant)))
+        // The one that is waited for.
+        let first = Cell::new(self.look(&handle).filter(|first| first.is_held));
+        let is_in_vain = || {
+            let now = self.look(&handle).filter(|now| now.is_held);
+            let first = first.get().or_else(|| {
+                first.set(now);
+                now
+            });
+            now.zip(first)
+                .is_some_and(|(now, first)| now.follows_in_vain(first))
+        };
+        let is_needless = || is_there() || is_in_vain();
+        let granted = Acquirer(&handle).acquire_unless(Patience::Forever, &is_needless)?;
+        Ok(match granted {
+            Some((grant, _)) => Begun::Turn(Box::new(Turn::new(handle, grant))),
+            None if is_in_vain() => Begun::Beside,
+            None => Begun::NotNeeded,
+        })
+    }
+
+    /// The turn of a key as it is now, if there is any.
+    fn look(self, handle: &Handle) -> Option<Glance> {
+        let found = Index(self.0).find_unlocked(handle.key(), handle.hash(), 1)?;
+        let hold = &self.0.slab.slot(found.id).hold;
+        let word = hold.load();
+        Some(Glance {
+            slot: found.id,
+            sequence: word.sequence(),
+            is_held: !word.is_free(),
+            is_in_vain: hold.stamp_of(word).is_some_and(Stamp::is_in_vain),
+        })
     }
 
     /// Takes the turn of a key if nobody has it.
@@ -138,6 +192,11 @@ impl Turn {
         let last = Word::free(grant.word.sequence() - 1);
         let stamp = handle.slot(grant.spot).hold.stamp_of(last);
         let before = stamp.filter(|stamp| stamp.took_us().is_some());
+        if stamp.is_some_and(Stamp::is_in_vain) {
+            let slot = handle.slot(grant.spot);
+            slot.hold.set_stamp(grant.word, Stamp::in_vain(before));
+            waiting::wake(&slot.wake, || futex::wake(&slot.wake, i32::MAX));
+        }
         let SlotRef { id, generation } = grant.spot;
         let noted = Deadlocks(handle.store()).note_slot(id, generation);
         Turn {
@@ -198,9 +257,10 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         if self.is_ours() {
-            if let Some(before) = self.before {
-                self.hold().set_stamp(self.grant.word, before);
-            }
+            self.hold()
+                .set_stamp(self.grant.word, Stamp::in_vain(self.before));
+            // Who waits is to find that.
+            self.stays |= self.hold().load().is_contended();
             // Lost in this moment: then there is nobody to tell.
             let _ = Holding(&self.handle).give_back(&self.grant);
         }
@@ -244,7 +304,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = store_in(&dir);
         let took = Duration::from_secs(1_000);
-        let turn = Turns(&store).begin_turn(b"k", &|| false).unwrap().unwrap();
+        let Begun::Turn(turn) = Turns(&store).begin_turn(b"k", &|| false).unwrap() else {
+            panic!("nobody has it");
+        };
         assert_eq!(Turns(&store).last_turn(b"k"), None);
         turn.finish(took, true);
         assert_eq!(Turns(&store).last_turn(b"k"), Some(took));
@@ -301,10 +363,8 @@ mod tests {
             let waiting: Vec<_> = (0..3)
                 .map(|_| {
                     scope.spawn(|| {
-                        Turns(&store)
-                            .begin_turn(b"k", &is_needless)
-                            .unwrap()
-                            .is_none()
+                        let begun = Turns(&store).begin_turn(b"k", &is_needless);
+                        matches!(begun.unwrap(), Begun::NotNeeded)
                     })
                 })
                 .collect();
