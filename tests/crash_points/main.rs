@@ -19,7 +19,7 @@
 //! `campaign` about all of them. The operations are in `places` (opening, repairing), `healing`
 //! (making again what was removed), `copies` (adopting), `keys` (making, removing), `holds`
 //! (taking, giving back), `permits` (another number of them), `averages`, `values`, `durable`
-//! (values on the device) and `turns` (computing values). `stopped` is about processes that are
+//! (values on the device), `turns` (computing values) and `room` (making it, or none). `stopped` is about processes that are
 //! stopped at a point instead, `late` about those that are stopped for very long.
 
 #[cfg(crash_points)]
@@ -50,6 +50,8 @@ mod permits;
 #[cfg(crash_points)]
 mod places;
 #[cfg(crash_points)]
+mod room;
+#[cfg(crash_points)]
 mod scene;
 #[cfg(crash_points)]
 mod stage;
@@ -76,6 +78,7 @@ fn main() {
         values::ALL,
         durable::ALL,
         turns::ALL,
+        room::ALL,
     ]
     .concat();
     campaign::run(&operations);
