@@ -19,8 +19,9 @@
 //! `campaign` about all of them. The operations are in `places` (opening, repairing), `healing`
 //! (making again what was removed), `copies` (adopting), `keys` (making, removing), `holds`
 //! (taking, giving back), `permits` (another number of them), `averages`, `values`, `durable`
-//! (values on the device), `turns` (computing values) and `room` (making it, or none). `stopped` is about processes that are
-//! stopped at a point instead, `late` about those that are stopped for very long.
+//! (values on the device), `turns` (computing values) and `room` (making it, or none). `stopped` is
+//! about processes that are stopped at a point instead, `late` about those that are stopped for
+//! very long.
 
 #[cfg(crash_points)]
 mod averages;

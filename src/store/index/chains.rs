@@ -4,7 +4,7 @@
 //! key itself and the slot's generation; a miss may be a walk that was led astray by a concurrent
 //! change, so it counts only under the stripe. All changes are made there.
 
-use crate::error::{Error, Result, show_key};
+use crate::error::Result;
 use crate::record::{Stamp, life, reachable};
 use crate::slab::bytes::{KeyPlace, bytes_equal, read_bytes, span_of, write_bytes};
 use crate::slab::hash::hash;
@@ -18,9 +18,8 @@ use crate::store::index::busy::stripe_byte;
 use crate::store::index::pieces::Pieces;
 use crate::store::index::retire::Retirer;
 use crate::store::index::stripe::StripeGuard;
-use crate::store::key_entry::{KeyEntry, NewKey};
+use crate::store::key_entry::{KeyEntry, NewKey, hash_as};
 use crate::store::patience::Patience;
-use crate::store::slots::by_slot::Slots;
 use crate::sync::{Ordering, fence};
 
 /// How far a walk without the lock goes before it gives up and takes the lock.
@@ -96,6 +95,39 @@ impl<'s> Index<'s> {
             link = self.0.slab.slot(id).next.load(Ordering::Acquire);
         }
         None
+    }
+
+    /// Looks for a key, and on the same walk for its turn. Also whether there may be one: `false`
+    /// is certain, as in [`is_miss`](Self::is_miss).
+    #[inline]
+    pub(crate) fn find_beside_turn(
+        self,
+        key: &[u8],
+        hash: u64,
+        slots: u64,
+    ) -> (Option<KeyEntry>, bool) {
+        let slab = &self.0.slab;
+        let of_turn = hash_as(Tenant::Turn, hash) as u32;
+        let mut found = None;
+        let has_none = slab.stripe(self.stripe_of(hash)).is_unchanged_while(|| {
+            let mut link = slab.bucket(self.bucket_of(hash)).load(Ordering::Acquire);
+            for _ in 0..UNLOCKED_STEPS {
+                let Some(id) = slab.follow(link) else {
+                    return link == 0;
+                };
+                slab.prefetch(id, slots);
+                let slot = slab.slot(id);
+                if slot.hash.load(Ordering::Relaxed) == of_turn {
+                    return false;
+                }
+                if found.is_none() {
+                    found = self.matches(id, key, hash);
+                }
+                link = slot.next.load(Ordering::Acquire);
+            }
+            false
+        });
+        (found, !has_none)
     }
 
     /// Whether the slot holds `key`, in the life that is returned.
@@ -336,47 +368,5 @@ impl StripeGuard<'_> {
             self.stripe().forget_untold(hash);
         }
         self.stripe().set_intent(Intent::None);
-    }
-
-    /// Gives a key another tag, in the room that it has. The tag is gone for a moment: a process
-    /// that dies here leaves the key without one.
-    pub(crate) fn retag(&self, found: KeyEntry, key: &[u8], tag: &[u8]) -> Result<()> {
-        let slab = self.store.slab();
-        let slot = slab.slot(found.id);
-        let place = KeyPlace::of(found.kind, found.meta.key_len, tag.len());
-        let span = span_of(slab, found.id);
-        if place.span() > span {
-            return Err(Error::Invalid {
-                what: format!(
-                    "{} was made without room for a tag of {} bytes; use a shorter one, or remove the key first",
-                    show_key(key),
-                    tag.len()
-                ),
-            });
-        }
-        let without = Meta {
-            tag_len: 0,
-            ..found.meta
-        };
-        slot.meta.store(without.encode(), Ordering::Release);
-        if !write_bytes(slab, found.id, span, place.tag_at, tag) {
-            return Err(slab.corrupt("a slot is not allocated"));
-        }
-        let with = Meta {
-            tag_len: tag.len(),
-            ..found.meta
-        };
-        slot.meta.store(with.encode(), Ordering::Release);
-        Ok(())
-    }
-
-    /// The tag of a key.
-    pub(crate) fn tag_of(&self, found: KeyEntry) -> Result<Vec<u8>> {
-        if found.kind == Tenant::Value {
-            return Slots(self.store).tag_of_value(found);
-        }
-        let place = KeyPlace::of(found.kind, found.meta.key_len, found.meta.tag_len);
-        let tag = Index(self.store).read_bytes(found.id, place.tag_at, found.meta.tag_len);
-        Ok(tag.unwrap_or_default())
     }
 }

@@ -2,9 +2,10 @@
 //! lock; each holds an intent, so that the next process to lock it finishes or undoes what a dead
 //! one left.
 
-use crate::error::Result;
+use crate::error::{Error, Result, show_key};
+use crate::slab::bytes::{KeyPlace, span_of, write_bytes};
 use crate::slab::layout::STRIPES;
-use crate::slab::{Intent, Slab, SlotId, Stripe};
+use crate::slab::{Intent, Meta, Slab, SlotId, Stripe, Tenant};
 use crate::store::Store;
 use crate::store::index::chains::Index;
 use crate::store::index::retire::Retirer;
@@ -13,6 +14,8 @@ use crate::store::log::garbage::GarbageList;
 use crate::store::members::process::Process;
 use crate::store::members::range::{RangeGuard, Ranges};
 use crate::store::patience::Patience;
+use crate::store::slots::by_slot::Slots;
+use crate::sync::Ordering;
 
 /// A locked stripe, with its intent none.
 pub(in crate::store) struct StripeGuard<'a> {
@@ -105,5 +108,47 @@ impl StripeGuard<'_> {
 
     pub(in crate::store) fn stripe(&self) -> &Stripe {
         self.store.slab.stripe(self.number)
+    }
+
+    /// Gives a key another tag, in the room that it has. The tag is gone for a moment: a process
+    /// that dies here leaves the key without one.
+    pub(crate) fn retag(&self, found: KeyEntry, key: &[u8], tag: &[u8]) -> Result<()> {
+        let slab = self.store.slab();
+        let slot = slab.slot(found.id);
+        let place = KeyPlace::of(found.kind, found.meta.key_len, tag.len());
+        let span = span_of(slab, found.id);
+        if place.span() > span {
+            return Err(Error::Invalid {
+                what: format!(
+                    "{} was made without room for a tag of {} bytes; use a shorter one, or remove the key first",
+                    show_key(key),
+                    tag.len()
+                ),
+            });
+        }
+        let without = Meta {
+            tag_len: 0,
+            ..found.meta
+        };
+        slot.meta.store(without.encode(), Ordering::Release);
+        if !write_bytes(slab, found.id, span, place.tag_at, tag) {
+            return Err(slab.corrupt("a slot is not allocated"));
+        }
+        let with = Meta {
+            tag_len: tag.len(),
+            ..found.meta
+        };
+        slot.meta.store(with.encode(), Ordering::Release);
+        Ok(())
+    }
+
+    /// The tag of a key.
+    pub(crate) fn tag_of(&self, found: KeyEntry) -> Result<Vec<u8>> {
+        if found.kind == Tenant::Value {
+            return Slots(self.store).tag_of_value(found);
+        }
+        let place = KeyPlace::of(found.kind, found.meta.key_len, found.meta.tag_len);
+        let tag = Index(self.store).read_bytes(found.id, place.tag_at, found.meta.tag_len);
+        Ok(tag.unwrap_or_default())
     }
 }

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::slab::value_cells::{Content, Form, cell_words};
 use crate::store::index::chains::Index;
 use crate::store::key_entry::check_lengths;
+use crate::store::patience::Patience;
 use crate::store::space::latch::{Instance, Latched, Latches, Written};
 use crate::store::space::set::{New, When, Writer};
 use crate::store::values::compute_once::Turns;
@@ -43,11 +44,16 @@ impl<'s> Writer<'s> {
     pub(crate) fn add_to(self, key: &[u8], delta: i128, start: &FirstNumber<'_>) -> Result<i64> {
         check_lengths(key, start.tag)?;
         let hash = Index(self.0).hash(key);
-        Turns(self.0).void_turn(key, hash);
+        let mut found = Turns(self.0).void_turn_beside(key, hash);
         let mut payload = Vec::with_capacity(PAYLOAD_BYTES);
         loop {
             let make = Some(start.cell_words());
-            let Some(latched) = Latches(self.0).latch(key, hash, make)? else {
+            let at = found.take();
+            let latched = match at {
+                Some(_) => Latches(self.0).latch_found(at, key, hash, make, Patience::Forever)?,
+                None => Latches(self.0).latch(key, hash, make)?,
+            };
+            let Some(latched) = latched else {
                 continue;
             };
             payload.clear();

@@ -212,7 +212,21 @@ impl<'s> Latches<'s> {
         make: Option<usize>,
         patience: Patience,
     ) -> Result<Option<Latched<'s>>> {
-        if let Some(found) = Index(self.0).find_unlocked(key, hash, VALUE_SLOTS)
+        let found = Index(self.0).find_unlocked(key, hash, VALUE_SLOTS);
+        self.latch_found(found, key, hash, make, patience)
+    }
+
+    /// Takes the latch of a value that was found there a moment ago, or was not.
+    #[inline]
+    pub(crate) fn latch_found(
+        self,
+        found: Option<KeyEntry>,
+        key: &[u8],
+        hash: u64,
+        make: Option<usize>,
+        patience: Patience,
+    ) -> Result<Option<Latched<'s>>> {
+        if let Some(found) = found
             && found.kind == Tenant::Value
             && let Some(me) = self.0.me()
         {

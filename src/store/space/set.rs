@@ -9,10 +9,11 @@ use crate::error::Result;
 use crate::log::{Location, record_bytes};
 use crate::slab::value_cells::{Content, Form, INLINE_BYTES_MAX, cell_words, tag_hash};
 use crate::store::Store;
-use crate::store::index::chains::Index;
-use crate::store::key_entry::check_lengths;
+use crate::store::index::chains::{Index, VALUE_SLOTS};
+use crate::store::key_entry::{KeyEntry, check_lengths};
 use crate::store::log::garbage::{Collector, Garbage};
 use crate::store::log::segments::Segments;
+use crate::store::patience::Patience;
 use crate::store::slots::by_slot::Slots;
 use crate::store::space::latch::{Instance, Latched, Latches};
 use crate::store::space::make_room::Space;
@@ -87,9 +88,10 @@ impl<'s> Writer<'s> {
         check_lengths(key, new.tag)?;
         Space(self.0).check_length(new.value.len())?;
         let hash = Index(self.0).hash(key);
-        if !matches!(when, When::Computed(_)) {
-            Turns(self.0).void_turn(key, hash);
-        }
+        let mut found = match when {
+            When::Computed(_) => Index(self.0).find_unlocked(key, hash, VALUE_SLOTS),
+            _ => Turns(self.0).void_turn_beside(key, hash),
+        };
         // Whether it fits the cells of this very key is seen with its latch.
         let mut fits = new.tag.len() + new.value.len() <= INLINE_BYTES_MAX;
         loop {
@@ -100,10 +102,11 @@ impl<'s> Writer<'s> {
                     false => return Ok(false),
                 },
             };
-            match self.put_once(key, hash, new, place, when)? {
+            match self.put_once(key, hash, found, new, place, when)? {
                 Attempt::Done(done) => return Ok(done),
                 Attempt::Elsewhere => fits = false,
             }
+            found = Index(self.0).find_unlocked(key, hash, VALUE_SLOTS);
         }
     }
 
@@ -194,6 +197,7 @@ impl<'s> Writer<'s> {
         self,
         key: &[u8],
         hash: u64,
+        found: Option<KeyEntry>,
         new: &New<'_>,
         place: Option<Location>,
         when: When<'_>,
@@ -203,14 +207,11 @@ impl<'s> Writer<'s> {
         // `None`: try the inline cells; `Elsewhere` is returned if the value does not fit.
         let wasted = |place: Option<Location>| {
             let bytes = record_bytes(key.len(), new.tag.len(), len);
-            place.inspect(|place| {
-                Collector(self.0).punch(Garbage {
-                    place: *place,
-                    bytes,
-                })
-            });
+            if let Some(place) = place {
+                Collector(self.0).punch(Garbage { place, bytes });
+            }
         };
-        let latched = Latches(self.0).latch(key, hash, Some(make));
+        let latched = Latches(self.0).latch_found(found, key, hash, Some(make), Patience::Forever);
         let Some(latched) = latched.inspect_err(|_| wasted(place))? else {
             wasted(place);
             return Ok(Attempt::Elsewhere);
@@ -302,8 +303,9 @@ impl<'s> Writer<'s> {
     pub(crate) fn take_value(self, key: &[u8], read: bool) -> Result<Option<Vec<u8>>> {
         check_lengths(key, &[])?;
         let hash = Index(self.0).hash(key);
-        Turns(self.0).void_turn(key, hash);
-        let Some(latched) = Latches(self.0).latch(key, hash, None)? else {
+        let found = Turns(self.0).void_turn_beside(key, hash);
+        let latched = Latches(self.0).latch_found(found, key, hash, None, Patience::Forever)?;
+        let Some(latched) = latched else {
             return Ok(None);
         };
         let mut payload = Vec::new();

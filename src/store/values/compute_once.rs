@@ -24,9 +24,9 @@ use crate::slab::{SlotId, Tenant};
 use crate::store::holds::fast::{Grant, Holding};
 use crate::store::holds::handle::Handle;
 use crate::store::holds::slow::Acquirer;
-use crate::store::index::chains::Index;
+use crate::store::index::chains::{Index, VALUE_SLOTS};
 use crate::store::index::retire::Retirer;
-use crate::store::key_entry::{SlotRef, hash_as};
+use crate::store::key_entry::{KeyEntry, SlotRef, hash_as};
 use crate::store::members::deadlock::{Deadlocks, Noted};
 use crate::store::patience::Patience;
 use crate::store::slots::by_slot::Slots;
@@ -136,6 +136,16 @@ impl<'s> Turns<'s> {
         if !Index(self.0).is_miss(key, hash) {
             self.void_known_turn(key, hash);
         }
+    }
+
+    /// As `void_turn`, and says on the way where the value lies, if that is found at once.
+    #[inline]
+    pub(crate) fn void_turn_beside(self, key: &[u8], hash: u64) -> Option<KeyEntry> {
+        let (found, may_have_turn) = Index(self.0).find_beside_turn(key, hash, VALUE_SLOTS);
+        if may_have_turn {
+            self.void_known_turn(key, hash_as(Tenant::Turn, hash));
+        }
+        found
     }
 
     #[cold]
