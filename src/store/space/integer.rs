@@ -5,7 +5,7 @@ use std::io;
 use crate::error::{Error, Result};
 use crate::slab::value_cells::{Content, Form, cell_words};
 use crate::store::index::chains::Index;
-use crate::store::key_entry::check_lengths;
+use crate::store::key_entry::{KeyEntry, check_lengths};
 use crate::store::patience::Patience;
 use crate::store::space::latch::{Instance, Latched, Latches, Written};
 use crate::store::space::set::{New, When, Writer};
@@ -48,12 +48,7 @@ impl<'s> Writer<'s> {
         let mut payload = Vec::with_capacity(PAYLOAD_BYTES);
         loop {
             let make = Some(start.cell_words());
-            let at = found.take();
-            let latched = match at {
-                Some(_) => Latches(self.0).latch_found(at, key, hash, make, Patience::Forever)?,
-                None => Latches(self.0).latch(key, hash, make)?,
-            };
-            let Some(latched) = latched else {
+            let Some(latched) = self.latch_number(found.take(), key, hash, make)? else {
                 continue;
             };
             payload.clear();
@@ -101,6 +96,21 @@ impl<'s> Writer<'s> {
             {
                 return Ok(new);
             }
+        }
+    }
+
+    /// The latch of an integer that was found there, or is looked for again.
+    #[inline]
+    fn latch_number(
+        self,
+        found: Option<KeyEntry>,
+        key: &[u8],
+        hash: u64,
+        make: Option<usize>,
+    ) -> Result<Option<Latched<'s>>> {
+        match found {
+            None => Latches(self.0).latch(key, hash, make),
+            found => Latches(self.0).latch_found(found, key, hash, make, Patience::Forever),
         }
     }
 
