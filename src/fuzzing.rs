@@ -62,7 +62,7 @@ pub fn die_setting(
     let fits = latch()?.is_some_and(|latched| latched.cells.fits(bytes));
     let place = match fits {
         true => None,
-        false => Some(Space(store).append_for(key, &new, &[])?),
+        false => Some(Space(store).append_for(key, &new, &[])?.place),
     };
     let Some(latched) = latch()? else {
         return Ok(());

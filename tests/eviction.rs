@@ -403,6 +403,39 @@ fn culling_removes_what_is_over_and_compacts() {
     assert!(is_of(1, &cache.get("stays").unwrap().unwrap()));
 }
 
+/// Room is made for the new value, and the old one would be the first to go for it.
+#[test]
+fn what_is_replaced_is_there_until_it_is() {
+    let (_dir, cache) = open(Cache::options());
+    let hour = Duration::from_secs(3_600);
+    let made = SetOptions::new().expire(hour).tag("t");
+    let keep = SetOptions::new().keep_expiry().keep_tag();
+    for key in ["a", "b", "c"] {
+        cache.set_with(key, value(1, 1, 1_000_000), &made).unwrap();
+    }
+    for round in 0..20 {
+        for key in ["a", "b", "c"] {
+            let new = value(1, round, 1_000_000);
+            let was_there = cache.contains(key).unwrap();
+            match round % 3 {
+                0 => cache.set_with(key, &new, &keep).unwrap(),
+                1 => assert_eq!(cache.replace_with(key, &new, &keep).unwrap(), was_there),
+                _ => {
+                    let old = cache.get(key).unwrap().unwrap_or_default();
+                    let swapped = cache.compare_and_swap_with(key, old, &new, &keep);
+                    assert_eq!(swapped.unwrap(), was_there);
+                }
+            }
+            if !was_there {
+                cache.set_with(key, &new, &made).unwrap();
+            }
+            let entry = cache.entry(key).unwrap().unwrap();
+            assert_eq!(entry.tag.as_deref(), Some(&b"t"[..]));
+            assert!(entry.expires_in.is_some() && entry.value == new);
+        }
+    }
+}
+
 /// Also of the segment to which others are appended, and what many small ones leave.
 #[test]
 fn clearing_gives_the_disk_back() {

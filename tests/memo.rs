@@ -812,6 +812,17 @@ fn those_who_waited_for_a_failure_compute_at_once() {
         // One of them has kept it.
         let kept = cache.get("k").unwrap();
         assert_eq!(kept.as_deref(), (!threads_fail).then_some(&b"value"[..]));
+        // So it is one after the other where that is asked for.
+        cache.delete("k").unwrap();
+        most.store(0, Ordering::SeqCst);
+        calls.store(0, Ordering::SeqCst);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                let in_turn = || cache.compute_if_missing("k", &SetOptions::new(), compute);
+                scope.spawn(move || in_turn().map(drop));
+            }
+        });
+        assert_eq!(most.load(Ordering::SeqCst), 1);
         // Afterwards one computes, as ever.
         cache.delete("k").unwrap();
         let before = calls.load(Ordering::SeqCst);

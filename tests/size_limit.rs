@@ -251,11 +251,12 @@ fn a_value_that_is_too_long_is_refused_before_anything_goes_for_it() {
     ));
     let small = cache.configure(&Limits::new().value_limit(4_095));
     assert!(matches!(small, Err(Error::Invalid { .. })));
-    // Never more than all may take.
+    // Never more than all may take; who asks for more than that has asked for it.
     cache
         .configure(&Limits::new().size_limit(32 << 20))
         .unwrap();
     assert_eq!(cache.config().unwrap().value_limit, 32 << 20);
+    assert!(named(64 << 20).is_ok() && named(16 << 20).is_err());
 }
 
 /// Whoever was making room for a large value, and said so, may have died.

@@ -454,6 +454,37 @@ fn nobody_makes_what_a_transaction_did_not_find_before_it_ends() {
     }
 }
 
+/// However many it did not find, nobody waits who makes another key, and no lock is busy.
+#[test]
+fn whoever_makes_another_key_waits_for_no_transaction() {
+    let _watchdog = Watchdog::new("whoever_makes_another_key_waits_for_no_transaction");
+    for (_dir, cache) in [cache(), fanout()] {
+        let done = cache.transact_as(|t| -> Result<()> {
+            // More than there is room to note.
+            for n in 0..3_000 {
+                assert_eq!(t.get(format!("absent {n}"))?, None);
+            }
+            std::thread::scope(|scope| {
+                let other = scope.spawn(|| {
+                    for n in 0..500 {
+                        cache.set(format!("other {n}"), "1").unwrap();
+                        let lock = Lock::new(&cache, format!("lock {n}"));
+                        drop(lock.try_acquire().unwrap().expect("nobody has it"));
+                    }
+                });
+                other.join().unwrap();
+            });
+            for n in 0..3_000 {
+                assert_eq!(t.get(format!("absent {n}"))?, None);
+            }
+            Ok(())
+        });
+        done.unwrap();
+        cache.set("absent 0", "1").unwrap();
+        assert!(cache.check().unwrap().is_sound());
+    }
+}
+
 /// What a transaction did not find it may set itself, also after that could not be done.
 #[test]
 fn what_was_not_found_can_be_set_by_the_same_transaction() {

@@ -84,12 +84,14 @@ impl Cache {
         options: &SetOptions,
         compute: impl FnOnce() -> Result<Vec<u8>, E>,
     ) -> Result<Vec<u8>, E> {
-        let computed = self.compute_if_missing(key, options, compute)?;
+        let key = key.as_key();
+        let computed = memo(self.store_of(key), key, options, Asking::AtOnce, compute)?;
         Ok(computed.value)
     }
 
     /// The value under a key, computed if there is none, and whether it was there, was computed,
-    /// and could be kept. See [`get_or_insert_as`](Self::get_or_insert_as).
+    /// and could be kept. As [`get_or_insert_as`](Self::get_or_insert_as), but that `compute` never
+    /// runs beside itself: after an error the waiters compute one after the other.
     ///
     /// # Examples
     ///
@@ -117,7 +119,7 @@ impl Cache {
     ) -> Result<Computed, E> {
         let key = key.as_key();
         let store = self.store_of(key);
-        memo(store, key, options, None, compute)
+        memo(store, key, options, Asking::InTurn, compute)
     }
 
     /// The value under a key, for one that many ask for all the time: it is computed again *before*
@@ -160,7 +162,7 @@ impl Cache {
     ) -> Result<Vec<u8>, E> {
         let key = key.as_key();
         let store = self.store_of(key);
-        let computed = memo(store, key, options, Some(beta), compute)?;
+        let computed = memo(store, key, options, Asking::Early(beta), compute)?;
         Ok(computed.value)
     }
 }
@@ -173,10 +175,20 @@ pub struct Computed {
     pub value: Vec<u8>,
     /// Whether this call computed it; otherwise it was there, or somebody else computed it.
     pub is_new: bool,
-    /// Why it was not kept. `None`: it is there. `NotDurable`: it is there, and may not survive a
-    /// power failure. `NotHolder`: somebody else was computing it, too, after one for whom this
-    /// call had waited had failed.
+    /// Why it could not be kept. `None`: it is there. `NotDurable`: it is there, and may not
+    /// survive a power failure.
     pub unkept: Option<Error>,
+}
+
+/// How somebody asks for a value.
+#[derive(Clone, Copy)]
+enum Asking {
+    /// After a failure one computes at a time.
+    InTurn,
+    /// After a failure all who have waited for it compute.
+    AtOnce,
+    /// Also before it is over, with that factor.
+    Early(f64),
 }
 
 /// What is to be done to have a value.
@@ -192,10 +204,10 @@ fn memo<E: From<Error>>(
     store: &Arc<Store>,
     key: &[u8],
     options: &SetOptions,
-    early: Option<f64>,
+    asking: Asking,
     compute: impl FnOnce() -> Result<Vec<u8>, E>,
 ) -> Result<Computed, E> {
-    let turn = match course(store, key, options, early)? {
+    let turn = match course(store, key, options, asking)? {
         Course::There(value) => {
             return Ok(Computed {
                 value,
@@ -216,7 +228,7 @@ fn memo<E: From<Error>>(
     let begun = Instant::now();
     let value = compute()?;
     let took = begun.elapsed();
-    let finish = |turn: Turn| turn.finish(took, early.is_some());
+    let finish = |turn: Turn| turn.finish(took, matches!(asking, Asking::Early(_)));
     let unkept = match keep(store, key, options, &value, turn, finish) {
         // A mistake of the caller's, which would be made again each time.
         Err(error @ Error::Deadlock { .. }) => return Err(error.into()),
@@ -262,8 +274,12 @@ fn course(
     store: &Arc<Store>,
     key: &[u8],
     options: &SetOptions,
-    early: Option<f64>,
+    asking: Asking,
 ) -> Result<Course, Error> {
+    let early = match asking {
+        Asking::Early(beta) => Some(beta),
+        _ => None,
+    };
     if let Some(beta) = early.filter(|beta| !(beta.is_finite() && *beta >= 0.0)) {
         let what = format!("a beta of {beta} says nothing; use 1.0, or more to compute earlier");
         return Err(Error::Invalid { what });
@@ -294,8 +310,10 @@ fn course(
         }
         match begun {
             Begun::Turn(turn) => return Ok(Course::Compute(*turn)),
-            Begun::Beside => return Ok(Course::ComputeBeside),
-            Begun::NotNeeded => {}
+            Begun::Beside if !matches!(asking, Asking::InTurn) => {
+                return Ok(Course::ComputeBeside);
+            }
+            Begun::Beside | Begun::NotNeeded => {}
         }
     }
 }

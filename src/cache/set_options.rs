@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::store::expiry::expires_ms;
-use crate::store::space::set::{Keep, New};
+use crate::store::space::keep::Keep;
+use crate::store::space::set::New;
 
 /// How a value is set, besides under which key: for how long, and with which tag. Of a value that
 /// is replaced nothing stays that is not to be kept: setting it anew without a tag takes its tag

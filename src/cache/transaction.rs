@@ -35,7 +35,8 @@ impl<'a> Transaction<'a> {
     }
 
     /// The value; `None` if there is none. Nobody else changes it, or makes one, until the
-    /// transaction has ended. Reading makes no key and evicts nothing.
+    /// transaction has ended. Reading makes no key and evicts nothing. (But of more than 2,047 keys
+    /// that are not there, all in one shard, the rest is made, without a value.)
     pub fn get(&mut self, key: impl AsKey) -> Result<Option<&[u8]>> {
         let key = key.as_key();
         let (shard, store) = self.of_key(key);
@@ -105,12 +106,10 @@ impl Cache {
     /// # Blocking
     ///
     /// One transaction at a time in a cache; others wait for it, and so does a writer of a value
-    /// that it has touched, or has looked for in vain. (Of a transaction that has looked for many
-    /// in vain some writers of other new keys wait, too: of a hundred one in ten
-    /// thousand, of a thousand every fourth.) A reader of one does not wait, and sees it as it was
-    /// until all is changed. Inside `work`, use the transaction: what is changed through the
-    /// cache itself is no part of it, and stays whatever becomes of it. Changing one of its
-    /// values through the cache itself, or beginning another transaction there, is
+    /// that it has touched, or has looked for in vain. A reader of one does not wait, and sees it
+    /// as it was until all is changed. Inside `work`, use the transaction: what is changed
+    /// through the cache itself is no part of it, and stays whatever becomes of it. Changing
+    /// one of its values through the cache itself, or beginning another transaction there, is
     /// [`Error::Deadlock`], for it would wait for the end of this one. (Not if another thread
     /// does it for which `work` waits: that waits for ever.)
     ///

@@ -4,7 +4,8 @@
 //! 0        header page: static part, its copy, mutable part
 //! 4096     64 stripes of 64 bytes: intents and sequence floors
 //! 8192     512 segments of 32 bytes: the files of the log
-//! 24576    buckets       u32 each       heads of the hash chains
+//! 24576    2,047 hashes of absent keys, after their count
+//! 40960    buckets       u32 each       heads of the hash chains
 //!          slot states   u8 each        the truth about which slot is used
 //!          block states  u8 each        the same for blocks of permits
 //!          participants  128 bytes each, 4,096
@@ -23,6 +24,9 @@ pub(crate) const STRIPE_BYTES: u64 = 64;
 pub(crate) const SEGMENTS: u32 = 512;
 pub(crate) const SEGMENT_BYTES: u64 = 32;
 pub(crate) const SEGMENTS_OFFSET: u64 = 2 * PAGE;
+/// How many absent keys transactions can count on, and where their hashes lie after the count.
+pub(crate) const ABSENCES: usize = 2_047;
+pub(crate) const ABSENCES_OFFSET: u64 = SEGMENTS_OFFSET + SEGMENT_BYTES * SEGMENTS as u64;
 pub(crate) const PARTICIPANTS: u32 = 4096;
 pub(crate) const PARTICIPANT_BYTES: u64 = 128;
 pub(crate) const SLOT_BYTES: u64 = 192;
@@ -82,7 +86,7 @@ impl Layout {
         let buckets = capacity.div_ceil(2).next_power_of_two().max(STRIPES);
         let blocks = capacity + SPARE_BLOCKS;
         let page = |offset: u64| offset.next_multiple_of(PAGE);
-        let bucket_offset = page(SEGMENTS_OFFSET + SEGMENT_BYTES * u64::from(SEGMENTS));
+        let bucket_offset = page(ABSENCES_OFFSET + 8 * (ABSENCES as u64 + 1));
         let slot_state_offset = page(bucket_offset + 4 * u64::from(buckets));
         let block_state_offset = page(slot_state_offset + u64::from(capacity));
         let participants = Region {

@@ -20,11 +20,13 @@ use crate::os::memory::hint;
 use crate::slab::extent::{self, Extent, Growing};
 use crate::slab::header::{MUTABLE_OFFSET, Mutable, Static};
 use crate::slab::layout::{
-    BLOCK_BYTES, PAGE, PERMITS_PER_BLOCK, Region, SEGMENT_BYTES, SEGMENTS, SEGMENTS_OFFSET,
-    SLOT_BYTES, STRIPE_BYTES, STRIPES,
+    ABSENCES_OFFSET, BLOCK_BYTES, PAGE, PERMITS_PER_BLOCK, Region, SEGMENT_BYTES, SEGMENTS,
+    SEGMENTS_OFFSET, SLOT_BYTES, STRIPE_BYTES, STRIPES,
 };
 use crate::slab::witnesses::Witnesses;
-use crate::slab::{BODY_WORDS, Layout, Participant, Permit, Segment, Slot, SlotId, Stripe};
+use crate::slab::{
+    Absences, BODY_WORDS, Layout, Participant, Permit, Segment, Slot, SlotId, Stripe,
+};
 use crate::sync::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering, crash_point};
 
 /// A line of the processor's cache.
@@ -155,6 +157,10 @@ impl Slab {
         self.at(SEGMENTS_OFFSET + u64::from(number % SEGMENTS) * SEGMENT_BYTES)
     }
 
+    pub(crate) fn absences(&self) -> &Absences {
+        self.at(ABSENCES_OFFSET)
+    }
+
     pub(crate) fn bucket(&self, number: u32) -> &AtomicU32 {
         let number = number & (self.layout.buckets - 1);
         self.at(self.layout.bucket_offset + 4 * u64::from(number))
@@ -202,23 +208,6 @@ impl Slab {
         let first: *const Slot = self.slot(id);
         for at in (0..slots * SLOT_BYTES).step_by(LINE_BYTES as usize) {
             hint(first.cast::<u8>().wrapping_add(at as usize));
-        }
-    }
-
-    /// Has the processor fetch what a walk over every so many buckets will come to soon: where
-    /// chains begin, and the first slots of those that come before.
-    #[inline(always)]
-    pub(crate) fn prefetch_bucket(&self, bucket: u32, step: u32) {
-        const SLOT_AHEAD: u32 = 8;
-        const HEAD_AHEAD: u32 = 24;
-        let ahead = |buckets| bucket.saturating_add(buckets * step);
-        if ahead(HEAD_AHEAD) < self.layout.buckets {
-            let head: *const AtomicU32 = self.bucket(ahead(HEAD_AHEAD));
-            hint(head.cast());
-            let link = self.bucket(ahead(SLOT_AHEAD)).load(Ordering::Relaxed);
-            if let Some(id) = self.follow(link) {
-                self.prefetch(id, 1);
-            }
         }
     }
 

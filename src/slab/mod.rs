@@ -27,8 +27,9 @@ pub(crate) use layout::Layout;
 pub(crate) use map::Slab;
 pub(crate) use meta::{KEY_BYTES_MAX, Meta, TAG_BYTES_MAX, Tenant};
 pub(crate) use records::{
-    BODY_WORDS, CLAIMED, Intent, Lost, Participant, Permit, SEGMENT_BEGUN, SEGMENT_CLOSING,
-    SEGMENT_WRITING, STATE_FREE, STATE_TAIL, STATE_USED, Segment, Slot, Stripe, pack, unpack,
+    Absences, BODY_WORDS, CLAIMED, Intent, Lost, Participant, Permit, SEGMENT_BEGUN,
+    SEGMENT_CLOSING, SEGMENT_WRITING, STATE_FREE, STATE_TAIL, STATE_USED, Segment, Slot, Stripe,
+    pack, unpack,
 };
 
 pub(crate) use crate::record::joining::{PARTICIPANT_SHARED, PARTICIPANT_USED};

@@ -6,8 +6,8 @@ use std::mem::offset_of;
 use crate::record::{Cell, Cells, Hold, changes};
 use crate::slab::Meta;
 use crate::slab::layout::{
-    BLOCK_BYTES, PARTICIPANT_BYTES, PERMITS_PER_BLOCK, SEGMENT_BYTES, SEGMENTS, SLOT_BYTES,
-    STRIPE_BYTES,
+    ABSENCES, BLOCK_BYTES, PARTICIPANT_BYTES, PERMITS_PER_BLOCK, SEGMENT_BYTES, SEGMENTS,
+    SLOT_BYTES, STRIPE_BYTES,
 };
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -115,6 +115,42 @@ pub(crate) struct Stripe {
 
 /// Beside the process id, which may be 0: there is one to tell of.
 const UNTOLD: u64 = 1 << 31;
+
+/// The hashes of keys that a transaction has read and that are not there.
+#[repr(C)]
+pub(crate) struct Absences {
+    count: AtomicU64,
+    hashes: [AtomicU64; ABSENCES],
+}
+
+impl Absences {
+    fn all(&self) -> &[AtomicU64] {
+        let count = self.count.load(Ordering::Relaxed).min(ABSENCES as u64);
+        &self.hashes[..count as usize]
+    }
+
+    /// Only with the lock of transactions. `false`: there is no more room.
+    pub(crate) fn add(&self, hash: u64) -> bool {
+        let next = self.all().len();
+        let Some(place) = self.hashes.get(next) else {
+            return false;
+        };
+        place.store(hash, Ordering::Relaxed);
+        // The lock of the stripe orders both.
+        self.count.store(next as u64 + 1, Ordering::Relaxed);
+        true
+    }
+
+    pub(crate) fn has(&self, hash: u64) -> bool {
+        let is_it = |one: &AtomicU64| one.load(Ordering::Relaxed) == hash;
+        self.all().iter().any(is_it)
+    }
+
+    /// No transaction is under way, or ours ends. Only with the lock of transactions.
+    pub(crate) fn forget(&self) {
+        self.count.store(0, Ordering::Relaxed);
+    }
+}
 
 /// A segment of the log, at its number modulo their count.
 #[repr(C)]
@@ -289,7 +325,7 @@ impl Stripe {
 
     /// Whether a transaction that is under way, or was when it died, may have found no key of that
     /// hash: a Bloom filter (Bloom, "Space/time trade-offs in hash coding with allowable errors",
-    /// CACM 13, 1970). Only under the stripe.
+    /// CACM 13, 1970) before [`Absences`], which says it for certain. Only under the stripe.
     pub(crate) fn is_watched(&self, hash: u64) -> bool {
         let bits = watch_bits(hash);
         self.watched.load(Ordering::Relaxed) & bits == bits
@@ -307,7 +343,7 @@ impl Stripe {
 }
 
 /// How many bits of 64 a watched key sets: in a stripe with one such key another one has them by
-/// chance once in a million times, in one with sixteen every fourth time.
+/// chance once in a million times, in one with sixteen every fourth time; then all are looked at.
 const WATCH_BITS: u32 = 6;
 
 fn watch_bits(hash: u64) -> u64 {

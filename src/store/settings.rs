@@ -156,8 +156,13 @@ pub(in crate::store) fn size_limit_of(slab: &Slab) -> u64 {
 
 /// How long a value may be: a quarter of what the log may take, or what was chosen and fits there.
 pub(in crate::store) fn value_limit_of(slab: &Slab) -> u64 {
-    let size_limit = size_limit_of(slab);
-    let most = match slab.header().value_limit.load(Ordering::Relaxed) {
+    let chosen = slab.header().value_limit.load(Ordering::Relaxed);
+    value_limit_within(size_limit_of(slab), chosen)
+}
+
+/// What `chosen` comes to with that size limit; 0: nothing was chosen.
+fn value_limit_within(size_limit: u64, chosen: u64) -> u64 {
+    let most = match chosen {
         0 => size_limit / VALUE_SHARE,
         bytes => bytes.clamp(VALUE_LIMIT_MIN, size_limit),
     };

@@ -93,7 +93,8 @@ pub const STRIPE_BYTES: usize = 64;
 pub const SEGMENTS: u64 = 2 * PAGE;
 pub const SEGMENT_COUNT: u64 = 512;
 pub const SEGMENT_BYTES: u64 = 32;
-pub const BUCKETS: u64 = SEGMENTS + SEGMENT_COUNT * SEGMENT_BYTES;
+pub const ABSENCES: u64 = SEGMENTS + SEGMENT_COUNT * SEGMENT_BYTES;
+pub const BUCKETS: u64 = ABSENCES + 2_048 * 8;
 
 /// The intents of a stripe that somebody died over.
 pub const CREATE: u64 = 1;

@@ -128,8 +128,6 @@ pub fn memo(dir: &Path, plan: &MemoPlan) -> Result<u8, Failure> {
             match computed.unkept {
                 // The store was cleared meanwhile, as another process wanted.
                 None | Some(slablock::Error::Lost { .. }) => {}
-                // Somebody else has its turn.
-                Some(slablock::Error::NotHolder { .. }) => {}
                 Some(error) => drop(unkept(error).report()),
             }
             outcome

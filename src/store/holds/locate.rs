@@ -109,6 +109,7 @@ impl<'h> Finder<'h> {
             let stripe = self.lock_stripe_within(patience)?;
             if alone.is_some() {
                 stripe.stripe().forget_watched();
+                self.0.store().slab().absences().forget();
             }
             match self.find_or_create(&stripe, patience) {
                 Ok((found, before)) => return Ok((self.0.remember(found), before)),
@@ -136,6 +137,8 @@ impl<'h> Finder<'h> {
                 Err(NoRoom::Full) => {}
             }
             drop(stripe);
+            // Others' transactions are not to wait for that.
+            drop(alone.take());
             if self.free_room(&mut looked_everywhere, patience)? {
                 continue;
             }
@@ -185,7 +188,9 @@ impl<'h> Finder<'h> {
                     .check_not_absent(self.0.hash(), String::new)
                     .is_ok()
         };
-        stripe.stripe().is_watched(self.0.hash()) && !is_ours()
+        stripe.stripe().is_watched(self.0.hash())
+            && store.slab().absences().has(self.0.hash())
+            && !is_ours()
     }
 
     /// The stripe of the key. Errors: `StructureBusy` if somebody has it for longer than `patience`

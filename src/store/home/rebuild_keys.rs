@@ -58,6 +58,7 @@ impl<'a> Rebuild<'a> {
         for at in 0..slab.layout().blocks.count {
             set(slab.block_state(at), STATE_FREE);
         }
+        slab.absences().forget();
         let header = slab.header();
         header.slot_hint.store(0, Ordering::Relaxed);
         header.block_hint.store(0, Ordering::Relaxed);

@@ -9,19 +9,38 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
-use crate::slab::SlotId;
+use crate::os::memory;
 use crate::slab::layout::STRIPES;
+use crate::slab::{Slab, SlotId};
 use crate::store::Store;
 use crate::store::index::chains::Index;
 use crate::store::index::stripe::StripeGuard;
 use crate::store::key_entry::KeyEntry;
 use crate::store::slots::by_slot::Slots;
+use crate::sync::{AtomicU32, Ordering};
 
 /// How long a stripe is kept locked. Others ask twice as often, and give up after 50 ms.
 const PIECE: Duration = Duration::from_millis(1);
 
 /// How many buckets are looked at between two looks at the clock.
 const CLOCKED: u32 = 8;
+
+/// Has the processor fetch what a walk over the buckets of a stripe will come to soon: where chains
+/// begin, and the first slots of those that come before.
+#[inline(always)]
+fn prefetch(slab: &Slab, bucket: u32) {
+    const SLOT_AHEAD: u32 = 8;
+    const HEAD_AHEAD: u32 = 24;
+    let ahead = |buckets| bucket.saturating_add(buckets * STRIPES);
+    if ahead(HEAD_AHEAD) < slab.layout().buckets {
+        let head: *const AtomicU32 = slab.bucket(ahead(HEAD_AHEAD));
+        memory::hint(head.cast());
+        let link = slab.bucket(ahead(SLOT_AHEAD)).load(Ordering::Relaxed);
+        if let Some(id) = slab.follow(link) {
+            slab.prefetch(id, 1);
+        }
+    }
+}
 
 /// All keys of a store, a piece of the structure at a time.
 #[derive(Clone, Copy)]
@@ -65,7 +84,7 @@ impl<'s> Pieces<'s> {
                             && (!visited.is_multiple_of(CLOCKED) || begun.elapsed() < PIECE)
                         {
                             visited += 1;
-                            self.0.slab().prefetch_bucket(*next, STRIPES);
+                            prefetch(self.0.slab(), *next);
                             visit(Ok((&guard, *next)))?;
                             *next += STRIPES;
                         }

@@ -22,7 +22,7 @@ use crate::store::Store;
 use crate::store::log::garbage::{Collector, Garbage};
 use crate::store::log::new_segment::NewSegment;
 use crate::store::log::sync::Syncing;
-use crate::store::log::writing::Writing;
+use crate::store::log::writing::{Placed, Writing};
 use crate::store::members::config::InForce;
 use crate::store::members::device::OnDevice;
 use crate::store::members::recount::{SegmentState, Usage};
@@ -185,7 +185,8 @@ impl<'s> Segments<'s> {
         value: &[u8],
         room: Room,
     ) -> Result<Option<Location>> {
-        self.append_to_room(key, tag, value, room, &mut || {})
+        let placed = self.append_to_room(key, tag, value, room, &mut || {})?;
+        Ok(placed.map(|placed| placed.place))
     }
 
     /// As `append`. `is_ours` is called once the room is, before the value is written.
@@ -196,14 +197,14 @@ impl<'s> Segments<'s> {
         value: &[u8],
         room: Room,
         is_ours: &mut dyn FnMut(),
-    ) -> Result<Option<Location>> {
+    ) -> Result<Option<Placed<'s>>> {
         let bytes = record_bytes(key.len(), tag.len(), value.len());
         let process = self.0.process()?;
         let log = &process.log;
         loop {
             let place = self.reserve(log, bytes)?;
             let is_alone = self.is_alone(bytes);
-            let _writing = is_alone.then(|| Writing::begin(self.0, process, place));
+            let writing = is_alone.then(|| Writing::begin(self.0, process, place));
             let garbage = Garbage { place, bytes };
             if !self.is_within(room)? {
                 Collector(self.0).count_unused(garbage);
@@ -211,7 +212,7 @@ impl<'s> Segments<'s> {
             }
             is_ours();
             match log.write(place, key, tag, value) {
-                Ok(()) => return Ok(Some(place)),
+                Ok(()) => return Ok(Some(Placed { place, writing })),
                 // Compacted away before it was written, as when we were stopped for long.
                 Err(_) if !self.may_lead_to(place) => {
                     self.0.check_in_place()?;
@@ -241,11 +242,12 @@ impl<'s> Segments<'s> {
         value: &[u8],
         room: Room,
         is_ours: &mut dyn FnMut(),
-    ) -> Result<Option<Location>> {
+    ) -> Result<Option<Placed<'s>>> {
         let known = OnDevice(self.0).known_if_durable()?;
-        let Some(place) = self.append_to_room(key, tag, value, room, is_ours)? else {
+        let Some(placed) = self.append_to_room(key, tag, value, room, is_ours)? else {
             return Ok(None);
         };
+        let place = placed.place;
         if let Some(known) = known {
             let synced = Syncing(self.0).sync_segment(place.segment());
             match synced.and_then(|_| OnDevice(self.0).still_known(known)) {
@@ -258,7 +260,7 @@ impl<'s> Segments<'s> {
                 })?,
             }
         }
-        Ok(Some(place))
+        Ok(Some(placed))
     }
 
     /// Whether what was reserved may stay. It is counted already: of all setters that reserve, the

@@ -20,6 +20,12 @@ const PID_AT: u32 = 16;
 const NUMBER_AT: u32 = 48;
 const NUMBER_BITS: u32 = 13;
 
+/// A record that was written, and what keeps its segment until a cell points there.
+pub(crate) struct Placed<'s> {
+    pub(crate) place: Location,
+    pub(in crate::store) writing: Option<Writing<'s>>,
+}
+
 /// Until this is dropped.
 pub(in crate::store) struct Writing<'s> {
     cursor: &'s AtomicU64,

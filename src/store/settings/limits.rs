@@ -6,8 +6,8 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::slab::Slab;
 use crate::store::settings::{
-    Config, Durability, Eviction, SIZE_LIMIT, SIZE_LIMIT_MIN, VALUE_LIMIT_MIN, VALUE_SHARE,
-    bound_of, durability_of, eviction_of, mismatch, size_limit_of, value_limit_of,
+    Config, Durability, Eviction, SIZE_LIMIT, SIZE_LIMIT_MIN, VALUE_LIMIT_MIN, bound_of,
+    durability_of, eviction_of, mismatch, size_limit_of, value_limit_of, value_limit_within,
 };
 use crate::sync::Ordering;
 
@@ -94,9 +94,10 @@ impl Limits {
             let found = limit.saturating_mul(shards as u64);
             return Err(mismatch("size_limit", of, found, asked));
         }
-        let limit = value_limit_of(slab);
-        if let Some(asked) = self.value_limit.filter(|asked| *asked != limit) {
-            return Err(mismatch("value_limit", of, limit, asked));
+        let found = value_limit_of(slab);
+        let comes_to = |asked| value_limit_within(limit, asked);
+        if let Some(asked) = self.value_limit.filter(|asked| comes_to(*asked) != found) {
+            return Err(mismatch("value_limit", of, found, asked));
         }
         let eviction = eviction_of(slab);
         if let Some(asked) = self.eviction.filter(|asked| *asked != eviction) {
@@ -184,7 +185,7 @@ impl Limits {
 
 /// What was chosen, if it is not what is so when nothing is.
 fn chosen_value_limit(config: &Config) -> Option<u64> {
-    let is_default = config.value_limit == config.size_limit / VALUE_SHARE;
+    let is_default = config.value_limit == value_limit_within(config.size_limit, 0);
     (!is_default).then_some(config.value_limit)
 }
 

@@ -1,9 +1,10 @@
 //! Writing a value to the log, where room has to be made for it first.
 
 use crate::error::{Error, Result};
-use crate::log::{LOG, Location, record_bytes};
+use crate::log::{LOG, record_bytes};
 use crate::slab::value_cells::INLINE_BYTES_MAX;
 use crate::store::log::segments::Segments;
+use crate::store::log::writing::Placed;
 use crate::store::members::config::InForce;
 use crate::store::members::device::OnDevice;
 use crate::store::space::full_device::FullDevice;
@@ -18,7 +19,7 @@ const ATTEMPTS: u32 = 20;
 /// How often to ask for precedence: what was written may have been compacted away by then.
 const TURNS: u32 = 3;
 
-impl Space<'_> {
+impl<'s> Space<'s> {
     /// Refuses a value that is longer than any may be. Comes before anything is evicted for it.
     #[inline]
     pub(in crate::store) fn check_length(self, len: usize) -> Result<()> {
@@ -41,12 +42,19 @@ impl Space<'_> {
     }
 
     /// Writes a value to the log, and waits for the device if it is to survive a power failure.
-    pub(crate) fn append_for(self, key: &[u8], new: &New<'_>, mine: &Mine<'_>) -> Result<Location> {
+    pub(crate) fn append_for(
+        self,
+        key: &[u8],
+        new: &New<'_>,
+        mine: &Mine<'_>,
+    ) -> Result<Placed<'s>> {
         let bytes = record_bytes(key.len(), new.tag.len(), new.value.len());
         // Before anything is evicted for it.
         OnDevice(self.0).known_if_durable()?;
+        // For all turns together.
+        let patience = Wait::for_large();
         let mut precedence = match self.is_in_need(bytes)? {
-            true => Precedence::take(self.0, bytes)?,
+            true => Precedence::take(self.0, bytes, patience)?,
             false => None,
         };
         let mut turns = u32::from(precedence.is_some());
@@ -60,7 +68,7 @@ impl Space<'_> {
                 Segments(self.0).append_durably(key, tag, value, room, &mut is_ours)
             };
             match room.and_then(&mut append) {
-                Ok(Some(place)) => return Ok(place),
+                Ok(Some(placed)) => return Ok(placed),
                 // Others were quicker.
                 Ok(None) | Err(Error::OverLimit { .. })
                     if precedence.is_none()
@@ -68,7 +76,7 @@ impl Space<'_> {
                         && Segments(self.0).is_alone(bytes) =>
                 {
                     turns += 1;
-                    precedence = Precedence::take(self.0, bytes)?;
+                    precedence = Precedence::take(self.0, bytes, patience)?;
                 }
                 Ok(None) => {}
                 // It may have been for a moment. A quota shows only in this.

@@ -148,7 +148,7 @@ impl<'s> Space<'s> {
             // Unless others have let something go meanwhile, or will: what is only being written
             // cannot be evicted.
             let usage = Segments(self.0).usage()?;
-            if usage.bytes - usage.garbage < live {
+            if usage.bytes - usage.garbage < live && !wait.is_endless() {
                 return Ok(None);
             }
             let may_go = InForce(self.0).eviction() != Eviction::None;
@@ -302,6 +302,7 @@ impl<'s> Space<'s> {
         Reclaimer(self.0).remove_turns(Force::Anybody, Patience::Forever)?;
         // What they had in the log, too: also what others are appended to.
         NewSegment(self.0).leave_tail();
+        Recounting(self.0).recount_while(|| true)?;
         while Compactor(self.0).compact(u64::MAX, &[])? {}
         Ok(removed)
     }

@@ -4,6 +4,7 @@ mod append;
 pub(in crate::store) mod compact;
 mod full_device;
 pub(crate) mod integer;
+pub(crate) mod keep;
 pub(crate) mod latch;
 pub(crate) mod make_room;
 pub(in crate::store) mod moving;

@@ -15,6 +15,7 @@ use crate::error::Result;
 use crate::os::fork;
 use crate::store::Store;
 use crate::store::members::range::{RangeGuard, Ranges};
+use crate::store::patience::Patience;
 use crate::store::space::wait::Wait;
 use crate::sync::Ordering;
 
@@ -28,8 +29,12 @@ pub(in crate::store) struct Precedence<'s> {
 impl<'s> Precedence<'s> {
     /// Waits for those that wanted as much before us. `None`: one of them takes too long; then we
     /// go without.
-    pub(super) fn take(store: &'s Arc<Store>, bytes: u64) -> Result<Option<Precedence<'s>>> {
-        let turn = Ranges(store).lock_large_within(Wait::for_large())?;
+    pub(super) fn take(
+        store: &'s Arc<Store>,
+        bytes: u64,
+        patience: Patience,
+    ) -> Result<Option<Precedence<'s>>> {
+        let turn = Ranges(store).lock_large_within(patience)?;
         Ok(turn.map(|turn| {
             store.slab.header().wanted.store(bytes, Ordering::Relaxed);
             Precedence {

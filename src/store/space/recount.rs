@@ -19,7 +19,7 @@ use crate::store::log::garbage::Collector;
 use crate::store::log::segments::Segments;
 use crate::store::log::writing::is_being_written;
 use crate::store::members::config::InForce;
-use crate::store::members::process::Process;
+use crate::store::members::recount::SegmentState;
 use crate::store::{Recount, Store};
 use crate::sync::{AtomicU64, Ordering};
 
@@ -77,7 +77,7 @@ impl<'s> Recounting<'s> {
         let count = match &mut *recount {
             Some(count) => count,
             none => none.insert(Recount {
-                segments: Segments(self.0).segments()?,
+                segments: self.written()?,
                 needed: HashMap::new(),
                 at: 0,
             }),
@@ -93,7 +93,16 @@ impl<'s> Recounting<'s> {
         let Some(count) = recount.take() else {
             return Ok(Counted::AsKnown);
         };
-        Ok(self.note(self.0.process()?, &count))
+        Ok(self.note(&count))
+    }
+
+    /// All segments but those into which a value is only being written: whatever becomes of it, no
+    /// cell points there yet.
+    fn written(self) -> Result<Vec<SegmentState>> {
+        let process = self.0.process()?;
+        let mut all = Segments(self.0).segments()?;
+        all.retain(|segment| !is_being_written(self.0, process, segment.number));
+        Ok(all)
     }
 
     /// What is in force in a slot, and what is prepared to follow it.
@@ -120,14 +129,13 @@ impl<'s> Recounting<'s> {
     }
 
     /// Counts as garbage what no cell points to.
-    fn note(self, process: &Process, count: &Recount) -> Counted {
+    fn note(self, count: &Recount) -> Counted {
         let mut counted = Counted::AsKnown;
-        // To the active one is appended, and it is not compacted; some are still being written.
+        // To the active one is appended, and it is not compacted.
         let all = count
             .segments
             .iter()
-            .filter(|s| !s.is_active && !s.is_begun)
-            .filter(|s| !is_being_written(self.0, process, s.number));
+            .filter(|s| !s.is_active && !s.is_begun);
         for state in all {
             let needed = count.needed.get(&state.number).copied().unwrap_or(0);
             let garbage = (state.live() + state.garbage).saturating_sub(needed);

@@ -13,8 +13,10 @@ use crate::store::index::chains::{Index, VALUE_SLOTS};
 use crate::store::key_entry::{KeyEntry, check_lengths};
 use crate::store::log::garbage::{Collector, Garbage};
 use crate::store::log::segments::Segments;
+use crate::store::log::writing::Placed;
 use crate::store::patience::Patience;
 use crate::store::slots::by_slot::Slots;
+use crate::store::space::keep::Keep;
 use crate::store::space::latch::{Instance, Latched, Latches};
 use crate::store::space::make_room::Space;
 use crate::store::values::compute_once::{Turn, Turns};
@@ -27,32 +29,6 @@ pub(crate) struct New<'a> {
     pub(crate) tag: &'a [u8],
     /// As in [`Content`].
     pub(crate) expires_ms: u64,
-}
-
-/// What to keep of a value that is replaced.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Keep {
-    pub(crate) expiry: bool,
-    pub(crate) tag: bool,
-}
-
-impl Keep {
-    pub(crate) fn anything(self) -> bool {
-        self != Keep::default()
-    }
-
-    /// What is to be set, where a value with that expiry and that tag is.
-    pub(crate) fn applied<'a>(self, new: New<'a>, expires_ms: u64, tag: &'a [u8]) -> New<'a> {
-        New {
-            expires_ms: if self.expiry {
-                expires_ms
-            } else {
-                new.expires_ms
-            },
-            tag: if self.tag { tag } else { new.tag },
-            ..new
-        }
-    }
 }
 
 /// When to set a value.
@@ -94,6 +70,9 @@ impl<'s> Writer<'s> {
         };
         // Whether it fits the cells of this very key is seen with its latch.
         let mut fits = new.tag.len() + new.value.len() <= INLINE_BYTES_MAX;
+        if !fits && matches!(when, When::Present | When::Equal(_)) {
+            return self.put_keeping(key, new, Keep::default(), when);
+        }
         loop {
             let place = match fits {
                 true => None,
@@ -102,7 +81,8 @@ impl<'s> Writer<'s> {
                     false => return Ok(false),
                 },
             };
-            match self.put_once(key, hash, found, new, place, when)? {
+            let at = place.as_ref().map(|there| there.place);
+            match self.put_once(key, hash, found, new, at, when)? {
                 Attempt::Done(done) => return Ok(done),
                 Attempt::Elsewhere => fits = false,
             }
@@ -110,7 +90,9 @@ impl<'s> Writer<'s> {
         }
     }
 
-    /// Sets a value with something of the one that is there, if there is one.
+    /// Sets a value where there is one, by `when`, with what is to be kept of that; with the latch
+    /// all the while, so that neither another writer nor the room that is made for the new value
+    /// takes the old one away.
     pub(crate) fn put_keeping(
         self,
         key: &[u8],
@@ -119,59 +101,102 @@ impl<'s> Writer<'s> {
         when: When<'_>,
     ) -> Result<bool> {
         check_lengths(key, new.tag)?;
+        Space(self.0).check_length(new.value.len())?;
         let hash = Index(self.0).hash(key);
-        // What is there is looked at before it is decided, and is there still when it is replaced.
         loop {
-            let latched = Latches(self.0).latch(key, hash, None)?;
-            let (mut value, mut tag) = (Vec::new(), Vec::new());
-            let there = match &latched {
-                Some(latched) => self.whole_under_latch(key, latched, &mut value, &mut tag)?,
-                None => None,
-            };
-            let is_so = match when {
-                When::Equal(old) => there.is_some() && value == old,
-                When::Present => there.is_some(),
-                When::Absent => there.is_none(),
-                _ => true,
-            };
-            if !is_so {
+            let found = Turns(self.0).void_turn_beside(key, hash);
+            let latched = Latches(self.0).latch_found(found, key, hash, None, Patience::Forever)?;
+            if let Some(latched) = latched {
+                let (mut value, mut tag) = (Vec::new(), Vec::new());
+                if let Some(old) = latched.current(&mut value) {
+                    let is_whole = self.read_whole(key, &old, &mut value, &mut tag)?;
+                    let is_so = match when {
+                        When::Absent => false,
+                        When::Equal(old) => is_whole && value == old,
+                        _ => true,
+                    };
+                    let new = keep.applied(*new, old.expires_ms, &tag);
+                    return Ok(is_so && self.write_latched(key, &new, latched).map(|()| true)?);
+                }
+            }
+            if matches!(when, When::Present | When::Equal(_)) {
                 return Ok(false);
             }
-            let seen = latched.as_ref().map(Latched::seen);
-            drop(latched);
-            let done = match (there, seen) {
-                (Some(expires_ms), Some(seen)) => {
-                    let new = keep.applied(*new, expires_ms, &tag);
-                    self.put(key, &new, When::Unchanged(seen))?
-                }
-                _ => self.put(key, new, When::Absent)?,
-            };
-            if done {
+            // Otherwise somebody has just set one.
+            if self.put(key, new, When::Absent)? {
                 return Ok(true);
+            }
+            if matches!(when, When::Absent) {
+                return Ok(false);
             }
         }
     }
 
-    /// When the value is over that is there, with its bytes and its tag. `None`: there is none.
-    fn whole_under_latch(
+    /// The rest of a value of which a cell was read, with its tag. `false`: it is damaged.
+    fn read_whole(
         self,
         key: &[u8],
-        latched: &Latched<'_>,
+        content: &Content,
         value: &mut Vec<u8>,
         tag: &mut Vec<u8>,
-    ) -> Result<Option<u64>> {
-        let Some(content) = latched.current(value) else {
-            return Ok(None);
-        };
-        let whole = match content.form {
+    ) -> Result<bool> {
+        match content.form {
             Form::Inline { .. } => {
                 *tag = content.tag_in(value).to_vec();
                 content.keep_value(value);
-                true
+                Ok(true)
             }
-            _ => Slots(self.0).read_logged(key, &content, value, Some(tag))?,
+            _ => Slots(self.0).read_logged(key, content, value, Some(tag)),
+        }
+    }
+
+    /// Puts a value in force with the latch, which is kept while room is made for it.
+    fn write_latched(self, key: &[u8], new: &New<'_>, latched: Latched<'_>) -> Result<()> {
+        let len = new.value.len();
+        let fits = latched.cells.fits(new.tag.len() + len);
+        let placed = match fits {
+            true => None,
+            false => Some(self.place_for(key, new, &latched)?),
         };
-        Ok(whole.then_some(content.expires_ms))
+        let logged = placed.as_ref().map(|there| Form::Logged {
+            place: there.place,
+            len,
+            tag_hash: tag_hash(new.tag),
+        });
+        let content = Content {
+            expires_ms: new.expires_ms,
+            tag_len: new.tag.len(),
+            form: logged.unwrap_or(Form::Inline { len }),
+        };
+        let known = latched.sync_before_change().inspect_err(|_| {
+            placed
+                .iter()
+                .for_each(|there| self.waste(key, new, there.place));
+        })?;
+        let garbage = match fits {
+            true => latched.write(content, new.tag, new.value),
+            false => latched.write(content, &[], &[]),
+        };
+        latched.note_stored();
+        drop(placed);
+        latched.end(garbage, known)
+    }
+
+    /// Writes a value to the log, where its cell may lead to.
+    fn place_for(self, key: &[u8], new: &New<'_>, latched: &Latched<'_>) -> Result<Placed<'s>> {
+        loop {
+            let placed = Space(self.0).append_for(key, new, &[latched])?;
+            if Segments(self.0).may_lead_to(placed.place) {
+                return Ok(placed);
+            }
+            self.waste(key, new, placed.place);
+        }
+    }
+
+    /// What was written for a value is not needed after all.
+    fn waste(self, key: &[u8], new: &New<'_>, place: Location) {
+        let bytes = record_bytes(key.len(), new.tag.len(), new.value.len());
+        Collector(self.0).punch(Garbage { place, bytes });
     }
 
     /// Before anything is written to the log: whether it will be wanted, as things stand.
@@ -206,10 +231,7 @@ impl<'s> Writer<'s> {
         let make = cell_words(new.tag.len() + len);
         // `None`: try the inline cells; `Elsewhere` is returned if the value does not fit.
         let wasted = |place: Option<Location>| {
-            let bytes = record_bytes(key.len(), new.tag.len(), len);
-            if let Some(place) = place {
-                Collector(self.0).punch(Garbage { place, bytes });
-            }
+            place.inspect(|place| self.waste(key, new, *place));
         };
         let latched = Latches(self.0).latch_found(found, key, hash, Some(make), Patience::Forever);
         let Some(latched) = latched.inspect_err(|_| wasted(place))? else {

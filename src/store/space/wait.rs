@@ -11,6 +11,8 @@ use crate::store::patience::Patience;
 pub(super) const PATIENCE: Duration = Duration::from_millis(25);
 /// When even a writer that makes progress gives up.
 const ENDLESS: Duration = Duration::from_secs(1);
+/// How much longer that may take on a machine that lets many others run.
+const CROWDED: u32 = 10;
 const PAUSE: Duration = Duration::from_micros(500);
 
 /// How long somebody has been making room, or waiting for others to make it. Time in which this
@@ -42,8 +44,11 @@ impl Wait {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        let worked = clock::worked().saturating_sub(self.worked_before);
-        worked + self.waited.get() > PATIENCE || self.is_endless()
+        self.spent() > PATIENCE || self.is_endless()
+    }
+
+    fn spent(&self) -> Duration {
+        clock::worked().saturating_sub(self.worked_before) + self.waited.get()
     }
 
     /// Whether to wait although the patience is over: others have got on since a moment ago.
@@ -66,6 +71,6 @@ impl Wait {
     }
 
     pub(super) fn is_endless(&self) -> bool {
-        self.begun.elapsed() > ENDLESS
+        self.spent() > ENDLESS || self.begun.elapsed() > ENDLESS * CROWDED
     }
 }

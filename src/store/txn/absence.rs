@@ -1,12 +1,14 @@
 //! Keys that a transaction has read and that are not there: nobody makes them before it has ended.
 //!
-//! Reading makes no key, so there is no latch to take. The transaction marks the key in its stripe
-//! instead, where it has seen under the lock that there is none; who makes a key looks there with
-//! the same lock, and waits for the lock of transactions where it may be marked. So does a thread
+//! Reading makes no key, so there is no latch to take. The transaction notes the key's hash in a
+//! table instead, and marks its stripe, where it has seen under the lock that there is none; who
+//! makes a key of a marked stripe looks there with the same lock, and waits for the lock of
+//! transactions if its hash is noted. So does a thread
 //! of the same process; the one with the transaction is told that it would wait for itself.
 //!
 //! Killed at any time: the mark stays, and the next one who makes a key of that mark gets the lock
-//! of transactions at once, and clears it, for with that lock no transaction is under way.
+//! of transactions at once, and clears it, for with that lock no transaction is under way. When the
+//! table is full, absent keys are made, as if they were to be set.
 
 use std::sync::Arc;
 
@@ -15,6 +17,13 @@ use crate::os::fork;
 use crate::store::Store;
 use crate::store::index::chains::Index;
 use crate::store::members::deadlock::{Deadlocks, Noted};
+
+/// What came of marking a key.
+pub(super) enum Marking<'a> {
+    Yes(Absence<'a>),
+    IsThere,
+    NoRoom,
+}
 
 /// That there is no such key, for as long as this lives.
 pub(super) struct Absence<'a> {
@@ -27,15 +36,18 @@ pub(super) struct Absence<'a> {
 }
 
 impl<'a> Absence<'a> {
-    /// Marks a key that is not there. `None`: it is. Only with the lock of transactions.
-    pub(super) fn of(store: &'a Arc<Store>, key: &[u8]) -> Result<Option<Absence<'a>>> {
+    /// Marks a key that is not there. Only with the lock of transactions.
+    pub(super) fn of(store: &'a Arc<Store>, key: &[u8]) -> Result<Marking<'a>> {
         let hash = Index(store).hash(key);
         let stripe = Index(store).lock_stripe(Index(store).stripe_of(hash))?;
         if stripe.find(key, hash)?.is_some() {
-            return Ok(None);
+            return Ok(Marking::IsThere);
+        }
+        if !store.slab().absences().add(hash) {
+            return Ok(Marking::NoRoom);
         }
         stripe.stripe().watch(hash);
-        Ok(Some(Absence {
+        Ok(Marking::Yes(Absence {
             store,
             key: key.to_vec(),
             hash,
@@ -71,6 +83,7 @@ impl Drop for Absence<'_> {
         if self.epoch == fork::epoch() {
             let stripe = Index(self.store).stripe_of(self.hash);
             self.store.slab().stripe(stripe).forget_watched();
+            self.store.slab().absences().forget();
         }
     }
 }

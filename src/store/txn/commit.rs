@@ -119,9 +119,11 @@ impl Ongoing<'_> {
             let new = part.new_value();
             let append =
                 |new| Space(part.store).append_for(&part.key, &new, &self.mine(part.store));
-            let place = new.map(append).transpose()?;
-            self.parts[at].forget_place();
-            self.parts[at].place = place;
+            let placed = new.map(append).transpose()?;
+            let part = &mut self.parts[at];
+            part.forget_place();
+            part.place = placed.as_ref().map(|new| new.place);
+            part.writing = placed.and_then(|new| new.writing);
         }
         Ok(())
     }

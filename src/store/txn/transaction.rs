@@ -24,6 +24,7 @@ use crate::store::journal::decided::Journal;
 use crate::store::journal::siblings::Siblings;
 use crate::store::key_entry::check_lengths;
 use crate::store::log::garbage::{Collector, Garbage};
+use crate::store::log::writing::Writing;
 use crate::store::members::deadlock::{Deadlocks, Noted};
 use crate::store::members::range::{RangeGuard, Ranges};
 use crate::store::patience::Patience;
@@ -31,7 +32,7 @@ use crate::store::slots::by_slot::{Slots, Whole};
 use crate::store::space::latch::{Latched, Latches};
 use crate::store::space::make_room::Space;
 use crate::store::space::set::New;
-use crate::store::txn::absence::Absence;
+use crate::store::txn::absence::{Absence, Marking};
 use crate::store::values::compute_once::Turns;
 use crate::store::{Store, TRANSACT_BYTE};
 
@@ -48,6 +49,8 @@ pub(super) struct Part<'a> {
     pub(super) is_changed: bool,
     /// Where in the log it was put, if it does not fit the cell.
     pub(super) place: Option<Location>,
+    /// What keeps its segment until then.
+    pub(super) writing: Option<Writing<'a>>,
 }
 
 /// A transaction that is under way. Dropped without [`commit`](Ongoing::commit), it has not
@@ -146,9 +149,13 @@ impl<'a> Ongoing<'a> {
                 self.parts.push(Part::new(shard, store, key, latched)?);
                 return Ok(Some(self.parts.len() - 1));
             }
-            if let Some(absence) = Absence::of(store, key)? {
-                self.absent.push(absence);
-                return Ok(None);
+            match Absence::of(store, key)? {
+                Marking::Yes(absence) => {
+                    self.absent.push(absence);
+                    return Ok(None);
+                }
+                Marking::NoRoom => return self.part(shard, store, key, 0).map(Some),
+                Marking::IsThere => {}
             }
         }
     }
@@ -194,7 +201,7 @@ impl<'a> Ongoing<'a> {
         let at = self.part(shard, store, key, bytes)?;
         let value = memory::copy(new.value).map_err(|e| Error::io("copy", store.dir(), e))?;
         // Before anything else: if that fails, nothing is to be different.
-        let place = match self.parts[at].latched.cells.fits(bytes) {
+        let placed = match self.parts[at].latched.cells.fits(bytes) {
             true => None,
             false => Some(Space(store).append_for(key, new, &self.mine(store))?),
         };
@@ -206,7 +213,8 @@ impl<'a> Ongoing<'a> {
             tag: new.tag.to_vec(),
             expires_ms: new.expires_ms,
         });
-        part.place = place;
+        part.place = placed.as_ref().map(|new| new.place);
+        part.writing = placed.and_then(|new| new.writing);
         Ok(())
     }
 
@@ -283,6 +291,7 @@ impl<'a> Part<'a> {
             now: there.then_some(now),
             is_changed: false,
             place: None,
+            writing: None,
         })
     }
 
@@ -296,6 +305,7 @@ impl<'a> Part<'a> {
 
     /// What was put into the log for this key is not needed after all.
     pub(super) fn forget_place(&mut self) {
+        self.writing = None;
         if let (Some(place), Some(new)) = (self.place.take(), self.new_value()) {
             let bytes = record_bytes(self.key.len(), new.tag.len(), new.value.len());
             Collector(self.store).punch(Garbage { place, bytes });

@@ -95,7 +95,10 @@ impl<'s> Turns<'s> {
         let is_needless = || is_there() || is_in_vain();
         let granted = Acquirer(&handle).acquire_unless(Patience::Forever, &is_needless)?;
         Ok(match granted {
-            Some((grant, _)) => Begun::Turn(Box::new(Turn::new(handle, grant))),
+            Some((grant, before)) => {
+                let follows_dead = before.is_some();
+                Begun::Turn(Box::new(Turn::new(handle, grant, follows_dead)))
+            }
             None if is_in_vain() => Begun::Beside,
             None => Begun::NotNeeded,
         })
@@ -122,7 +125,7 @@ impl<'s> Turns<'s> {
             Err(Error::StructureBusy { .. }) => None,
             granted => granted?,
         };
-        Ok(granted.map(|(grant, _)| Turn::new(handle, grant)))
+        Ok(granted.map(|(grant, before)| Turn::new(handle, grant, before.is_some())))
     }
 
     /// Voids the turn of a key, if anybody has it: the value is about to be changed or deleted, and
@@ -198,11 +201,12 @@ impl<'s> Turns<'s> {
 }
 
 impl Turn {
-    fn new(handle: Handle, grant: Grant) -> Turn {
+    /// `follows_dead`: whoever had it before has left it, and has not come to an end.
+    fn new(handle: Handle, grant: Grant, follows_dead: bool) -> Turn {
         let last = Word::free(grant.word.sequence() - 1);
         let stamp = handle.slot(grant.spot).hold.stamp_of(last);
         let before = stamp.filter(|stamp| stamp.took_us().is_some());
-        if stamp.is_some_and(Stamp::is_in_vain) {
+        if stamp.is_some_and(Stamp::is_in_vain) && !follows_dead {
             let slot = handle.slot(grant.spot);
             slot.hold.set_stamp(grant.word, Stamp::in_vain(before));
             waiting::wake(&slot.wake, || futex::wake(&slot.wake, i32::MAX));
