@@ -16,6 +16,6 @@ fuzz target="operations" seconds="30":
 bench:
     cargo bench --features cli
 
-# Side by side with what people use: five minutes, and writes docs/benchmarks.
+# Side by side with what people use: eight minutes, and writes docs/benchmarks.
 peers:
     cargo run --release --manifest-path benches/peers/Cargo.toml

@@ -4,6 +4,7 @@ import importlib.metadata
 import logging
 import sys
 
+from dealt import Dealt
 from keyed import Keyed
 from lines import serve, tell, tell_failure
 from locks import Locks
@@ -25,7 +26,7 @@ def main():
     if role == "probe":
         return probe()
     try:
-        worker = {"locks": Locks, "values": Values, "keyed": Keyed}[role](*args)
+        worker = {"locks": Locks, "values": Values, "keyed": Keyed, "trace": Dealt}[role](*args)
     except Exception as error:
         return tell_failure(error)
     serve(worker.answer)

@@ -9,7 +9,7 @@ use crate::groups;
 
 /// Measures slablock side by side with what people use today, and writes tables and charts of it.
 ///
-/// Takes about five minutes. Peers that are not installed are left out, and the tables say so.
+/// Takes about eight minutes. Peers that are not installed are left out, and the tables say so.
 #[derive(Parser)]
 #[command(name = "peers")]
 pub struct Args {

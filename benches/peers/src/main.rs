@@ -11,6 +11,7 @@ mod python;
 mod report;
 mod stats;
 mod temporary;
+mod trace;
 mod values;
 
 use std::path::{Path, PathBuf};
@@ -54,6 +55,9 @@ fn play(args: &[String]) {
         ["keyed", name, dir, keys] => locks::keyed::play(name, dir, keys),
         ["write", dir] => groups::write_and_sync(dir),
         ["values", name, dir, keys, shared] => values::worker::play(name, dir, keys, shared),
+        ["trace", name, limit, store, steps, taken] => {
+            trace::worker::play(name, limit, store, steps, taken);
+        }
         _ => process::tell_answer(Err(format!("no part is called {args:?}").into())),
     }
 }

@@ -11,6 +11,8 @@ mod pair;
 mod rounds;
 mod stores;
 mod tail;
+mod trace;
+mod traced;
 mod values;
 mod waiter;
 
@@ -45,7 +47,7 @@ impl Run {
 type Group = fn(&Run) -> Answer<Vec<Table>>;
 
 /// All groups, in the order of the report.
-pub const GROUPS: [(&str, Group); 11] = [
+pub const GROUPS: [(&str, Group); 12] = [
     ("correct", correct::measure),
     ("pair", pair::measure),
     ("hot", hot::measure),
@@ -55,6 +57,7 @@ pub const GROUPS: [(&str, Group); 11] = [
     ("keys", keys::measure),
     ("open", opening::measure),
     ("values", values::measure),
+    ("trace", trace::measure),
     ("tail", tail::measure),
     ("commands", commands::measure),
 ];

@@ -12,6 +12,9 @@ pub mod worker;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+pub use slablock::{held, open_limited};
+pub use worker::FILL;
+
 use crate::Answer;
 
 /// Long enough for any of them to be a name of a file, too.
@@ -100,6 +103,8 @@ type Open = fn(&Path, Needs) -> Answer<Box<dyn Store>>;
 const LIMIT: &str = "bare reads and writes (limit)";
 /// What slablock as it is cannot go below.
 pub const OWN_LIMIT: &str = "slablock's accesses alone (limit)";
+pub const LMDB: &str = "LMDB (heed)";
+pub const LMDB_WRITABLE: &str = "LMDB, writable map";
 /// Said of an operation that a store does not have.
 pub const NO_SUCH: &str = "there is no such operation";
 
@@ -108,8 +113,8 @@ pub const HERE: [(&str, Open); 11] = [
     (LIMIT, limit::open),
     (OWN_LIMIT, limit::open_like_slablock),
     ("slablock", slablock::open),
-    ("LMDB (heed)", lmdb::open),
-    ("LMDB, writable map", lmdb::open_writable),
+    (LMDB, lmdb::open),
+    (LMDB_WRITABLE, lmdb::open_writable),
     ("SQLite (rusqlite)", sqlite::open),
     ("redb", redb::open),
     ("cacache", cacache::open),
@@ -147,7 +152,7 @@ pub fn is_limit(name: &str) -> bool {
     [LIMIT, OWN_LIMIT].contains(&name)
 }
 
-fn open(name: &str, dir: &Path, needs: Needs) -> Answer<Box<dyn Store>> {
+pub fn open(name: &str, dir: &Path, needs: Needs) -> Answer<Box<dyn Store>> {
     let found = HERE.iter().find(|(known, _)| *known == name);
     let (_, open) = found.ok_or_else(|| format!("no store is called {name}"))?;
     std::fs::create_dir_all(dir)?;

@@ -2,15 +2,23 @@
 
 use std::path::Path;
 
-use slablock::Cache;
+use slablock::{Cache, Eviction, KeyInfo, KeyState};
 
 use super::{Key, Needs, Store};
 use crate::Answer;
+use crate::trace::exact::Policy;
 
 /// A value of 100 bytes takes two slots, with its key.
 const SLOTS: usize = 2;
 /// Besides the keys that are asked for: those that are made while it is measured.
 const MORE: usize = 200_000;
+
+/// What a slot takes of a disk, with its part of the index.
+const SLOT_BYTES: u64 = 198;
+/// One part in so many of a limit is for the slots, where values of up to 256 bytes lie.
+///
+/// The rest is for the files of longer ones.
+const SLOTS_SHARE: u64 = 3;
 
 struct Slablock(Cache);
 
@@ -22,6 +30,30 @@ pub fn slots(needs: Needs) -> usize {
 pub fn open(dir: &Path, needs: Needs) -> Answer<Box<dyn Store>> {
     let options = Cache::options().capacity(slots(needs));
     Ok(Box::new(Slablock(options.open(dir.join("store"))?)))
+}
+
+/// Takes no more of the disk than `limit`, all in all.
+pub fn open_limited(dir: &Path, limit: u64, policy: Policy) -> Answer<Box<dyn Store>> {
+    let for_slots = limit / SLOTS_SHARE;
+    let options = Cache::options()
+        .capacity((for_slots / SLOT_BYTES) as usize)
+        .size_limit(limit - for_slots)
+        .eviction(match policy {
+            Policy::GreedyDual => Eviction::GreedyDual,
+            Policy::LeastRecentlyUsed => Eviction::LeastRecentlyUsed,
+            Policy::LeastFrequentlyUsed => Eviction::LeastFrequentlyUsed,
+            Policy::LeastRecentlyStored => Eviction::LeastRecentlyStored,
+        });
+    Ok(Box::new(Slablock(options.open(dir)?)))
+}
+
+/// The bytes of all keys and values of a cache that is there.
+pub fn held(dir: &Path) -> Answer<u64> {
+    let bytes = |info: &KeyInfo| match info.state {
+        KeyState::Value { bytes, .. } => (info.key.len() + bytes) as u64,
+        _ => 0,
+    };
+    Ok(Cache::open(dir)?.keys()?.iter().map(bytes).sum())
 }
 
 impl Store for Slablock {
