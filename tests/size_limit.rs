@@ -213,6 +213,50 @@ fn no_value_is_refused_where_others_may_go() {
     assert!(cache.check().unwrap().is_sound());
 }
 
+/// One after the other, more than there is room for, and few of them as long as a quarter of all.
+#[test]
+fn no_value_of_a_cycle_is_refused_where_others_may_go() {
+    const LIMIT: u64 = 4_750_501;
+    let _alone = alone("size limit");
+    for policy in [Eviction::GreedyDual, Eviction::LeastRecentlyUsed] {
+        let options = Cache::options().size_limit(LIMIT).capacity(11_800);
+        let (_dir, cache) = store_with(&options.eviction(policy));
+        // Log-normal, with a median of 300 and a mean of some 1,150.
+        let mut random = Random::new(4);
+        let mut normal = || {
+            let sum: u64 = (0..12).map(|_| random.below(1_000_001)).sum();
+            sum as f64 / 1e6 - 6.0
+        };
+        let lengths: Vec<usize> = (0..8_000)
+            .map(|_| (300.0 * (1.64 * normal()).exp()) as usize)
+            .collect();
+        let lengths: Vec<usize> = lengths.into_iter().map(|len| len.min(1 << 20)).collect();
+        let longest = lengths.iter().max().unwrap();
+        assert!(*longest > 50_000);
+        std::thread::scope(|scope| {
+            for thread in 0..2 {
+                let (cache, lengths) = (&cache, &lengths);
+                scope.spawn(move || {
+                    for at in (thread..3 * lengths.len()).step_by(2) {
+                        let key = at % lengths.len();
+                        // Some are as long as any may be.
+                        let len = match key % 500 {
+                            0 => 1 << 20,
+                            _ => lengths[key],
+                        };
+                        if !cache.contains(format!("{key}")).unwrap() {
+                            cache
+                                .set(format!("{key}"), vec![7; len])
+                                .unwrap_or_else(|e| panic!("{policy}, {at}: {len}: {e}"));
+                        }
+                    }
+                });
+            }
+        });
+        assert!(cache.check().unwrap().is_sound());
+    }
+}
+
 #[test]
 fn a_value_that_is_too_long_is_refused_before_anything_goes_for_it() {
     let (_dir, cache) = full_of_64_mib();

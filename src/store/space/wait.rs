@@ -23,8 +23,8 @@ pub(in crate::store) struct Wait {
     worked_before: Duration,
     /// For others.
     waited: Cell<Duration>,
-    /// How far others had come, and when that was seen.
-    progress: Cell<(u64, Instant)>,
+    /// How far others had come, and how long it took until that was seen.
+    progress: Cell<(u64, Duration)>,
 }
 
 impl Wait {
@@ -33,7 +33,7 @@ impl Wait {
             begun: Instant::now(),
             worked_before: clock::worked(),
             waited: Cell::default(),
-            progress: Cell::new((0, Instant::now())),
+            progress: Cell::default(),
         }
     }
 
@@ -55,9 +55,9 @@ impl Wait {
     pub(super) fn is_worth_it(&self, progress: u64) -> bool {
         let (before, since) = self.progress.get();
         if progress != before {
-            self.progress.set((progress, Instant::now()));
+            self.progress.set((progress, self.spent()));
         }
-        !self.is_endless() && (progress != before || since.elapsed() < PATIENCE)
+        !self.is_endless() && (progress != before || self.spent() < since + PATIENCE)
     }
 
     /// Sleeps for a moment, for another process that has no way to tell us.
