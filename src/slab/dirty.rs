@@ -35,6 +35,7 @@ impl Slab {
         word(&self.header().failed_syncs);
         (0..STRIPES).for_each(|number| word(&self.stripe(number).intent));
         (0..SEGMENTS).for_each(|number| word(&self.segment(number).number));
+        self.absences().words().for_each(&mut word);
         for number in 0..self.allocated(Growing::Participants) {
             if let Some(participant) = self.participant(number as u16) {
                 word(&participant.state);

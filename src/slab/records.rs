@@ -124,6 +124,11 @@ pub(crate) struct Absences {
 }
 
 impl Absences {
+    /// Everything.
+    pub(crate) fn words(&self) -> impl Iterator<Item = &AtomicU64> {
+        std::iter::once(&self.count).chain(&self.hashes)
+    }
+
     fn all(&self) -> &[AtomicU64] {
         let count = self.count.load(Ordering::Relaxed).min(ABSENCES as u64);
         &self.hashes[..count as usize]
