@@ -20,7 +20,7 @@ use crate::store::space::keep::Keep;
 use crate::store::space::latch::{Instance, Latched, Latches};
 use crate::store::space::make_room::Space;
 use crate::store::values::compute_once::{Turn, Turns};
-use crate::store::values::get::{Uses, Values};
+use crate::store::values::get::Values;
 
 /// A value that is to be set.
 #[derive(Clone, Copy)]
@@ -70,10 +70,12 @@ impl<'s> Writer<'s> {
         };
         // Whether it fits the cells of this very key is seen with its latch.
         let mut fits = new.tag.len() + new.value.len() <= INLINE_BYTES_MAX;
-        if !fits && matches!(when, When::Present | When::Equal(_)) {
-            return self.put_keeping(key, new, Keep::default(), when);
-        }
+        // What is made room for is not to take the one away that has to be there.
+        let needs_old = matches!(when, When::Present | When::Equal(_));
         loop {
+            if !fits && needs_old {
+                return self.put_keeping(key, new, Keep::default(), when);
+            }
             let place = match fits {
                 true => None,
                 false => match self.is_wanted(key, when)? {
@@ -202,18 +204,10 @@ impl<'s> Writer<'s> {
     /// Before anything is written to the log: whether it will be wanted, as things stand.
     fn is_wanted(self, key: &[u8], when: When<'_>) -> Result<bool> {
         Ok(match when {
-            When::Always | When::Unchanged(_) => true,
             When::Computed(turn) => turn.may_be_kept(),
             // One that is damaged is none.
             When::Absent => !Values(self.0).value_at_hand(key, &mut Vec::new())?,
-            When::Present => Values(self.0).peek_value(key)?.is_some(),
-            When::Equal(old) => {
-                let mut value = Vec::new();
-                Values(self.0)
-                    .look_up(key, &mut value, None, Uses::Counts)?
-                    .is_some()
-                    && value == old
-            }
+            _ => true,
         })
     }
 
