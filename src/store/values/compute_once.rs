@@ -32,6 +32,7 @@ use crate::store::patience::Patience;
 use crate::store::slots::by_slot::Slots;
 use crate::store::{Store, names};
 use crate::sync::{Ordering, fence};
+use crate::types::Predecessor;
 
 /// How long to wait for a stripe to void a turn.
 const A_WHILE: Duration = Duration::from_millis(5);
@@ -55,6 +56,13 @@ pub(crate) enum Begun {
     NotNeeded,
     /// The turn that was waited for ended without a value, and somebody has the next one.
     Beside,
+}
+
+impl Begun {
+    /// `before`: whoever had the turn before, and has not ended it.
+    fn of(handle: Handle, grant: Grant, before: Option<Predecessor>) -> Begun {
+        Begun::Turn(Box::new(Turn::new(handle, grant, before.is_some())))
+    }
 }
 
 /// A turn, as it was seen.
@@ -81,7 +89,12 @@ impl<'s> Turns<'s> {
     /// Waits for the turn of a key, until `is_there` says that the value is.
     pub(crate) fn begin_turn(self, key: &[u8], is_there: &dyn Fn() -> bool) -> Result<Begun> {
         let handle = Handle::new(Arc::clone(self.0), Tenant::Turn, key, 0);
-        // The one that is waited for.
+        // Without waiting, so that it is seen which one is waited for.
+        match Acquirer(&handle).acquire(Patience::Never) {
+            Ok(Some((grant, before))) => return Ok(Begun::of(handle, grant, before)),
+            Ok(None) | Err(Error::StructureBusy { .. }) => {}
+            Err(error) => return Err(error),
+        }
         let first = Cell::new(self.look(&handle).filter(|first| first.is_held));
         let is_in_vain = || {
             let now = self.look(&handle).filter(|now| now.is_held);
@@ -95,10 +108,7 @@ impl<'s> Turns<'s> {
         let is_needless = || is_there() || is_in_vain();
         let granted = Acquirer(&handle).acquire_unless(Patience::Forever, &is_needless)?;
         Ok(match granted {
-            Some((grant, before)) => {
-                let follows_dead = before.is_some();
-                Begun::Turn(Box::new(Turn::new(handle, grant, follows_dead)))
-            }
+            Some((grant, before)) => Begun::of(handle, grant, before),
             None if is_in_vain() => Begun::Beside,
             None => Begun::NotNeeded,
         })
