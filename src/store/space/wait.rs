@@ -13,6 +13,8 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(25);
 const ENDLESS: Duration = Duration::from_secs(1);
 /// How much longer that may take on a machine that lets many others run.
 const CROWDED: u32 = 10;
+/// How often in a row others may be found not to have got on.
+const LOOKS: u32 = 20;
 const PAUSE: Duration = Duration::from_micros(500);
 
 /// How long somebody has been making room, or waiting for others to make it. Time in which this
@@ -23,8 +25,8 @@ pub(in crate::store) struct Wait {
     worked_before: Duration,
     /// For others.
     waited: Cell<Duration>,
-    /// How far others had come, and how long it took until that was seen.
-    progress: Cell<(u64, Duration)>,
+    /// How far others had come, and how often they had not come further.
+    progress: Cell<(u64, u32)>,
 }
 
 impl Wait {
@@ -51,13 +53,13 @@ impl Wait {
         clock::worked().saturating_sub(self.worked_before) + self.waited.get()
     }
 
-    /// Whether to wait although the patience is over: others have got on since a moment ago.
+    /// Whether to wait although the patience is over: others have got on since some looks ago.
+    /// Not by a clock, for on a busy machine they may only not have been let run.
     pub(super) fn is_worth_it(&self, progress: u64) -> bool {
-        let (before, since) = self.progress.get();
-        if progress != before {
-            self.progress.set((progress, self.spent()));
-        }
-        !self.is_endless() && (progress != before || self.spent() < since + PATIENCE)
+        let (before, looks) = self.progress.get();
+        let looks = if progress == before { looks + 1 } else { 0 };
+        self.progress.set((progress, looks));
+        !self.is_endless() && looks < LOOKS
     }
 
     /// Sleeps for a moment, for another process that has no way to tell us.
