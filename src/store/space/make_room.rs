@@ -118,8 +118,8 @@ impl<'s> Space<'s> {
                 match self.last_room(bytes, gets_on, wait)? {
                     Some(room) => return Ok(room),
                     None if gets_on => {}
-                    // Nor while others do, who may be about to give back what is in our way.
-                    None if wait.is_worth_it(self.progress()) => wait.pause(),
+                    // Nor while others write, who may be about to give back what is in our way.
+                    None if self.others_get_on(wait)? => wait.pause(),
                     None => return Err(Segments(self.0).over_limit()),
                 }
             }
@@ -151,11 +151,7 @@ impl<'s> Space<'s> {
             if usage.bytes - usage.garbage < live && !wait.is_endless() {
                 return Ok(None);
             }
-            let may_go = InForce(self.0).eviction() != Eviction::None;
-            let changes = usage.bytes.wrapping_add(usage.garbage << 32);
-            let gets_on = wait.is_worth_it(self.progress().wrapping_add(changes))
-                || self.is_anything_written()? && !wait.is_endless();
-            if !may_go || !gets_on {
+            if !self.others_get_on(wait)? {
                 return Err(Segments(self.0).over_limit());
             }
             wait.pause();
@@ -177,6 +173,18 @@ impl<'s> Space<'s> {
         };
         let evictions = slab.header().evictions.load(Ordering::Relaxed);
         (0..SEGMENTS).map(words).fold(evictions, u64::wrapping_add)
+    }
+
+    /// Whether it is worth waiting for what others do: something may be evicted, and they have got
+    /// on, or are writing what cannot be evicted yet.
+    fn others_get_on(self, wait: &Wait) -> Result<bool> {
+        if InForce(self.0).eviction() == Eviction::None {
+            return Ok(false);
+        }
+        let usage = Segments(self.0).usage()?;
+        let changes = usage.bytes.wrapping_add(usage.garbage << 32);
+        let is_worth_it = wait.is_worth_it(self.progress().wrapping_add(changes));
+        Ok(is_worth_it || self.is_anything_written()? && !wait.is_endless())
     }
 
     /// Whether somebody alive is writing a large value.
