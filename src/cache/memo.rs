@@ -185,7 +185,7 @@ pub struct Computed {
 enum Asking {
     /// After a failure one computes at a time.
     InTurn,
-    /// After a failure all who have waited for it compute.
+    /// After a failure all its waiters compute.
     AtOnce,
     /// Also before it is over, with that factor.
     Early(f64),

@@ -89,7 +89,7 @@ impl<'a, H: Iterator<Item = &'a Hold> + Clone> Removal<'a, H> {
                 self.take_back(marked, futex_wake_all);
                 return None;
             };
-            // Whoever has taken it for good before us, and died, has taken a mark away, perhaps.
+            // A remover that died before us may have taken a mark away with the word.
             marked |= before.is_contended() || before.is_retiring();
             sequence = sequence.max(reachable(mine.sequence()).unwrap_or(0));
         }

@@ -169,7 +169,7 @@ pub(crate) struct Segment {
     /// [`Lost`].
     pub(crate) lost: AtomicU64,
     /// While its values are moved elsewhere: how far its records, or the slots, were looked at;
-    /// see `store::space::compact`. Before that, who is writing to it: see
+    /// see `store::space::compact`. Before that, which process is writing to it: see
     /// `store::log::writing`.
     pub(crate) cursor: AtomicU64,
 }

@@ -344,7 +344,7 @@ impl Census<'_> {
     }
 }
 
-/// Whether who looks for the key in a slot comes to this slot.
+/// Whether a search for the key in a slot comes to this slot.
 fn is_found(guard: &StripeGuard<'_>, found: KeyEntry) -> Result<bool> {
     let slab = guard.store.slab();
     let key = key_of(slab, found).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! A segment of its own into which a large value is being written: no cell points to it yet, and
 //! yet it is needed. Its writer says so in the segment's cursor, which nobody uses before the
-//! segment is closed; who counts what is needed leaves it alone as long as that writer lives.
+//! segment is closed; a count of what is needed leaves it alone as long as that writer lives.
 //!
 //! Killed: the note is a dead one's, and what it is about is garbage. Stopped: its room stays its
 //! own. A compactor that closes the segment for another reason takes the cursor; then the writer

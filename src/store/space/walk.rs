@@ -63,7 +63,7 @@ const GAPS: u64 = 1 << 62;
 impl Looked {
     pub(super) fn of(bits: u64) -> Looked {
         match bits & SLOTS {
-            // Whoever was writing to it is late.
+            // The note of a writer that is late.
             0 if bits & SEGMENT_WRITING != 0 => Looked::Record {
                 at: 0,
                 has_gaps: false,

@@ -59,7 +59,7 @@ pub(crate) enum Begun {
 }
 
 impl Begun {
-    /// `before`: whoever had the turn before, and has not ended it.
+    /// `before`: a holder of the turn that has not ended it.
     fn of(handle: Handle, grant: Grant, before: Option<Predecessor>) -> Begun {
         Begun::Turn(Box::new(Turn::new(handle, grant, before.is_some())))
     }
@@ -211,7 +211,7 @@ impl<'s> Turns<'s> {
 }
 
 impl Turn {
-    /// `follows_dead`: whoever had it before has left it, and has not come to an end.
+    /// `follows_dead`: the holder before has left it without coming to an end.
     fn new(handle: Handle, grant: Grant, follows_dead: bool) -> Turn {
         let last = Word::free(grant.word.sequence() - 1);
         let stamp = handle.slot(grant.spot).hold.stamp_of(last);
@@ -283,7 +283,7 @@ impl Drop for Turn {
         if self.is_ours() {
             self.hold()
                 .set_stamp(self.grant.word, Stamp::in_vain(self.before));
-            // Who waits is to find that.
+            // The waiters are to find that.
             self.stays |= self.hold().load().is_contended();
             // Lost in this moment: then there is nobody to tell.
             let _ = Holding(&self.handle).give_back(&self.grant);
