@@ -1,10 +1,11 @@
 //! Room for a large value among many writers: one of them at a time has precedence.
 //!
-//! A writer that wants a segment of its own needs more room at once than others leave free for a moment: they
-//! would take what it has made, again and again, and two of them would refuse each other. So where
-//! there is no room at once such a writer waits for its turn, and says in the header how much it
-//! wants; the others make room for that, too, before they take any themselves. They do so for as
-//! long as anybody makes room for others, so one that is stopped keeps nobody from setting.
+//! A writer that wants a segment of its own needs more room at once than others leave free for a
+//! moment: they would take what it has made, again and again, and two of them would refuse each
+//! other. So where there is no room at once such a writer waits for its turn, and says in the
+//! header how much it wants; the others make room for that, too, before they take any themselves.
+//! They do so for as long as anybody makes room for others, so one that is stopped keeps nobody
+//! from setting.
 //!
 //! Killed at any time: what it wanted stays in the header, and the next writer that asks gets the
 //! lock at once, and clears it.

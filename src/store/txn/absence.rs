@@ -1,10 +1,10 @@
 //! Keys that a transaction has read and that are not there: nobody makes them before it has ended.
 //!
 //! Reading makes no key, so there is no latch to take. The transaction notes the key's hash in a
-//! table instead, and marks its stripe, where it has seen under the lock that there is none. A maker
-//! of a key in a marked stripe looks there with that lock, and waits for the lock of transactions if the
-//! hash is noted: also another thread of this process. The transaction's own thread is told that it
-//! would wait for itself.
+//! table instead, and marks its stripe, where it has seen under the lock that there is none. A
+//! maker of a key in a marked stripe looks there with that lock, and waits for the lock of
+//! transactions if the hash is noted: also another thread of this process. The transaction's own
+//! thread is told that it would wait for itself.
 //!
 //! Killed at any time: the note stays, and the next maker of a key with that hash gets the lock
 //! of transactions at once, and clears it, for with that lock no transaction is under way. When the
