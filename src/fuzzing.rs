@@ -83,6 +83,7 @@ pub fn die_setting(
     let content = Content {
         expires_ms: new.expires_ms,
         tag_len: new.tag.len(),
+        flags: 0,
         form,
     };
     match reached {

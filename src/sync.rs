@@ -10,10 +10,10 @@ mod mortal;
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering, fence};
 #[cfg(not(any(loom, crash_points)))]
-pub(crate) use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+pub(crate) use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
 #[cfg(crash_points)]
-pub(crate) use crash::{AtomicU8, AtomicU32, AtomicU64, crash_point};
+pub(crate) use crash::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, crash_point};
 #[cfg(loom)]
 pub(crate) use loom::sync::{
     Condvar, Mutex,

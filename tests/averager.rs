@@ -274,7 +274,7 @@ fn a_slot_that_was_a_lock_is_a_clean_average_and_back() {
     bounded(|| {
         let (_place, cache) = kit::store_of(1);
         for round in 0..5 {
-            let key = format!("{round:x<130}");
+            let key = format!("{round:x<90}");
             drop(
                 slablock::Lock::new(&cache, &key)
                     .lease(SHORT)

@@ -46,7 +46,7 @@ fn what_is_missing_is_made_and_what_is_there_is_kept() {
         let deep = place.root().join("a/b/store");
         let cache = Cache::open(&deep).unwrap();
         assert_eq!(cache.path(), deep);
-        assert_eq!(cache.capacity(), 65_536);
+        assert_eq!(cache.capacity(), 16_777_216);
         assert!(cache.is_empty().unwrap());
         make(&cache, Kind::Averager, b"k", b"");
         drop(cache);

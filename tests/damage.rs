@@ -34,7 +34,7 @@ const SEMAPHORE_BLOCKS: u64 = 13;
 const KEYS: usize = AVERAGES + 3;
 
 fn layout() -> Layout {
-    Layout::of(CAPACITY as u64)
+    Layout::new()
 }
 
 /// A store with something of each kind in it, closed again.
@@ -344,11 +344,11 @@ fn a_slab_that_is_cut_off_is_refused_at_every_length() {
             map.blocks - 1,
             map.slots + layout::PAGE,
             map.slots,
+            map.slot_states + 77,
+            layout::BUCKETS + 5,
             map.participants + layout::PAGE,
             map.participants + 1,
             map.participants,
-            map.slot_states + 77,
-            layout::BUCKETS + 5,
             layout::STRIPES,
         ];
         for len in lengths {
@@ -904,7 +904,7 @@ fn a_key_with_something_behind_its_last_byte_is_told_and_repaired() {
         let use_lock = |cache: &Cache| drop(Lock::new(cache, "lock").acquire().unwrap());
         use_lock(&cache);
         // Keys are compared in whole words. A page that is torn in one leaves what was there.
-        let key = layout().slots + layout::BODY;
+        let key = layout().slots + layout::KEY;
         place.poke(key + 4, b"....");
         let told = |report: CheckReport, what: &str| {
             let is_told = report.problems.iter().any(|p| p.contains(what));
@@ -986,15 +986,16 @@ fn a_store_with_random_damage_ends_in_errors() {
             let len = place.slab_len();
             let regions = [
                 (layout::STATE, layout::HEADER_END),
-                (layout::STRIPES, layout::BUCKETS),
-                (layout::BUCKETS, map.slot_states),
-                (map.slot_states, map.participants),
+                (layout::ROWS, layout::ROWS + 256),
+                (layout::STRIPES, layout::PARTICIPANTS),
                 (map.participants, map.participants + 1_024),
+                (layout::BUCKETS, layout::BUCKETS + 4 * 64),
+                (map.slot_states, map.slot_states + 600),
                 (map.slots, map.slot(SEMAPHORE_SLOT + 1)),
                 (map.blocks, len),
             ];
             for _ in 0..1 + random.below(60) {
-                let (from, to) = regions[random.below(7) as usize];
+                let (from, to) = regions[random.below(8) as usize];
                 let at = from + random.below(to - from);
                 // The upper bytes of hold words name their holders. A lock that seems to be held by
                 // one who lives is waited for, and rightly.
@@ -1031,7 +1032,7 @@ fn a_damaged_table_of_segments_ends_nothing() {
                 word(SEGMENTS + 32 * entry + 8 * field as u64, bits);
             }
         }
-        let participants = Layout::of(cache.capacity() as u64).participants;
+        let participants = Layout::new().participants;
         word(participants + 128 + 112, u64::MAX);
         word(participants + 128 * 2 + 112, u64::MAX);
         cache.stats().unwrap();
@@ -1142,7 +1143,7 @@ fn a_key_that_reaches_beyond_the_last_slot_is_dropped() {
         for span in [2_u32, 3] {
             let (place, cache) = store_of(1);
             drop(Lock::new(&cache, "k").acquire().unwrap());
-            let layout = Layout::of(cache.capacity() as u64);
+            let layout = Layout::new();
             drop(cache);
             place.poke(layout.slots + layout::SPAN, &span.to_le_bytes());
             let report = repair(&place);

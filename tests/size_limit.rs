@@ -504,7 +504,7 @@ fn stripe(cache: &Cache, key: &str) -> u64 {
     let [low, high] = [24, 32].map(|at| u64::from_le_bytes(slab[at..at + 8].try_into().unwrap()));
     let mut hasher = std::hash::SipHasher::new_with_keys(low, high);
     hasher.write(key.as_bytes());
-    hasher.finish() >> 32 & 63
+    hasher.finish() & 63
 }
 
 /// Of who makes the slab longer: nothing is removed that was compacted.

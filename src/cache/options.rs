@@ -41,9 +41,11 @@ pub struct Options {
 }
 
 impl Options {
-    /// For how many keys, 1 to 16,777,216, all shards together. Default: what the store has; 65,536
-    /// for each shard of a new one. Costs 4 to 6 bytes of disk a key at once, and 192 more when a
-    /// key is made.
+    /// How many keys there may be at the most, 1 to 16,777,216, all shards together. Default: what
+    /// the store has; 16,777,216 for each shard of a new one. Costs nothing: a store grows by
+    /// itself, by some 195 bytes of disk a key, and keeps that for the next ones when keys are
+    /// taken away. When there are so many, keys that nobody needs go first, then values by the
+    /// eviction policy; if none may go, [`Error::Full`](crate::Error::Full).
     ///
     /// Long keys and tags, and values, count more than once: a value of up to 40 bytes under a key
     /// of up to 16 counts once, one of 100 twice, one of 256 five times, a longer one once

@@ -84,6 +84,18 @@ pub(crate) enum Rule {
     WalkFenced,
     /// I8: the count is read again after the walk.
     CountReread,
+    /// I10: a new bucket shows the chain of its parent before readers look there.
+    SharedFirst,
+    /// I10: that there is a bucket more releases the chain that it shows.
+    RowsRelease,
+    /// I10: each step that parts two chains is counted.
+    StepCounted,
+    /// I10: before the link is changed.
+    StepCountedFirst,
+    /// I10: the count releases the steps before.
+    StepReleases,
+    /// I10: the link releases the count.
+    LinkReleases,
     /// G2: a writer that sets a value looks at the segment behind a fence.
     SetterFenced,
     /// G2: nothing is put into a closed segment.

@@ -18,6 +18,7 @@ pub(crate) mod life;
 #[cfg(all(loom, test))]
 mod models;
 mod removal;
+pub(crate) mod split;
 mod stamp;
 mod taking;
 pub(crate) mod ticket;

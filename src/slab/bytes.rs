@@ -12,6 +12,10 @@ const CELLS_WORDS: usize = 14;
 /// Words before the key of a value: when it was used.
 const USE_WORDS: usize = 1;
 
+/// Words before the key of what is waited for: the line of those who wait, and what is counted of
+/// it.
+const WAITING_WORDS: usize = 5;
+
 /// Where key and tag lie in the words of a key's bodies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct KeyPlace {
@@ -25,7 +29,8 @@ impl KeyPlace {
         let key_at = match kind {
             Tenant::Averager => CELLS_WORDS,
             Tenant::Value => USE_WORDS,
-            _ => 0,
+            Tenant::Lock | Tenant::RLock | Tenant::Semaphore => WAITING_WORDS,
+            Tenant::Turn => 0,
         };
         let tag_at = key_at + key_len.div_ceil(8);
         KeyPlace {
@@ -82,6 +87,12 @@ pub(crate) fn bytes_equal(slab: &Slab, id: SlotId, span: u32, at: usize, bytes: 
     true
 }
 
+/// Zeros before the key of what is waited for: nobody waits yet.
+pub(crate) fn clear_waiting(slab: &Slab, id: SlotId, span: u32) {
+    let words = (0..WAITING_WORDS).filter_map(|at| slab.body_word(id, span, at));
+    words.for_each(|word| word.store(0, Ordering::Relaxed));
+}
+
 /// `false` when the bodies are too short, which the caller has excluded.
 pub(crate) fn write_bytes(slab: &Slab, id: SlotId, span: u32, at: usize, bytes: &[u8]) -> bool {
     bytes.chunks(8).enumerate().all(|(i, chunk)| {
@@ -96,8 +107,6 @@ pub(crate) const SPAN_MAX: u32 = 16;
 
 /// How many slots a key says it takes, never more than any can.
 pub(crate) fn span_of(slab: &Slab, id: SlotId) -> u32 {
-    slab.slot(id)
-        .span
-        .load(Ordering::Relaxed)
-        .clamp(1, SPAN_MAX)
+    let span = slab.slot(id).span.load(Ordering::Relaxed);
+    u32::from(span).clamp(1, SPAN_MAX)
 }

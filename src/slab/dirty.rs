@@ -3,7 +3,8 @@
 //! A store through the map does that, and no process notices one of a word's own value. It is an
 //! exchange, not an addition of 0, which compilers make a load of.
 
-use crate::slab::layout::{PAGE, PERMITS_PER_BLOCK, SEGMENTS, STRIPES};
+use crate::slab::buckets::Buckets;
+use crate::slab::layout::{PAGE, PERMITS_PER_BLOCK, SECTION_SLOTS, SEGMENTS, STRIPES};
 use crate::slab::{BODY_WORDS, Growing, Slab};
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
@@ -61,15 +62,20 @@ impl Slab {
         let mut half = |word: &AtomicU32| {
             touch!(last, word);
         };
-        (0..self.layout().buckets).for_each(|number| half(self.bucket(number)));
+        let slots = self.allocated(Growing::Slots);
+        let buckets = 0..slots.max(SECTION_SLOTS) / 2;
+        buckets
+            .filter_map(|number| Buckets(self).head(number))
+            .for_each(&mut half);
+        self.header_counts().rows.iter().for_each(half);
         let mut last = 0;
         let mut byte = |byte: &AtomicU8| {
             touch!(last, byte);
         };
-        (0..self.layout().slots.count)
+        (0..slots)
             .filter_map(|number| self.slot_state(number))
             .for_each(&mut byte);
-        (0..self.layout().blocks.count)
+        (0..self.allocated(Growing::Blocks))
             .filter_map(|number| self.block_state(number))
             .for_each(&mut byte);
     }

@@ -7,7 +7,7 @@ use nix::sys::stat::FileStat;
 use crate::error::{Error, Result};
 use crate::os::file;
 use crate::slab::header::Mutable;
-use crate::slab::layout::{PAGE, Region};
+use crate::slab::region::Region;
 use crate::slab::{Layout, Slab};
 use crate::sync::{AtomicU32, Ordering};
 
@@ -47,17 +47,39 @@ impl Growing {
 pub(crate) struct Extent<'s>(pub(super) &'s Slab);
 
 impl Extent<'_> {
-    /// Believes the header only as far as the file is long: touching a page behind its end is a
-    /// SIGBUS.
     #[cold]
     pub(super) fn look_again(self, what: Growing, at: u32) -> bool {
+        self.try_cover(what, at).unwrap_or(false)
+    }
+
+    /// Believes the header only as far as the file is long: touching a page behind its end is a
+    /// SIGBUS. Errors: the file cannot be looked at, or no more of it can be mapped.
+    fn try_cover(self, what: Growing, at: u32) -> Result<bool> {
         let count = self.0.allocated(what);
-        let end = what.region(self.0.layout()).end_of(count);
-        let inside = self.0.stat().is_ok_and(|stat| length_of(&stat) >= end);
-        if inside {
-            self.0.note_covered(what, count);
+        if at >= count {
+            return Ok(false);
         }
-        inside && at < count
+        let end = what.region(self.0.layout()).end_of(count);
+        let inside = length_of(&self.0.stat()?) >= end;
+        if inside {
+            self.0.cover(what, count)?;
+        }
+        Ok(inside)
+    }
+
+    /// Why number `at` of a region, to which something leads, cannot be reached: damage, of which
+    /// `what_is_wrong` tells, if it is not that this process cannot map it.
+    #[cold]
+    pub(crate) fn unreachable(
+        self,
+        what: Growing,
+        at: u32,
+        what_is_wrong: impl FnOnce() -> String,
+    ) -> Error {
+        match self.try_cover(what, at) {
+            Err(error) => error,
+            Ok(_) => self.0.corrupt(what_is_wrong()),
+        }
     }
 
     /// Believes all that the header says to be allocated, if the file is as long as that; otherwise
@@ -72,7 +94,7 @@ impl Extent<'_> {
         for (what, count) in GROWING.into_iter().zip(counts) {
             // What it says may be damaged a moment later.
             if what.region(self.0.layout()).end_of(count) <= len {
-                self.0.note_covered(what, count);
+                self.0.cover(what, count)?;
             }
         }
         Ok(None)
@@ -83,16 +105,16 @@ impl Extent<'_> {
     pub(crate) fn grow(self, what: Growing) -> Result<bool> {
         let region = what.region(self.0.layout());
         let have = self.0.allocated(what);
-        let want = have.saturating_add(region.chunk).min(region.count);
+        let want = region.next(have);
         if have == want {
             return Ok(false);
         }
-        let from = region.end_of(have);
-        let len = region.end_of(want).next_multiple_of(PAGE) - from;
-        // Proved to be the slab a moment before: the number may be another file's in a process that
-        // closes descriptors, and what the count promises must be there.
-        file::allocate(self.0.file()?, from, len)
-            .map_err(|e| Error::io("grow", self.0.path(), e))?;
+        for (from, len) in region.pages(have, want) {
+            // Proved to be the slab a moment before: the number may be another file's in a process
+            // that closes descriptors, and what the count promises must be there.
+            file::allocate(self.0.file()?, from, len)
+                .map_err(|e| Error::io("grow", self.0.path(), e))?;
+        }
         what.counter(self.0.header()).store(want, Ordering::Release);
         Ok(true)
     }
@@ -112,7 +134,7 @@ impl Extent<'_> {
             return Ok(());
         }
         let file = self.0.file()?;
-        for (offset, len) in parts.into_iter().filter(|(_, len)| *len > 0) {
+        for (offset, len) in parts {
             file::allocate(file, offset, len).map_err(|e| Error::io("grow", self.0.path(), e))?;
         }
         Ok(())
@@ -122,16 +144,14 @@ impl Extent<'_> {
     /// may know less than there is, and when the region grows again, what is there must not
     /// pass for a record. Only alone.
     pub(crate) fn clear_unallocated(self) -> Result<()> {
-        let layout = self.0.layout();
-        let ends = [
-            layout.slots.offset,
-            layout.blocks.offset,
-            layout.total_bytes(),
-        ];
-        for (what, end) in GROWING.into_iter().zip(ends) {
-            let from = what.region(layout).end_of(self.0.allocated(what));
-            file::clear(self.0.file()?, from, end)
-                .map_err(|e| Error::io("clear", self.0.path(), e))?;
+        let len = self.file_len()?;
+        for what in GROWING {
+            let region = what.region(self.0.layout());
+            let behind = region.behind(self.0.allocated(what), len);
+            for (from, to) in behind {
+                file::clear(self.0.file()?, from, to)
+                    .map_err(|e| Error::io("clear", self.0.path(), e))?;
+            }
         }
         Ok(())
     }
@@ -142,48 +162,42 @@ impl Extent<'_> {
         let (len, need) = (self.file_len()?, self.bytes_needed());
         let io = |e| Error::io("grow", self.0.path(), e);
         let file = self.0.file()?;
-        file::allocate(file, 0, self.0.layout().fixed_bytes()).map_err(io)?;
+        for (offset, len) in Layout::fixed() {
+            file::allocate(file, offset, len).map_err(io)?;
+        }
         if len >= need {
             return Ok(None);
         }
         for what in GROWING {
             let region = what.region(self.0.layout());
-            let inside = len.saturating_sub(region.offset) / region.stride;
-            if inside >= u64::from(self.0.allocated(what)) {
+            let count = region.inside(len);
+            if count >= self.0.allocated(what) {
                 continue;
             }
-            let count = inside as u32;
             what.counter(self.0.header())
                 .store(count, Ordering::Release);
             // What is left of a record must not pass for one when the region grows again.
-            let cut = region.end_of(count);
-            file::clear(file, cut, len).map_err(io)?;
+            for (from, to) in region.behind(count, len) {
+                file::clear(file, from, to).map_err(io)?;
+            }
         }
         Ok(Some(format!("it was cut off at {len} of {need} bytes")))
     }
 
     /// Offset and length of what is allocated.
-    fn allocated_parts(self) -> [(u64, u64); 4] {
+    fn allocated_parts(self) -> Vec<(u64, u64)> {
         let of = |what: Growing| {
             let region = what.region(self.0.layout());
-            let end = region.end_of(self.0.allocated(what)).next_multiple_of(PAGE);
-            (region.offset, end - region.offset)
+            region.pages(0, self.0.allocated(what))
         };
-        [
-            (0, self.0.layout().fixed_bytes()),
-            of(Growing::Participants),
-            of(Growing::Slots),
-            of(Growing::Blocks),
-        ]
+        let growing = GROWING.into_iter().flat_map(of);
+        Layout::fixed().into_iter().chain(growing).collect()
     }
 
     /// How long the file has to be for what the header says is allocated.
     fn bytes_needed(self) -> u64 {
         let parts = self.allocated_parts().into_iter();
-        let ends = parts
-            .filter(|(_, len)| *len > 0)
-            .map(|(offset, len)| offset + len);
-        ends.max().unwrap_or(0)
+        parts.map(|(offset, len)| offset + len).max().unwrap_or(0)
     }
 }
 

@@ -5,6 +5,7 @@ use std::io;
 
 use nix::errno::Errno;
 
+use crate::slab::layout::STRIPES;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 pub(crate) const MAGIC: [u8; 8] = *b"slablock";
@@ -156,7 +157,27 @@ pub(crate) struct Mutable {
     pub(crate) value_limit: AtomicU64,
     /// How much room is being made for a large value; see `store::space::precedence`. 0: none.
     pub(crate) wanted: AtomicU64,
+    /// Which kinds of keys may be in it beside those that every build knows: a build that does not
+    /// know one of them refuses the store. None so far.
+    pub(crate) kinds: AtomicU64,
+    /// Wall-clock milliseconds since 1970 when it was made; 0: not known.
+    pub(crate) made_ms: AtomicU64,
+    /// Of the evictions, how many were for want of slots, and how many for want of room on the
+    /// device; the others were for the limit.
+    pub(crate) evicted_for_slots: AtomicU64,
+    pub(crate) evicted_for_device: AtomicU64,
 }
+
+/// What the header has for each stripe, apart from all that changes often: every reader looks at
+/// it.
+#[repr(C)]
+pub(crate) struct Counts {
+    /// How many rows of buckets; 0 as 1. See `slab::buckets`.
+    pub(crate) rows: [AtomicU32; STRIPES as usize],
+}
+
+/// Where [`Counts`] lie in the file.
+pub(crate) const COUNTS_OFFSET: u64 = 3_072;
 
 /// Where [`Mutable::cache`] lies in the file.
 pub(crate) const CACHE_OFFSET: u64 = 520;

@@ -1,9 +1,10 @@
-//! The mapping, and the only pointer arithmetic of the crate.
+//! The mapping, and with `sections` the only pointer arithmetic of the crate.
 //!
-//! Why it is sound (docs/protocol.md, M1 to M4): the mapping covers the whole layout and is never
-//! changed or shrunk; a reference is only made to what lies within a region that is allocated, so
-//! its pages have blocks; every record consists of atomics, so other processes may write at any
-//! time; every record lies at a multiple of its alignment.
+//! Why it is sound (docs/protocol.md, M1 to M4): what is mapped is never moved, changed or shrunk;
+//! a reference is only made to what lies within a region that is allocated and mapped, so its pages
+//! have blocks; every record consists of atomics, so other processes may write at any time; every
+//! record lies at a multiple of its alignment. What lies in sections is in
+//! [`sections`](crate::slab::sections).
 
 use std::fs::File;
 use std::io;
@@ -18,16 +19,19 @@ use crate::os::identity::FileIdentity;
 use crate::os::kept::Kept;
 use crate::os::memory::hint;
 use crate::slab::extent::{self, Extent, Growing};
-use crate::slab::header::{MUTABLE_OFFSET, Mutable, Static};
+use crate::slab::header::{COUNTS_OFFSET, Counts, MUTABLE_OFFSET, Mutable, Static};
 use crate::slab::layout::{
-    ABSENCES_OFFSET, BLOCK_BYTES, PAGE, PERMITS_PER_BLOCK, Region, SEGMENT_BYTES, SEGMENTS,
-    SEGMENTS_OFFSET, SLOT_BYTES, STRIPE_BYTES, STRIPES,
+    ABSENCES_OFFSET, BLOCK_STATE_TABLE, BLOCK_TABLE, BUCKET_TABLE, Half, PAGE, PERMITS_PER_BLOCK,
+    SEGMENT_BYTES, SEGMENTS, SEGMENTS_OFFSET, SLOT_BYTES, SLOT_STATE_TABLE, SLOT_TABLE,
+    STRIPE_BYTES, STRIPES,
 };
+use crate::slab::opened::Opened;
+use crate::slab::sections::{Sections, first_map};
 use crate::slab::witnesses::Witnesses;
 use crate::slab::{
     Absences, BODY_WORDS, Layout, Participant, Permit, Segment, Slot, SlotId, Stripe,
 };
-use crate::sync::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering, crash_point};
+use crate::sync::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering, crash_point};
 
 /// A line of the processor's cache.
 const LINE_BYTES: u64 = 64;
@@ -35,24 +39,16 @@ const LINE_BYTES: u64 = 64;
 /// An open slab.
 pub(crate) struct Slab {
     map: MmapRaw,
+    sections: Sections,
     opened: AtomicPtr<Opened>,
     path: PathBuf,
     /// Which file it was when it was mapped.
     identity: FileIdentity,
     layout: Layout,
     part: Static,
-    /// How much of each region was found to be in the file: what the header says is checked
-    /// against the file's length once, and never again for what was covered.
+    /// How much of each region was found to be in the file, and is mapped: what the header says is
+    /// checked against the file's length once, and never again for what was covered.
     covered: [AtomicU32; 3],
-}
-
-/// What one process has opened of the slab. Its opening carries the witness, and the map (or the
-/// one page) keeps that locked when other code in the process closes the descriptor.
-struct Opened {
-    file: Kept,
-    _page: Option<MmapRaw>,
-    /// Inherited by a fork, and closed.
-    disowned: AtomicBool,
 }
 
 impl Slab {
@@ -64,7 +60,7 @@ impl Slab {
         part: Static,
         layout: Layout,
     ) -> Result<Box<Slab>> {
-        Slab::mapped_by(|map, file| map.map_raw(file), file, path, part, layout)
+        Slab::mapped_by(false, file, path, part, layout)
     }
 
     /// Maps a file that was opened for reading only. For
@@ -76,23 +72,24 @@ impl Slab {
         part: Static,
         layout: Layout,
     ) -> Result<Box<Slab>> {
-        let map = |map: &MmapOptions, file: &File| map.map_raw_read_only(file);
-        Slab::mapped_by(map, file, path, part, layout)
+        Slab::mapped_by(true, file, path, part, layout)
     }
 
     fn mapped_by(
-        map: impl FnOnce(&MmapOptions, &File) -> io::Result<MmapRaw>,
+        is_read_only: bool,
         (file, identity): (Kept, FileIdentity),
         path: &Path,
         part: Static,
         layout: Layout,
     ) -> Result<Box<Slab>> {
-        let len = usize::try_from(layout.total_bytes())
-            .map_err(|_| Error::io("map", path, io::Error::from(io::ErrorKind::OutOfMemory)))?;
         crash_point();
-        let map = map(MmapOptions::new().len(len), file.unproven())
-            .map_err(|e| Error::io("map", path, e))?;
+        let map = first_map().and_then(|options| match is_read_only {
+            false => options.map_raw(file.unproven()),
+            true => options.map_raw_read_only(file.unproven()),
+        });
+        let map = map.map_err(|e| Error::io("map", path, e))?;
         Ok(Box::new(Slab {
+            sections: Sections::new(&map, is_read_only),
             map,
             opened: AtomicPtr::new(Opened::new(file, None)),
             path: path.to_path_buf(),
@@ -161,24 +158,32 @@ impl Slab {
         self.at(ABSENCES_OFFSET)
     }
 
-    pub(crate) fn bucket(&self, number: u32) -> &AtomicU32 {
-        let number = number & (self.layout.buckets - 1);
-        self.at(self.layout.bucket_offset + 4 * u64::from(number))
+    pub(crate) fn header_counts(&self) -> &Counts {
+        self.at(COUNTS_OFFSET)
     }
 
+    /// The bucket whose entry in its table is an even number. For
+    /// [`Buckets`](crate::slab::buckets::Buckets), which has seen that it is there.
+    #[inline]
+    pub(super) fn bucket(&self, entry: u32) -> &AtomicU32 {
+        self.sections.at(BUCKET_TABLE, entry)
+    }
+
+    /// The state of a slot, if that is allocated.
     pub(crate) fn slot_state(&self, number: u32) -> Option<&AtomicU8> {
-        let inside = number < self.layout.slots.count;
-        inside.then(|| self.at(self.layout.slot_state_offset + u64::from(number)))
+        let inside = self.covers(Growing::Slots, number);
+        inside.then(|| self.sections.at(SLOT_STATE_TABLE, number))
     }
 
+    /// The state of a block, if that is allocated.
     pub(crate) fn block_state(&self, number: u32) -> Option<&AtomicU8> {
-        let inside = number < self.layout.blocks.count;
-        inside.then(|| self.at(self.layout.block_state_offset + u64::from(number)))
+        let inside = self.covers(Growing::Blocks, number);
+        inside.then(|| self.sections.at(BLOCK_STATE_TABLE, number))
     }
 
     pub(crate) fn participant(&self, number: u16) -> Option<&Participant> {
         let inside = self.covers(Growing::Participants, number.into());
-        inside.then(|| self.at(self.offset(self.layout.participants, number.into())))
+        inside.then(|| self.at(self.layout.participants.offset_of(number.into())))
     }
 
     /// The slot of that number, if it is allocated.
@@ -197,8 +202,7 @@ impl Slab {
 
     #[inline]
     pub(crate) fn slot(&self, id: SlotId) -> &Slot {
-        // The stride as a constant: this is on the way to every lock.
-        self.at(self.layout.slots.offset + u64::from(id.index()) * SLOT_BYTES)
+        self.sections.at(SLOT_TABLE, id.index())
     }
 
     /// Has the processor fetch so many slots, all their lines at once: what is read of the second
@@ -218,8 +222,8 @@ impl Slab {
         if !self.covers(Growing::Blocks, block) {
             return None;
         }
-        let within = u64::from(index % PERMITS_PER_BLOCK) * size_of::<Permit>() as u64;
-        Some(self.at(self.layout.blocks.offset + u64::from(block) * BLOCK_BYTES + within))
+        let permits: &[Permit; PERMITS_PER_BLOCK as usize] = self.sections.at(BLOCK_TABLE, block);
+        Some(&permits[(index % PERMITS_PER_BLOCK) as usize])
     }
 
     /// Word `at` of the bodies of the key that begins at `id` and takes `span` slots.
@@ -246,18 +250,13 @@ impl Slab {
         Some(unsafe { &*body.cast() })
     }
 
-    #[inline]
-    fn offset(&self, region: Region, number: u32) -> u64 {
-        region.offset + u64::from(number) * region.stride
-    }
-
-    /// The record at `offset`.
+    /// The record at `offset`, before the sections.
     #[inline]
     fn at<T>(&self, offset: u64) -> &T {
-        debug_assert!(offset + size_of::<T>() as u64 <= self.layout.total_bytes());
-        // SAFETY: callers stay within the layout, which the mapping covers, and within what is
-        // allocated (M1, M2); offsets are multiples of T's alignment by the layout (M4); T
-        // consists of atomics (M3).
+        debug_assert!(offset + size_of::<T>() as u64 <= Layout::mapped_bytes());
+        // SAFETY: callers stay within what the mapping covers, and within what is allocated (M1,
+        // M2); offsets are multiples of T's alignment by the layout (M4); T consists of atomics
+        // (M3).
         unsafe { &*self.map.as_ptr().add(offset as usize).cast::<T>() }
     }
 }
@@ -267,14 +266,25 @@ impl Slab {
     /// Whether number `at` of a region is allocated, and really in the file.
     #[inline]
     pub(crate) fn covers(&self, what: Growing, at: u32) -> bool {
-        // Relaxed: a stale value only leads to another look.
-        at < self.covered[what as usize].load(Ordering::Relaxed)
+        // Acquire: with what is covered goes where it is mapped. A stale value only leads to
+        // another look.
+        at < self.covered[what as usize].load(Ordering::Acquire)
             || self.extent().look_again(what, at)
     }
 
-    /// So many of a region were found to be in the file.
-    pub(super) fn note_covered(&self, what: Growing, count: u32) {
-        self.covered[what as usize].fetch_max(count, Ordering::Relaxed);
+    /// So many of a region were found to be in the file: maps them.
+    pub(super) fn cover(&self, what: Growing, count: u32) -> Result<()> {
+        let half = match what {
+            Growing::Participants => None,
+            Growing::Slots => Some(Half::Slots),
+            Growing::Blocks => Some(Half::Blocks),
+        };
+        if let Some(half) = half {
+            let mapped = self.sections.map(self.file()?, half, count);
+            mapped.map_err(|e| Error::io("map", &self.path, e))?;
+        }
+        self.covered[what as usize].fetch_max(count, Ordering::Release);
+        Ok(())
     }
 
     /// How many of a region are allocated by the header, never more than there can be.
@@ -364,16 +374,6 @@ impl Slab {
     /// What participants lock in the file.
     pub(crate) fn witnesses(&self) -> Witnesses<'_> {
         Witnesses(self)
-    }
-}
-
-impl Opened {
-    fn new(file: Kept, page: Option<MmapRaw>) -> *mut Opened {
-        Box::into_raw(Box::new(Opened {
-            file,
-            _page: page,
-            disowned: AtomicBool::new(false),
-        }))
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::num::NonZeroU32;
 
+pub(crate) mod buckets;
 pub(crate) mod bytes;
 pub(crate) mod content;
 mod dirty;
@@ -17,7 +18,13 @@ pub(crate) mod layout;
 #[allow(unsafe_code)]
 mod map;
 mod meta;
+mod opened;
 mod records;
+mod region;
+#[allow(unsafe_code)]
+mod sections;
+mod segment;
+mod stripe;
 mod value_cell;
 pub(crate) mod value_cells;
 mod witnesses;
@@ -27,10 +34,11 @@ pub(crate) use layout::Layout;
 pub(crate) use map::Slab;
 pub(crate) use meta::{KEY_BYTES_MAX, Meta, TAG_BYTES_MAX, Tenant};
 pub(crate) use records::{
-    Absences, BODY_WORDS, CLAIMED, Intent, Lost, Participant, Permit, SEGMENT_BEGUN,
-    SEGMENT_CLOSING, SEGMENT_WRITING, STATE_FREE, STATE_TAIL, STATE_USED, Segment, Slot, Stripe,
+    Absences, BODY_WORDS, CLAIMED, Participant, Permit, STATE_FREE, STATE_TAIL, STATE_USED, Slot,
     pack, unpack,
 };
+pub(crate) use segment::{Lost, SEGMENT_BEGUN, SEGMENT_CLOSING, SEGMENT_WRITING, Segment};
+pub(crate) use stripe::{Intent, Stripe, Tally};
 
 pub(crate) use crate::record::joining::{PARTICIPANT_SHARED, PARTICIPANT_USED};
 

@@ -10,8 +10,8 @@
 //! average's cell, over head and as much payload as is used.
 
 use crate::record::{CellSum, Damaged};
-use crate::slab::content::{Content, FORM_LOGGED, Form, LOGGED_WORDS};
-use crate::slab::{BODY_WORDS, Slab, SlotId, pack};
+use crate::slab::content::{Content, Form, TELLING_WORDS};
+use crate::slab::{BODY_WORDS, Slab, SlotId};
 use crate::sync::{AtomicU64, Ordering};
 
 /// Head and seal.
@@ -100,9 +100,9 @@ impl<'a> ValueCell<'a> {
     pub(super) fn glance(self) -> Option<Content> {
         let head = self.head()?;
         let used = Content::payload_words(head).min(self.words - CELL_FRAME);
-        let mut first = [0; LOGGED_WORDS];
-        if head >> 17 & 0x1f == FORM_LOGGED {
-            for (at, word) in first.iter_mut().enumerate() {
+        let mut first = [0; TELLING_WORDS];
+        if Content::tells(head) {
+            for (at, word) in first.iter_mut().enumerate().take(used) {
                 *word = self.word(CELL_FRAME + at)?.load(Ordering::Relaxed);
             }
         }
@@ -117,12 +117,12 @@ impl<'a> ValueCell<'a> {
         let used = Content::payload_words(head).min(self.words - CELL_FRAME);
         payload.begin(used);
         let mut sum = CellSum::of(head);
-        let mut first = [0; LOGGED_WORDS];
+        let mut first = [0; TELLING_WORDS];
         self.parts(CELL_FRAME + used, |done, words| {
             let skipped = CELL_FRAME.saturating_sub(done).min(words.len());
-            let from = done + skipped - CELL_FRAME;
+            let from = (done + skipped).saturating_sub(CELL_FRAME);
             let words = words[skipped..].iter().map(|w| w.load(Ordering::Relaxed));
-            if head >> 17 & 0x1f != FORM_LOGGED {
+            if !Content::tells(head) {
                 return payload.take(from, sum.adding(1 + from, words));
             }
             let mut at = from;
@@ -162,13 +162,16 @@ impl<'a> ValueCell<'a> {
                 len,
                 tag_hash,
             } => {
-                let payload = [place.bits(), pack(tag_hash, len as u32)].into_iter();
-                self.store_words(LOGGED_WORDS, payload, &mut sum)?;
+                let payload = content.logged_payload(place, len, tag_hash);
+                self.store_words(Content::payload_words(head), payload, &mut sum)?;
             }
-            Form::Inline { .. } if tag.is_empty() => {
+            Form::Inline { .. } if tag.is_empty() && content.flags == 0 => {
                 self.store_bytes(value, &mut sum)?;
             }
-            Form::Inline { .. } => self.store_bytes(&[tag, value].concat(), &mut sum)?,
+            Form::Inline { .. } => {
+                let all = [&content.flag_bytes(), tag, value].concat();
+                self.store_bytes(&all, &mut sum)?;
+            }
         }
         self.word(0)?.store(head, Ordering::Relaxed);
         let seal = sum.seal(version);
@@ -191,7 +194,7 @@ impl<'a> ValueCell<'a> {
     ) -> Option<()> {
         self.parts(CELL_FRAME + count, |done, words| {
             let skipped = CELL_FRAME.saturating_sub(done).min(words.len());
-            let from = done + skipped - CELL_FRAME;
+            let from = (done + skipped).saturating_sub(CELL_FRAME);
             let room = words[skipped..].iter();
             for (to, word) in room.zip(sum.adding(1 + from, &mut payload)) {
                 to.store(word, Ordering::Relaxed);
@@ -206,7 +209,7 @@ pub(super) struct Loaded {
     pub(super) seal: u64,
     sum: CellSum,
     /// The first words of the payload.
-    first: [u64; LOGGED_WORDS],
+    first: [u64; TELLING_WORDS],
     used: usize,
 }
 

@@ -13,7 +13,6 @@ use crate::record::{
     Damaged, SEALED_WORDS_MAX, cells_first_version, cells_flip, cells_prepare, cells_read_once,
     cells_read_prepared, cells_version_of, cells_write,
 };
-use crate::slab::content::FORM_LOGGED;
 pub(crate) use crate::slab::content::{Content, Form, VALUE_BYTES_MAX, tag_hash};
 use crate::slab::value_cell::{CELL_FRAME, ValueCell};
 pub(crate) use crate::slab::value_cell::{Payload, Reading};
@@ -136,7 +135,7 @@ impl<'a> ValueCells<'a> {
         let version = self.version();
         let cell = self.cell((version & 1) as usize);
         let head = cell.head()?;
-        if head >> 17 & 0x1f != FORM_LOGGED {
+        if !Content::is_in_log(head) {
             return None;
         }
         let reading = cell.load(&mut ())?.checked(version).ok()?;

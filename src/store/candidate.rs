@@ -63,6 +63,14 @@ impl Candidates {
         self.values.as_mut()?.take(more)
     }
 
+    /// Puts the one that was just taken back, whose turn it still is.
+    pub(in crate::store) fn give_back(&mut self, candidate: Candidate) {
+        if let Some(found) = &mut self.values {
+            found.all.push(candidate);
+            found.share += 1;
+        }
+    }
+
     /// Takes in what a look has found, of which those so many are to go that are worth least.
     pub(in crate::store) fn fill(&mut self, mut all: Vec<Candidate>, share: usize) {
         // Of equals, those that lie first go first.

@@ -6,10 +6,10 @@ use crate::slab::bytes::{KeyPlace, span_of};
 use crate::slab::value_cells::ValueCells;
 use crate::slab::{KEY_BYTES_MAX, Meta, Slab, Slot, SlotId, TAG_BYTES_MAX, Tenant};
 
-/// By what the hash of a turn differs from that of its key. In the stored half alone: a turn hangs
-/// on the bucket of its key, and no walk takes one for the other, for both compare their own hash
-/// first (I9).
-const TURN_SALT: u64 = 0x9e37_79b9;
+/// By what the hash of a turn differs from that of its key. In none of the bits that say on which
+/// bucket it hangs, of however many: a turn hangs on that of its key, and no walk takes one for the
+/// other, for both compare their own hash first (I9).
+const TURN_SALT: u64 = 0x9e00_0000;
 
 /// A key, found.
 #[derive(Clone, Copy, Debug)]

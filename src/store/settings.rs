@@ -12,6 +12,7 @@ pub use limits::Limits;
 
 use crate::error::{Error, Result};
 use crate::slab::Slab;
+use crate::slab::layout::CAPACITY_MAX;
 use crate::slab::value_cells::VALUE_BYTES_MAX;
 use crate::sync::{Ordering, crash_point};
 
@@ -288,7 +289,7 @@ impl Settings {
 }
 
 /// In slots.
-pub(in crate::store) const DEFAULT_CAPACITY: usize = 65_536;
+pub(in crate::store) const DEFAULT_CAPACITY: usize = CAPACITY_MAX as usize;
 
 pub(in crate::store) fn segment_bytes_of(size_limit: u64) -> u64 {
     (size_limit / 64).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)

@@ -150,7 +150,7 @@ pub const ALL: &[Operation] = &[
         prepare: |scene| {
             furnish(scene);
             // The value in force of the average fails its seal: the one before comes back.
-            let slot = Layout::of(CAPACITY as u64).slot(scene.board.get(Entry::Slot));
+            let slot = Layout::new().slot(scene.board.get(Entry::Slot));
             let selector = u64::from_le_bytes(scene.peek(slot + 48));
             let cell = slot + layout::CELLS + layout::CELL_BYTES * (selector % 2);
             scene.poke(cell + 8, &[0xab; 8]);
@@ -260,7 +260,7 @@ const DEAD_NUMBER: u32 = 2;
 
 /// Marks all participant numbers as used, by processes whose beacons are free.
 fn all_numbers_taken(scene: &Scene) {
-    let at = Layout::of(CAPACITY as u64).participants;
+    let at = Layout::new().participants;
     let bytes = layout::PARTICIPANT_BYTES as usize;
     let taken = scene.peek::<{ 128 * 4096 }>(at);
     let mut records = taken.to_vec();

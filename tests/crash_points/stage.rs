@@ -156,5 +156,5 @@ fn bucket([low, high]: [u64; 2], key: &str) -> u64 {
     use std::hash::Hasher;
     let mut hasher = std::hash::SipHasher::new_with_keys(low, high);
     hasher.write(key.as_bytes());
-    hasher.finish() >> 32 & (BUCKETS - 1)
+    hasher.finish() & (BUCKETS - 1)
 }

@@ -179,9 +179,9 @@ fn without_descriptors_opening_fails_clearly_leaks_none_and_harms_nothing() {
 pub fn run_without_addresses(role: &Role) {
     let statm = fs::read_to_string("/proc/self/statm").unwrap();
     let pages: u64 = statm.split(' ').next().unwrap().parse().unwrap();
-    // Enough for everything but the mapping of a large store.
-    let little = pages * 4_096 + (64 << 20);
-    let large = Cache::options().capacity(1 << 20);
+    // Enough for everything but the mapping of a store.
+    let little = pages * 4_096 + (1 << 20);
+    let large = Cache::options();
     for attempt in 0..3 {
         limit(libc::RLIMIT_AS, little);
         let refused = large.open(role.store());

@@ -134,7 +134,7 @@ const OTHERS: Range<u64> = 4..4_096;
 
 /// Marks the numbers of others as used, in a region of participants that is allocated to its end.
 fn occupy(slab: &Path) {
-    let map = Layout::of(Sort::Few.capacity() as u64);
+    let map = Layout::new();
     let slab = OpenOptions::new().write(true).open(slab).expect("the slab");
     let mut records = vec![0; (4_096 * layout::PARTICIPANT_BYTES) as usize];
     for number in 1..4_096_usize {

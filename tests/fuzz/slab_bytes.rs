@@ -120,7 +120,7 @@ impl Bench {
         self.use_repaired();
         fuzzing::forget_thread();
         let len = fs::metadata(self.store().join("slab")).map_or(0, |m| m.len());
-        let most = Layout::of(CAPACITY_MAX).block(CAPACITY_MAX + 16_384);
+        let most = Layout::new().block(CAPACITY_MAX + 16_384);
         assert!(len <= most.next_multiple_of(layout::PAGE), "{len} bytes");
     }
 
@@ -238,7 +238,7 @@ impl Bench {
         let path = self.store().join("slab");
         let slab = OpenOptions::new().read(true).write(true).open(path);
         let slab = slab.expect("the slab");
-        let map = Layout::of(cache.capacity() as u64);
+        let map = Layout::new();
         for slot in 0..cache.capacity() as u64 {
             let (mut word, mut meta) = ([0; 8], [0; 8]);
             let at = map.slot(slot);

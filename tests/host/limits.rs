@@ -53,7 +53,7 @@ fn small() -> Options {
 /// is said, and what was there before is there afterwards.
 fn grow_under_all_limits(dir: &Path) {
     let mut done = 0;
-    let limits = [0, 1, 4, 8, 16, 80, 160, 1_024].map(|kib| kib << 10);
+    let limits = [0, 1, 16, 160, 580, 610, 800, 1_600].map(|kib| kib << 10);
     for (round, limit) in limits.into_iter().enumerate() {
         let store = dir.join(format!("{round}"));
         let when = |what: &str| format!("{what} with {limit} bytes");

@@ -408,7 +408,7 @@ fn a_participant_s_record_names_its_process_and_its_user() {
         let cache = small().open(store).unwrap();
         drop(Lock::new(&cache, "lock").acquire().unwrap());
         let slab = fs::read(store.join("slab")).unwrap();
-        let participants = Layout::of(cache.capacity() as u64).participants as usize;
+        let participants = Layout::new().participants as usize;
         let at = participants + (PARTICIPANT_BYTES + PROCESS_AND_USER) as usize;
         let word: [u8; 8] = slab[at..at + 8].try_into().unwrap();
         let mine = u64::from(std::process::id()) | u64::from(geteuid().as_raw()) << 32;

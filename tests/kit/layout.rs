@@ -44,9 +44,13 @@ pub const BOOT_BYTES: u64 = 3 * 8;
 pub const BOOT_ID: u64 = BOOTS;
 /// Of a shard, what the file `fanout` of its cache says; then how many values could not be kept.
 pub const CACHE: u64 = BOOTS + 8 * BOOT_BYTES;
-/// How much room somebody makes for a large value.
+/// How much room somebody makes for a large value; which kinds of keys there may be; when the store
+/// was made; and two counts of evictions.
 pub const WANTED: u64 = CACHE + 5 * 8 + 4 * 8;
-pub const HEADER_END: u64 = WANTED + 8;
+pub const KINDS: u64 = WANTED + 8;
+pub const HEADER_END: u64 = KINDS + 4 * 8;
+/// How many rows of buckets each stripe has.
+pub const ROWS: u64 = 3_072;
 
 /// The files that are only ever locked, in the order of their inode numbers.
 pub const LOCKED: [&str; 3] = ["attach", "beacons", "stripes"];
@@ -89,18 +93,21 @@ pub fn name_files(store: &Path, locks: &Path) {
 
 pub const STRIPES: u64 = PAGE;
 pub const STRIPE_COUNT: u64 = 64;
-pub const STRIPE_BYTES: usize = 64;
-pub const SEGMENTS: u64 = 2 * PAGE;
+pub const STRIPE_BYTES: usize = 128;
+pub const SEGMENTS: u64 = STRIPES + STRIPE_COUNT * STRIPE_BYTES as u64;
 pub const SEGMENT_COUNT: u64 = 512;
 pub const SEGMENT_BYTES: u64 = 32;
 pub const ABSENCES: u64 = SEGMENTS + SEGMENT_COUNT * SEGMENT_BYTES;
-pub const BUCKETS: u64 = ABSENCES + 2_048 * 8;
+pub const PARTICIPANTS: u64 = ABSENCES + 2_048 * 8;
+/// The sections: of the first one the buckets.
+pub const BUCKETS: u64 = PARTICIPANTS + 4_096 * PARTICIPANT_BYTES;
 
 /// The intents of a stripe that somebody died over.
 pub const CREATE: u64 = 1;
 pub const RECLAIM: u64 = 2;
 pub const REMOVE: u64 = 3;
 pub const FREE: u64 = 4;
+pub const SPLIT: u64 = 5;
 
 pub const PARTICIPANT_BYTES: u64 = 128;
 /// In a participant's record: its process in the lower half and its user in the upper; and what its
@@ -121,15 +128,23 @@ pub const META: u64 = 24;
 pub const BODY: u64 = 56;
 /// In a slot: the low half of the key's hash.
 pub const HASH: u64 = 40;
-/// In a slot: how many slots its key takes.
+/// In a slot: how many slots its key takes, in two bytes.
 pub const SPAN: u64 = 44;
+/// In the body of a lock or semaphore: the key.
+pub const KEY: u64 = BODY + 5 * 8;
 /// In a slot: the two cells of an average, with six words of payload and the seal.
 pub const CELLS: u64 = 56;
 pub const CELL_BYTES: u64 = 56;
 /// In the first permit of a semaphore: its last token.
 pub const TICKET: u64 = 24;
 
-/// The regions of a slab, which depend on its capacity.
+/// How many slots the first section is for. Each further one is for as many as all before.
+const SECTION: u64 = 4_096;
+/// Bytes for each slot of a section: half a bucket, its state, itself; and the same of a block.
+const SLOT_SHARE: u64 = 2 + 1 + SLOT_BYTES;
+const SHARE: u64 = SLOT_SHARE + 1 + BLOCK_BYTES;
+
+/// The regions of a slab: of the first section.
 #[derive(Clone)]
 pub struct Layout {
     pub slot_states: u64,
@@ -139,30 +154,34 @@ pub struct Layout {
     pub blocks: u64,
 }
 
+/// The first number of the section in which a number lies, and how many it has.
+fn section_of(number: u64) -> (u64, u64) {
+    match number < SECTION {
+        true => (0, SECTION),
+        false => (1 << number.ilog2(), 1 << number.ilog2()),
+    }
+}
+
 impl Layout {
-    pub fn of(capacity: u64) -> Layout {
-        let page = |at: u64| at.next_multiple_of(PAGE);
-        let buckets = capacity.div_ceil(2).next_power_of_two().max(STRIPE_COUNT);
-        let slot_states = page(BUCKETS + 4 * buckets);
-        let block_states = page(slot_states + capacity);
-        // A block for each key, and as many as the largest semaphore takes.
-        let participants = page(block_states + capacity + 65_536 / 4);
-        let slots = participants + 4_096 * PARTICIPANT_BYTES;
-        let blocks = page(slots + SLOT_BYTES * capacity);
+    pub fn new() -> Layout {
+        let blocks = BUCKETS + SLOT_SHARE * SECTION;
         Layout {
-            slot_states,
-            block_states,
-            participants,
-            slots,
-            blocks,
+            slot_states: BUCKETS + 2 * SECTION,
+            block_states: blocks,
+            participants: PARTICIPANTS,
+            slots: BUCKETS + 3 * SECTION,
+            blocks: blocks + SECTION,
         }
     }
 
     pub fn slot(&self, number: u64) -> u64 {
-        self.slots + number * SLOT_BYTES
+        let (first, count) = section_of(number);
+        BUCKETS + first * SHARE + count * 3 + (number - first) * SLOT_BYTES
     }
 
     pub fn block(&self, number: u64) -> u64 {
-        self.blocks + number * BLOCK_BYTES
+        let (first, count) = section_of(number);
+        let before = first * SHARE + count * (SLOT_SHARE + 1);
+        BUCKETS + before + (number - first) * BLOCK_BYTES
     }
 }

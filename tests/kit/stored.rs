@@ -129,7 +129,7 @@ impl Stored {
         Stored {
             slab,
             segments,
-            layout: Layout::of(capacity),
+            layout: Layout::new(),
             capacity,
         }
     }
@@ -163,7 +163,7 @@ impl Stored {
             number,
             generation: meta as u32,
             key: Vec::new(),
-            span: self.word(at + 40) >> 32,
+            span: self.word(at + 40) >> 32 & 0xffff,
         };
         let len = meta >> 36 & 0x7ff;
         let words = (1..=len.div_ceil(8)).map(|w| self.word(self.body(&slot, w)));

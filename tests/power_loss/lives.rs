@@ -311,12 +311,12 @@ impl Life {
             bytes
         };
         let slots = u32::from_le_bytes(word(layout::COUNTERS + 4)[..4].try_into().unwrap());
-        let layout = Layout::of(CAPACITY as u64);
+        let layout = Layout::new();
         for slot in (0..u64::from(slots)).map(|slot| layout.slot(slot)) {
             let is_lock = word(slot + layout::META)[4] & 15 == 1;
             let hold = u64::from_le_bytes(word(slot));
             let is_free = hold < layout::RETIRING;
-            if is_lock && is_free && word(slot + layout::BODY)[..key.name.len()] == key.name[..] {
+            if is_lock && is_free && word(slot + layout::KEY)[..key.name.len()] == key.name[..] {
                 let sequence = hold + (1 << 34);
                 file.write_all_at(&sequence.to_le_bytes(), slot).unwrap();
                 // In so long a time everything was written now and then.

@@ -132,7 +132,7 @@ fn an_average_never_has_the_value_of_the_one_that_had_its_slot() {
     let second = Averager::new(&cache, name(2));
     [5.0, 6.0, 7.0].iter().for_each(|n| second.add(*n).unwrap());
     let mut image = Image::of(&file(), &before);
-    let slot = Layout::of(64).slot(0);
+    let slot = Layout::new().slot(0);
     // From the second line of 64 bytes on, which is where a sector may begin.
     image.set(slot + 64, &before.get::<128>(slot + 64));
     image.set(layout::BOOT_ID, &[1; 16]);
@@ -174,7 +174,7 @@ fn a_transaction_is_on_the_disk_before_it_is_carried_out_and_until_it_is() {
     let cache = durable(dir.root());
     let keys = ["a", "b"];
     keys.iter().for_each(|key| cache.set(key, "old").unwrap());
-    let slots = [0, 1].map(|slot| Layout::of(64).slot(slot));
+    let slots = [0, 1].map(|slot| Layout::new().slot(slot));
     let before = synced(|| cache.sync().unwrap());
     let is_old =
         |image: &Image| slots.map(|slot| word(image, slot + 48) == word(&before[0], slot + 48));
@@ -197,7 +197,7 @@ fn a_value_is_on_the_disk_before_the_next_one_may_change_it() {
     let dir = Place::in_memory();
     let cache = durable(dir.root());
     cache.set("key", "1").unwrap();
-    let slot = Layout::of(64).slot(0);
+    let slot = Layout::new().slot(0);
     let changes: [&dyn Fn(); 4] = [
         &|| cache.set("key", "2").unwrap(),
         &|| assert_eq!(cache.incr("key", 1).unwrap(), 3),

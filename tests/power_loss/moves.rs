@@ -59,7 +59,7 @@ fn moves_until_the_room_is_used_up(first: usize) {
     let bound = stats.bytes_live + stats.bytes_garbage + slack + FITTING * RECORD + 2_000;
     poke(layout::SIZE_LIMIT, bound - (1 << 20));
     let selectors = |image: &Image| -> Vec<u64> {
-        let layout = Layout::of(capacity as u64);
+        let layout = Layout::new();
         let slots = (0..first).chain(STEP_SLOTS..STEP_SLOTS + keys.len() - first);
         slots
             .map(|slot| word(image, layout.slot(slot as u64) + 48))

@@ -18,6 +18,7 @@ mod permits;
 mod recovery;
 mod removal;
 mod reuse;
+mod split;
 mod waiting;
 mod world;
 

@@ -10,20 +10,20 @@ use std::fmt;
 use crate::error::{Error, Result, show_key};
 use crate::log::Log;
 use crate::os::memory;
-use crate::slab::bytes::{KeyPlace, span_of};
-use crate::slab::hash::hash;
+use crate::slab::bytes::span_of;
 use crate::slab::layout::PERMITS_PER_BLOCK;
 use crate::slab::value_cells::Form;
-use crate::slab::{Meta, STATE_FREE, STATE_TAIL, STATE_USED, Slab, SlotId, Tenant};
+use crate::slab::{Growing, STATE_FREE, STATE_TAIL, STATE_USED, SlotId, Tally, Tenant};
+use crate::store::care::contradiction::{contradiction, is_found};
 use crate::store::care::leaks::Leaks;
+use crate::store::care::tallies::Tallies;
 use crate::store::holds::standing::{Onlooker, looking};
 use crate::store::home::slab_file;
-use crate::store::in_slab::key_of;
 use crate::store::index::allocate::Pool;
 use crate::store::index::pieces::Pieces;
-use crate::store::index::stripe::{StripeGuard, bucket_of};
+use crate::store::index::stripe::StripeGuard;
 use crate::store::journal::decided::Journal;
-use crate::store::key_entry::{KeyEntry, hash_as};
+use crate::store::key_entry::KeyEntry;
 use crate::store::members::device::OnDevice;
 use crate::store::members::lock_files::opened_up_of;
 use crate::store::slots::by_slot::Slots;
@@ -103,6 +103,7 @@ struct Census<'a> {
     blocks: Vec<u32>,
     /// Values in the log, to be read.
     logged: Vec<KeyEntry>,
+    tallies: Tallies,
 }
 
 /// Looks at a store as a whole. Decides nothing.
@@ -115,14 +116,15 @@ impl<'s> Inspector<'s> {
     pub(crate) fn check(self) -> Result<CheckReport> {
         self.0.check_in_place()?;
         self.0.process()?.locks.prove()?;
-        let layout = self.0.slab().layout();
+        let allocated = |what| self.0.slab().allocated(what) as usize;
         let io = |e| Error::io("check", self.0.slab().path(), e);
         let mut census = Census {
             store: self.0,
             report: CheckReport::default(),
-            slots: memory::filled(0, layout.slots.count as usize).map_err(io)?,
-            blocks: memory::filled(0, layout.blocks.count as usize).map_err(io)?,
+            slots: memory::filled(0, allocated(Growing::Slots)).map_err(io)?,
+            blocks: memory::filled(0, allocated(Growing::Blocks)).map_err(io)?,
             logged: Vec::new(),
+            tallies: Tallies::new(),
         };
         match Journal(self.0).finish_decided() {
             // The first shard has the journal of all: it tells.
@@ -139,12 +141,17 @@ impl<'s> Inspector<'s> {
         census.report.problems.extend(damaged);
         census.report.problems.extend(opened_up_of(&self.0.site)?);
         Pieces(self.0).each_bucket(|bucket| match bucket {
-            Ok((guard, bucket)) => census.bucket(guard, bucket),
+            Ok((guard, bucket)) => {
+                census.tallies.begin(guard);
+                census.bucket(guard, bucket)
+            }
             Err(e) => {
                 census.report.problems.push(e.to_string());
                 Ok(())
             }
         })?;
+        let differ = census.tallies.compare(self.0.slab());
+        census.report.problems.extend(differ);
         census.leaks()?;
         // Without the locks: reading takes its time.
         for found in std::mem::take(&mut census.logged) {
@@ -204,7 +211,7 @@ impl Census<'_> {
         let store = guard.store;
         let slab = store.slab();
         self.report.keys += usize::from(Slots(store).is_listed(found));
-        if let Some(what) = contradiction(slab, found, bucket) {
+        if let Some(what) = contradiction(slab, found, Some(bucket)) {
             self.problem(found.id, what);
             return Ok(());
         }
@@ -213,6 +220,7 @@ impl Census<'_> {
         }
         let span = span_of(slab, found.id);
         self.report.slots_used += span as usize;
+        self.tallies.add(guard, Tally::by(found.kind, span));
         self.take(Pool::Slots, found.id.index(), span, found.id);
         match found.kind {
             Tenant::Semaphore => match Slots(store).permits_of(found.id) {
@@ -274,6 +282,7 @@ impl Census<'_> {
     /// states.
     fn take(&mut self, pool: Pool, first: u32, count: u32, by: SlotId) {
         for at in first..first.saturating_add(count) {
+            self.note_growth(pool);
             let noted = match pool {
                 Pool::Slots => &self.slots,
                 Pool::Blocks => &self.blocks,
@@ -299,6 +308,16 @@ impl Census<'_> {
             noted[at as usize] = by.link();
             self.report.problems.extend(problem);
         }
+    }
+
+    /// There may be more than when the check began.
+    fn note_growth(&mut self, pool: Pool) {
+        let slab = self.store.slab();
+        let (noted, now) = match pool {
+            Pool::Slots => (&mut self.slots, slab.allocated(Growing::Slots)),
+            Pool::Blocks => (&mut self.blocks, slab.allocated(Growing::Blocks)),
+        };
+        noted.resize(noted.len().max(now as usize), 0);
     }
 
     /// Whether the key that begins in the slot of that link has that slot or block now.
@@ -344,42 +363,6 @@ impl Census<'_> {
     }
 }
 
-/// Whether a search for the key in a slot comes to this slot.
-fn is_found(guard: &StripeGuard<'_>, found: KeyEntry) -> Result<bool> {
-    let slab = guard.store.slab();
-    let key = key_of(slab, found).unwrap_or_default();
-    let hash = hash_as(found.kind, hash(slab.part().seed, &key));
-    Ok(guard
-        .find(&key, hash)?
-        .is_some_and(|first| first.id == found.id))
-}
-
 pub(in crate::store) fn load(state: Option<&AtomicU8>) -> u8 {
     state.map_or(STATE_FREE, |s| s.load(Ordering::Acquire))
-}
-
-/// What in a slot contradicts itself, or the bucket it hangs on.
-pub(in crate::store) fn contradiction(
-    slab: &Slab,
-    found: KeyEntry,
-    bucket: u32,
-) -> Option<&'static str> {
-    let Some(key) = key_of(slab, found) else {
-        return Some("has a key that is longer than its slots");
-    };
-    let hash = hash_as(found.kind, hash(slab.part().seed, &key));
-    let slot = slab.slot(found.id);
-    let Meta {
-        key_len, tag_len, ..
-    } = found.meta;
-    if slot.hash.load(Ordering::Relaxed) != hash as u32 {
-        return Some("has a key that does not fit its hash");
-    }
-    if bucket_of(slab, hash) != bucket {
-        return Some("hangs on the wrong bucket");
-    }
-    if KeyPlace::of(found.kind, key_len, tag_len).span() > span_of(slab, found.id) {
-        return Some("has a tag that is longer than its slots");
-    }
-    None
 }

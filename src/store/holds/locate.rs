@@ -214,7 +214,7 @@ impl<'h> Finder<'h> {
             Journal(self.0.store()).finish_decided()?;
         }
         if let Some(ghost) = found.filter(|found| self.is_in_the_way(*found)) {
-            let bucket = Index(self.0.store()).bucket_of(self.0.hash());
+            let bucket = stripe.bucket_of(self.0.hash());
             let vacant = || Slots(self.0.store()).is_vacant(ghost);
             // Also if the process that deleted the value died with the latch.
             if Retirer(stripe).retire(ghost, bucket, Force::NotTheLiving, vacant)? {

@@ -11,7 +11,6 @@ use crate::store::holds::locate::Finder;
 use crate::store::holds::standing::standing;
 use crate::store::in_slab::permits_of;
 use crate::store::index::allocate::{Claimed, NoRoom};
-use crate::store::index::chains::Index;
 use crate::store::index::retire::Retirer;
 use crate::store::index::stripe::StripeGuard;
 use crate::store::key_entry::{KeyEntry, NewKey};
@@ -62,7 +61,7 @@ impl<'h> TakeOver<'h> {
             true => stripe.tag_of(found)?,
             false => self.0.tag.to_vec(),
         };
-        let bucket = Index(self.0.store()).bucket_of(self.0.hash());
+        let bucket = stripe.bucket_of(self.0.hash());
         // Asked once nobody can acquire: a waiter is counted before it sleeps, and one that is not
         // yet counted finds the key gone, as if it had come later.
         let nobody_waits = || Members(self.0.store()).waiters(process, found.id) == 0;

@@ -3,16 +3,17 @@
 
 use crate::error::show_key;
 use crate::record::PAYLOAD_WORDS;
+use crate::slab::buckets::{Buckets, stripe_of};
 use crate::slab::bytes::{KeyPlace, SPAN_MAX, read_bytes, write_bytes};
 use crate::slab::hash::hash;
 use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES};
 use crate::slab::{
-    Growing, Intent, Meta, STATE_FREE, STATE_TAIL, STATE_USED, Slab, SlotId, Tenant,
+    Growing, Intent, Meta, STATE_FREE, STATE_TAIL, STATE_USED, Slab, SlotId, Tally, Tenant,
 };
 use crate::store::home::rebuild::RepairReport;
 use crate::store::home::rebuild_values;
 use crate::store::key_entry::hash_as;
-use crate::sync::{AtomicU8, Ordering};
+use crate::sync::{AtomicU8, AtomicU32, Ordering};
 
 /// The work on the keys of a slab, and what came of it.
 pub(super) struct Rebuild<'a> {
@@ -25,8 +26,7 @@ pub(super) struct Rebuild<'a> {
 
 impl<'a> Rebuild<'a> {
     pub(super) fn new(slab: &'a Slab) -> Rebuild<'a> {
-        let layout = slab.layout();
-        let states = (0..layout.slots.count).map(|at| load(slab.slot_state(at)));
+        let states = (0..slab.allocated(Growing::Slots)).map(|at| load(slab.slot_state(at)));
         Rebuild {
             slab,
             report: RepairReport::default(),
@@ -44,18 +44,23 @@ impl<'a> Rebuild<'a> {
             }
             stripe.set_intent(Intent::None);
             stripe.forget_watched();
+            stripe.set_taken(Tally::default());
         }
         if self.unfinished > 0 {
             let what = format!("ended {} unfinished changes", self.unfinished);
             self.report.actions.push(what);
         }
-        for bucket in 0..slab.layout().buckets {
-            slab.bucket(bucket).store(0, Ordering::Relaxed);
+        let slots = slab.allocated(Growing::Slots);
+        let rows = Buckets::rows_for(slots);
+        for stripe in 0..STRIPES {
+            Buckets(slab).counter(stripe).store(rows, Ordering::Relaxed);
         }
-        for at in 0..slab.layout().slots.count {
+        let heads = (0..rows * STRIPES).filter_map(|bucket| Buckets(slab).head(bucket));
+        heads.for_each(|head| head.store(0, Ordering::Relaxed));
+        for at in 0..slots {
             set(slab.slot_state(at), STATE_FREE);
         }
-        for at in 0..slab.layout().blocks.count {
+        for at in 0..slab.allocated(Growing::Blocks) {
             set(slab.block_state(at), STATE_FREE);
         }
         slab.absences().forget();
@@ -97,7 +102,7 @@ impl<'a> Rebuild<'a> {
         let slab = self.slab;
         let slot = slab.slot(id);
         let kind = meta.kind?;
-        let span = slot.span.load(Ordering::Relaxed);
+        let span = u32::from(slot.span.load(Ordering::Relaxed));
         let place = KeyPlace::of(kind, meta.key_len, meta.tag_len);
         if span > SPAN_MAX || span < place.span() {
             return None;
@@ -107,20 +112,19 @@ impl<'a> Rebuild<'a> {
         if slot.hash.load(Ordering::Relaxed) != hash as u32 {
             return None;
         }
-        let bucket = (hash >> 32) as u32 & (slab.layout().buckets - 1);
-        if self.is_linked_already(bucket, &key, hash as u32) {
+        let head = Buckets(slab).head(Buckets(slab).of(hash))?;
+        if self.is_linked_already(head, &key, hash as u32) {
             return None;
         }
         let (first_block, blocks) = self.blocks_of(kind, id)?;
-        let free = |state: Option<&AtomicU8>| load(state) == STATE_FREE;
+        // What is not allocated has no state.
+        let free = |state: Option<&AtomicU8>| {
+            state.is_some_and(|state| state.load(Ordering::Relaxed) == STATE_FREE)
+        };
         let slots = id.index()..id.index().checked_add(span)?;
         let blocks = first_block..first_block.checked_add(blocks)?;
-        let room = slots
-            .clone()
-            .all(|at| at < slab.layout().slots.count && free(slab.slot_state(at)))
-            && blocks
-                .clone()
-                .all(|at| at < slab.layout().blocks.count && free(slab.block_state(at)));
+        let room = slots.clone().all(|at| free(slab.slot_state(at)))
+            && blocks.clone().all(|at| free(slab.block_state(at)));
         if !room {
             return None;
         }
@@ -143,10 +147,11 @@ impl<'a> Rebuild<'a> {
             }
             _ => {}
         }
-        let head = slab.bucket(bucket);
         slot.next
             .store(head.load(Ordering::Relaxed), Ordering::Relaxed);
         head.store(id.link(), Ordering::Relaxed);
+        let stripe = slab.stripe(stripe_of(hash));
+        stripe.set_taken(stripe.taken().and(Tally::by(kind, span)));
         Some(())
     }
 
@@ -176,9 +181,9 @@ impl<'a> Rebuild<'a> {
     }
 
     /// The hash tells a key from its turn.
-    fn is_linked_already(&self, bucket: u32, key: &[u8], hash: u32) -> bool {
+    fn is_linked_already(&self, head: &AtomicU32, key: &[u8], hash: u32) -> bool {
         let slab = self.slab;
-        let mut link = slab.bucket(bucket).load(Ordering::Relaxed);
+        let mut link = head.load(Ordering::Relaxed);
         while let Some(id) = slab.follow(link) {
             let slot = slab.slot(id);
             let same = slot.meta().and_then(|meta| {

@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::os::clock::wall_us;
 use crate::os::dir::{sync_above, sync_dir};
 use crate::os::file;
 use crate::os::file::retry;
@@ -82,7 +83,16 @@ fn map_by(
             return Err(damaged(format!("it is cut off at {len} bytes")));
         }
     }
-    map((slab, identity), &path, part, layout).map(Some)
+    let slab = map((slab, identity), &path, part, layout)?;
+    match slab.header().kinds.load(Ordering::Relaxed) {
+        0 => Ok(Some(slab)),
+        // Kinds of keys that this build does not know: it would take them for damage.
+        kinds => Err(Error::Version {
+            path,
+            found: kinds as u32,
+            supported: FORMAT_VERSION,
+        }),
+    }
 }
 
 /// The static part of the header, from its copy if the first is damaged. `None`: never finished.
@@ -177,7 +187,8 @@ pub(in crate::store) fn initialise(
     };
     let like = site.likeness(settings.new_mode())?;
     let slab = file::open_like(&path, true, like).map_err(io("create"))?;
-    if let Err(e) = file::allocate(&slab, 0, layout.fixed_bytes()) {
+    let allocate = |(from, len)| file::allocate(&slab, from, len);
+    if let Err(e) = Layout::fixed().into_iter().try_for_each(allocate) {
         // What was allocated is given back, as far as that works: there is nothing in it, and
         // nobody has mapped it.
         let _ = slab.set_len(0);
@@ -192,6 +203,9 @@ pub(in crate::store) fn initialise(
     let slab = file::keep(slab).map_err(io("look at"))?;
     let slab = Slab::map(slab, &path, part, layout)?;
     settings.new_limits().write(&slab);
+    slab.header()
+        .made_ms
+        .store(wall_us() / 1_000, Ordering::Relaxed);
     // What a store had that was here before is nobody's.
     rebuild_log::adopt_log(&slab, false)?;
     rebuild::name(&slab, locks)?;

@@ -129,14 +129,19 @@ impl<'g> Allocator<'g> {
         patience: Patience,
     ) -> Claimed<u32> {
         let slab = self.0.store.slab();
-        let is_free = |at: &u32| {
-            let state = pool.state(slab, *at);
-            state.is_some_and(|state| state.load(Ordering::Relaxed) == STATE_FREE)
+        let allocated = slab.allocated(pool.growing());
+        let is_free = |at: &u32| match pool.state(slab, *at) {
+            Some(state) => state.load(Ordering::Relaxed) == STATE_FREE,
+            None => *at >= allocated,
         };
         let mut first = within.start;
         while first.saturating_add(count) <= within.end {
             let run = Run { first, count };
             match run.numbers().rev().find(|at| !is_free(at)) {
+                // The header promises more than this process can reach.
+                Some(used) if pool.state(slab, used).is_none() => {
+                    return Err(self.unreachable(pool, used).into());
+                }
                 Some(used) => first = used + 1,
                 None => {
                     self.ensure_allocated(pool, first + count, patience)?;
@@ -221,21 +226,27 @@ impl<'g> Allocator<'g> {
 
     fn ensure_allocated(self, pool: Pool, count: u32, patience: Patience) -> Claimed<()> {
         let slab = self.0.store.slab();
-        let what = pool.growing();
+        let grows = pool.growing();
         debug_assert!(count <= pool.len(slab));
-        if slab.covers(what, count - 1) {
+        if slab.covers(grows, count - 1) {
             return Ok(());
         }
         let growth = Ranges(self.0.store).lock_growth_within(patience)?;
         let _growth = growth.ok_or(NoRoom::Late)?;
-        while slab.allocated(what) < count {
-            if !slab.extent().grow(what)? {
+        while slab.allocated(grows) < count {
+            if !slab.extent().grow(grows)? {
                 break;
             }
         }
-        if slab.covers(what, count - 1) {
+        if slab.covers(grows, count - 1) {
             return Ok(());
         }
-        Err(slab.corrupt("it is shorter than its header says").into())
+        Err(self.unreachable(pool, count - 1).into())
+    }
+
+    fn unreachable(self, pool: Pool, at: u32) -> Error {
+        let what = || "it is shorter than its header says".to_string();
+        let extent = self.0.store.slab().extent();
+        extent.unreachable(pool.growing(), at, what)
     }
 }

@@ -6,21 +6,25 @@
 
 use crate::error::Result;
 use crate::record::{Stamp, life, reachable};
-use crate::slab::bytes::{KeyPlace, bytes_equal, read_bytes, span_of, write_bytes};
+use crate::slab::buckets::Buckets;
+use crate::slab::bytes::{KeyPlace, bytes_equal, clear_waiting, read_bytes, span_of, write_bytes};
 use crate::slab::hash::hash;
 use crate::slab::layout::PERMITS_PER_BLOCK;
 use crate::slab::value_cells::ValueCells;
-use crate::slab::{Intent, Meta, STATE_TAIL, STATE_USED, Slab, SlotId, Tenant, pack};
+use crate::slab::{
+    Growing, Intent, Meta, STATE_TAIL, STATE_USED, Slab, SlotId, Tally, Tenant, pack,
+};
 use crate::store::Store;
 use crate::store::in_slab::is_still;
 use crate::store::index::allocate::{Allocator, Claimed, NoRoom, Pool, Run};
 use crate::store::index::busy::stripe_byte;
 use crate::store::index::pieces::Pieces;
 use crate::store::index::retire::Retirer;
+use crate::store::index::split::Splitter;
 use crate::store::index::stripe::StripeGuard;
 use crate::store::key_entry::{KeyEntry, NewKey, hash_as};
 use crate::store::patience::Patience;
-use crate::sync::{Ordering, fence};
+use crate::sync::{AtomicU32, Ordering, fence};
 
 /// How far a walk without the lock goes before it gives up and takes the lock.
 const UNLOCKED_STEPS: u32 = 64;
@@ -59,11 +63,11 @@ impl<'s> Index<'s> {
     pub(crate) fn is_miss(self, key: &[u8], hash: u64) -> bool {
         let stripe = self.0.slab.stripe(self.stripe_of(hash));
         stripe.is_unchanged_while(|| {
-            let mut link = self
-                .0
-                .slab
-                .bucket(self.bucket_of(hash))
-                .load(Ordering::Acquire);
+            // Which bucket it is may change with what is counted (I10).
+            let Some(head) = self.head_of(hash) else {
+                return false;
+            };
+            let mut link = head.load(Ordering::Acquire);
             for _ in 0..UNLOCKED_STEPS {
                 let Some(id) = self.0.slab.follow(link) else {
                     return link == 0;
@@ -81,11 +85,7 @@ impl<'s> Index<'s> {
     /// fetched at once.
     #[inline]
     pub(crate) fn find_unlocked(self, key: &[u8], hash: u64, slots: u64) -> Option<KeyEntry> {
-        let mut link = self
-            .0
-            .slab
-            .bucket(self.bucket_of(hash))
-            .load(Ordering::Acquire);
+        let mut link = self.head_of(hash)?.load(Ordering::Acquire);
         for _ in 0..UNLOCKED_STEPS {
             let id = self.0.slab.follow(link)?;
             self.0.slab.prefetch(id, slots);
@@ -110,7 +110,10 @@ impl<'s> Index<'s> {
         let of_turn = hash_as(Tenant::Turn, hash) as u32;
         let mut found = None;
         let has_none = slab.stripe(self.stripe_of(hash)).is_unchanged_while(|| {
-            let mut link = slab.bucket(self.bucket_of(hash)).load(Ordering::Acquire);
+            let Some(head) = self.head_of(hash) else {
+                return false;
+            };
+            let mut link = head.load(Ordering::Acquire);
             for _ in 0..UNLOCKED_STEPS {
                 let Some(id) = slab.follow(link) else {
                     return link == 0;
@@ -128,6 +131,13 @@ impl<'s> Index<'s> {
             false
         });
         (found, !has_none)
+    }
+
+    /// Where the chain begins on which a hash hangs just now.
+    #[inline]
+    fn head_of(self, hash: u64) -> Option<&'s AtomicU32> {
+        let buckets = Buckets(&self.0.slab);
+        buckets.head(buckets.of(hash))
     }
 
     /// Whether the slot holds `key`, in the life that is returned.
@@ -168,7 +178,7 @@ pub(in crate::store) fn matches(
 impl StripeGuard<'_> {
     /// Looks for a key of this stripe. A chain that does not end is damage.
     pub(crate) fn find(&self, key: &[u8], hash: u64) -> Result<Option<KeyEntry>> {
-        let bucket = Index(self.store).bucket_of(hash);
+        let bucket = self.bucket_of(hash);
         let mut found = None;
         self.walk(bucket, |id| {
             found = Index(self.store).matches(id, key, hash);
@@ -180,7 +190,7 @@ impl StripeGuard<'_> {
     /// Visits the slots of a bucket until `visit` says `false`.
     pub(crate) fn walk(&self, bucket: u32, mut visit: impl FnMut(SlotId) -> bool) -> Result<()> {
         let slab = self.store.slab();
-        let mut link = slab.bucket(bucket).load(Ordering::Acquire);
+        let mut link = self.head(bucket)?.load(Ordering::Acquire);
         let mut marked = 0;
         for step in 0..=slab.layout().capacity {
             if link == 0 {
@@ -194,9 +204,10 @@ impl StripeGuard<'_> {
             if step.is_power_of_two() {
                 marked = link;
             }
-            let id = slab
-                .follow(link)
-                .ok_or_else(|| slab.corrupt(format!("bucket {bucket} leads to slot {link}")))?;
+            let id = slab.follow(link).ok_or_else(|| {
+                let what = || format!("bucket {bucket} leads to slot {link}");
+                slab.extent().unreachable(Growing::Slots, link - 1, what)
+            })?;
             if !visit(id) {
                 return Ok(());
             }
@@ -220,11 +231,13 @@ impl StripeGuard<'_> {
         let stripe = self.stripe();
         let place = new.place();
         let (span, blocks) = (place.span(), new.permits.div_ceil(PERMITS_PER_BLOCK));
-        let bucket = Index(self.store).bucket_of(new.hash);
+        Splitter(self).split_what_is_due()?;
+        let bucket = self.bucket_of(new.hash);
         // 1
         stripe.slots.store(0, Ordering::Relaxed);
         stripe.blocks.store(0, Ordering::Relaxed);
         stripe.bucket.store(bucket.into(), Ordering::Relaxed);
+        stripe.note_taken_next(stripe.taken().and(Tally::by(new.kind, span)));
         stripe.set_intent(Intent::Create);
         // 2
         let claimed = self.claim_room(span, blocks, patience);
@@ -232,7 +245,7 @@ impl StripeGuard<'_> {
         // 3
         let meta = self.fill(new, place, first, first_block)?;
         // 4
-        let head = slab.bucket(bucket);
+        let head = self.head(bucket)?;
         let slot = slab.slot(first);
         slot.next
             .store(head.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -285,7 +298,7 @@ impl StripeGuard<'_> {
         let floor = self.stripe().floor.load(Ordering::Relaxed);
         slot.hold.raise_sequence(floor);
         slot.hash.store(new.hash as u32, Ordering::Relaxed);
-        slot.span.store(place.span(), Ordering::Relaxed);
+        slot.span.store(place.span() as u16, Ordering::Relaxed);
         let generation = slot.meta().map_or(0, |m| m.generation);
         match new.kind {
             Tenant::Averager => {
@@ -297,9 +310,13 @@ impl StripeGuard<'_> {
                 let cells = cells.ok_or_else(|| slab.corrupt("a new slot is not allocated"))?;
                 cells.reset(generation);
             }
-            _ => slot
-                .aux
-                .store(pack(first_block, new.permits), Ordering::Release),
+            Tenant::Lock | Tenant::RLock | Tenant::Semaphore | Tenant::Turn => {
+                if new.kind != Tenant::Turn {
+                    clear_waiting(slab, id, place.span());
+                }
+                let permits = pack(first_block, new.permits);
+                slot.aux.store(permits, Ordering::Release);
+            }
         }
         let noted = match new.untold {
             [] => Retirer(self).untold_of(new.hash as u32),
@@ -359,6 +376,8 @@ impl StripeGuard<'_> {
         };
         Allocator(self).set_states(Pool::Slots, tail, STATE_TAIL);
         Allocator(self).set_states(Pool::Blocks, blocks, STATE_USED);
+        // Before the last one, by which a successor knows that this is not done.
+        self.stripe().take_next();
         Allocator(self).set_states(Pool::Slots, Run { count: 1, ..slots }, STATE_USED);
         if blocks.count > 0
             && let Some(id) = self.store.slab().slot_id(slots.first)

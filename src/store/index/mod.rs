@@ -6,4 +6,5 @@ pub(crate) mod chains;
 pub(crate) mod pieces;
 pub(crate) mod remove;
 pub(in crate::store) mod retire;
+mod split;
 pub(in crate::store) mod stripe;

@@ -2,14 +2,16 @@
 //! each under the lock of its stripe. A maker or remover of a key waits for a piece at the most.
 //!
 //! Stripes take turns, so that a process that asks for one again and again finds it free for most
-//! of the time. What is seen is whole for each bucket, and a key stays in its bucket: one that is
-//! there all the time is seen once.
+//! of the time. What is seen is whole for each of the rows that a stripe had at first, with all
+//! that came of it since: a key that is there all the time is seen once, however many buckets are
+//! added meanwhile.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::os::memory;
+use crate::slab::buckets::Buckets;
 use crate::slab::layout::STRIPES;
 use crate::slab::{Slab, SlotId};
 use crate::store::Store;
@@ -31,14 +33,42 @@ const CLOCKED: u32 = 8;
 fn prefetch(slab: &Slab, bucket: u32) {
     const SLOT_AHEAD: u32 = 8;
     const HEAD_AHEAD: u32 = 24;
-    let ahead = |buckets| bucket.saturating_add(buckets * STRIPES);
-    if ahead(HEAD_AHEAD) < slab.layout().buckets {
-        let head: *const AtomicU32 = slab.bucket(ahead(HEAD_AHEAD));
-        memory::hint(head.cast());
-        let link = slab.bucket(ahead(SLOT_AHEAD)).load(Ordering::Relaxed);
-        if let Some(id) = slab.follow(link) {
-            slab.prefetch(id, 1);
-        }
+    let ahead = |rows| Buckets(slab).head(bucket.saturating_add(rows * STRIPES));
+    let (Some(near), Some(far)) = (ahead(SLOT_AHEAD), ahead(HEAD_AHEAD)) else {
+        return;
+    };
+    let far: *const AtomicU32 = far;
+    memory::hint(far.cast());
+    if let Some(id) = slab.follow(near.load(Ordering::Relaxed)) {
+        slab.prefetch(id, 1);
+    }
+}
+
+/// How far a stripe has been looked at.
+#[derive(Clone, Copy)]
+struct Walkthrough {
+    stripe: u32,
+    /// How many rows it had at first; `None`: it was not looked at yet.
+    rows: Option<u32>,
+    next: u32,
+}
+
+impl Walkthrough {
+    fn is_over(&self) -> bool {
+        self.rows.is_some_and(|rows| self.next >= rows)
+    }
+
+    fn end(&mut self) {
+        self.rows = Some(0);
+    }
+
+    /// The buckets that have the next row.
+    fn next_of(&mut self, guard: &StripeGuard<'_>) -> Option<impl Iterator<Item = u32> + use<>> {
+        let now = guard.rows();
+        let rows = *self.rows.get_or_insert(now);
+        let row = self.next;
+        self.next += 1;
+        (row < rows).then(|| Buckets::of_row(self.stripe, row, rows, now))
     }
 }
 
@@ -62,15 +92,16 @@ impl<'s> Pieces<'s> {
         stripes: Range<u32>,
         mut visit: impl FnMut(Result<(&StripeGuard<'_>, u32)>) -> Result<()>,
     ) -> Result<()> {
-        let buckets = self.0.slab().layout().buckets;
-        // The next bucket of each stripe.
-        let mut next: Vec<u32> = stripes.clone().collect();
+        let begin = |stripe| Walkthrough {
+            stripe,
+            rows: None,
+            next: 0,
+        };
+        let mut all: Vec<Walkthrough> = stripes.map(begin).collect();
         let mut last = None;
-        while next.iter().any(|next| *next < buckets) {
-            for (stripe, next) in stripes.clone().zip(&mut next) {
-                if *next >= buckets {
-                    continue;
-                }
+        while all.iter().any(|stripe| !stripe.is_over()) {
+            for progress in all.iter_mut().filter(|stripe| !stripe.is_over()) {
+                let stripe = progress.stripe;
                 if last.replace(stripe) == Some(stripe) {
                     // No other has its turn in between: the processes that ask for this one do.
                     std::thread::sleep(PIECE);
@@ -80,17 +111,18 @@ impl<'s> Pieces<'s> {
                         let begun = Instant::now();
                         // The clock takes longer than most buckets.
                         let mut visited = 0_u32;
-                        while *next < buckets
-                            && (!visited.is_multiple_of(CLOCKED) || begun.elapsed() < PIECE)
+                        while (!visited.is_multiple_of(CLOCKED) || begun.elapsed() < PIECE)
+                            && let Some(buckets) = progress.next_of(&guard)
                         {
                             visited += 1;
-                            prefetch(self.0.slab(), *next);
-                            visit(Ok((&guard, *next)))?;
-                            *next += STRIPES;
+                            for bucket in buckets {
+                                prefetch(self.0.slab(), bucket);
+                                visit(Ok((&guard, bucket)))?;
+                            }
                         }
                     }
                     Err(error) => {
-                        *next = buckets;
+                        progress.end();
                         visit(Err(error))?;
                     }
                 }

@@ -48,7 +48,7 @@ impl<'s> Removing<'s> {
             let Some(found) = found.filter(|found| wanted(&guard, *found)) else {
                 return Ok(false);
             };
-            let bucket = Retirer(&guard).bucket_of(found)?;
+            let bucket = Retirer(&guard).bucket_of(found);
             let wake = &self.0.slab.slot(found.id).wake;
             let seen = wake.load(Ordering::Acquire);
             if Retirer(&guard).retire(found, bucket, force_for(found.kind), || {

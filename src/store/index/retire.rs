@@ -8,9 +8,9 @@ use crate::os::{clock, futex};
 use crate::record::{Force, Hold, Left, Marked, Removal, Stamp, changes, reachable};
 use crate::slab::bytes::{SPAN_MAX, span_of};
 use crate::slab::layout::PERMITS_PER_BLOCK;
-use crate::slab::{Intent, SlotId, Tenant, pack, unpack};
+use crate::slab::{Intent, SlotId, Tally, Tenant, pack, unpack};
 use crate::store::index::allocate::{Allocator, BLOCKS_MAX, Pool, Run};
-use crate::store::index::chains::Index;
+use crate::store::index::split::Splitter;
 use crate::store::index::stripe::StripeGuard;
 use crate::store::journal::decided::Journal;
 use crate::store::key_entry::KeyEntry;
@@ -131,6 +131,8 @@ impl<'g> Retirer<'g> {
             .blocks
             .store(pack(first_block, blocks), Ordering::Relaxed);
         stripe.bucket.store(bucket.into(), Ordering::Relaxed);
+        let taken = Tally::by(found.kind, span);
+        stripe.note_taken_next(stripe.taken().without(taken));
         stripe.set_intent(intent_of(force));
     }
 
@@ -189,6 +191,7 @@ impl<'g> Retirer<'g> {
         let (slots, blocks) = self.noted_runs()?;
         Allocator(self.0).set_states(Pool::Blocks, blocks, Allocator(self.0).claim_mark());
         Allocator(self.0).set_states(Pool::Slots, slots, Allocator(self.0).claim_mark());
+        self.0.stripe().take_next();
         self.0.stripe().set_intent(Intent::Free);
         self.free_claims(slots, blocks);
         Ok(())
@@ -233,7 +236,7 @@ impl<'g> Retirer<'g> {
                 let next = slab.slot(id).next.load(Ordering::Relaxed);
                 let link = match before {
                     Some(before) => &slab.slot(before).next,
-                    None => slab.bucket(bucket),
+                    None => self.0.head(bucket)?,
                 };
                 link.store(next, Ordering::Release);
             }
@@ -249,6 +252,7 @@ impl<'g> Retirer<'g> {
         let id = self.0.store.slab().slot_id(slots.first);
         match (intent, id) {
             (Intent::None, _) => Ok(()),
+            (Intent::Split, _) => Splitter(self.0).recover(),
             (Intent::Create, _) => self.recover_create(slots, blocks),
             (Intent::Free, _) => {
                 self.free_claims(slots, blocks);
@@ -331,11 +335,8 @@ impl<'g> Retirer<'g> {
     }
 
     /// The bucket of a key that was found by its slot.
-    pub(in crate::store) fn bucket_of(self, found: KeyEntry) -> Result<u32> {
-        let slab = self.0.store.slab();
-        let key = Slots(self.0.store)
-            .key_of(found)
-            .ok_or_else(|| slab.corrupt(format!("slot {}", found.id.index())))?;
-        Ok(Index(self.0.store).bucket_of(Index(self.0.store).hash(&key)))
+    pub(in crate::store) fn bucket_of(self, found: KeyEntry) -> u32 {
+        let hash = &self.0.store.slab().slot(found.id).hash;
+        self.0.bucket_of(hash.load(Ordering::Relaxed).into())
     }
 }

@@ -3,9 +3,10 @@
 //! one left.
 
 use crate::error::{Error, Result, show_key};
+use crate::slab::buckets::{Buckets, stripe_of};
 use crate::slab::bytes::{KeyPlace, span_of, write_bytes};
 use crate::slab::layout::STRIPES;
-use crate::slab::{Intent, Meta, Slab, SlotId, Stripe, Tenant};
+use crate::slab::{Intent, Meta, SlotId, Stripe, Tenant};
 use crate::store::Store;
 use crate::store::index::chains::Index;
 use crate::store::index::retire::Retirer;
@@ -15,7 +16,7 @@ use crate::store::members::process::Process;
 use crate::store::members::range::{RangeGuard, Ranges};
 use crate::store::patience::Patience;
 use crate::store::slots::by_slot::Slots;
-use crate::sync::Ordering;
+use crate::sync::{AtomicU32, Ordering};
 
 /// A locked stripe, with its intent none.
 pub(in crate::store) struct StripeGuard<'a> {
@@ -27,24 +28,10 @@ pub(in crate::store) struct StripeGuard<'a> {
     pub(in crate::store) garbage: GarbageList<'a>,
 }
 
-/// The stripe of a key.
-pub(in crate::store) fn stripe_of(slab: &Slab, hash: u64) -> u32 {
-    // Of the bucket, so that a bucket belongs to one stripe.
-    bucket_of(slab, hash) & (STRIPES - 1)
-}
-
-pub(in crate::store) fn bucket_of(slab: &Slab, hash: u64) -> u32 {
-    (hash >> 32) as u32 & (slab.layout().buckets - 1)
-}
-
 impl<'s> Index<'s> {
     /// The stripe of a key.
     pub(in crate::store) fn stripe_of(self, hash: u64) -> u32 {
-        stripe_of(&self.0.slab, hash)
-    }
-
-    pub(in crate::store) fn bucket_of(self, hash: u64) -> u32 {
-        bucket_of(&self.0.slab, hash)
+        stripe_of(hash)
     }
 
     /// Locks a stripe, waiting for the process that has it, and clears up after one that died with
@@ -93,10 +80,22 @@ impl<'s> Index<'s> {
 }
 
 impl StripeGuard<'_> {
-    /// The buckets of this stripe.
-    pub(in crate::store) fn buckets(&self) -> impl Iterator<Item = u32> + use<> {
-        let buckets = self.store.slab().layout().buckets;
-        (self.number..buckets).step_by(STRIPES as usize)
+    /// How many rows of buckets this stripe has.
+    pub(in crate::store) fn rows(&self) -> u32 {
+        Buckets(self.store.slab()).rows(self.number)
+    }
+
+    /// The bucket of a hash of this stripe, as long as it is locked.
+    pub(in crate::store) fn bucket_of(&self, hash: u64) -> u32 {
+        Buckets(self.store.slab()).of(hash)
+    }
+
+    /// Where the chain of a bucket begins.
+    pub(in crate::store) fn head(&self, bucket: u32) -> Result<&AtomicU32> {
+        let slab = self.store.slab();
+        Buckets(slab)
+            .head(bucket)
+            .ok_or_else(|| Buckets(slab).unreachable(bucket))
     }
 
     /// The key in a slot.

@@ -73,7 +73,8 @@ impl<'s> Evictor<'s> {
             // If none of those could go that are worth least, others may.
             while let Some(candidate) = candidates.take(looked_at > 0 && evicted.values == 0) {
                 if candidate.bytes >= least && self.is_as_found(&candidate) {
-                    self.evict_one(&candidate, patience, &mut evicted, &garbage)?;
+                    let one = self.evict_one(&candidate, patience, &mut evicted, &garbage);
+                    one.inspect_err(|_| candidates.give_back(candidate))?;
                 }
                 if evicted.values > 0 && evicted.bytes >= bytes {
                     return Ok(evicted);

@@ -12,6 +12,7 @@ use std::sync::PoisonError;
 
 use crate::error::{Error, Result};
 use crate::record::Force;
+use crate::slab::buckets::Buckets;
 use crate::slab::bytes::span_of;
 use crate::slab::layout::STRIPES;
 use crate::slab::{Growing, STATE_FREE, STATE_USED, SlotId, Tenant};
@@ -236,8 +237,8 @@ impl<'s> Reclaimer<'s> {
         };
         let now = stripe.find(&key, hash)?;
         let same = now.is_some_and(|now| now.id == found.id && Slots(self.0).is_still(found));
-        let taken =
-            same && Retirer(&stripe).retire(found, Index(self.0).bucket_of(hash), force, wanted)?;
+        let bucket = stripe.bucket_of(hash);
+        let taken = same && Retirer(&stripe).retire(found, bucket, force, wanted)?;
         stripe.garbage.hand_to(garbage);
         Ok(match taken {
             true => Taken::Yes,
@@ -274,7 +275,7 @@ impl<'s> Reclaimer<'s> {
             let Some(guard) = Index(self.0).lock_stripe_within(stripe, patience)? else {
                 continue;
             };
-            for bucket in guard.buckets() {
+            for bucket in (1..=guard.rows()).map(|rows| Buckets::last(stripe, rows)) {
                 let mut turns = Vec::new();
                 guard.walk(bucket, |id| {
                     turns.extend(guard.found(id).filter(|f| f.kind == Tenant::Turn));

@@ -168,6 +168,7 @@ impl<'s> Writer<'s> {
         let content = Content {
             expires_ms: new.expires_ms,
             tag_len: new.tag.len(),
+            flags: 0,
             form: logged.unwrap_or(Form::Inline { len }),
         };
         let known = latched.sync_before_change().inspect_err(|_| {
@@ -253,6 +254,7 @@ impl<'s> Writer<'s> {
         let content = Content {
             expires_ms: new.expires_ms,
             tag_len: new.tag.len(),
+            flags: 0,
             form,
         };
         let (tag, value) = match form {
@@ -359,9 +361,9 @@ impl<'s> Writer<'s> {
         let content = Content { expires_ms, ..old };
         let known = latched.sync_before_change()?;
         let garbage = match content.form {
-            Form::Inline { len } => {
-                let (tag, value) = payload.split_at(content.tag_len);
-                latched.write(content, tag, &value[..len])
+            Form::Inline { .. } => {
+                let value = content.value_in(&payload);
+                latched.write(content, content.tag_in(&payload), value)
             }
             _ => latched.write(content, &[], &[]),
         };

@@ -217,6 +217,7 @@ impl Part<'_> {
                 let content = Content {
                     expires_ms: now.expires_ms,
                     tag_len: now.tag.len(),
+                    flags: 0,
                     form,
                 };
                 match place {

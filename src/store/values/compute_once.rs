@@ -304,7 +304,7 @@ fn take_away(handle: &Handle) -> Result<()> {
         Index(store).lock_stripe_within(Index(store).stripe_of(hash), Patience::Never)?
         && let Some(found) = stripe.find(key, hash)?
     {
-        Retirer(&stripe).retire(found, Index(store).bucket_of(hash), Force::Idle, || true)?;
+        Retirer(&stripe).retire(found, stripe.bucket_of(hash), Force::Idle, || true)?;
     }
     Ok(())
 }

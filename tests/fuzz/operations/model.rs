@@ -133,8 +133,9 @@ impl Key {
 
 /// How many slots key and tag take.
 fn slots(kind: Kind, key: usize, tag: usize) -> usize {
-    let cells = if kind == Kind::Averager { 14 } else { 0 };
-    (cells + key.div_ceil(8) + tag.div_ceil(8)).div_ceil(17)
+    // An average has its cells before the key, the others what there is of waiting.
+    let before = if kind == Kind::Averager { 14 } else { 5 };
+    (before + key.div_ceil(8) + tag.div_ceil(8)).div_ceil(17)
 }
 
 impl Model {

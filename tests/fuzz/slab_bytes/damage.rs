@@ -78,7 +78,7 @@ fn change(slab: &mut Vec<u8>, input: &mut Input) {
 
 /// A field: where it begins, and how long it is.
 fn place(input: &mut Input) -> Range<usize> {
-    let map = Layout::of(CAPACITY);
+    let map = Layout::new();
     let region = input.byte();
     let number = u64::from(input.byte());
     let field = u64::from(input.byte());
@@ -131,7 +131,7 @@ pub fn seal_header(slab: &mut [u8]) {
 /// The seals of all averages, each for the version that its selector asks for.
 pub fn seal_cells(slab: &mut [u8]) {
     for number in 0..CAPACITY {
-        let slot = Layout::of(CAPACITY).slot(number) as usize;
+        let slot = Layout::new().slot(number) as usize;
         if read(slab, slot + 24) >> 32 & 0xf != 4 {
             continue;
         }

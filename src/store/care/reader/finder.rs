@@ -2,12 +2,12 @@
 //! them by their slots.
 
 use crate::error::{Error, Result};
+use crate::slab::buckets::{Buckets, stripe_of};
 use crate::slab::hash::hash;
 use crate::slab::{Growing, STATE_FREE, STATE_TAIL, Tenant};
 use crate::store::care::check;
 use crate::store::care::reader::ReadStore;
 use crate::store::index::chains::matches;
-use crate::store::index::stripe::{bucket_of, stripe_of};
 use crate::store::key_entry::{KeyEntry, check_lengths};
 use crate::sync::Ordering;
 
@@ -47,7 +47,7 @@ impl ReadFinder<'_> {
         }
         Err(match walked {
             Walked::Astray => {
-                let bucket = bucket_of(&self.0.slab, hash);
+                let bucket = Buckets(&self.0.slab).of(hash);
                 let what = format!("the chain of bucket {bucket} does not end");
                 self.0.slab.corrupt(what)
             }
@@ -72,11 +72,14 @@ impl ReadFinder<'_> {
 
     fn walk(self, key: &[u8], hash: u64) -> Walked {
         let slab = &self.0.slab;
-        let stripe = slab.stripe(stripe_of(slab, hash));
+        let stripe = slab.stripe(stripe_of(hash));
         let (mut found, mut ended) = (None, false);
         let unchanged = stripe.is_unchanged_while(|| {
-            let bucket = slab.bucket(bucket_of(slab, hash));
-            let mut link = bucket.load(Ordering::Acquire);
+            // Which bucket it is may change with what is counted (I10).
+            let Some(head) = Buckets(slab).head(Buckets(slab).of(hash)) else {
+                return true;
+            };
+            let mut link = head.load(Ordering::Acquire);
             let mut marked = 0;
             for step in 0..=slab.layout().capacity {
                 ended = link == 0;
