@@ -12,6 +12,8 @@ const TAG: &str = "tag";
 const PERMITS: u32 = 9;
 /// A store whose slots are allocated in more than one step.
 const LARGE: usize = 300;
+/// And one in more steps than that.
+const LARGE_ENOUGH: usize = 1_000;
 
 pub const ALL: &[Operation] = &[
     Operation {
@@ -83,6 +85,32 @@ pub const ALL: &[Operation] = &[
         look: |_, cache, stage| {
             is_old_or_new(cache, &long_key(0), Kind::Lock, TAG, stage);
             (1..=32).for_each(|n| assert!(cache.key_info(long_key(n)).unwrap().is_some()));
+        },
+        ..STANDARD
+    },
+    Operation {
+        name: "split: add two buckets, with keys that move and keys that stay",
+        prepare: |scene| {
+            let cache = Cache::options().capacity(LARGE_ENOUGH).open(scene.store());
+            let cache = cache.unwrap();
+            let make = |name: &str| drop(Lock::new(&cache, name).acquire().unwrap());
+            make("first");
+            // In the stripe of the key, while there are few rows.
+            chain(scene).iter().for_each(|name| make(name));
+            let elsewhere = |name: &String| scene.hash_of(name) & 63 != scene.hash_of(KEY) & 63;
+            let others: Vec<_> = (0..).map(long_key).filter(elsewhere).take(33).collect();
+            others.iter().for_each(|name| make(name));
+            let allocated = u32::from_le_bytes(scene.peek(crate::kit::layout::COUNTERS + 4));
+            assert_eq!((allocated, scene.rows()), (512, 2));
+        },
+        act: |scene, trap| take_new(scene, trap, KEY, TAG),
+        look: |scene, cache, stage| {
+            is_old_or_new(cache, KEY, Kind::Lock, TAG, stage);
+            for name in chain(scene) {
+                assert!(cache.key_info(&name).unwrap().is_some(), "{name}");
+                assert!(Lock::new(cache, name).try_acquire().unwrap().is_some());
+            }
+            assert!(stage == Stage::Between || scene.rows() == 4);
         },
         ..STANDARD
     },
@@ -336,6 +364,18 @@ fn take_when_asked(scene: &Scene) {
 /// Eight slots, also with the tag.
 fn long_key(number: u32) -> String {
     format!("{number:01024}")
+}
+
+/// Names of keys in the first rows of the stripe of the key, of which some move when there are more
+/// rows and some stay, mixed.
+fn chain(scene: &Scene) -> Vec<String> {
+    let rows = |name: &String| scene.hash_of(name) >> 6 & 3;
+    let in_stripe = |name: &String| scene.hash_of(name) & 63 == scene.hash_of(KEY) & 63;
+    let names = || (0..).map(|n| format!("neighbour {n}")).filter(in_stripe);
+    let of_row = |row| names().filter(move |name| rows(name) == row).take(2);
+    let [zero, two, one, three] = [0, 2, 1, 3].map(|row| of_row(row).collect::<Vec<_>>());
+    let mixed = zero.into_iter().zip(two).chain(one.into_iter().zip(three));
+    mixed.flat_map(|(stays, moves)| [stays, moves]).collect()
 }
 
 /// Takes a lock that may have to be made. It is held when this process ends.

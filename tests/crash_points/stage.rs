@@ -131,15 +131,26 @@ impl Scene {
         assert!(permits.iter().all(Option::is_some));
     }
 
+    /// The hash of a name in this store.
+    pub fn hash_of(&self, name: &str) -> u64 {
+        hash([24, 32].map(|at| u64::from_le_bytes(self.peek(at))), name)
+    }
+
+    /// How many rows of buckets there are in the stripe of the key.
+    pub fn rows(&self) -> u32 {
+        let stripe = self.hash_of(KEY) & 63;
+        u32::from_le_bytes(self.peek(layout::ROWS + 4 * stripe))
+    }
+
     /// Two names in the bucket of the key.
     fn neighbours(&self) -> [String; 2] {
         [Entry::Elder, Entry::Younger].map(|which| neighbour(self.board.get(which)))
     }
 
     fn find_neighbours(&self) {
-        let seed = [24, 32].map(|at| u64::from_le_bytes(self.peek(at)));
-        let there = bucket(seed, KEY);
-        let mut numbers = (0..).filter(|n| bucket(seed, &neighbour(*n)) == there);
+        let bucket = |name: &str| self.hash_of(name) & (BUCKETS - 1);
+        let there = bucket(KEY);
+        let mut numbers = (0..).filter(|n| bucket(&neighbour(*n)) == there);
         for which in [Entry::Elder, Entry::Younger] {
             self.board
                 .set(which, numbers.next().expect("there is no end of names"));
@@ -152,9 +163,9 @@ fn neighbour(number: u64) -> String {
 }
 
 #[allow(deprecated)]
-fn bucket([low, high]: [u64; 2], key: &str) -> u64 {
+fn hash([low, high]: [u64; 2], key: &str) -> u64 {
     use std::hash::Hasher;
     let mut hasher = std::hash::SipHasher::new_with_keys(low, high);
     hasher.write(key.as_bytes());
-    hasher.finish() & (BUCKETS - 1)
+    hasher.finish()
 }
