@@ -43,7 +43,7 @@ pub struct Options {
 impl Options {
     /// How many keys there may be at the most, 1 to 16,777,216, all shards together. Default: what
     /// the store has; 16,777,216 for each shard of a new one. Costs nothing: a store grows by
-    /// itself, by some 195 bytes of disk a key, and keeps that for the next ones when keys are
+    /// itself, by some 200 bytes of disk a key, and keeps that for the next ones when keys are
     /// taken away. When there are so many, keys that nobody needs go first, then values by the
     /// eviction policy; if none may go, [`Error::Full`](crate::Error::Full).
     ///

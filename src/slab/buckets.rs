@@ -7,14 +7,12 @@
 //! `store::index::split`.
 
 use crate::error::Error;
-use crate::slab::layout::{BUCKET_TABLE, CAPACITY_MAX, SECTION_SLOTS, STRIPES};
+use crate::slab::layout::{CAPACITY_MAX, SECTION_SLOTS, STRIPES};
 use crate::slab::{Growing, Slab};
 use crate::sync::{AtomicU32, Ordering};
 
-/// How many slots there are for a bucket, at the least: handles remember their slots, so chains are
-/// walked seldom.
-const SLOTS_PER_BUCKET: u32 = 2;
-const ROWS_MAX: u32 = CAPACITY_MAX / SLOTS_PER_BUCKET / STRIPES;
+/// As many buckets as slots: a value of 100 bytes takes two of these, so most chains have one key.
+const ROWS_MAX: u32 = CAPACITY_MAX / STRIPES;
 
 /// The buckets of a slab.
 #[derive(Clone, Copy)]
@@ -62,21 +60,20 @@ impl<'s> Buckets<'s> {
     /// Where the chain of a bucket begins. `None`: there is no such bucket, or it cannot be mapped.
     #[inline]
     pub(crate) fn head(self, bucket: u32) -> Option<&'s AtomicU32> {
-        let entry = first_slot_of(bucket);
-        let is_there = entry < SECTION_SLOTS || self.0.covers(Growing::Slots, entry);
-        is_there.then(|| self.0.bucket(entry))
+        // It is allocated with the slot of that number; in the first section all are at once.
+        let is_there = bucket < SECTION_SLOTS || self.0.covers(Growing::Slots, bucket);
+        is_there.then(|| self.0.bucket(bucket))
     }
 
     /// Why a bucket that a hash hangs on is not there.
     pub(crate) fn unreachable(self, bucket: u32) -> Error {
         let what = || format!("there is no bucket {bucket}");
-        let entry = first_slot_of(bucket);
-        self.0.extent().unreachable(Growing::Slots, entry, what)
+        self.0.extent().unreachable(Growing::Slots, bucket, what)
     }
 
     /// How many rows each stripe is to have for so many slots.
     pub(crate) fn rows_for(slots: u32) -> u32 {
-        (slots / SLOTS_PER_BUCKET / STRIPES).clamp(1, ROWS_MAX)
+        (slots / STRIPES).clamp(1, ROWS_MAX)
     }
 
     /// The last bucket of a stripe with so many rows.
@@ -111,11 +108,6 @@ impl<'s> Buckets<'s> {
         let row = bucket / STRIPES;
         row_of(hash, row + 1) == row
     }
-}
-
-/// The first slot that is there for a bucket: if that is allocated, the bucket is.
-fn first_slot_of(bucket: u32) -> u32 {
-    bucket.saturating_mul(BUCKET_TABLE.stride as u32)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Key and tag in the bodies of a key's slots: where they lie, and reading, comparing and writing
 //! them word by word.
 
+use crate::slab::bodies::Bodies;
 use crate::slab::value_cell::word_of;
 use crate::slab::value_cells::CELL_WORDS_MIN;
 use crate::slab::{BODY_WORDS, Slab, SlotId, Tenant};
@@ -58,10 +59,10 @@ impl KeyPlace {
 
 /// Reads `len` bytes from word `at` on. `None`: the bodies end before.
 pub(crate) fn read_bytes(slab: &Slab, id: SlotId, at: usize, len: usize) -> Option<Vec<u8>> {
-    let span = span_of(slab, id);
+    let bodies = slab.bodies(id, span_of(slab, id))?;
     let mut bytes = Vec::with_capacity(len.next_multiple_of(8));
     for word in 0..len.div_ceil(8) {
-        let word = slab.body_word(id, span, at + word)?;
+        let word = bodies.word(at + word)?;
         bytes.extend_from_slice(&word.load(Ordering::Acquire).to_le_bytes());
     }
     bytes.truncate(len);
@@ -70,11 +71,11 @@ pub(crate) fn read_bytes(slab: &Slab, id: SlotId, at: usize, len: usize) -> Opti
 
 /// Whether the words from `at` on are these bytes.
 #[inline(always)]
-pub(crate) fn bytes_equal(slab: &Slab, id: SlotId, span: u32, at: usize, bytes: &[u8]) -> bool {
+pub(crate) fn bytes_equal(bodies: Bodies<'_>, at: usize, bytes: &[u8]) -> bool {
     let mut chunks = bytes.chunks(8);
     let (mut slot, mut from) = (at / BODY_WORDS, at % BODY_WORDS);
     while chunks.len() > 0 {
-        let Some(body) = slab.body(id, span, slot as u32) else {
+        let Some(body) = bodies.get(slot) else {
             return false;
         };
         // The words first: of the other the zip would drop one that finds no partner.

@@ -45,7 +45,7 @@ impl Slab {
         for id in (0..self.allocated(Growing::Slots)).filter_map(|at| self.slot_id(at)) {
             word(&self.slot(id).meta);
             // Its end may lie in the next page.
-            if let Some(body) = self.body(id, 1, 0) {
+            if let Some(body) = self.bodies(id, 1).and_then(|bodies| bodies.get(0)) {
                 word(&body[BODY_WORDS - 1]);
             }
         }
@@ -63,7 +63,7 @@ impl Slab {
             touch!(last, word);
         };
         let slots = self.allocated(Growing::Slots);
-        let buckets = 0..slots.max(SECTION_SLOTS) / 2;
+        let buckets = 0..slots.max(SECTION_SLOTS);
         buckets
             .filter_map(|number| Buckets(self).head(number))
             .for_each(&mut half);

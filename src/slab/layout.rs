@@ -14,7 +14,7 @@
 //! what there is of a store is some pieces of memory, and no more than twice what it uses.
 //!
 //! ```text
-//! section  buckets       u32 each       heads of the hash chains, one for two slots
+//! section  buckets       u32 each       heads of the hash chains, one for each slot
 //!          slot states   u8 each        the truth about which slot is used
 //!          slots         192 bytes each
 //!          block states  u8 each        the same for blocks of permits
@@ -97,6 +97,12 @@ impl Section {
     }
 }
 
+/// The section in which so many slots in a row end, if they do not begin there: its first number.
+pub(crate) fn section_behind(first: u32, count: u32) -> Option<u32> {
+    let last = Section::of(first.saturating_add(count.saturating_sub(1)));
+    (last.first > first).then_some(last.first)
+}
+
 /// The halves of a section, each of which is mapped by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Half {
@@ -127,38 +133,53 @@ impl Half {
 /// A table with an entry for each slot or block, of which every section has a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SectionTable {
+    /// Its own number in [`TABLES`].
+    pub(crate) index: usize,
     pub(crate) half: Half,
     /// How many bytes of its half of a section come before it, for each number.
     pub(crate) lead: u64,
     pub(crate) stride: u64,
 }
 
-/// Of four bytes for two slots: entry 2 *n* is bucket *n*.
 pub(crate) const BUCKET_TABLE: SectionTable = SectionTable {
+    index: 0,
     half: Half::Slots,
     lead: 0,
-    stride: 2,
+    stride: 4,
 };
 pub(crate) const SLOT_STATE_TABLE: SectionTable = SectionTable {
+    index: 1,
     half: Half::Slots,
-    lead: 2,
+    lead: 4,
     stride: 1,
 };
 pub(crate) const SLOT_TABLE: SectionTable = SectionTable {
+    index: 2,
     half: Half::Slots,
-    lead: 3,
+    lead: 5,
     stride: SLOT_BYTES,
 };
 pub(crate) const BLOCK_STATE_TABLE: SectionTable = SectionTable {
+    index: 3,
     half: Half::Blocks,
     lead: 0,
     stride: 1,
 };
 pub(crate) const BLOCK_TABLE: SectionTable = SectionTable {
+    index: 4,
     half: Half::Blocks,
     lead: 1,
     stride: BLOCK_BYTES,
 };
+
+/// All of them, in the order in which they lie.
+pub(crate) const TABLES: [SectionTable; 5] = [
+    BUCKET_TABLE,
+    SLOT_STATE_TABLE,
+    SLOT_TABLE,
+    BLOCK_STATE_TABLE,
+    BLOCK_TABLE,
+];
 
 impl SectionTable {
     /// How far behind the beginning of its half of the section that entry lies.
@@ -239,13 +260,8 @@ mod tests {
     fn tables_fill_their_section_and_begin_on_pages() {
         let mut end = SECTIONS_OFFSET;
         for section in Section::below(CAPACITY_MAX) {
-            for table in [
-                BUCKET_TABLE,
-                SLOT_STATE_TABLE,
-                SLOT_TABLE,
-                BLOCK_STATE_TABLE,
-                BLOCK_TABLE,
-            ] {
+            for (index, table) in TABLES.into_iter().enumerate() {
+                assert_eq!(table.index, index);
                 assert_eq!(table.offset_of(section.first), end);
                 assert!(end.is_multiple_of(PAGE), "{table:?} in {section:?}");
                 end += u64::from(section.count) * table.stride;

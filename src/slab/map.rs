@@ -17,24 +17,18 @@ use crate::error::{Error, Result};
 use crate::os::file;
 use crate::os::identity::FileIdentity;
 use crate::os::kept::Kept;
-use crate::os::memory::hint;
+use crate::slab::bodies::Bodies;
 use crate::slab::extent::{self, Extent, Growing};
 use crate::slab::header::{COUNTS_OFFSET, Counts, MUTABLE_OFFSET, Mutable, Static};
 use crate::slab::layout::{
     ABSENCES_OFFSET, BLOCK_STATE_TABLE, BLOCK_TABLE, BUCKET_TABLE, Half, PAGE, PERMITS_PER_BLOCK,
-    SEGMENT_BYTES, SEGMENTS, SEGMENTS_OFFSET, SLOT_BYTES, SLOT_STATE_TABLE, SLOT_TABLE,
-    STRIPE_BYTES, STRIPES,
+    SEGMENT_BYTES, SEGMENTS, SEGMENTS_OFFSET, SLOT_STATE_TABLE, SLOT_TABLE, STRIPE_BYTES, STRIPES,
 };
 use crate::slab::opened::Opened;
-use crate::slab::sections::{Sections, first_map};
+use crate::slab::sections::{Sections, first_map, is_one_section};
 use crate::slab::witnesses::Witnesses;
-use crate::slab::{
-    Absences, BODY_WORDS, Layout, Participant, Permit, Segment, Slot, SlotId, Stripe,
-};
+use crate::slab::{Absences, Layout, Participant, Permit, Segment, Slot, SlotId, Stripe};
 use crate::sync::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering, crash_point};
-
-/// A line of the processor's cache.
-const LINE_BYTES: u64 = 64;
 
 /// An open slab.
 pub(crate) struct Slab {
@@ -162,11 +156,11 @@ impl Slab {
         self.at(COUNTS_OFFSET)
     }
 
-    /// The bucket whose entry in its table is an even number. For
-    /// [`Buckets`](crate::slab::buckets::Buckets), which has seen that it is there.
+    /// The bucket of that number. For [`Buckets`](crate::slab::buckets::Buckets), which has seen
+    /// that it is there.
     #[inline]
-    pub(super) fn bucket(&self, entry: u32) -> &AtomicU32 {
-        self.sections.at(BUCKET_TABLE, entry)
+    pub(super) fn bucket(&self, number: u32) -> &AtomicU32 {
+        self.sections.at(BUCKET_TABLE, number)
     }
 
     /// The state of a slot, if that is allocated.
@@ -205,16 +199,6 @@ impl Slab {
         self.sections.at(SLOT_TABLE, id.index())
     }
 
-    /// Has the processor fetch so many slots, all their lines at once: what is read of the second
-    /// one depends on what is read of the first, and each would be waited for in its turn.
-    #[inline(always)]
-    pub(crate) fn prefetch(&self, id: SlotId, slots: u64) {
-        let first: *const Slot = self.slot(id);
-        for at in (0..slots * SLOT_BYTES).step_by(LINE_BYTES as usize) {
-            hint(first.cast::<u8>().wrapping_add(at as usize));
-        }
-    }
-
     /// Permit `index` of a semaphore that begins at block `first`, if that block is allocated.
     #[inline(always)]
     pub(crate) fn permit(&self, first: u32, index: u32) -> Option<&Permit> {
@@ -226,28 +210,20 @@ impl Slab {
         Some(&permits[(index % PERMITS_PER_BLOCK) as usize])
     }
 
-    /// Word `at` of the bodies of the key that begins at `id` and takes `span` slots.
-    pub(crate) fn body_word(&self, id: SlotId, span: u32, at: usize) -> Option<&AtomicU64> {
-        let body = self.body(id, span, (at / BODY_WORDS) as u32)?;
-        Some(&body[at % BODY_WORDS])
+    /// The bodies of the key that begins at `id` and says that it takes `span` slots; `None`: no
+    /// key has these.
+    #[inline(always)]
+    pub(crate) fn bodies(&self, id: SlotId, span: u32) -> Option<Bodies<'_>> {
+        let first = id.index();
+        let last = first.checked_add(span.checked_sub(1)?)?;
+        let is_there =
+            span == 1 || is_one_section(first, last) && self.covers(Growing::Slots, last);
+        is_there.then(|| Bodies::new(&self.sections, first, span))
     }
 
-    /// The body of slot `number`, from 0, of the key that begins at `id` and takes `span` slots.
-    #[inline(always)]
-    pub(crate) fn body(
-        &self,
-        id: SlotId,
-        span: u32,
-        number: u32,
-    ) -> Option<&[AtomicU64; BODY_WORDS]> {
-        if number >= span {
-            return None;
-        }
-        let body = self
-            .slot(self.slot_id(id.index().checked_add(number)?)?)
-            .body_ptr();
-        // SAFETY: a body has BODY_WORDS words, all of them atomics (M3).
-        Some(unsafe { &*body.cast() })
+    /// Word `at` of the bodies of the key that begins at `id` and takes `span` slots.
+    pub(crate) fn body_word(&self, id: SlotId, span: u32, at: usize) -> Option<&AtomicU64> {
+        self.bodies(id, span)?.word(at)
     }
 
     /// The record at `offset`, before the sections.

@@ -7,6 +7,8 @@
 
 use std::num::NonZeroU32;
 
+#[allow(unsafe_code)]
+mod bodies;
 pub(crate) mod buckets;
 pub(crate) mod bytes;
 pub(crate) mod content;

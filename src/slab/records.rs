@@ -3,6 +3,7 @@
 
 use std::mem::offset_of;
 
+use crate::os::memory::hint;
 use crate::record::{Cell, Cells, Hold};
 use crate::slab::Meta;
 use crate::slab::layout::{
@@ -10,8 +11,10 @@ use crate::slab::layout::{
 };
 use crate::sync::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-/// Words in the body of a slot.
+/// Words in the body of a slot, and where it begins. The words of an average's cells are reached
+/// through [`Slot::cells`] only, but the body of a continuing slot is all words.
 pub(crate) const BODY_WORDS: usize = 17;
+pub(super) const BODY_OFFSET: usize = 56;
 /// The states of slots and blocks; besides these, `CLAIMED | stripe` while a key is being made.
 pub(crate) const STATE_FREE: u8 = 0;
 pub(crate) const STATE_USED: u8 = 1;
@@ -128,12 +131,26 @@ const _: () = {
     assert!(offset_of!(Slot, meta) == 24 && offset_of!(Slot, wake) == 32);
     assert!(offset_of!(Slot, hash) == 40 && offset_of!(Slot, span) == 44);
     assert!(offset_of!(Slot, aux) == 48);
-    assert!(offset_of!(Slot, body) == 56 && size_of::<SlotBody>() == 8 * BODY_WORDS);
+    assert!(offset_of!(Slot, body) == BODY_OFFSET && size_of::<SlotBody>() == 8 * BODY_WORDS);
     assert!(size_of::<Permit>() == (BLOCK_BYTES as usize) / PERMITS_PER_BLOCK as usize);
     assert!(size_of::<Participant>() == PARTICIPANT_BYTES as usize);
 };
 
+/// A line of the processor's cache.
+const LINE_BYTES: u64 = 64;
+
 impl Slot {
+    /// Has the processor fetch so many slots from this one on, all their lines at once: what is
+    /// read of the second one depends on what is read of the first, and each would be waited for in
+    /// its turn.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, slots: u64) {
+        let first: *const Slot = self;
+        for at in (0..slots * SLOT_BYTES).step_by(LINE_BYTES as usize) {
+            hint(first.cast::<u8>().wrapping_add(at as usize));
+        }
+    }
+
     #[inline]
     pub(crate) fn meta(&self) -> Option<Meta> {
         Meta::decode(self.meta.load(Ordering::Acquire))
@@ -144,12 +161,6 @@ impl Slot {
             selector: &self.aux,
             cells: &self.body.cells,
         }
-    }
-
-    /// Word `at` of the body, 0 to 16. The words of a cell are reached through `cells` only, but
-    /// the body of a continuing slot is all words.
-    pub(super) fn body_ptr(&self) -> *const AtomicU64 {
-        (&raw const self.body).cast()
     }
 
     /// A semaphore's first block and number of permits.

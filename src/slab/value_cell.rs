@@ -10,8 +10,9 @@
 //! average's cell, over head and as much payload as is used.
 
 use crate::record::{CellSum, Damaged};
+use crate::slab::BODY_WORDS;
+use crate::slab::bodies::Bodies;
 use crate::slab::content::{Content, Form, TELLING_WORDS};
-use crate::slab::{BODY_WORDS, Slab, SlotId};
 use crate::sync::{AtomicU64, Ordering};
 
 /// Head and seal.
@@ -55,9 +56,7 @@ impl Payload for () {
 /// One cell of a value, wherever it lies.
 #[derive(Clone, Copy)]
 pub(super) struct ValueCell<'a> {
-    pub(super) slab: &'a Slab,
-    pub(super) id: SlotId,
-    pub(super) span: u32,
+    pub(super) bodies: Bodies<'a>,
     /// The word, counted through the bodies, at which it begins.
     pub(super) at: usize,
     pub(super) words: usize,
@@ -70,7 +69,7 @@ impl<'a> ValueCell<'a> {
     fn parts(self, count: usize, mut visit: impl FnMut(usize, &[AtomicU64])) -> Option<()> {
         let (mut slot, mut from, mut done) = (self.at / BODY_WORDS, self.at % BODY_WORDS, 0);
         while done < count {
-            let body = self.slab.body(self.id, self.span, slot as u32)?;
+            let body = self.bodies.get(slot)?;
             let part = body.get(from..BODY_WORDS.min(from + count - done))?;
             visit(done, part);
             done += part.len();
@@ -82,11 +81,7 @@ impl<'a> ValueCell<'a> {
     /// Word `at` of the cell.
     #[inline(always)]
     fn word(self, at: usize) -> Option<&'a AtomicU64> {
-        let at = self.at + at;
-        let body = self
-            .slab
-            .body(self.id, self.span, (at / BODY_WORDS) as u32)?;
-        Some(&body[at % BODY_WORDS])
+        self.bodies.word(self.at + at)
     }
 
     /// The head, which says what there is.

@@ -13,10 +13,11 @@ use crate::record::{
     Damaged, SEALED_WORDS_MAX, cells_first_version, cells_flip, cells_prepare, cells_read_once,
     cells_read_prepared, cells_version_of, cells_write,
 };
+use crate::slab::bodies::Bodies;
 pub(crate) use crate::slab::content::{Content, Form, VALUE_BYTES_MAX, tag_hash};
 use crate::slab::value_cell::{CELL_FRAME, ValueCell};
 pub(crate) use crate::slab::value_cell::{Payload, Reading};
-use crate::slab::{BODY_WORDS, Slab, SlotId};
+use crate::slab::{BODY_WORDS, Slab, Slot, SlotId};
 use crate::sync::{AtomicU64, Ordering};
 
 /// Room for a place in the log, and for the digits of any integer.
@@ -35,9 +36,8 @@ pub(crate) fn cell_words(bytes: usize) -> usize {
 
 /// The cells of a value, wherever they lie.
 pub(crate) struct ValueCells<'a> {
-    slab: &'a Slab,
-    id: SlotId,
-    span: u32,
+    slot: &'a Slot,
+    bodies: Bodies<'a>,
     /// The word, counted through the bodies, at which the first one begins.
     at: usize,
     /// Of each.
@@ -57,9 +57,8 @@ impl<'a> ValueCells<'a> {
         let words = (span as usize * BODY_WORDS).checked_sub(at)? / 2;
         let words = words.min(CELL_WORDS_MAX);
         let cells = ValueCells {
-            slab,
-            id,
-            span,
+            slot: slab.slot(id),
+            bodies: slab.bodies(id, span)?,
             at,
             words,
         };
@@ -75,16 +74,14 @@ impl<'a> ValueCells<'a> {
     #[inline(always)]
     fn cell(&self, number: usize) -> ValueCell<'a> {
         ValueCell {
-            slab: self.slab,
-            id: self.id,
-            span: self.span,
+            bodies: self.bodies,
             at: self.at + (number & 1) * self.words,
             words: self.words,
         }
     }
 
     fn selector(&self) -> &AtomicU64 {
-        &self.slab.slot(self.id).aux
+        &self.slot.aux
     }
 
     /// What is in force. Never blocks; tries again while writers flip the selector.
@@ -223,6 +220,6 @@ impl<'a> ValueCells<'a> {
     /// When the value was used, and how often: the word that eviction goes by, see `store::era`.
     #[inline]
     pub(crate) fn use_word(&self) -> Option<&'a AtomicU64> {
-        self.slab.body_word(self.id, self.span, 0)
+        self.bodies.word(0)
     }
 }

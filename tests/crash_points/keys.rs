@@ -101,7 +101,7 @@ pub const ALL: &[Operation] = &[
             let others: Vec<_> = (0..).map(long_key).filter(elsewhere).take(33).collect();
             others.iter().for_each(|name| make(name));
             let allocated = u32::from_le_bytes(scene.peek(crate::kit::layout::COUNTERS + 4));
-            assert_eq!((allocated, scene.rows()), (512, 2));
+            assert_eq!((allocated, scene.rows()), (512, 4));
         },
         act: |scene, trap| take_new(scene, trap, KEY, TAG),
         look: |scene, cache, stage| {
@@ -110,7 +110,7 @@ pub const ALL: &[Operation] = &[
                 assert!(cache.key_info(&name).unwrap().is_some(), "{name}");
                 assert!(Lock::new(cache, name).try_acquire().unwrap().is_some());
             }
-            assert!(stage == Stage::Between || scene.rows() == 4);
+            assert!(stage == Stage::Between || scene.rows() == 6);
         },
         ..STANDARD
     },
@@ -369,12 +369,12 @@ fn long_key(number: u32) -> String {
 /// Names of keys in the first rows of the stripe of the key, of which some move when there are more
 /// rows and some stay, mixed.
 fn chain(scene: &Scene) -> Vec<String> {
-    let rows = |name: &String| scene.hash_of(name) >> 6 & 3;
+    let rows = |name: &String| scene.hash_of(name) >> 6 & 7;
     let in_stripe = |name: &String| scene.hash_of(name) & 63 == scene.hash_of(KEY) & 63;
     let names = || (0..).map(|n| format!("neighbour {n}")).filter(in_stripe);
     let of_row = |row| names().filter(move |name| rows(name) == row).take(2);
-    let [zero, two, one, three] = [0, 2, 1, 3].map(|row| of_row(row).collect::<Vec<_>>());
-    let mixed = zero.into_iter().zip(two).chain(one.into_iter().zip(three));
+    let [zero, four, one, five] = [0, 4, 1, 5].map(|row| of_row(row).collect::<Vec<_>>());
+    let mixed = zero.into_iter().zip(four).chain(one.into_iter().zip(five));
     mixed.flat_map(|(stays, moves)| [stays, moves]).collect()
 }
 

@@ -140,8 +140,8 @@ pub const TICKET: u64 = 24;
 
 /// How many slots the first section is for. Each further one is for as many as all before.
 const SECTION: u64 = 4_096;
-/// Bytes for each slot of a section: half a bucket, its state, itself; and the same of a block.
-const SLOT_SHARE: u64 = 2 + 1 + SLOT_BYTES;
+/// Bytes for each slot of a section: a bucket, its state, itself; and the same of a block.
+const SLOT_SHARE: u64 = 4 + 1 + SLOT_BYTES;
 const SHARE: u64 = SLOT_SHARE + 1 + BLOCK_BYTES;
 
 /// The regions of a slab: of the first section.
@@ -166,17 +166,17 @@ impl Layout {
     pub fn new() -> Layout {
         let blocks = BUCKETS + SLOT_SHARE * SECTION;
         Layout {
-            slot_states: BUCKETS + 2 * SECTION,
+            slot_states: BUCKETS + 4 * SECTION,
             block_states: blocks,
             participants: PARTICIPANTS,
-            slots: BUCKETS + 3 * SECTION,
+            slots: BUCKETS + 5 * SECTION,
             blocks: blocks + SECTION,
         }
     }
 
     pub fn slot(&self, number: u64) -> u64 {
         let (first, count) = section_of(number);
-        BUCKETS + first * SHARE + count * 3 + (number - first) * SLOT_BYTES
+        BUCKETS + first * SHARE + count * 5 + (number - first) * SLOT_BYTES
     }
 
     pub fn block(&self, number: u64) -> u64 {

@@ -104,7 +104,7 @@ impl<'a> Rebuild<'a> {
         let kind = meta.kind?;
         let span = u32::from(slot.span.load(Ordering::Relaxed));
         let place = KeyPlace::of(kind, meta.key_len, meta.tag_len);
-        if span > SPAN_MAX || span < place.span() {
+        if span > SPAN_MAX || span < place.span() || slab.bodies(id, span).is_none() {
             return None;
         }
         let key = read_bytes(slab, id, place.key_at, meta.key_len)?;

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use crate::error::Error;
-use crate::slab::layout::PERMITS_PER_BLOCK;
+use crate::slab::layout::{PERMITS_PER_BLOCK, section_behind};
 use crate::slab::{CLAIMED, Growing, STATE_FREE, Slab, pack};
 use crate::store::index::stripe::StripeGuard;
 use crate::store::members::range::Ranges;
@@ -136,6 +136,13 @@ impl<'g> Allocator<'g> {
         };
         let mut first = within.start;
         while first.saturating_add(count) <= within.end {
+            if let Pool::Slots = pool
+                && let Some(next) = section_behind(first, count)
+            {
+                // A key's slots lie in one section.
+                first = next;
+                continue;
+            }
             let run = Run { first, count };
             match run.numbers().rev().find(|at| !is_free(at)) {
                 // The header promises more than this process can reach.

@@ -12,10 +12,9 @@ use crate::slab::hash::hash;
 use crate::slab::layout::PERMITS_PER_BLOCK;
 use crate::slab::value_cells::ValueCells;
 use crate::slab::{
-    Growing, Intent, Meta, STATE_TAIL, STATE_USED, Slab, SlotId, Tally, Tenant, pack,
+    Growing, Intent, Meta, STATE_TAIL, STATE_USED, Slab, Slot, SlotId, Tally, Tenant, pack,
 };
 use crate::store::Store;
-use crate::store::in_slab::is_still;
 use crate::store::index::allocate::{Allocator, Claimed, NoRoom, Pool, Run};
 use crate::store::index::busy::stripe_byte;
 use crate::store::index::pieces::Pieces;
@@ -88,11 +87,12 @@ impl<'s> Index<'s> {
         let mut link = self.head_of(hash)?.load(Ordering::Acquire);
         for _ in 0..UNLOCKED_STEPS {
             let id = self.0.slab.follow(link)?;
-            self.0.slab.prefetch(id, slots);
-            if let Some(found) = self.matches(id, key, hash) {
+            let slot = self.0.slab.slot(id);
+            slot.prefetch(slots);
+            if let Some(found) = matches_in(&self.0.slab, (id, slot), key, hash) {
                 return Some(found);
             }
-            link = self.0.slab.slot(id).next.load(Ordering::Acquire);
+            link = slot.next.load(Ordering::Acquire);
         }
         None
     }
@@ -118,13 +118,13 @@ impl<'s> Index<'s> {
                 let Some(id) = slab.follow(link) else {
                     return link == 0;
                 };
-                slab.prefetch(id, slots);
                 let slot = slab.slot(id);
+                slot.prefetch(slots);
                 if slot.hash.load(Ordering::Relaxed) == of_turn {
                     return false;
                 }
                 if found.is_none() {
-                    found = self.matches(id, key, hash);
+                    found = matches_in(slab, (id, slot), key, hash);
                 }
                 link = slot.next.load(Ordering::Acquire);
             }
@@ -160,19 +160,24 @@ pub(in crate::store) fn matches(
     key: &[u8],
     hash: u64,
 ) -> Option<KeyEntry> {
-    let slot = slab.slot(id);
+    matches_in(slab, (id, slab.slot(id)), key, hash)
+}
+
+#[inline(always)]
+fn matches_in(slab: &Slab, (id, slot): (SlotId, &Slot), key: &[u8], hash: u64) -> Option<KeyEntry> {
     let meta = slot.meta()?;
     let kind = meta.kind?;
     if meta.key_len != key.len() || slot.hash.load(Ordering::Relaxed) != hash as u32 {
         return None;
     }
     let at = KeyPlace::of(kind, key.len(), 0).key_at;
-    let same = bytes_equal(slab, id, span_of(slab, id), at, key);
+    let same = bytes_equal(slab.bodies(id, span_of(slab, id))?, at, key);
     // The key was that of this life only if the life is still the same; read after the key.
     fence(Ordering::Acquire);
     let found = KeyEntry { id, meta, kind };
     // The same tag is not asked for: that it is given another makes no miss.
-    (same && is_still(slab, found)).then_some(found)
+    let life = Meta::life_of(meta.generation, kind);
+    (same && life::is_current(&slot.meta, life)).then_some(found)
 }
 
 impl StripeGuard<'_> {

@@ -40,7 +40,7 @@ fn prefetch(slab: &Slab, bucket: u32) {
     let far: *const AtomicU32 = far;
     memory::hint(far.cast());
     if let Some(id) = slab.follow(near.load(Ordering::Relaxed)) {
-        slab.prefetch(id, 1);
+        slab.slot(id).prefetch(1);
     }
 }
 

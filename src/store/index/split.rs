@@ -11,8 +11,8 @@ use crate::slab::{Growing, Intent, Slab};
 use crate::store::index::stripe::StripeGuard;
 use crate::sync::{AtomicU32, Ordering};
 
-/// How many buckets the maker of a key adds at the most: with one for two slots this is more than
-/// are ever due, but after a growth in one step.
+/// How many buckets the maker of a key adds at the most: one for each of the slots that it may
+/// take, as a rule.
 const AT_A_TIME: u32 = 2;
 
 /// Adds buckets to a stripe that is locked.

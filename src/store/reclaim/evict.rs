@@ -147,7 +147,7 @@ impl<'s> Evictor<'s> {
         let slab = &self.0.slab;
         let state = slab.slot_state(number)?.load(Ordering::Relaxed);
         if let Some(soon) = slab.slot_id(number.saturating_add(AHEAD)) {
-            slab.prefetch(soon, 1);
+            slab.slot(soon).prefetch(1);
         }
         slab.slot_id(number).filter(|_| state == STATE_USED)
     }
