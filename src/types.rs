@@ -183,8 +183,14 @@ pub struct Stats {
     pub hits: u64,
     /// How many times it was not found.
     pub misses: u64,
-    /// How many values were evicted to make room.
+    /// How many values were evicted to make room, whatever for.
     pub evictions: u64,
+    /// Of these, how many because there were as many keys as there may be
+    /// ([`Options::capacity`](crate::Options::capacity)).
+    pub evictions_for_keys: u64,
+    /// Of these, how many because the device was full. The others went because values took as many
+    /// bytes as they may ([`Options::size_limit`](crate::Options::size_limit)).
+    pub evictions_for_device: u64,
     /// How many times a value was found damaged, and taken for a miss.
     pub damaged: u64,
     /// How many values were computed and could not be kept: see
@@ -195,6 +201,13 @@ pub struct Stats {
     /// How many bytes of them are left from what was replaced or deleted, until they are compacted
     /// away.
     pub bytes_garbage: u64,
+    /// How many bytes of slots values take. With the two above it is what `size_limit` bounds.
+    pub bytes_in_slots: u64,
+    /// How many slots all keys take, which `capacity` bounds.
+    pub slots_used: u64,
+    /// When the cache was made, in milliseconds since 1970; 0: not known. Of several shards, the
+    /// first.
+    pub made_ms: u64,
 }
 
 impl Stats {
@@ -203,6 +216,15 @@ impl Stats {
         self.hits = self.hits.saturating_add(other.hits);
         self.misses = self.misses.saturating_add(other.misses);
         self.evictions = self.evictions.saturating_add(other.evictions);
+        let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
+        add(&mut self.evictions_for_keys, other.evictions_for_keys);
+        add(&mut self.evictions_for_device, other.evictions_for_device);
+        add(&mut self.bytes_in_slots, other.bytes_in_slots);
+        add(&mut self.slots_used, other.slots_used);
+        self.made_ms = match self.made_ms {
+            0 => other.made_ms,
+            made => made,
+        };
         self.damaged = self.damaged.saturating_add(other.damaged);
         self.unkept = self.unkept.saturating_add(other.unkept);
         self.bytes_live = self.bytes_live.saturating_add(other.bytes_live);

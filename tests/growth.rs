@@ -34,6 +34,7 @@ fn child_role() {
         "locked_memory" => with_locked_memory(&role),
         "many_shards" => with_many_shards(&role),
         "no_more_addresses" => with_no_more_addresses(&role),
+        "repair" => repair_with_few_addresses(&role),
         other => panic!("no role {other}"),
     }
 }
@@ -271,12 +272,20 @@ fn with_no_more_addresses(role: &Role) {
     limit_addresses(pages * 4_096 + (64 << 10));
     let refused = cache.set("new", "value");
     let found = cache.get("there");
+    // What looks at all of it, or at what others have made elsewhere, says so, too.
+    let all = [cache.len(), cache.check().map(|report| report.keys)];
+    let permits = BoundedSemaphore::new(&cache, "permits", 3)
+        .try_acquire()
+        .map(|_| 0);
     let far = (0..20_000).map(|number| cache.get(name(number)));
     let far: Vec<_> = far.filter(|found| !matches!(found, Ok(Some(_)))).collect();
     limit_addresses(libc::RLIM_INFINITY);
     // It is no damage, and no miss.
     assert!(!far.is_empty());
-    for error in far.into_iter().take(20).chain([refused.map(|()| None)]) {
+    let counts = all.into_iter().chain([permits]);
+    let others = counts.map(|count| count.map(|_| None));
+    let told = far.into_iter().take(20).chain([refused.map(|()| None)]);
+    for error in told.chain(others) {
         assert_error!(
             error,
             Error::Io { action: "map", .. },
@@ -303,9 +312,70 @@ fn who_may_not_map_what_others_let_grow_is_told_and_misses_nothing() {
     for number in 0..20_000 {
         cache.set(name(number), "value").unwrap();
     }
+    let permits = BoundedSemaphore::new(&cache, "permits", 3);
+    drop(permits.acquire().unwrap());
     child.tell("go on");
     child.expect("done");
     child.finish();
+}
+
+/// A repair takes nothing for gone that it cannot map.
+fn repair_with_few_addresses(role: &Role) {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = statm.split(' ').next().unwrap().parse().unwrap();
+    limit_addresses(pages * 4_096 + (2 << 20));
+    let repaired = Cache::repair(role.store());
+    let read = slablock::Reader::open(role.store()).map(|_| ());
+    limit_addresses(libc::RLIM_INFINITY);
+    for error in [repaired.map(|_| ()), read] {
+        assert_error!(
+            error,
+            Error::Io { action: "map", .. },
+            ["slab", "ulimit -v"]
+        );
+    }
+    let report = Cache::repair(role.store()).unwrap();
+    assert_eq!(
+        (report.keys_kept, report.actions.len()),
+        (20_000, 0),
+        "{report:?}"
+    );
+    say("done");
+}
+
+#[test]
+fn a_repair_takes_nothing_for_gone_that_it_cannot_map() {
+    let _watchdog = Watchdog::new("repair");
+    let place = Place::new();
+    let cache = place.open();
+    for number in 0..20_000 {
+        cache.set(name(number), "value").unwrap();
+    }
+    drop(cache);
+    let child = Child::start("repair", place.root(), &[]);
+    child.expect("done");
+    child.finish();
+    assert!(place.open().check().unwrap().is_sound());
+}
+
+/// Keys of several slots among many of one: nobody looks at all of them.
+#[test]
+fn what_is_free_here_and_there_costs_no_look_at_everything() {
+    let _watchdog = Watchdog::new("growth");
+    let place = Place::in_memory();
+    let cache = place.open();
+    for number in 0..200_000 {
+        cache.set(name(number), "value").unwrap();
+    }
+    let begun = Stopwatch::start();
+    for number in 0..200 {
+        assert!(cache.remove(name(number * 3)).unwrap());
+        cache.set(format!("long {number}"), [7; 100]).unwrap();
+    }
+    let each = begun.elapsed() / 200;
+    println!("{each:?} each");
+    assert!(each < Duration::from_millis(2), "{each:?}");
+    assert!(cache.check().unwrap().is_sound());
 }
 
 /// Bit by bit: no key that is made waits for all the others.

@@ -496,6 +496,60 @@ fn who_is_stopped_with_stripes_keeps_nobody_waiting_who_can_have_other_slots() {
     assert!(cache.check().unwrap().is_sound());
 }
 
+/// Values that lie in slots count, too: those that are set go for others when there are too many,
+/// with no other bound in the way, and the log leaves them that room.
+#[test]
+fn small_values_are_bounded_by_the_same_limit() {
+    let _alone = alone("size limit");
+    for eviction in [Eviction::GreedyDual, Eviction::LeastRecentlyUsed] {
+        let options = Cache::options().size_limit(LIMIT).eviction(eviction);
+        let (_dir, cache) = store_with(&options);
+        // Each takes two slots of 192 bytes.
+        let fit = LIMIT as usize / 384;
+        for key in 0..3 * fit {
+            cache.set(format!("{key}"), [7; 100]).unwrap();
+        }
+        let stats = cache.stats().unwrap();
+        let used = stats.bytes_in_slots + stats.bytes_live + stats.bytes_garbage;
+        assert!((LIMIT..=LIMIT + SEGMENT).contains(&used), "{stats:?}");
+        assert!(stats.evictions >= fit as u64, "{stats:?}");
+        let others = stats.evictions_for_keys + stats.evictions_for_device;
+        assert_eq!(others, 0, "{stats:?}");
+        assert!(blocks(cache.path()) < LIMIT + 2 * SEGMENT, "{stats:?}");
+        assert!(cache.check().unwrap().is_sound());
+        // Others of another size have room at once, and half of it in the end.
+        let count = 400;
+        for key in 0..count {
+            cache.set(format!("large {key}"), vec![7; 20_000]).unwrap();
+        }
+        let large = (0..count).filter(|key| cache.contains(format!("large {key}")).unwrap());
+        let bytes = large.count() as u64 * 20_000;
+        assert!(bytes > LIMIT / 2 / 2, "{eviction:?}: {bytes}");
+        let stats = cache.stats().unwrap();
+        let used = stats.bytes_in_slots + stats.bytes_live + stats.bytes_garbage;
+        assert!(used <= LIMIT + LIMIT / 8 + SEGMENT, "{stats:?}");
+        assert!(cache.check().unwrap().is_sound());
+    }
+}
+
+#[test]
+fn small_values_that_may_not_go_are_refused_at_the_limit() {
+    let _alone = alone("size limit");
+    let options = Cache::options().size_limit(LIMIT).eviction(Eviction::None);
+    let (_dir, cache) = store_with(&options);
+    let set = |key: usize| cache.set(format!("{key}"), [7; 100]);
+    let refused = (0..).find_map(|key| Some((key, set(key).err()?))).unwrap();
+    let fit = (LIMIT + SEGMENT) as usize / 384;
+    assert!((fit - 20..=fit).contains(&refused.0), "{refused:?}");
+    assert!(matches!(refused.1, Error::OverLimit { limit: LIMIT, .. }));
+    // What is there can be replaced, and what is deleted gives room.
+    set(0).unwrap();
+    assert!(cache.delete("1").unwrap() && cache.delete("2").unwrap());
+    set(refused.0).unwrap();
+    // Locks are no values.
+    drop(Lock::new(&cache, "lock").acquire().unwrap());
+}
+
 /// Of a store with as many buckets as stripes.
 #[allow(deprecated)]
 fn stripe(cache: &Cache, key: &str) -> u64 {

@@ -54,7 +54,7 @@ impl Extent<'_> {
 
     /// Believes the header only as far as the file is long: touching a page behind its end is a
     /// SIGBUS. Errors: the file cannot be looked at, or no more of it can be mapped.
-    fn try_cover(self, what: Growing, at: u32) -> Result<bool> {
+    pub(super) fn try_cover(self, what: Growing, at: u32) -> Result<bool> {
         let count = self.0.allocated(what);
         if at >= count {
             return Ok(false);

@@ -271,6 +271,20 @@ impl Slab {
             .min(what.region(&self.layout).count)
     }
 
+    /// Maps all that there is by now, or says why that is not possible: before a look at all of it,
+    /// and before what a dead process left is ended, for what cannot be mapped must not pass for
+    /// what is not there. (What the header says is there and the file has not is damage, and found
+    /// as such.)
+    pub(crate) fn reach(&self) -> Result<()> {
+        for what in [Growing::Slots, Growing::Blocks] {
+            let count = self.allocated(what);
+            if count > self.covered[what as usize].load(Ordering::Acquire) {
+                self.extent().try_cover(what, count - 1)?;
+            }
+        }
+        Ok(())
+    }
+
     /// For growing, and for what is done about a file that is not as the header says.
     pub(crate) fn extent(&self) -> Extent<'_> {
         Extent(self)

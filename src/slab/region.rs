@@ -1,7 +1,7 @@
 //! What grows, and which pages that takes.
 
 use crate::slab::layout::{
-    BLOCK_STATE_TABLE, BLOCK_TABLE, BUCKET_TABLE, CAPACITY_MAX, PAGE, PARTICIPANT_BYTES,
+    BLOCK_STATE_TABLE, BLOCK_TABLE, BUCKET_TABLE, CAPACITY_MAX, Half, PAGE, PARTICIPANT_BYTES,
     PARTICIPANTS, PARTICIPANTS_OFFSET, SLOT_STATE_TABLE, SLOT_TABLE, Section, SectionTable,
 };
 
@@ -97,7 +97,12 @@ impl Region {
         let of = |section: Section| {
             let within = |number: u32| number.clamp(section.first, section.first + section.count);
             let (have, want) = (within(have) - section.first, within(want) - section.first);
-            let tables = self.beside.iter().copied().chain([table]);
+            // Those of the first slots are allocated when the store is made.
+            let beside = match (table.half, section.index) {
+                (Half::Slots, 0) => &[],
+                _ => self.beside,
+            };
+            let tables = beside.iter().copied().chain([table]);
             let pages = tables.flat_map(move |table| {
                 let from = table.offset_of(section.first);
                 pages(from, table.stride, have, want)

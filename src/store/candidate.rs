@@ -16,6 +16,7 @@ pub(in crate::store) struct Candidate {
     pub(in crate::store) expires_ms: u64,
     /// In the log.
     pub(in crate::store) bytes: u64,
+    pub(in crate::store) in_slots: u64,
 }
 
 /// A key that may go.
@@ -120,6 +121,7 @@ mod tests {
             version: 0,
             expires_ms: 0,
             bytes: 0,
+            in_slots: 192,
         };
         for (there, share, taken) in [(9, 3, 3), (9, 8, 8), (9, 9, 9), (9, 99, 9), (0, 1, 0)] {
             let mut candidates = Candidates::default();

@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::log::Wanted;
 use crate::record::life;
 use crate::slab::bytes::{KeyPlace, read_bytes};
+use crate::slab::layout::PERMITS_PER_BLOCK;
 use crate::slab::value_cells::{Content, Form, ValueCells};
 use crate::slab::{Growing, Meta, Slab, SlotId, Tenant};
 use crate::store::key_entry::KeyEntry;
@@ -22,10 +23,14 @@ pub(in crate::store) fn permits_of(slab: &Slab, id: SlotId) -> Result<(u32, u32)
     if inside {
         return Ok((first, permits));
     }
-    let at = id.index();
-    Err(slab.corrupt(format!(
-        "slot {at} says {permits} permits from block {first}"
-    )))
+    let what = || {
+        format!(
+            "slot {} says {permits} permits from block {first}",
+            id.index()
+        )
+    };
+    let block = first.saturating_add(last / PERMITS_PER_BLOCK);
+    Err(slab.extent().unreachable(Growing::Blocks, block, what))
 }
 
 /// Whether a slot is still in the life in which it was found.

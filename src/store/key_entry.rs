@@ -40,6 +40,8 @@ pub(crate) struct NewKey<'a> {
     pub(crate) untold: &'a [Stamp],
     /// Of a value: how many words each of its cells is to have, at least. Otherwise 0.
     pub(crate) cell_words: usize,
+    /// To be looked for all over the slots, however many there are: nothing more can go.
+    pub(crate) thorough: bool,
 }
 
 impl NewKey<'_> {

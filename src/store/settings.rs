@@ -12,7 +12,7 @@ pub use limits::Limits;
 
 use crate::error::{Error, Result};
 use crate::slab::Slab;
-use crate::slab::layout::CAPACITY_MAX;
+use crate::slab::layout::{CAPACITY_MAX, SLOT_BYTES, STRIPES};
 use crate::slab::value_cells::VALUE_BYTES_MAX;
 use crate::sync::{Ordering, crash_point};
 
@@ -56,7 +56,7 @@ pub enum Durability {
 /// How much the files of large values may take, when nothing else was chosen: 1 GiB.
 pub(crate) const SIZE_LIMIT: u64 = 1 << 30;
 /// Room for a few segments of the smallest size.
-const SIZE_LIMIT_MIN: u64 = 1 << 22;
+pub(in crate::store) const SIZE_LIMIT_MIN: u64 = 1 << 22;
 /// One value may take this part of it, unless something else was chosen: so it is never worth more
 /// than three others as long.
 const VALUE_SHARE: u64 = 4;
@@ -153,6 +153,12 @@ pub(in crate::store) fn size_limit_of(slab: &Slab) -> u64 {
         bytes if bytes < SIZE_LIMIT_MIN => SIZE_LIMIT,
         bytes => bytes,
     }
+}
+
+/// How many bytes of slots values take.
+pub(in crate::store) fn in_slots_of(slab: &Slab) -> u64 {
+    let of_values = |stripe| u64::from(slab.stripe(stripe).taken().of_values);
+    (0..STRIPES).map(of_values).sum::<u64>() * SLOT_BYTES
 }
 
 /// How long a value may be: a quarter of what the log may take, or what was chosen and fits there.

@@ -115,8 +115,11 @@ JSON fields (null where there is nothing to say):
 
 const STATS_NOTES: &str = "\
 JSON fields:
-  dir, hits, misses, evictions, damaged, unkept (all since the store was made),
-  bytes_live, bytes_garbage (of the files of large values), volume (bytes of disk, all in all)";
+  dir, hits, misses, evictions, evictions_for_keys and evictions_for_device (of these, how many for want of
+    slots and of room on the device; the others for the size limit), damaged, unkept (all since the store was made),
+  bytes_live, bytes_garbage (of the files of large values), bytes_in_slots (of values in slots; the three are what
+    settings.size_limit bounds), slots_used (settings.capacity bounds them), made_ms (since 1970),
+  volume (bytes of disk, all in all), settings";
 
 const MEMO_NOTES: &str = "\
 What COMMAND writes to standard output and to standard error is kept, apart, if its exit status is 0, and

@@ -3,7 +3,7 @@
 use std::fmt::{Display, Write};
 use std::io::{ErrorKind, IsTerminal, Read, stdin, stdout};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use slablock::cache::Stats;
@@ -259,10 +259,15 @@ struct Figures {
     hits: u64,
     misses: u64,
     evictions: u64,
+    evictions_for_keys: u64,
+    evictions_for_device: u64,
     damaged: u64,
     unkept: u64,
     bytes_live: u64,
     bytes_garbage: u64,
+    bytes_in_slots: u64,
+    slots_used: u64,
+    made_ms: u64,
     volume: u64,
     settings: SettingsOf,
 }
@@ -293,6 +298,26 @@ impl From<Config> for SettingsOf {
     }
 }
 
+/// What is in the way of a cache that evicts although it is young.
+fn why_evicting(figures: &Figures) -> Option<String> {
+    const HOUR_MS: u64 = 3_600_000;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    let is_young = u64::try_from(now.as_millis())
+        .ok()?
+        .checked_sub(figures.made_ms)?
+        < HOUR_MS;
+    if figures.evictions == 0 || !is_young {
+        return None;
+    }
+    let (keys, device) = (figures.evictions_for_keys, figures.evictions_for_device);
+    let why = match figures.evictions.saturating_sub(keys + device) {
+        bytes if bytes >= keys.max(device) => "a larger size limit keeps more",
+        _ if keys >= device => "it was made for so few keys",
+        _ => "the device is full",
+    };
+    Some(format!("evicts within the hour it was made: {why}"))
+}
+
 pub fn stats(dir: &Path, json: bool) -> Result<u8, Failure> {
     let (stats, volume, settings) = match Sight::open(dir)? {
         Some(place) => (place.stats()?, place.volume()?, place.config()?),
@@ -303,10 +328,15 @@ pub fn stats(dir: &Path, json: bool) -> Result<u8, Failure> {
         hits: stats.hits,
         misses: stats.misses,
         evictions: stats.evictions,
+        evictions_for_keys: stats.evictions_for_keys,
+        evictions_for_device: stats.evictions_for_device,
         damaged: stats.damaged,
         unkept: stats.unkept,
         bytes_live: stats.bytes_live,
         bytes_garbage: stats.bytes_garbage,
+        bytes_in_slots: stats.bytes_in_slots,
+        slots_used: stats.slots_used,
+        made_ms: stats.made_ms,
         volume,
         settings: settings.into(),
     };
@@ -323,10 +353,26 @@ pub fn stats(dir: &Path, json: bool) -> Result<u8, Failure> {
         ("unkept", figures.unkept),
         ("bytes live", figures.bytes_live),
         ("bytes garbage", figures.bytes_garbage),
+        ("in slots", figures.bytes_in_slots),
         ("volume", figures.volume),
     ] {
         // Into a string.
         let _ = writeln!(table, "{name:<11} {}", text::grouped(number));
+    }
+    let bytes = figures.bytes_live + figures.bytes_garbage + figures.bytes_in_slots;
+    for (name, used, limit) in [
+        ("bytes used", bytes, figures.settings.size_limit),
+        (
+            "slots used",
+            figures.slots_used,
+            figures.settings.capacity as u64,
+        ),
+    ] {
+        let (used, limit) = (text::grouped(used), text::grouped(limit));
+        let _ = writeln!(table, "{name:<11} {used} / {limit}");
+    }
+    if let Some(why) = why_evicting(&figures) {
+        let _ = writeln!(table, "note        {why}");
     }
     let settings = figures.settings;
     for (name, text) in [

@@ -116,6 +116,7 @@ impl<'s> Inspector<'s> {
     pub(crate) fn check(self) -> Result<CheckReport> {
         self.0.check_in_place()?;
         self.0.process()?.locks.prove()?;
+        self.0.slab().reach()?;
         let allocated = |what| self.0.slab().allocated(what) as usize;
         let io = |e| Error::io("check", self.0.slab().path(), e);
         let mut census = Census {
@@ -142,7 +143,8 @@ impl<'s> Inspector<'s> {
         census.report.problems.extend(opened_up_of(&self.0.site)?);
         Pieces(self.0).each_bucket(|bucket| match bucket {
             Ok((guard, bucket)) => {
-                census.tallies.begin(guard);
+                let wrong = census.tallies.begin(guard);
+                census.report.problems.extend(wrong);
                 census.bucket(guard, bucket)
             }
             Err(e) => {

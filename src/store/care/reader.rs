@@ -105,7 +105,10 @@ impl ReadStore {
     /// What `look` finds, unless the store is being repaired, was removed or was replaced.
     pub(crate) fn looking<T>(&self, look: impl FnOnce() -> Result<T>) -> Result<T> {
         self.check_usable()?;
+        self.slab.reach()?;
         let seen = look();
+        // Nor what could not be mapped.
+        self.slab.reach()?;
         // What was seen in the midst of a repair is nothing to tell, nor that it made no sense.
         self.check_ready()?;
         seen

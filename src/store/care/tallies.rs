@@ -20,12 +20,23 @@ impl Tallies {
         Tallies(vec![None; STRIPES as usize])
     }
 
-    /// A stripe is looked at, for the first time or once more.
-    pub(super) fn begin(&mut self, guard: &StripeGuard<'_>) {
-        self.0[guard.number as usize].get_or_insert_with(|| OfStripe {
+    /// A stripe is looked at, for the first time or once more. What is wrong with it by itself.
+    pub(super) fn begin(&mut self, guard: &StripeGuard<'_>) -> Option<String> {
+        let of_stripe = &mut self.0[guard.number as usize];
+        if of_stripe.is_some() {
+            return None;
+        }
+        *of_stripe = Some(OfStripe {
             changes: guard.stripe().changes(),
             seen: Tally::default(),
         });
+        let what = || {
+            format!(
+                "stripe {} says that it has more buckets than there are",
+                guard.number
+            )
+        };
+        guard.has_too_many_rows().then(what)
     }
 
     /// A key was seen.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::record::Force;
 use crate::slab::Tenant;
+use crate::slab::layout::SLOT_BYTES;
 use crate::store::holds::handle::Handle;
 use crate::store::holds::take_over::TakeOver;
 use crate::store::index::allocate::{Claimed, NoRoom};
@@ -16,10 +17,13 @@ use crate::store::index::stripe::StripeGuard;
 use crate::store::journal::decided::Journal;
 use crate::store::journal::siblings::Siblings;
 use crate::store::key_entry::{KeyEntry, NewKey, SlotRef, check_lengths};
+use crate::store::log::segments::Segments;
 use crate::store::members::deadlock::Deadlocks;
 use crate::store::members::range::{RangeGuard, Ranges};
 use crate::store::patience::{Patience, pause};
+use crate::store::reclaim::evict::Want;
 use crate::store::reclaim::free_slots::Reclaimer;
+use crate::store::reclaim::slot_room::SlotRoom;
 use crate::store::slots::by_slot::Slots;
 use crate::store::{GROW_BYTE, TRANSACT_BYTE};
 use crate::types::Predecessor;
@@ -96,14 +100,10 @@ impl<'h> Finder<'h> {
             return Ok((spot, None));
         }
         self.check_settings()?;
-        if let Some(found) = Index(self.0.store()).find_unlocked(self.0.key(), self.0.hash(), 1)
-            && self.0.tag.is_empty()
-            && !self.may_be_in_the_way(found)
-            && let Fit::Ours = self.check_found(found)?
-        {
-            return Ok((self.0.remember(found), None));
+        if let Some(spot) = self.look_unlocked()? {
+            return Ok((spot, None));
         }
-        let (mut pauses, mut looked_everywhere) = (0, false);
+        let (mut pauses, mut looked_everywhere, mut made_room) = (0, false, false);
         let (mut no_space, mut alone) = (None, None);
         loop {
             let stripe = self.lock_stripe_within(patience)?;
@@ -111,59 +111,86 @@ impl<'h> Finder<'h> {
                 stripe.stripe().forget_watched();
                 self.0.store().slab().absences().forget();
             }
-            match self.find_or_create(&stripe, patience) {
+            let want = match self.find_or_create(&stripe, (made_room, looked_everywhere), patience)
+            {
                 Ok((found, before)) => return Ok((self.0.remember(found), before)),
-                Err(NoRoom::Late) => return Err(Pieces(self.0.store()).structure_busy(GROW_BYTE)),
+                Err(NoRoom::Late) => return Err(self.busy(GROW_BYTE)),
                 // The device is full: other values may go for one, as if there were no more slots.
                 Err(NoRoom::Failed(full @ Error::NoSpace { .. }))
                     if self.0.kind() == Tenant::Value =>
                 {
                     no_space = Some(full);
+                    Want::Device
                 }
                 Err(NoRoom::Failed(error)) => return Err(error),
                 Err(NoRoom::Busy) => {
                     drop(stripe);
-                    if !pause(&mut pauses, patience) {
-                        let stripe = Index(self.0.store()).stripe_of(self.0.hash());
-                        return Err(Pieces(self.0.store()).structure_busy(stripe_byte(stripe)));
+                    match pause(&mut pauses, patience) {
+                        true => continue,
+                        false => return Err(self.busy(self.byte())),
                     }
-                    continue;
                 }
                 Err(NoRoom::Watched) => {
                     drop(stripe);
                     alone = Some(self.outlast_transaction(patience)?);
                     continue;
                 }
-                Err(NoRoom::Full) => {}
-            }
+                Err(NoRoom::OverLimit) => Want::Bytes,
+                Err(NoRoom::Full) => Want::Slots,
+            };
             drop(stripe);
             // Others' transactions are not to wait for that.
             drop(alone.take());
-            if self.free_room(&mut looked_everywhere, patience)? {
+            // As much as it takes: that others have too much is made good by those who follow.
+            let has_freed = self.free_room(want, patience)?;
+            made_room |= has_freed;
+            if has_freed || self.free_turns(&mut looked_everywhere, patience)? {
                 continue;
             }
-            return Err(no_space.unwrap_or_else(|| Error::Full {
-                path: self.0.store().dir().to_path_buf(),
-                capacity: self.0.store().slab().layout().capacity as usize,
-            }));
+            return Err(no_space.unwrap_or_else(|| self.full(want)));
         }
     }
 
-    /// Takes keys away of which nothing is needed: what is idle, or may be evicted, as long as
-    /// something is freed. Then, once, all turns, of which nothing is missed but how long computing
-    /// took; with that each stripe is locked, and what the dead have begun there ends. `false`:
-    /// there is nothing left to be freed.
-    fn free_room(self, looked_everywhere: &mut bool, patience: Patience) -> Result<bool> {
+    /// Where the key is, if it is as the handle wants it.
+    fn look_unlocked(self) -> Result<Option<SlotRef>> {
+        if let Some(found) = Index(self.0.store()).find_unlocked(self.0.key(), self.0.hash(), 1)
+            && self.0.tag.is_empty()
+            && !self.may_be_in_the_way(found)
+            && let Fit::Ours = self.check_found(found)?
+        {
+            return Ok(Some(self.0.remember(found)));
+        }
+        Ok(None)
+    }
+
+    /// Nothing is left that may go for want of that.
+    fn full(self, want: Want) -> Error {
+        let store = self.0.store();
+        match want {
+            Want::Bytes => Segments(store).over_limit(),
+            Want::Slots | Want::Device => Error::Full {
+                path: store.dir().to_path_buf(),
+                capacity: store.slab().layout().capacity as usize,
+            },
+        }
+    }
+
+    /// Takes keys away of which nothing is needed: what is idle, or may be evicted. `false`: there
+    /// is nothing that could go.
+    fn free_room(self, want: Want, patience: Patience) -> Result<bool> {
         let wanted = self.new_key(&self.0.tag).place().span();
-        if Reclaimer(self.0.store()).free_slots(wanted, patience)? > 0 {
+        Ok(Reclaimer(self.0.store()).free_slots(wanted, want, patience)? > 0)
+    }
+
+    /// Then, once, takes all turns away, of which nothing is missed but how long computing took;
+    /// with that each stripe is locked, and what the dead have begun there ends. `false`: that was
+    /// done.
+    fn free_turns(self, looked_everywhere: &mut bool, patience: Patience) -> Result<bool> {
+        if !std::mem::replace(looked_everywhere, true) {
+            Reclaimer(self.0.store()).remove_turns(Force::NotTheLiving, patience)?;
             return Ok(true);
         }
-        if *looked_everywhere {
-            return Ok(false);
-        }
-        *looked_everywhere = true;
-        Reclaimer(self.0.store()).remove_turns(Force::NotTheLiving, patience)?;
-        Ok(true)
+        Ok(false)
     }
 
     /// Waits until no transaction is under way, and keeps others from beginning. Errors:
@@ -201,12 +228,22 @@ impl<'h> Finder<'h> {
     ) -> Result<StripeGuard<'h>> {
         let stripe = Index(self.0.store()).stripe_of(self.0.hash());
         let guard = Index(self.0.store()).lock_stripe_within(stripe, patience)?;
-        guard.ok_or_else(|| Pieces(self.0.store()).structure_busy(stripe_byte(stripe)))
+        guard.ok_or_else(|| self.busy(self.byte()))
+    }
+
+    fn busy(self, byte: u64) -> Error {
+        Pieces(self.0.store()).structure_busy(byte)
+    }
+
+    /// That of the stripe of the key.
+    fn byte(self) -> u64 {
+        stripe_byte(Index(self.0.store()).stripe_of(self.0.hash()))
     }
 
     fn find_or_create(
         self,
         stripe: &StripeGuard<'_>,
+        (made_room, thorough): (bool, bool),
         patience: Patience,
     ) -> Claimed<(KeyEntry, Option<Predecessor>)> {
         let mut found = stripe.find(self.0.key(), self.0.hash())?;
@@ -232,7 +269,16 @@ impl<'h> Finder<'h> {
             if self.is_watched(stripe) {
                 return Err(NoRoom::Watched);
             }
-            return Ok((stripe.create(&self.new_key(&self.0.tag), patience)?, None));
+            let new = NewKey {
+                thorough,
+                ..self.new_key(&self.0.tag)
+            };
+            let bytes = u64::from(new.place().span()) * SLOT_BYTES;
+            let is_value = self.0.kind() == Tenant::Value;
+            if is_value && !made_room && !SlotRoom(self.0.store()).take(bytes)? {
+                return Err(NoRoom::OverLimit);
+            }
+            return Ok((stripe.create(&new, patience)?, None));
         };
         if let Fit::Other(permits) = self.check_found(found)? {
             return TakeOver(self.0).take_over(stripe, found, permits, patience);
@@ -253,6 +299,7 @@ impl<'h> Finder<'h> {
             permits: self.0.permits(),
             untold: &[],
             cell_words: self.0.cell_words,
+            thorough: false,
         }
     }
 

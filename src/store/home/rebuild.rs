@@ -173,6 +173,7 @@ pub(in crate::store) fn rebuild(
 }
 
 fn restructure(slab: &Slab, locks: &Locks, leap: Leap, thorough: bool) -> Result<RepairReport> {
+    slab.reach()?;
     refuse_used_up(slab, leap.length())?;
     let state = &slab.header().state;
     if !original::names_itself(slab) {

@@ -21,6 +21,7 @@ use crate::sync::Ordering;
 /// Others of the same cache may be in use: a process with this one in a transaction is attached to
 /// it.
 pub(super) fn finish(slab: &Slab) -> Result<Option<String>> {
+    slab.reach()?;
     let shard = Shard::at(&names::parent(slab.path()))?.filter(|shard| shard.number != 0);
     let Some(shard) = shard else {
         return finish_at_home(slab);

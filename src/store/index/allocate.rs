@@ -7,12 +7,15 @@
 use std::ops::Range;
 
 use crate::error::Error;
-use crate::slab::layout::{PERMITS_PER_BLOCK, section_behind};
+use crate::slab::layout::{PERMITS_PER_BLOCK, STRIPES, section_behind};
 use crate::slab::{CLAIMED, Growing, STATE_FREE, Slab, pack};
 use crate::store::index::stripe::StripeGuard;
 use crate::store::members::range::Ranges;
 use crate::store::patience::Patience;
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+/// So many states are looked at for free ones before others are allocated: some ten microseconds.
+const NEAR: u32 = 16_384;
 
 /// The most blocks that a semaphore has.
 pub(in crate::store) const BLOCKS_MAX: u32 = 65_536 / PERMITS_PER_BLOCK;
@@ -24,6 +27,8 @@ pub(in crate::store) type Claimed<T> = Result<T, NoRoom>;
 pub(in crate::store) enum NoRoom {
     /// There is no run of that length.
     Full,
+    /// Values take as many bytes as they may.
+    OverLimit,
     /// The slab has to be made longer, and another process was still doing so when the patience was
     /// over.
     Late,
@@ -95,19 +100,66 @@ impl Pool {
 pub(in crate::store) struct Allocator<'g>(pub(in crate::store) &'g StripeGuard<'g>);
 
 impl<'g> Allocator<'g> {
-    /// Claims `count` in a row and returns the first.
+    /// Claims `count` in a row and returns the first. Looks near where somebody has found some,
+    /// then behind all that there is, and then, if it is worth it or is to be `thorough`,
+    /// everywhere: so no maker of a key looks at all slots only because few of them are free.
     pub(in crate::store) fn claim(
         self,
         pool: Pool,
         count: u32,
+        thorough: bool,
         patience: Patience,
     ) -> Claimed<u32> {
         let slab = self.0.store.slab();
         let hint = pool.hint(slab).load(Ordering::Relaxed);
+        let (all, allocated) = (pool.len(slab), slab.allocated(pool.growing()));
+        let near = hint.saturating_add(NEAR).min(all);
+        let first = self.claim_within(pool, count, hint..near, patience);
+        match first {
+            Ok(first) => {
+                pool.hint(slab).store(first + count, Ordering::Relaxed);
+                return Ok(first);
+            }
+            Err(NoRoom::Full) => {}
+            // Nothing more can be allocated.
+            Err(NoRoom::Failed(_)) => return self.claim_anywhere(pool, count, patience),
+            Err(other) => return Err(other),
+        }
+        let is_sparse = self.is_sparse(pool, allocated);
+        if near < allocated && !is_sparse {
+            let behind = allocated.saturating_sub(count)..all;
+            if let Ok(first) = self.claim_within(pool, count, behind, patience) {
+                // What is free before is for the next ones.
+                pool.hint(slab).store(near, Ordering::Relaxed);
+                return Ok(first);
+            }
+        }
+        if !thorough && !is_sparse && allocated > NEAR {
+            return Err(NoRoom::Full);
+        }
+        self.claim_anywhere(pool, count, patience)
+    }
+
+    /// Whether half of what is allocated is free, of which no more is to be allocated then.
+    fn is_sparse(self, pool: Pool, allocated: u32) -> bool {
+        let slab = self.0.store.slab();
+        match pool {
+            Pool::Slots => {
+                let taken = (0..STRIPES).map(|stripe| slab.stripe(stripe).taken().slots);
+                let taken: u64 = taken.map(u64::from).sum();
+                allocated > NEAR && taken < u64::from(allocated) / 2
+            }
+            Pool::Blocks => false,
+        }
+    }
+
+    fn claim_anywhere(self, pool: Pool, count: u32, patience: Patience) -> Claimed<u32> {
+        let slab = self.0.store.slab();
+        let hint = pool.hint(slab).load(Ordering::Relaxed);
         let all = pool.len(slab);
         let first = match self.claim_within(pool, count, hint..all, patience) {
-            // Rows that begin before the hint, also where a device is full and none can be made.
-            Err(why @ (NoRoom::Full | NoRoom::Failed(Error::NoSpace { .. }))) if hint != 0 => {
+            // Rows that begin before the hint, also where none can be made.
+            Err(why @ (NoRoom::Full | NoRoom::Failed(_))) if hint != 0 => {
                 let end = hint.saturating_add(count - 1).min(all);
                 match self.claim_within(pool, count, 0..end, patience) {
                     Err(NoRoom::Full) => return Err(why),

@@ -71,7 +71,7 @@ impl<'s> Index<'s> {
                 let Some(id) = self.0.slab.follow(link) else {
                     return link == 0;
                 };
-                if self.matches(id, key, hash).is_some() {
+                if matches(&self.0.slab, id, key, hash).is_some() {
                     return false;
                 }
                 link = self.0.slab.slot(id).next.load(Ordering::Acquire);
@@ -140,12 +140,6 @@ impl<'s> Index<'s> {
         buckets.head(buckets.of(hash))
     }
 
-    /// Whether the slot holds `key`, in the life that is returned.
-    #[inline(always)]
-    fn matches(self, id: SlotId, key: &[u8], hash: u64) -> Option<KeyEntry> {
-        matches(&self.0.slab, id, key, hash)
-    }
-
     /// Reads `len` bytes of a key's bodies from word `at`.
     pub(crate) fn read_bytes(self, id: SlotId, at: usize, len: usize) -> Option<Vec<u8>> {
         read_bytes(&self.0.slab, id, at, len)
@@ -186,7 +180,7 @@ impl StripeGuard<'_> {
         let bucket = self.bucket_of(hash);
         let mut found = None;
         self.walk(bucket, |id| {
-            found = Index(self.store).matches(id, key, hash);
+            found = matches(&self.store.slab, id, key, hash);
             found.is_none()
         })?;
         Ok(found)
@@ -245,7 +239,7 @@ impl StripeGuard<'_> {
         stripe.note_taken_next(stripe.taken().and(Tally::by(new.kind, span)));
         stripe.set_intent(Intent::Create);
         // 2
-        let claimed = self.claim_room(span, blocks, patience);
+        let claimed = self.claim_room(span, blocks, (new.thorough, patience));
         let (first, first_block) = claimed.inspect_err(|_| stripe.set_intent(Intent::None))?;
         // 3
         let meta = self.fill(new, place, first, first_block)?;
@@ -276,11 +270,16 @@ impl StripeGuard<'_> {
     }
 
     /// Claims both runs, or neither.
-    fn claim_room(&self, span: u32, blocks: u32, patience: Patience) -> Claimed<(SlotId, u32)> {
-        let first = Allocator(self).claim(Pool::Slots, span, patience)?;
+    fn claim_room(
+        &self,
+        span: u32,
+        blocks: u32,
+        (thorough, patience): (bool, Patience),
+    ) -> Claimed<(SlotId, u32)> {
+        let first = Allocator(self).claim(Pool::Slots, span, thorough, patience)?;
         let first_block = match blocks {
             0 => Ok(0),
-            count => Allocator(self).claim(Pool::Blocks, count, patience),
+            count => Allocator(self).claim(Pool::Blocks, count, true, patience),
         };
         let unclaim = || Allocator(self).unclaim(Pool::Slots, Run { first, count: span });
         let first_block = first_block.inspect_err(|_| unclaim())?;

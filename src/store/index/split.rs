@@ -48,12 +48,19 @@ impl Splitter<'_> {
         let slab = self.0.store.slab();
         for _ in 0..AT_A_TIME {
             let rows = self.0.rows();
-            if rows >= Buckets::rows_for(slab.allocated(Growing::Slots)) {
+            let bucket = Buckets::last(self.0.number, rows + 1);
+            if rows >= Buckets::rows_for(slab.allocated(Growing::Slots)) || !self.is_sound(bucket) {
                 break;
             }
-            self.split(Buckets::last(self.0.number, rows + 1), rows)?;
+            self.split(bucket, rows)?;
         }
         Ok(())
+    }
+
+    /// Whether the chain that is to be parted ends. One that does not is told to those who look for
+    /// its keys; others are not to go without for that.
+    fn is_sound(self, new: u32) -> bool {
+        Buckets::parent(new).is_some_and(|parent| self.0.walk(parent, |_| true).is_ok())
     }
 
     fn split(self, new: u32, rows: u32) -> Result<()> {

@@ -6,7 +6,7 @@ use crate::error::{Error, Result, show_key};
 use crate::slab::buckets::{Buckets, stripe_of};
 use crate::slab::bytes::{KeyPlace, span_of, write_bytes};
 use crate::slab::layout::STRIPES;
-use crate::slab::{Intent, Meta, SlotId, Stripe, Tenant};
+use crate::slab::{Growing, Intent, Meta, SlotId, Stripe, Tenant};
 use crate::store::Store;
 use crate::store::index::chains::Index;
 use crate::store::index::retire::Retirer;
@@ -71,6 +71,7 @@ impl<'s> Index<'s> {
             garbage: GarbageList::new(self.0),
         };
         self.0.check_in_place_often()?;
+        self.0.slab.reach()?;
         // Each time, not only when the store is opened: the process may have died a moment ago.
         if guard.stripe().intent() != Some(Intent::None) {
             Retirer(&guard).recover()?;
@@ -80,9 +81,16 @@ impl<'s> Index<'s> {
 }
 
 impl StripeGuard<'_> {
-    /// How many rows of buckets this stripe has.
+    /// How many rows of buckets this stripe has, never more than there can be for so many slots.
     pub(in crate::store) fn rows(&self) -> u32 {
-        Buckets(self.store.slab()).rows(self.number)
+        let slab = self.store.slab();
+        let most = Buckets::rows_for(slab.allocated(Growing::Slots));
+        Buckets(slab).rows(self.number).min(most)
+    }
+
+    /// Whether it says that it has more.
+    pub(in crate::store) fn has_too_many_rows(&self) -> bool {
+        Buckets(self.store.slab()).rows(self.number) > self.rows()
     }
 
     /// The bucket of a hash of this stripe, as long as it is locked.

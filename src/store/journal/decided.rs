@@ -133,6 +133,9 @@ impl<'s> Journal<'s> {
             Some(None) => self.0.count_damaged(),
         };
         let stores: Vec<&Store> = others.values().flatten().map(|other| &**other).collect();
+        for store in stores.iter().copied().chain([self.0]) {
+            store.slab.reach()?;
+        }
         Ok(self.flip_durably(&stores, || flips.iter().for_each(carry_out)))
     }
 

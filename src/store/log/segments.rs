@@ -283,7 +283,7 @@ impl<'s> Segments<'s> {
     /// What the log never takes more of the device than: a segment more than its limit.
     pub(crate) fn bound(self) -> u64 {
         InForce(self.0)
-            .size_limit()
+            .log_limit()
             .saturating_add(self.segment_bytes())
     }
 
@@ -361,7 +361,7 @@ impl<'s> Segments<'s> {
     pub(crate) fn over_limit(self) -> Error {
         Error::OverLimit {
             path: self.0.dir().join(LOG),
-            limit: InForce(self.0).size_limit(),
+            limit: InForce(self.0).chosen_size_limit(),
         }
     }
 }

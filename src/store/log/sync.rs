@@ -26,6 +26,7 @@ const SLAB_NUMBER: u32 = 0;
 /// points to. Those that are just being written are not concerned: their writers see that a sync
 /// failed meanwhile.
 fn write_once_more(slab: &Slab, log: &Log) -> Result<()> {
+    slab.reach()?;
     slab.dirty_pages();
     let list = Location::from_bits(slab.header().journal.load(Ordering::Acquire));
     let list = list.map(|place| (place, None));

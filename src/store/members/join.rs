@@ -143,6 +143,7 @@ fn describe_self(record: &Participant, identity: &Identity, mapped_at: u64) {
 /// Frees every word that names a dead participant, and then the numbers of the dead. Only under the
 /// lock for joining, so none of them comes back to life meanwhile.
 fn sweep(slab: &Slab, locks: &Locks, identity: &Identity) -> Result<()> {
+    slab.reach()?;
     let mut dead = vec![false; usize::from(PARTICIPANT_MAX) + 1];
     for number in 1..=PARTICIPANT_MAX {
         let used = slab

@@ -11,5 +11,6 @@ pub(in crate::store) mod participants;
 pub(crate) mod process;
 pub(crate) mod range;
 pub(crate) mod recount;
+pub(in crate::store) mod room_seen;
 pub(crate) mod shards;
 pub(in crate::store) mod watch;

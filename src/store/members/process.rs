@@ -13,6 +13,7 @@ use crate::store::candidate::Candidates;
 use crate::store::members::device::Device;
 use crate::store::members::lock_files::Locks;
 use crate::store::members::recount::Recount;
+use crate::store::members::room_seen::RoomSeen;
 use crate::store::members::watch::Watches;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 
@@ -32,6 +33,7 @@ pub(in crate::store) struct Process {
     pub(in crate::store) shared: AtomicBool,
     pub(in crate::store) recount: Mutex<Option<Recount>>,
     pub(in crate::store) candidates: Mutex<Candidates>,
+    pub(in crate::store) room_seen: RoomSeen,
     /// In which second the device was last asked how much room it has.
     pub(in crate::store) device_asked: AtomicU64,
     /// Segments that could not be emptied, for a writer was stopped, and in which second that was.
@@ -58,6 +60,7 @@ impl Process {
             watches: Arc::default(),
             recount: Mutex::default(),
             candidates: Mutex::default(),
+            room_seen: RoomSeen::default(),
             device_asked: AtomicU64::new(0),
             passed_over: Mutex::default(),
             log,

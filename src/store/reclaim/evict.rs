@@ -52,19 +52,53 @@ pub(in crate::store) struct Evicted {
     pub(in crate::store) busy: u64,
 }
 
-/// Which value has to go for want of room.
+/// Pick values are to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Pick {
+    /// Those in the log.
+    Logged,
+    /// Those in the log with room that is free at once.
+    Large,
+    /// Also those that lie in slots.
+    All,
+}
+
+impl Pick {
+    /// In the log.
+    fn least_bytes(self) -> u64 {
+        match self {
+            Pick::Logged => 1,
+            Pick::Large => LARGE_BYTES,
+            Pick::All => 0,
+        }
+    }
+}
+
+/// For want of what a value goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Want {
+    /// Slots, of which there are no more.
+    Slots,
+    /// Bytes, by the limit.
+    Bytes,
+    /// Room on the device.
+    Device,
+}
+
+/// Pick value has to go for want of room.
 #[derive(Clone, Copy)]
 pub(in crate::store) struct Evictor<'s>(pub(in crate::store) &'s Store);
 
 impl<'s> Evictor<'s> {
-    /// Evicts values that lie in the log, until they come to so many bytes, or all slots were
-    /// looked at: what is over, and if the policy allows it others; on request only large ones.
-    pub(in crate::store) fn evict_some(self, bytes: u64, only_large: bool) -> Result<Evicted> {
+    /// Evicts values until they come to so many bytes, or all slots were looked at: what is over,
+    /// and if the policy allows it others.
+    pub(in crate::store) fn evict_some(self, bytes: u64, pick: Pick) -> Result<Evicted> {
+        self.0.slab.reach()?;
         let mut evicted = Evicted::default();
         // Given back at the end, with one wait for the device.
         let garbage = GarbageList::new(self.0);
         let slots = self.0.slab.allocated(Growing::Slots);
-        let least = if only_large { LARGE_BYTES } else { 1 };
+        let least = pick.least_bytes();
         let patience = Patience::strictly(MOMENT);
         let shared = &self.0.process()?.candidates;
         let mut candidates = shared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -73,7 +107,7 @@ impl<'s> Evictor<'s> {
             // If none of those could go that are worth least, others may.
             while let Some(candidate) = candidates.take(looked_at > 0 && evicted.values == 0) {
                 if candidate.bytes >= least && self.is_as_found(&candidate) {
-                    let one = self.evict_one(&candidate, patience, &mut evicted, &garbage);
+                    let one = self.evict_one(&candidate, (pick, patience), &mut evicted, &garbage);
                     one.inspect_err(|_| candidates.give_back(candidate))?;
                 }
                 if evicted.values > 0 && evicted.bytes >= bytes {
@@ -119,7 +153,7 @@ impl<'s> Evictor<'s> {
     fn evict_one(
         self,
         candidate: &Candidate,
-        patience: Patience,
+        (pick, patience): (Pick, Patience),
         evicted: &mut Evicted,
         garbage: &GarbageList<'_>,
     ) -> Result<()> {
@@ -130,10 +164,17 @@ impl<'s> Evictor<'s> {
         if evicted.busy & stripe != 0 {
             return Ok(());
         }
-        match self.evict_value(candidate, patience, garbage)? {
+        let want = match InForce(self.0).is_device_short() {
+            true => Want::Device,
+            false => Want::Bytes,
+        };
+        match self.evict_value(candidate, want, patience, garbage)? {
             Taken::Yes => {
                 evicted.values += 1;
                 evicted.bytes += candidate.bytes;
+                if pick == Pick::All {
+                    evicted.bytes += candidate.in_slots;
+                }
             }
             Taken::NotNow => {}
             Taken::StripeBusy => evicted.busy |= stripe,
@@ -177,6 +218,7 @@ impl<'s> Evictor<'s> {
             version: reading.version,
             expires_ms: content.expires_ms,
             bytes,
+            in_slots,
         })
     }
 
@@ -185,6 +227,7 @@ impl<'s> Evictor<'s> {
     pub(in crate::store) fn evict_value(
         self,
         candidate: &Candidate,
+        want: Want,
         patience: Patience,
         garbage: &GarbageList<'_>,
     ) -> Result<Taken> {
@@ -204,11 +247,16 @@ impl<'s> Evictor<'s> {
         )?;
         if evicted == Taken::Yes && !is_over(candidate.expires_ms) {
             Eras(self.0).note_evicted(candidate.worth);
-            self.0
-                .slab
-                .header()
-                .evictions
-                .fetch_add(1, Ordering::Relaxed);
+            let header = self.0.slab.header();
+            header.evictions.fetch_add(1, Ordering::Relaxed);
+            let why = match want {
+                Want::Slots => Some(&header.evicted_for_slots),
+                Want::Device => Some(&header.evicted_for_device),
+                Want::Bytes => None,
+            };
+            why.inspect(|why| {
+                why.fetch_add(1, Ordering::Relaxed);
+            });
         }
         Ok(evicted)
     }

@@ -26,7 +26,7 @@ use crate::store::key_entry::{KeyEntry, hash_as};
 use crate::store::log::garbage::GarbageList;
 use crate::store::members::config::InForce;
 use crate::store::patience::Patience;
-use crate::store::reclaim::evict::{Evictor, MOMENT, WINDOW};
+use crate::store::reclaim::evict::{Evictor, MOMENT, WINDOW, Want};
 use crate::store::reclaim::rows::Row;
 use crate::store::settings::Eviction;
 use crate::store::slots::by_slot::Slots;
@@ -35,13 +35,23 @@ use crate::sync::Ordering;
 /// How many rows are freed at a time: each key in them costs some microseconds.
 const AT_A_TIME: u32 = 16;
 
-/// What has kept keys from being removed.
-#[derive(Default)]
+/// For want of what keys are removed, and what has kept some from it.
 struct Missed {
+    want: Want,
     /// Another process had a stripe for too long.
     stripe: Cell<bool>,
     /// The last error of one key, which does not keep the others.
     error: Cell<Option<Error>>,
+}
+
+impl Missed {
+    fn of(want: Want) -> Missed {
+        Missed {
+            want,
+            stripe: Cell::default(),
+            error: Cell::default(),
+        }
+    }
 }
 
 /// What came of taking a key away.
@@ -62,8 +72,13 @@ impl<'s> Reclaimer<'s> {
     /// Frees some rows of so many slots, and returns how many slots; 0: every one is in use, or its
     /// stripe was not available within `patience`. Keys in a stripe that somebody has for long,
     /// stopped perhaps, are taken only if nothing else can be.
-    pub(crate) fn free_slots(self, wanted: u32, patience: Patience) -> Result<u32> {
-        let missed = Missed::default();
+    pub(in crate::store) fn free_slots(
+        self,
+        wanted: u32,
+        want: Want,
+        patience: Patience,
+    ) -> Result<u32> {
+        let missed = Missed::of(want);
         // That values are gone may be decided. If it cannot be carried out they stay, and others
         // may go.
         let _ = Journal(self.0).finish_decided();
@@ -74,6 +89,7 @@ impl<'s> Reclaimer<'s> {
     }
 
     fn free_slots_within(self, wanted: u32, patience: Patience, missed: &Missed) -> Result<u32> {
+        self.0.slab.reach()?;
         let shared = &self.0.process()?.candidates;
         let slots = self.0.slab.allocated(Growing::Slots);
         // Given back at the end, with one wait for the device.
@@ -118,7 +134,7 @@ impl<'s> Reclaimer<'s> {
     ) -> u32 {
         let taken = match &lodger.value {
             Some(value) if !Evictor(self.0).is_as_found(value) => return 0,
-            Some(value) => Evictor(self.0).evict_value(value, patience, garbage),
+            Some(value) => Evictor(self.0).evict_value(value, missed.want, patience, garbage),
             None => self.free_idle(lodger.found, patience, garbage),
         };
         match taken {

@@ -3,3 +3,4 @@
 pub(crate) mod evict;
 pub(crate) mod free_slots;
 mod rows;
+pub(in crate::store) mod slot_room;

@@ -21,7 +21,7 @@ use crate::store::members::config::InForce;
 use crate::store::members::device::OnDevice;
 use crate::store::members::recount::SegmentState;
 use crate::store::patience::Patience;
-use crate::store::reclaim::evict::Evictor;
+use crate::store::reclaim::evict::{Evictor, Pick};
 use crate::store::reclaim::free_slots::Reclaimer;
 use crate::store::settings::Limits;
 use crate::store::slots::by_slot::Slots;
@@ -40,7 +40,7 @@ pub(crate) struct Space<'s>(pub(crate) &'s Arc<Store>);
 impl<'s> Space<'s> {
     /// How much of the log may be in use, so that compacting always gains something.
     fn live_limit(self) -> u64 {
-        InForce(self.0).size_limit() / 4 * 3
+        InForce(self.0).log_limit() / 4 * 3
     }
 
     /// No record is longer: that of a value as long as the limit. One that takes more than the live
@@ -54,7 +54,7 @@ impl<'s> Space<'s> {
     pub(super) fn limit_of(self, segments: usize) -> u64 {
         let bound = Segments(self.0).bound();
         let within = bound.saturating_sub(slack_of(segments + 1));
-        InForce(self.0).size_limit().min(within)
+        InForce(self.0).log_limit().min(within)
     }
 
     /// Makes so many bytes more fit into the log: evicts values by the store's policy, and compacts
@@ -84,7 +84,7 @@ impl<'s> Space<'s> {
         loop {
             FullDevice(self.0).let_limit_rise(false)?;
             let (usage, segments) = Segments(self.0).usage_and_segments()?;
-            if Segments(self.0).is_shrinking() && usage.bytes <= InForce(self.0).size_limit() {
+            if Segments(self.0).is_shrinking() && usage.bytes <= InForce(self.0).log_limit() {
                 // Values may have gone, and nothing was compacted for that.
                 Segments(self.0).let_bound_shrink()?;
             }
@@ -204,7 +204,7 @@ impl<'s> Space<'s> {
     fn last_room(self, bytes: u64, gets_on: bool, wait: &Wait) -> Result<Option<Room>> {
         let (usage, segments) = Segments(self.0).usage_and_segments()?;
         let most = InForce(self.0)
-            .size_limit()
+            .log_limit()
             .saturating_add(Segments(self.0).segment_bytes() / 4);
         let most = most.min(
             Segments(self.0)
@@ -232,7 +232,12 @@ impl<'s> Space<'s> {
     /// waited for, as long as anybody waits for room.
     fn evict_from_log(self, bytes: u64, only_large: bool, wait: &Wait) -> Result<usize> {
         loop {
-            let evicted = Evictor(self.0).evict_some(bytes, only_large)?;
+            let pick = match only_large {
+                true => Pick::Large,
+                false if InForce(self.0).is_crowded_by_slots(bytes) => Pick::All,
+                false => Pick::Logged,
+            };
+            let evicted = Evictor(self.0).evict_some(bytes, pick)?;
             if evicted.values > 0 || evicted.busy == 0 || wait.is_endless() {
                 return Ok(evicted.values);
             }
@@ -270,7 +275,7 @@ impl<'s> Space<'s> {
     /// that. If values may not be evicted, or somebody is in the way, the next writers do the rest.
     fn make_fit(self) -> Result<()> {
         self.evict_what_is_too_much()?;
-        while Segments(self.0).usage()?.bytes > InForce(self.0).size_limit()
+        while Segments(self.0).usage()?.bytes > InForce(self.0).log_limit()
             && Compactor(self.0).compact(u64::MAX, &[])?
         {}
         Ok(())

@@ -21,7 +21,7 @@ use crate::store::log::sync::Syncing;
 use crate::store::members::device::{Known, OnDevice};
 use crate::store::members::participants::Members;
 use crate::store::patience::Patience;
-use crate::store::reclaim::evict::Evictor;
+use crate::store::reclaim::evict::{Evictor, Want};
 use crate::store::reclaim::free_slots::Taken;
 use crate::store::slots::by_slot::Slots;
 use crate::store::space::compact::LATCH_PATIENCE;
@@ -220,7 +220,12 @@ impl<'a> Mover<'a> {
         };
         // Given back when this has been done, with the stripe unlocked.
         let garbage = GarbageList::new(self.store());
-        let taken = evictor.evict_value(&value, Patience::strictly(LATCH_PATIENCE), &garbage)?;
+        let taken = evictor.evict_value(
+            &value,
+            Want::Device,
+            Patience::strictly(LATCH_PATIENCE),
+            &garbage,
+        )?;
         Ok(match taken {
             Taken::Yes => Visit::Clear,
             Taken::NotNow | Taken::StripeBusy => Visit::Busy,

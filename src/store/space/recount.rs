@@ -50,7 +50,7 @@ impl<'s> Recounting<'s> {
         let recount = &self.0.process()?.recount;
         let is_begun = recount.try_lock().is_ok_and(|count| count.is_some());
         let before = EVICTED.fetch_add(bytes, Ordering::Relaxed);
-        let limit = InForce(self.0).size_limit();
+        let limit = InForce(self.0).log_limit();
         if is_begun || before == 0 || before / limit != before.wrapping_add(bytes) / limit {
             return self.recount_some();
         }
@@ -73,6 +73,7 @@ impl<'s> Recounting<'s> {
             return Ok(Counted::AsKnown);
         };
         Journal(self.0).finish_decided()?;
+        self.0.slab.reach()?;
         let slots = self.0.slab.allocated(Growing::Slots);
         let count = match &mut *recount {
             Some(count) => count,

@@ -174,6 +174,10 @@ impl Step {
     fn take_slots(&mut self, emptying: Emptying<'_>, from: u32) -> Looked {
         let slab = &emptying.store.slab;
         let slots = slab.allocated(Growing::Slots);
+        if let Err(error) = slab.reach() {
+            self.failed = Some(error);
+            return Looked::Slot(from);
+        }
         let from = from.min(slots);
         let end = from.saturating_add(STEP_SLOTS.max(slots / 64)).min(slots);
         let mut at = from;

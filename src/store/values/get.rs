@@ -2,6 +2,7 @@
 //! does.
 
 use crate::error::{Error, Result};
+use crate::slab::layout::STRIPES;
 use crate::slab::value_cells::{Content, Form, ValueCells};
 use crate::slab::{Growing, Meta, Slab, Tenant};
 use crate::store::Store;
@@ -14,6 +15,7 @@ use crate::store::key_entry::{KeyEntry, check_lengths};
 use crate::store::log::segments::Segments;
 use crate::store::members::recount::Usage;
 use crate::store::patience::Patience;
+use crate::store::settings::in_slots_of;
 use crate::store::slots::by_slot::{Slots, Whole};
 use crate::sync::{AtomicU64, Ordering};
 use crate::types::Stats;
@@ -205,6 +207,13 @@ pub(in crate::store) fn stats_of(slab: &Slab, usage: Usage) -> Stats {
     let header = slab.header();
     let mut stats = Stats {
         evictions: header.evictions.load(Ordering::Relaxed),
+        evictions_for_keys: header.evicted_for_slots.load(Ordering::Relaxed),
+        evictions_for_device: header.evicted_for_device.load(Ordering::Relaxed),
+        bytes_in_slots: in_slots_of(slab),
+        slots_used: (0..STRIPES)
+            .map(|stripe| u64::from(slab.stripe(stripe).taken().slots))
+            .sum(),
+        made_ms: header.made_ms.load(Ordering::Relaxed),
         damaged: header.damaged.load(Ordering::Relaxed),
         unkept: header.unkept.load(Ordering::Relaxed),
         bytes_live: usage.bytes - usage.garbage,
