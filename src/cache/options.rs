@@ -107,10 +107,16 @@ impl Options {
         self
     }
 
-    /// How many bytes the files of large values may take, 4 MiB or more; 1 GiB when nothing is
-    /// said. Values that fit into the slots (up to 256 bytes with their tags) take no room
-    /// there. Dead bytes are compacted away before that, so about three quarters of it can be
-    /// values. Of all shards together, 4 MiB or more for each.
+    /// How many bytes all values may take, 4 MiB or more; 1 GiB when nothing is said: those that
+    /// fit into the slots (up to 256 bytes with their tags) in slots of 192 bytes, and the
+    /// files of large ones, of which one segment, a 64th of the limit, may be too much for a
+    /// while. Values are evicted when a limit is reached and not before. Dead bytes of large
+    /// values are compacted away before that, so about three quarters of it can be values.
+    ///
+    /// What one sort takes the other has not, but for half of the limit, which large values always
+    /// have: small ones go for them where they take more. Slots from which values went are
+    /// kept for the next ones, so after such a change the cache may take as much more on
+    /// disk. Of all shards together, 4 MiB or more for each.
     ///
     /// This, [`value_limit`](Options::value_limit), [`eviction`](Options::eviction) and
     /// [`durability`](Options::durability) are stored when the store is made; for one that is

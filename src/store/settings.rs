@@ -53,7 +53,7 @@ pub enum Durability {
     PowerLoss,
 }
 
-/// How much the files of large values may take, when nothing else was chosen: 1 GiB.
+/// How much all values may take, when nothing else was chosen: 1 GiB.
 pub(crate) const SIZE_LIMIT: u64 = 1 << 30;
 /// Room for a few segments of the smallest size.
 pub(in crate::store) const SIZE_LIMIT_MIN: u64 = 1 << 22;
@@ -68,13 +68,13 @@ const VALUE_LIMIT_MIN: u64 = 1 << 12;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
-    /// For how many keys it was made, all shards together.
+    /// How many keys there may be at the most, all shards together.
     pub capacity: usize,
     /// How many shards it has. See [`Options::shards`](crate::Options::shards).
     pub shards: usize,
     /// Permissions of its files.
     pub mode: u32,
-    /// How many bytes the files of large values may take, all shards together.
+    /// How many bytes all values may take, all shards together.
     pub size_limit: u64,
     /// How many bytes one value may have.
     pub value_limit: u64,

@@ -38,7 +38,7 @@ impl Limits {
         Limits::default()
     }
 
-    /// How many bytes the files of large values may take. See
+    /// How many bytes all values may take. See
     /// [`Options::size_limit`](crate::Options::size_limit).
     pub fn size_limit(mut self, bytes: u64) -> Limits {
         self.size_limit = Some(bytes);
