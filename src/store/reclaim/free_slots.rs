@@ -21,6 +21,7 @@ use crate::store::candidate::Lodger;
 use crate::store::expiry::is_over;
 use crate::store::index::chains::Index;
 use crate::store::index::retire::Retirer;
+use crate::store::index::stripe::StripeGuard;
 use crate::store::journal::decided::Journal;
 use crate::store::key_entry::{KeyEntry, hash_as};
 use crate::store::log::garbage::GarbageList;
@@ -32,6 +33,8 @@ use crate::store::settings::Eviction;
 use crate::store::slots::by_slot::Slots;
 use crate::sync::Ordering;
 
+/// How many buckets of a stripe are looked at while it is locked.
+const ROWS_AT_A_TIME: u32 = 1_024;
 /// How many rows are freed at a time: each key in them costs some microseconds.
 const AT_A_TIME: u32 = 16;
 
@@ -288,19 +291,31 @@ impl<'s> Reclaimer<'s> {
     /// `patience`.
     pub(crate) fn remove_turns(self, force: Force, patience: Patience) -> Result<()> {
         for stripe in 0..STRIPES {
-            let Some(guard) = Index(self.0).lock_stripe_within(stripe, patience)? else {
-                continue;
-            };
-            for bucket in (1..=guard.rows()).map(|rows| Buckets::last(stripe, rows)) {
-                let mut turns = Vec::new();
-                guard.walk(bucket, |id| {
-                    turns.extend(guard.found(id).filter(|f| f.kind == Tenant::Turn));
-                    true
-                })?;
-                for found in turns {
-                    Retirer(&guard).retire(found, bucket, force, || true)?;
+            let mut looked_at = 0;
+            // A part of the rows at a time. Those that are added meanwhile come last.
+            while let Some(guard) = Index(self.0).lock_stripe_within(stripe, patience)? {
+                let to = guard.rows().min(looked_at + ROWS_AT_A_TIME);
+                for rows in looked_at + 1..=to {
+                    let bucket = Buckets::last(stripe, rows);
+                    self.remove_turns_of(&guard, bucket, force)?;
+                }
+                looked_at = to;
+                if looked_at >= guard.rows() {
+                    break;
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn remove_turns_of(self, guard: &StripeGuard<'_>, bucket: u32, force: Force) -> Result<()> {
+        let mut turns = Vec::new();
+        guard.walk(bucket, |id| {
+            turns.extend(guard.found(id).filter(|f| f.kind == Tenant::Turn));
+            true
+        })?;
+        for found in turns {
+            Retirer(guard).retire(found, bucket, force, || true)?;
         }
         Ok(())
     }

@@ -86,11 +86,15 @@ fn place(input: &mut Input) -> Range<usize> {
     // The few that are left over are about values.
     let region = if region >= 240 { region } else { region % 12 };
     let (at, len) = match region {
-        240..248 => (layout::SEGMENTS + number % 4 * 32 + field % 4 * 8, 8),
+        240..244 => (layout::ROWS + number % 64 * 4, 4),
+        244..248 => (layout::SEGMENTS + number % 4 * 32 + field % 4 * 8, 8),
         248.. => (layout::TAIL + field % 9 * 8, 8),
         0 => (layout::COPIES[number as usize % 2] + field % 16 * 4, 4),
         1 => (layout::STATE + field % 18 * 4, 4 + number % 2 * 4),
-        2 => word(layout::STRIPES + number % 64 * 64, 5),
+        2 => word(
+            layout::STRIPES + number % 64 * layout::STRIPE_BYTES as u64,
+            10,
+        ),
         3 => (layout::BUCKETS + number % 64 * 4, 4),
         4 => (map.slot_states + number % CAPACITY, 1),
         5 => (map.block_states + number % 80, 1),

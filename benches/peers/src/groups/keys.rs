@@ -167,7 +167,7 @@ impl Store {
     }
 }
 
-fn bytes_on_disk(dir: &Path) -> Answer<u64> {
+pub fn bytes_on_disk(dir: &Path) -> Answer<u64> {
     let mut sum = 0;
     for entry in fs::read_dir(dir)? {
         let entry = entry?;

@@ -3,6 +3,7 @@
 mod commands;
 mod correct;
 mod death;
+mod growing;
 mod handover;
 mod hot;
 mod keys;
@@ -47,7 +48,7 @@ impl Run {
 type Group = fn(&Run) -> Answer<Vec<Table>>;
 
 /// All groups, in the order of the report.
-pub const GROUPS: [(&str, Group); 12] = [
+pub const GROUPS: [(&str, Group); 13] = [
     ("correct", correct::measure),
     ("pair", pair::measure),
     ("hot", hot::measure),
@@ -55,6 +56,7 @@ pub const GROUPS: [(&str, Group); 12] = [
     ("takeover", death::measure),
     ("waiter", waiter::measure),
     ("keys", keys::measure),
+    ("growing", growing::measure),
     ("open", opening::measure),
     ("values", values::measure),
     ("trace", trace::measure),

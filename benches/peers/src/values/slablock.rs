@@ -1,4 +1,4 @@
-//! slablock's own values: the cache itself, with as many slots as it needs.
+//! slablock's own values: the cache itself, which grows as it needs.
 
 use std::path::Path;
 
@@ -15,10 +15,9 @@ const MORE: usize = 200_000;
 
 /// What a slot takes of a disk, with its part of the index.
 const SLOT_BYTES: u64 = 198;
-/// One part in so many of a limit is for the slots, where values of up to 256 bytes lie.
-///
-/// The rest is for the files of longer ones.
-const SLOTS_SHARE: u64 = 3;
+/// One part in so many of a limit is for what is not counted as values: the index, what slots are free, and
+/// the segment more that the log may take.
+const REST: u64 = 12;
 
 struct Slablock(Cache);
 
@@ -28,16 +27,15 @@ pub fn slots(needs: Needs) -> usize {
 }
 
 pub fn open(dir: &Path, needs: Needs) -> Answer<Box<dyn Store>> {
-    let options = Cache::options().capacity(slots(needs));
+    // What is measured is not to evict.
+    let options = Cache::options().size_limit((slots(needs) as u64 * SLOT_BYTES).max(1 << 30));
     Ok(Box::new(Slablock(options.open(dir.join("store"))?)))
 }
 
 /// Takes no more of the disk than `limit`, all in all.
 pub fn open_limited(dir: &Path, limit: u64, policy: Policy) -> Answer<Box<dyn Store>> {
-    let for_slots = limit / SLOTS_SHARE;
     let options = Cache::options()
-        .capacity((for_slots / SLOT_BYTES) as usize)
-        .size_limit(limit - for_slots)
+        .size_limit(limit - limit / REST)
         .eviction(match policy {
             Policy::GreedyDual => Eviction::GreedyDual,
             Policy::LeastRecentlyUsed => Eviction::LeastRecentlyUsed,

@@ -13,6 +13,9 @@ pub const VALUE_STEP: u64 = 1_000;
 pub const VALUE_REMAINDER: u64 = 1;
 /// What is added to a popped average: whatever is popped when, the mean is this.
 pub const POPPED_VALUE: u64 = 7;
+/// How many keys there come to be that are never taken away: more than one section of slots has.
+const GROWN: u64 = 8_192;
+const GROWN_AT_A_TIME: u64 = 16;
 /// For `Did`.
 const CHECKED: u64 = 1;
 const LOOKED: u64 = 2;
@@ -116,6 +119,21 @@ impl Worker<'_> {
     pub(super) fn litter(&mut self) -> Result<(), Failure> {
         let key = self.some_key(|key| key.place == Where::Small);
         self.hold(key, 0)
+    }
+
+    /// Keys that nobody takes away: the store grows for them, and what was set is there.
+    pub(super) fn grow(&mut self) -> Result<(), Failure> {
+        for _ in 0..GROWN_AT_A_TIME {
+            let number = self.random.below(GROWN);
+            let (key, value) = (format!("grown {number}"), number.to_string());
+            let cache = &self.site.cache;
+            match cache.set(&key, &value).and_then(|()| cache.get(&key)) {
+                Ok(Some(found)) if found == value.as_bytes() => {}
+                Ok(found) => self.complain(format_args!("{key} is {found:?} when it was set"))?,
+                Err(error) => self.complain(error)?,
+            }
+        }
+        Ok(())
     }
 
     /// What people see: it must not fail, whatever is being changed meanwhile.
