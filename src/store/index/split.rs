@@ -49,24 +49,21 @@ impl Splitter<'_> {
         for _ in 0..AT_A_TIME {
             let rows = self.0.rows();
             let bucket = Buckets::last(self.0.number, rows + 1);
-            if rows >= Buckets::rows_for(slab.allocated(Growing::Slots)) || !self.is_sound(bucket) {
+            if rows >= Buckets::rows_for(slab.allocated(Growing::Slots))
+                || !self.split(bucket, rows)?
+            {
                 break;
             }
-            self.split(bucket, rows)?;
         }
         Ok(())
     }
 
-    /// Whether the chain that is to be parted ends. One that does not is told to those who look for
-    /// its keys; others are not to go without for that.
-    fn is_sound(self, new: u32) -> bool {
-        Buckets::parent(new).is_some_and(|parent| self.0.walk(parent, |_| true).is_ok())
-    }
-
-    fn split(self, new: u32, rows: u32) -> Result<()> {
+    /// `false`: the chain that is to be parted does not end. That is told to those who look for its
+    /// keys; others are not to go without for that.
+    fn split(self, new: u32, rows: u32) -> Result<bool> {
         let stripe = self.0.stripe();
         let counter = Buckets(self.0.store.slab()).counter(self.0.number);
-        self.with_both(new, false, |split| {
+        let is_sound = self.with_both(new, false, |split| {
             // 1
             stripe.slots.store(0, Ordering::Relaxed);
             stripe.blocks.store(0, Ordering::Relaxed);
@@ -78,7 +75,7 @@ impl Splitter<'_> {
             split.unzip(&stripe.departures)
         })?;
         stripe.set_intent(Intent::None);
-        Ok(())
+        Ok(is_sound)
     }
 
     /// Finishes what a dead process has begun, if readers look at the new bucket.
@@ -92,14 +89,15 @@ impl Splitter<'_> {
         Ok(())
     }
 
-    /// The new bucket and its parent, whose chains end. Before readers look at the new one, nothing
-    /// is known of what it leads to.
+    /// Works on the new bucket and its parent, if their chains end. Before readers look at the new
+    /// one, nothing is known of what it leads to, and nothing has to be done about a chain without
+    /// an end: `false`.
     fn with_both(
         self,
         new: u32,
         is_looked_at: bool,
         work: impl FnOnce(Split<'_, Chain<'_>>) -> std::result::Result<(), Astray>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let slab = self.0.store.slab();
         let astray = || slab.corrupt(format!("bucket {new} cannot be parted from another"));
         let parent = Buckets::parent(new).ok_or_else(astray)?;
@@ -108,10 +106,14 @@ impl Splitter<'_> {
             .into_iter()
             .flatten()
         {
-            self.0.walk(bucket, |_| {
+            let walked = self.0.walk(bucket, |_| {
                 slots += 1;
                 true
-            })?;
+            });
+            match walked {
+                Err(_) if !is_looked_at => return Ok(false),
+                walked => walked?,
+            }
         }
         let split = Split {
             old: self.0.head(parent)?,
@@ -120,6 +122,7 @@ impl Splitter<'_> {
             // Each slot is passed by both, and looked at once more before each step.
             steps: (slots + 2).saturating_mul(4 * (slots + 2)),
         };
-        work(split).map_err(|Astray| astray())
+        work(split).map_err(|Astray| astray())?;
+        Ok(true)
     }
 }
