@@ -378,6 +378,33 @@ fn what_is_free_here_and_there_costs_no_look_at_everything() {
     assert!(cache.check().unwrap().is_sound());
 }
 
+/// What makers of longer keys have gone past is there for others, before anything goes for them.
+#[test]
+fn nothing_is_evicted_while_slots_are_free() {
+    const CAPACITY: usize = 60_000;
+    let _watchdog = Watchdog::new("growth");
+    let place = Place::in_memory();
+    let options = Cache::options().capacity(CAPACITY);
+    let cache = options.open(place.store()).unwrap();
+    for number in 0..24_000 {
+        cache.set(name(number), "value").unwrap();
+    }
+    // Free here and there, one at a time.
+    for number in (0..24_000).step_by(3) {
+        assert!(cache.remove(name(number)).unwrap());
+    }
+    // Two slots each: all that is behind.
+    for number in 0..(CAPACITY - 24_200) / 2 {
+        cache.set(format!("long {number}"), [7; 100]).unwrap();
+    }
+    for number in 0..7_500 {
+        cache.set(format!("new {number}"), "value").unwrap();
+        let stats = cache.stats().unwrap();
+        assert_eq!(stats.evictions, 0, "{number}: {stats:?}");
+    }
+    assert!(cache.check().unwrap().is_sound());
+}
+
 /// Bit by bit: no key that is made waits for all the others.
 #[test]
 fn no_key_takes_long_because_a_store_grows() {

@@ -134,6 +134,16 @@ impl<'g> Allocator<'g> {
                 return Ok(first);
             }
         }
+        if near >= allocated && hint > 0 {
+            // Round again: makers have gone past what was free and too short for them.
+            let begin = NEAR.min(hint.saturating_add(count - 1)).min(all);
+            let again = self.claim_within(pool, count, 0..begin, patience);
+            let next = again.as_ref().map_or(begin, |first| first + count);
+            pool.hint(slab).store(next, Ordering::Relaxed);
+            if let Ok(first) = again {
+                return Ok(first);
+            }
+        }
         if !thorough && !is_sparse && allocated > NEAR {
             return Err(NoRoom::Full);
         }
