@@ -110,7 +110,9 @@ pub const ALL: &[Operation] = &[
                 assert!(cache.key_info(&name).unwrap().is_some(), "{name}");
                 assert!(Lock::new(cache, name).try_acquire().unwrap().is_some());
             }
-            assert!(stage == Stage::Between || scene.rows() == 6);
+            // Two more, and two again by a successor that makes the key once more: as many as are
+            // due.
+            assert!(stage == Stage::Between || (6..=8).contains(&scene.rows()));
         },
         ..STANDARD
     },

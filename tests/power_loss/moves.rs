@@ -29,7 +29,8 @@ fn moves_until_the_room_is_used_up(first: usize) {
     let dir = Place::in_memory();
     let capacity = STEP_SLOTS + 1_024;
     let options = Cache::options().eviction(Eviction::None);
-    let options = options.capacity(capacity).size_limit(8 << 20);
+    // For what lies in slots, too.
+    let options = options.capacity(capacity).size_limit(12 << 20);
     let cache = options.open(dir.store()).unwrap();
     // The rest of the slots of a step is of others.
     let fillers = (first..STEP_SLOTS).map(|n| format!("filler {n}"));
@@ -57,7 +58,8 @@ fn moves_until_the_room_is_used_up(first: usize) {
     // Another one may have to be begun for them.
     let slack = 2 * layout::PAGE * (segments + 2);
     let bound = stats.bytes_live + stats.bytes_garbage + slack + FITTING * RECORD + 2_000;
-    poke(layout::SIZE_LIMIT, bound - (1 << 20));
+    let in_slots = stats.bytes_in_slots;
+    poke(layout::SIZE_LIMIT, bound + in_slots - (1 << 20));
     let selectors = |image: &Image| -> Vec<u64> {
         let layout = Layout::new();
         let slots = (0..first).chain(STEP_SLOTS..STEP_SLOTS + keys.len() - first);

@@ -202,10 +202,13 @@ pub(in crate::store) fn initialise(
     write_static(&slab, &path, &part)?;
     let slab = file::keep(slab).map_err(io("look at"))?;
     let slab = Slab::map(slab, &path, part, layout)?;
-    settings.new_limits().write(&slab);
-    slab.header()
-        .made_ms
-        .store(wall_us() / 1_000, Ordering::Relaxed);
+    let limits = settings.new_limits();
+    if limits.value_limit.is_some() {
+        // It lies in another sector than what says that this is a slab, which the device has to
+        // have before: see below.
+        slab.sync()?;
+    }
+    limits.write(&slab);
     // What a store had that was here before is nobody's.
     rebuild_log::adopt_log(&slab, false)?;
     rebuild::name(&slab, locks)?;
@@ -220,6 +223,8 @@ pub(in crate::store) fn initialise(
     // device: a slab without one that is not blank would be taken for damaged. Should the power
     // fail here, a rebuild does the same.
     rebuild_tokens::begin_floors(&slab);
+    let now_ms = wall_us() / 1_000;
+    slab.header().made_ms.store(now_ms, Ordering::Relaxed);
     slab.header().state.store(STATE_READY, Ordering::Release);
     slab.sync()?;
     Ok(slab)
