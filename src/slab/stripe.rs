@@ -169,7 +169,8 @@ impl Stripe {
 
     /// Whether a transaction that is under way, or was when it died, may have found no key of that
     /// hash: a Bloom filter (Bloom, "Space/time trade-offs in hash coding with allowable errors",
-    /// CACM 13, 1970) before [`Absences`], which says it for certain. Only under the stripe.
+    /// CACM 13, 1970) before [`Absences`](crate::slab::Absences), which says it for certain. Only
+    /// under the stripe.
     pub(crate) fn is_watched(&self, hash: u64) -> bool {
         let bits = watch_bits(hash);
         self.watched.load(Ordering::Relaxed) & bits == bits
