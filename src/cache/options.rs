@@ -110,8 +110,9 @@ impl Options {
     /// How many bytes all values may take, 4 MiB or more; 1 GiB when nothing is said: those that
     /// fit into the slots (up to 256 bytes with their tags) in slots of 192 bytes, and the
     /// files of large ones, of which one segment, a 64th of the limit, may be too much for a
-    /// while. Values are evicted when a limit is reached and not before. Dead bytes of large
-    /// values are compacted away before that, so about three quarters of it can be values.
+    /// while. Values are evicted when a limit is reached, or the device is full, and not before.
+    /// Dead bytes of large values are compacted away before that, so about three quarters of it
+    /// can be values.
     ///
     /// What one sort takes the other has not, but for half of the limit, which large values always
     /// have: small ones go for them where they take more. Slots from which values went are
